@@ -1,0 +1,1 @@
+"""actrix: deep reinforcement learning where an algorithm is three answers."""

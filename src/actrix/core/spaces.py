@@ -1,0 +1,111 @@
+"""Observation and action spaces: what is supported, and the map between policy and environment coordinates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+SUPPORTED_OBSERVATIONS = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
+SUPPORTED_ACTIONS = "Discrete, MultiDiscrete, MultiBinary, Box"
+
+
+class UnsupportedSpaceError(TypeError):
+    """The environment has a space no policy here can handle."""
+
+
+def check_observation_space(space: gym.Space, where: str = "observation space") -> None:
+    """Raise `UnsupportedSpaceError` naming the offending part unless `space` is supported."""
+    if isinstance(space, spaces.Dict):
+        for name, part in space.spaces.items():
+            check_observation_space(part, f"{where}[{name!r}]")
+    elif isinstance(space, spaces.Tuple):
+        for i, part in enumerate(space.spaces):
+            check_observation_space(part, f"{where}[{i}]")
+    elif isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1:
+        raise UnsupportedSpaceError(f"{where} {space} has {space.nvec.ndim} axes; MultiDiscrete must have one.")
+    elif not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        raise UnsupportedSpaceError(
+            f"{where} is {type(space).__name__}; supported are {SUPPORTED_OBSERVATIONS}."
+        )
+
+
+def check_action_space(space: gym.Space) -> None:
+    """Raise `UnsupportedSpaceError` unless `space` is a supported action space with sound bounds."""
+    if isinstance(space, spaces.Box):
+        if not np.issubdtype(space.dtype, np.floating):
+            raise UnsupportedSpaceError(
+                f"action space {space} holds {space.dtype}; a Box of actions must be floating point."
+            )
+        if np.any(space.low >= space.high):
+            i = np.argwhere(space.low >= space.high)[0].tolist()
+            raise UnsupportedSpaceError(
+                f"action space has low {space.low[tuple(i)]} >= high {space.high[tuple(i)]} at index {i}."
+            )
+    elif isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1:
+        raise UnsupportedSpaceError(f"action space {space} has several axes; MultiDiscrete must have one.")
+    elif isinstance(space, spaces.MultiBinary) and len(space.shape) != 1:
+        raise UnsupportedSpaceError(f"action space {space} has several axes; MultiBinary must have one.")
+    elif not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        raise UnsupportedSpaceError(
+            f"action space is {type(space).__name__}; supported are {SUPPORTED_ACTIONS}."
+        )
+
+
+def is_image(space: gym.Space) -> bool:
+    """uint8 Box of three axes with bounds 0 and 255."""
+    return (
+        isinstance(space, spaces.Box)
+        and space.dtype == np.uint8
+        and len(space.shape) == 3
+        and bool(np.all(space.low == 0) and np.all(space.high == 255))
+    )
+
+
+def mask_length(space: gym.Space) -> int:
+    """Length of an action mask: n for Discrete, Σ nvec for MultiDiscrete, 2n for MultiBinary (off, on pairs)."""
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(space.nvec.sum())
+    if isinstance(space, spaces.MultiBinary):
+        return 2 * int(space.n)
+    raise UnsupportedSpaceError(f"action masks need a discrete action space, not {type(space).__name__}.")
+
+
+def to_env_action(space: gym.Space, action: Any) -> Any:
+    """Policy coordinates → environment coordinates, for numpy and JAX arrays alike.
+
+    Discrete kinds: 0-based → `start`-based. Box: [-1, 1] → [low, high] where both bounds are finite, then
+    clipped to the bounds; a dimension without two finite bounds passes unscaled.
+    """
+    if isinstance(space, spaces.Discrete):
+        return action + np.int32(space.start) if space.start else action
+    if isinstance(space, spaces.MultiDiscrete):
+        return action + space.start.astype(np.int32) if np.any(space.start) else action
+    if isinstance(space, spaces.Box):
+        finite, centre, half = _box_map(space)
+        return (action * half + centre).clip(space.low, space.high)
+    return action
+
+
+def from_env_action(space: gym.Space, action: Any) -> Any:
+    """Environment coordinates → policy coordinates; the inverse of `to_env_action` inside the bounds."""
+    if isinstance(space, spaces.Discrete):
+        return action - np.int32(space.start)
+    if isinstance(space, spaces.MultiDiscrete):
+        return action - space.start.astype(np.int32)
+    if isinstance(space, spaces.Box):
+        _, centre, half = _box_map(space)
+        return (action - centre) / half
+    return action
+
+
+def _box_map(space: spaces.Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    finite = np.isfinite(space.low) & np.isfinite(space.high)
+    low, high = np.where(finite, space.low, -1.0), np.where(finite, space.high, 1.0)
+    # Halves before the sum: high - low may overflow float32.
+    centre, half = low * 0.5 + high * 0.5, high * 0.5 - low * 0.5
+    return finite, centre.astype(np.float32), half.astype(np.float32)

@@ -1,0 +1,71 @@
+"""The records that pass between environments, loops and algorithms: `Transition`, `Chunk`, `Spec`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+import gymnasium as gym
+import jax
+
+T = TypeVar("T")
+PyTree = Any
+Key = jax.Array
+
+
+def record(cls: type[T]) -> type[T]:
+    """A frozen dataclass that is also a JAX pytree: every field is data (arrays, pytrees of arrays or None)."""
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    return jax.tree_util.register_dataclass(cls)
+
+
+@record
+class Transition:
+    """What happened between acting and the next observation; leaves `[T, N, ...]`, time first.
+
+    Row t: the policy saw `obs` (s_t), did `action` (a_t), got `reward` (r_t), reached `next_obs` (s_{t+1}).
+    """
+
+    obs: PyTree
+    """s_t, as the environment gave it (a pytree for Dict and Tuple spaces)."""
+    action: jax.Array
+    """a_t in policy coordinates: 0-based for discrete kinds, [-1, 1] spans the bounds for Box."""
+    reward: jax.Array
+    """r_t, float32."""
+    next_obs: PyTree
+    """s_{t+1}, the true successor, before any reset."""
+    terminated: jax.Array
+    """The MDP ended: no value after this row."""
+    truncated: jax.Array
+    """Cut from outside (a time limit): bootstrap from V(next_obs), then cut every trace and sum."""
+    valid: jax.Array | None = None
+    """False where the row is not a sample (padding, a reset row); None = all true."""
+    log_prob: jax.Array | None = None
+    """log μ(a_t|s_t) of the behaviour policy; None where unknown (offline data)."""
+    dist: PyTree = None
+    """The behaviour policy's distribution at s_t (a `Distribution`), or None."""
+    mask: jax.Array | None = None
+    """Legal actions at obs, bool `[T, N, n]`, or None = all legal."""
+    next_mask: jax.Array | None = None
+    """Legal actions at next_obs."""
+
+
+@record
+class Chunk(Transition):
+    """A time-major block of transitions, what `learn` consumes."""
+
+    carry0: PyTree = None
+    """Recurrent memory `[N, ...]` before row 0; None for feed-forward policies."""
+    first: jax.Array | None = None
+    """`[T, N]`: an episode starts at this row, so the carry is zeroed before it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What an algorithm must know of an environment to build its networks; describes ONE environment."""
+
+    observation_space: gym.Space
+    action_space: gym.Space
+    max_episode_steps: int | None = None
+    mask_size: int | None = None
+    """Length of the action mask, or None where the environment offers none."""

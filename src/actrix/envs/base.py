@@ -1,0 +1,85 @@
+"""The two contracts an environment adapter fulfils: `HostEnv` (numpy, batched) and `JaxEnv` (pure, one copy).
+
+Resets belong to the adapters: whatever the library underneath does, a reset row is never a sample and
+`next_obs` is the true successor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+from actrix.core.types import Spec
+
+
+class Step(NamedTuple):
+    """One step of N environments, numpy arrays with leading axis N.
+
+    The arrays belong to the caller: an adapter never writes into one it has handed out.
+    """
+
+    obs: Any
+    """What the policy sees next: the first observation of the new episode where one began, else `next_obs`."""
+    next_obs: Any
+    """The true successor s_{t+1}, before any reset."""
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    """terminated and truncated stay apart; a row with both flags counts as terminated only."""
+    valid: np.ndarray | None = None
+    """False where the row is no sample (a NEXT_STEP vector environment's reset row); None = all are."""
+    mask: np.ndarray | None = None
+    """Legal actions at `obs`, bool [N, n]."""
+    next_mask: np.ndarray | None = None
+    """Legal actions at `next_obs`."""
+
+
+@runtime_checkable
+class HostEnv(Protocol):
+    """N environments stepped together on the host."""
+
+    spec: Spec
+    num_envs: int
+    backend: str
+    """Name shown to the user: 'gymnasium', 'envpool', 'jax'."""
+
+    def reset(self, seeds: Sequence[int] | None = None) -> tuple[Any, np.ndarray | None]:
+        """Start a new episode in every environment; return (obs [N, ...], mask [N, n] or None).
+
+        `seeds` holds one seed per environment; None continues the environments' own random streams.
+        """
+
+    def step(self, action: np.ndarray) -> Step:
+        """Apply actions [N, ...] given in policy coordinates (the adapter scales, shifts and clips them)."""
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class JaxEnv(Protocol):
+    """One environment as pure functions, vmapped and scanned by the compiled loop. Hashable (a frozen dataclass).
+
+    Unlike gymnax's `step` it does not reset by itself and keeps termination and truncation apart.
+    """
+
+    spec: Spec
+
+    def reset(self, key: jax.Array) -> tuple[Any, Any]:
+        """Return (state, obs) of a new episode."""
+
+    def step(self, key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, Any, Any, Any, Any]:
+        """Return (state, obs, reward, terminated, truncated); action is in environment coordinates."""
+
+    def mask(self, state: Any) -> jax.Array | None:
+        """Legal actions in `state`, or None."""
+
+
+def step_keys(key: jax.Array, step: jax.Array | int, num_envs: int) -> jax.Array:
+    """Random keys `[num_envs, 2]` (step, reset) of global step number `step`; alike in both modes.
+
+    The initial reset uses number 0, the first step number 1; a reset of all environments takes a number too.
+    """
+    return jax.random.split(jax.random.fold_in(key, step), (num_envs, 2))

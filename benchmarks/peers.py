@@ -1,0 +1,226 @@
+"""Other libraries doing the same work: training speed, and returns for reference. See README.md.
+
+Each `*_ppo` and `*_off_policy` function trains for at least `total_steps` environment steps after a warm-up
+that pays for compilation and first-touch costs, and returns a `Run`. Peers are imported when first called.
+
+    python benchmarks/peers.py rejax_ppo '{"env_id": "CartPole-v1", "total_steps": 204800}'
+"""
+
+import importlib
+import json
+import sys
+import time
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import numpy as np
+
+PACKAGES = {
+    "stable_baselines3": "stable-baselines3",
+    "sb3_contrib": "sb3-contrib",
+    "sbx": "sbx-rl",
+    "rejax": "rejax",
+}
+
+
+class Run(NamedTuple):
+    """What was timed: environment steps, the wall-clock seconds they took, and what ran."""
+
+    steps: int
+    seconds: float
+    what: dict[str, Any]
+
+    @property
+    def steps_per_second(self) -> float:
+        return self.steps / self.seconds
+
+
+def peer(module: str):
+    """The peer's module, or one sentence saying how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = PACKAGES[module.split(".")[0]]
+        raise ImportError(
+            f"This benchmark needs {package} ({error}): install a CPU build of torch, then `actrix[bench]`."
+        ) from error
+
+
+def what_ran(peer_name: str, *packages: str, **settings: Any) -> dict[str, Any]:
+    """Settings and versions, ready for JSON."""
+    versions = {name: metadata.version(name) for name in (*packages, "gymnasium")}
+    return {"peer": peer_name, **{k: _plain(v) for k, v in settings.items()}, "versions": versions}
+
+
+def sb3_ppo(env_id: str, n_envs: int, n_steps: int, total_steps: int, **settings: Any) -> Run:
+    """Stable-Baselines3's PPO in its own synchronous vector environment; `settings` are SB3's keywords."""
+    return _learn_on_policy("sb3", "PPO", env_id, n_envs, n_steps, total_steps, settings)
+
+
+def sbx_ppo(env_id: str, n_envs: int, n_steps: int, total_steps: int, **settings: Any) -> Run:
+    """SBX's PPO, SB3's loop with updates in JAX; `settings` are SB3's keywords."""
+    return _learn_on_policy("sbx", "PPO", env_id, n_envs, n_steps, total_steps, settings)
+
+
+def sb3_off_policy(algo: str, env_id: str, total_steps: int, **settings: Any) -> Run:
+    """Stable-Baselines3's DQN, DDPG, TD3 or SAC, one environment; `settings` are SB3's keywords."""
+    return _learn_off_policy("sb3", algo, env_id, total_steps, settings)
+
+
+def sbx_off_policy(algo: str, env_id: str, total_steps: int, **settings: Any) -> Run:
+    """The same from SBX."""
+    return _learn_off_policy("sbx", algo, env_id, total_steps, settings)
+
+
+def rejax_ppo(
+    env_id: str = "CartPole-v1",
+    n_envs: int = 8,
+    n_steps: int = 256,
+    total_steps: int = 204_800,
+    batch_size: int = 64,
+    n_epochs: int = 10,
+    learning_rate: float = 3e-4,
+    gamma: float = 0.99,
+    gae_lambda: float = 0.95,
+    clip_range: float = 0.2,
+    ent_coef: float = 0.0,
+    vf_coef: float = 0.5,
+    max_grad_norm: float = 0.5,
+    net_arch: tuple[int, ...] = (64, 64),
+    seed: int = 0,
+) -> Run:
+    """rejax's PPO on gymnax's environment: one compiled program, no evaluation, compilation not timed."""
+    rejax = peer("rejax")
+    import jax
+
+    settings = {name: value for name, value in locals().items() if name not in ("rejax", "jax")}
+    algorithm = rejax.PPO.create(
+        env=env_id,
+        num_envs=n_envs,
+        num_steps=n_steps,
+        num_minibatches=n_envs * n_steps // batch_size,
+        num_epochs=n_epochs,
+        total_timesteps=total_steps,
+        learning_rate=learning_rate,
+        gamma=gamma,
+        gae_lambda=gae_lambda,
+        clip_eps=clip_range,
+        ent_coef=ent_coef,
+        vf_coef=vf_coef,
+        max_grad_norm=max_grad_norm,
+        agent_kwargs={"hidden_layer_sizes": tuple(net_arch), "activation": "tanh"},
+        # One evaluation interval as long as the run, whose callback does nothing.
+        eval_freq=total_steps,
+        skip_initial_evaluation=True,
+    ).replace(eval_callback=lambda algorithm, state, key: ())
+    key = jax.random.key(seed)
+    train = jax.jit(algorithm.train).lower(key).compile()
+    start = time.perf_counter()
+    state, _ = jax.block_until_ready(train(key))
+    seconds = time.perf_counter() - start
+    what = what_ran("rejax", "rejax", "jax", "gymnax", "flax", algo="PPO", **settings)
+    return Run(int(state.global_step), seconds, what)
+
+
+def sb3_return(algo: str, env_id: str, seed: int, steps: int, **settings: Any) -> dict[str, Any]:
+    """Train a Stable-Baselines3 or sb3-contrib algorithm; evaluate its final policy, deterministic, 100 episodes.
+
+    `settings` are SB3's keywords, and `n_envs` (1), `n_eval_episodes` (100), `normalize` (False; True wraps in
+    `VecNormalize`, its statistics frozen for evaluation). `learning_rate` and `clip_range` may be "lin_0.001":
+    that number times the share of the training left.
+    """
+    sb3 = peer("stable_baselines3")
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.evaluation import evaluate_policy
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    what = what_ran("sb3", "stable-baselines3", "torch", algo=algo, env_id=env_id, seed=seed, **settings)
+    settings = dict(settings)
+    n_envs, episodes = settings.pop("n_envs", 1), settings.pop("n_eval_episodes", 100)
+    normalize = settings.pop("normalize", False)
+    for name in ("learning_rate", "clip_range"):
+        if isinstance(settings.get(name), str):
+            settings[name] = _linear(float(settings[name].removeprefix("lin_")))
+    _one_thread()
+    env = make_vec_env(env_id, n_envs, seed=seed)
+    # SB3 gives seed, seed + 1, … to the training environments: evaluation must not share one.
+    evaluation_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0] % 2**31)
+    evaluation = make_vec_env(env_id, 1, seed=evaluation_seed)
+    if normalize:
+        env = VecNormalize(env, gamma=settings.get("gamma", 0.99))
+        evaluation = VecNormalize(evaluation, training=False, norm_reward=False)
+    algorithm = getattr(sb3 if hasattr(sb3, algo.upper()) else peer("sb3_contrib"), algo.upper())
+    model = algorithm("MlpPolicy", env, seed=seed, device="cpu", **settings)
+    model.learn(steps)
+    if normalize:
+        evaluation.obs_rms = env.obs_rms
+    returns, _ = evaluate_policy(model, evaluation, episodes, deterministic=True, return_episode_rewards=True)
+    mean = sum(returns) / len(returns)
+    return {"mean": mean, "returns": returns, "steps": model.num_timesteps, "what": what}
+
+
+def _learn_on_policy(
+    peer_name: str, algo: str, env_id: str, n_envs: int, n_steps: int, total_steps: int, settings: dict
+) -> Run:
+    what = {"n_envs": n_envs, "n_steps": n_steps, **settings}
+    model = _model(peer_name, algo, env_id, n_envs, n_steps=n_steps, **settings)
+    model.learn(n_envs * n_steps)
+    return _timed_learn(model, total_steps, peer_name, algo, env_id, what)
+
+
+def _learn_off_policy(peer_name: str, algo: str, env_id: str, total_steps: int, settings: dict) -> Run:
+    model = _model(peer_name, algo, env_id, 1, **settings)
+    model.learn(model.learning_starts + max(100, model.train_freq.frequency))  # past the first updates
+    return _timed_learn(model, total_steps, peer_name, algo, env_id, settings)
+
+
+def _model(peer_name: str, algo: str, env_id: str, n_envs: int, **settings: Any):
+    library = peer({"sb3": "stable_baselines3", "sbx": "sbx"}[peer_name])
+    from stable_baselines3.common.env_util import make_vec_env
+
+    _one_thread()
+    seed = settings.pop("seed", 0)
+    env = make_vec_env(env_id, n_envs, seed=seed)
+    return getattr(library, algo.upper())("MlpPolicy", env, seed=seed, device="cpu", **settings)
+
+
+def _timed_learn(model, total_steps: int, peer_name: str, algo: str, env_id: str, settings: dict) -> Run:
+    before, start = model.num_timesteps, time.perf_counter()
+    model.learn(total_steps, reset_num_timesteps=False)
+    seconds = time.perf_counter() - start
+    packages = ("stable-baselines3", "torch") + (("sbx-rl", "jax") if peer_name == "sbx" else ())
+    what = what_ran(peer_name, *packages, algo=algo.upper(), env_id=env_id, torch_threads=1, **settings)
+    return Run(model.num_timesteps - before, seconds, what)
+
+
+def _one_thread() -> None:
+    """SB3's best for small networks: more threads only wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _linear(initial: float):
+    return lambda remaining: remaining * initial
+
+
+def _plain(value: Any) -> Any:
+    """The value if JSON can hold it, else its text (a class in `policy_kwargs`)."""
+    try:
+        json.dumps(value)
+    except TypeError:
+        return repr(value)
+    return value
+
+
+def main() -> None:
+    """`peers.py FUNCTION JSON-KEYWORDS`: run one function, print its result as one line of JSON."""
+    function, keywords = globals()[sys.argv[1]], json.loads(sys.argv[2])
+    result = function(**keywords)
+    if isinstance(result, Run):
+        result = {**result._asdict(), "steps_per_second": result.steps_per_second}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Question 2 — how is the actor computed? — as small values: an objective and the ψ that weighs the score."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from actrix.actors import policy_gradient as pg
+from actrix.core.distributions import Distribution
+from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
+
+PSI: dict[str, str] = {
+    "return": "R(τ), the return of the whole trajectory",
+    "reward-to-go": "G_t",
+    "moving-average": "G_t − moving average of the returns of earlier batches",
+    "optimal": "R(τ) − b*, the constant baseline of least variance (leave-one-out over the episodes)",
+    "advantage": "V critic: target − V(s_t); Q critic: Q(s_t,a_t) − Σ_a π Q",
+    "q": "Q(s_t,a_t) of a Q critic",
+    "td-error": "δ_t = r_t + γ_t V(s_{t+1}) − V(s_t)",
+}
+EPISODE_PSI = ("return", "reward-to-go", "moving-average", "optimal")
+"""Forms that need whole episodes and no critic."""
+CENTRED_PSI = ("advantage", "td-error", "moving-average", "optimal")
+"""Forms whose sign says whether the action was better than the average one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreFunction:
+    """Ascend E[∇log π(a_t|s_t) ψ_t]: REINFORCE and the plain actor-critics. One pass over each chunk."""
+
+    psi: str = "advantage"
+    gamma_weight: bool = False
+    """Multiply ψ_t by γ^t, as the policy gradient theorem has it (never R(τ)); customarily left out."""
+
+    name: ClassVar[str] = "score"
+    ratio: ClassVar[bool] = False
+
+    def objective(
+        self, *, psi: jax.Array, log_prob: jax.Array, **unused: Any
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Per-row objective [L, B] and metrics."""
+        return pg.score_function(log_prob=log_prob, psi=psi), {}
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOClip:
+    """The clipped surrogate of PPO (Schulman et al. 2017), for several passes over a chunk."""
+
+    clip_range: Schedule = 0.2
+    psi: str = "advantage"
+
+    name: ClassVar[str] = "ppo-clip"
+    ratio: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "clip_range", as_schedule(self.clip_range, "clip_range"))
+        if not bounds(self.clip_range)[1] > 0:
+            raise ValueError(f"clip_range={self.clip_range} must be positive.")
+
+    def objective(
+        self, *, psi: jax.Array, log_prob: jax.Array, old_log_prob: jax.Array, progress: jax.Array, **unused: Any
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        clip = evaluate(self.clip_range, progress)
+        rows = pg.ppo_clip(log_prob=log_prob, old_log_prob=old_log_prob, advantage=psi, clip_range=clip)
+        clipped = (jnp.abs(jnp.exp(log_prob - old_log_prob) - 1) > clip).astype(rows.dtype)
+        return rows, {"train/clip_fraction": jnp.mean(clipped)}
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOKL:
+    """ρÂ − β KL(old ‖ new) with β adapted after each chunk towards KL = `kl_target` (Schulman et al. 2017, §4).
+
+    β lives in the learner. KL behaves as β⁻², so β may cycle around the target.
+    """
+
+    kl_target: float = 0.01
+    initial_beta: float = 1.0
+    psi: str = "advantage"
+
+    name: ClassVar[str] = "ppo-kl"
+    ratio: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for field in ("kl_target", "initial_beta"):
+            if not getattr(self, field) > 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be positive.")
+
+    def objective(
+        self,
+        *,
+        psi: jax.Array,
+        log_prob: jax.Array,
+        old_log_prob: jax.Array,
+        dist: Distribution,
+        old_dist: Distribution,
+        beta: jax.Array,
+        **unused: Any,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        kl = jax.lax.stop_gradient(old_dist).kl(dist)  # type: ignore[union-attr, arg-type]
+        rows = pg.ppo_kl(log_prob=log_prob, old_log_prob=old_log_prob, advantage=psi, kl=kl, beta=beta)
+        return rows, {}
+
+
+Actor = ScoreFunction | PPOClip | PPOKL
+
+ACTORS: dict[str, type] = {cls.name: cls for cls in (ScoreFunction, PPOClip, PPOKL)}
+
+
+def default_psi(critic_function: str) -> str:
+    """ψ where the user names none: 'reward-to-go' without a critic, 'q' with a Q critic, else 'advantage'."""
+    return {"none": "reward-to-go", "q": "q", "v": "advantage"}[critic_function]
+
+
+def parse_actor(text: str, critic_function: str = "v") -> Actor:
+    """'score', 'score:reward-to-go', 'ppo-clip:0.2', 'ppo-kl:0.01:1.0', 'ppo-clip:0.2:td-error' → an actor.
+
+    ψ may be left out. ValueError lists the names.
+    """
+    name, *rest = text.split(":")
+    if name not in ACTORS:
+        raise ValueError(f"actor {text!r}: unknown; choose one of {', '.join(ACTORS)}.")
+    cls = ACTORS[name]
+    numeric = [f.name for f in dataclasses.fields(cls) if f.name not in ("psi", "gamma_weight")]
+    values: dict[str, Any] = {"psi": default_psi(critic_function)}
+    if cls is not ScoreFunction and values["psi"] == "q":
+        values["psi"] = "advantage"  # the surrogates are pessimistic by the sign of ψ, so they take a centred one
+    for word in rest:
+        if word in PSI:
+            values["psi"] = word
+        elif word == "gamma" and cls is ScoreFunction:
+            values["gamma_weight"] = True
+        elif numeric:
+            try:
+                field = numeric.pop(0)
+                values[field] = word if word.startswith("lin_") else float(word)
+            except ValueError:
+                raise ValueError(f"actor {text!r}: {word!r} is neither a number nor one of {', '.join(PSI)}.") from None
+        else:
+            raise ValueError(f"actor {text!r}: cannot read {word!r}; ψ is one of {', '.join(PSI)}.")
+    return cls(**values)
+
+
+def format_actor(actor: Actor) -> str:
+    """The inverse of `parse_actor`."""
+    words = [actor.name]
+    for f in dataclasses.fields(actor):
+        value = getattr(actor, f.name)
+        if f.name == "gamma_weight":
+            words += ["gamma"] if value else []
+        else:
+            words.append(f"{value:g}" if isinstance(value, float) else str(value))
+    return ":".join(words)

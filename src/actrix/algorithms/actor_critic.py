@@ -1,0 +1,492 @@
+"""On-policy actor-critic: REINFORCE, A2C, PPO and every sound mixture of their three answers.
+
+One frozen dataclass is the configuration; its methods are pure functions of the learner and a chunk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from gymnasium import spaces
+
+from actrix.actors import policy_gradient as pg
+from actrix.actors.answers import EPISODE_PSI, Actor, PPOClip, PPOKL
+from actrix.core import normalize
+from actrix.core.networks import NetworkConfig, Output, apply, normalized_shapes, unroll
+from actrix.core.optim import OPTIMIZERS, descend, flatten, make_optimizer
+from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
+from actrix.core.types import Chunk, Key, PyTree, Spec, record
+from actrix.critics import returns
+from actrix.critics.answers import Critic
+from actrix.data.rollout import minibatch_indices, sequences
+
+
+@record
+class Acting:
+    """All that acting needs: the network and the frozen observation statistics."""
+
+    net: Any
+    obs_moments: tuple[normalize.Moments | None, ...] | None
+
+
+@record
+class Training:
+    """All that learning needs besides: optimiser states, adapted scalars, statistics, counters."""
+
+    opt_state: PyTree
+    critic_opt_state: PyTree
+    beta: jax.Array
+    baseline: pg.MovingAverage
+    reward_scale: normalize.RewardScale | None
+    reference: PyTree
+    update: jax.Array
+    steps: jax.Array
+    total_steps: jax.Array
+
+
+@record
+class Learner:
+    """acting + training + memory (on-policy methods remember nothing between chunks)."""
+
+    acting: Acting
+    training: Training
+    memory: PyTree = None
+
+
+@record
+class Batch:
+    """Rows ready for the losses, `[L, items, ...]` (L = 1 for feed-forward networks)."""
+
+    obs: PyTree
+    action: jax.Array
+    log_prob: jax.Array
+    dist: PyTree
+    mask: jax.Array | None
+    valid: jax.Array | None
+    first: jax.Array | None
+    psi: jax.Array
+    target: jax.Array
+    value: jax.Array
+    carry: PyTree = None
+    """Memory before each sequence, `[1, items, hidden]`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ActorCritic:
+    """A critic, an actor and on-policy data, with the settings all mixtures share (Stable-Baselines3's names)."""
+
+    critic: Critic = Critic()
+    actor: Actor = PPOClip()
+    n_steps: int | None = 2048
+    """Rows per environment in a chunk; None = the environment's time limit (whole episodes)."""
+    batch_size: int | None = 64
+    """Rows of a minibatch; None = the whole chunk at once."""
+    n_epochs: int = 10
+    gamma: float = 0.99
+    learning_rate: Schedule = 3e-4
+    ent_coef: float = 0.0
+    vf_coef: float = 0.5
+    max_grad_norm: float | None = 0.5
+    normalize_advantage: bool = True
+    clip_range_vf: float | None = None
+    target_kl: float | None = None
+    recompute_advantages: bool = False
+    """Compute values, targets and ψ anew before every epoch instead of once."""
+    n_critic_updates: int = 0
+    """Extra passes that fit only the critic, after the actor's (Spinning Up's VPG makes 80)."""
+    critic_learning_rate: Schedule | None = None
+    """Step size of those extra passes; None = learning_rate."""
+    optimizer: str = "adam"
+    optimizer_eps: float = 1e-5
+    normalize_obs: bool = False
+    normalize_reward: bool = False
+    clip_obs: float = 10.0
+    clip_reward: float = 10.0
+    ref_kl_coef: float = 0.0
+    """τ of the KL to a reference policy; 0 = off."""
+    ref_kl_in: str = "reward"
+    """'reward': the soft return Σγ^t(r_t − τ log π/π̄), which pays for future KL. 'loss': a penalty τ KL(π‖π̄)
+    on the visited states only, another objective."""
+    sequence_length: int | None = None
+    """Rows of a training sequence of a recurrent policy; None = min(n_steps, 64)."""
+    network: NetworkConfig = NetworkConfig()
+
+    def __post_init__(self) -> None:
+        for field in ("learning_rate", "critic_learning_rate"):
+            if getattr(self, field) is not None:
+                object.__setattr__(self, field, as_schedule(getattr(self, field), field))
+                if not (bounds(getattr(self, field))[0] >= 0 and bounds(getattr(self, field))[1] > 0):
+                    raise ValueError(f"{field}={getattr(self, field)} must be positive.")
+        for field, low, high in (("gamma", 0, 1), ("ent_coef", None, None), ("vf_coef", 0, None),
+                                 ("ref_kl_coef", 0, None), ("clip_obs", 0, None), ("clip_reward", 0, None)):  # fmt: skip
+            value = getattr(self, field)
+            if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
+                raise ValueError(f"{field}={value} must lie in [{low}, {'∞' if high is None else high}].")
+        for field in ("n_steps", "batch_size", "n_epochs", "sequence_length"):
+            value = getattr(self, field)
+            if value is None and field != "n_epochs":
+                continue
+            if isinstance(value, bool) or int(value) != value or value < 1:
+                raise ValueError(f"{field}={value} must be a whole number of at least 1.")
+        for field in ("max_grad_norm", "clip_range_vf", "target_kl"):
+            value = getattr(self, field)
+            if value is not None and not value > 0:
+                raise ValueError(f"{field}={value} must be positive, or None for 'off'.")
+        for field, choices in (("optimizer", OPTIMIZERS), ("ref_kl_in", ("reward", "loss"))):
+            if getattr(self, field) not in choices:
+                raise ValueError(f"{field}={getattr(self, field)!r}: choose one of {', '.join(choices)}.")
+
+    def check(self, spec: Spec, num_envs: int) -> None:
+        """Refuse what does not fit the environment, with the numbers; raises ValueError."""
+        rows = self.rows(spec)
+        if self.critic.function == "q" and not isinstance(spec.action_space, spaces.Discrete):
+            raise ValueError(f"critic {self.critic.name} needs a Discrete action space, not {spec.action_space}.")
+        if self.actor.psi == "optimal" and num_envs < 2:
+            raise ValueError("psi 'optimal' takes its baseline from the other episodes of a chunk: n_envs must be ≥ 2.")
+        length = 1
+        if self.network.cell is not None:
+            length = self.sequence_length or math.gcd(rows, 64)
+            if rows % length:
+                raise ValueError(f"n_steps={rows} is not a multiple of sequence_length={length}.")
+            if self.batch_size is not None and self.batch_size % length:
+                raise ValueError(f"batch_size={self.batch_size} is not a multiple of the sequence length {length}.")
+            if self.actor.psi == "optimal" or self.network.module is not None:
+                raise ValueError("a recurrent policy has neither psi 'optimal' nor a module of your own.")
+        if self.batch_size is not None and (rows * num_envs) % self.batch_size:
+            fits = [d for d in range(1, rows * num_envs + 1) if rows * num_envs % d == 0 and d % length == 0]
+            nearest = sorted(sorted(fits, key=lambda d: abs(d - self.batch_size))[:3])
+            raise ValueError(
+                f"batch_size={self.batch_size} does not divide n_steps × n_envs = {rows} × {num_envs} = "
+                f"{rows * num_envs}; near it lie {', '.join(map(str, nearest))}."
+            )
+        if self.ref_kl_coef and isinstance(spec.action_space, spaces.Box):
+            raise ValueError("ref_kl_coef: the uniform reference is improper on a Box; give a policy as reference.")
+
+    # ------------------------------------------------------------------ what the loops ask
+
+    @property
+    def whole_episodes(self) -> bool:
+        """Chunks hold one whole episode per environment instead of n_steps rows."""
+        return self.critic.whole_episodes or self.actor.psi in EPISODE_PSI
+
+    def rows(self, spec: Spec) -> int:
+        """T, the rows per environment of a chunk."""
+        rows = self.n_steps or spec.max_episode_steps
+        if rows is None:
+            raise ValueError("this environment has no time limit: give n_steps, the longest episode to wait for.")
+        return rows
+
+    def init(self, key: Key, spec: Spec, num_envs: int, reference: PyTree = None) -> Learner:
+        """A fresh learner; `reference` is a network to stay near (None = the uniform policy)."""
+        net = self.network.build(spec, key, q_values=self.critic.function == "q")
+        theta, _ = flatten(net)
+        shapes = normalized_shapes(spec.observation_space)
+        zero = jnp.zeros(())
+        training = Training(
+            opt_state=self._optimizer.init(theta),
+            critic_opt_state=self._optimizer.init(theta) if self.n_critic_updates else None,
+            beta=jnp.asarray(self.actor.initial_beta if isinstance(self.actor, PPOKL) else 0.0),
+            baseline=pg.MovingAverage(zero, zero),
+            reward_scale=normalize.init_reward_scale(num_envs) if self.normalize_reward else None,
+            reference=reference,
+            update=jnp.zeros((), jnp.int32),
+            steps=zero,
+            total_steps=jnp.ones(()),
+        )
+        moments = normalize.init_observation_moments(shapes) if self.normalize_obs else None
+        return Learner(Acting(net, moments), training)
+
+    def noise(self, acting: Acting, key: Key, rows: int, num_envs: int) -> jax.Array:
+        """All the randomness of a chunk's actions, `[T, N, ...]`, drawn at once."""
+        return acting.net.head.draw(key, (rows, num_envs))
+
+    def act(self, acting: Acting, carry: PyTree, obs: PyTree, mask: jax.Array | None, noise: jax.Array):
+        """The behaviour policy for N observations: (action, log_prob, dist, carry)."""
+        obs = normalize.normalize_observation(acting.obs_moments, obs, self.clip_obs)
+        out, carry = apply(acting.net, obs, carry, mask)
+        action = out.dist.sample(noise)
+        return acting.net.head.unflatten_action(action), out.dist.log_prob(action), out.dist, carry
+
+    def policy(self, acting: Acting, carry: PyTree, obs: PyTree, mask: jax.Array | None, noise: jax.Array | None):
+        """The target policy (action, carry); noise None = its mode, for evaluation and export."""
+        obs = normalize.normalize_observation(acting.obs_moments, obs, self.clip_obs)
+        out, carry = apply(acting.net, obs, carry, mask)
+        action = out.dist.mode() if noise is None else out.dist.sample(noise)
+        return acting.net.head.unflatten_action(action), carry
+
+    def observe(self, learner: Learner, chunk: Chunk) -> Learner:
+        """Move the running statistics by a chunk without learning from it (their warm-up)."""
+        acting, training = learner.acting, learner.training
+        moments, scale = acting.obs_moments, training.reward_scale
+        if moments is not None:
+            moments = normalize.update_observation_moments(moments, chunk.obs, chunk.valid)
+        if scale is not None:
+            done = chunk.terminated | chunk.truncated
+            scale = normalize.update_reward_scale(scale, chunk.reward, done, chunk.valid, self.gamma)
+        return Learner(
+            dataclasses.replace(acting, obs_moments=moments), dataclasses.replace(training, reward_scale=scale)
+        )
+
+    # ------------------------------------------------------------------ learning
+
+    def learn(self, learner: Learner, chunk: Chunk, key: Key) -> tuple[Learner, dict[str, jax.Array]]:
+        """Fit critic and actor to one chunk; returns the new learner and scalar metrics.
+
+        A non-finite result keeps the old parameters and sets the metric 'nonfinite' to 1.
+        """
+        acting, training = learner.acting, learner.training
+        progress = training.steps / training.total_steps
+        chunk = self._prepare(learner, chunk)
+        theta, unflatten = flatten(acting.net)
+
+        def estimate(theta: jax.Array) -> Batch:
+            return self._estimate(unflatten(theta), training, chunk)
+
+        def loss(theta: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return self._loss(unflatten(theta), training, progress, batch)
+
+        def critic_loss(theta: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return self._critic_loss(unflatten(theta), batch), {}
+
+        batch = estimate(theta)
+        again = estimate if self.recompute_advantages else lambda theta: batch
+        rate = evaluate(self.learning_rate, progress)
+        new, opt_state, metrics = self._fit(loss, again, theta, training.opt_state, rate, self.n_epochs, key)
+        critic_opt_state = training.critic_opt_state
+        if self.n_critic_updates:
+            rate_v = rate if self.critic_learning_rate is None else evaluate(self.critic_learning_rate, progress)
+            passes, key = self.n_critic_updates, jax.random.fold_in(key, 1)
+            new, critic_opt_state, _ = self._fit(critic_loss, again, new, critic_opt_state, rate_v, passes, key)
+
+        finite = jnp.isfinite(jnp.sum(new)) & jnp.isfinite(metrics["train/loss"])
+        metrics["nonfinite"] = 1.0 - finite
+
+        def keep(fresh: PyTree, old: PyTree) -> PyTree:
+            return jax.tree.map(lambda f, o: jnp.where(finite, f, o), fresh, old)
+
+        net = unflatten(keep(new, theta))
+        rows = chunk.reward.size if chunk.valid is None else jnp.sum(chunk.valid)
+        training = dataclasses.replace(
+            training,
+            opt_state=keep(opt_state, training.opt_state),
+            critic_opt_state=keep(critic_opt_state, training.critic_opt_state),
+            beta=self._next_beta(net, training.beta, batch),
+            baseline=self._next_baseline(training.baseline, chunk),
+            update=training.update + 1,
+            steps=training.steps + rows,
+        )
+        metrics["train/learning_rate"] = jnp.asarray(rate)
+        metrics["train/explained_variance"] = pg.explained_variance(batch.value, batch.target, batch.valid)
+        metrics["train/n_updates"] = training.update * self.n_epochs
+        if net.log_std is not None:
+            metrics["train/std"] = jnp.mean(jnp.exp(net.log_std))
+        if isinstance(self.actor, PPOKL):
+            metrics["train/beta"] = training.beta
+        return Learner(dataclasses.replace(acting, net=net), training), metrics
+
+    def _fit(self, loss, estimate, theta, opt_state, rate, epochs, key):
+        """`epochs` passes of minibatch descent on loss(θ, batch); metrics are means over the minibatches."""
+        optimizer = self._optimizer
+
+        def minibatch(state, index_and_batch):
+            index, batch = index_and_batch
+            batch = jax.tree.map(lambda x: x[:, index], batch)
+            theta, opt_state, go = state
+            (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(theta, batch)
+            new_theta, new_opt_state = descend(optimizer, gradient, opt_state, theta, rate)
+            if self.target_kl is not None and "train/approx_kl" in metrics:
+                go = go & (metrics["train/approx_kl"] <= 1.5 * self.target_kl)
+                new_theta, new_opt_state = jax.tree.map(
+                    lambda new, old: jnp.where(go, new, old), (new_theta, new_opt_state), (theta, opt_state)
+                )
+            return (new_theta, new_opt_state, go), metrics
+
+        def epoch(state, key):
+            batch = estimate(state[0])
+            items = batch.psi.shape[1]
+            size = items if self.batch_size is None else self.batch_size // batch.psi.shape[0]
+            index = minibatch_indices(key, items, items // size)
+            return jax.lax.scan(lambda s, i: minibatch(s, (i, batch)), state, index)
+
+        state = (theta, opt_state, jnp.asarray(True))
+        (theta, opt_state, _), metrics = jax.lax.scan(epoch, state, jax.random.split(key, epochs))
+        return theta, opt_state, jax.tree.map(jnp.mean, metrics)
+
+    def _loss(
+        self, net: Any, training: Training, progress: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """−objective + vf_coef · value loss − ent_coef · entropy (+ the KL to the reference)."""
+        out = self._outputs(net, batch)
+        psi = pg.normalize(batch.psi, batch.valid) if self.normalize_advantage else batch.psi
+        log_prob = out.dist.log_prob(batch.action)
+        objective, metrics = self.actor.objective(
+            psi=psi, log_prob=log_prob, old_log_prob=batch.log_prob, dist=out.dist, old_dist=batch.dist,
+            beta=training.beta, progress=progress,
+        )  # fmt: skip
+        policy_loss = -pg.masked_mean(objective, batch.valid)
+        value_loss = self._value_loss(out, batch)
+        entropy = pg.masked_mean(out.dist.entropy(), batch.valid)
+        loss = policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy
+        if self.ref_kl_coef and self.ref_kl_in == "loss":
+            kl = out.dist.kl(self._reference(training.reference, batch.obs, batch.mask, out.dist))
+            loss -= pg.masked_mean(pg.kl_penalty(kl=kl, tau=self.ref_kl_coef), batch.valid)
+            metrics["train/reference_kl"] = pg.masked_mean(kl, batch.valid)
+        metrics |= {
+            "train/loss": loss,
+            "train/policy_gradient_loss": policy_loss,
+            "train/value_loss": value_loss,
+            "train/entropy_loss": -entropy,
+            "train/approx_kl": pg.approx_kl(log_prob, batch.log_prob, batch.valid),
+        }
+        return loss, metrics
+
+    def _critic_loss(self, net: Any, batch: Batch) -> jax.Array:
+        """The value loss with a gradient for the critic's own layers only."""
+        branch = lambda n: (n.vf, n.vf_head, n.vf_encoder)
+        frozen = eqx.tree_at(branch, jax.lax.stop_gradient(net), branch(net), is_leaf=lambda x: x is None)
+        return self._value_loss(self._outputs(frozen, batch), batch)
+
+    def _value_loss(self, out: Output, batch: Batch) -> jax.Array:
+        if self.critic.function == "none":
+            return jnp.zeros(())
+        value = self._fitted(out, batch.action)
+        if self.clip_range_vf is None:
+            rows = (value - batch.target) ** 2
+        else:
+            rows = pg.clipped_value_loss(
+                value=value, old_value=batch.value, target=batch.target, clip_range=self.clip_range_vf
+            )
+        return pg.masked_mean(rows, batch.valid)
+
+    # ------------------------------------------------------------------ estimates
+
+    def _prepare(self, learner: Learner, chunk: Chunk) -> Chunk:
+        """Normalise observations and rewards by the statistics the policy acted with; charge the KL."""
+        moments, training = learner.acting.obs_moments, learner.training
+        obs = normalize.normalize_observation(moments, chunk.obs, self.clip_obs)
+        next_obs = normalize.normalize_observation(moments, chunk.next_obs, self.clip_obs)
+        reward = chunk.reward
+        if training.reward_scale is not None:
+            reward = normalize.scale_reward(training.reward_scale, reward, self.clip_reward)
+        if self.ref_kl_coef and self.ref_kl_in == "reward":
+            reference = self._reference(training.reference, obs, chunk.mask, chunk.dist)
+            log_ratio = chunk.log_prob - reference.log_prob(self._flat(chunk.action, learner.acting.net))
+            reward = pg.kl_reward(reward=reward, kl=log_ratio, tau=self.ref_kl_coef)
+        return dataclasses.replace(chunk, obs=obs, next_obs=next_obs, reward=reward)
+
+    def _estimate(self, net: Any, training: Training, chunk: Chunk) -> Batch:
+        """Values, targets and ψ of every row, cut into training sequences."""
+        out, after = unroll(net, chunk.obs, chunk.first, chunk.carry0, chunk.mask)
+        next_out, _ = apply(net, chunk.next_obs, after, chunk.next_mask, axes=2)
+        action = self._flat(chunk.action, net)
+        value, next_value = self._state_value(out), self._state_value(next_out)
+        rows = dict(
+            reward=chunk.reward, next_value=next_value, terminated=chunk.terminated, truncated=chunk.truncated,
+            valid=chunk.valid,
+        )  # fmt: skip
+        target = self.critic.estimator.target(value=value, gamma=self.gamma, **rows)
+        psi = self._psi(net, training, chunk, rows, value=value, fitted=self._fitted(out, action), target=target)
+        batch = Batch(
+            chunk.obs, action, chunk.log_prob, chunk.dist if self._keeps_dist else None, chunk.mask, chunk.valid,
+            chunk.first if net.recurrent else None, psi, target, self._fitted(out, action),
+        )  # fmt: skip
+        batch = jax.lax.stop_gradient(batch)
+        if not net.recurrent:
+            return sequences(batch, 1)
+        length = self.sequence_length or math.gcd(chunk.reward.shape[0], 64)
+        _, before = unroll(net, chunk.obs, chunk.first, chunk.carry0, chunk.mask, before=True)
+        starts = jax.tree.map(lambda c: c[::length].reshape(1, -1, c.shape[-1]), before)
+        return dataclasses.replace(sequences(batch, length), carry=jax.lax.stop_gradient(starts))
+
+    def _psi(self, net, training, chunk, rows, *, value, fitted, target) -> jax.Array:
+        """The weight of the score, `[T, N]`; the forms are listed in `actors.answers.PSI`."""
+        actor, gamma = self.actor, self.gamma
+        if actor.psi == "advantage":
+            psi = fitted - value if self.critic.function == "q" else target - value
+        elif actor.psi == "q":
+            psi = fitted
+        elif actor.psi == "td-error":
+            psi = returns.td_error(value=value, gamma=gamma, **rows)
+        elif actor.psi in ("return", "optimal"):
+            psi = returns.trajectory_return(gamma=gamma, **{k: v for k, v in rows.items() if k != "next_value"})
+            if actor.psi == "optimal":
+                psi = psi - self._optimal_baseline(net, chunk, psi)
+        else:
+            psi = returns.monte_carlo(gamma=gamma, **rows)
+            if actor.psi == "moving-average":
+                psi = psi - pg.moving_average_baseline(training.baseline, psi, valid=chunk.valid)[0]
+        if getattr(actor, "gamma_weight", False):
+            ends = {k: rows[k] for k in ("terminated", "truncated", "valid")}
+            psi = psi * pg.discount_weights(gamma=gamma, **ends)
+        return psi
+
+    def _optimal_baseline(self, net: Any, chunk: Chunk, returns_: jax.Array) -> jax.Array:
+        """b* of least variance for ψ = R(τ), one number per episode, from the other episodes' scores."""
+        theta, unflatten = flatten(net)
+
+        def episode_score(obs, action, valid, mask):
+            def log_likelihood(theta):
+                out, _ = apply(unflatten(theta), obs, None, mask)
+                return jnp.sum(jnp.where(valid, out.dist.log_prob(action), 0.0))
+
+            return jax.grad(log_likelihood)(theta)
+
+        columns = (chunk.obs, self._flat(chunk.action, net), chunk.valid, chunk.mask)
+        axes = jax.tree.map(lambda _: 1, columns)
+        score = jax.vmap(episode_score, in_axes=axes)(*columns)
+        episode_return = returns_[0]
+        weighted = score * episode_return[:, None]
+        return pg.optimal_baseline(score, weighted, per_parameter=False, leave_one_out=True)[:, 0]
+
+    # ------------------------------------------------------------------ small pieces
+
+    def _outputs(self, net: Any, batch: Batch) -> Output:
+        carry = jax.tree.map(lambda c: c[0], batch.carry)
+        return unroll(net, batch.obs, batch.first, carry, batch.mask)[0]
+
+    def _state_value(self, out: Output) -> jax.Array:
+        """V(s): the critic's output, Σ_a π(a|s) Q(s, a) of a Q critic, 0 without a critic."""
+        if self.critic.function == "none":
+            return jnp.zeros(out.value.shape)
+        return out.value if self.critic.function == "v" else jnp.sum(jnp.exp(out.dist.logits) * out.value, -1)
+
+    def _fitted(self, out: Output, action: jax.Array) -> jax.Array:
+        """What is fitted to the target: V(s_t), or Q(s_t, a_t)."""
+        if self.critic.function == "q":
+            return jnp.take_along_axis(out.value, action[..., None], axis=-1)[..., 0]
+        return self._state_value(out)
+
+    def _reference(self, reference: Any, obs: PyTree, mask: jax.Array | None, dist: Any) -> Any:
+        if reference is None:
+            return dist.uniform()
+        return jax.lax.stop_gradient(apply(reference, obs, None, mask, axes=2)[0].dist)
+
+    def _next_beta(self, net: Any, beta: jax.Array, batch: Batch) -> jax.Array:
+        if not isinstance(self.actor, PPOKL):
+            return beta
+        kl = pg.masked_mean(batch.dist.kl(self._outputs(net, batch).dist), batch.valid)
+        return pg.adapt_beta(beta, kl, self.actor.kl_target)
+
+    def _next_baseline(self, baseline: pg.MovingAverage, chunk: Chunk) -> pg.MovingAverage:
+        if self.actor.psi != "moving-average":
+            return baseline
+        zero = jnp.zeros_like(chunk.reward)
+        rows = dict(terminated=chunk.terminated, truncated=chunk.truncated, valid=chunk.valid)
+        to_go = returns.monte_carlo(reward=chunk.reward, next_value=zero, gamma=self.gamma, **rows)
+        return pg.moving_average_baseline(baseline, to_go, valid=chunk.valid)[1]
+
+    @property
+    def _keeps_dist(self) -> bool:
+        return isinstance(self.actor, PPOKL)
+
+    def _flat(self, action: jax.Array, net: Any) -> jax.Array:
+        return net.head.flatten_action(action)
+
+    @property
+    def _optimizer(self):
+        return make_optimizer(self.optimizer, self.max_grad_norm, self.optimizer_eps)

@@ -1,0 +1,269 @@
+"""The named algorithms: each is an `ActorCritic` with other fields. Settings use Stable-Baselines3's names."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from actrix.actors.answers import PPOKL, PPOClip, ScoreFunction, format_actor, parse_actor
+from actrix.algorithms.actor_critic import ActorCritic
+from actrix.algorithms.compositions import unsound
+from actrix.core.networks import ACTIVATIONS, NetworkConfig
+from actrix.core.schedules import Linear, Tabulated
+from actrix.critics.answers import GAE, TD, Critic, MonteCarlo, parse_critic
+
+
+class SettingError(ValueError):
+    """A setting that is unknown, malformed or refused."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A named composition."""
+
+    name: str
+    """On the command line."""
+    class_name: str
+    """In Python."""
+    algorithm: ActorCritic
+    n_envs: int
+    """Parallel environments where neither the user nor the zoo says."""
+    paper: str
+    policy: str = "MlpPolicy"
+
+    @property
+    def answers(self) -> tuple[str, str, str]:
+        """(critic, actor, data)."""
+        a = self.algorithm
+        return str(a.critic), f"{a.actor.name} × {a.actor.psi}", "on-policy"
+
+
+_SCORE = dict(n_epochs=1, batch_size=None, normalize_advantage=False)
+_NO_CRITIC = Critic("none", MonteCarlo())
+
+PRESETS: dict[str, Preset] = {
+    p.name: p
+    for p in (
+        Preset(
+            "reinforce", "REINFORCE",
+            ActorCritic(_NO_CRITIC, ScoreFunction("reward-to-go"), n_steps=None, learning_rate=2e-3,
+                        **_SCORE | {"normalize_advantage": True}),
+            8, "Williams 1992",
+        ),
+        Preset(
+            "vpg", "VPG",
+            ActorCritic(Critic("v", GAE(0.97)), ScoreFunction("advantage"), n_steps=512, learning_rate=3e-3,
+                        n_critic_updates=40, critic_learning_rate=1e-3, vf_coef=0.0,
+                        **_SCORE | {"normalize_advantage": True}),
+            8, "Sutton et al. 1999; Schulman et al. 2016",
+        ),
+        Preset(
+            "qac", "QAC",
+            ActorCritic(Critic("q", TD()), ScoreFunction("q"), n_steps=16, learning_rate=1e-3, **_SCORE),
+            16, "Sutton et al. 1999; Konda & Tsitsiklis 2000",
+        ),
+        Preset(
+            "tdac", "TDAC",
+            ActorCritic(Critic("v", TD()), ScoreFunction("td-error"), n_steps=16, learning_rate=1e-3, **_SCORE),
+            16, "Barto, Sutton & Anderson 1983; Konda & Tsitsiklis 2000",
+        ),
+        Preset(
+            "a2c", "A2C",
+            ActorCritic(Critic("v", GAE(1.0)), ScoreFunction("advantage"), n_steps=5, learning_rate=7e-4,
+                        optimizer="rmsprop", **_SCORE),
+            8, "Mnih et al. 2016",
+        ),
+        Preset("ppo", "PPO", ActorCritic(Critic("v", GAE(0.95)), PPOClip(0.2)), 8, "Schulman et al. 2017"),
+        Preset("ppo-kl", "PPOKL", ActorCritic(Critic("v", GAE(0.95)), PPOKL(0.01)), 8, "Schulman et al. 2017, §4"),
+    )
+}  # fmt: skip
+COMPOSED = "actor-critic"
+"""The name of an algorithm composed freely from a critic and an actor."""
+
+UNSUPPORTED = {
+    "use_sde": "generalised state-dependent exploration is not offered; leave use_sde out",
+    "sde_sample_freq": "generalised state-dependent exploration is not offered",
+    "rollout_buffer_class": "chunks replace rollout buffers; change the estimator with critic=…",
+    "rollout_buffer_kwargs": "chunks replace rollout buffers",
+    "optimizer_class": "choose optimizer='adam', 'rmsprop' or 'sgd'",
+}
+_ALIASES = {"rms_prop_eps": "optimizer_eps", "adam_eps": "optimizer_eps", "clip_range_value": "clip_range_vf"}
+
+
+def composed(critic: str, actor: str) -> Preset:
+    """A free composition such as ('td-lambda:0.9', 'ppo-clip:0.2'); raises SettingError where it is unsound."""
+    try:
+        parsed = parse_critic(critic)
+        answer = parse_actor(actor, parsed.function)
+    except ValueError as error:
+        raise SettingError(str(error)) from None
+    reason = unsound(parsed, answer)
+    if reason:
+        raise SettingError(f"critic {critic} × actor {actor} is refused: {reason}.")
+    if answer.ratio:
+        base = ActorCritic(parsed, answer, n_steps=None if parsed.whole_episodes else 256, batch_size=None)
+        if not base.whole_episodes:
+            base = dataclasses.replace(base, batch_size=64)
+    else:
+        whole = parsed.whole_episodes
+        base = ActorCritic(parsed, answer, n_steps=None if whole else 16, learning_rate=1e-3, **_SCORE)
+    return Preset(COMPOSED, "ActorCritic", base, 8, "")
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name; SettingError suggests the nearest names."""
+    if name in PRESETS:
+        return PRESETS[name]
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), PRESETS, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(PRESETS)}."
+    raise SettingError(f"unknown algorithm {name!r}: {hint}")
+
+
+# ---------------------------------------------------------------------------- flat settings
+
+
+def _parts(algorithm: ActorCritic) -> dict[str, Any]:
+    return {"critic": algorithm.critic.estimator, "actor": algorithm.actor}
+
+
+def setting_names(algorithm: ActorCritic) -> list[str]:
+    """All flat names that `configure` accepts for this composition."""
+    own = [f.name for f in dataclasses.fields(algorithm) if f.name not in ("critic", "actor", "network")]
+    inner = [f.name for part in _parts(algorithm).values() for f in dataclasses.fields(part)]
+    return [*own, *inner, "policy_kwargs", "normalize"]
+
+
+def configure(algorithm: ActorCritic, settings: Mapping[str, Any]) -> ActorCritic:
+    """The algorithm with flat settings applied, e.g. {'n_steps': 256, 'gae_lambda': 0.9, 'clip_range': 'lin_0.2'}.
+
+    A name belongs to the algorithm, its critic or its actor. Raises SettingError for an unknown name (with the
+    nearest ones), a refused value or an unsound composition.
+    """
+    values = dict(settings)
+    try:
+        if "critic" in values or "actor" in values:
+            critic = parse_critic(values.pop("critic", str(algorithm.critic)))
+            text = values.pop("actor", None)
+            actor = algorithm.actor if text is None else parse_actor(text, critic.function)
+            algorithm = dataclasses.replace(algorithm, critic=critic, actor=actor)
+        for name, value in values.items():
+            algorithm = _set(algorithm, name, value)
+    except SettingError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise SettingError(str(error)) from None
+    reason = unsound(algorithm.critic, algorithm.actor, algorithm.n_epochs)
+    if reason:
+        raise SettingError(
+            f"critic {algorithm.critic} × actor {format_actor(algorithm.actor)} is refused: {reason}."
+        )
+    return algorithm
+
+
+def _set(algorithm: ActorCritic, name: str, value: Any) -> ActorCritic:
+    name = _ALIASES.get(name, name)
+    if name in UNSUPPORTED:
+        if not value:
+            return algorithm
+        raise SettingError(f"{name}: {UNSUPPORTED[name]}.")
+    if name == "normalize":
+        return dataclasses.replace(algorithm, normalize_obs=bool(value), normalize_reward=bool(value))
+    if name == "use_rms_prop":
+        return dataclasses.replace(algorithm, optimizer="rmsprop" if value else "adam")
+    if name == "policy_kwargs":
+        return dataclasses.replace(algorithm, network=network_config(value or {}, algorithm.network))
+    for field in dataclasses.fields(algorithm):
+        if field.name == name and name not in ("network",):
+            return dataclasses.replace(algorithm, **{name: _typed(name, value)})
+    estimator, actor = algorithm.critic.estimator, algorithm.actor
+    if name in {f.name for f in dataclasses.fields(estimator)}:
+        value = dataclasses.replace(estimator, **{name: value})
+        return dataclasses.replace(algorithm, critic=dataclasses.replace(algorithm.critic, estimator=value))
+    if name in {f.name for f in dataclasses.fields(actor)}:
+        return dataclasses.replace(algorithm, actor=dataclasses.replace(actor, **{name: value}))
+    names = setting_names(algorithm)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(names))}."
+    raise SettingError(f"unknown setting {name!r} for {algorithm.critic} × {algorithm.actor.name}: {hint}")
+
+
+_WHOLE = ("n_steps", "batch_size", "n_epochs", "n_critic_updates", "sequence_length")
+
+
+def _typed(name: str, value: Any) -> Any:
+    if name in _WHOLE and value is not None:
+        if isinstance(value, bool) or not float(value).is_integer():
+            raise SettingError(f"{name}={value!r} must be a whole number.")
+        return int(value)
+    return value
+
+
+_ACTIVATION_NAMES = {id(f): n for n, f in ACTIVATIONS.items()} | {id(jnp.tanh): "tanh"}
+
+
+def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfig()) -> NetworkConfig:
+    """`policy_kwargs` → `NetworkConfig`; SettingError names an unknown key."""
+    kwargs = dict(kwargs)
+    changes: dict[str, Any] = {}
+    if "net_arch" in kwargs:
+        arch = kwargs.pop("net_arch")
+        both = arch if isinstance(arch, Mapping) else {"pi": arch, "vf": arch}
+        if set(both) - {"pi", "vf"}:
+            raise SettingError(f"net_arch has keys {sorted(both)}; expected a list, or a dict with 'pi' and 'vf'.")
+        changes |= {k: tuple(int(n) for n in both.get(k, ())) for k in ("pi", "vf")}
+    if "activation_fn" in kwargs:
+        changes["activation_fn"] = _activation(kwargs.pop("activation_fn"))
+    if "lstm_hidden_size" in kwargs:
+        changes["hidden_size"] = int(kwargs.pop("lstm_hidden_size"))
+    if "features_extractor_kwargs" in kwargs:
+        changes["features_extractor_kwargs"] = tuple(sorted(kwargs.pop("features_extractor_kwargs").items()))
+    known = {f.name for f in dataclasses.fields(NetworkConfig)}
+    for name, value in kwargs.items():
+        if name in UNSUPPORTED:
+            raise SettingError(f"policy_kwargs {name}: {UNSUPPORTED[name]}.")
+        if name not in known:
+            raise SettingError(f"policy_kwargs has no {name!r}; there are net_arch, {', '.join(sorted(known))}.")
+        changes[name] = tuple(value) if name in ("pi", "vf") and value is not None else value
+    if changes.get("cell") not in (None, "lstm", "gru"):
+        raise SettingError(f"policy_kwargs cell={changes['cell']!r}: choose 'lstm' or 'gru'.")
+    return dataclasses.replace(base, **changes)
+
+
+def _activation(value: Any) -> Any:
+    if isinstance(value, str) or isinstance(value, type):
+        name = (value if isinstance(value, str) else value.__name__).lower().removeprefix("nn.")
+        if name not in ACTIVATIONS:
+            raise SettingError(f"activation_fn={value!r}: choose one of {', '.join(ACTIVATIONS)}.")
+        return name
+    return _ACTIVATION_NAMES.get(id(value), value)
+
+
+def settings_of(algorithm: ActorCritic) -> dict[str, Any]:
+    """The flat, JSON-ready settings that `configure` turns back into this algorithm."""
+    out: dict[str, Any] = {"critic": str(algorithm.critic), "actor": format_actor(algorithm.actor)}
+    for f in dataclasses.fields(algorithm):
+        if f.name not in ("critic", "actor", "network"):
+            value = getattr(algorithm, f.name)
+            out[f.name] = str(value) if isinstance(value, Linear | Tabulated) else value
+    network = {
+        f.name: list(v) if isinstance(v, tuple) else v
+        for f in dataclasses.fields(NetworkConfig)
+        if (v := getattr(algorithm.network, f.name)) != f.default
+    }
+    if algorithm.network.custom:
+        network = {"custom": True}
+    out["policy_kwargs"] = network
+    return out
+
+
+def parse_value(text: str) -> Any:
+    """'256' → 256, 'None' → None, '1e-3' → 0.001, 'lin_2.5e-4' → itself: one value of `--set key=value`."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "none": None, "null": None}.get(text.lower(), text)

@@ -1,0 +1,186 @@
+"""Action distributions as pytrees of parameters, sampled from noise that was drawn in bulk beforehand."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import gymnasium as gym
+import jax
+import jax.numpy as jnp
+from gymnasium import spaces
+from jaxtyping import Array, Bool, Float, Int
+
+from actrix.core.spaces import UnsupportedSpaceError
+from actrix.core.types import Key, record
+
+ILLEGAL = -1e9  # a finite "minus infinity": exp gives exactly 0 and 0·ILLEGAL stays 0 in the entropy
+
+
+@record
+class Categorical:
+    """One discrete action; `logits[*B, n]` are normalised log-probabilities."""
+
+    logits: Float[Array, "*B n"]
+
+    def sample(self, noise: Float[Array, "*B n"]) -> Int[Array, "*B"]:
+        """argmax(logits + Gumbel noise), an exact draw; an illegal action never wins."""
+        return jnp.argmax(self.logits + noise, axis=-1).astype(jnp.int32)
+
+    def mode(self) -> Int[Array, "*B"]:
+        return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
+
+    def log_prob(self, action: Int[Array, "*B"]) -> Float[Array, "*B"]:
+        return jnp.take_along_axis(self.logits, action[..., None].astype(jnp.int32), axis=-1)[..., 0]
+
+    def entropy(self) -> Float[Array, "*B"]:
+        """−Σ p log p (nats)."""
+        return -jnp.sum(jnp.exp(self.logits) * self.logits, axis=-1)
+
+    def kl(self, other: Categorical) -> Float[Array, "*B"]:
+        """KL(self ‖ other) = Σ p (log p − log q)."""
+        return jnp.sum(jnp.exp(self.logits) * (self.logits - other.logits), axis=-1)
+
+    def uniform(self) -> Categorical:
+        """The uniform distribution over the same legal actions."""
+        legal = self.logits > 0.5 * ILLEGAL
+        return _categorical(jnp.zeros_like(self.logits), legal)
+
+
+@record
+class MultiCategorical:
+    """Independent discrete actions; `parts[i]` rules component i (MultiDiscrete, MultiBinary)."""
+
+    parts: tuple[Categorical, ...]
+
+    def sample(self, noise: Float[Array, "*B n"]) -> Int[Array, "*B k"]:
+        start, out = 0, []
+        for part in self.parts:
+            stop = start + part.logits.shape[-1]
+            out.append(part.sample(noise[..., start:stop]))
+            start = stop
+        return jnp.stack(out, axis=-1)
+
+    def mode(self) -> Int[Array, "*B k"]:
+        return jnp.stack([p.mode() for p in self.parts], axis=-1)
+
+    def log_prob(self, action: Int[Array, "*B k"]) -> Float[Array, "*B"]:
+        return sum(p.log_prob(action[..., i]) for i, p in enumerate(self.parts))  # type: ignore[return-value]
+
+    def entropy(self) -> Float[Array, "*B"]:
+        return sum(p.entropy() for p in self.parts)  # type: ignore[return-value]
+
+    def kl(self, other: MultiCategorical) -> Float[Array, "*B"]:
+        return sum(p.kl(q) for p, q in zip(self.parts, other.parts, strict=True))  # type: ignore[return-value]
+
+    def uniform(self) -> MultiCategorical:
+        return MultiCategorical(tuple(p.uniform() for p in self.parts))
+
+
+@record
+class DiagGaussian:
+    """Independent normals; `mean` and `log_std` are `[*B, d]`, in policy coordinates, unbounded."""
+
+    mean: Float[Array, "*B d"]
+    log_std: Float[Array, "*B d"]
+
+    def sample(self, noise: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
+        """mean + std·ξ, ξ ~ N(0, I): reparametrised."""
+        return self.mean + jnp.exp(self.log_std) * noise
+
+    def mode(self) -> Float[Array, "*B d"]:
+        return self.mean
+
+    def log_prob(self, action: Float[Array, "*B d"]) -> Float[Array, "*B"]:
+        z = (action - self.mean) * jnp.exp(-self.log_std)
+        return -jnp.sum(0.5 * z**2 + self.log_std + 0.5 * math.log(2 * math.pi), axis=-1)
+
+    def entropy(self) -> Float[Array, "*B"]:
+        return jnp.sum(self.log_std + 0.5 * math.log(2 * math.pi * math.e), axis=-1)
+
+    def kl(self, other: DiagGaussian) -> Float[Array, "*B"]:
+        """KL(self ‖ other), closed form."""
+        ratio = jnp.exp(2 * (self.log_std - other.log_std))
+        shift = ((self.mean - other.mean) * jnp.exp(-other.log_std)) ** 2
+        return 0.5 * jnp.sum(ratio + shift - 1 - 2 * (self.log_std - other.log_std), axis=-1)
+
+
+Distribution = Categorical | MultiCategorical | DiagGaussian
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionHead:
+    """How a network's output becomes a distribution over one action space.
+
+    `sizes` is the number of choices of each discrete component, or (d,) for a Box of d numbers.
+    """
+
+    kind: str
+    """'categorical', 'multi' or 'gaussian'."""
+    sizes: tuple[int, ...]
+    shape: tuple[int, ...]
+    """Shape of one action."""
+
+    @property
+    def size(self) -> int:
+        """Number of network outputs (also the length of the noise vector)."""
+        return sum(self.sizes)
+
+    @property
+    def continuous(self) -> bool:
+        return self.kind == "gaussian"
+
+    def draw(self, key: Key, shape: tuple[int, ...]) -> Float[Array, "*B n"]:
+        """Noise for `prod(shape)` actions: Gumbel for discrete kinds, standard normal for Box."""
+        draw = jax.random.normal if self.continuous else jax.random.gumbel
+        return draw(key, (*shape, self.size))
+
+    def __call__(
+        self,
+        out: Float[Array, "*B n"],
+        log_std: Float[Array, " n"] | None = None,
+        mask: Bool[Array, "*B n"] | None = None,
+    ) -> Distribution:
+        """The distribution whose logits (or mean) are `out`; actions with mask False get probability 0."""
+        if self.continuous:
+            return DiagGaussian(out, jnp.broadcast_to(log_std, out.shape))
+        if self.kind == "categorical":
+            return _categorical(out, mask)
+        stops = list(_accumulate(self.sizes))
+        pieces = jnp.split(out, stops[:-1], axis=-1)
+        masks = jnp.split(mask, stops[:-1], axis=-1) if mask is not None else [None] * len(pieces)
+        return MultiCategorical(tuple(_categorical(o, m) for o, m in zip(pieces, masks, strict=True)))
+
+    def flatten_action(self, action: jax.Array) -> jax.Array:
+        """Action of one environment shape → the distribution's shape (Box actions are flattened)."""
+        return action.reshape(*action.shape[: action.ndim - len(self.shape)], -1) if self.continuous else action
+
+    def unflatten_action(self, action: jax.Array) -> jax.Array:
+        return action.reshape(*action.shape[:-1], *self.shape) if self.continuous else action
+
+
+def _accumulate(sizes: tuple[int, ...]) -> list[int]:
+    total, out = 0, []
+    for size in sizes:
+        total += size
+        out.append(total)
+    return out
+
+
+def _categorical(logits: jax.Array, mask: jax.Array | None) -> Categorical:
+    if mask is not None:
+        logits = jnp.where(mask, logits, ILLEGAL)
+    return Categorical(jax.nn.log_softmax(logits, axis=-1))
+
+
+def action_head(space: gym.Space) -> ActionHead:
+    """The head for an action space; raises `UnsupportedSpaceError` where there is none."""
+    if isinstance(space, spaces.Discrete):
+        return ActionHead("categorical", (int(space.n),), ())
+    if isinstance(space, spaces.MultiDiscrete):
+        return ActionHead("multi", tuple(int(n) for n in space.nvec), space.shape)
+    if isinstance(space, spaces.MultiBinary):
+        return ActionHead("multi", (2,) * int(space.n), space.shape)
+    if isinstance(space, spaces.Box):
+        return ActionHead("gaussian", (math.prod(space.shape),), space.shape)
+    raise UnsupportedSpaceError(f"no action distribution for {type(space).__name__}.")

@@ -1,0 +1,398 @@
+"""Networks, written for ONE observation as equinox modules; `apply` maps them over leading axes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import gymnasium as gym
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+from jaxtyping import Array, Float
+
+from actrix.core.distributions import ActionHead, Distribution, action_head
+from actrix.core.spaces import is_image
+from actrix.core.types import Key, PyTree, Spec, record
+
+ACTIVATIONS: dict[str, Callable] = {
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "elu": jax.nn.elu,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "leaky_relu": jax.nn.leaky_relu,
+}
+SQRT2 = float(np.sqrt(2))
+
+
+class Linear(eqx.Module):
+    """x ↦ xW + b with orthogonal W `[inputs, outputs]` of the given gain and b = 0 (Saxe et al. 2014)."""
+
+    weight: Array
+    bias: Array
+
+    def __init__(self, inputs: int, outputs: int, gain: float, key: Key):
+        # QR on the host: the initialiser would otherwise compile one program per layer shape.
+        seed = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        a = seed.standard_normal((max(inputs, outputs), min(inputs, outputs)))
+        q, r = np.linalg.qr(a)
+        q = q * np.sign(np.diag(r))
+        self.weight = jnp.asarray(gain * (q if inputs > outputs else q.T), jnp.float32)
+        self.bias = jnp.zeros(outputs)
+
+    def __call__(self, x: Float[Array, " i"]) -> Float[Array, " o"]:
+        return x @ self.weight + self.bias
+
+
+class MLP(eqx.Module):
+    """Linear layers, each followed by the activation."""
+
+    layers: tuple[Linear, ...]
+    activation: Callable = eqx.field(static=True)
+
+    def __init__(self, inputs: int, sizes: Sequence[int], activation: Callable, gain: float, key: Key):
+        widths = [inputs, *sizes]
+        keys = jax.random.split(key, max(len(sizes), 1))
+        self.layers = tuple(
+            Linear(i, o, gain, k) for i, o, k in zip(widths[:-1], widths[1:], keys, strict=False)
+        )
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, " i"]) -> Float[Array, " o"]:
+        for layer in self.layers:
+            x = self.activation(layer(x))
+        return x
+
+
+class ImageCNN(eqx.Module):
+    """Convolutions over a channel-last image, flattened, then one dense layer of `features` units.
+
+    From 36 pixels up the layers are those of Mnih et al. 2015 (32 8×8/4, 64 4×4/2, 64 3×3/1); smaller images
+    (MinAtar's 10×10) get one 3×3 layer of 16 filters, as in Young & Tian 2019.
+    """
+
+    kernels: tuple[Array, ...]
+    biases: tuple[Array, ...]
+    dense: Linear
+    strides: tuple[int, ...] = eqx.field(static=True)
+    scale: float = eqx.field(static=True)
+    channels_first: bool = eqx.field(static=True)
+
+    def __init__(self, space: spaces.Box, features: int, key: Key):
+        shape = space.shape
+        # Channel-first images (PyTorch's habit) are recognised as SB3 does: the smallest axis comes first.
+        self.channels_first = bool(np.argmin(shape) == 0)
+        height, width, channels = (*shape[1:], shape[0]) if self.channels_first else shape
+        self.scale = 1.0 / 255.0 if space.dtype == np.uint8 else 1.0
+        large = min(height, width) >= 36
+        layers = [(32, 8, 4), (64, 4, 2), (64, 3, 1)] if large else [(16, 3, 1)]
+        kernels, biases, strides = [], [], []
+        keys = jax.random.split(key, len(layers) + 1)
+        for (filters, size, stride), k in zip(layers, keys[1:], strict=True):
+            flat = Linear(size * size * channels, filters, SQRT2, k).weight
+            kernels.append(flat.reshape(size, size, channels, filters))
+            biases.append(jnp.zeros(filters))
+            strides.append(stride)
+            height, width, channels = (height - size) // stride + 1, (width - size) // stride + 1, filters
+        self.kernels, self.biases, self.strides = tuple(kernels), tuple(biases), tuple(strides)
+        self.dense = Linear(height * width * channels, features, SQRT2, keys[0])
+
+    def __call__(self, image: Array) -> Float[Array, " f"]:
+        x = image.astype(jnp.float32) * self.scale
+        x = (jnp.moveaxis(x, 0, -1) if self.channels_first else x)[None]
+        for kernel, bias, stride in zip(self.kernels, self.biases, self.strides, strict=True):
+            x = jax.lax.conv_general_dilated(
+                x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            x = jax.nn.relu(x + bias)
+        return jax.nn.relu(self.dense(x.reshape(-1)))
+
+
+class Encoder(eqx.Module):
+    """Observation → feature vector: floats flattened, discrete kinds one-hot, images through a CNN.
+
+    Dict and Tuple observations are encoded part by part and concatenated.
+    """
+
+    cnns: tuple[ImageCNN | None, ...]
+    kinds: tuple[tuple, ...] = eqx.field(static=True)
+    size: int = eqx.field(static=True)
+
+    def __init__(self, space: gym.Space, key: Key, cnn_features: int | None = None, cnn: bool = False):
+        leaves = space_leaves(space)
+        composite = len(leaves) > 1
+        features = cnn_features or (256 if composite else 512)
+        cnns: list[ImageCNN | None] = []
+        kinds: list[tuple] = []
+        size = 0
+        for leaf, k in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
+            net = None
+            if is_image(leaf) or (cnn and isinstance(leaf, spaces.Box) and len(leaf.shape) == 3):
+                features = features if min(leaf.shape[:2]) >= 36 else min(features, 128)
+                net, kind, n = ImageCNN(leaf, features, k), ("image",), features
+            elif isinstance(leaf, spaces.Discrete):
+                kind, n = ("one-hot", (int(leaf.n),), (int(leaf.start),)), int(leaf.n)
+            elif isinstance(leaf, spaces.MultiDiscrete):
+                sizes = tuple(int(v) for v in leaf.nvec)
+                kind, n = ("one-hot", sizes, tuple(int(v) for v in leaf.start)), sum(sizes)
+            else:
+                kind, n = ("flat",), int(np.prod(leaf.shape))
+            cnns.append(net)
+            kinds.append(kind)
+            size += n
+        self.cnns, self.kinds, self.size = tuple(cnns), tuple(kinds), size
+
+    def __call__(self, obs: PyTree) -> Float[Array, " f"]:
+        parts = []
+        for x, kind, cnn in zip(jax.tree.leaves(obs), self.kinds, self.cnns, strict=True):
+            if cnn is not None:
+                parts.append(cnn(x))
+            elif kind[0] == "one-hot":
+                _, sizes, starts = kind
+                x = jnp.atleast_1d(x)
+                parts += [jax.nn.one_hot(x[i] - s, n) for i, (n, s) in enumerate(zip(sizes, starts, strict=True))]
+            else:
+                parts.append(x.reshape(-1).astype(jnp.float32))
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+
+def space_leaves(space: gym.Space) -> list[gym.Space]:
+    """The parts of a (nested) Dict or Tuple space, in the order in which JAX flattens an observation of it."""
+    if isinstance(space, spaces.Dict):
+        return [leaf for name in sorted(space.spaces) for leaf in space_leaves(space.spaces[name])]
+    if isinstance(space, spaces.Tuple):
+        return [leaf for part in space.spaces for leaf in space_leaves(part)]
+    return [space]
+
+
+def normalized_shapes(space: gym.Space) -> tuple[tuple[int, ...] | None, ...]:
+    """Shape of each leaf whose observations are normalised (non-image Box), None for the others."""
+    return tuple(
+        leaf.shape if isinstance(leaf, spaces.Box) and not is_image(leaf) else None
+        for leaf in space_leaves(space)
+    )
+
+
+@record
+class Output:
+    """What an actor-critic network says of one observation."""
+
+    dist: Distribution
+    value: Array
+    """V(s) as a scalar, or Q(s, ·) as a vector for a Q critic."""
+
+
+class ActorCriticNet(eqx.Module):
+    """Encoder → optional recurrent cell → separate policy and value MLPs → heads.
+
+    The hidden layers have gain √2, the policy head 0.01, the value head 1; `log_std` does not depend on the
+    state. One encoder (and cell) serves both branches unless `share_features_extractor=False`.
+    """
+
+    encoder: Any
+    vf_encoder: Any
+    cell: eqx.nn.LSTMCell | eqx.nn.GRUCell | None
+    pi: MLP
+    vf: MLP
+    pi_head: Linear
+    vf_head: Linear
+    log_std: Array | None
+    head: ActionHead = eqx.field(static=True)
+    q_values: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        observation_space: gym.Space,
+        head: ActionHead,
+        key: Key,
+        *,
+        net_arch: Mapping[str, Sequence[int]] | Sequence[int] | None = None,
+        activation_fn: str | Callable = "tanh",
+        ortho_init: bool = True,
+        log_std_init: float = 0.0,
+        share_features_extractor: bool = True,
+        features_extractor_class: Callable | None = None,
+        features_extractor_kwargs: Mapping[str, Any] | None = None,
+        cnn: bool = False,
+        cell: str | None = None,
+        hidden_size: int = 64,
+        q_values: bool = False,
+    ):
+        keys = jax.random.split(key, 8)
+        activation = resolve_activation(activation_fn)
+        build = features_extractor_class or (lambda space, key, **kw: Encoder(space, key, cnn=cnn, **kw))
+        kwargs = dict(features_extractor_kwargs or {})
+        self.encoder = build(observation_space, keys[0], **kwargs)
+        self.vf_encoder = None if share_features_extractor else build(observation_space, keys[7], **kwargs)
+        probe = jax.tree.map(jnp.asarray, observation_space.sample())
+        size = jax.eval_shape(self.encoder, probe).shape[-1]
+        has_cnn = not isinstance(self.encoder, Encoder) or any(c is not None for c in self.encoder.cnns)
+        if net_arch is None:
+            net_arch = [] if has_cnn and len(space_leaves(observation_space)) == 1 else [64, 64]
+        arch = net_arch if isinstance(net_arch, Mapping) else {"pi": net_arch, "vf": net_arch}
+        self.cell = None
+        if cell is not None:
+            kind = {"lstm": eqx.nn.LSTMCell, "gru": eqx.nn.GRUCell}[cell]
+            self.cell = kind(size, hidden_size, key=keys[1])
+            size = hidden_size
+        gain = SQRT2 if ortho_init else 1.0
+        self.pi = MLP(size, arch["pi"], activation, gain, keys[2])
+        self.vf = MLP(size, arch["vf"], activation, gain, keys[3])
+        self.pi_head = Linear([size, *arch["pi"]][-1], head.size, 0.01 if ortho_init else 1.0, keys[4])
+        self.vf_head = Linear([size, *arch["vf"]][-1], head.size if q_values else 1, 1.0, keys[5])
+        self.log_std = jnp.full(head.size, log_std_init) if head.continuous else None
+        self.head = head
+        self.q_values = q_values
+
+    @property
+    def recurrent(self) -> bool:
+        return self.cell is not None
+
+    def initial_carry(self, batch: tuple[int, ...]) -> PyTree:
+        """Zero memory `[*batch, hidden]` (a pair for an LSTM), or None without a cell."""
+        if self.cell is None:
+            return None
+        zeros = jnp.zeros((*batch, self.cell.hidden_size))
+        return (zeros, zeros) if isinstance(self.cell, eqx.nn.LSTMCell) else zeros
+
+    def __call__(self, obs: PyTree, carry: PyTree, mask: Array | None) -> tuple[Output, PyTree]:
+        """(dist, value) at one observation, and the memory after it."""
+        features = self.encoder(obs)
+        vf_features = features if self.vf_encoder is None else self.vf_encoder(obs)
+        if self.cell is not None:
+            carry = self.cell(features, carry)
+            features = vf_features = carry[0] if isinstance(carry, tuple) else carry
+        dist = self.head(self.pi_head(self.pi(features)), self.log_std, mask)
+        value = self.vf_head(self.vf(vf_features))
+        return Output(dist, value if self.q_values else value[0]), carry
+
+
+class CustomNet(eqx.Module):
+    """Adapter around a user's equinox module `obs -> (logits or mean, value)`; feed-forward only.
+
+    Its leaves that are not arrays (activation functions) are held apart as static data.
+    """
+
+    arrays: PyTree
+    log_std: Array | None
+    static: Any = eqx.field(static=True)
+    head: ActionHead = eqx.field(static=True)
+    q_values: bool = eqx.field(static=True)
+
+    def __init__(self, module: eqx.Module, head: ActionHead, q_values: bool = False, log_std_init: float = 0.0):
+        self.arrays, self.static = eqx.partition(module, eqx.is_array)
+        self.log_std = jnp.full(head.size, log_std_init) if head.continuous else None
+        self.head = head
+        self.q_values = q_values
+
+    recurrent = False
+
+    def initial_carry(self, batch: tuple[int, ...]) -> None:
+        return None
+
+    def __call__(self, obs: PyTree, carry: None, mask: Array | None) -> tuple[Output, None]:
+        out, value = eqx.combine(self.arrays, self.static)(obs)
+        value = jnp.asarray(value)
+        return Output(self.head(out, self.log_std, mask), value if self.q_values else value.reshape(())), None
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """How to build the network: `policy_kwargs` by their Stable-Baselines3 names, hashable and JSON-ready."""
+
+    pi: tuple[int, ...] | None = None
+    vf: tuple[int, ...] | None = None
+    """Hidden layers of the two branches; None = 64, 64 (nothing after a CNN)."""
+    activation_fn: str | Callable = "tanh"
+    ortho_init: bool = True
+    log_std_init: float = 0.0
+    share_features_extractor: bool = True
+    features_extractor_class: Callable | None = None
+    features_extractor_kwargs: tuple[tuple[str, Any], ...] = ()
+    cnn: bool = False
+    """Use the CNN for float images too (uint8 images always get it)."""
+    cell: str | None = None
+    """'lstm' or 'gru': a recurrent policy."""
+    hidden_size: int = 64
+    module: Callable | None = None
+    """The user's `(spec, key) -> equinox module`, called as `module(obs) -> (logits or mean, value)`."""
+
+    @property
+    def custom(self) -> bool:
+        """Holds code of the user's, so a file can only be loaded with a template."""
+        return (
+            self.module is not None
+            or self.features_extractor_class is not None
+            or not isinstance(self.activation_fn, str)
+        )
+
+    def build(self, spec: Spec, key: Key, q_values: bool = False) -> Any:
+        """The network for one environment's spaces."""
+        head = action_head(spec.action_space)
+        if self.module is not None:
+            return CustomNet(self.module(spec, key), head, q_values, self.log_std_init)
+        arch = None if self.pi is None and self.vf is None else {"pi": self.pi or (), "vf": self.vf or ()}
+        return ActorCriticNet(
+            spec.observation_space,
+            head,
+            key,
+            net_arch=arch,
+            activation_fn=self.activation_fn,
+            ortho_init=self.ortho_init,
+            log_std_init=self.log_std_init,
+            share_features_extractor=self.share_features_extractor,
+            features_extractor_class=self.features_extractor_class,
+            features_extractor_kwargs=dict(self.features_extractor_kwargs),
+            cnn=self.cnn,
+            cell=self.cell,
+            hidden_size=self.hidden_size,
+            q_values=q_values,
+        )
+
+
+def resolve_activation(activation: str | Callable) -> Callable:
+    """'tanh', 'relu', … or a JAX function; raises ValueError listing the names."""
+    if callable(activation):
+        return activation
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation_fn={activation!r}: choose one of {', '.join(ACTIVATIONS)}.")
+    return ACTIVATIONS[activation]
+
+
+def apply(net: Any, obs: PyTree, carry: PyTree = None, mask: Array | None = None, axes: int = 1):
+    """Map a network over `axes` leading axes of `obs`, `carry` and `mask`."""
+    call = net
+    for _ in range(axes):
+        call = jax.vmap(call)
+    return call(obs, carry, mask)
+
+
+def zero_where(first: Array, carry: PyTree) -> PyTree:
+    """Zero the memory `[N, hidden]` of the environments that start an episode."""
+    return jax.tree.map(lambda c: jnp.where(first[:, None], 0.0, c), carry)
+
+
+def unroll(
+    net: Any, obs: PyTree, first: Array | None, carry0: PyTree, mask: Array | None, before: bool = False
+) -> tuple[Output, PyTree]:
+    """Outputs `[T, B]` along a sequence, and the memory after (or, `before=True`, before) each row.
+
+    A feed-forward network is mapped over both axes at once; a recurrent one is scanned over time with the
+    memory zeroed where `first` says that an episode starts.
+    """
+    if not net.recurrent:
+        out, _ = apply(net, obs, None, mask, axes=2)
+        return out, None
+
+    def step(carry: PyTree, row: tuple) -> tuple[PyTree, tuple]:
+        x, start, legal = row
+        carry = zero_where(start, carry)
+        out, after = apply(net, x, carry, legal)
+        return after, (out, carry if before else after)
+
+    _, (out, carries) = jax.lax.scan(step, carry0, (obs, first, mask))
+    return out, carries

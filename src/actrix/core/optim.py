@@ -1,0 +1,47 @@
+"""Optimisers on one flat parameter vector (a few large kernels instead of one per layer; ~5% on CPU)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from actrix.core.types import PyTree
+
+OPTIMIZERS = ("adam", "rmsprop", "sgd")
+
+
+def flatten(net: PyTree) -> tuple[jax.Array, Callable[[jax.Array], PyTree]]:
+    """(θ, unflatten): the floating-point leaves of `net` as one vector, and the way back."""
+    params, static = eqx.partition(net, eqx.is_inexact_array)
+    theta, unravel = ravel_pytree(params)
+    return theta, lambda t: eqx.combine(unravel(t), static)
+
+
+def make_optimizer(name: str, max_grad_norm: float | None, eps: float) -> optax.GradientTransformation:
+    """Clip by the global norm, then precondition; the step size is applied by `descend`.
+
+    `max_grad_norm` bounds the norm of the whole gradient (not its elements). RMSprop decays by 0.99 as in A2C.
+    """
+    scale = {
+        "adam": lambda: optax.scale_by_adam(eps=eps),
+        "rmsprop": lambda: optax.scale_by_rms(decay=0.99, eps=eps, eps_in_sqrt=False, bias_correction=False),
+        "sgd": optax.identity,
+    }[name]()
+    return optax.chain(*([optax.clip_by_global_norm(max_grad_norm)] if max_grad_norm else []), scale)
+
+
+def descend(
+    optimizer: optax.GradientTransformation,
+    gradient: jax.Array,
+    state: optax.OptState,
+    theta: jax.Array,
+    learning_rate: jax.Array | float,
+) -> tuple[jax.Array, optax.OptState]:
+    """θ ← θ − learning_rate · preconditioned gradient."""
+    update, state = optimizer.update(gradient, state, theta)
+    return theta - jnp.asarray(learning_rate, theta.dtype) * update, state

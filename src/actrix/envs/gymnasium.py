@@ -1,0 +1,261 @@
+"""Gymnasium vector environments, in any autoreset mode, behind the host contract."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
+from actrix.core.spaces import (
+    _box_map,
+    check_action_space,
+    check_observation_space,
+    mask_length,
+    to_env_action,
+)
+from actrix.core.types import Spec
+from actrix.envs.base import Step
+from actrix.envs.guard import EnvError
+
+
+class GymnasiumEnvs:
+    """A `gymnasium.vector.VectorEnv` as a `HostEnv`.
+
+    Autoreset mode (`envs.metadata["autoreset_mode"]`; where it is missing, Gymnasium's default NEXT_STEP):
+    DISABLED: finished rows are reset right after the step, so every row is a transition (what we build).
+    SAME_STEP: `next_obs` comes from `infos["final_obs"]`. NEXT_STEP: the row after an end is a reset, not
+    valid.
+
+    Action masks come from a method `action_masks()` of the environments or from `info["action_mask"]`, flat
+    bool [mask_length(action_space)]. At the end of an episode a mask without any legal action is replaced by
+    all-true; so is the unknown `next_mask` of an ended row in SAME_STEP mode where only the method gives
+    masks.
+
+    `obs` and `next_obs` of a step are one array where no episode ended; none is written again. float64
+    becomes float32, int64 becomes int32. Raises `EnvError` for what the environments raise or return wrongly.
+    """
+
+    backend = "gymnasium"
+
+    def __init__(
+        self,
+        envs: VectorEnv,
+        max_episode_steps: int | None = None,
+        seeds: Sequence[int] | None = None,
+        masks: str | None = None,
+    ):
+        """`seeds` serve the first reset; `masks` is 'method', 'info' or 'none' (None = look)."""
+        check_observation_space(envs.single_observation_space)
+        check_action_space(envs.single_action_space)
+        self.envs: Any = envs
+        self.num_envs, self.steps = envs.num_envs, 0
+        self.mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        self._masks_from = masks or find_masks(envs)
+        mask_size = None if self._masks_from == "none" else mask_length(envs.single_action_space)
+        limit = max_episode_steps or _time_limit(envs)
+        self.spec = Spec(envs.single_observation_space, envs.single_action_space, limit, mask_size)
+        self._to_env = action_map(envs.single_action_space)
+        self._seeds = seeds
+        self._ended, self._shape = np.zeros(self.num_envs, bool), (self.num_envs,)
+
+    def reset(self, seeds: Sequence[int] | None = None) -> tuple[Any, np.ndarray | None]:
+        """Start a new episode everywhere; return (obs [N, ...], mask [N, n] or None)."""
+        seeds, self._seeds = (self._seeds if seeds is None else seeds), None
+        if seeds is not None:
+            seeds = [int(seed) for seed in seeds]
+        obs, infos = self._guarded(self.envs.reset, seed=seeds)
+        self._ended = np.zeros(self.num_envs, bool)
+        mask = self._masks(infos, range(self.num_envs))
+        self._check_legal(mask)
+        return own(obs), mask
+
+    def step(self, action: np.ndarray) -> Step:
+        """Apply actions [N, ...] in policy coordinates."""
+        self.steps += 1
+        obs, reward, terminated, truncated, infos = self._guarded(self.envs.step, self._to_env(action))
+        self._check(reward, terminated, truncated)
+        obs, reward, valid = own(obs), reward.astype(np.float32), None
+        mask = self._masks(infos, range(self.num_envs))
+        if np.count_nonzero(self._ended):  # NEXT_STEP only; count_nonzero is ten times cheaper than any
+            valid = ~self._ended
+            reward = np.where(valid, reward, np.float32(0))
+            terminated, truncated = terminated & valid, truncated & valid
+        terminated, truncated = terminated.copy(), truncated & ~terminated
+        ended = terminated | truncated
+        next_obs, next_mask = obs, mask
+        if self.mode is AutoresetMode.NEXT_STEP:
+            self._ended = ended
+        elif np.count_nonzero(ended):
+            rows = np.flatnonzero(ended)
+            if self.mode is AutoresetMode.SAME_STEP:
+                next_obs, next_mask = _final_obs(obs, infos, rows), self._final_mask(mask, infos, rows)
+            else:
+                obs, infos = self._guarded(self.envs.reset, options={"reset_mask": ended})
+                obs, mask = own(obs), _with_rows(mask, rows, self._masks(infos, rows))
+        if mask is not None and next_mask is not None:
+            next_mask = _all_legal_if_none(next_mask, ended)
+            if self.mode is AutoresetMode.NEXT_STEP:
+                mask = next_mask
+            self._check_legal(mask)
+        return Step(obs, next_obs, reward, terminated, truncated, valid, mask, next_mask)
+
+    def close(self) -> None:
+        self.envs.close()
+
+    def _guarded(self, call: Callable, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return call(*args, **kwargs)
+        except EnvError:
+            raise
+        except Exception as error:
+            what = _dead_workers(self.envs) or f"{type(error).__name__}: {error}"
+            raise EnvError(f"the vector environment failed at step {self.steps}: {what}") from error
+
+    def _check(self, reward: Any, terminated: Any, truncated: Any) -> None:
+        for name, value in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
+            if value.__class__ is not np.ndarray or value.shape != self._shape:
+                shape = np.shape(value)
+                raise EnvError(
+                    f"step {self.steps}: {name} has shape {shape}; it must be an array {self._shape}."
+                )
+        if terminated.dtype != bool or truncated.dtype != bool:
+            dtypes = f"{terminated.dtype} and {truncated.dtype}"
+            raise EnvError(f"step {self.steps}: terminated and truncated hold {dtypes}; both must be bool.")
+
+    def _masks(self, infos: dict[str, Any], rows: Any) -> np.ndarray | None:
+        """Masks [len(rows), n] of these rows, from the method or from infos."""
+        size = self.spec.mask_size
+        if size is None:
+            return None
+        if self._masks_from == "method":
+            found = self._guarded(self.envs.call, "action_masks")
+        elif "action_mask" in infos:
+            found = infos["action_mask"]
+        else:
+            raise EnvError(f"environment {rows[0]} at step {self.steps}: info has no 'action_mask'.")
+        masks = np.empty((len(rows), size), bool)
+        for k, i in enumerate(rows):
+            mask = np.asarray(found[i])
+            if mask.shape != (size,):
+                raise EnvError(
+                    f"environment {i} at step {self.steps}: the action mask has shape {mask.shape}; "
+                    f"the action space {self.spec.action_space} needs ({size},)."
+                )
+            masks[k] = mask.astype(bool)
+        return masks
+
+    def _final_mask(
+        self, mask: np.ndarray | None, infos: dict[str, Any], rows: np.ndarray
+    ) -> np.ndarray | None:
+        if mask is None:
+            return None
+        final = infos.get("final_info", {})
+        known = self._masks_from == "info" and "action_mask" in final
+        return _with_rows(mask, rows, self._masks(final, rows) if known else True)
+
+    def _check_legal(self, mask: np.ndarray | None) -> None:
+        if mask is not None and not mask.any(axis=-1).all():
+            i = int(np.flatnonzero(~mask.any(axis=-1))[0])
+            raise EnvError(f"environment {i} at step {self.steps}: the action mask allows no action.")
+
+
+def quiet_make(env_id: str, **kwargs: Any) -> gym.Env:
+    """`gym.make` without the environment checker.
+
+    Box2D's SWIG types warn while they are imported; where warnings are errors that is a segmentation fault.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "builtin type (Swig|swig)", DeprecationWarning)
+        return gym.make(env_id, disable_env_checker=True, **kwargs)
+
+
+def own(obs: Any) -> Any:
+    """A copy of an observation tree in the dtypes JAX holds: float32 for floats, int32 for wide integers."""
+    if isinstance(obs, dict):
+        return {key: own(part) for key, part in obs.items()}
+    if isinstance(obs, tuple):
+        return tuple(own(part) for part in obs)
+    dtype = obs.dtype
+    if dtype.kind == "f":
+        return obs.astype(np.float32)
+    return obs.astype(np.int32 if dtype.kind in "iu" and dtype.itemsize == 8 else dtype)
+
+
+def action_map(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:
+    """`to_env_action` for batches of this space, with its constants computed once."""
+    if not isinstance(space, spaces.Box):
+        return lambda action: to_env_action(space, np.asarray(action)).astype(space.dtype, copy=False)
+    _, centre, half = _box_map(space)
+    low, high = space.low, space.high
+    return lambda action: (action * half + centre).clip(low, high).astype(space.dtype, copy=False)
+
+
+def find_masks(envs: VectorEnv) -> str:
+    """Where masks come from: 'method', 'info' or 'none'. Resets the first environment (all where it cannot).
+
+    The method is looked for in SyncVectorEnv only: asking a worker for a method it lacks kills it.
+    """
+    if isinstance(envs.single_action_space, spaces.Box):
+        return "none"
+    if not isinstance(envs.unwrapped, SyncVectorEnv):
+        return "info" if "action_mask" in envs.reset()[1] else "none"
+    return find_masks_of(envs.unwrapped.envs[0])
+
+
+def find_masks_of(env: gym.Env) -> str:
+    """The same for one environment, which is reset."""
+    if isinstance(env.action_space, spaces.Box):
+        return "none"
+    if env.has_wrapper_attr("action_masks"):
+        return "method"
+    return "info" if "action_mask" in env.reset()[1] else "none"
+
+
+def _time_limit(envs: VectorEnv) -> int | None:
+    spec = envs.spec
+    if spec is None and isinstance(envs.unwrapped, SyncVectorEnv):
+        spec = envs.unwrapped.envs[0].spec
+    return None if spec is None else spec.max_episode_steps
+
+
+def _final_obs(obs: Any, infos: dict[str, Any], rows: np.ndarray) -> Any:
+    if "final_obs" not in infos:
+        raise EnvError("an episode ended in SAME_STEP mode, but infos has no 'final_obs'.")
+    final = infos["final_obs"]
+
+    def fill(tree, path):
+        if isinstance(tree, dict):
+            return {key: fill(part, (*path, key)) for key, part in tree.items()}
+        if isinstance(tree, tuple):
+            return tuple(fill(part, (*path, i)) for i, part in enumerate(tree))
+        tree = tree.copy()
+        for i in rows:
+            leaf = final[i]
+            for key in path:
+                leaf = leaf[key]
+            tree[i] = leaf
+        return tree
+
+    return fill(obs, ())
+
+
+def _with_rows(mask: np.ndarray | None, rows: np.ndarray, values: Any) -> np.ndarray | None:
+    if mask is None:
+        return None
+    mask = mask.copy()
+    mask[rows] = values
+    return mask
+
+
+def _all_legal_if_none(mask: np.ndarray, ended: np.ndarray) -> np.ndarray:
+    return mask | (ended & ~mask.any(axis=-1))[:, None]
+
+
+def _dead_workers(envs: VectorEnv) -> str:
+    dead = [(i, p.exitcode) for i, p in enumerate(getattr(envs, "processes", ())) if not p.is_alive()]
+    return ", ".join(f"the worker of environment {i} died with exit code {code}" for i, code in dead)

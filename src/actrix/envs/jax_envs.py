@@ -1,0 +1,392 @@
+"""JAX environments: Gymnasium's classic control re-derived, gymnax behind our contract, batched stepping.
+
+`vector_reset` and `vector_step` are the only places where a batch of JAX environments is stepped; the
+compiled loop and `HostJax` both call them, so both modes see the same transitions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces as gym_spaces
+
+from actrix.core.spaces import check_action_space, check_observation_space, to_env_action
+from actrix.core.types import Spec
+from actrix.envs.base import JaxEnv, Step, step_keys
+
+# ----------------------------------------------------------------------------------------------- batches
+
+
+def vector_reset(env: JaxEnv, keys: jax.Array) -> tuple[Any, Any, jax.Array | None]:
+    """Start N episodes, keys [N, 2] from `step_keys`; return (state, obs [N, ...], mask [N, n] or None)."""
+    state, obs = jax.vmap(env.reset)(keys[:, 1])
+    state, obs = jax.tree.map(_strong, (state, obs))
+    return state, obs, _masks(env, state)
+
+
+def vector_step(env: JaxEnv, state: Any, action: jax.Array, keys: jax.Array) -> tuple[Any, Step]:
+    """Step N environments and start a new episode in the rows that ended.
+
+    `action` [N, ...] is in policy coordinates; `keys` [N, 2] = `step_keys(key, number, N)`. The returned
+    state and `Step.obs` are those after the resets, `Step.next_obs` is the true successor.
+    """
+    action_space = env.spec.action_space
+
+    def one(key, row, row_action):
+        return env.step(key, row, to_env_action(action_space, row_action))
+
+    after, next_obs, reward, terminated, truncated = jax.vmap(one)(keys[:, 0], state, action)
+    fresh, first_obs = jax.vmap(env.reset)(keys[:, 1])
+    truncated = truncated & ~terminated
+    done = terminated | truncated
+
+    def where_done(new, old):
+        # The types of a reset are the types of the loop's carry: gymnax mixes ints, bools and weak types.
+        rows = done.reshape(done.shape + (1,) * (new.ndim - 1))
+        return jnp.where(rows, _strong(new), old.astype(new.dtype))
+
+    next_mask = _masks(env, after)
+    state = jax.tree.map(where_done, fresh, after)
+    obs = jax.tree.map(where_done, first_obs, next_obs)
+    mask = _masks(env, state)
+    if next_mask is not None:
+        # No action is taken after the end, so an all-false mask is allowed there; a softmax of it is not.
+        next_mask = next_mask | (done & ~next_mask.any(axis=-1))[:, None]
+    next_obs = jax.tree.map(lambda n, o: n.astype(o.dtype), next_obs, obs)
+    reward = reward.astype(jnp.float32)
+    return state, Step(obs, next_obs, reward, terminated, truncated, None, mask, next_mask)
+
+
+def _strong(x: jax.Array) -> jax.Array:
+    return jax.lax.convert_element_type(x, x.dtype)
+
+
+def _masks(env: JaxEnv, state: Any) -> Any:
+    return None if env.spec.mask_size is None else jax.vmap(env.mask)(state)
+
+
+class HostJax:
+    """A JAX environment behind the host contract (`HostEnv`): numpy in, numpy out.
+
+    Uses the same key numbers as the compiled loop: the first reset takes number 0, each step the next, a
+    later reset of all environments one more. The arrays it returns are read-only views.
+    """
+
+    backend = "jax"
+
+    def __init__(self, env: JaxEnv, num_envs: int, key: jax.Array | int = 0):
+        self.env, self.spec, self.num_envs = env, env.spec, num_envs
+        self.key = jax.random.key(key) if isinstance(key, int | np.integer) else key
+        self.number = 0
+        self.state: Any = None
+        self._reset = jax.jit(lambda key, g: vector_reset(env, step_keys(key, g, num_envs)))
+        self._step = jax.jit(
+            lambda key, g, state, action: vector_step(env, state, action, step_keys(key, g, num_envs))
+        )
+
+    def reset(self, seeds: Sequence[int] | None = None) -> tuple[Any, np.ndarray | None]:
+        """Start all episodes; `seeds` together give a new key and start the numbers at 0 again."""
+        if seeds is not None:
+            self.key = jax.random.key(
+                int(np.random.SeedSequence([int(s) for s in seeds]).generate_state(1)[0])
+            )
+            self.number = 0
+        self.state, obs, mask = self._reset(self.key, self._next())
+        return jax.tree.map(np.asarray, (obs, mask))
+
+    def step(self, action: np.ndarray) -> Step:
+        """Apply actions [N, ...] in policy coordinates."""
+        if self.state is None:
+            raise RuntimeError("HostJax.step was called before reset.")
+        self.state, step = self._step(self.key, self._next(), self.state, action)
+        return jax.tree.map(np.asarray, step)
+
+    def close(self) -> None:
+        self.state = None
+
+    def _next(self) -> np.uint32:
+        self.number += 1
+        return np.uint32(self.number - 1)
+
+
+class TimedState(NamedTuple):
+    """An environment's own state and the number of steps taken in this episode."""
+
+    inner: Any
+    t: jax.Array
+
+
+# --------------------------------------------------------------------------------------- classic control
+
+
+class Dynamics(NamedTuple):
+    """A task: x_0 ~ U(low, high), step(x, a) -> (x', reward, terminated), observe(x) -> obs."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    step: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
+    observe: Callable[[jax.Array], jax.Array]
+
+
+def _wrap_angle(x: jax.Array) -> jax.Array:
+    return (x + jnp.pi) % (2 * jnp.pi) - jnp.pi
+
+
+def _cartpole(s, action):
+    x, x_dot, theta, theta_dot = s
+    force = jnp.where(action == 1, 10.0, -10.0)
+    cos, sin = jnp.cos(theta), jnp.sin(theta)
+    temp = (force + 0.05 * theta_dot**2 * sin) / 1.1
+    theta_acc = (9.8 * sin - cos * temp) / (0.5 * (4.0 / 3.0 - 0.1 * cos**2 / 1.1))
+    x_acc = temp - 0.05 * theta_acc * cos / 1.1
+    x, x_dot = x + 0.02 * x_dot, x_dot + 0.02 * x_acc
+    theta, theta_dot = theta + 0.02 * theta_dot, theta_dot + 0.02 * theta_acc
+    terminated = (jnp.abs(x) > 2.4) | (jnp.abs(theta) > 12 * 2 * np.pi / 360)
+    return jnp.stack([x, x_dot, theta, theta_dot]), jnp.ones(()), terminated
+
+
+def _pendulum(s, action):
+    theta, speed = s
+    u = jnp.clip(action[0], -2.0, 2.0)
+    cost = _wrap_angle(theta) ** 2 + 0.1 * speed**2 + 0.001 * u**2
+    speed = jnp.clip(speed + (15.0 * jnp.sin(theta) + 3.0 * u) * 0.05, -8.0, 8.0)
+    # Gymnasium lets the angle grow; wrapped, float32 stays exact over long episodes, observations the same.
+    theta = _wrap_angle(theta + speed * 0.05)
+    return jnp.stack([theta, speed]), -cost, jnp.zeros((), bool)
+
+
+def _mountain_car(s, action):
+    return _car(s, (action - 1).astype(jnp.float32) * 0.001, 0.5, lambda done: -jnp.ones(()))
+
+
+def _mountain_car_continuous(s, action):
+    force = jnp.clip(action[0], -1.0, 1.0) * 0.0015
+    return _car(s, force, 0.45, lambda done: jnp.where(done, 100.0, 0.0) - 0.1 * action[0] ** 2)
+
+
+def _car(s, push, goal, reward):
+    position, speed = s
+    speed = jnp.clip(speed + push - 0.0025 * jnp.cos(3 * position), -0.07, 0.07)
+    position = jnp.clip(position + speed, -1.2, 0.6)
+    speed = jnp.where((position <= -1.2) & (speed < 0), 0.0, speed)
+    terminated = (position >= goal) & (speed >= 0)
+    return jnp.stack([position, speed]), reward(terminated), terminated
+
+
+def _acrobot(s, action):
+    torque = (action - 1).astype(jnp.float32)
+    # One Runge-Kutta step of 0.2 s, as Gymnasium's.
+    k1 = _acrobot_slope(s, torque)
+    k2 = _acrobot_slope(s + 0.1 * k1, torque)
+    k3 = _acrobot_slope(s + 0.1 * k2, torque)
+    k4 = _acrobot_slope(s + 0.2 * k3, torque)
+    s = s + 0.2 / 6.0 * (k1 + 2 * k2 + 2 * k3 + k4)
+    speeds = [jnp.clip(s[2], -4 * np.pi, 4 * np.pi), jnp.clip(s[3], -9 * np.pi, 9 * np.pi)]
+    s = jnp.stack([_wrap_angle(s[0]), _wrap_angle(s[1]), *speeds])
+    terminated = -jnp.cos(s[0]) - jnp.cos(s[1] + s[0]) > 1.0
+    return s, jnp.where(terminated, 0.0, -1.0), terminated
+
+
+def _acrobot_slope(s, torque):
+    # Sutton and Barto's equations with masses, lengths and moments of inertia 1 and centres of mass at 0.5.
+    theta1, theta2, speed1, speed2 = s
+    cos2, sin2 = jnp.cos(theta2), jnp.sin(theta2)
+    d1 = 0.25 + (1.25 + cos2) + 2.0
+    d2 = (0.25 + 0.5 * cos2) + 1.0
+    phi2 = 4.9 * jnp.sin(theta1 + theta2)
+    phi1 = -0.5 * speed2**2 * sin2 - speed2 * speed1 * sin2 + 14.7 * jnp.sin(theta1) + phi2
+    acc2 = (torque + d2 / d1 * phi1 - 0.5 * speed1**2 * sin2 - phi2) / (1.25 - d2**2 / d1)
+    return jnp.stack([speed1, speed2, -(d2 * acc2 + phi1) / d1, acc2])
+
+
+def _acrobot_observe(s):
+    return jnp.stack([jnp.cos(s[0]), jnp.sin(s[0]), jnp.cos(s[1]), jnp.sin(s[1]), s[2], s[3]])
+
+
+def _identity(s):
+    return s
+
+
+CLASSIC: dict[str, Dynamics] = {
+    "CartPole-v1": Dynamics((-0.05,) * 4, (0.05,) * 4, _cartpole, _identity),
+    "Pendulum-v1": Dynamics(
+        (-np.pi, -1.0), (np.pi, 1.0), _pendulum, lambda s: jnp.stack([jnp.cos(s[0]), jnp.sin(s[0]), s[1]])
+    ),
+    "Acrobot-v1": Dynamics((-0.1,) * 4, (0.1,) * 4, _acrobot, _acrobot_observe),
+    "MountainCar-v0": Dynamics((-0.6, 0.0), (-0.4, 0.0), _mountain_car, _identity),
+    "MountainCarContinuous-v0": Dynamics((-0.6, 0.0), (-0.4, 0.0), _mountain_car_continuous, _identity),
+}
+"""Gymnasium's equations in float32. gymnax's own versions differ (Pendulum's action shape, CartPole's reward
+after the end, MountainCarContinuous at the walls), so they are not used for these ids."""
+
+JAX_TWINS = frozenset(CLASSIC)
+"""Ids whose JAX step equals Gymnasium's from the same state (tested): train in one, act in the other."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassicEnv:
+    """A classic control task with Gymnasium's dynamics, starts, spaces and time limit (a `JaxEnv`)."""
+
+    env_id: str
+    max_episode_steps: int | None = None
+    """None = Gymnasium's limit."""
+
+    def __post_init__(self):
+        if self.env_id not in CLASSIC:
+            raise ValueError(f"{self.env_id!r} is not one of {', '.join(sorted(CLASSIC))}.")
+
+    @functools.cached_property
+    def spec(self) -> Spec:
+        env = gym.make(self.env_id, disable_env_checker=True)
+        limit = self.max_episode_steps or gym.spec(self.env_id).max_episode_steps
+        spec = Spec(env.observation_space, env.action_space, limit)
+        env.close()
+        return spec
+
+    def reset(self, key: jax.Array) -> tuple[TimedState, jax.Array]:
+        """Return (state, obs) of a new episode."""
+        task = CLASSIC[self.env_id]
+        low, high = (np.asarray(bound, np.float32) for bound in (task.low, task.high))
+        x = jax.random.uniform(key, low.shape, minval=low, maxval=high)
+        return TimedState(x, jnp.zeros((), jnp.int32)), task.observe(x)
+
+    def step(self, key: jax.Array, state: TimedState, action: jax.Array):
+        """Return (state, obs, reward, terminated, truncated)."""
+        task = CLASSIC[self.env_id]
+        x, reward, terminated = task.step(state.inner, action)
+        t = state.t + 1
+        truncated = (t >= (self.spec.max_episode_steps or 2**30)) & ~terminated
+        return TimedState(x, t), task.observe(x), reward, terminated, truncated
+
+    def mask(self, state: TimedState) -> None:
+        return None
+
+
+# ------------------------------------------------------------------------------------------------ gymnax
+
+BROKEN_IN_GYMNAX = frozenset({"SimpleBandit-bsuite", "BernoulliBandit-misc", "MNISTBandit-bsuite"})
+"""Registered by gymnax 0.0.9, but their step or reset raises (the last one downloads a dead link)."""
+
+
+@contextlib.contextmanager
+def _gymnax_rules() -> Iterator[None]:
+    # gymnax relies on implicit promotion and scatters with mixed types, which warn while they are traced.
+    with warnings.catch_warnings(), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@dataclasses.dataclass(frozen=True)
+class GymnaxEnv:
+    """A gymnax environment with its `done` split into termination and an exact time limit (a `JaxEnv`).
+
+    `params` are (name, value) pairs that replace gymnax's default parameters. For the ids in `JAX_TWINS` use
+    `ClassicEnv`: gymnax's versions of them differ from Gymnasium's.
+    """
+
+    env_id: str
+    max_episode_steps: int | None = None
+    """None = gymnax's limit."""
+    params: tuple[tuple[str, Any], ...] = ()
+
+    @functools.cached_property
+    def _made(self) -> tuple[Any, Any, int]:
+        import gymnax
+
+        if self.env_id not in gymnax_ids():
+            raise ValueError(
+                f"gymnax has no usable environment {self.env_id!r}; it has {', '.join(gymnax_ids())}."
+            )
+        # gymnax builds arrays in constructors; under a jit trace they would leak as tracers.
+        with jax.ensure_compile_time_eval(), _gymnax_rules():
+            env, params = gymnax.make(self.env_id)
+            params = params.replace(**dict(self.params))
+        limit = self.max_episode_steps or int(params.max_steps_in_episode)
+        # gymnax folds its time limit into `done`: put it just out of reach and count here. (Not at infinity:
+        # DiscountingChain observes time / limit.)
+        return env, params.replace(max_steps_in_episode=limit + 1), limit
+
+    @functools.cached_property
+    def spec(self) -> Spec:
+        env, params, limit = self._made
+        with jax.ensure_compile_time_eval(), _gymnax_rules():
+            observation_space = _gym_space(env.observation_space(params))
+            action_space = _gym_space(env.action_space(params))
+        check_observation_space(observation_space)
+        check_action_space(action_space)
+        return Spec(observation_space, action_space, limit)
+
+    def reset(self, key: jax.Array) -> tuple[TimedState, jax.Array]:
+        """Return (state, obs) of a new episode."""
+        env, params, _ = self._made
+        with _gymnax_rules():
+            obs, inner = env.reset_env(key, params)
+        inner = jax.tree.map(jnp.asarray, inner)
+        return TimedState(inner, jnp.zeros((), jnp.int32)), self._cast(obs)
+
+    def step(self, key: jax.Array, state: TimedState, action: jax.Array):
+        """Return (state, obs, reward, terminated, truncated)."""
+        env, params, limit = self._made
+        with _gymnax_rules():
+            obs, inner, reward, done, _ = env.step_env(key, state.inner, action, params)
+        terminated = jnp.asarray(done, bool)
+        t = state.t + 1
+        truncated = (t >= limit) & ~terminated
+        return TimedState(inner, t), self._cast(obs), jnp.asarray(reward, jnp.float32), terminated, truncated
+
+    def mask(self, state: TimedState) -> None:
+        return None
+
+    def _cast(self, obs: jax.Array) -> jax.Array:
+        space = self.spec.observation_space
+        return jnp.asarray(obs, jnp.int32 if isinstance(space, gym_spaces.Discrete) else jnp.float32)
+
+
+def _gym_space(space: Any) -> gym.Space:
+    if hasattr(space, "n"):
+        return gym_spaces.Discrete(int(space.n))
+    if hasattr(space, "low"):
+        low, high = (np.broadcast_to(np.asarray(b, np.float32), space.shape) for b in (space.low, space.high))
+        return gym_spaces.Box(low, high, dtype=np.float32)
+    return space
+
+
+def jax_env(env_id: str, max_episode_steps: int | None = None, **params: Any) -> JaxEnv:
+    """The JAX environment of that name: `ClassicEnv` for Gymnasium's classic control, else gymnax's.
+
+    Raises ValueError for an unknown id, ImportError where gymnax is needed and not installed.
+    """
+    if env_id in CLASSIC:
+        if params:
+            raise ValueError(f"{env_id} takes no parameters besides max_episode_steps, got {sorted(params)}.")
+        return ClassicEnv(env_id, max_episode_steps)
+    env = GymnaxEnv(env_id, max_episode_steps, tuple(sorted(params.items())))
+    try:
+        _ = env.spec
+    except ImportError as error:
+        raise ImportError(f'{env_id!r} needs gymnax: pip install "actrix[jax-envs]".') from error
+    return env
+
+
+def has_jax_env(env_id: str) -> bool:
+    """Whether `jax_env(env_id)` would succeed (False where gymnax is not installed)."""
+    return env_id in CLASSIC or env_id in gymnax_ids()
+
+
+@functools.cache
+def gymnax_ids() -> tuple[str, ...]:
+    """The ids gymnax registers; empty where it is not installed."""
+    try:
+        import gymnax
+    except ImportError:
+        return ()
+    return tuple(id for id in gymnax.registered_envs if id not in BROKEN_IN_GYMNAX)

@@ -1,0 +1,171 @@
+"""Build environments from a name, a class, or what the user already has."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from actrix.core.spaces import check_action_space, check_observation_space
+from actrix.envs.base import HostEnv, JaxEnv
+from actrix.envs.envpool import EnvPoolEnvs, has_envpool
+from actrix.envs.guard import EnvError, Guard, env_seeds
+from actrix.envs.gymnasium import GymnasiumEnvs, find_masks_of, quiet_make
+from actrix.envs.jax_envs import HostJax, gymnax_ids, has_jax_env, jax_env
+
+BACKENDS = ("auto", "gymnasium", "envpool", "jax")
+
+
+class UnknownEnvError(ValueError):
+    """No environment of that name is registered; the message has the nearest names."""
+
+
+def make_vec_env(
+    env_id: str | Callable[..., gym.Env],
+    n_envs: int = 1,
+    seed: int | None = None,
+    wrapper_class: Callable[[gym.Env], gym.Env] | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    wrapper_kwargs: dict[str, Any] | None = None,
+    vec_env_cls: type[VectorEnv] | None = None,
+    backend: str = "auto",
+) -> HostEnv:
+    """`n_envs` environments stepped together; Stable-Baselines3's parameter names.
+
+    `env_id` is an id or a class or function that returns a `gym.Env`. Backend 'auto' takes EnvPool where it
+    has the id and nothing but `n_envs` and `seed` is asked for, else Gymnasium. `vec_env_cls` is
+    `SyncVectorEnv` (default) or `AsyncVectorEnv` (one process each; scripts then need `if __name__ ==
+    "__main__":`). `seed` serves the first reset: environments get spawned seeds, never seed + i.
+
+    Raises UnknownEnvError, ImportError (a missing extra), UnsupportedSpaceError, EnvError (the environment's
+    own constructor raised), ValueError (bad `n_envs`, `backend`, `seed`).
+    """
+    if int(n_envs) != n_envs or n_envs < 1:
+        raise ValueError(f"n_envs must be a positive integer, got {n_envs}.")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    seeds = env_seeds(seed, n_envs)
+    name = env_id if isinstance(env_id, str) else ""
+    plain = name and not (wrapper_class or env_kwargs or vec_env_cls)
+    if backend == "envpool" and not plain:
+        raise ValueError("backend='envpool' takes an id only: no class, wrapper, env_kwargs or vec_env_cls.")
+    if plain and backend in ("auto", "envpool") and has_envpool(name):
+        return EnvPoolEnvs(name, n_envs, seed)
+    if backend == "envpool":
+        raise UnknownEnvError(f"EnvPool is not installed or has no environment like Gymnasium's {env_id!r}.")
+    if backend == "jax":
+        if not name or wrapper_class or vec_env_cls:
+            raise ValueError("backend='jax' takes an id only: no class, wrapper_class or vec_env_cls.")
+        return HostJax(make_jax_env(name, **(env_kwargs or {})), n_envs, seeds[0])
+    build = functools.partial(single_env, env_id, env_kwargs, wrapper_class, wrapper_kwargs)
+    return _vectorise(build, n_envs, seeds, vec_env_cls or SyncVectorEnv)
+
+
+def make_jax_env(env_id: str, **params: Any) -> JaxEnv:
+    """`jax_env` with `UnknownEnvError` and the nearest names for an unknown id."""
+    if not has_jax_env(env_id) and gymnax_ids():
+        raise UnknownEnvError(f"no JAX environment is named {env_id!r}{_nearest(env_id)}.")
+    return jax_env(env_id, **params)
+
+
+def single_env(
+    env_id: str | Callable[..., gym.Env],
+    env_kwargs: dict[str, Any] | None = None,
+    wrapper_class: Callable[[gym.Env], gym.Env] | None = None,
+    wrapper_kwargs: dict[str, Any] | None = None,
+    render_mode: str | None = None,
+) -> gym.Env:
+    """One Gymnasium environment, as `make_vec_env` builds it: for evaluation, video, watching."""
+    kwargs = dict(env_kwargs or {})
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
+    env = _make(env_id, kwargs) if isinstance(env_id, str) else env_id(**kwargs)
+    if not isinstance(env, gym.Env):
+        raise TypeError(f"{env_id} gave a {type(env).__name__}, which is not a gymnasium.Env.")
+    return wrapper_class(env, **(wrapper_kwargs or {})) if wrapper_class else env
+
+
+def as_host_env(env: Any, n_envs: int = 1, seed: int | None = None) -> HostEnv:
+    """Any environment as a `HostEnv`.
+
+    Takes a HostEnv (returned as it is), a gym.Env (becomes a batch of one), a gym.vector.VectorEnv in any
+    autoreset mode, a JaxEnv (`n_envs` copies), an id or a class (see `make_vec_env`).
+    """
+    if isinstance(env, VectorEnv):
+        return GymnasiumEnvs(env, seeds=None if seed is None else env_seeds(seed, env.num_envs))
+    if isinstance(env, gym.Env):
+        if n_envs != 1:
+            raise ValueError(
+                f"one environment object cannot be {n_envs}: pass its id or class to make_vec_env."
+            )
+        return _vectorise(lambda: env, 1, None if seed is None else env_seeds(seed, 1), SyncVectorEnv)
+    if isinstance(env, str | type) or (callable(env) and not isinstance(env, HostEnv | JaxEnv)):
+        return make_vec_env(env, n_envs, seed)
+    if isinstance(env, HostEnv):
+        return env
+    if isinstance(env, JaxEnv):
+        return HostJax(env, n_envs, env_seeds(seed, 1)[0])
+    raise TypeError(
+        f"cannot use a {type(env).__name__} as an environment: give an id, a gymnasium.Env or its class, "
+        "a gymnasium vector environment, a JaxEnv, or what make_vec_env returns."
+    )
+
+
+def _vectorise(
+    build: Callable[[], gym.Env], n_envs: int, seeds: list[int] | None, vec_env_cls
+) -> GymnasiumEnvs:
+    def guarded(index: int) -> gym.Env:
+        try:
+            return Guard(build(), index)
+        except (EnvError, UnknownEnvError, ImportError):
+            raise
+        except Exception as error:
+            raise EnvError(
+                f"environment {index}: its constructor raised {type(error).__name__}: {error}"
+            ) from error
+
+    # The first one shows, before any worker starts, whether its spaces are supported and where masks are.
+    first = guarded(0)
+    check_observation_space(first.observation_space)
+    check_action_space(first.action_space)
+    masks, limit = find_masks_of(first), first.spec.max_episode_steps if first.spec else None
+    makers: list[Callable[[], gym.Env]] = [functools.partial(guarded, i) for i in range(n_envs)]
+    if issubclass(vec_env_cls, AsyncVectorEnv):
+        first.close()
+        # Forking a process in which JAX runs can deadlock.
+        envs = vec_env_cls(makers, context="forkserver", autoreset_mode=AutoresetMode.DISABLED)
+    else:
+        makers[0] = lambda: first
+        envs = vec_env_cls(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
+    return GymnasiumEnvs(envs, limit, seeds, masks)
+
+
+def _make(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
+    if env_id.startswith("ALE/"):
+        _register_atari()
+    try:
+        return quiet_make(env_id, **kwargs)
+    except gym.error.DependencyNotInstalled as error:
+        raise ImportError(
+            f'{env_id} needs an optional package: pip install "actrix[envs]" ({error})'
+        ) from error
+    except gym.error.UnregisteredEnv as error:
+        raise UnknownEnvError(f"no environment is named {env_id!r}{_nearest(env_id)}.") from error
+
+
+def _register_atari() -> None:
+    try:
+        import ale_py
+    except ImportError as error:
+        raise ImportError("ALE/* environments need ale-py: pip install ale-py") from error
+    gym.register_envs(ale_py)
+
+
+def _nearest(env_id: str) -> str:
+    names = {name.lower(): name for name in (*gym.registry, *gymnax_ids())}
+    close = difflib.get_close_matches(env_id.lower(), names, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(names[name] for name in close)}?" if close else ""

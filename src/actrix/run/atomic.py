@@ -1,0 +1,82 @@
+"""Files that are either the old version or the new one, never a part: write beside, flush to disk, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed to disk and renamed to `path`.
+
+    For writers that want a file name (a video encoder, a figure). The temporary name keeps `path`'s suffix
+    and starts with a dot. Missing folders are made. If the block raises, the temporary file is removed,
+    `path` is as it was and the error passes on.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}{path.suffix}")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Write `data` to `path`, whole and on disk when this returns; on `OSError` (disk full) `path` is as
+    before."""
+    with replacing(path) as temporary, open(temporary, "xb") as file:
+        file.write(data)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """`write_bytes` of `text` in UTF-8, line ends as given."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write `value` as indented JSON; NumPy scalars, arrays and paths are turned into numbers, lists and
+    strings.
+
+    Raises `ValueError` for NaN and infinity (not JSON) and `TypeError` for anything else JSON has no word
+    for, both before a file is touched.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Force the contents of the file `path` to disk."""
+    # Windows flushes only through a handle opened for writing.
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: str | os.PathLike) -> None:
+    """Force a folder's entries (a rename) to disk; does nothing on Windows, which cannot."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"cannot write {type(value).__name__} as JSON: {value!r:.80}")

@@ -1,0 +1,238 @@
+"""The compiled loop: environment, acting and learning in one XLA program, run in segments."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from actrix.core.networks import zero_where
+from actrix.core.types import Chunk, Key, PyTree, record
+from actrix.envs.base import JaxEnv, step_keys
+from actrix.envs.jax_envs import vector_reset, vector_step
+from actrix.run.runner import WARM_UP, Report, finished_episodes, iteration_keys, run_keys, warm_up_rows
+
+SEGMENT_ROWS = 1 << 20
+"""Largest number of rows in a segment, so that the record of finished episodes stays small."""
+
+
+@record
+class EnvCarry:
+    """Everything of N environments that passes from one chunk to the next."""
+
+    state: PyTree
+    obs: PyTree
+    mask: jax.Array | None
+    carry: PyTree
+    first: jax.Array
+    number: jax.Array
+    """Counts resets and steps for `step_keys`."""
+    ep_return: jax.Array
+    ep_length: jax.Array
+
+
+@record
+class Episodes:
+    """Which rows of a chunk `[T, N]` ended an episode, and that episode's return and length."""
+
+    done: jax.Array
+    ep_return: jax.Array
+    ep_length: jax.Array
+
+
+@record
+class TrainState:
+    """One seed's whole training state."""
+
+    learner: PyTree
+    env: EnvCarry
+    env_key: Key
+    iteration_key: Key
+    iteration: jax.Array
+
+
+def reset(env: JaxEnv, num_envs: int, key: Key, number: jax.Array, net: Any) -> EnvCarry:
+    """Start a new episode in every environment."""
+    state, obs, mask = vector_reset(env, step_keys(key, number, num_envs))
+    return EnvCarry(
+        state, obs, mask, net.initial_carry((num_envs,)), jnp.ones(num_envs, bool), number + 1,
+        jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32),
+    )  # fmt: skip
+
+
+def collect(
+    algorithm: Any, acting: Any, env: JaxEnv, carry: EnvCarry, env_key: Key, noise_key: Key, rows: int
+) -> tuple[EnvCarry, Chunk, Episodes]:
+    """Fill one chunk of `rows` steps, or of one whole episode per environment, with the behaviour policy."""
+    num_envs, whole = carry.first.shape[0], algorithm.whole_episodes
+    if whole:
+        carry = reset(env, num_envs, env_key, carry.number, acting.net)
+    # All randomness is drawn before the scan: one large draw costs a fraction of many small ones.
+    noise = algorithm.noise(acting, noise_key, rows, num_envs)
+    numbers = carry.number + jnp.arange(rows, dtype=jnp.uint32)
+    keys = jax.vmap(lambda number: step_keys(env_key, number, num_envs))(numbers)
+
+    def step(state: tuple[EnvCarry, jax.Array], draw: tuple) -> tuple[tuple[EnvCarry, jax.Array], tuple]:
+        (now, alive), (xi, key) = state, draw
+        memory = zero_where(now.first, now.carry)
+        action, log_prob, dist, memory = algorithm.act(acting, memory, now.obs, now.mask, xi)
+        env_state, out = vector_step(env, now.state, action, key)
+        done = out.terminated | out.truncated
+        ep_return, ep_length = now.ep_return + out.reward, now.ep_length + 1
+        row = Chunk(
+            obs=now.obs, action=action, reward=out.reward, next_obs=out.next_obs, terminated=out.terminated,
+            truncated=out.truncated, valid=alive if whole else None, log_prob=log_prob, dist=dist,
+            mask=now.mask, next_mask=out.next_mask, first=now.first,
+        )  # fmt: skip
+        after = EnvCarry(
+            env_state, out.obs, out.mask, memory, done, now.number + 1,
+            jnp.where(done, 0.0, ep_return), jnp.where(done, 0, ep_length),
+        )  # fmt: skip
+        alive_after = alive & ~done if whole else alive
+        return (after, alive_after), (row, Episodes(done & alive, ep_return, ep_length))
+
+    state = (carry, jnp.ones(num_envs, bool))
+    (after, alive), (chunk, episodes) = jax.lax.scan(step, state, (noise, keys))
+    if whole:  # an episode longer than the chunk counts as truncated
+        cut = chunk.truncated.at[-1].set(chunk.truncated[-1] | (alive & ~chunk.terminated[-1]))
+        chunk = dataclasses.replace(chunk, truncated=cut)
+    return after, dataclasses.replace(chunk, carry0=carry.carry), episodes
+
+
+class CompiledRunner:
+    """Trains one or several seeds in segments of a whole number of iterations.
+
+    Several seeds are sharded over the host's devices and run one after another on each (`lax.map`): on a CPU
+    `vmap` gains nothing for compute-bound updates, and may deadlock.
+    """
+
+    backend = "jax"
+
+    def __init__(self, algorithm: Any, env: JaxEnv, num_envs: int, seeds: Sequence[int], reference: Any = None):
+        self.algorithm, self.env, self.num_envs, self.seeds = algorithm, env, num_envs, tuple(seeds)
+        self.spec = env.spec
+        self.rows = algorithm.rows(env.spec)
+        self.capacity = max(1, SEGMENT_ROWS // (self.rows * num_envs))
+        self.warm_up = warm_up_rows(algorithm, self.rows, num_envs)
+        states = [self._initial(seed, reference) for seed in self.seeds]
+        self.state = jax.tree.map(lambda *x: jnp.stack(x), *states)
+        self._segment = None
+
+    def _initial(self, seed: int, reference: Any) -> TrainState:
+        init_key, env_key, iteration_key = run_keys(seed)
+        learner = self.algorithm.init(init_key, self.spec, self.num_envs, reference)
+        carry = jax.jit(lambda key: reset(self.env, self.num_envs, key, jnp.uint32(0), learner.acting.net))(env_key)
+        return TrainState(learner, carry, env_key, iteration_key, jnp.zeros((), jnp.int32))
+
+    @property
+    def learners(self) -> list[Any]:
+        """A copy of each seed's learner."""
+        return [jax.tree.map(lambda x, i=i: jnp.array(x[i]), self.state.learner) for i in range(len(self.seeds))]
+
+    def set_learners(self, learners: Sequence[Any], iteration: int) -> None:
+        """Go on from these learners (a resumed run, a warm start)."""
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *learners)
+        self.state = dataclasses.replace(
+            self.state, learner=stacked, iteration=jnp.full(len(self.seeds), iteration, jnp.int32)
+        )
+
+    @property
+    def iteration(self) -> int:
+        return int(self.state.iteration[0])
+
+    def set_total_steps(self, total: int) -> None:
+        """The budget that schedules run over."""
+        training = self.state.learner.training
+        training = dataclasses.replace(training, total_steps=jnp.full(len(self.seeds), float(total)))
+        self.state = dataclasses.replace(
+            self.state, learner=dataclasses.replace(self.state.learner, training=training)
+        )
+
+    def warm(self) -> list[Report]:
+        """Fill the running statistics with one short chunk that is not learned from; [] where there are none."""
+        if not self.warm_up:
+            return []
+
+        def one(state: TrainState) -> tuple[TrainState, tuple]:
+            noise_key, _ = iteration_keys(state.iteration_key, WARM_UP)
+            carry, chunk, episodes = collect(
+                self.algorithm, state.learner.acting, self.env, state.env, state.env_key, noise_key, self.warm_up
+            )
+            learner = self.algorithm.observe(state.learner, chunk)
+            return dataclasses.replace(state, learner=learner, env=carry), ({}, episodes, _valid_rows(chunk))
+
+        self.state, out = jax.jit(lambda state: jax.lax.map(one, state))(self.state)
+        return self._reports(jax.tree.map(lambda x: np.asarray(x)[:, None], out), 1)
+
+    def advance(self, iterations: int) -> list[Report]:
+        """Run `iterations` ≤ `capacity` iterations of every seed; one report per seed."""
+        if self._segment is None:
+            self._segment = self._compile()
+        self.state, out = self._segment(self.state, jnp.asarray(iterations, jnp.int32))
+        out = jax.tree.map(lambda x: np.asarray(x)[:, :iterations], out)
+        return self._reports(out, iterations)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _iteration(self, state: TrainState) -> tuple[TrainState, tuple]:
+        noise_key, learn_key = iteration_keys(state.iteration_key, state.iteration)
+        carry, chunk, episodes = collect(
+            self.algorithm, state.learner.acting, self.env, state.env, state.env_key, noise_key, self.rows
+        )
+        learner, metrics = self.algorithm.learn(state.learner, chunk, learn_key)
+        learner = self.algorithm.observe(learner, chunk)
+        state = TrainState(learner, carry, state.env_key, state.iteration_key, state.iteration + 1)
+        return state, (metrics, episodes, _valid_rows(chunk))
+
+    def _compile(self):
+        capacity = self.capacity
+
+        def one(state: TrainState, iterations: jax.Array) -> tuple[TrainState, tuple]:
+            shapes = jax.eval_shape(self._iteration, state)[1]
+            record = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
+
+            def body(i: jax.Array, both: tuple) -> tuple:
+                state, record = both
+                state, out = self._iteration(state)
+                return state, jax.tree.map(lambda r, o: r.at[i].set(o), record, out)
+
+            return jax.lax.fori_loop(0, iterations, body, (state, record))
+
+        def many(states: TrainState, iterations: jax.Array) -> tuple[TrainState, tuple]:
+            return jax.lax.map(lambda state: one(state, iterations), states)
+
+        count, devices = len(self.seeds), jax.local_devices()
+        if count == 1:
+
+            def single(states: TrainState, iterations: jax.Array) -> tuple[TrainState, tuple]:
+                out = one(jax.tree.map(lambda x: x[0], states), iterations)
+                return jax.tree.map(lambda x: x[None], out)
+
+            return jax.jit(single, donate_argnums=0)
+        shards = max(d for d in range(1, len(devices) + 1) if count % d == 0)
+        mesh = jax.make_mesh((shards,), ("seeds",), devices=devices[:shards])
+        axis = jax.sharding.PartitionSpec("seeds")
+        sharded = jax.shard_map(
+            many, mesh=mesh, in_specs=(axis, jax.sharding.PartitionSpec()), out_specs=axis, check_vma=False
+        )
+        self.state = jax.device_put(self.state, jax.sharding.NamedSharding(mesh, axis))
+        return jax.jit(sharded, donate_argnums=0)
+
+    def _reports(self, out: tuple, iterations: int) -> list[Report]:
+        metrics, episodes, steps = out
+        reports = []
+        for i in range(len(self.seeds)):
+            returns, lengths = finished_episodes(episodes.done[i], episodes.ep_return[i], episodes.ep_length[i])
+            means = {k: float(np.mean(v[i])) for k, v in metrics.items()}
+            nonfinite = means.pop("nonfinite", 0.0) > 0
+            reports.append(Report(int(np.sum(steps[i])), iterations, means, returns, lengths, nonfinite))
+        return reports
+
+
+def _valid_rows(chunk: Chunk) -> jax.Array:
+    return jnp.asarray(chunk.reward.size) if chunk.valid is None else jnp.sum(chunk.valid)

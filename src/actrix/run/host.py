@@ -1,0 +1,193 @@
+"""The host loop: a numpy environment stepped from Python, with compiled acting and learning."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from actrix.core.networks import zero_where
+from actrix.core.types import Chunk, PyTree
+from actrix.envs.base import HostEnv, Step
+from actrix.envs.guard import check_chunk
+from actrix.envs.jax_envs import HostJax
+from actrix.run.runner import WARM_UP, Report, finished_episodes, iteration_keys, run_keys, warm_up_rows
+
+
+class HostRunner:
+    """Trains one seed on any `HostEnv`; each `advance(1)` is one chunk and one update."""
+
+    def __init__(self, algorithm: Any, env: HostEnv, seed: int, reference: Any = None):
+        self.algorithm, self.env, self.num_envs, self.seeds = algorithm, env, env.num_envs, (seed,)
+        self.spec, self.backend = env.spec, env.backend
+        self.rows = algorithm.rows(env.spec)
+        self.capacity = 1
+        self.warm_up = warm_up_rows(algorithm, self.rows, self.num_envs)
+        init_key, self._env_key, self.iteration_key = run_keys(seed)
+        learner = algorithm.init(init_key, env.spec, self.num_envs, reference)
+        self.learner = jax.tree.map(jnp.array, learner)  # donated leaves must not share a buffer
+        self.iteration = 0
+        self.on_step: Callable[[Step], bool] | None = None
+        """Called after every environment step; returning False ends the chunk's training early."""
+        self.stopped = False
+        self._obs: Any = None
+        self._env_seed = seed
+        self._total_rows = 0
+        self._learn = jax.jit(self._learn_chunk, donate_argnums=0)
+        self._noise = jax.jit(algorithm.noise, static_argnums=(2, 3))
+        self._act, self._act_tree = None, None
+
+    # The acting part of the learner reaches the compiled function as a flat tuple of leaves: flattening nested
+    # modules at every step would cost more than the small network itself.
+    def _compile_act(self, acting: PyTree) -> Callable:
+        tree = jax.tree.structure(acting)
+
+        def act(leaves, memory, first, obs, mask, noise, t):
+            acting = jax.tree.unflatten(tree, leaves)
+            if memory is not None:
+                memory = zero_where(first, memory)
+            xi = jax.lax.dynamic_index_in_dim(noise, t, keepdims=False)
+            return self.algorithm.act(acting, memory, obs, mask, xi)
+
+        return jax.jit(act)
+
+    def _learn_chunk(self, learner: PyTree, chunk: Chunk, iteration: jax.Array):
+        _, learn_key = iteration_keys(self.iteration_key, iteration)
+        learner, metrics = self.algorithm.learn(learner, chunk, learn_key)
+        return self.algorithm.observe(learner, chunk), metrics
+
+    @property
+    def learners(self) -> list[Any]:
+        """A copy of the learner (the loop's own is donated to the next update)."""
+        return [jax.tree.map(jnp.array, self.learner)]
+
+    def set_learners(self, learners: list[Any], iteration: int) -> None:
+        """Go on from this learner (a resumed run, a warm start)."""
+        self.learner = jax.tree.map(jnp.array, learners[0])
+        self.iteration = iteration
+
+    def set_total_steps(self, total: int) -> None:
+        """The budget that schedules run over."""
+        training = dataclasses.replace(self.learner.training, total_steps=jnp.asarray(float(total)))
+        self.learner = dataclasses.replace(self.learner, training=training)
+
+    def reseed(self, seed: int) -> None:
+        """Start the environments anew from another seed at the next step."""
+        self._env_seed, self._obs = seed, None
+        self._env_key = run_keys(seed)[1]
+
+    def warm(self) -> list[Report]:
+        """Fill the running statistics with one short chunk that is not learned from; [] where there are none."""
+        if not self.warm_up:
+            return []
+        chunk, episodes = self._collect(self.warm_up, WARM_UP)
+        self.learner = jax.jit(self.algorithm.observe)(self.learner, chunk)
+        return [self._report(chunk, episodes, {})]
+
+    def advance(self, iterations: int = 1) -> list[Report]:
+        """One chunk and one update; returns one report in a list."""
+        chunk, episodes = self._collect(self.rows, self.iteration)
+        if self.stopped:
+            return [self._report(chunk, episodes, {})]
+        self.learner, metrics = self._learn(self.learner, chunk, np.int32(self.iteration))
+        self.iteration += 1
+        report = self._report(chunk, episodes, {k: float(v) for k, v in metrics.items()})
+        if report.nonfinite:
+            self.bad_chunk = chunk
+        return [report]
+
+    def close(self) -> None:
+        self.env.close()
+
+    def _report(self, chunk: Chunk, episodes: tuple, metrics: dict[str, float]) -> Report:
+        steps = int(chunk.reward.size if chunk.valid is None else np.sum(chunk.valid))
+        nonfinite = metrics.pop("nonfinite", 0.0) > 0
+        return Report(steps, 1, metrics, *episodes, nonfinite)
+
+    def _start(self) -> None:
+        if isinstance(self.env, HostJax):  # the very episodes of the compiled loop
+            self.env.key, self.env.number = self._env_key, 0
+            self._reset(None)
+            return
+        seeds = np.random.SeedSequence(self._env_seed).generate_state(self.num_envs)
+        self._reset([int(s) % 2**31 for s in seeds])
+
+    def _reset(self, seeds: list[int] | None) -> None:
+        self._obs, self._mask = self.env.reset(seeds)
+        self._first = np.ones(self.num_envs, bool)
+        self._memory = self.learner.acting.net.initial_carry((self.num_envs,))
+        self._ep_return, self._ep_length = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
+
+    def _collect(self, rows: int, iteration: int) -> tuple[Chunk, tuple[np.ndarray, np.ndarray]]:
+        acting, whole = self.learner.acting, self.algorithm.whole_episodes
+        if self._obs is None:
+            self._start()
+        if whole:
+            self._reset(None)
+        if self._act is None:
+            self._act = self._compile_act(acting)
+        leaves = tuple(jax.tree.leaves(acting))
+        noise = self._noise(acting, iteration_keys(self.iteration_key, iteration)[0], rows, self.num_envs)
+        carry0, alive = self._memory, np.ones(self.num_envs, bool)
+        seen: list[tuple] = []
+        steps: list[Step] = []
+        for t in range(rows):
+            action, log_prob, dist, self._memory = self._act(
+                leaves, self._memory, self._first, self._obs, self._mask, noise, np.int32(t)
+            )
+            action = np.asarray(action)
+            step = self.env.step(action)
+            valid = alive if step.valid is None else alive & step.valid
+            seen.append((self._obs, action, log_prob, dist, self._mask, self._first, valid))
+            steps.append(step)
+            done = step.terminated | step.truncated
+            self._obs, self._mask = step.obs, step.mask
+            self._first = done if step.valid is None else done | ~step.valid
+            if whole:
+                alive = alive & ~done
+                if not alive.any():
+                    break
+            if self.on_step is not None and not self.on_step(step):
+                self.stopped = True
+                break
+        chunk = self._chunk(seen, steps, carry0, rows, whole)
+        return chunk, self._episodes(chunk)
+
+    def _chunk(self, seen: list[tuple], steps: list[Step], carry0: PyTree, rows: int, whole: bool) -> Chunk:
+        obs, action, log_prob, dist, mask, first, valid = jax.tree.map(lambda *x: np.stack(x), *seen)
+        step = jax.tree.map(lambda *x: np.stack(x), *steps)
+        check_chunk(obs, step.next_obs, step.reward, self._total_rows)
+        self._total_rows += len(steps)
+        truncated = step.truncated
+        if whole and len(steps) == rows:  # an episode longer than the chunk counts as truncated
+            truncated[-1] |= valid[-1] & ~step.terminated[-1]
+        holes = whole or any(s.valid is not None for s in steps)
+        chunk = Chunk(
+            obs=obs, action=action, reward=step.reward, next_obs=step.next_obs, terminated=step.terminated,
+            truncated=truncated, valid=valid if holes else None, log_prob=log_prob, dist=dist, mask=mask,
+            next_mask=step.next_mask, carry0=carry0, first=first,
+        )  # fmt: skip
+        missing = rows - len(steps)
+        if whole and missing:
+            if isinstance(self.env, HostJax):
+                self.env.number += missing
+            pad = lambda x: np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
+            padded = jax.tree.map(pad, dataclasses.replace(chunk, carry0=None))
+            chunk = dataclasses.replace(padded, carry0=carry0)
+        return chunk
+
+    def _episodes(self, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
+        """Returns and lengths of the episodes that ended in the chunk; open ones are carried on."""
+        valid = np.ones_like(chunk.terminated) if chunk.valid is None else chunk.valid
+        done = (chunk.terminated | chunk.truncated) & valid
+        ep_return, ep_length = np.zeros(done.shape), np.zeros(done.shape, np.int64)
+        for t in range(len(done)):
+            self._ep_return += np.where(valid[t], chunk.reward[t], 0.0)
+            self._ep_length += valid[t]
+            ep_return[t], ep_length[t] = self._ep_return, self._ep_length
+            self._ep_return[done[t]], self._ep_length[done[t]] = 0.0, 0
+        return finished_episodes(done, ep_return, ep_length)

@@ -1,0 +1,55 @@
+"""What both loops share: the random streams of a run, and the report of a stretch of training."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from actrix.core.types import Key
+
+
+def run_keys(seed: int) -> tuple[Key, Key, Key]:
+    """(initialisation, environments, iterations): the random streams of one run."""
+    key = jax.random.key(seed)
+    return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
+
+
+def iteration_keys(key: Key, iteration: jax.Array | int) -> tuple[Key, Key]:
+    """(acting noise, learning) of one iteration, alike in both modes."""
+    key = jax.random.fold_in(key, iteration)
+    return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+
+
+WARM_UP = 2**31 - 1
+"""The iteration number that the warm-up chunk of the running statistics draws its noise with."""
+
+
+def warm_up_rows(algorithm, rows: int, num_envs: int) -> int:
+    """Rows of the chunk that only fills the running statistics; 0 where there are none."""
+    if not (algorithm.normalize_obs or algorithm.normalize_reward):
+        return 0
+    return rows if algorithm.whole_episodes else min(rows, max(32, 1024 // num_envs))
+
+
+@dataclasses.dataclass
+class Report:
+    """What happened in a stretch of training, for one seed."""
+
+    steps: int
+    """Environment steps taken (valid rows)."""
+    iterations: int
+    metrics: dict[str, float]
+    """Means over the stretch, by Stable-Baselines3's tags."""
+    ep_returns: np.ndarray
+    ep_lengths: np.ndarray
+    """The episodes that ended, in order of time."""
+    nonfinite: bool = False
+
+
+def finished_episodes(
+    done: np.ndarray, ep_return: np.ndarray, ep_length: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns and lengths of the episodes that ended in `[..., T, N]` arrays, earliest first."""
+    return ep_return[done].astype(np.float64), ep_length[done].astype(np.int64)

@@ -123,11 +123,11 @@ def rejax_ppo(
 
 
 def sb3_return(algo: str, env_id: str, seed: int, steps: int, **settings: Any) -> dict[str, Any]:
-    """Train a Stable-Baselines3 or sb3-contrib algorithm; evaluate its final policy, deterministic, 100 episodes.
+    """Train an SB3 or sb3-contrib algorithm, then evaluate its final policy, deterministic, on 100 episodes.
 
-    `settings` are SB3's keywords, and `n_envs` (1), `n_eval_episodes` (100), `normalize` (False; True wraps in
-    `VecNormalize`, its statistics frozen for evaluation). `learning_rate` and `clip_range` may be "lin_0.001":
-    that number times the share of the training left.
+    `settings` are SB3's keywords, and `n_envs` (1), `n_eval_episodes` (100), `normalize` (False; True wraps
+    in `VecNormalize`, its statistics frozen for evaluation). `learning_rate` and `clip_range` may be
+    "lin_0.001": that number times the share of the training left.
     """
     sb3 = peer("stable_baselines3")
     from stable_baselines3.common.env_util import make_vec_env

@@ -1,1 +1,67 @@
-"""actrix: deep reinforcement learning where an algorithm is three answers."""
+"""actrix: deep reinforcement learning where an algorithm is three answers — critic, actor, data.
+
+Importing it sets up JAX for the CPU (see `actrix.core.platform`), so import it before other JAX code runs.
+"""
+
+from actrix.core import platform as _platform
+
+_platform.set_up()
+
+from actrix.algorithms.presets import SettingError  # noqa: E402
+from actrix.callbacks import (  # noqa: E402
+    BaseCallback,
+    CallbackList,
+    CheckpointCallback,
+    ConvertCallback,
+    EvalCallback,
+    EveryNTimesteps,
+    StopTrainingOnMaxEpisodes,
+    StopTrainingOnNoModelImprovement,
+    StopTrainingOnRewardThreshold,
+)
+from actrix.core.schedules import Linear  # noqa: E402
+from actrix.envs.guard import EnvError  # noqa: E402
+from actrix.envs.make import UnknownEnvError, make_vec_env  # noqa: E402
+from actrix.model import (  # noqa: E402
+    A2C,
+    PPO,
+    PPOKL,
+    QAC,
+    REINFORCE,
+    TDAC,
+    VPG,
+    ActorCritic,
+    Model,
+    evaluate_policy,
+)
+from actrix.run.modelfile import ModelFileError  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "A2C",
+    "PPO",
+    "PPOKL",
+    "QAC",
+    "REINFORCE",
+    "TDAC",
+    "VPG",
+    "ActorCritic",
+    "BaseCallback",
+    "CallbackList",
+    "CheckpointCallback",
+    "ConvertCallback",
+    "EnvError",
+    "EvalCallback",
+    "EveryNTimesteps",
+    "Linear",
+    "Model",
+    "ModelFileError",
+    "SettingError",
+    "StopTrainingOnMaxEpisodes",
+    "StopTrainingOnNoModelImprovement",
+    "StopTrainingOnRewardThreshold",
+    "UnknownEnvError",
+    "evaluate_policy",
+    "make_vec_env",
+]

@@ -61,7 +61,13 @@ class PPOClip:
             raise ValueError(f"clip_range={self.clip_range} must be positive.")
 
     def objective(
-        self, *, psi: jax.Array, log_prob: jax.Array, old_log_prob: jax.Array, progress: jax.Array, **unused: Any
+        self,
+        *,
+        psi: jax.Array,
+        log_prob: jax.Array,
+        old_log_prob: jax.Array,
+        progress: jax.Array,
+        **unused: Any,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         clip = evaluate(self.clip_range, progress)
         rows = pg.ppo_clip(log_prob=log_prob, old_log_prob=old_log_prob, advantage=psi, clip_range=clip)
@@ -126,7 +132,9 @@ def parse_actor(text: str, critic_function: str = "v") -> Actor:
     numeric = [f.name for f in dataclasses.fields(cls) if f.name not in ("psi", "gamma_weight")]
     values: dict[str, Any] = {"psi": default_psi(critic_function)}
     if cls is not ScoreFunction and values["psi"] == "q":
-        values["psi"] = "advantage"  # the surrogates are pessimistic by the sign of ψ, so they take a centred one
+        values["psi"] = (
+            "advantage"  # the surrogates are pessimistic by the sign of ψ, so they take a centred one
+        )
     for word in rest:
         if word in PSI:
             values["psi"] = word
@@ -137,7 +145,9 @@ def parse_actor(text: str, critic_function: str = "v") -> Actor:
                 field = numeric.pop(0)
                 values[field] = word if word.startswith("lin_") else float(word)
             except ValueError:
-                raise ValueError(f"actor {text!r}: {word!r} is neither a number nor one of {', '.join(PSI)}.") from None
+                raise ValueError(
+                    f"actor {text!r}: {word!r} is neither a number nor one of {', '.join(PSI)}."
+                ) from None
         else:
             raise ValueError(f"actor {text!r}: cannot read {word!r}; ψ is one of {', '.join(PSI)}.")
     return cls(**values)

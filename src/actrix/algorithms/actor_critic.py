@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from gymnasium import spaces
 
 from actrix.actors import policy_gradient as pg
-from actrix.actors.answers import EPISODE_PSI, Actor, PPOClip, PPOKL
+from actrix.actors.answers import EPISODE_PSI, PPOKL, Actor, PPOClip
 from actrix.core import normalize
 from actrix.core.networks import NetworkConfig, Output, apply, normalized_shapes, unroll
 from actrix.core.optim import OPTIMIZERS, descend, flatten, make_optimizer
@@ -125,7 +125,11 @@ class ActorCritic:
         for field, low, high in (("gamma", 0, 1), ("ent_coef", None, None), ("vf_coef", 0, None),
                                  ("ref_kl_coef", 0, None), ("clip_obs", 0, None), ("clip_reward", 0, None)):  # fmt: skip
             value = getattr(self, field)
-            if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
+            if (
+                not math.isfinite(value)
+                or (low is not None and value < low)
+                or (high is not None and value > high)
+            ):
                 raise ValueError(f"{field}={value} must lie in [{low}, {'∞' if high is None else high}].")
         for field in ("n_steps", "batch_size", "n_epochs", "sequence_length"):
             value = getattr(self, field)
@@ -145,16 +149,22 @@ class ActorCritic:
         """Refuse what does not fit the environment, with the numbers; raises ValueError."""
         rows = self.rows(spec)
         if self.critic.function == "q" and not isinstance(spec.action_space, spaces.Discrete):
-            raise ValueError(f"critic {self.critic.name} needs a Discrete action space, not {spec.action_space}.")
+            raise ValueError(
+                f"critic {self.critic.name} needs a Discrete action space, not {spec.action_space}."
+            )
         if self.actor.psi == "optimal" and num_envs < 2:
-            raise ValueError("psi 'optimal' takes its baseline from the other episodes of a chunk: n_envs must be ≥ 2.")
+            raise ValueError(
+                "psi 'optimal' takes its baseline from the other episodes of a chunk: n_envs must be ≥ 2."
+            )
         length = 1
         if self.network.cell is not None:
             length = self.sequence_length or math.gcd(rows, 64)
             if rows % length:
                 raise ValueError(f"n_steps={rows} is not a multiple of sequence_length={length}.")
             if self.batch_size is not None and self.batch_size % length:
-                raise ValueError(f"batch_size={self.batch_size} is not a multiple of the sequence length {length}.")
+                raise ValueError(
+                    f"batch_size={self.batch_size} is not a multiple of the sequence length {length}."
+                )
             if self.actor.psi == "optimal" or self.network.module is not None:
                 raise ValueError("a recurrent policy has neither psi 'optimal' nor a module of your own.")
         if self.batch_size is not None and (rows * num_envs) % self.batch_size:
@@ -165,7 +175,9 @@ class ActorCritic:
                 f"{rows * num_envs}; near it lie {', '.join(map(str, nearest))}."
             )
         if self.ref_kl_coef and isinstance(spec.action_space, spaces.Box):
-            raise ValueError("ref_kl_coef: the uniform reference is improper on a Box; give a policy as reference.")
+            raise ValueError(
+                "ref_kl_coef: the uniform reference is improper on a Box; give a policy as reference."
+            )
 
     # ------------------------------------------------------------------ what the loops ask
 
@@ -178,7 +190,9 @@ class ActorCritic:
         """T, the rows per environment of a chunk."""
         rows = self.n_steps or spec.max_episode_steps
         if rows is None:
-            raise ValueError("this environment has no time limit: give n_steps, the longest episode to wait for.")
+            raise ValueError(
+                "this environment has no time limit: give n_steps, the longest episode to wait for."
+            )
         return rows
 
     def init(self, key: Key, spec: Spec, num_envs: int, reference: PyTree = None) -> Learner:
@@ -212,7 +226,9 @@ class ActorCritic:
         action = out.dist.sample(noise)
         return acting.net.head.unflatten_action(action), out.dist.log_prob(action), out.dist, carry
 
-    def policy(self, acting: Acting, carry: PyTree, obs: PyTree, mask: jax.Array | None, noise: jax.Array | None):
+    def policy(
+        self, acting: Acting, carry: PyTree, obs: PyTree, mask: jax.Array | None, noise: jax.Array | None
+    ):
         """The target policy (action, carry); noise None = its mode, for evaluation and export."""
         obs = normalize.normalize_observation(acting.obs_moments, obs, self.clip_obs)
         out, carry = apply(acting.net, obs, carry, mask)
@@ -229,7 +245,8 @@ class ActorCritic:
             done = chunk.terminated | chunk.truncated
             scale = normalize.update_reward_scale(scale, chunk.reward, done, chunk.valid, self.gamma)
         return Learner(
-            dataclasses.replace(acting, obs_moments=moments), dataclasses.replace(training, reward_scale=scale)
+            dataclasses.replace(acting, obs_moments=moments),
+            dataclasses.replace(training, reward_scale=scale),
         )
 
     # ------------------------------------------------------------------ learning
@@ -259,9 +276,13 @@ class ActorCritic:
         new, opt_state, metrics = self._fit(loss, again, theta, training.opt_state, rate, self.n_epochs, key)
         critic_opt_state = training.critic_opt_state
         if self.n_critic_updates:
-            rate_v = rate if self.critic_learning_rate is None else evaluate(self.critic_learning_rate, progress)
+            rate_v = (
+                rate if self.critic_learning_rate is None else evaluate(self.critic_learning_rate, progress)
+            )
             passes, key = self.n_critic_updates, jax.random.fold_in(key, 1)
-            new, critic_opt_state, _ = self._fit(critic_loss, again, new, critic_opt_state, rate_v, passes, key)
+            new, critic_opt_state, _ = self._fit(
+                critic_loss, again, new, critic_opt_state, rate_v, passes, key
+            )
 
         finite = jnp.isfinite(jnp.sum(new)) & jnp.isfinite(metrics["train/loss"])
         metrics["nonfinite"] = 1.0 - finite
@@ -390,7 +411,9 @@ class ActorCritic:
             valid=chunk.valid,
         )  # fmt: skip
         target = self.critic.estimator.target(value=value, gamma=self.gamma, **rows)
-        psi = self._psi(net, training, chunk, rows, value=value, fitted=self._fitted(out, action), target=target)
+        psi = self._psi(
+            net, training, chunk, rows, value=value, fitted=self._fitted(out, action), target=target
+        )
         batch = Batch(
             chunk.obs, action, chunk.log_prob, chunk.dist if self._keeps_dist else None, chunk.mask, chunk.valid,
             chunk.first if net.recurrent else None, psi, target, self._fitted(out, action),
@@ -413,7 +436,9 @@ class ActorCritic:
         elif actor.psi == "td-error":
             psi = returns.td_error(value=value, gamma=gamma, **rows)
         elif actor.psi in ("return", "optimal"):
-            psi = returns.trajectory_return(gamma=gamma, **{k: v for k, v in rows.items() if k != "next_value"})
+            psi = returns.trajectory_return(
+                gamma=gamma, **{k: v for k, v in rows.items() if k != "next_value"}
+            )
             if actor.psi == "optimal":
                 psi = psi - self._optimal_baseline(net, chunk, psi)
         else:

@@ -214,7 +214,9 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
         arch = kwargs.pop("net_arch")
         both = arch if isinstance(arch, Mapping) else {"pi": arch, "vf": arch}
         if set(both) - {"pi", "vf"}:
-            raise SettingError(f"net_arch has keys {sorted(both)}; expected a list, or a dict with 'pi' and 'vf'.")
+            raise SettingError(
+                f"net_arch has keys {sorted(both)}; expected a list, or a dict with 'pi' and 'vf'."
+            )
         changes |= {k: tuple(int(n) for n in both.get(k, ())) for k in ("pi", "vf")}
     if "activation_fn" in kwargs:
         changes["activation_fn"] = _activation(kwargs.pop("activation_fn"))
@@ -227,7 +229,9 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
         if name in UNSUPPORTED:
             raise SettingError(f"policy_kwargs {name}: {UNSUPPORTED[name]}.")
         if name not in known:
-            raise SettingError(f"policy_kwargs has no {name!r}; there are net_arch, {', '.join(sorted(known))}.")
+            raise SettingError(
+                f"policy_kwargs has no {name!r}; there are net_arch, {', '.join(sorted(known))}."
+            )
         changes[name] = tuple(value) if name in ("pi", "vf") and value is not None else value
     if changes.get("cell") not in (None, "lstm", "gru"):
         raise SettingError(f"policy_kwargs cell={changes['cell']!r}: choose 'lstm' or 'gru'.")

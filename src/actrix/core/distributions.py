@@ -153,7 +153,9 @@ class ActionHead:
 
     def flatten_action(self, action: jax.Array) -> jax.Array:
         """Action of one environment shape → the distribution's shape (Box actions are flattened)."""
-        return action.reshape(*action.shape[: action.ndim - len(self.shape)], -1) if self.continuous else action
+        return (
+            action.reshape(*action.shape[: action.ndim - len(self.shape)], -1) if self.continuous else action
+        )
 
     def unflatten_action(self, action: jax.Array) -> jax.Array:
         return action.reshape(*action.shape[:-1], *self.shape) if self.continuous else action

@@ -154,7 +154,9 @@ class Encoder(eqx.Module):
             elif kind[0] == "one-hot":
                 _, sizes, starts = kind
                 x = jnp.atleast_1d(x)
-                parts += [jax.nn.one_hot(x[i] - s, n) for i, (n, s) in enumerate(zip(sizes, starts, strict=True))]
+                parts += [
+                    jax.nn.one_hot(x[i] - s, n) for i, (n, s) in enumerate(zip(sizes, starts, strict=True))
+                ]
             else:
                 parts.append(x.reshape(-1).astype(jnp.float32))
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
@@ -283,7 +285,9 @@ class CustomNet(eqx.Module):
     head: ActionHead = eqx.field(static=True)
     q_values: bool = eqx.field(static=True)
 
-    def __init__(self, module: eqx.Module, head: ActionHead, q_values: bool = False, log_std_init: float = 0.0):
+    def __init__(
+        self, module: eqx.Module, head: ActionHead, q_values: bool = False, log_std_init: float = 0.0
+    ):
         self.arrays, self.static = eqx.partition(module, eqx.is_array)
         self.log_std = jnp.full(head.size, log_std_init) if head.continuous else None
         self.head = head

@@ -74,7 +74,9 @@ def update_observation_moments(
 ) -> tuple[Moments | None, ...]:
     """Merge a chunk's observations `[T, N, ...]` into the statistics."""
     leaves = jax.tree.leaves(obs)
-    return tuple(m if m is None else update_moments(m, x, valid) for m, x in zip(moments, leaves, strict=True))
+    return tuple(
+        m if m is None else update_moments(m, x, valid) for m, x in zip(moments, leaves, strict=True)
+    )
 
 
 @record

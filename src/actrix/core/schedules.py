@@ -63,9 +63,13 @@ def as_schedule(value: Any, name: str = "schedule") -> Schedule:
                 return Tabulated(tuple(floats))
             return float(value)
         except ValueError:
-            raise ValueError(f"{name}={value!r}: write a number or 'lin_<number>', e.g. lin_2.5e-4.") from None
+            raise ValueError(
+                f"{name}={value!r}: write a number or 'lin_<number>', e.g. lin_2.5e-4."
+            ) from None
     if isinstance(value, bool) or not (isinstance(value, Number | np.number) or callable(value)):
-        raise ValueError(f"{name}={value!r}: expected a number, 'lin_<number>' or a function of the progress.")
+        raise ValueError(
+            f"{name}={value!r}: expected a number, 'lin_<number>' or a function of the progress."
+        )
     if callable(value):
         return _tabulate(value)
     return float(value)

@@ -25,7 +25,9 @@ def check_observation_space(space: gym.Space, where: str = "observation space") 
         for i, part in enumerate(space.spaces):
             check_observation_space(part, f"{where}[{i}]")
     elif isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1:
-        raise UnsupportedSpaceError(f"{where} {space} has {space.nvec.ndim} axes; MultiDiscrete must have one.")
+        raise UnsupportedSpaceError(
+            f"{where} {space} has {space.nvec.ndim} axes; MultiDiscrete must have one."
+        )
     elif not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         raise UnsupportedSpaceError(
             f"{where} is {type(space).__name__}; supported are {SUPPORTED_OBSERVATIONS}."

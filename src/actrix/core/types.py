@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, TypeVar, dataclass_transform
 
 import gymnasium as gym
 import jax
@@ -13,6 +13,7 @@ PyTree = Any
 Key = jax.Array
 
 
+@dataclass_transform(frozen_default=True)
 def record(cls: type[T]) -> type[T]:
     """A frozen dataclass that is also a JAX pytree: every field is data (arrays, pytrees of arrays or None)."""
     cls = dataclasses.dataclass(frozen=True)(cls)

@@ -78,6 +78,7 @@ class EnvPoolEnvs:
             self.envs = envpool.make_gymnasium(
                 self.env_id, num_envs=self.num_envs, seed=seeds, **{**options, **self.kwargs}
             )
+            _ = self.envs.observation_space  # made, and kept, at its first use
 
 
 @functools.cache

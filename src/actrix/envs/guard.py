@@ -39,7 +39,8 @@ class Guard(gym.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         self.seed = self.seed if seed is None else seed
         try:
-            result = self.env.reset(seed=seed, options=options)
+            # Gymnasium hands {} to single resets of a vector, where environments expect None.
+            result = self.env.reset(seed=seed, options=options or None)
         except Exception as error:
             self._raised("reset", error)
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):

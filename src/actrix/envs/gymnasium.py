@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from actrix.core.spaces import (
     _box_map,
@@ -60,7 +60,7 @@ class GymnasiumEnvs:
         limit = max_episode_steps or _time_limit(envs)
         self.spec = Spec(envs.single_observation_space, envs.single_action_space, limit, mask_size)
         self._to_env = action_map(envs.single_action_space)
-        self._seeds = seeds
+        self._seeds, self._failed = seeds, False
         self._ended, self._shape = np.zeros(self.num_envs, bool), (self.num_envs,)
 
     def reset(self, seeds: Sequence[int] | None = None) -> tuple[Any, np.ndarray | None]:
@@ -105,15 +105,18 @@ class GymnasiumEnvs:
         return Step(obs, next_obs, reward, terminated, truncated, valid, mask, next_mask)
 
     def close(self) -> None:
-        self.envs.close()
+        # After a failure the remaining workers may wait for ever.
+        kill = self._failed and isinstance(self.envs.unwrapped, AsyncVectorEnv)
+        self.envs.close(**({"terminate": True} if kill else {}))
 
     def _guarded(self, call: Callable, *args: Any, **kwargs: Any) -> Any:
         try:
             return call(*args, **kwargs)
-        except EnvError:
-            raise
         except Exception as error:
-            what = _dead_workers(self.envs) or f"{type(error).__name__}: {error}"
+            self._failed = True
+            if isinstance(error, EnvError):
+                raise
+            what = _dead_workers(self.envs, error) or f"{type(error).__name__}: {error}"
             raise EnvError(f"the vector environment failed at step {self.steps}: {what}") from error
 
     def _check(self, reward: Any, terminated: Any, truncated: Any) -> None:
@@ -256,6 +259,10 @@ def _all_legal_if_none(mask: np.ndarray, ended: np.ndarray) -> np.ndarray:
     return mask | (ended & ~mask.any(axis=-1))[:, None]
 
 
-def _dead_workers(envs: VectorEnv) -> str:
-    dead = [(i, p.exitcode) for i, p in enumerate(getattr(envs, "processes", ())) if not p.is_alive()]
+def _dead_workers(envs: Any, error: Exception) -> str:
+    if not (isinstance(envs.unwrapped, AsyncVectorEnv) and isinstance(error, EOFError | OSError)):
+        return ""
+    for process in envs.unwrapped.processes:
+        process.join(0.1)  # its pipe closes a little before it is gone
+    dead = [(i, p.exitcode) for i, p in enumerate(envs.unwrapped.processes) if not p.is_alive()]
     return ", ".join(f"the worker of environment {i} died with exit code {code}" for i, code in dead)

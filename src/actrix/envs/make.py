@@ -134,14 +134,13 @@ def _vectorise(
     check_action_space(first.action_space)
     masks, limit = find_masks_of(first), first.spec.max_episode_steps if first.spec else None
     makers: list[Callable[[], gym.Env]] = [functools.partial(guarded, i) for i in range(n_envs)]
+    options: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode.DISABLED}
     if issubclass(vec_env_cls, AsyncVectorEnv):
         first.close()
-        # Forking a process in which JAX runs can deadlock.
-        envs = vec_env_cls(makers, context="forkserver", autoreset_mode=AutoresetMode.DISABLED)
+        options["context"] = "forkserver"  # forking a process in which JAX runs can deadlock
     else:
         makers[0] = lambda: first
-        envs = vec_env_cls(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
-    return GymnasiumEnvs(envs, limit, seeds, masks)
+    return GymnasiumEnvs(vec_env_cls(makers, **options), limit, seeds, masks)
 
 
 def _make(env_id: str, kwargs: dict[str, Any]) -> gym.Env:

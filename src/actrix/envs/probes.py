@@ -126,7 +126,7 @@ class ActionObs(Probe):
         return _sign(key)
 
     def _outcome(self, state, action):
-        return (action == (state.x > 0)).astype(jnp.float32), jnp.ones((), bool)
+        return ((action == 1) == (state.x > 0)).astype(jnp.float32), jnp.ones((), bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +164,7 @@ class TMaze(Probe):
 
     def _outcome(self, state, action):
         junction = state.t >= self.length
-        return (junction & (action == (state.x > 0))).astype(jnp.float32), junction
+        return (junction & ((action == 1) == (state.x > 0))).astype(jnp.float32), junction
 
 
 @dataclasses.dataclass(frozen=True)

@@ -112,7 +112,9 @@ class CompiledRunner:
 
     backend = "jax"
 
-    def __init__(self, algorithm: Any, env: JaxEnv, num_envs: int, seeds: Sequence[int], reference: Any = None):
+    def __init__(
+        self, algorithm: Any, env: JaxEnv, num_envs: int, seeds: Sequence[int], reference: Any = None
+    ):
         self.algorithm, self.env, self.num_envs, self.seeds = algorithm, env, num_envs, tuple(seeds)
         self.spec = env.spec
         self.rows = algorithm.rows(env.spec)
@@ -125,13 +127,17 @@ class CompiledRunner:
     def _initial(self, seed: int, reference: Any) -> TrainState:
         init_key, env_key, iteration_key = run_keys(seed)
         learner = self.algorithm.init(init_key, self.spec, self.num_envs, reference)
-        carry = jax.jit(lambda key: reset(self.env, self.num_envs, key, jnp.uint32(0), learner.acting.net))(env_key)
+        carry = jax.jit(lambda key: reset(self.env, self.num_envs, key, jnp.uint32(0), learner.acting.net))(
+            env_key
+        )
         return TrainState(learner, carry, env_key, iteration_key, jnp.zeros((), jnp.int32))
 
     @property
     def learners(self) -> list[Any]:
         """A copy of each seed's learner."""
-        return [jax.tree.map(lambda x, i=i: jnp.array(x[i]), self.state.learner) for i in range(len(self.seeds))]
+        return [
+            jax.tree.map(lambda x, i=i: jnp.array(x[i]), self.state.learner) for i in range(len(self.seeds))
+        ]
 
     def set_learners(self, learners: Sequence[Any], iteration: int) -> None:
         """Go on from these learners (a resumed run, a warm start)."""
@@ -160,7 +166,13 @@ class CompiledRunner:
         def one(state: TrainState) -> tuple[TrainState, tuple]:
             noise_key, _ = iteration_keys(state.iteration_key, WARM_UP)
             carry, chunk, episodes = collect(
-                self.algorithm, state.learner.acting, self.env, state.env, state.env_key, noise_key, self.warm_up
+                self.algorithm,
+                state.learner.acting,
+                self.env,
+                state.env,
+                state.env_key,
+                noise_key,
+                self.warm_up,
             )
             learner = self.algorithm.observe(state.learner, chunk)
             return dataclasses.replace(state, learner=learner, env=carry), ({}, episodes, _valid_rows(chunk))
@@ -227,7 +239,9 @@ class CompiledRunner:
         metrics, episodes, steps = out
         reports = []
         for i in range(len(self.seeds)):
-            returns, lengths = finished_episodes(episodes.done[i], episodes.ep_return[i], episodes.ep_length[i])
+            returns, lengths = finished_episodes(
+                episodes.done[i], episodes.ep_return[i], episodes.ep_length[i]
+            )
             means = {k: float(np.mean(v[i])) for k, v in metrics.items()}
             nonfinite = means.pop("nonfinite", 0.0) > 0
             reports.append(Report(int(np.sum(steps[i])), iterations, means, returns, lengths, nonfinite))

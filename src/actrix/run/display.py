@@ -68,7 +68,7 @@ class Display:
         seeds: Sequence[int] | None = None,
         start: int = 0,
     ):
-        self._console = Console(highlight=False)
+        self._console = Console(highlight=False, force_terminal=True if enabled else None)
         if enabled is None:
             terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
             self._mode = "live" if terminal else "plain"
@@ -159,14 +159,12 @@ class Display:
         return sum(row.step for row in self._rows.values())
 
     def _rate(self) -> float:
-        """Steps per second, without the compilation before the first update once there is a second one."""
-        if len(self._samples) >= 2:
-            (t0, n0), (t1, n1) = self._samples[0], self._samples[-1]
-        elif self._samples:
-            t0, n0 = self._begun, self._start * len(self._rows)
-            t1, n1 = self._samples[-1]
-        else:
+        """Steps per second, without the compilation before the first update once there is enough after it."""
+        if not self._samples:
             return 0.0
+        (t0, n0), (t1, n1) = self._samples[0], self._samples[-1]
+        if t1 - t0 < 0.5:
+            t0, n0 = self._begun, self._start * len(self._rows)
         return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
 
     def _progress(self) -> tuple[float, list[str]]:

@@ -75,6 +75,11 @@ class HostRunner:
         training = dataclasses.replace(self.learner.training, total_steps=jnp.asarray(float(total)))
         self.learner = dataclasses.replace(self.learner, training=training)
 
+    def restart(self) -> None:
+        """Start new episodes at the next step, from the environments' own random streams."""
+        if self._obs is not None:
+            self._reset(None)
+
     def reseed(self, seed: int) -> None:
         """Start the environments anew from another seed at the next step."""
         self._env_seed, self._obs = seed, None

@@ -162,10 +162,12 @@ def plot_compare(
 ) -> Path:
     """Plot several algorithms or settings together, each as in `plot_seeds` without its single seeds.
 
-    Args: groups: label of each line → its run folder, or the folders of its seeds. out: picture to write.
-        title: default "ENV", or "ALGORITHM on ENV", where all runs share them. Returns: the path written.
-        Raises: `FileNotFoundError` for a folder without `metrics.csv`; `ValueError` for no groups or an empty
-        one.
+    Args:
+        groups: label of each line → its run folder, or the folders of its seeds.
+        out: picture to write.
+        title: default "ENV", or "ALGORITHM on ENV", where all runs share them.
+    Returns: the path written.
+    Raises: `FileNotFoundError` for a folder without `metrics.csv`; `ValueError` for no or empty groups.
     """
     if not groups:
         raise ValueError("no runs to compare")

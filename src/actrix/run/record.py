@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes.util
 import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import gymnasium as gym
 import numpy as np
@@ -20,8 +22,8 @@ from actrix.run import atomic
 Predict = Callable[[Any, Any, np.ndarray], tuple[Any, Any]]
 """`predict(obs, state, episode_start) -> (action, state)`.
 
-obs: one observation as the environment gave it; state: what it returned last, None at first; episode_start: bool
-`[1]`, true on an episode's first step; action: as `env.step` takes it."""
+obs: one observation as the environment gave it; state: what it returned last, None at first; episode_start:
+bool `[1]`, true on an episode's first step; action: as `env.step` takes it."""
 SMALL = 240  # pixels; smaller frames (Atari, MinAtar) are enlarged, or no text could be read
 
 
@@ -75,41 +77,44 @@ def record_video(
 
     Every episode gives its steps + 1 frames. The file appears whole or not at all; an older one is replaced.
 
-    Args: predict: the policy, see `Predict`. env: one environment with `render_mode="rgb_array"`, made under
-        `headless` on a machine without display; it is not closed. path: the `.mp4` to write; the suffix is
-        added if there is none. max_steps: an episode is cut after so many steps. episodes: how many to play.
-        fps: frames per second; default `env.metadata["render_fps"]`, else 30. seed: of the first `env.reset`.
-        overlay: whether to write step and return into the picture. progress: whether to show progress;
-        default only on a terminal. Raises: ImportError: imageio or its ffmpeg is not installed. ValueError:
-        another suffix, another render mode, or no episodes or steps asked for.
+    Args:
+        predict: the policy, see `Predict`.
+        env: one environment with `render_mode="rgb_array"`, made under `headless` on a machine without
+            display; it is not closed.
+        path: the `.mp4` to write; the suffix is added if there is none.
+        max_steps: an episode is cut after so many steps.
+        episodes: how many to play.
+        fps: frames per second; default `env.metadata["render_fps"]`, else 30.
+        seed: of the first `env.reset`.
+        overlay: whether to write step and return into the picture.
+        progress: whether to show progress; default only on a terminal.
+
+    Raises:
+        ImportError: imageio's ffmpeg is not installed.
+        ValueError: another suffix, another render mode, no episodes or steps asked for, or a picture that is
+            no uint8 [H, W, 3] or changes its size.
+        OSError: ffmpeg could not write (disk full).
     """
     path = Path(path)
     path = path if path.suffix else path.with_suffix(".mp4")
     if path.suffix.lower() != ".mp4":
         raise ValueError(f"videos are written as .mp4, not {path.suffix} ({path})")
-    if env.render_mode != "rgb_array":
-        raise ValueError(
-            f'recording needs an environment made with render_mode="rgb_array", not {env.render_mode!r}'
-        )
-    imageio = _imageio()
+    _check_mode(env, "rgb_array")
+    ffmpeg = _ffmpeg()
     fps = float(fps or env.metadata.get("render_fps") or 30)
-    with headless(), atomic.replacing(path) as temporary, _bar(progress) as show:
-        writer = imageio.get_writer(
-            temporary, format="FFMPEG", fps=fps, codec="libx264", pixelformat="yuv420p", quality=8,
-            macro_block_size=1, ffmpeg_log_level="error", output_params=["-movflags", "+faststart"],
-        )  # fmt: skip
-        try:
+    with (
+        headless(),
+        atomic.replacing(path) as temporary,
+        _encoder(ffmpeg, temporary, fps) as add,
+        _bar(progress) as show,
+    ):
 
-            def see(episode: int, step: int, total: float) -> None:
-                frame = _frame(env.render())
-                writer.append_data(
-                    _annotated(frame, f"step {step}   return {total:.1f}") if overlay else frame
-                )
-                show(f"recording episode {episode + 1}/{episodes}, step {step}, return {total:.1f}")
+        def see(episode: int, step: int, total: float) -> None:
+            frame = _frame(env.render())
+            add(_annotated(frame, f"step {step}   return {total:.1f}") if overlay else frame)
+            show(f"recording episode {episode + 1}/{episodes}, step {step}, return {total:.1f}")
 
-            returns, lengths = _play(predict, env, episodes, max_steps, seed, see)
-        finally:
-            writer.close()
+        returns, lengths = _play(predict, env, episodes, max_steps, seed, see)
     return Recording(path, returns, lengths)
 
 
@@ -125,10 +130,7 @@ def watch(
     Returns: returns and lengths of the episodes played to their end (or to `max_steps`).
     Raises: `ValueError` for another render mode.
     """
-    if env.render_mode != "human":
-        raise ValueError(
-            f'watching needs an environment made with render_mode="human", not {env.render_mode!r}'
-        )
+    _check_mode(env, "human")
     returns: list[float] = []
     lengths: list[int] = []
     with contextlib.suppress(KeyboardInterrupt):
@@ -168,18 +170,65 @@ def _play(
 
 def _check_mode(env: gym.Env, mode: str) -> None:
     if env.render_mode != mode:
-        raise ValueError(
-            f"needs an environment made with render_mode={mode!r}, this one has {env.render_mode!r}"
-        )
+        raise ValueError(f"the environment must be made with render_mode={mode!r}, not {env.render_mode!r}")
 
 
-def _imageio() -> Any:
+def _ffmpeg() -> str:
     try:
-        import imageio.v2 as imageio
-        import imageio_ffmpeg  # noqa: F401  (imageio looks for it only when it writes)
+        import imageio_ffmpeg
     except ImportError:
         raise ImportError('recording videos needs imageio with ffmpeg: pip install "actrix[video]"') from None
-    return imageio
+    return imageio_ffmpeg.get_ffmpeg_exe()
+
+
+@contextlib.contextmanager
+def _encoder(ffmpeg: str, path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that adds a frame, uint8 [H, W, 3], to the video `path`; all have the first one's shape.
+
+    ffmpeg is started here and not by imageio, which forks: a fork can deadlock once JAX's threads run.
+    """
+    process: subprocess.Popen | None = None
+    shape: tuple[int, ...] = ()
+
+    with tempfile.TemporaryFile() as errors:
+
+        def add(frame: np.ndarray) -> None:
+            nonlocal process, shape
+            if process is None:
+                shape = frame.shape
+                source = f"-f rawvideo -pix_fmt rgb24 -s {shape[1]}x{shape[0]} -r {fps:g} -i -"
+                target = "-an -c:v libx264 -crf 20 -pix_fmt yuv420p -movflags +faststart"
+                command = [ffmpeg, "-y", "-loglevel", "error", *source.split(), *target.split(), str(path)]
+                process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors
+                )
+            if frame.shape != shape:
+                raise ValueError(f"env.render() changed its size from {shape} to {frame.shape}")
+            try:
+                process.stdin.write(np.ascontiguousarray(frame).data)  # type: ignore[union-attr]
+            except BrokenPipeError:
+                fail(process)
+
+        def fail(process: subprocess.Popen) -> NoReturn:
+            process.wait()
+            errors.seek(0)
+            reason = errors.read().decode(errors="replace").strip()[-500:]
+            raise OSError(f"ffmpeg could not write the video: {reason or process.returncode}")
+
+        try:
+            yield add
+            if process is not None:
+                # communicate closes the pipe, which ends the video.
+                process.communicate()
+                if process.returncode:
+                    fail(process)
+        finally:
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait()
+            if process is not None and process.stdin is not None:
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
 
 
 def _frame(picture: Any) -> np.ndarray:

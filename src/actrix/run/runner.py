@@ -11,8 +11,10 @@ from actrix.core.types import Key
 
 
 def run_keys(seed: int) -> tuple[Key, Key, Key]:
-    """(initialisation, environments, iterations): the random streams of one run."""
-    key = jax.random.key(seed)
+    """(initialisation, environments, iterations): the random streams of one run, for any seed ≥ 0."""
+    # SeedSequence takes integers of any size, where a JAX key would wrap at 2^32.
+    state = np.random.SeedSequence(seed).generate_state(2, np.uint32)
+    key = jax.random.wrap_key_data(jax.numpy.asarray(state), impl="threefry2x32")
     return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
 
 

@@ -1,0 +1,327 @@
+"""Callbacks under Stable-Baselines3's names.
+
+In the host loop `on_step` runs after every step of the vector environment; in the compiled loop once per segment,
+read-only. `num_timesteps` counts environment steps in both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class BaseCallback:
+    """Override `_on_step` (return False to stop training) and, if needed, the other `_on_…` methods."""
+
+    def __init__(self, verbose: int = 0):
+        self.verbose = verbose
+        self.model: Any = None
+        self.n_calls = 0
+        self.num_timesteps = 0
+        self.locals: dict[str, Any] = {}
+        self.globals: dict[str, Any] = {}
+        self.parent: BaseCallback | None = None
+
+    @property
+    def logger(self) -> Any:
+        """The model's logger: `self.logger.record("my/value", 1.0)`."""
+        return self.model.logger
+
+    @property
+    def training_env(self) -> Any:
+        """The environment trained on."""
+        return self.model.get_env()
+
+    def init_callback(self, model: Any) -> None:
+        """Called once before training."""
+        self.model = model
+        self._init_callback()
+
+    def on_training_start(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
+        self.locals, self.globals = locals_, globals_
+        self.num_timesteps = self.model.num_timesteps
+        self._on_training_start()
+
+    def on_rollout_start(self) -> None:
+        self._on_rollout_start()
+
+    def on_step(self) -> bool:
+        self.n_calls += 1
+        self.num_timesteps = self.model.num_timesteps
+        return self._on_step()
+
+    def on_rollout_end(self) -> None:
+        self._on_rollout_end()
+
+    def on_training_end(self) -> None:
+        self._on_training_end()
+
+    def update_locals(self, locals_: dict[str, Any]) -> None:
+        self.locals.update(locals_)
+
+    def _init_callback(self) -> None: ...
+
+    def _on_training_start(self) -> None: ...
+
+    def _on_rollout_start(self) -> None: ...
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None: ...
+
+    def _on_training_end(self) -> None: ...
+
+
+class CallbackList(BaseCallback):
+    """Several callbacks in order; training goes on while all of them return True."""
+
+    def __init__(self, callbacks: Sequence[BaseCallback]):
+        super().__init__()
+        self.callbacks = list(callbacks)
+
+    def _init_callback(self) -> None:
+        for callback in self.callbacks:
+            callback.init_callback(self.model)
+
+    def _on_training_start(self) -> None:
+        for callback in self.callbacks:
+            callback.on_training_start(self.locals, self.globals)
+
+    def _on_rollout_start(self) -> None:
+        for callback in self.callbacks:
+            callback.on_rollout_start()
+
+    def _on_step(self) -> bool:
+        return all([callback.on_step() for callback in self.callbacks])
+
+    def _on_rollout_end(self) -> None:
+        for callback in self.callbacks:
+            callback.on_rollout_end()
+
+    def _on_training_end(self) -> None:
+        for callback in self.callbacks:
+            callback.on_training_end()
+
+    def update_locals(self, locals_: dict[str, Any]) -> None:
+        super().update_locals(locals_)
+        for callback in self.callbacks:
+            callback.update_locals(locals_)
+
+
+class ConvertCallback(BaseCallback):
+    """A plain function `f(locals, globals) -> bool | None` as a callback."""
+
+    def __init__(self, callback: Callable[[dict, dict], bool | None], verbose: int = 0):
+        super().__init__(verbose)
+        self.callback = callback
+
+    def _on_step(self) -> bool:
+        return self.callback(self.locals, self.globals) is not False
+
+
+class _Every(BaseCallback):
+    """Fires when `num_timesteps` crosses a multiple of `freq` calls of the vector environment."""
+
+    def _crossed(self, freq: int) -> bool:
+        if freq <= 0:
+            return False
+        due = self.num_timesteps // self.model.n_envs // freq
+        if due <= getattr(self, "_fired", self._start):
+            return False
+        self._fired = due
+        return True
+
+    def on_training_start(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
+        self._start = 0
+        super().on_training_start(locals_, globals_)
+
+
+class EventCallback(_Every):
+    """A callback that triggers another."""
+
+    def __init__(self, callback: BaseCallback | None = None, verbose: int = 0):
+        super().__init__(verbose)
+        self.callback = callback
+        if callback is not None:
+            callback.parent = self
+
+    def init_callback(self, model: Any) -> None:
+        super().init_callback(model)
+        if self.callback is not None:
+            self.callback.init_callback(model)
+
+    def _on_training_start(self) -> None:
+        if self.callback is not None:
+            self.callback.on_training_start(self.locals, self.globals)
+
+    def _on_event(self) -> bool:
+        return True if self.callback is None else self.callback.on_step()
+
+
+class CheckpointCallback(_Every):
+    """Save the model every `save_freq` calls to `save_path/<name_prefix>_<steps>_steps.safetensors`."""
+
+    def __init__(
+        self, save_freq: int, save_path: str | os.PathLike, name_prefix: str = "rl_model",
+        save_replay_buffer: bool = False, save_vecnormalize: bool = False, verbose: int = 0,
+    ):  # fmt: skip
+        super().__init__(verbose)
+        self.save_freq, self.save_path, self.name_prefix = save_freq, Path(save_path), name_prefix
+
+    def _on_step(self) -> bool:
+        if self._crossed(self.save_freq):
+            path = self.model.save(self.save_path / f"{self.name_prefix}_{self.num_timesteps}_steps")
+            if self.verbose:
+                print(f"saved {path}")
+        return True
+
+
+class EvalCallback(EventCallback):
+    """Evaluate every `eval_freq` calls; keeps the best model and `evaluations.npz` as Stable-Baselines3 does.
+
+    Give it an environment of its own. Evaluation leaves the training stream untouched.
+    """
+
+    def __init__(
+        self, eval_env: Any, callback_on_new_best: BaseCallback | None = None,
+        callback_after_eval: BaseCallback | None = None, n_eval_episodes: int = 5, eval_freq: int = 10000,
+        log_path: str | os.PathLike | None = None, best_model_save_path: str | os.PathLike | None = None,
+        deterministic: bool = True, render: bool = False, verbose: int = 1, warn: bool = True,
+    ):  # fmt: skip
+        super().__init__(callback_after_eval, verbose)
+        if render:
+            raise ValueError(
+                "render=True is not offered during training; use `actrix video` or `watch` afterwards."
+            )
+        self.eval_env, self.callback_on_new_best = eval_env, callback_on_new_best
+        if callback_on_new_best is not None:
+            callback_on_new_best.parent = self
+        self.n_eval_episodes, self.eval_freq, self.deterministic = n_eval_episodes, eval_freq, deterministic
+        self.log_path = Path(log_path) / "evaluations.npz" if log_path is not None else None
+        self.best_model_save_path = Path(best_model_save_path) if best_model_save_path is not None else None
+        self.best_mean_reward, self.last_mean_reward = -np.inf, -np.inf
+        self.evaluations_timesteps: list[int] = []
+        self.evaluations_results: list[list[float]] = []
+        self.evaluations_length: list[list[int]] = []
+
+    def init_callback(self, model: Any) -> None:
+        super().init_callback(model)
+        if self.callback_on_new_best is not None:
+            self.callback_on_new_best.init_callback(model)
+
+    def _on_step(self) -> bool:
+        if not self._crossed(self.eval_freq):
+            return True
+        from actrix.model import evaluate_policy
+
+        rewards, lengths = evaluate_policy(
+            self.model, self.eval_env, self.n_eval_episodes, self.deterministic, return_episode_rewards=True
+        )
+        self.evaluations_timesteps.append(self.num_timesteps)
+        self.evaluations_results.append(rewards)
+        self.evaluations_length.append(lengths)
+        if self.log_path is not None:
+            self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(
+                self.log_path, timesteps=self.evaluations_timesteps, results=self.evaluations_results,
+                ep_lengths=self.evaluations_length,
+            )  # fmt: skip
+        mean, std = float(np.mean(rewards)), float(np.std(rewards))
+        self.last_mean_reward = mean
+        self.logger.record("eval/mean_reward", mean)
+        self.logger.record("eval/mean_ep_length", float(np.mean(lengths)))
+        if self.verbose:
+            print(f"Eval num_timesteps={self.num_timesteps}, episode_reward={mean:.2f} +/- {std:.2f}")
+        go_on = True
+        if mean > self.best_mean_reward:
+            self.best_mean_reward = mean
+            if self.best_model_save_path is not None:
+                self.model.save(self.best_model_save_path / "best_model")
+            if self.callback_on_new_best is not None:
+                go_on = self.callback_on_new_best.on_step()
+        return go_on and self._on_event()
+
+
+class StopTrainingOnRewardThreshold(BaseCallback):
+    """Stop when the best mean reward of the parent `EvalCallback` reaches the threshold."""
+
+    def __init__(self, reward_threshold: float, verbose: int = 0):
+        super().__init__(verbose)
+        self.reward_threshold = reward_threshold
+
+    def _on_step(self) -> bool:
+        if self.parent is None:
+            raise ValueError(
+                "StopTrainingOnRewardThreshold must be the callback_on_new_best of an EvalCallback."
+            )
+        return bool(self.parent.best_mean_reward < self.reward_threshold)  # type: ignore[attr-defined]
+
+
+class StopTrainingOnNoModelImprovement(BaseCallback):
+    """Stop after more than `max_no_improvement_evals` evaluations in a row without a new best."""
+
+    def __init__(self, max_no_improvement_evals: int, min_evals: int = 0, verbose: int = 0):
+        super().__init__(verbose)
+        self.max_no_improvement_evals, self.min_evals = max_no_improvement_evals, min_evals
+        self.last_best_mean_reward, self.no_improvement_evals = -np.inf, 0
+
+    def _on_step(self) -> bool:
+        if self.parent is None:
+            raise ValueError(
+                "StopTrainingOnNoModelImprovement must be the callback_after_eval of an EvalCallback."
+            )
+        best = self.parent.best_mean_reward  # type: ignore[attr-defined]
+        go_on = True
+        if self.n_calls > self.min_evals:
+            self.no_improvement_evals = (
+                0 if best > self.last_best_mean_reward else self.no_improvement_evals + 1
+            )
+            go_on = self.no_improvement_evals <= self.max_no_improvement_evals
+        self.last_best_mean_reward = best
+        return go_on
+
+
+class StopTrainingOnMaxEpisodes(BaseCallback):
+    """Stop after `max_episodes` finished episodes per environment."""
+
+    def __init__(self, max_episodes: int, verbose: int = 0):
+        super().__init__(verbose)
+        self.max_episodes = max_episodes
+        self.n_episodes = 0
+
+    def _on_step(self) -> bool:
+        self.n_episodes = self.model.num_episodes
+        return self.n_episodes < self.max_episodes * self.model.n_envs
+
+
+class EveryNTimesteps(EventCallback):
+    """Trigger a callback every `n_steps` environment steps."""
+
+    def __init__(self, n_steps: int, callback: BaseCallback):
+        super().__init__(callback)
+        self.n_steps = n_steps
+        self.last_time_trigger = 0
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps - self.last_time_trigger >= self.n_steps:
+            self.last_time_trigger = self.num_timesteps
+            return self._on_event()
+        return True
+
+
+def as_callback(callback: Any) -> BaseCallback | None:
+    """None, a callback, a list of them, or a function `f(locals, globals)`."""
+    if callback is None or isinstance(callback, BaseCallback):
+        return callback
+    if isinstance(callback, Sequence):
+        return CallbackList([as_callback(c) for c in callback])  # type: ignore[list-item]
+    if callable(callback):
+        return ConvertCallback(callback)
+    raise TypeError(
+        f"callback must be a BaseCallback, a list of them or a function, not {type(callback).__name__}."
+    )

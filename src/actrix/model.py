@@ -1,0 +1,618 @@
+"""The user's object: `PPO("MlpPolicy", env).learn(100_000).save("ppo")`, in Stable-Baselines3's vocabulary."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from actrix.algorithms import presets
+from actrix.algorithms.actor_critic import Acting
+from actrix.callbacks import BaseCallback, as_callback
+from actrix.core import spaces
+from actrix.core.types import Spec
+from actrix.envs.base import HostEnv, JaxEnv
+from actrix.envs.jax_envs import JAX_TWINS, has_jax_env, jax_env
+from actrix.envs.make import as_host_env, make_vec_env
+from actrix.run import modelfile
+from actrix.run.compiled import CompiledRunner
+from actrix.run.display import Display
+from actrix.run.evaluate import Policy, check_same_spaces, evaluate
+from actrix.run.host import HostRunner
+from actrix.run.log import Logger
+from actrix.run.train import SeedRun, train
+
+POLICIES = (
+    "MlpPolicy",
+    "CnnPolicy",
+    "MultiInputPolicy",
+    "MlpLstmPolicy",
+    "CnnLstmPolicy",
+    "MultiInputLstmPolicy",
+)
+
+
+class _InstanceAware(classmethod):
+    """`PPO.load(path)` works; `model.load(path)` fails with the fix instead of leaving `model` unchanged."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is not None:
+            name = type(instance).__name__
+
+            def refuse(*args: Any, **kwargs: Any) -> None:
+                raise TypeError(
+                    f"load builds a new model and would leave this one unchanged: write model = {name}.load(...)."
+                )
+
+            return refuse
+        return super().__get__(None, owner)
+
+
+class Model:
+    """An algorithm, an environment and what was learned. Subclasses only name a preset.
+
+    Args:
+        policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" (the network follows from the spaces in any case),
+            "MlpLstmPolicy" for a recurrent one, or `(spec, key) -> equinox module` of your own.
+        env: an id, a `gym.Env`, a Gymnasium vector environment, a JAX environment, or `make_vec_env`'s result.
+            None only for a model that will be given one by `set_env`.
+        n_envs: copies to make where `env` is an id or a JAX environment.
+        backend: for ids: "auto" (compiled JAX where Gymnasium's dynamics are matched, else EnvPool, else
+            Gymnasium), or one of "jax", "envpool", "gymnasium".
+        seed: any integer ≥ 0; None draws one (kept in `model.seed`).
+        reference: a model to stay near (`ref_kl_coef`); None = the uniform policy.
+        settings: the algorithm's parameters by Stable-Baselines3's names.
+
+    Raises SettingError (unknown or refused settings, with the nearest names), UnsupportedSpaceError,
+    UnknownEnvError.
+    """
+
+    preset_name: ClassVar[str] = "ppo"
+
+    def __init__(
+        self,
+        policy: Any = "MlpPolicy",
+        env: Any = None,
+        *,
+        n_envs: int = 1,
+        backend: str = "auto",
+        env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: str = "auto",
+        stats_window_size: int = 100,
+        reference: Model | None = None,
+        **settings: Any,
+    ):
+        self.preset = self._find_preset(settings)
+        self.algorithm = presets.configure(self.preset.algorithm, settings)
+        self.policy_name = policy if isinstance(policy, str) else "custom"
+        network = _network(policy, policy_kwargs, self.algorithm.network)
+        self.algorithm = dataclasses.replace(self.algorithm, network=network)
+        self.seed = _seed(seed)
+        self.verbose, self.tensorboard_log, self.stats_window_size = (
+            verbose,
+            tensorboard_log,
+            stats_window_size,
+        )
+        self.backend, self.env_kwargs, self.n_envs = backend, env_kwargs, n_envs
+        self.device = _device(device)
+        self.reference = None if reference is None else reference.acting.net
+        self.env: HostEnv | JaxEnv | None = None
+        self.env_id: str | None = None
+        self.spec: Spec | None = None
+        self.runner: Any = None
+        self.logger: Logger | Any = _NoLogger()
+        self.run = SeedRun(self.seed, window=stats_window_size)
+        self._acting: Acting | None = None
+        self._policy: Policy | None = None
+        if env is not None:
+            self.set_env(env)
+
+    @classmethod
+    def _find_preset(cls, settings: dict[str, Any]) -> presets.Preset:
+        return presets.find_preset(cls.preset_name)
+
+    # ------------------------------------------------------------------ environment
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """Train on another environment with the same spaces; learning starts it anew."""
+        env, self.env_id = self._resolve(env)
+        if self.spec is not None:
+            for what in ("observation_space", "action_space"):
+                if getattr(self.spec, what) != getattr(env.spec, what):
+                    raise ValueError(
+                        f"the environment's {what} is {getattr(env.spec, what)}, the model's {getattr(self.spec, what)}."
+                    )
+        spaces.check_observation_space(env.spec.observation_space)
+        spaces.check_action_space(env.spec.action_space)
+        if isinstance(env, HostEnv):
+            self.n_envs = env.num_envs
+        self.algorithm.check(env.spec, self.n_envs)
+        learner = None if self.runner is None else self.runner.learners[0]
+        self.env, self.spec = env, env.spec
+        if isinstance(env, HostEnv):
+            self.runner = HostRunner(self.algorithm, env, self.seed, self.reference)
+        else:
+            self.runner = CompiledRunner(self.algorithm, env, self.n_envs, [self.seed], self.reference)
+        if learner is not None:
+            self.runner.set_learners([learner], self.run.iterations)
+        elif self._acting is not None:
+            self._adopt(self._acting)
+        self._policy = None
+
+    def _resolve(self, env: Any) -> tuple[HostEnv | JaxEnv, str | None]:
+        if isinstance(env, str):
+            twin = self.backend == "auto" and env in JAX_TWINS and not self.env_kwargs
+            if twin or self.backend == "jax":
+                return jax_env(env, **(self.env_kwargs or {})), env
+            backend = (
+                "jax"
+                if self.backend == "auto" and has_jax_env(env) and env not in JAX_TWINS
+                else self.backend
+            )
+            if backend == "jax":
+                return jax_env(env), env
+            made = make_vec_env(env, self.n_envs, self.seed, env_kwargs=self.env_kwargs, backend=backend)
+            return made, env
+        if isinstance(env, JaxEnv) and not isinstance(env, HostEnv):
+            return env, getattr(env, "env_id", None)
+        host = as_host_env(env, 1 if not isinstance(env, type) else self.n_envs, self.seed)
+        return host, None
+
+    def get_env(self) -> Any:
+        """The environment trained on."""
+        return self.env
+
+    @property
+    def observation_space(self) -> Any:
+        return self._known_spec().observation_space
+
+    @property
+    def action_space(self) -> Any:
+        return self._known_spec().action_space
+
+    def _known_spec(self) -> Spec:
+        if self.spec is None:
+            raise ValueError("this model has no environment yet: pass env=… or call set_env.")
+        return self.spec
+
+    @property
+    def num_timesteps(self) -> int:
+        """Environment steps taken so far."""
+        return self.run.steps + getattr(self, "_open_steps", 0)
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes finished so far."""
+        return self.run.episodes + getattr(self, "_open_episodes", 0)
+
+    # ------------------------------------------------------------------ learning
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: Any = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train for `total_timesteps` environment steps (rounded up to whole chunks); returns the model.
+
+        Calling it again goes on with the same parameters and optimiser; `reset_num_timesteps=False` also goes
+        on counting, and adds the steps to those already taken.
+        """
+        if self.runner is None:
+            raise ValueError("no environment: pass env=… when building the model, or call set_env first.")
+        if not float(total_timesteps).is_integer() or total_timesteps < 1:
+            raise ValueError(f"total_timesteps={total_timesteps} must be a whole number of at least 1.")
+        first = self.run.iterations == 0
+        if reset_num_timesteps:
+            kept = self.run
+            self.run = SeedRun(self.seed, window=self.stats_window_size)
+            self.run.iterations = kept.iterations
+            self._reset_schedule()
+        total = int(total_timesteps) + self.run.steps
+        if reset_num_timesteps or isinstance(self.logger, _NoLogger):
+            self.logger = Logger(tensorboard=self._tb_folder(tb_log_name), verbose=self.verbose)
+        self.run.logger = self.logger
+        hooks = _Hooks(self, as_callback(callback))
+        title = f"{type(self).__name__} on {self.env_id or 'your environment'}"
+        with contextlib.ExitStack() as stack:
+            display = stack.enter_context(Display(total, title)) if progress_bar else None
+            hooks.start()
+            try:
+                train(
+                    self.runner, [self.run], total, display=display, on_update=hooks.on_update,
+                    log_interval=log_interval, warm=first,
+                )  # fmt: skip
+            finally:
+                self._acting, self._policy = None, None
+                hooks.end()
+                self.logger.sync()
+        return self
+
+    def _reset_schedule(self) -> None:
+        learner = self.runner.learners[0]
+        training = dataclasses.replace(learner.training, steps=jnp.zeros_like(learner.training.steps))
+        self.runner.set_learners([dataclasses.replace(learner, training=training)], self.run.iterations)
+
+    def _tb_folder(self, name: str | None) -> Path | None:
+        if self.tensorboard_log is None:
+            return None
+        base, name = Path(self.tensorboard_log), name or type(self).__name__
+        used = [
+            int(p.name.rsplit("_", 1)[1])
+            for p in base.glob(f"{name}_*")
+            if p.name.rsplit("_", 1)[1].isdigit()
+        ]
+        return base / f"{name}_{max(used, default=0) + 1}"
+
+    # ------------------------------------------------------------------ acting
+
+    @property
+    def acting(self) -> Acting:
+        """A copy of the acting parameters: the network and the observation statistics."""
+        if self._acting is None:
+            if self.runner is None:
+                raise ValueError("this model has no parameters yet: pass env=… or load a file.")
+            self._acting = self.runner.learners[0].acting
+        return self._acting
+
+    @property
+    def policy(self) -> Policy:
+        """The frozen policy for batches, in policy coordinates."""
+        if self._policy is None or self._policy.acting is not self.acting:
+            self._policy = Policy(self.algorithm, self.acting, self.seed % 2**31)
+        return self._policy
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, Any]:
+        """(action, state) for one observation or a batch; actions are scaled and clipped for the environment.
+
+        `state` is the memory of a recurrent policy, None otherwise; `episode_start` [N] zeroes it. Raises
+        ValueError for a wrong shape or a non-finite observation.
+        """
+        spec = self._known_spec()
+        obs, batched = _batch(spec.observation_space, observation)
+        n = len(jax.tree.leaves(obs)[0])
+        first = np.zeros(n, bool) if episode_start is None else np.atleast_1d(np.asarray(episode_start, bool))
+        memory = self.policy.initial_memory(n) if state is None else state
+        mask = None if action_masks is None else np.atleast_2d(np.asarray(action_masks, bool))
+        if mask is not None:
+            _check_mask(mask, spec, n)
+        action, memory = self.policy(obs, memory, first, mask, deterministic)
+        action = np.asarray(spaces.to_env_action(spec.action_space, action), spec.action_space.dtype)
+        return (action if batched else action[0]), memory
+
+    # ------------------------------------------------------------------ files
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write one model file (`.safetensors`): parameters, statistics, settings and spaces; data only."""
+        meta = {
+            "kind": "model", "algorithm": self.preset.name, "settings": presets.settings_of(self.algorithm),
+            "spec": modelfile.spec_to_json(self._known_spec()), "env_id": self.env_id, "seed": self.seed,
+            "num_timesteps": self.run.steps, "n_envs": self.n_envs,
+        }  # fmt: skip
+        return modelfile.save(path, meta, self.acting)
+
+    @_InstanceAware
+    def load(
+        cls,
+        path: str | os.PathLike,
+        env: Any = None,
+        template: Model | None = None,
+        device: str = "auto",
+        **kwargs: Any,
+    ) -> Self:
+        """A new model from a file or a run folder. Nothing in the file is executed.
+
+        `env` may be given to go on training (the optimiser starts anew). A file saved with a network of your own
+        needs `template`, a model built with that network. Raises ModelFileError, FileNotFoundError.
+        """
+        meta = modelfile.read_meta(path)
+        name = meta.get("algorithm")
+        expected = cls.preset_name
+        if cls is not Model and name != expected:
+            raise modelfile.ModelFileError(
+                f"{path} holds {name!r}, not {expected!r}: load it with Model.load."
+            )
+        maker = cls if cls is not Model else model_class(name)
+        settings = dict(meta["settings"])
+        network = settings.pop("policy_kwargs", {})
+        if network.get("custom"):
+            if template is None:
+                raise modelfile.ModelFileError(
+                    f"{path} was saved with a network of the user's own: load it with template=model."
+                )
+            model = maker("MlpPolicy", seed=meta["seed"], device=device, **settings, **kwargs)
+            model.algorithm = dataclasses.replace(model.algorithm, network=template.algorithm.network)
+        else:
+            model = maker(
+                "MlpPolicy", seed=meta["seed"], device=device, policy_kwargs=network, **settings, **kwargs
+            )
+        model.spec = modelfile.spec_from_json(meta["spec"])
+        model.env_id = meta["env_id"]
+        template_learner = model.algorithm.init(jax.random.key(0), model.spec, 1)
+        model._acting = modelfile.read_tree(path, template_learner.acting)
+        model.run.steps = meta["num_timesteps"]
+        if env is not None:
+            model.n_envs = kwargs.get("n_envs", meta["n_envs"])
+            model.set_env(env)
+        return model
+
+    def _adopt(self, acting: Acting) -> None:
+        """Put these acting parameters into the runner (a loaded model that is given an environment)."""
+        learner = dataclasses.replace(self.runner.learners[0], acting=acting)
+        self.runner.set_learners([learner], self.run.iterations)
+
+    def get_parameters(self) -> dict[str, np.ndarray]:
+        """Name → array of every acting parameter."""
+        return dict(
+            zip(modelfile.leaf_names(self.acting), map(np.asarray, jax.tree.leaves(self.acting)), strict=True)
+        )
+
+    def set_parameters(self, parameters: dict[str, Any], exact_match: bool = True) -> None:
+        """Replace acting parameters by name (a warm start); ValueError lists unknown or missing names."""
+        current = self.get_parameters()
+        wrong = sorted(set(parameters) - set(current)) + (
+            sorted(set(current) - set(parameters)) if exact_match else []
+        )
+        if wrong:
+            raise ValueError(f"parameters do not match: {', '.join(wrong)}.")
+        leaves = []
+        for name, old in current.items():
+            new = np.asarray(parameters.get(name, old), old.dtype)
+            if new.shape != old.shape:
+                raise ValueError(f"parameter {name} has shape {new.shape}, expected {old.shape}.")
+            leaves.append(jnp.asarray(new))
+        acting = jax.tree.unflatten(jax.tree.structure(self.acting), leaves)
+        self._acting, self._policy = acting, None
+        if self.runner is not None:
+            self._adopt(acting)
+
+
+class _NoLogger:
+    """Before the first `learn`."""
+
+    def record(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def sync(self) -> None: ...
+
+
+class _Hooks:
+    """Runs a model's callbacks from the training loop."""
+
+    def __init__(self, model: Model, callback: BaseCallback | None):
+        self.model, self.callback = model, callback
+
+    def start(self) -> None:
+        if self.callback is None:
+            return
+        self.callback.init_callback(self.model)
+        self.callback.on_training_start({"self": self.model, "model": self.model}, {})
+        self.callback.on_rollout_start()
+        if isinstance(self.model.runner, HostRunner):
+            self.model.runner.on_step = self._on_step
+            self.model.runner.stopped = False
+
+    def _on_step(self, step: Any) -> bool:
+        model, callback = self.model, self.callback
+        assert callback is not None
+        done = step.terminated | step.truncated
+        n = model.n_envs if step.valid is None else int(np.sum(step.valid))
+        model._open_steps = getattr(model, "_open_steps", 0) + n
+        model._open_episodes = getattr(model, "_open_episodes", 0) + int(np.sum(done))
+        model._acting, model._policy = None, None
+        callback.update_locals({"new_obs": step.obs, "rewards": step.reward, "dones": done})
+        return callback.on_step()
+
+    def on_update(self) -> bool:
+        model, callback = self.model, self.callback
+        model._open_steps = model._open_episodes = 0
+        model._acting, model._policy = None, None
+        if callback is None:
+            return True
+        go_on = True
+        if not isinstance(model.runner, HostRunner):
+            go_on = callback.on_step()
+        callback.on_rollout_end()
+        if go_on:
+            callback.on_rollout_start()
+        return go_on
+
+    def end(self) -> None:
+        self.model._open_steps = self.model._open_episodes = 0
+        if isinstance(self.model.runner, HostRunner):
+            self.model.runner.on_step = None
+        if self.callback is not None:
+            self.callback.on_training_end()
+
+
+def evaluate_policy(
+    model: Model,
+    env: Any,
+    n_eval_episodes: int = 10,
+    deterministic: bool = True,
+    render: bool = False,
+    callback: Any = None,
+    reward_threshold: float | None = None,
+    return_episode_rewards: bool = False,
+    warn: bool = True,
+    seed: int | None = None,
+) -> Any:
+    """(mean, std) of the return over fresh episodes, or (returns, lengths) with `return_episode_rewards`.
+
+    Each environment plays an equal share, so short episodes are not favoured. Statistics stay frozen. Raises
+    ValueError where the environment's spaces differ from the model's, AssertionError below `reward_threshold`.
+    """
+    host = as_host_env(env)
+    check_same_spaces(model._known_spec(), host)
+    returns, lengths = evaluate(model.policy, host, n_eval_episodes, deterministic, seed)
+    if host is model.env and isinstance(model.runner, HostRunner):
+        model.runner.restart()  # its open episodes were played on by the evaluation
+    if reward_threshold is not None:
+        assert np.mean(returns) > reward_threshold, (
+            f"mean reward {np.mean(returns):.2f} < {reward_threshold:.2f}"
+        )
+    if return_episode_rewards:
+        return returns.tolist(), lengths.tolist()
+    return float(np.mean(returns)), float(np.std(returns))
+
+
+# ---------------------------------------------------------------------------- the named classes
+
+
+class PPO(Model):
+    """Proximal policy optimisation with the clipped surrogate (Schulman et al. 2017)."""
+
+    preset_name = "ppo"
+
+
+class PPOKL(Model):
+    """PPO with an adaptive KL penalty (Schulman et al. 2017, §4)."""
+
+    preset_name = "ppo-kl"
+
+
+class A2C(Model):
+    """Synchronous advantage actor-critic (Mnih et al. 2016)."""
+
+    preset_name = "a2c"
+
+
+class REINFORCE(Model):
+    """Monte Carlo policy gradient on whole episodes (Williams 1992)."""
+
+    preset_name = "reinforce"
+
+
+class VPG(Model):
+    """Vanilla policy gradient: GAE, one policy step per chunk, many critic steps (Schulman et al. 2016)."""
+
+    preset_name = "vpg"
+
+
+class QAC(Model):
+    """Q actor-critic: the score weighted by a learned Q(s, a) (Sutton et al. 1999)."""
+
+    preset_name = "qac"
+
+
+class TDAC(Model):
+    """One-step actor-critic: the score weighted by the TD error (Barto, Sutton & Anderson 1983)."""
+
+    preset_name = "tdac"
+
+
+class ActorCritic(Model):
+    """A free composition: `ActorCritic("MlpPolicy", env, critic="td-lambda:0.9", actor="ppo-clip:0.2")`."""
+
+    preset_name = presets.COMPOSED
+
+    @classmethod
+    def _find_preset(cls, settings: dict[str, Any]) -> presets.Preset:
+        return presets.composed(settings.pop("critic", "gae"), settings.pop("actor", "ppo-clip"))
+
+
+MODELS: dict[str, type[Model]] = {
+    cls.preset_name: cls for cls in (REINFORCE, VPG, QAC, TDAC, A2C, PPO, PPOKL, ActorCritic)
+}
+
+
+def model_class(name: str | None) -> type[Model]:
+    """The class for an algorithm's name; SettingError suggests the nearest."""
+    if name in MODELS:
+        return MODELS[name]
+    presets.find_preset(str(name))
+    raise AssertionError("unreachable")
+
+
+# ---------------------------------------------------------------------------- small pieces
+
+
+def _seed(seed: int | None) -> int:
+    if seed is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    if isinstance(seed, bool) or int(seed) != seed or seed < 0:
+        raise ValueError(f"seed={seed!r} must be a whole number of at least 0.")
+    return int(seed)
+
+
+def _device(device: str) -> str:
+    platform = jax.default_backend()
+    if device not in ("auto", platform, {"gpu": "cuda"}.get(platform, platform)):
+        raise ValueError(f"device={device!r}: JAX runs on {platform!r} here; use device='auto'.")
+    return platform
+
+
+def _network(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> Any:
+    kwargs = dict(policy_kwargs or {})
+    if isinstance(policy, str):
+        if policy not in POLICIES:
+            raise presets.SettingError(
+                f"policy {policy!r} is unknown: choose one of {', '.join(POLICIES)}, or a function."
+            )
+        if "Lstm" in policy:
+            kwargs.setdefault("cell", "lstm")
+        if policy.startswith("Cnn"):
+            kwargs.setdefault("cnn", True)
+    elif callable(policy):
+        kwargs["module"] = policy
+    else:
+        raise presets.SettingError(f"policy must be a name or (spec, key) -> equinox module, not {policy!r}.")
+    return presets.network_config(kwargs, base)
+
+
+def _batch(space: Any, observation: Any) -> tuple[Any, bool]:
+    """(observation with a leading batch axis, whether it had one); ValueError names shape and value problems."""
+    import gymnasium as gym
+
+    if isinstance(space, gym.spaces.Dict):
+        if not isinstance(observation, dict) or set(observation) != set(space.spaces):
+            got = sorted(observation) if isinstance(observation, dict) else type(observation).__name__
+            raise ValueError(f"the observation must be a dict with keys {sorted(space.spaces)}, got {got}.")
+        parts = {k: _batch(s, observation[k]) for k, s in space.spaces.items()}
+        return {k: p[0] for k, p in parts.items()}, all(p[1] for p in parts.values())
+    if isinstance(space, gym.spaces.Tuple):
+        pairs = [_batch(s, o) for s, o in zip(space.spaces, observation, strict=True)]
+        return tuple(p[0] for p in pairs), all(p[1] for p in pairs)
+    x = np.asarray(observation)
+    if np.issubdtype(x.dtype, np.floating):
+        x = x.astype(np.float32)
+        if not np.isfinite(x).all():
+            raise ValueError(
+                f"the observation holds a non-finite number at index {np.argwhere(~np.isfinite(x))[0].tolist()}."
+            )
+    elif not np.issubdtype(x.dtype, np.integer) and x.dtype != bool:
+        raise ValueError(f"the observation has dtype {x.dtype}; expected numbers.")
+    if x.shape == space.shape:
+        return x[None], False
+    if x.shape[1:] == space.shape and x.ndim == len(space.shape) + 1:
+        return x, True
+    raise ValueError(
+        f"the observation has shape {x.shape}; expected {space.shape}, or a batch (n, *{space.shape})."
+    )
+
+
+def _check_mask(mask: np.ndarray, spec: Spec, n: int) -> None:
+    length = spaces.mask_length(spec.action_space)
+    if mask.shape != (n, length):
+        raise ValueError(f"action_masks has shape {mask.shape}; expected ({n}, {length}).")
+    if not mask.any(axis=1).all():
+        raise ValueError(f"action_masks forbids every action in row {int(np.argmin(mask.any(axis=1)))}.")

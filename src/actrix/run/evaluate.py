@@ -1,0 +1,110 @@
+"""Evaluation: fresh episodes with frozen statistics; touches nothing of the training run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from actrix.core.networks import zero_where
+from actrix.core.types import PyTree, Spec
+from actrix.envs.base import HostEnv
+from actrix.envs.guard import env_seeds
+from actrix.envs.make import as_host_env, make_vec_env
+
+EVAL_ENVS = 10
+
+
+class Policy:
+    """A frozen policy for batches of observations: acting parameters behind one compiled call."""
+
+    def __init__(self, algorithm: Any, acting: PyTree, seed: int = 0):
+        self.algorithm, self.acting = algorithm, acting
+        self.key = jax.random.key(seed)
+        self.calls = 0
+
+        def call(acting, memory, first, obs, mask, noise):
+            if memory is not None:
+                memory = zero_where(first, memory)
+            return algorithm.policy(acting, memory, obs, mask, noise)
+
+        self._call = jax.jit(call)
+        self._noise = jax.jit(lambda acting, key, n: algorithm.noise(acting, key, 1, n)[0], static_argnums=2)
+
+    def initial_memory(self, num_envs: int) -> PyTree:
+        return self.acting.net.initial_carry((num_envs,))
+
+    def __call__(
+        self, obs: PyTree, memory: PyTree, first: np.ndarray, mask: np.ndarray | None, deterministic: bool
+    ) -> tuple[np.ndarray, PyTree]:
+        """(actions in policy coordinates [N, ...], memory); `first` marks rows that start an episode."""
+        noise = None
+        if not deterministic:
+            noise = self._noise(self.acting, jax.random.fold_in(self.key, self.calls), len(first))
+            self.calls += 1
+        action, memory = self._call(self.acting, memory, first, obs, mask, noise)
+        return np.asarray(action), memory
+
+
+def evaluate(
+    policy: Policy,
+    env: HostEnv,
+    episodes: int,
+    deterministic: bool = True,
+    seed: int | None = None,
+    on_step: Callable[[], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Undiscounted returns and lengths of `episodes` fresh episodes, in the order in which they end.
+
+    Each environment plays its fixed share, so that short episodes are not favoured. `seed` seeds the
+    environments (None = their own streams).
+    """
+    if episodes < 1:
+        raise ValueError(f"n_eval_episodes={episodes} must be at least 1.")
+    n = env.num_envs
+    share = np.array([(episodes + i) // n for i in range(n)])
+    obs, mask = env.reset(None if seed is None else env_seeds(seed, n))
+    memory, first = policy.initial_memory(n), np.ones(n, bool)
+    total, length, count = np.zeros(n), np.zeros(n, int), np.zeros(n, int)
+    returns, lengths = [], []
+    while (count < share).any():
+        action, memory = policy(obs, memory, first, mask, deterministic)
+        step = env.step(action)
+        valid = np.ones(n, bool) if step.valid is None else step.valid
+        total, length = total + np.where(valid, step.reward, 0.0), length + valid
+        done = (step.terminated | step.truncated) & valid
+        for i in np.flatnonzero(done & (count < share)):
+            returns.append(total[i])
+            lengths.append(length[i])
+            count[i] += 1
+        total, length = np.where(done, 0.0, total), np.where(done, 0, length)
+        first = done | ~valid
+        obs, mask = step.obs, step.mask
+        if on_step is not None:
+            on_step()
+    return np.asarray(returns), np.asarray(lengths)
+
+
+def evaluation_env(
+    env_id: str, episodes: int, env_kwargs: dict | None = None, wrapper: Any = None
+) -> HostEnv:
+    """Gymnasium's own environment for an id, whatever trained; a JAX environment where Gymnasium has none."""
+    from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
+
+    n = min(EVAL_ENVS, episodes)
+    jax_only = has_jax_env(env_id) and env_id not in JAX_TWINS
+    return make_vec_env(env_id, n, env_kwargs=env_kwargs, wrapper_class=wrapper,
+                        backend="jax" if jax_only else "gymnasium")  # fmt: skip
+
+
+def check_same_spaces(spec: Spec, env: HostEnv) -> None:
+    """Raise ValueError with the difference unless `env` has the spaces that the policy was made for."""
+    for what in ("observation_space", "action_space"):
+        ours, theirs = getattr(spec, what), getattr(env.spec, what)
+        if ours != theirs:
+            raise ValueError(f"the environment's {what} is {theirs}, the model's is {ours}.")
+
+
+__all__ = ["Policy", "as_host_env", "check_same_spaces", "evaluate", "evaluation_env"]

@@ -304,12 +304,10 @@ class Model:
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write one model file (`.safetensors`): parameters, statistics, settings and spaces; data only."""
-        meta = {
-            "kind": "model", "algorithm": self.preset.name, "settings": presets.settings_of(self.algorithm),
-            "spec": modelfile.spec_to_json(self._known_spec()), "env_id": self.env_id, "seed": self.seed,
-            "num_timesteps": self.run.steps, "n_envs": self.n_envs,
-        }  # fmt: skip
-        return modelfile.save(path, meta, self.acting)
+        return write_model(
+            path, self.preset.name, self.algorithm, self.acting, self._known_spec(), env_id=self.env_id,
+            seed=self.seed, num_timesteps=self.run.steps, n_envs=self.n_envs,
+        )  # fmt: skip
 
     @_InstanceAware
     def load(
@@ -473,6 +471,19 @@ def evaluate_policy(
     if return_episode_rewards:
         return returns.tolist(), lengths.tolist()
     return float(np.mean(returns)), float(np.std(returns))
+
+
+def write_model(
+    path: str | os.PathLike, name: str, algorithm: Any, acting: Acting, spec: Spec, *,
+    env_id: str | None, seed: int, num_timesteps: int, n_envs: int,
+) -> Path:  # fmt: skip
+    """One model file for these acting parameters; what `Model.save` and the command line write."""
+    meta = {
+        "kind": "model", "algorithm": name, "settings": presets.settings_of(algorithm),
+        "spec": modelfile.spec_to_json(spec), "env_id": env_id, "seed": seed,
+        "num_timesteps": num_timesteps, "n_envs": n_envs,
+    }  # fmt: skip
+    return modelfile.save(path, meta, acting)
 
 
 # ---------------------------------------------------------------------------- the named classes

@@ -105,9 +105,9 @@ class GymnasiumEnvs:
         return Step(obs, next_obs, reward, terminated, truncated, valid, mask, next_mask)
 
     def close(self) -> None:
-        # After a failure the remaining workers may wait for ever.
-        kill = self._failed and isinstance(self.envs.unwrapped, AsyncVectorEnv)
-        self.envs.close(**({"terminate": True} if kill else {}))
+        if self._failed and isinstance(self.envs.unwrapped, AsyncVectorEnv):
+            _end_workers(self.envs.unwrapped)
+        self.envs.close()
 
     def _guarded(self, call: Callable, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -257,6 +257,18 @@ def _with_rows(mask: np.ndarray | None, rows: np.ndarray, values: Any) -> np.nda
 
 def _all_legal_if_none(mask: np.ndarray, ended: np.ndarray) -> np.ndarray:
     return mask | (ended & ~mask.any(axis=-1))[:, None]
+
+
+def _end_workers(envs: AsyncVectorEnv) -> None:
+    # AsyncVectorEnv.close would first wait for the step that failed.
+    for process in envs.processes:
+        process.terminate()
+    for process in envs.processes:
+        process.join(5)
+    for pipe in envs.parent_pipes:
+        if pipe is not None:
+            pipe.close()
+    envs.closed = True
 
 
 def _dead_workers(envs: Any, error: Exception) -> str:

@@ -146,6 +146,18 @@ class CompiledRunner:
             self.state, learner=stacked, iteration=jnp.full(len(self.seeds), iteration, jnp.int32)
         )
 
+    def reseed(self, seeds: Sequence[int]) -> None:
+        """Start the environments anew, each seed's from another random stream."""
+
+        def restart(state: TrainState, env_key: Key) -> TrainState:
+            carry = reset(self.env, self.num_envs, env_key, jnp.uint32(0), state.learner.acting.net)
+            return dataclasses.replace(state, env=carry, env_key=env_key)
+
+        keys = jnp.stack([run_keys(seed)[1] for seed in seeds])
+        self.state = jax.jit(lambda states, keys: jax.lax.map(lambda x: restart(*x), (states, keys)))(
+            self.state, keys
+        )
+
     @property
     def iteration(self) -> int:
         return int(self.state.iteration[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -80,8 +80,9 @@ class HostRunner:
         if self._obs is not None:
             self._reset(None)
 
-    def reseed(self, seed: int) -> None:
+    def reseed(self, seeds: Sequence[int]) -> None:
         """Start the environments anew from another seed at the next step."""
+        (seed,) = seeds
         self._env_seed, self._obs = seed, None
         self._env_key = run_keys(seed)[1]
 

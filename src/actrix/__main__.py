@@ -1,0 +1,7 @@
+"""`python -m actrix`."""
+
+import sys
+
+from actrix.cli import main
+
+sys.exit(main())

@@ -1,0 +1,419 @@
+"""The command line: `actrix train | eval | video | watch | plot | resume | list`.
+
+Exit codes: 0 done, 1 a failed run, 2 a mistake in what was typed, 130 interrupted (a checkpoint was saved).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. A user's mistake prints one line on stderr."""
+    args = _parser().parse_args(argv)
+    from rich.console import Console
+
+    from actrix.algorithms.presets import SettingError
+    from actrix.core.spaces import UnsupportedSpaceError
+    from actrix.envs.guard import EnvError
+    from actrix.envs.make import UnknownEnvError
+    from actrix.experiment import RunError
+    from actrix.run.modelfile import ModelFileError
+    from actrix.run.train import NonFiniteError
+
+    usage = (
+        SettingError,
+        UnknownEnvError,
+        UnsupportedSpaceError,
+        ModelFileError,
+        RunError,
+        FileNotFoundError,
+        ImportError,
+    )
+    failed = (EnvError, NonFiniteError, OSError)
+    try:
+        return args.run(args) or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (*usage, *failed, ValueError) as error:
+        if args.debug:
+            raise
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"actrix: {error}", markup=False)
+        return EXIT_FAILED if isinstance(error, failed) and not isinstance(error, usage) else EXIT_USAGE
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser = argparse.ArgumentParser(
+        prog="actrix", description=(__doc__ or "").split("\n")[0], parents=[common]
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, summary: str, **kwargs: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary, parents=[common], **kwargs)
+        sub.set_defaults(run=run)
+        return sub
+
+    p = command("train", _train, "Train an agent with tuned settings into a run folder.")
+    p.add_argument(
+        "names",
+        nargs="+",
+        metavar="[ALGORITHM] ENV",
+        help="e.g. `ppo LunarLander-v3`; with --critic/--actor only ENV",
+    )
+    p.add_argument("--critic", help="compose: e.g. gae:0.95, td-lambda:0.9, n-step:5, td, mc, q-td, none")
+    p.add_argument("--actor", help="compose: e.g. ppo-clip:0.2, ppo-kl:0.01, score, score:reward-to-go")
+    p.add_argument(
+        "--data", default="on-policy", choices=["on-policy"], help="compose: whose data (default: on-policy)"
+    )
+    p.add_argument("--steps", type=_count, help="environment steps (default: the zoo's budget)")
+    p.add_argument("--seed", type=int, help="random seed (default: drawn, kept in config.json)")
+    p.add_argument("--seeds", type=int, metavar="N", help="train N seeds together: seed, seed+1, …")
+    p.add_argument("--envs", type=_count, metavar="N", help="parallel environments")
+    p.add_argument("--backend", default="auto", choices=["auto", "gymnasium", "envpool", "jax"])
+    p.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        action="extend",
+        help="algorithm settings, e.g. n_steps=256 gamma=0.98",
+    )
+    p.add_argument(
+        "--env-kwargs",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        action="extend",
+        help="arguments of the environment",
+    )
+    p.add_argument("--recurrent", action="store_true", help="an LSTM policy")
+    p.add_argument("--out", type=Path, help="the run folder (default: runs/ALGO-ENV-DATE)")
+    p.add_argument("--video", action="store_true", help="record a video of the trained agent")
+    p.add_argument(
+        "--require",
+        type=float,
+        metavar="RETURN",
+        help="exit with 1 unless the final evaluation reaches this mean",
+    )
+    p.add_argument("--quiet", action="store_true", help="no live display")
+    p.add_argument(
+        "--verbose", action="store_true", help="print every row of metrics instead of the live display"
+    )
+
+    p = command("eval", _eval, "Evaluate a run or a model file on fresh episodes.")
+    p.add_argument("path", type=Path, metavar="RUN")
+    p.add_argument("--episodes", type=_count, default=100)
+    p.add_argument(
+        "--stochastic", action="store_true", help="sample actions instead of taking the most likely"
+    )
+    p.add_argument("--seed", type=int, default=0)
+
+    p = command("video", _video, "Record an mp4 of a run's agent (works without a display).")
+    p.add_argument("path", type=Path, metavar="RUN")
+    p.add_argument("--episodes", type=_count, default=1)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--out", type=Path, help="default: RUN/videos/ENV-STEPS.mp4")
+
+    p = command("watch", _watch, "Watch a run's agent in a window.")
+    p.add_argument("path", type=Path, metavar="RUN")
+    p.add_argument("--episodes", type=_count, default=3)
+    p.add_argument("--seed", type=int, default=0)
+
+    p = command("plot", _plot, "Plot one run, or compare several.")
+    p.add_argument("paths", type=Path, nargs="+", metavar="RUN")
+    p.add_argument("--out", type=Path, default=None, help="default: RUN/curve.png, or compare.png")
+
+    p = command("resume", _resume, "Go on with an interrupted run from its newest checkpoint.")
+    p.add_argument("path", type=Path, metavar="RUN")
+    p.add_argument("--steps", type=_count, help="a larger budget than the run's")
+    p.add_argument("--quiet", action="store_true")
+    p.add_argument("--verbose", action="store_true")
+
+    p = command(
+        "list",
+        _list,
+        "List the algorithms by their three answers, the tuned environments, or all compositions.",
+    )
+    p.add_argument(
+        "--compositions",
+        action="store_true",
+        help="the critic × actor × data table, sound cells and refusals",
+    )
+    p.add_argument("--envs", metavar="ALGORITHM", help="the environments an algorithm has tuned settings for")
+
+    p = commands.add_parser("train-folder", parents=[common])  # the worker of a many-seed run; not for users
+    p.set_defaults(run=_train_folder)
+    p.add_argument("path", type=Path)
+    p.add_argument("--quiet", action="store_true")
+    return parser
+
+
+def _count(text: str) -> int:
+    try:
+        value = float(text.replace("_", ""))
+    except ValueError:
+        value = 0.5
+    if not value.is_integer() or value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(value)
+
+
+def _pairs(words: Sequence[str], option: str) -> dict[str, Any]:
+    from actrix.algorithms.presets import SettingError, parse_value
+
+    out = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise SettingError(f"{option} {word!r}: write KEY=VALUE.")
+        out[key] = parse_value(value)
+    return out
+
+
+def _train(args: argparse.Namespace) -> int:
+    from actrix import experiment
+    from actrix.algorithms.presets import SettingError
+
+    composing = bool(args.critic or args.actor)
+    if len(args.names) != (1 if composing else 2):
+        form = (
+            "actrix train --critic C --actor A ENV"
+            if composing
+            else "actrix train ALGORITHM ENV, e.g. actrix train ppo CartPole-v1"
+        )
+        raise SettingError(f"got {' '.join(args.names)!r}; the form is: {form}.")
+    if args.seeds is not None and args.seeds < 1:
+        raise SettingError(f"--seeds {args.seeds} must be at least 1.")
+    seeds = None if args.seed is None else [args.seed]
+    if args.seeds is not None:
+        seeds = [(args.seed or 0) + i for i in range(args.seeds)]
+    config = experiment.resolve(
+        None if composing else args.names[0], args.names[-1], critic=args.critic, actor=args.actor,
+        steps=args.steps, n_envs=args.envs, seeds=seeds, backend=args.backend, settings=_pairs(args.set, "--set"),
+        env_kwargs=_pairs(args.env_kwargs, "--env-kwargs"), policy="MlpLstmPolicy" if args.recurrent else None,
+    )  # fmt: skip
+    folder = args.out or experiment.default_folder(config)
+    if not args.quiet:
+        tuned = "tuned settings" if config.tuned else "default settings"
+        few = f"seed {config.seeds[0]}" if len(config.seeds) == 1 else f"{len(config.seeds)} seeds"
+        print(
+            f"{config.title}: {config.n_timesteps:,} steps, {config.n_envs} environments ({config.backend}), "
+            f"{few}, {tuned} → {folder}",
+            flush=True,
+        )
+    results = experiment.start(config, folder, quiet=args.quiet, verbose=int(args.verbose))
+    code = _report(results)
+    if code == 0 and args.video:
+        _record(experiment.seed_folders(folder, config)[0][0], None, 1, 0)
+    if code == 0 and args.require is not None:
+        mean = results.summary.mean if results.summary.iqm is None else results.summary.iqm
+        if mean < args.require:
+            print(
+                f"the final evaluation's {mean:.1f} is below the required {args.require:g}", file=sys.stderr
+            )
+            return EXIT_FAILED
+    return code
+
+
+def _report(results: Any) -> int:
+    if not results.finished:
+        print(f"stopped early; go on with: actrix resume {results.folder}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    import numpy as np
+
+    config = results.config
+    if len(results.returns) == 1:
+        (returns,) = results.returns.values()
+        figure = f"{np.mean(returns):.1f} ± {np.std(returns):.1f} over {len(returns)} episodes"
+    else:
+        figure = str(results.summary)
+    print(
+        f"{config.title}: final evaluation {figure}; {results.seconds:.0f} s; curve {results.folder / 'curve.png'}"
+    )
+    return 0
+
+
+def _eval(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from actrix import experiment
+    from actrix.model import Model
+    from actrix.run.stats import summarize
+
+    folders = _model_paths(args.path)
+    means = {}
+    for seed, path in folders.items():
+        model = Model.load(path)
+        returns, lengths = experiment.evaluate_model(model, args.episodes, args.seed, not args.stochastic)
+        name = f"{path}: " if len(folders) > 1 else ""
+        print(
+            f"{name}{np.mean(returns):.2f} ± {np.std(returns):.2f} over {len(returns)} episodes "
+            f"(mean length {np.mean(lengths):.1f}, {'sampled' if args.stochastic else 'deterministic'} actions)"
+        )
+        means[seed] = returns
+    if len(folders) > 1:
+        print(f"all seeds: {summarize(means)}")
+
+
+def _model_paths(path: Path) -> dict[int, Path]:
+    from actrix import experiment
+
+    if (path / "config.json").is_file():
+        config = experiment.load_config(path)
+        return {seed: folder for folder, seed in experiment.seed_folders(path, config)}
+    return {0: path}
+
+
+def _record(path: Path, out: Path | None, episodes: int, seed: int) -> None:
+    from actrix.model import Model
+    from actrix.run.record import headless, record_video
+
+    model = Model.load(path)
+    if out is None:
+        base = path if path.is_dir() else path.parent
+        out = base / "videos" / f"{str(model.env_id).replace('/', '-')}-{model.run.steps}.mp4"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with headless():
+        env = _render_env(model, "rgb_array")
+        try:
+            recording = record_video(_predictor(model), env, out, episodes=episodes, seed=seed)
+        finally:
+            env.close()
+    returns = ", ".join(f"{r:.1f}" for r in recording.returns)
+    print(f"wrote {recording.path} (return {returns})")
+
+
+def _render_env(model: Any, mode: str) -> Any:
+    from actrix.algorithms.presets import SettingError
+    from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
+    from actrix.envs.make import single_env
+
+    if has_jax_env(model.env_id) and model.env_id not in JAX_TWINS:
+        raise SettingError(f"{model.env_id} is a JAX environment that Gymnasium cannot draw.")
+    return single_env(model.env_id, model.env_kwargs, render_mode=mode)
+
+
+def _predictor(model: Any) -> Any:
+    def predict(obs: Any, state: Any, episode_start: Any) -> Any:
+        return model.predict(obs, state, episode_start, deterministic=True)
+
+    return predict
+
+
+def _video(args: argparse.Namespace) -> None:
+    path = next(iter(_model_paths(args.path).values()))
+    _record(path, args.out, args.episodes, args.seed)
+
+
+def _watch(args: argparse.Namespace) -> None:
+    from actrix.model import Model
+    from actrix.run.record import watch
+
+    model = Model.load(next(iter(_model_paths(args.path).values())))
+    env = _render_env(model, "human")
+    try:
+        returns, _ = watch(_predictor(model), env, args.episodes, seed=args.seed)
+    finally:
+        env.close()
+    print("returns", ", ".join(f"{r:.1f}" for r in returns))
+
+
+def _plot(args: argparse.Namespace) -> None:
+    from actrix import experiment
+    from actrix.run.plot import plot_compare, plot_run
+
+    def folders(path: Path) -> Any:
+        seeds = list(_model_paths(path).values())
+        return seeds if len(seeds) > 1 else path
+
+    if len(args.paths) == 1:
+        out = plot_run(folders(args.paths[0]), args.out or args.paths[0] / "curve.png")
+    else:
+        labels: dict[str, Any] = {}
+        for path in args.paths:
+            title = experiment.load_config(path).title
+            labels[title if title not in labels else f"{title} ({path.name})"] = folders(path)
+        out = plot_compare(labels, args.out or Path("compare.png"))
+    print(f"wrote {out}")
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from actrix import experiment
+
+    results = experiment.resume(args.path, steps=args.steps, quiet=args.quiet, verbose=int(args.verbose))
+    return _report(results)
+
+
+def _train_folder(args: argparse.Namespace) -> int:
+    from actrix import experiment
+
+    return _report(experiment.train_folder(args.path, quiet=args.quiet))
+
+
+def _list(args: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from actrix import zoo
+    from actrix.algorithms.presets import PRESETS, find_preset
+
+    console = Console(highlight=False)
+    if args.compositions:
+        _list_compositions(console)
+        return
+    if args.envs:
+        names = [n for n in zoo.load(find_preset(args.envs).name) if n != "default"]
+        print("\n".join(names))
+        return
+    table = Table(title="algorithms by their three answers", title_justify="left")
+    for column in ("name", "Python", "1 critic", "2 actor × ψ", "3 data", "paper"):
+        table.add_column(column, overflow="fold")
+    for preset in PRESETS.values():
+        table.add_row(preset.name, preset.class_name, *preset.answers, preset.paper)
+    console.print(table)
+    print("compose your own: actrix train --critic td-lambda:0.9 --actor ppo-clip:0.2 ENV")
+
+
+def _list_compositions(console: Any) -> None:
+    from rich.table import Table
+
+    from actrix.algorithms.compositions import table as cells
+
+    rows = cells()
+    reasons: list[str] = []
+    for cell in rows:
+        if cell.reason and cell.reason not in reasons:
+            reasons.append(cell.reason)
+    actors = list(dict.fromkeys(c.actor for c in rows))
+    table = Table(
+        title="critic × actor × ψ, data on-policy: ● sound, (n) refused for reason n", title_justify="left"
+    )
+    table.add_column("critic")
+    table.add_column("ψ")
+    for actor in actors:
+        table.add_column(actor, justify="center")
+    pairs = list(dict.fromkeys((c.critic, c.psi) for c in rows))
+    last = None
+    for critic, psi in pairs:
+        marks = []
+        for actor in actors:
+            (cell,) = [c for c in rows if (c.critic, c.actor, c.psi) == (critic, actor, psi)]
+            marks.append("●" if cell.reason is None else f"({reasons.index(cell.reason) + 1})")
+        if last not in (None, critic):
+            table.add_section()
+        table.add_row(critic if critic != last else "", psi, *marks)
+        last = critic
+    console.print(table)
+    for i, reason in enumerate(reasons, 1):
+        print(f"({i}) {reason}")
+    sound = sum(c.reason is None for c in rows)
+    print(f"{sound} of {len(rows)} compositions are sound.")

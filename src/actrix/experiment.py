@@ -1,0 +1,458 @@
+"""A run with a folder: resolve the configuration, train one or several seeds, evaluate, plot, resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actrix import zoo
+from actrix.algorithms import presets
+from actrix.envs.base import HostEnv, JaxEnv
+from actrix.envs.jax_envs import JAX_TWINS, has_jax_env, jax_env
+from actrix.envs.make import make_vec_env
+from actrix.model import Model, write_model
+from actrix.run import atomic, checkpoint
+from actrix.run.compiled import CompiledRunner
+from actrix.run.display import Display
+from actrix.run.evaluate import evaluate, evaluation_env
+from actrix.run.host import HostRunner
+from actrix.run.log import STEP, Logger, read_metrics
+from actrix.run.plot import plot_run
+from actrix.run.stats import Summary, summarize
+from actrix.run.train import SeedRun, save_checkpoints, train
+
+CHECKPOINT_SECONDS = 60.0
+EVAL_EPISODES = 20
+
+
+class RunError(RuntimeError):
+    """A run folder that is missing, taken, incomplete or does not fit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything resolved: what `config.json` holds."""
+
+    algorithm: str
+    env_id: str
+    seeds: tuple[int, ...]
+    n_timesteps: int
+    n_envs: int
+    backend: str
+    """'jax' (compiled loop), 'envpool' or 'gymnasium' (host loop)."""
+    settings: dict[str, Any]
+    """Flat settings of the algorithm, policy_kwargs among them."""
+    env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tuned: bool = False
+    """The settings started from the zoo's entry for this environment."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.algorithm} on {self.env_id}"
+
+    def build(self) -> Any:
+        """The algorithm (a frozen dataclass)."""
+        settings = dict(self.settings)
+        critic, actor = settings.pop("critic"), settings.pop("actor")
+        if self.algorithm == presets.COMPOSED:
+            base = presets.composed(critic, actor).algorithm
+        else:
+            base = presets.find_preset(self.algorithm).algorithm
+        return presets.configure(base, {"critic": critic, "actor": actor, **settings})
+
+
+def resolve(
+    algorithm: str | None,
+    env_id: str,
+    *,
+    critic: str | None = None,
+    actor: str | None = None,
+    steps: int | None = None,
+    n_envs: int | None = None,
+    seeds: Sequence[int] | None = None,
+    backend: str = "auto",
+    settings: dict[str, Any] | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    policy: str | None = None,
+) -> RunConfig:
+    """The configuration of a run: preset ← zoo ← user. Raises SettingError, UnknownEnvError."""
+    if critic or actor:
+        if algorithm is not None:
+            raise presets.SettingError("give either an algorithm's name or --critic and --actor, not both.")
+        preset = presets.composed(critic or "gae", actor or "ppo-clip")
+    else:
+        preset = presets.find_preset(algorithm or "ppo")
+    entry, tuned = zoo.settings(preset.name, env_id)
+    run = {k: entry.pop(k, None) for k in zoo.RUN_KEYS}
+    own = dict(settings or {})
+    for key, given in (("n_timesteps", steps), ("n_envs", n_envs), ("policy", policy)):
+        value = own.pop(key, None) if given is None else given
+        run[key] = run[key] if value is None else value
+    policy_kwargs = {**entry.pop("policy_kwargs", {}), **own.pop("policy_kwargs", {})}
+    policy_kwargs.update(_policy_defaults(run["policy"] or preset.policy))
+    configured = presets.configure(preset.algorithm, {**entry, **own, "policy_kwargs": policy_kwargs})
+    seeds = tuple(seeds) if seeds else (int(np.random.SeedSequence().generate_state(1)[0]) % 10**6,)
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise presets.SettingError(f"seeds {list(seeds)} must be different whole numbers of at least 0.")
+    total = run["n_timesteps"] or 1_000_000
+    if not float(total).is_integer() or total < 1:
+        raise presets.SettingError(f"steps={total} must be a whole number of at least 1.")
+    env_kwargs = dict(env_kwargs or {})
+    return RunConfig(
+        preset.name, env_id, seeds, int(total), int(run["n_envs"] or preset.n_envs),
+        _backend(backend, env_id, env_kwargs), presets.settings_of(configured), env_kwargs, tuned,
+    )  # fmt: skip
+
+
+def _policy_defaults(policy: str) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    if "Lstm" in policy:
+        out["cell"] = "lstm"
+    if policy.startswith("Cnn"):
+        out["cnn"] = True
+    return out
+
+
+def _backend(backend: str, env_id: str, env_kwargs: dict[str, Any]) -> str:
+    if backend == "auto":
+        if (env_id in JAX_TWINS or has_jax_env(env_id)) and not env_kwargs:
+            return "jax"
+        probe = make_vec_env(env_id, 1, env_kwargs=env_kwargs or None, backend="auto")
+        probe.close()
+        return probe.backend
+    return backend
+
+
+# ---------------------------------------------------------------------------- training
+
+
+def default_folder(config: RunConfig) -> Path:
+    """runs/ALGO-ENV-DATE."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / re.sub(r"[^\w.-]+", "-", f"{config.algorithm}-{config.env_id}-{stamp}")
+
+
+def start(config: RunConfig, folder: Path, *, quiet: bool = False, verbose: int = 0) -> Results:
+    """Train into a new folder; RunError if it exists."""
+    algorithm = config.build()
+    env = make_env(config, config.seeds[0])
+    algorithm.check(env.spec, config.n_envs)  # before anything is written
+    if isinstance(env, HostEnv):
+        env.close()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(
+            f"{folder} exists already: choose another --out, or go on with `actrix resume {folder}`."
+        )
+    for path, seed in seed_folders(folder, config):
+        path.mkdir(parents=True, exist_ok=True)
+        atomic.write_json(path / "config.json", _config_json(dataclasses.replace(config, seeds=(seed,))))
+    atomic.write_json(folder / "config.json", _config_json(config))
+    return _train(config, folder, resumed=False, quiet=quiet, verbose=verbose)
+
+
+def resume(folder: Path, *, steps: int | None = None, quiet: bool = False, verbose: int = 0) -> Results:
+    """Go on from the newest checkpoint of every seed to the configured (or a larger) number of steps.
+
+    Environments start new episodes, from seeds that depend on the run's seed and on how often it was resumed.
+    """
+    config = load_config(folder)
+    if steps is not None:
+        if steps < config.n_timesteps:
+            raise RunError(f"--steps {steps} is less than the {config.n_timesteps} of this run.")
+        config = dataclasses.replace(config, n_timesteps=steps)
+        atomic.write_json(folder / "config.json", _config_json(config))
+        for path, seed in seed_folders(folder, config):
+            atomic.write_json(path / "config.json", _config_json(dataclasses.replace(config, seeds=(seed,))))
+    return _train(config, folder, resumed=True, quiet=quiet, verbose=verbose)
+
+
+def seed_folders(folder: Path, config: RunConfig) -> list[tuple[Path, int]]:
+    """(folder, seed) of each seed: the run folder itself for one seed."""
+    if len(config.seeds) == 1:
+        return [(folder, config.seeds[0])]
+    return [(folder / f"seed-{seed}", seed) for seed in config.seeds]
+
+
+def load_config(folder: Path) -> RunConfig:
+    """Read `config.json`; RunError if the folder is none of ours."""
+    try:
+        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        names = {f.name for f in dataclasses.fields(RunConfig)}
+        return RunConfig(**{k: tuple(v) if k == "seeds" else v for k, v in data.items() if k in names})
+    except FileNotFoundError:
+        raise RunError(f"{folder} is not a run folder: it has no config.json.") from None
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{folder / 'config.json'} cannot be read: {error}") from None
+
+
+def _config_json(config: RunConfig) -> dict[str, Any]:
+    packages = ("actrix", "jax", "jaxlib", "optax", "equinox", "gymnasium", "numpy", "envpool", "gymnax")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    data = dataclasses.asdict(config)
+    data["seed"] = config.seeds[0]
+    data["versions"] = {"python": platform.python_version(), **versions}
+    return data
+
+
+def make_env(config: RunConfig, seed: int) -> HostEnv | JaxEnv:
+    """The training environment."""
+    if config.backend == "jax":
+        return jax_env(config.env_id, **config.env_kwargs)
+    return make_vec_env(
+        config.env_id, config.n_envs, seed, env_kwargs=config.env_kwargs or None, backend=config.backend
+    )
+
+
+@dataclasses.dataclass
+class Results:
+    """What a run came to."""
+
+    folder: Path
+    config: RunConfig
+    returns: dict[int, np.ndarray]
+    """Seed → returns of the final evaluation's episodes."""
+    seconds: float
+    finished: bool = True
+
+    @property
+    def summary(self) -> Summary:
+        return summarize(self.returns)
+
+
+def _train(config: RunConfig, folder: Path, *, resumed: bool, quiet: bool, verbose: int) -> Results:
+    begun = time.monotonic()
+    pairs = seed_folders(folder, config)
+    if len(pairs) > 1 and config.backend != "jax":
+        finished = _train_in_processes(config, pairs, quiet, resumed)
+    else:
+        finished = _train_here(config, pairs, resumed, quiet, verbose)
+    if not finished:
+        return Results(folder, config, {}, time.monotonic() - begun, finished=False)
+    returns = {}
+    for path, seed in pairs:
+        stored = path / "evaluation.json"
+        if len(pairs) > 1 and config.backend != "jax" and stored.is_file():
+            returns[seed] = np.asarray(json.loads(stored.read_text())["returns"])
+        else:
+            returns[seed] = final_evaluation(path, seed)
+    plot_run([path for path, _ in pairs] if len(pairs) > 1 else folder, folder / "curve.png")
+    return Results(folder, config, returns, time.monotonic() - begun)
+
+
+def final_evaluation(path: Path, seed: int, episodes: int = EVAL_EPISODES) -> np.ndarray:
+    """Evaluate a seed's final policy, note it in `evaluation.json` and as the last row of its metrics."""
+    model = Model.load(path)
+    returns, lengths = evaluate_model(model, episodes, seed)
+    atomic.write_json(
+        path / "evaluation.json",
+        {"episodes": episodes, "deterministic": True, "returns": returns.tolist(), "lengths": lengths.tolist(),
+         "num_timesteps": model.run.steps},
+    )  # fmt: skip
+    with Logger(path, tensorboard=path, resume_step=model.run.steps) as logger:
+        logger.record("eval/mean_reward", float(np.mean(returns)))
+        logger.record("eval/mean_ep_length", float(np.mean(lengths)))
+        logger.dump(model.run.steps)
+    return returns
+
+
+def evaluate_model(
+    model: Model, episodes: int, seed: int | None, deterministic: bool = True,
+    env_kwargs: dict[str, Any] | None = None, on_step: Callable[[], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Fresh episodes on Gymnasium's own environment, whatever trained. The seeds differ from the training's."""
+    if model.env_id is None:
+        raise RunError("the model does not know its environment's id.")
+    env = evaluation_env(model.env_id, episodes, env_kwargs or model.env_kwargs)
+    try:
+        return evaluate(
+            model.policy, env, episodes, deterministic, None if seed is None else seed + 10**6, on_step
+        )
+    finally:
+        env.close()
+
+
+def _train_here(
+    config: RunConfig, pairs: Sequence[tuple[Path, int]], resumed: bool, quiet: bool, verbose: int
+) -> bool:
+    algorithm, seeds = config.build(), [seed for _, seed in pairs]
+    env = make_env(config, seeds[0])
+    algorithm.check(env.spec, config.n_envs)
+    runner: Any
+    if isinstance(env, HostEnv):
+        runner = HostRunner(algorithm, env, seeds[0])
+    else:
+        runner = CompiledRunner(algorithm, env, config.n_envs, seeds)
+    runs = [SeedRun(seed, folder=path) for path, seed in pairs]
+    if resumed:
+        _restore(runner, runs, config)
+    for run in runs:
+        run.logger = Logger(run.folder, tensorboard=run.folder, verbose=verbose,
+                            resume_step=run.steps if resumed else None)  # fmt: skip
+    finished = False
+    with (
+        _SignalsAsInterrupt(),
+        Display(config.n_timesteps, config.title, enabled=False if quiet or verbose else None,
+                seeds=seeds if len(seeds) > 1 else None, start=runs[0].steps) as display,
+    ):  # fmt: skip
+        display.status(
+            f"compiling {config.algorithm} for {config.n_envs} × {config.env_id} ({config.backend}) …"
+        )
+        try:
+            train(runner, runs, config.n_timesteps, display=display, checkpoint_seconds=CHECKPOINT_SECONDS,
+                  log_interval=_log_interval(config, runner))  # fmt: skip
+            finished = True
+        except KeyboardInterrupt:
+            display.message("interrupted: saving a checkpoint")
+        finally:
+            # After a non-finite update too: the runner holds the last good parameters.
+            for run, learner in zip(runs, runner.learners, strict=True):
+                run.logger.sync() if run.logger is not None else None
+                assert run.folder is not None
+                write_model(
+                    run.folder / "model.safetensors", config.algorithm, algorithm, learner.acting, env.spec,
+                    env_id=config.env_id, seed=run.seed, num_timesteps=run.steps, n_envs=config.n_envs,
+                )  # fmt: skip
+            save_checkpoints(runner, runs)
+            for run in runs:
+                if run.logger is not None:
+                    run.logger.close()
+            runner.close()
+    return finished
+
+
+def _log_interval(config: RunConfig, runner: Any) -> int:
+    """Host mode updates may be tiny (A2C: 40 steps): write about 500 rows."""
+    if runner.capacity > 1:
+        return 1
+    return max(1, config.n_timesteps // (runner.rows * runner.num_envs) // 500)
+
+
+def _restore(runner: Any, runs: Sequence[SeedRun], config: RunConfig) -> None:
+    learners = []
+    for run, template in zip(runs, runner.learners, strict=True):
+        assert run.folder is not None
+        found = checkpoint.load_newest(run.folder / "checkpoints", template)
+        if found is None:
+            raise RunError(f"{run.folder} has no checkpoint to resume from; start anew with another --out.")
+        learner, counters = found
+        run.restore(counters)
+        learners.append(learner)
+    resumes = 1 + max((json.loads(p.read_text())["resumes"] for r in runs if (p := r.folder / "resumes.json").exists()),
+                      default=0)  # fmt: skip
+    for run in runs:
+        atomic.write_json(run.folder / "resumes.json", {"resumes": resumes})
+    runner.set_learners(learners, runs[0].iterations)
+    runner.reseed([int(np.random.SeedSequence([run.seed, resumes]).generate_state(1)[0]) for run in runs])
+
+
+class _SignalsAsInterrupt:
+    """SIGTERM ends a run as Ctrl-C does: with a checkpoint."""
+
+    def __enter__(self) -> None:
+        def interrupt(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        self._old = None
+        try:
+            self._old = signal.signal(signal.SIGTERM, interrupt)
+        except ValueError:  # not in the main thread
+            pass
+
+    def __exit__(self, *error: object) -> None:
+        if self._old is not None:
+            signal.signal(signal.SIGTERM, self._old)
+
+
+def _train_in_processes(
+    config: RunConfig, pairs: Sequence[tuple[Path, int]], quiet: bool, resumed: bool
+) -> bool:
+    """One process per seed, as many at a time as there are cores; their logs show the progress."""
+    waiting, running, failed = list(pairs), {}, []
+    command = [sys.executable, "-m", "actrix", "resume" if resumed else "train-folder"]
+    seeds = [seed for _, seed in pairs]
+    try:
+        with Display(
+            config.n_timesteps, config.title, enabled=False if quiet else None, seeds=seeds
+        ) as display:
+            while waiting or running:
+                while waiting and len(running) < (os.cpu_count() or 1):
+                    path, seed = waiting.pop(0)
+                    log = open(path / "output.log", "ab")  # noqa: SIM115
+                    child = subprocess.Popen(
+                        [*command, str(path), "--quiet"], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                    )
+                    running[seed] = (child, path, log)
+                time.sleep(0.3)
+                for seed, (child, path, log) in list(running.items()):
+                    _show_progress(display, path, seed)
+                    if child.poll() is not None:
+                        log.close()
+                        del running[seed]
+                        if child.returncode:
+                            failed.append((seed, path, child.returncode))
+    except BaseException:
+        for child, _, _ in running.values():
+            child.terminate()
+        for child, _, _ in running.values():
+            try:
+                child.wait(60)
+            except subprocess.TimeoutExpired:
+                child.kill()
+        raise
+    if failed:
+        seed, path, code = failed[0]
+        lines = (path / "output.log").read_text(errors="replace").strip().splitlines()
+        raise RunError(f"seed {seed} failed with exit code {code}: {lines[-1] if lines else 'no output'}")
+    return True
+
+
+def _show_progress(display: Display, path: Path, seed: int) -> None:
+    try:
+        metrics = read_metrics(path)
+    except (OSError, ValueError):
+        return
+    if STEP not in metrics or not len(metrics[STEP]):
+        return
+    last = {k: float(v[-1]) for k, v in metrics.items() if not np.isnan(v[-1])}
+    display.update(int(metrics[STEP][-1]), last, seed=seed)
+
+
+def train_folder(folder: Path, *, quiet: bool = False) -> Results:
+    """Train the run that a folder's `config.json` describes (the worker of a many-seed run)."""
+    config = load_config(folder)
+    return _train(config, folder, resumed=False, quiet=quiet, verbose=0)
+
+
+def train_seeds(
+    algorithm: str,
+    env_id: str,
+    seeds: Sequence[int],
+    total_timesteps: int,
+    folder: str | os.PathLike,
+    **kwargs: Any,
+) -> Results:
+    """`actrix train ALGORITHM ENV --seeds …` from Python: several seeds at once, with statistics and one plot.
+
+    `kwargs` are those of `resolve`. Where a host environment trains, each seed runs in a process of its own.
+    """
+    config = resolve(algorithm, env_id, seeds=seeds, steps=total_timesteps, **kwargs)
+    return start(config, Path(folder), quiet=True)

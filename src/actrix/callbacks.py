@@ -42,25 +42,31 @@ class BaseCallback:
         self._init_callback()
 
     def on_training_start(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
+        """Called when `learn` starts; `locals_["model"]` is the model."""
         self.locals, self.globals = locals_, globals_
         self.num_timesteps = self.model.num_timesteps
         self._on_training_start()
 
     def on_rollout_start(self) -> None:
+        """Called before a chunk is collected."""
         self._on_rollout_start()
 
     def on_step(self) -> bool:
+        """Called after each step (host) or segment (compiled); False stops training."""
         self.n_calls += 1
         self.num_timesteps = self.model.num_timesteps
         return self._on_step()
 
     def on_rollout_end(self) -> None:
+        """Called after a chunk was collected and learned from."""
         self._on_rollout_end()
 
     def on_training_end(self) -> None:
+        """Called when `learn` ends, also after an error."""
         self._on_training_end()
 
     def update_locals(self, locals_: dict[str, Any]) -> None:
+        """Put what the last step returned into `self.locals` (host loop only)."""
         self.locals.update(locals_)
 
     def _init_callback(self) -> None: ...

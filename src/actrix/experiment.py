@@ -62,6 +62,7 @@ class RunConfig:
 
     @property
     def title(self) -> str:
+        """For headings: "ppo on CartPole-v1"."""
         return f"{self.algorithm} on {self.env_id}"
 
     def build(self) -> Any:
@@ -199,18 +200,19 @@ def load_config(folder: Path) -> RunConfig:
         raise RunError(f"{folder / 'config.json'} cannot be read: {error}") from None
 
 
-def _config_json(config: RunConfig) -> dict[str, Any]:
-    packages = ("actrix", "jax", "jaxlib", "optax", "equinox", "gymnasium", "numpy", "envpool", "gymnax")
-    versions = {}
-    for name in packages:
+def package_versions() -> dict[str, str]:
+    """Python's and the packages' versions that bear on a result."""
+    versions = {"python": platform.python_version()}
+    for name in ("actrix", "jax", "jaxlib", "optax", "equinox", "gymnasium", "numpy", "envpool", "gymnax"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    data = dataclasses.asdict(config)
-    data["seed"] = config.seeds[0]
-    data["versions"] = {"python": platform.python_version(), **versions}
-    return data
+    return versions
+
+
+def _config_json(config: RunConfig) -> dict[str, Any]:
+    return {**dataclasses.asdict(config), "seed": config.seeds[0], "versions": package_versions()}
 
 
 def make_env(config: RunConfig, seed: int) -> HostEnv | JaxEnv:
@@ -235,6 +237,7 @@ class Results:
 
     @property
     def summary(self) -> Summary:
+        """Mean or interquartile mean of the final returns, with its spread."""
         return summarize(self.returns)
 
 

@@ -174,10 +174,12 @@ class Model:
 
     @property
     def observation_space(self) -> Any:
+        """The observation space of one environment."""
         return self._known_spec().observation_space
 
     @property
     def action_space(self) -> Any:
+        """The action space of one environment."""
         return self._known_spec().action_space
 
     def _known_spec(self) -> Spec:

@@ -296,8 +296,8 @@ class ActorCritic:
             training,
             opt_state=keep(opt_state, training.opt_state),
             critic_opt_state=keep(critic_opt_state, training.critic_opt_state),
-            beta=self._next_beta(net, training.beta, batch),
-            baseline=self._next_baseline(training.baseline, chunk),
+            beta=keep(self._next_beta(net, training.beta, batch), training.beta),
+            baseline=keep(self._next_baseline(training.baseline, chunk), training.baseline),
             update=training.update + 1,
             steps=training.steps + rows,
         )

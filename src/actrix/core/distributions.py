@@ -28,9 +28,11 @@ class Categorical:
         return jnp.argmax(self.logits + noise, axis=-1).astype(jnp.int32)
 
     def mode(self) -> Int[Array, "*B"]:
+        """The most likely action."""
         return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
 
     def log_prob(self, action: Int[Array, "*B"]) -> Float[Array, "*B"]:
+        """log p(action); for `DiagGaussian` the log density."""
         return jnp.take_along_axis(self.logits, action[..., None].astype(jnp.int32), axis=-1)[..., 0]
 
     def entropy(self) -> Float[Array, "*B"]:
@@ -128,6 +130,7 @@ class ActionHead:
 
     @property
     def continuous(self) -> bool:
+        """Whether the actions are real numbers (Box)."""
         return self.kind == "gaussian"
 
     def draw(self, key: Key, shape: tuple[int, ...]) -> Float[Array, "*B n"]:
@@ -158,6 +161,7 @@ class ActionHead:
         )
 
     def unflatten_action(self, action: jax.Array) -> jax.Array:
+        """The inverse of `flatten_action`."""
         return action.reshape(*action.shape[:-1], *self.shape) if self.continuous else action
 
 

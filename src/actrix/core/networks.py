@@ -252,6 +252,7 @@ class ActorCriticNet(eqx.Module):
 
     @property
     def recurrent(self) -> bool:
+        """Whether there is a recurrent cell."""
         return self.cell is not None
 
     def initial_carry(self, batch: tuple[int, ...]) -> PyTree:

@@ -12,6 +12,8 @@ from jaxtyping import Array, Bool, Float
 
 from actrix.core.types import PyTree, record
 
+LARGEST = 1e15
+
 
 @record
 class Moments:
@@ -28,10 +30,13 @@ def init_moments(shape: tuple[int, ...]) -> Moments:
 
 
 def update_moments(m: Moments, x: Float[Array, "*B *S"], valid: Bool[Array, "*B"] | None = None) -> Moments:
-    """Merge the rows of `x` into `m`; rows with valid False do not count. The leading axes are averaged over."""
+    """Merge the rows of `x` into `m`; rows with valid False do not count. The leading axes are averaged over.
+
+    Entries beyond ±1e15 count as that, so that no square overflows; rows with NaN in them leave `m` as it is.
+    """
     lead = x.ndim - m.mean.ndim
     axes = tuple(range(lead))
-    x = x.astype(m.mean.dtype)
+    x = jnp.clip(x.astype(m.mean.dtype), -LARGEST, LARGEST)
     if valid is None:
         n = jnp.asarray(float(_prod(x.shape[:lead])), m.count.dtype)
         mean = jnp.mean(x, axis=axes)
@@ -47,7 +52,8 @@ def update_moments(m: Moments, x: Float[Array, "*B *S"], valid: Bool[Array, "*B"
     new_mean = m.mean + delta * (n / total)
     # Weighted averages instead of sums of squares: 1e6-step counts would cost float32 precision.
     new_var = m.var * (m.count / total) + var * (n / total) + delta**2 * (m.count / total) * (n / total)
-    return Moments(new_mean, new_var, total)
+    known = ~jnp.isnan(jnp.sum(new_mean))
+    return jax.tree.map(lambda new, old: jnp.where(known, new, old), Moments(new_mean, new_var, total), m)
 
 
 def standardize(m: Moments, x: PyTree, clip: float, epsilon: float = 1e-8) -> Float[Array, "*B *S"]:
@@ -88,6 +94,7 @@ class RewardScale:
 
 
 def init_reward_scale(num_envs: int) -> RewardScale:
+    """R = 0 in every environment, and no statistics yet."""
     return RewardScale(jnp.zeros(num_envs), init_moments(()))
 
 
@@ -113,6 +120,7 @@ def update_reward_scale(
         return jnp.where(end, 0.0, running), running
 
     running, returns = jax.lax.scan(step, scale.running, (reward, done))
+    running = jnp.where(jnp.isnan(jnp.sum(returns)), scale.running, running)
     return RewardScale(running, update_moments(scale.moments, returns, valid))
 
 

@@ -18,6 +18,7 @@ class MonteCarlo:
     """G_t to the end of the episode."""
 
     def target(self, *, value: jax.Array, gamma: float, **rows: Any) -> jax.Array:
+        """Targets `[T, N]` from V(s_t) and the rows `reward, next_value, terminated, truncated, valid`."""
         return returns.monte_carlo(gamma=gamma, **rows)
 
 

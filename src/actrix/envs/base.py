@@ -55,7 +55,8 @@ class HostEnv(Protocol):
     def step(self, action: np.ndarray) -> Step:
         """Apply actions [N, ...] given in policy coordinates (the adapter scales, shifts and clips them)."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release what the environments hold (processes, windows)."""
 
 
 @runtime_checkable

@@ -120,8 +120,11 @@ class CompiledRunner:
         self.rows = algorithm.rows(env.spec)
         self.capacity = max(1, SEGMENT_ROWS // (self.rows * num_envs))
         self.warm_up = warm_up_rows(algorithm, self.rows, num_envs)
+        # Seeds are sharded evenly over the devices: copies of the last one, which never run, fill up.
+        self.shards = min(len(jax.local_devices()), len(self.seeds))
+        self.idle = -len(self.seeds) % self.shards
         states = [self._initial(seed, reference) for seed in self.seeds]
-        self.state = jax.tree.map(lambda *x: jnp.stack(x), *states)
+        self.state = self._stack(states)
         self._segment = None
 
     def _initial(self, seed: int, reference: Any) -> TrainState:
@@ -135,16 +138,18 @@ class CompiledRunner:
     @property
     def learners(self) -> list[Any]:
         """A copy of each seed's learner."""
-        return [
-            jax.tree.map(lambda x, i=i: jnp.array(x[i]), self.state.learner) for i in range(len(self.seeds))
-        ]
+        learner = jax.device_get(self.state.learner)
+        return [jax.tree.map(lambda x, i=i: jnp.array(x[i]), learner) for i in range(len(self.seeds))]
 
     def set_learners(self, learners: Sequence[Any], iteration: int) -> None:
         """Go on from these learners (a resumed run, a warm start)."""
-        stacked = jax.tree.map(lambda *x: jnp.stack(x), *learners)
+        count = len(self.seeds) + self.idle
         self.state = dataclasses.replace(
-            self.state, learner=stacked, iteration=jnp.full(len(self.seeds), iteration, jnp.int32)
+            self.state, learner=self._stack(learners), iteration=jnp.full(count, iteration, jnp.int32)
         )
+
+    def _stack(self, trees: Sequence[Any]) -> Any:
+        return jax.tree.map(lambda *x: jnp.stack(x), *trees, *[trees[-1]] * self.idle)
 
     def reseed(self, seeds: Sequence[int]) -> None:
         """Start the environments anew, each seed's from another random stream."""
@@ -153,19 +158,20 @@ class CompiledRunner:
             carry = reset(self.env, self.num_envs, env_key, jnp.uint32(0), state.learner.acting.net)
             return dataclasses.replace(state, env=carry, env_key=env_key)
 
-        keys = jnp.stack([run_keys(seed)[1] for seed in seeds])
+        keys = self._stack([run_keys(seed)[1] for seed in seeds])
         self.state = jax.jit(lambda states, keys: jax.lax.map(lambda x: restart(*x), (states, keys)))(
             self.state, keys
         )
 
     @property
     def iteration(self) -> int:
+        """Iterations done so far."""
         return int(self.state.iteration[0])
 
     def set_total_steps(self, total: int) -> None:
         """The budget that schedules run over."""
         training = self.state.learner.training
-        training = dataclasses.replace(training, total_steps=jnp.full(len(self.seeds), float(total)))
+        training = dataclasses.replace(training, total_steps=jnp.full(len(self.seeds) + self.idle, float(total)))
         self.state = dataclasses.replace(
             self.state, learner=dataclasses.replace(self.state.learner, training=training)
         )
@@ -196,7 +202,9 @@ class CompiledRunner:
         """Run `iterations` ≤ `capacity` iterations of every seed; one report per seed."""
         if self._segment is None:
             self._segment = self._compile()
-        self.state, out = self._segment(self.state, jnp.asarray(iterations, jnp.int32))
+        count = len(self.seeds)
+        each = np.where(np.arange(count + self.idle) < count, iterations, 0).astype(np.int32)
+        self.state, out = self._segment(self.state, each)
         out = jax.tree.map(lambda x: np.asarray(x)[:, :iterations], out)
         return self._reports(out, iterations)
 
@@ -228,23 +236,15 @@ class CompiledRunner:
             return jax.lax.fori_loop(0, iterations, body, (state, record))
 
         def many(states: TrainState, iterations: jax.Array) -> tuple[TrainState, tuple]:
-            return jax.lax.map(lambda state: one(state, iterations), states)
+            return jax.lax.map(lambda pair: one(*pair), (states, iterations))
 
-        count, devices = len(self.seeds), jax.local_devices()
-        if count == 1:
-
-            def single(states: TrainState, iterations: jax.Array) -> tuple[TrainState, tuple]:
-                out = one(jax.tree.map(lambda x: x[0], states), iterations)
-                return jax.tree.map(lambda x: x[None], out)
-
-            return jax.jit(single, donate_argnums=0)
-        shards = max(d for d in range(1, len(devices) + 1) if count % d == 0)
-        mesh = jax.make_mesh((shards,), ("seeds",), devices=devices[:shards])
+        if self.shards == 1:
+            return jax.jit(many, donate_argnums=0)
+        devices = np.array(jax.local_devices()[: self.shards])
+        mesh = jax.sharding.Mesh(devices, ("seeds",))
         axis = jax.sharding.PartitionSpec("seeds")
-        sharded = jax.shard_map(
-            many, mesh=mesh, in_specs=(axis, jax.sharding.PartitionSpec()), out_specs=axis, check_vma=False
-        )
         self.state = jax.device_put(self.state, jax.sharding.NamedSharding(mesh, axis))
+        sharded = jax.shard_map(many, mesh=mesh, in_specs=(axis, axis), out_specs=axis, check_vma=False)
         return jax.jit(sharded, donate_argnums=0)
 
     def _reports(self, out: tuple, iterations: int) -> list[Report]:

@@ -34,6 +34,7 @@ class Policy:
         self._noise = jax.jit(lambda acting, key, n: algorithm.noise(acting, key, 1, n)[0], static_argnums=2)
 
     def initial_memory(self, num_envs: int) -> PyTree:
+        """Zero memory of a recurrent policy; None for others."""
         return self.acting.net.initial_carry((num_envs,))
 
     def __call__(

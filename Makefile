@@ -1,0 +1,60 @@
+# make train   install, train PPO on LunarLander-v3 for 1M steps, evaluate, curve and video (about a minute)
+# make test    install if needed and run all tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/ppo-LunarLander-v3
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: train install dev test test-all lint format types docs bench lock clean
+
+train: $(VENV)/.installed
+	$(BIN)/actrix train ppo LunarLander-v3 --out $(RUN) --video --require 200
+	$(BIN)/actrix eval $(RUN)
+
+install: $(VENV)/.installed
+dev: $(VENV)/.dev
+
+$(VENV)/.venv:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'actrix needs Python 3.11 or newer')"
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.venv pyproject.toml constraints.txt
+	$(PIP) --editable ".[all]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(PIP) --editable ".[all,dev]"
+	touch $@
+
+test: $(VENV)/.dev
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-all: $(VENV)/.dev
+	$(BIN)/pytest -n 2
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict --quiet
+
+# The peers pull in PyTorch: install a CPU build of it into $(VENV) first.
+bench: $(VENV)/.installed
+	$(PIP) --editable ".[all,bench]"
+
+lock: $(VENV)/.dev
+	(head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable) > constraints.new
+	mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache

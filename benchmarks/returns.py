@@ -1,0 +1,153 @@
+"""Learning results: train each job's seeds, evaluate 100 fresh episodes per seed, append to results.jsonl.
+
+    python benchmarks/returns.py                 # every job that has no result yet
+    python benchmarks/returns.py --only ppo-CartPole-v1 a2c-CartPole-v1
+    python benchmarks/returns.py --list
+
+A job that was interrupted goes on from its checkpoints. Protocol: the final policy (no best-of), deterministic
+actions, fresh episodes on Gymnasium's own environment; interquartile mean over seeds with a 95% bootstrap interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actrix import experiment
+from actrix.model import Model
+from actrix.run.stats import summarize
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results.jsonl"
+RUNS = HERE.parent / "runs" / "returns"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One line of the table: an algorithm on an environment, with the figure to reach."""
+
+    env_id: str
+    steps: int
+    bar: float | None
+    algorithm: str | None = None
+    critic: str | None = None
+    actor: str | None = None
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    n_envs: int | None = None
+    policy: str | None = None
+    episodes: int = 100
+
+    @property
+    def name(self) -> str:
+        what = self.algorithm or f"{self.critic}+{self.actor}"
+        return f"{what}-{self.env_id}" + ("-lstm" if self.policy else "")
+
+
+def composition(critic: str, actor: str, **settings: Any) -> Job:
+    """A free composition on CartPole-v1."""
+    return Job("CartPole-v1", 500_000, 475, critic=critic, actor=actor, settings=settings)
+
+
+JOBS = [
+    Job("CartPole-v1", 100_000, 495, "ppo"),
+    Job("Acrobot-v1", 1_000_000, -78, "ppo"),
+    Job("MountainCar-v0", 1_000_000, -110, "ppo"),
+    Job("Pendulum-v1", 100_000, -175, "ppo"),
+    Job("LunarLander-v3", 1_000_000, 255, "ppo"),
+    Job("CartPole-v1", 500_000, 475, "a2c"),
+    Job("CartPole-v1", 500_000, 475, "reinforce"),
+    Job("CartPole-v1", 500_000, 475, "vpg"),
+    Job("CartPole-v1", 500_000, 475, "qac"),
+    Job("CartPole-v1", 500_000, 475, "tdac"),
+    Job("CartPole-v1", 500_000, 475, "ppo-kl"),
+    Job("Breakout-MinAtar", 2_000_000, 10, "ppo"),
+    Job("HalfCheetah-v5", 1_000_000, 5700, "ppo", seeds=(0, 1), episodes=20),
+    composition("td-lambda:0.9", "ppo-clip:0.2"),
+    composition("n-step:16", "ppo-clip:0.2"),
+    composition("td", "ppo-clip:0.2"),
+    composition("mc", "ppo-clip:0.2"),
+    composition("gae:0.95", "ppo-kl:0.01"),
+    composition("q-td-lambda:0.9", "ppo-clip:0.2"),
+    composition("td-lambda:0.9", "score"),
+    composition("n-step:5", "score"),
+    composition("gae:0.95", "score"),
+    composition("mc", "score"),
+    composition("none", "score:moving-average"),
+    composition("none", "score:optimal"),
+    composition("q-n-step:5", "score:advantage"),
+]
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Train (or go on with) a job and evaluate it; the row for results.jsonl."""
+    folder = RUNS / job.name.replace(":", "_").replace("+", "-").replace("/", "-")
+    config = experiment.resolve(
+        job.algorithm, job.env_id, critic=job.critic, actor=job.actor, steps=job.steps, seeds=job.seeds,
+        settings=dict(job.settings), n_envs=job.n_envs, policy=job.policy,
+    )  # fmt: skip
+    begun = (folder / "config.json").exists()
+    results = experiment.resume(folder) if begun else experiment.start(config, folder)
+    if not results.finished:
+        raise KeyboardInterrupt
+    returns = {}
+    for path, seed in experiment.seed_folders(folder, config):
+        returns[seed] = experiment.evaluate_model(Model.load(path), job.episodes, seed)[0]
+    summary = summarize(returns)
+    versions = experiment.package_versions()
+    return {
+        "job": job.name, "env": job.env_id, "algorithm": config.algorithm, "critic": config.settings["critic"],
+        "actor": config.settings["actor"], "steps": job.steps, "bar": job.bar,
+        "seeds": list(job.seeds), "per_seed": [round(float(np.mean(returns[s])), 2) for s in job.seeds],
+        "iqm": _round(summary.iqm), "low": _round(summary.low), "high": _round(summary.high),
+        "mean": _round(summary.mean), "std": _round(summary.std), "episodes_per_seed": job.episodes,
+        "backend": config.backend, "n_envs": config.n_envs, "seconds": round(results.seconds, 1),
+        "settings": config.settings, "command": f"python benchmarks/returns.py --only {job.name}",
+        "date": datetime.date.today().isoformat(), "versions": versions,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+    }  # fmt: skip
+
+
+def _round(x: float | None) -> float | None:
+    return None if x is None or not np.isfinite(x) else round(float(x), 2)
+
+
+def done() -> set[str]:
+    """Jobs that results.jsonl has a row for."""
+    if not RESULTS.exists():
+        return set()
+    return {json.loads(line)["job"] for line in RESULTS.read_text().splitlines() if line.strip()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", nargs="+", default=[], help="names of jobs (also those that have a result)")
+    parser.add_argument("--list", action="store_true")
+    args = parser.parse_args()
+    names = {job.name: job for job in JOBS}
+    unknown = [n for n in args.only if n not in names]
+    if unknown:
+        parser.error(f"no job named {', '.join(unknown)}; see --list")
+    finished = done()
+    if args.list:
+        for name, job in names.items():
+            print(f"{name:45} {job.steps:>9,} steps  bar {job.bar}  {'done' if name in finished else ''}")
+        return
+    for name in args.only or [n for n in names if n not in finished]:
+        row = run(names[name])
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        figure = row["iqm"] if row["iqm"] is not None else row["mean"]
+        print(f"{name}: {figure} (bar {row['bar']}), per seed {row['per_seed']}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

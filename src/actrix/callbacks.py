@@ -133,18 +133,19 @@ class ConvertCallback(BaseCallback):
 class _Every(BaseCallback):
     """Fires when `num_timesteps` crosses a multiple of `freq` calls of the vector environment."""
 
+    _last = 0
+    """`num_timesteps` at the last call."""
+
     def _crossed(self, freq: int) -> bool:
+        before, self._last = self._last, self.num_timesteps
         if freq <= 0:
             return False
-        due = self.num_timesteps // self.model.n_envs // freq
-        if due <= getattr(self, "_fired", self._start):
-            return False
-        self._fired = due
-        return True
+        calls = freq * self.model.n_envs
+        return self.num_timesteps // calls > before // calls
 
     def on_training_start(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
-        self._start = 0
         super().on_training_start(locals_, globals_)
+        self._last = self.num_timesteps
 
 
 class EventCallback(_Every):
@@ -220,6 +221,11 @@ class EvalCallback(EventCallback):
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(model)
 
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        if self.callback_on_new_best is not None:
+            self.callback_on_new_best.on_training_start(self.locals, self.globals)
+
     def _on_step(self) -> bool:
         if not self._crossed(self.eval_freq):
             return True
@@ -241,6 +247,7 @@ class EvalCallback(EventCallback):
         self.last_mean_reward = mean
         self.logger.record("eval/mean_reward", mean)
         self.logger.record("eval/mean_ep_length", float(np.mean(lengths)))
+        self.logger.dump(self.num_timesteps)
         if self.verbose:
             print(f"Eval num_timesteps={self.num_timesteps}, episode_reward={mean:.2f} +/- {std:.2f}")
         go_on = True
@@ -312,6 +319,10 @@ class EveryNTimesteps(EventCallback):
         super().__init__(callback)
         self.n_steps = n_steps
         self.last_time_trigger = 0
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self.last_time_trigger = self.num_timesteps
 
     def _on_step(self) -> bool:
         if self.num_timesteps - self.last_time_trigger >= self.n_steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -310,21 +311,19 @@ def _train_here(
     for run in runs:
         run.logger = Logger(run.folder, tensorboard=run.folder, verbose=verbose,
                             resume_step=run.steps if resumed else None)  # fmt: skip
-    finished = False
     with (
-        _SignalsAsInterrupt(),
+        _StopRequest() as stop,
         Display(config.n_timesteps, config.title, enabled=False if quiet or verbose else None,
                 seeds=seeds if len(seeds) > 1 else None, start=runs[0].steps) as display,
     ):  # fmt: skip
-        display.status(
-            f"compiling {config.algorithm} for {config.n_envs} × {config.env_id} ({config.backend}) …"
-        )
+        display.status(f"compiling {config.algorithm} for {config.n_envs} × {config.env_id} ({config.backend}) …")
         try:
-            train(runner, runs, config.n_timesteps, display=display, checkpoint_seconds=CHECKPOINT_SECONDS,
-                  log_interval=_log_interval(config, runner))  # fmt: skip
-            finished = True
-        except KeyboardInterrupt:
-            display.message("interrupted: saving a checkpoint")
+            finished = train(
+                runner, runs, config.n_timesteps, display=display, checkpoint_seconds=CHECKPOINT_SECONDS,
+                log_interval=_log_interval(config, runner), on_update=lambda: not stop.requested,
+            )  # fmt: skip
+            if not finished:
+                display.message("interrupted: saving a checkpoint")
         finally:
             # After a non-finite update too: the runner holds the last good parameters.
             for run, learner in zip(runs, runner.learners, strict=True):
@@ -367,22 +366,30 @@ def _restore(runner: Any, runs: Sequence[SeedRun], config: RunConfig) -> None:
     runner.reseed([int(np.random.SeedSequence([run.seed, resumes]).generate_state(1)[0]) for run in runs])
 
 
-class _SignalsAsInterrupt:
-    """SIGTERM ends a run as Ctrl-C does: with a checkpoint."""
+class _StopRequest:
+    """The first Ctrl-C or SIGTERM asks training to stop after the current segment; a second one aborts.
 
-    def __enter__(self) -> None:
-        def interrupt(*_: Any) -> None:
-            raise KeyboardInterrupt
+    Raising at once could lose the state that the running segment was given to overwrite.
+    """
 
-        self._old = None
-        try:
-            self._old = signal.signal(signal.SIGTERM, interrupt)
-        except ValueError:  # not in the main thread
-            pass
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> _StopRequest:
+        self._old: dict[int, Any] = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # not in the main thread
+                self._old[number] = signal.signal(number, self._handle)
+        return self
 
     def __exit__(self, *error: object) -> None:
-        if self._old is not None:
-            signal.signal(signal.SIGTERM, self._old)
+        for number, old in self._old.items():
+            signal.signal(number, old)
+
+    def _handle(self, *_: Any) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
 
 
 def _train_in_processes(

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,6 +145,11 @@ class Model:
         else:
             self.runner = CompiledRunner(self.algorithm, env, self.n_envs, [self.seed], self.reference)
         if learner is not None:
+            scale = learner.training.reward_scale
+            if scale is not None:  # the discounted returns of the old environments
+                scale = dataclasses.replace(scale, running=jnp.zeros(self.n_envs))
+            training = dataclasses.replace(learner.training, reward_scale=scale)
+            learner = dataclasses.replace(learner, training=training)
             self.runner.set_learners([learner], self.run.iterations)
         elif self._acting is not None:
             self._adopt(self._acting)
@@ -163,7 +169,7 @@ class Model:
                 return jax_env(env), env
             made = make_vec_env(env, self.n_envs, self.seed, env_kwargs=self.env_kwargs, backend=backend)
             return made, env
-        if isinstance(env, JaxEnv) and not isinstance(env, HostEnv):
+        if isinstance(env, JaxEnv) and not isinstance(env, HostEnv | gym.Env):
             return env, getattr(env, "env_id", None)
         host = as_host_env(env, 1 if not isinstance(env, type) else self.n_envs, self.seed)
         return host, None
@@ -225,6 +231,7 @@ class Model:
             self._reset_schedule()
         total = int(total_timesteps) + self.run.steps
         if reset_num_timesteps or isinstance(self.logger, _NoLogger):
+            self.logger.close()
             self.logger = Logger(tensorboard=self._tb_folder(tb_log_name), verbose=self.verbose)
         self.run.logger = self.logger
         hooks = _Hooks(self, as_callback(callback))
@@ -340,12 +347,11 @@ class Model:
                 raise modelfile.ModelFileError(
                     f"{path} was saved with a network of the user's own: load it with template=model."
                 )
-            model = maker("MlpPolicy", seed=meta["seed"], device=device, **settings, **kwargs)
+            model = maker("MlpPolicy", **{"seed": meta["seed"], "device": device} | settings | kwargs)
             model.algorithm = dataclasses.replace(model.algorithm, network=template.algorithm.network)
         else:
-            model = maker(
-                "MlpPolicy", seed=meta["seed"], device=device, policy_kwargs=network, **settings, **kwargs
-            )
+            settings |= {"policy_kwargs": network}
+            model = maker("MlpPolicy", **{"seed": meta["seed"], "device": device} | settings | kwargs)
         model.spec = modelfile.spec_from_json(meta["spec"])
         model.env_id = meta["env_id"]
         template_learner = model.algorithm.init(jax.random.key(0), model.spec, 1)
@@ -394,6 +400,8 @@ class _NoLogger:
 
     def sync(self) -> None: ...
 
+    def close(self) -> None: ...
+
 
 class _Hooks:
     """Runs a model's callbacks from the training loop."""
@@ -402,6 +410,8 @@ class _Hooks:
         self.model, self.callback = model, callback
 
     def start(self) -> None:
+        if isinstance(self.model.runner, HostRunner):
+            self.model.runner.stopped = False
         if self.callback is None:
             return
         self.callback.init_callback(self.model)
@@ -409,14 +419,12 @@ class _Hooks:
         self.callback.on_rollout_start()
         if isinstance(self.model.runner, HostRunner):
             self.model.runner.on_step = self._on_step
-            self.model.runner.stopped = False
 
     def _on_step(self, step: Any) -> bool:
         model, callback = self.model, self.callback
         assert callback is not None
-        done = step.terminated | step.truncated
-        n = model.n_envs if step.valid is None else int(np.sum(step.valid))
-        model._open_steps = getattr(model, "_open_steps", 0) + n
+        done = (step.terminated | step.truncated) & step.valid
+        model._open_steps = getattr(model, "_open_steps", 0) + int(np.sum(step.valid))
         model._open_episodes = getattr(model, "_open_episodes", 0) + int(np.sum(done))
         model._acting, model._policy = None, None
         callback.update_locals({"new_obs": step.obs, "rewards": step.reward, "dones": done})
@@ -594,20 +602,22 @@ def _network(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> An
 
 def _batch(space: Any, observation: Any) -> tuple[Any, bool]:
     """(observation with a leading batch axis, whether it had one); ValueError names shape and value problems."""
-    import gymnasium as gym
-
     if isinstance(space, gym.spaces.Dict):
         if not isinstance(observation, dict) or set(observation) != set(space.spaces):
             got = sorted(observation) if isinstance(observation, dict) else type(observation).__name__
             raise ValueError(f"the observation must be a dict with keys {sorted(space.spaces)}, got {got}.")
         parts = {k: _batch(s, observation[k]) for k, s in space.spaces.items()}
-        return {k: p[0] for k, p in parts.items()}, all(p[1] for p in parts.values())
+        return {k: p[0] for k, p in parts.items()}, _one_batch([*parts.values()])
     if isinstance(space, gym.spaces.Tuple):
+        n = len(space.spaces)
+        if not isinstance(observation, tuple | list) or len(observation) != n:
+            raise ValueError(f"the observation must be a tuple of {n}, got {type(observation).__name__}.")
         pairs = [_batch(s, o) for s, o in zip(space.spaces, observation, strict=True)]
-        return tuple(p[0] for p in pairs), all(p[1] for p in pairs)
+        return tuple(p[0] for p in pairs), _one_batch(pairs)
     x = np.asarray(observation)
     if np.issubdtype(x.dtype, np.floating):
-        x = x.astype(np.float32)
+        with np.errstate(over="ignore"):  # beyond float32 it is infinite, which is refused
+            x = x.astype(np.float32)
         if not np.isfinite(x).all():
             raise ValueError(
                 f"the observation holds a non-finite number at index {np.argwhere(~np.isfinite(x))[0].tolist()}."
@@ -621,6 +631,15 @@ def _batch(space: Any, observation: Any) -> tuple[Any, bool]:
     raise ValueError(
         f"the observation has shape {x.shape}; expected {space.shape}, or a batch (n, *{space.shape})."
     )
+
+
+def _one_batch(parts: list[tuple[Any, bool]]) -> bool:
+    """Whether the parts of an observation are batches; ValueError where their lengths differ."""
+    lengths = {(len(jax.tree.leaves(x)[0]), batched) for x, batched in parts}
+    if len(lengths) > 1:
+        found = ", ".join(f"{n}" if batched else "none" for n, batched in sorted(lengths))
+        raise ValueError(f"the parts of the observation have different batch lengths: {found}.")
+    return parts[0][1]
 
 
 def _check_mask(mask: np.ndarray, spec: Spec, n: int) -> None:

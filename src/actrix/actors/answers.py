@@ -143,7 +143,7 @@ def parse_actor(text: str, critic_function: str = "v") -> Actor:
         elif numeric:
             try:
                 field = numeric.pop(0)
-                values[field] = word if word.startswith("lin_") else float(word)
+                values[field] = word if word.startswith(("lin_", "tab_")) else float(word)
             except ValueError:
                 raise ValueError(
                     f"actor {text!r}: {word!r} is neither a number nor one of {', '.join(PSI)}."
@@ -161,5 +161,5 @@ def format_actor(actor: Actor) -> str:
         if f.name == "gamma_weight":
             words += ["gamma"] if value else []
         else:
-            words.append(f"{value:g}" if isinstance(value, float) else str(value))
+            words.append(str(value))
     return ":".join(words)

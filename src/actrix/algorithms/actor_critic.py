@@ -113,7 +113,7 @@ class ActorCritic:
     """'reward': the soft return Σγ^t(r_t − τ log π/π̄), which pays for future KL. 'loss': a penalty τ KL(π‖π̄)
     on the visited states only, another objective."""
     sequence_length: int | None = None
-    """Rows of a training sequence of a recurrent policy; None = min(n_steps, 64)."""
+    """Rows of a training sequence of a recurrent policy; None = gcd(n_steps, 64)."""
     network: NetworkConfig = NetworkConfig()
 
     def __post_init__(self) -> None:
@@ -204,7 +204,7 @@ class ActorCritic:
         training = Training(
             opt_state=self._optimizer.init(theta),
             critic_opt_state=self._optimizer.init(theta) if self.n_critic_updates else None,
-            beta=jnp.asarray(self.actor.initial_beta if isinstance(self.actor, PPOKL) else 0.0),
+            beta=jnp.full((), self.actor.initial_beta if isinstance(self.actor, PPOKL) else 0.0, jnp.float32),
             baseline=pg.MovingAverage(zero, zero),
             reward_scale=normalize.init_reward_scale(num_envs) if self.normalize_reward else None,
             reference=reference,

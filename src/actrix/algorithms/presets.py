@@ -64,12 +64,12 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             "qac", "QAC",
-            ActorCritic(Critic("q", TD()), ScoreFunction("q"), n_steps=16, learning_rate=1e-3, **_SCORE),
+            ActorCritic(Critic("q", TD()), ScoreFunction("q"), n_steps=32, learning_rate=5e-4, n_critic_updates=10, **_SCORE),
             16, "Sutton et al. 1999; Konda & Tsitsiklis 2000",
         ),
         Preset(
             "tdac", "TDAC",
-            ActorCritic(Critic("v", TD()), ScoreFunction("td-error"), n_steps=16, learning_rate=1e-3, **_SCORE),
+            ActorCritic(Critic("v", TD()), ScoreFunction("td-error"), n_steps=8, learning_rate=1e-3, **_SCORE),
             16, "Barto, Sutton & Anderson 1983; Konda & Tsitsiklis 2000",
         ),
         Preset(

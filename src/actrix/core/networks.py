@@ -103,13 +103,25 @@ class ImageCNN(eqx.Module):
 
     def __call__(self, image: Array) -> Float[Array, " f"]:
         x = image.astype(jnp.float32) * self.scale
-        x = (jnp.moveaxis(x, 0, -1) if self.channels_first else x)[None]
+        x = jnp.moveaxis(x, 0, -1) if self.channels_first else x
         for kernel, bias, stride in zip(self.kernels, self.biases, self.strides, strict=True):
-            x = jax.lax.conv_general_dilated(
-                x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
-            x = jax.nn.relu(x + bias)
+            x = jax.nn.relu(_convolve(x, kernel, stride) + bias)
         return jax.nn.relu(self.dense(x.reshape(-1)))
+
+
+def _convolve(x: Array, kernel: Array, stride: int) -> Array:
+    """'VALID' convolution of one image [H, W, C] with [size, size, C, filters], as one matrix product.
+
+    XLA:CPU runs a convolution inside a scan, and above all its gradient, many times slower than this.
+    """
+    size, filters = kernel.shape[0], kernel.shape[-1]
+    rows, columns = (x.shape[0] - size) // stride + 1, (x.shape[1] - size) // stride + 1
+    patches = [
+        x[i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, filters)
 
 
 class Encoder(eqx.Module):
@@ -132,8 +144,8 @@ class Encoder(eqx.Module):
         for leaf, k in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
             net = None
             if is_image(leaf) or (cnn and isinstance(leaf, spaces.Box) and len(leaf.shape) == 3):
-                features = features if min(leaf.shape[:2]) >= 36 else min(features, 128)
-                net, kind, n = ImageCNN(leaf, features, k), ("image",), features
+                n = features if sorted(leaf.shape)[1] >= 36 else min(features, 128)
+                net, kind = ImageCNN(leaf, n, k), ("image",)
             elif isinstance(leaf, spaces.Discrete):
                 kind, n = ("one-hot", (int(leaf.n),), (int(leaf.start),)), int(leaf.n)
             elif isinstance(leaf, spaces.MultiDiscrete):

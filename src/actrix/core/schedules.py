@@ -25,7 +25,7 @@ class Linear:
         return self.initial + (self.final - self.initial) * progress
 
     def __str__(self) -> str:
-        return f"lin_{self.initial:g}" + (f"_{self.final:g}" if self.final else "")
+        return f"lin_{float(self.initial)!r}" + (f"_{float(self.final)!r}" if self.final else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Tabulated:
         return jnp.interp(jnp.asarray(progress), grid, jnp.asarray(self.values))
 
     def __str__(self) -> str:
-        return "tab_" + "_".join(f"{v:.9g}" for v in self.values)
+        return "tab_" + "_".join(f"{float(v)!r}" for v in self.values)
 
 
 Schedule = float | Linear | Tabulated
@@ -86,9 +86,10 @@ def evaluate(schedule: Schedule, progress: jax.Array | float) -> jax.Array | flo
 
 
 def bounds(schedule: Schedule) -> tuple[float, float]:
-    """Smallest and largest value over training, for checks at construction."""
+    """Smallest and largest value over training, for checks at construction; NaN where one is not finite."""
+    values: tuple[float, ...]
     if isinstance(schedule, Linear):
-        return min(schedule.initial, schedule.final), max(schedule.initial, schedule.final)
-    if isinstance(schedule, Tabulated):
-        return min(schedule.values), max(schedule.values)
-    return (schedule, schedule) if math.isfinite(schedule) else (math.nan, math.nan)
+        values = schedule.initial, schedule.final
+    else:
+        values = schedule.values if isinstance(schedule, Tabulated) else (schedule,)
+    return (min(values), max(values)) if all(map(math.isfinite, values)) else (math.nan, math.nan)

@@ -88,7 +88,7 @@ def to_env_action(space: gym.Space, action: Any) -> Any:
     if isinstance(space, spaces.MultiDiscrete):
         return action + space.start.astype(np.int32) if np.any(space.start) else action
     if isinstance(space, spaces.Box):
-        finite, centre, half = _box_map(space)
+        _, centre, half = _box_map(space)
         return (action * half + centre).clip(space.low, space.high)
     return action
 
@@ -106,7 +106,8 @@ def from_env_action(space: gym.Space, action: Any) -> Any:
 
 
 def _box_map(space: spaces.Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    finite = np.isfinite(space.low) & np.isfinite(space.high)
+    # float64 bounds beyond float32 are as good as none.
+    finite = np.maximum(np.abs(space.low), np.abs(space.high)) <= np.finfo(np.float32).max
     low, high = np.where(finite, space.low, -1.0), np.where(finite, space.high, 1.0)
     # Halves before the sum: high - low may overflow float32.
     centre, half = low * 0.5 + high * 0.5, high * 0.5 - low * 0.5

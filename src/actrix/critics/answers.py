@@ -85,7 +85,7 @@ class Critic:
         return kind if self.function == "v" else f"q-{kind}"
 
     def __str__(self) -> str:
-        values = [f"{getattr(self.estimator, f.name):g}" for f in dataclasses.fields(self.estimator)]
+        values = [str(getattr(self.estimator, f.name)) for f in dataclasses.fields(self.estimator)]
         return ":".join([self.name, *values]) if self.function != "none" else "none"
 
     @property

@@ -238,6 +238,7 @@ class PositionOnly(gym.ObservationWrapper):
         self.observation_space = _keep(env.observation_space, keep)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
+        """The kept entries."""
         return observation[self.keep]
 
 

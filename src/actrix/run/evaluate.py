@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,21 @@ from actrix.envs.make import as_host_env, make_vec_env
 EVAL_ENVS = 10
 
 
+@functools.lru_cache(maxsize=64)
+def _compiled(algorithm: Any) -> tuple[Callable, Callable]:
+    """(policy, noise) of an algorithm: kept, so that a new `Policy` after each update compiles nothing."""
+
+    def call(acting, memory, first, obs, mask, noise):
+        if memory is not None:
+            memory = zero_where(first, memory)
+        return algorithm.policy(acting, memory, obs, mask, noise)
+
+    def draw(acting, key, n):
+        return algorithm.noise(acting, key, 1, n)[0]
+
+    return jax.jit(call), jax.jit(draw, static_argnums=2)
+
+
 class Policy:
     """A frozen policy for batches of observations: acting parameters behind one compiled call."""
 
@@ -24,14 +40,7 @@ class Policy:
         self.algorithm, self.acting = algorithm, acting
         self.key = jax.random.key(seed)
         self.calls = 0
-
-        def call(acting, memory, first, obs, mask, noise):
-            if memory is not None:
-                memory = zero_where(first, memory)
-            return algorithm.policy(acting, memory, obs, mask, noise)
-
-        self._call = jax.jit(call)
-        self._noise = jax.jit(lambda acting, key, n: algorithm.noise(acting, key, 1, n)[0], static_argnums=2)
+        self._call, self._noise = _compiled(algorithm)
 
     def initial_memory(self, num_envs: int) -> PyTree:
         """Zero memory of a recurrent policy; None for others."""

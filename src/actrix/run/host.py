@@ -153,20 +153,20 @@ class HostRunner:
             done = step.terminated | step.truncated
             self._obs, self._mask = step.obs, step.mask
             self._first = done if step.valid is None else done | ~step.valid
+            if self.on_step is not None and not self.on_step(step._replace(valid=valid)):
+                self.stopped = True
+                break
             if whole:
                 alive = alive & ~done
                 if not alive.any():
                     break
-            if self.on_step is not None and not self.on_step(step):
-                self.stopped = True
-                break
         chunk = self._chunk(seen, steps, carry0, rows, whole)
         return chunk, self._episodes(chunk)
 
     def _chunk(self, seen: list[tuple], steps: list[Step], carry0: PyTree, rows: int, whole: bool) -> Chunk:
         obs, action, log_prob, dist, mask, first, valid = jax.tree.map(lambda *x: np.stack(x), *seen)
-        step = jax.tree.map(lambda *x: np.stack(x), *steps)
-        check_chunk(obs, step.next_obs, step.reward, self._total_rows)
+        step = jax.tree.map(lambda *x: np.stack(x), *(s._replace(valid=None) for s in steps))
+        check_chunk(obs, step.next_obs, step.reward, self._total_rows + 1)
         self._total_rows += len(steps)
         truncated = step.truncated
         if whole and len(steps) == rows:  # an episode longer than the chunk counts as truncated

@@ -1,11 +1,13 @@
 """Model files, format 0: one safetensors file with JSON metadata. Data only; no promise is made for format 0.
 
 Nothing in a file is executed or imported: the algorithm is looked up among the presets, spaces are rebuilt from
-numbers, and the tensors expected from that description must be there exactly.
+numbers, and the tensors expected from that description must be there exactly. A SHA-256 digest over metadata and
+tensors detects damage.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -24,6 +26,7 @@ from actrix.run import atomic
 
 FORMAT = 0
 KEY = "actrix"
+DIGEST = "sha256"
 
 
 class ModelFileError(ValueError):
@@ -40,11 +43,12 @@ def save(path: str | os.PathLike, meta: dict[str, Any], tree: PyTree) -> Path:
     path = Path(path)
     path = path if path.suffix else path.with_suffix(".safetensors")
     arrays = {
-        n: np.ascontiguousarray(x) for n, x in zip(leaf_names(tree), jax.tree.leaves(tree), strict=True)
+        n: np.asarray(x, order="C") for n, x in zip(leaf_names(tree), jax.tree.leaves(tree), strict=True)
     }
     text = json.dumps({"format": FORMAT, **meta}, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_bytes(path, safetensors.numpy.save(arrays, metadata={KEY: text}))
+    metadata = {KEY: text, DIGEST: _digest(text, arrays)}
+    atomic.write_bytes(path, safetensors.numpy.save(arrays, metadata=metadata))
     return path
 
 
@@ -59,23 +63,8 @@ def find(path: str | os.PathLike) -> Path:
 
 
 def read_meta(path: str | os.PathLike) -> dict[str, Any]:
-    """The metadata of a file, without its tensors; raises ModelFileError."""
-    path = find(path)
-    try:
-        with safetensors.safe_open(str(path), framework="numpy") as file:
-            text = (file.metadata() or {}).get(KEY)
-    except Exception as error:
-        raise ModelFileError(f"{path} is not a readable safetensors file: {error}") from None
-    if text is None:
-        raise ModelFileError(f"{path} has no {KEY!r} metadata: it was not written by actrix.")
-    try:
-        meta = json.loads(text)
-        version = meta["format"]
-    except (ValueError, TypeError, KeyError):
-        raise ModelFileError(f"{path}: its metadata is not the JSON that actrix writes.") from None
-    if version != FORMAT:
-        raise ModelFileError(f"{path} has format {version}; this version reads {FORMAT}: upgrade actrix.")
-    return meta
+    """The metadata of a file; raises ModelFileError."""
+    return _read(find(path))[0]
 
 
 def read_tree(path: str | os.PathLike, template: PyTree) -> PyTree:
@@ -84,10 +73,7 @@ def read_tree(path: str | os.PathLike, template: PyTree) -> PyTree:
     Raises ModelFileError that lists every difference.
     """
     path = find(path)
-    try:
-        arrays = safetensors.numpy.load_file(str(path))
-    except Exception as error:
-        raise ModelFileError(f"{path} is damaged: {error}") from None
+    arrays = _read(path)[1]
     names, leaves = leaf_names(template), jax.tree.leaves(template)
     wrong = [f"missing {n}" for n in names if n not in arrays] + [
         f"unknown {n}" for n in arrays if n not in names
@@ -99,9 +85,40 @@ def read_tree(path: str | os.PathLike, template: PyTree) -> PyTree:
                 wrong.append(f"{name} is {x.dtype}{list(x.shape)}, expected {leaf.dtype}{list(leaf.shape)}")
             elif np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
                 wrong.append(f"{name} holds non-finite numbers")
+            elif name.endswith((".var", ".count")) and (x < 0).any():
+                wrong.append(f"{name} holds negative numbers")
     if wrong:
         raise ModelFileError(f"{path} does not fit: {'; '.join(wrong)}.")
     return jax.tree.unflatten(jax.tree.structure(template), [jax.numpy.asarray(arrays[n]) for n in names])
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        with safetensors.safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:
+        raise ModelFileError(f"{path} is damaged or no safetensors file: {error}") from None
+    if KEY not in metadata:
+        raise ModelFileError(f"{path} has no {KEY!r} metadata: it was not written by actrix.")
+    try:
+        meta = json.loads(metadata[KEY])
+        version = meta["format"]
+    except Exception:
+        raise ModelFileError(f"{path}: its metadata is not the JSON that actrix writes.") from None
+    if version != FORMAT:
+        raise ModelFileError(f"{path} has format {version}; this version reads {FORMAT}: upgrade actrix.")
+    if metadata.get(DIGEST) != _digest(metadata[KEY], arrays):
+        raise ModelFileError(f"{path} is damaged: its contents do not match its checksum.")
+    return meta, arrays
+
+
+def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, x in sorted(arrays.items()):
+        digest.update(f"\0{name}\0{x.dtype}{x.shape}\0".encode())
+        digest.update(x.tobytes())
+    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------------------- spaces as JSON
@@ -113,11 +130,13 @@ def space_to_json(space: gym.Space) -> dict[str, Any]:
         bounds = {"low": _bound(space.low), "high": _bound(space.high)}
         return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
     if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        start, dtype = int(space.start), str(space.dtype)
+        return {"type": "Discrete", "n": int(space.n), "start": start, "dtype": dtype}
     if isinstance(space, spaces.MultiDiscrete):
-        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        nvec, start, dtype = space.nvec.tolist(), space.start.tolist(), str(space.dtype)
+        return {"type": "MultiDiscrete", "nvec": nvec, "start": start, "dtype": dtype}
     if isinstance(space, spaces.MultiBinary):
-        return {"type": "MultiBinary", "n": int(space.n)}
+        return {"type": "MultiBinary", "shape": list(space.shape)}
     if isinstance(space, spaces.Dict):
         return {"type": "Dict", "spaces": {k: space_to_json(v) for k, v in space.spaces.items()}}
     if isinstance(space, spaces.Tuple):
@@ -134,11 +153,15 @@ def space_from_json(data: dict[str, Any]) -> gym.Space:
             low, high = (_unbound(data[k], shape, dtype) for k in ("low", "high"))
             return spaces.Box(low, high, shape, dtype.type)
         if kind == "Discrete":
-            return spaces.Discrete(data["n"], start=data["start"])
+            return spaces.Discrete(data["n"], start=data["start"], dtype=np.dtype(data["dtype"]).type)
         if kind == "MultiDiscrete":
-            return spaces.MultiDiscrete(np.asarray(data["nvec"]), start=np.asarray(data["start"]))
+            dtype = np.dtype(data["dtype"]).type
+            return spaces.MultiDiscrete(
+                np.asarray(data["nvec"], dtype), dtype, start=np.asarray(data["start"], dtype)
+            )
         if kind == "MultiBinary":
-            return spaces.MultiBinary(data["n"])
+            shape = data["shape"]
+            return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
         if kind == "Dict":
             return spaces.Dict({k: space_from_json(v) for k, v in data["spaces"].items()})
         if kind == "Tuple":
@@ -160,9 +183,10 @@ def _number(v: float) -> Any:
 
 
 def _unbound(data: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    number = float if np.issubdtype(dtype, np.floating) else int
     if isinstance(data, list):
-        return np.asarray([float(v) for v in data]).reshape(shape).astype(dtype)
-    return np.full(shape, float(data)).astype(dtype)
+        return np.asarray([number(v) for v in data], dtype).reshape(shape)
+    return np.full(shape, number(data), dtype)
 
 
 def spec_to_json(spec: Spec) -> dict[str, Any]:

@@ -139,7 +139,8 @@ def plot_seeds(curves: Sequence[Curve], out: Folder, title: str = "", ylabel: st
     Args:
         curves: (steps, values) per seed; their steps may differ.
         out: picture to write.
-        title, ylabel: texts.
+        title: above the plot.
+        ylabel: of the vertical axis.
     Returns: the path written.
     Raises: `ValueError` if no curve is given.
     """

@@ -126,7 +126,9 @@ def watch(
     Args:
         predict: the policy, see `Predict`.
         env: one environment with `render_mode="human"`; it is not closed.
-        episodes, max_steps, seed: as in `record_video`.
+        episodes: as in `record_video`.
+        max_steps: likewise.
+        seed: likewise.
     Returns: returns and lengths of the episodes played to their end (or to `max_steps`).
     Raises: `ValueError` for another render mode.
     """

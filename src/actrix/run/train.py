@@ -94,7 +94,7 @@ def train(
     start_steps = runs[0].steps
     if warm and runs[0].iterations == 0:
         for run, report in zip(runs, runner.warm(), strict=False):
-            run.add(report)
+            run.add(dataclasses.replace(report, iterations=0))
     chunk = runner.rows * runner.num_envs
     ahead, updates = 1, 0
     while runs[0].steps < total_steps:

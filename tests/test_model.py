@@ -1,0 +1,445 @@
+"""The user's object: every named class learns, predicts, saves and loads alike in both loops."""
+
+import dataclasses
+import functools
+
+import equinox as eqx
+import gymnasium as gym
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+import actrix
+from actrix import A2C, PPO, ModelFileError, SettingError
+from actrix.core.networks import Linear
+from actrix.envs.jax_envs import HostJax
+from actrix.envs.probes import ActionObs, ContinuousTarget, Masked, TMaze
+from actrix.model import MODELS, Model
+from actrix.run.evaluate import evaluate
+
+SMALL = {"net_arch": [8]}
+SETTINGS = {
+    "reinforce": {"n_steps": 3},
+    "vpg": {"n_steps": 8, "n_critic_updates": 3},
+    "qac": {"n_steps": 4},
+    "tdac": {"n_steps": 4},
+    "a2c": {"n_steps": 4},
+    "ppo": {"n_steps": 8, "batch_size": 16, "n_epochs": 2, "normalize": True},
+    "ppo-kl": {"n_steps": 8, "batch_size": 16, "n_epochs": 2},
+    "actor-critic": {"critic": "td-lambda:0.9", "actor": "ppo-clip:0.3", "n_steps": 8, "batch_size": 16},
+}
+CELLS = [(name, mode) for name in MODELS for mode in ("compiled", "host")]
+OBS = np.array([[0.5, -0.2], [-1.0, 0.0], [1.0, 0.3]], np.float32)
+
+
+def probe(mode, env=ActionObs, n_envs=4):
+    return env() if mode == "compiled" else HostJax(env(), n_envs)
+
+
+def make(name="ppo", mode="compiled", env=ActionObs, seed=0, **settings):
+    settings = {"policy_kwargs": SMALL} | SETTINGS[name] | settings
+    return MODELS[name]("MlpPolicy", probe(mode, env), n_envs=4, seed=seed, **settings)
+
+
+@functools.cache
+def trained(name="ppo", mode="compiled"):
+    """(model after one learn, its initial parameters, the parameters then). Shared: do not train it further."""
+    model = make(name, mode)
+    before = model.get_parameters()
+    model.learn(96)
+    return model, before, model.get_parameters()
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def differ(a, b):
+    return any((a[key] != b[key]).any() for key in a)
+
+
+@pytest.mark.parametrize(("name", "mode"), CELLS)
+def test_learns_in_both_modes(name, mode):
+    model, before, after = trained(name, mode)
+    assert 96 <= model.num_timesteps <= 96 + 32 + 32
+    assert differ(before, after)
+    assert all(np.isfinite(x).all() for x in after.values())
+    assert model.num_episodes == model.num_timesteps  # the probe's episodes last one step
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_modes_agree(name):
+    one, other = trained(name, "compiled")[2], trained(name, "host")[2]
+    for key in one:
+        np.testing.assert_allclose(one[key], other[key], rtol=1e-4, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize(("name", "mode"), CELLS)
+def test_predict(name, mode):
+    model = trained(name, mode)[0]
+    batch, state = model.predict(OBS, deterministic=True)
+    assert batch.shape == (3,)
+    assert batch.dtype == model.action_space.dtype
+    assert state is None
+    singles = [model.predict(obs, deterministic=True)[0] for obs in OBS]
+    assert all(model.action_space.contains(a) for a in singles)
+    np.testing.assert_array_equal(batch, singles)
+    sampled = np.concatenate([model.predict(np.repeat(OBS, 50, 0))[0] for _ in range(4)])
+    assert set(sampled) == {0, 1}
+    only = np.array([[True, False], [False, True], [True, False]])
+    np.testing.assert_array_equal(model.predict(OBS, action_masks=only)[0], [0, 1, 0])
+
+
+@pytest.mark.parametrize(("name", "mode"), CELLS)
+def test_save_and_load(name, mode, tmp_path):
+    model, _, parameters = trained(name, mode)
+    path = model.save(tmp_path / "model")
+    for loaded in (type(model).load(path), Model.load(tmp_path / "model")):
+        assert type(loaded) is type(model)
+        assert loaded.algorithm == model.algorithm
+        assert hash(loaded.algorithm) == hash(model.algorithm)
+        assert (loaded.num_timesteps, loaded.seed) == (model.num_timesteps, model.seed)
+        assert_equal(loaded.get_parameters(), parameters)
+        np.testing.assert_array_equal(
+            loaded.predict(OBS, deterministic=True)[0], model.predict(OBS, deterministic=True)[0]
+        )
+    with pytest.raises(TypeError, match=rf"model = {type(model).__name__}\.load"):
+        model.load(path)
+
+
+@pytest.mark.parametrize(("name", "mode"), CELLS)
+def test_same_seed_same_parameters_and_a_second_learn_compiles_nothing(name, mode):
+    model = make(name, mode).learn(96)
+    assert_equal(model.get_parameters(), trained(name, mode)[2])
+    compiled = (
+        (model.runner._segment,)
+        if mode == "compiled"
+        else (model.runner._learn, model.runner._act, model.runner._noise)
+    )
+    before, sizes = model.get_parameters(), [f._cache_size() for f in compiled]
+    model.learn(96).learn(32, reset_num_timesteps=False)
+    assert [f._cache_size() for f in compiled] == sizes
+    assert sizes[0] == 1
+    assert differ(before, model.get_parameters())
+
+
+@pytest.mark.parametrize("mode", ["compiled", "host"])
+def test_two_seeds_differ(mode):
+    other = make("ppo", mode, seed=1)
+    assert differ(other.get_parameters(), trained("ppo", mode)[1])
+    assert differ(other.learn(96).get_parameters(), trained("ppo", mode)[2])
+
+
+@pytest.mark.parametrize("mode", ["compiled", "host"])
+def test_timesteps(mode):
+    model = make("a2c", mode)
+    assert model.learn(40).num_timesteps == 48  # whole chunks of 16
+    assert model.learn(40).num_timesteps == 48
+    assert model.learn(40, reset_num_timesteps=False).num_timesteps == 96
+    for bad in (0, -5, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="total_timesteps"):
+            model.learn(bad)
+
+
+def test_learning_in_two_goes_equals_one():
+    """`learn` again goes on: same streams, optimiser and environments."""
+    whole = make("a2c", "host", learning_rate=1e-3).learn(96)
+    parts = make("a2c", "host", learning_rate=1e-3)
+    parts.learn(48).learn(48, reset_num_timesteps=False)
+    assert_equal(whole.get_parameters(), parts.get_parameters())
+
+
+def test_unknown_settings_suggest():
+    with pytest.raises(SettingError, match=r"n_step'.*did you mean n_steps"):
+        PPO("MlpPolicy", ActionObs(), n_step=4)
+    with pytest.raises(SettingError, match="net_arch"):
+        PPO("MlpPolicy", ActionObs(), policy_kwargs={"netarch": [4]})
+    with pytest.raises(SettingError, match="MlpLstmPolicy"):
+        PPO("MLPPolicy", ActionObs())
+    with pytest.raises(SettingError, match="state-dependent exploration"):
+        PPO("MlpPolicy", ActionObs(), use_sde=True)
+    with pytest.raises(SettingError, match="tanh, relu"):
+        PPO("MlpPolicy", ActionObs(), policy_kwargs={"activation_fn": "sigmoidal"})
+
+
+def test_files_of_others_are_refused(tmp_path):
+    path = trained()[0].save(tmp_path / "ppo")
+    with pytest.raises(ModelFileError, match="holds 'ppo', not 'a2c'"):
+        A2C.load(path)
+    with pytest.raises(FileNotFoundError, match=r"nothing\.safetensors"):
+        PPO.load(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="action_space is Box.*Discrete"):
+        PPO.load(path, env=ContinuousTarget())
+    with pytest.raises(ValueError, match="action_space"):
+        trained()[0].set_env(ContinuousTarget())
+    with pytest.raises(ValueError, match="set_env"):
+        PPO.load(path).learn(10)
+
+
+def test_a_loaded_model_trains_on_with_other_settings(tmp_path):
+    path = trained()[0].save(tmp_path / "ppo.v1")
+    model = PPO.load(path, env=ActionObs(), learning_rate=1e-5, n_envs=2, verbose=0, seed=7)
+    assert (model.algorithm.learning_rate, model.n_envs, model.seed) == (1e-5, 2, 7)
+    before = model.get_parameters()
+    assert differ(before, model.learn(32).get_parameters())
+
+
+@pytest.mark.parametrize("n_envs", [2, 6])
+def test_set_env_with_another_number_of_environments(n_envs):
+    model = make("ppo", "host", n_steps=16)
+    model.learn(64)
+    before = model.get_parameters()
+    model.set_env(HostJax(ActionObs(), n_envs))
+    assert_equal(model.get_parameters(), before)
+    model.learn(64, reset_num_timesteps=False)
+    assert model.runner.learners[0].training.reward_scale.running.shape == (n_envs,)
+    assert differ(before, model.get_parameters())
+
+
+# ------------------------------------------------------------------------------------- statistics, memory, masks
+
+
+class Far(gym.Env):
+    """Observations near 1000 with spread 10; reward 100 for action 1. Ten steps."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self._obs(), 100.0 * int(action), False, self.t == 10, {}
+
+    def _obs(self):
+        return 1000 + 10 * self.np_random.normal(size=2)
+
+
+def test_statistics_are_saved_frozen_and_used(tmp_path):
+    model = PPO(
+        "MlpPolicy", Far(), n_steps=32, batch_size=32, n_epochs=1, normalize=True, seed=0, policy_kwargs=SMALL
+    )
+    model.learn(64)
+    assert model.run.metrics["rollout/ep_rew_mean"] > 0
+    moments = model.acting.obs_moments[0]
+    np.testing.assert_allclose(moments.mean, 1000, atol=5)
+    np.testing.assert_allclose(np.sqrt(moments.var), 10, rtol=0.3)
+    assert moments.count == pytest.approx(64, abs=0.1)  # the warm-up chunk, then one that was learned from
+    actrix.evaluate_policy(model, Far(), 2, seed=0)
+    obs = 1000 + 10 * np.random.default_rng(0).normal(size=(40, 2))
+    loaded = PPO.load(model.save(tmp_path / "far"))
+    assert_equal(loaded.get_parameters(), model.get_parameters())
+    assert moments.count == loaded.acting.obs_moments[0].count
+    np.testing.assert_array_equal(
+        loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0]
+    )
+    # Without them every observation is clipped to one point, and so is every action.
+    head = loaded.acting.net.pi_head
+    strong = eqx.tree_at(lambda n: n.pi_head.weight, loaded.acting.net, 100 * head.weight)
+    strong = eqx.tree_at(lambda n: n.pi_head.bias, strong, 0 * head.bias)
+    names = dict(
+        zip(
+            loaded.get_parameters(),
+            jax.tree.leaves(dataclasses.replace(loaded.acting, net=strong)),
+            strict=True,
+        )
+    )
+    loaded.set_parameters(names)
+    assert len(set(loaded.predict(obs, deterministic=True)[0])) == 2
+    loaded.set_parameters(
+        {k: v * 0 + (v.ndim < 1) for k, v in names.items() if "obs_moments" in k}, exact_match=False
+    )
+    assert len(set(loaded.predict(obs, deterministic=True)[0])) == 1
+
+
+def test_recurrent_policies_predict_with_their_memory(tmp_path):
+    model = PPO(
+        "MlpLstmPolicy", TMaze(), n_envs=4, n_steps=8, batch_size=16, n_epochs=1, seed=0,
+        policy_kwargs=SMALL | {"lstm_hidden_size": 8},
+    )  # fmt: skip
+    model.learn(32)
+    net = eqx.tree_at(lambda n: n.pi_head.weight, model.acting.net, replace_fn=lambda w: 100 * w)
+    acting = dataclasses.replace(model.acting, net=net)
+    model.set_parameters(dict(zip(model.get_parameters(), jax.tree.leaves(acting), strict=True)))
+    loaded = PPO.load(model.save(tmp_path / "lstm"))
+    sequence = np.random.default_rng(0).normal(size=(12, 3, 2)).astype(np.float32)
+    starts = np.random.default_rng(1).random((12, 3)) < 0.2
+    memory, together = None, []
+    for obs, start in zip(sequence, starts, strict=True):
+        action, memory = loaded.predict(obs, memory, start, deterministic=True)
+        together.append(action)
+    for i in range(3):  # alone, step by step, forgetting by hand
+        carry = net.initial_carry(())
+        for t in range(12):
+            carry = net.initial_carry(()) if starts[t, i] else carry
+            out, carry = net(jnp.asarray(sequence[t, i]), carry, None)
+            assert together[t][i] == np.argmax(out.dist.logits)
+    first, state = loaded.predict(sequence[0, 0], deterministic=True)
+    assert first.shape == ()
+    assert jax.tree.leaves(state)[0].shape == (1, 8)
+    assert len({tuple(a) for a in together}) > 1
+
+
+def test_masks_reach_training_and_predict():
+    model = make("ppo", "compiled", Masked, normalize=False).learn(96)
+    assert min(model.run.returns) >= 0  # an illegal action costs 10
+    host = HostJax(Masked(), 4)
+    rewards, _ = actrix.evaluate_policy(
+        model, host, 40, deterministic=False, return_episode_rewards=True, seed=0
+    )
+    assert min(rewards) >= 0
+
+
+# ------------------------------------------------------------------------------------- spaces
+
+
+class Samples(gym.Env):
+    """Random observations of any space; refuses an action outside its action space; four steps."""
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.t = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.t += 1
+        return self.observation_space.sample(), float(np.sum(action)), False, self.t == 4, {}
+
+
+BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
+SPACES = {
+    "dict": (
+        spaces.Dict(
+            {"z": BOX, "a": spaces.Discrete(3, start=-1), "i": spaces.Box(0, 255, (4, 8, 8), np.uint8),
+             "d": spaces.Dict({"x": spaces.MultiBinary(2)})}
+        ),
+        spaces.Discrete(3, start=5),
+    ),
+    "tuple": (spaces.Tuple((BOX, spaces.MultiDiscrete([2, 3], start=[1, -1]))), spaces.MultiDiscrete([2, 3], start=[4, 1])),
+    "multi-binary": (spaces.MultiBinary(3), spaces.MultiBinary(2)),
+    "discrete": (spaces.Discrete(4, start=2), spaces.Discrete(1)),
+    "matrix": (spaces.Box(-1, 1, (2, 3), np.float64), spaces.Box(np.array([[-3.0, 0], [1, -np.inf]], np.float32), np.array([[3.0, 2], [9, 5]], np.float32))),
+    "integers": (spaces.Box(0, 9, (2,), np.int64), spaces.Box(-1e30, 1e30, (1,), np.float64)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_every_space_trains_predicts_and_survives_a_file(kind, tmp_path):
+    observation_space, action_space = SPACES[kind]
+    envs = gym.vector.SyncVectorEnv([lambda: Samples(observation_space, action_space)] * 2)
+    model = PPO("MultiInputPolicy", envs, n_steps=8, batch_size=16, n_epochs=1, normalize=True, seed=0,
+                policy_kwargs=SMALL)  # fmt: skip
+    before = model.get_parameters()
+    model.learn(16)
+    assert differ(before, model.get_parameters())
+    loaded = PPO.load(model.save(tmp_path / "model"))
+    assert (loaded.observation_space, loaded.action_space) == (observation_space, action_space)
+    obs = observation_space.sample()
+    action, _ = loaded.predict(obs, deterministic=True)
+    assert action_space.contains(action.item() if action.shape == () else action), action
+    np.testing.assert_array_equal(action, model.predict(obs, deterministic=True)[0])
+    batch = jax.tree.map(lambda x: np.stack([x] * 3), obs)
+    np.testing.assert_allclose(
+        loaded.predict(batch, deterministic=True)[0], np.stack([action] * 3), rtol=1e-5
+    )
+
+
+# ------------------------------------------------------------------------------------- scripts written for SB3
+
+
+def test_a_script_written_for_sb3(tmp_path):
+    def linear_schedule(initial_value):
+        def func(progress_remaining):
+            return progress_remaining * initial_value
+
+        return func
+
+    def build(**more):
+        return PPO(
+            "MlpPolicy", ActionObs(), n_envs=4, learning_rate=linear_schedule(0.001), clip_range=linear_schedule(0.2),
+            n_steps=8, batch_size=16, n_epochs=1, gamma=0.999, gae_lambda=0.98, ent_coef=0.01, seed=np.int64(3),
+            policy_kwargs={"net_arch": {"pi": [32, 32], "vf": [32]}, "activation_fn": "relu"}, **more,
+        )  # fmt: skip
+
+    model = build(tensorboard_log=tmp_path / "logs")
+    rates = []
+    model.learn(
+        total_timesteps=96, callback=lambda *_: rates.append(model.run.metrics["train/learning_rate"])
+    )
+    np.testing.assert_allclose(rates, [0.001, 0.001 * 2 / 3, 0.001 / 3], rtol=1e-5)
+    assert [layer.weight.shape for layer in model.acting.net.pi.layers] == [(2, 32), (32, 32)]
+    assert [layer.weight.shape for layer in model.acting.net.vf.layers] == [(2, 32)]
+    assert list((tmp_path / "logs" / "PPO_1").glob("events*"))
+    model.save(tmp_path / "ppo")
+    loaded = PPO.load(tmp_path / "ppo", env=model.get_env())
+    assert loaded.algorithm == model.algorithm == build().algorithm
+    mean, std = actrix.evaluate_policy(
+        loaded, HostJax(ActionObs(), 2), n_eval_episodes=10, deterministic=True
+    )
+    assert 0 <= mean <= 1
+    assert std >= 0
+
+
+class Tiny(eqx.Module):
+    layer: Linear
+
+    def __init__(self, spec, key):
+        self.layer = Linear(2, 3, 1.0, key)
+
+    def __call__(self, obs):
+        out = self.layer(obs)
+        return out[:2], out[2]
+
+
+def test_a_network_of_ones_own_needs_a_template(tmp_path):
+    settings = {"n_envs": 4, "n_steps": 8, "batch_size": 16, "n_epochs": 1, "seed": 0}
+    model = PPO(Tiny, ActionObs(), **settings).learn(32)
+    path = model.save(tmp_path / "custom")
+    with pytest.raises(ModelFileError, match="template=model"):
+        PPO.load(path)
+    loaded = PPO.load(path, template=PPO(Tiny, ActionObs(), **settings))
+    np.testing.assert_array_equal(
+        loaded.predict(OBS, deterministic=True)[0], model.predict(OBS, deterministic=True)[0]
+    )
+
+
+def test_a_warm_start_takes_parameters_by_name():
+    model, _, parameters = trained()
+    fresh = make()
+    fresh.set_parameters(parameters)
+    assert_equal(fresh.get_parameters(), parameters)
+    np.testing.assert_array_equal(
+        fresh.predict(OBS, deterministic=True)[0], model.predict(OBS, deterministic=True)[0]
+    )
+    assert differ(parameters, fresh.learn(32).get_parameters())
+    with pytest.raises(ValueError, match=r"\.net\.pi\.nothing"):
+        fresh.set_parameters({".net.pi.nothing": np.zeros(2)}, exact_match=False)
+    with pytest.raises(ValueError, match="shape"):
+        fresh.set_parameters({next(iter(parameters)): np.zeros(99)}, exact_match=False)
+
+
+def test_a_reference_model_is_stayed_near():
+    reference = trained()[0]
+    near = make(ref_kl_coef=10.0, ref_kl_in="loss", reference=reference, learning_rate=1e-2).learn(96)
+    assert np.isfinite(near.run.metrics["train/reference_kl"])
+
+
+def test_evaluation_draws_nothing_from_the_policy_of_training():
+    model, _, parameters = trained("ppo", "host")
+    one = evaluate(model.policy, HostJax(ActionObs(), 3), 9, deterministic=True, seed=4)
+    two = evaluate(model.policy, HostJax(ActionObs(), 3), 9, deterministic=True, seed=4)
+    np.testing.assert_array_equal(one, two)
+    assert_equal(model.get_parameters(), parameters)

@@ -34,7 +34,7 @@ MEANING = {
     "clip_range_vf": "clipping of value changes (`None`: off)",
     "kl_target": "$d_\\text{targ}$",
     "initial_beta": "$\\beta$ at the start",
-    "target_kl": "skip the remaining steps of a chunk once the approximate KL exceeds 1.5 times this (`None`: off)",
+    "target_kl": "skip a chunk's remaining steps once the approximate KL exceeds 1.5 × this (`None`: off)",
     "n_critic_updates": "extra passes that fit only the critic",
     "critic_learning_rate": "step size of those (`None`: `learning_rate`)",
     "gamma_weight": "multiply ψ by $\\gamma^t$, as the theorem has it",
@@ -75,7 +75,7 @@ def compositions() -> str:
 
 def _general(reason: str | None, psi: str) -> str | None:
     """A reason without the name of its ψ, so that one footnote serves a row of cells."""
-    if reason is None or psi == "q" and "needs Q(s,a)" in reason:
+    if reason is None or (psi == "q" and "needs Q(s,a)" in reason):
         return reason
     return reason.replace(f"ψ={psi} is", "this ψ is").replace(f"and {psi} is", "and this ψ is")
 

@@ -45,7 +45,7 @@ def make(name="ppo", mode="compiled", env=ActionObs, seed=0, **settings):
 
 @functools.cache
 def trained(name="ppo", mode="compiled"):
-    """(model after one learn, its initial parameters, the parameters then). Shared: do not train it further."""
+    """(model after one learn, its initial parameters, those then). Shared: do not train it further."""
     model = make(name, mode)
     before = model.get_parameters()
     model.learn(96)
@@ -172,7 +172,7 @@ def test_files_of_others_are_refused(tmp_path):
         A2C.load(path)
     with pytest.raises(FileNotFoundError, match=r"nothing\.safetensors"):
         PPO.load(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="action_space is Box.*Discrete"):
+    with pytest.raises(ValueError, match=r"action_space is Box.*Discrete"):
         PPO.load(path, env=ContinuousTarget())
     with pytest.raises(ValueError, match="action_space"):
         trained()[0].set_env(ContinuousTarget())
@@ -200,7 +200,7 @@ def test_set_env_with_another_number_of_environments(n_envs):
     assert differ(before, model.get_parameters())
 
 
-# ------------------------------------------------------------------------------------- statistics, memory, masks
+# --------------------------------------------------------------------------- statistics, memory, masks
 
 
 class Far(gym.Env):
@@ -297,7 +297,7 @@ def test_masks_reach_training_and_predict():
     assert min(rewards) >= 0
 
 
-# ------------------------------------------------------------------------------------- spaces
+# --------------------------------------------------------------------------- spaces
 
 
 class Samples(gym.Env):
@@ -328,10 +328,16 @@ SPACES = {
         ),
         spaces.Discrete(3, start=5),
     ),
-    "tuple": (spaces.Tuple((BOX, spaces.MultiDiscrete([2, 3], start=[1, -1]))), spaces.MultiDiscrete([2, 3], start=[4, 1])),
+    "tuple": (
+        spaces.Tuple((BOX, spaces.MultiDiscrete([2, 3], start=[1, -1]))),
+        spaces.MultiDiscrete([2, 3], start=[4, 1]),
+    ),
     "multi-binary": (spaces.MultiBinary(3), spaces.MultiBinary(2)),
     "discrete": (spaces.Discrete(4, start=2), spaces.Discrete(1)),
-    "matrix": (spaces.Box(-1, 1, (2, 3), np.float64), spaces.Box(np.array([[-3.0, 0], [1, -np.inf]], np.float32), np.array([[3.0, 2], [9, 5]], np.float32))),
+    "matrix": (
+        spaces.Box(-1, 1, (2, 3), np.float64),
+        spaces.Box(np.array([[-3, 0], [1, -np.inf]]), np.array([[3.0, 2], [9, 5]]), dtype=np.float64),
+    ),
     "integers": (spaces.Box(0, 9, (2,), np.int64), spaces.Box(-1e30, 1e30, (1,), np.float64)),
 }  # fmt: skip
 
@@ -357,7 +363,7 @@ def test_every_space_trains_predicts_and_survives_a_file(kind, tmp_path):
     )
 
 
-# ------------------------------------------------------------------------------------- scripts written for SB3
+# --------------------------------------------------------------------------- scripts written for SB3
 
 
 def test_a_script_written_for_sb3(tmp_path):
@@ -369,8 +375,9 @@ def test_a_script_written_for_sb3(tmp_path):
 
     def build(**more):
         return PPO(
-            "MlpPolicy", ActionObs(), n_envs=4, learning_rate=linear_schedule(0.001), clip_range=linear_schedule(0.2),
-            n_steps=8, batch_size=16, n_epochs=1, gamma=0.999, gae_lambda=0.98, ent_coef=0.01, seed=np.int64(3),
+            "MlpPolicy", ActionObs(), n_envs=4, learning_rate=linear_schedule(0.001),
+            clip_range=linear_schedule(0.2), n_steps=8, batch_size=16, n_epochs=1, gamma=0.999,
+            gae_lambda=0.98, ent_coef=0.01, seed=np.int64(3),
             policy_kwargs={"net_arch": {"pi": [32, 32], "vf": [32]}, "activation_fn": "relu"}, **more,
         )  # fmt: skip
 

@@ -103,7 +103,7 @@ class CallbackList(BaseCallback):
             callback.on_rollout_start()
 
     def _on_step(self) -> bool:
-        return all([callback.on_step() for callback in self.callbacks])
+        return all(callback.on_step() for callback in self.callbacks)
 
     def _on_rollout_end(self) -> None:
         for callback in self.callbacks:
@@ -336,7 +336,7 @@ def as_callback(callback: Any) -> BaseCallback | None:
     if callback is None or isinstance(callback, BaseCallback):
         return callback
     if isinstance(callback, Sequence):
-        return CallbackList([as_callback(c) for c in callback])  # type: ignore[list-item]
+        return CallbackList([c for c in map(as_callback, callback) if c is not None])
     if callable(callback):
         return ConvertCallback(callback)
     raise TypeError(

@@ -117,16 +117,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--seed", type=int, default=0)
 
+    p.add_argument("--env", help="play there instead of in the model's own environment")
+
     p = command("video", _video, "Record an mp4 of a run's agent (works without a display).")
     p.add_argument("path", type=Path, metavar="RUN")
     p.add_argument("--episodes", type=_count, default=1)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, help="default: RUN/videos/ENV-STEPS.mp4")
 
+    p.add_argument("--env", help="play there instead of in the model's own environment")
+
     p = command("watch", _watch, "Watch a run's agent in a window.")
     p.add_argument("path", type=Path, metavar="RUN")
     p.add_argument("--episodes", type=_count, default=3)
     p.add_argument("--seed", type=int, default=0)
+
+    p.add_argument("--env", help="play there instead of in the model's own environment")
 
     p = command("plot", _plot, "Plot one run, or compare several.")
     p.add_argument("paths", type=Path, nargs="+", metavar="RUN")
@@ -154,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(run=_train_folder)
     p.add_argument("path", type=Path)
     p.add_argument("--quiet", action="store_true")
+    p.add_argument("--resume", action="store_true")
     return parser
 
 
@@ -213,7 +220,7 @@ def _train(args: argparse.Namespace) -> int:
     results = experiment.start(config, folder, quiet=args.quiet, verbose=int(args.verbose))
     code = _report(results)
     if code == 0 and args.video:
-        _record(experiment.seed_folders(folder, config)[0][0], None, 1, 0)
+        _record(experiment.seed_folders(folder, config)[0][0], None, 1, 0, config.env_id)
     if code == 0 and args.require is not None:
         mean = results.summary.mean if results.summary.iqm is None else results.summary.iqm
         if mean < args.require:
@@ -253,7 +260,9 @@ def _eval(args: argparse.Namespace) -> None:
     means = {}
     for seed, path in folders.items():
         model = Model.load(path)
-        returns, lengths = experiment.evaluate_model(model, args.episodes, args.seed, not args.stochastic)
+        returns, lengths = experiment.evaluate_model(
+            model, args.episodes, args.seed, not args.stochastic, args.env
+        )
         name = f"{path}: " if len(folders) > 1 else ""
         print(
             f"{name}{np.mean(returns):.2f} ± {np.std(returns):.2f} over {len(returns)} episodes "
@@ -273,7 +282,7 @@ def _model_paths(path: Path) -> dict[int, Path]:
     return {0: path}
 
 
-def _record(path: Path, out: Path | None, episodes: int, seed: int) -> None:
+def _record(path: Path, out: Path | None, episodes: int, seed: int, env_id: str | None) -> None:
     from actrix.model import Model
     from actrix.run.record import headless, record_video
 
@@ -283,7 +292,7 @@ def _record(path: Path, out: Path | None, episodes: int, seed: int) -> None:
         out = base / "videos" / f"{str(model.env_id).replace('/', '-')}-{model.run.steps}.mp4"
     out.parent.mkdir(parents=True, exist_ok=True)
     with headless():
-        env = _render_env(model, "rgb_array")
+        env = _render_env(model, env_id, "rgb_array")
         try:
             recording = record_video(_predictor(model), env, out, episodes=episodes, seed=seed)
         finally:
@@ -292,14 +301,16 @@ def _record(path: Path, out: Path | None, episodes: int, seed: int) -> None:
     print(f"wrote {recording.path} (return {returns})")
 
 
-def _render_env(model: Any, mode: str) -> Any:
+def _render_env(model: Any, env_id: str | None, mode: str) -> Any:
     from actrix.algorithms.presets import SettingError
     from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
     from actrix.envs.make import single_env
+    from actrix.experiment import model_env_id
 
-    if has_jax_env(model.env_id) and model.env_id not in JAX_TWINS:
-        raise SettingError(f"{model.env_id} is a JAX environment that Gymnasium cannot draw.")
-    return single_env(model.env_id, model.env_kwargs, render_mode=mode)
+    env_id = model_env_id(model, env_id)
+    if has_jax_env(env_id) and env_id not in JAX_TWINS:
+        raise SettingError(f"{env_id} is a JAX environment that Gymnasium cannot draw.")
+    return single_env(env_id, model.env_kwargs, render_mode=mode)
 
 
 def _predictor(model: Any) -> Any:
@@ -311,7 +322,7 @@ def _predictor(model: Any) -> Any:
 
 def _video(args: argparse.Namespace) -> None:
     path = next(iter(_model_paths(args.path).values()))
-    _record(path, args.out, args.episodes, args.seed)
+    _record(path, args.out, args.episodes, args.seed, args.env)
 
 
 def _watch(args: argparse.Namespace) -> None:
@@ -319,7 +330,7 @@ def _watch(args: argparse.Namespace) -> None:
     from actrix.run.record import watch
 
     model = Model.load(next(iter(_model_paths(args.path).values())))
-    env = _render_env(model, "human")
+    env = _render_env(model, args.env, "human")
     try:
         returns, _ = watch(_predictor(model), env, args.episodes, seed=args.seed)
     finally:
@@ -349,14 +360,16 @@ def _plot(args: argparse.Namespace) -> None:
 def _resume(args: argparse.Namespace) -> int:
     from actrix import experiment
 
-    results = experiment.resume(args.path, steps=args.steps, quiet=args.quiet, verbose=int(args.verbose))
+    results = experiment.resume(
+        args.path, steps=args.steps, env_id=args.env, quiet=args.quiet, verbose=int(args.verbose)
+    )
     return _report(results)
 
 
 def _train_folder(args: argparse.Namespace) -> int:
     from actrix import experiment
 
-    return _report(experiment.train_folder(args.path, quiet=args.quiet))
+    return _report(experiment.train_folder(args.path, resumed=args.resume, quiet=args.quiet))
 
 
 def _list(args: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,7 @@ import numpy as np
 from actrix import zoo
 from actrix.algorithms import presets
 from actrix.envs.base import HostEnv, JaxEnv
-from actrix.envs.jax_envs import JAX_TWINS, has_jax_env, jax_env
-from actrix.envs.make import make_vec_env
+from actrix.envs.make import check_inert, choose_backend, make_jax_env, make_vec_env
 from actrix.model import Model, write_model
 from actrix.run import atomic, checkpoint
 from actrix.run.compiled import CompiledRunner
@@ -116,7 +115,7 @@ def resolve(
     env_kwargs = dict(env_kwargs or {})
     return RunConfig(
         preset.name, env_id, seeds, int(total), int(run["n_envs"] or preset.n_envs),
-        _backend(backend, env_id, env_kwargs), presets.settings_of(configured), env_kwargs, tuned,
+        choose_backend(backend, env_id, env_kwargs), presets.settings_of(configured), env_kwargs, tuned,
     )  # fmt: skip
 
 
@@ -127,16 +126,6 @@ def _policy_defaults(policy: str) -> dict[str, Any]:
     if policy.startswith("Cnn"):
         out["cnn"] = True
     return out
-
-
-def _backend(backend: str, env_id: str, env_kwargs: dict[str, Any]) -> str:
-    if backend == "auto":
-        if (env_id in JAX_TWINS or has_jax_env(env_id)) and not env_kwargs:
-            return "jax"
-        probe = make_vec_env(env_id, 1, env_kwargs=env_kwargs or None, backend="auto")
-        probe.close()
-        return probe.backend
-    return backend
 
 
 # ---------------------------------------------------------------------------- training
@@ -166,12 +155,23 @@ def start(config: RunConfig, folder: Path, *, quiet: bool = False, verbose: int 
     return _train(config, folder, resumed=False, quiet=quiet, verbose=verbose)
 
 
-def resume(folder: Path, *, steps: int | None = None, quiet: bool = False, verbose: int = 0) -> Results:
+def resume(
+    folder: Path,
+    *,
+    steps: int | None = None,
+    env_id: str | None = None,
+    quiet: bool = False,
+    verbose: int = 0,
+) -> Results:
     """Go on from the newest checkpoint of every seed to the configured (or a larger) number of steps.
 
     Environments start new episodes, from seeds that depend on the run's seed and on how often it was resumed.
     """
     config = load_config(folder)
+    if env_id is None:
+        check_inert(config.env_id)
+    elif env_id != config.env_id:
+        raise RunError(f"--env {env_id}: this run trains on {config.env_id}.")
     if steps is not None:
         if steps < config.n_timesteps:
             raise RunError(f"--steps {steps} is less than the {config.n_timesteps} of this run.")
@@ -193,11 +193,11 @@ def load_config(folder: Path) -> RunConfig:
     """Read `config.json`; RunError if the folder is none of ours."""
     try:
         data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        names = {f.name for f in dataclasses.fields(RunConfig)}
-        return RunConfig(**{k: tuple(v) if k == "seeds" else v for k, v in data.items() if k in names})
+        data["seeds"] = tuple(data["seeds"])
+        return RunConfig(**{f.name: data[f.name] for f in dataclasses.fields(RunConfig) if f.name in data})
     except FileNotFoundError:
         raise RunError(f"{folder} is not a run folder: it has no config.json.") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise RunError(f"{folder / 'config.json'} cannot be read: {error}") from None
 
 
@@ -219,7 +219,7 @@ def _config_json(config: RunConfig) -> dict[str, Any]:
 def make_env(config: RunConfig, seed: int) -> HostEnv | JaxEnv:
     """The training environment."""
     if config.backend == "jax":
-        return jax_env(config.env_id, **config.env_kwargs)
+        return make_jax_env(config.env_id, **config.env_kwargs)
     return make_vec_env(
         config.env_id, config.n_envs, seed, env_kwargs=config.env_kwargs or None, backend=config.backend
     )
@@ -265,7 +265,7 @@ def _train(config: RunConfig, folder: Path, *, resumed: bool, quiet: bool, verbo
 def final_evaluation(path: Path, seed: int, episodes: int = EVAL_EPISODES) -> np.ndarray:
     """Evaluate a seed's final policy, note it in `evaluation.json` and as the last row of its metrics."""
     model = Model.load(path)
-    returns, lengths = evaluate_model(model, episodes, seed)
+    returns, lengths = evaluate_model(model, episodes, seed, env_id=model.env_id)
     atomic.write_json(
         path / "evaluation.json",
         {"episodes": episodes, "deterministic": True, "returns": returns.tolist(), "lengths": lengths.tolist(),
@@ -279,19 +279,28 @@ def final_evaluation(path: Path, seed: int, episodes: int = EVAL_EPISODES) -> np
 
 
 def evaluate_model(
-    model: Model, episodes: int, seed: int | None, deterministic: bool = True,
-    env_kwargs: dict[str, Any] | None = None, on_step: Callable[[], None] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Fresh episodes on Gymnasium's own environment, whatever trained. The seeds differ from the training's."""
-    if model.env_id is None:
-        raise RunError("the model does not know its environment's id.")
-    env = evaluation_env(model.env_id, episodes, env_kwargs or model.env_kwargs)
+    model: Model, episodes: int, seed: int | None, deterministic: bool = True, env_id: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fresh episodes on Gymnasium's own environment, whatever trained. The seeds differ from the training's.
+
+    `env_id` None takes the model's; one that would import a module is refused unless it is given here.
+    """
+    env = evaluation_env(model_env_id(model, env_id), episodes, model.env_kwargs)
     try:
-        return evaluate(
-            model.policy, env, episodes, deterministic, None if seed is None else seed + 10**6, on_step
-        )
+        check_same_spaces(model._known_spec(), env)
+        return evaluate(model.policy, env, episodes, deterministic, None if seed is None else seed + 10**6)
     finally:
         env.close()
+
+
+def model_env_id(model: Model, env_id: str | None = None) -> str:
+    """The environment to play a loaded model in: the one the user names, else the file's own, if it is inert."""
+    if env_id is not None:
+        return env_id
+    check_inert(model.env_id)
+    if model.env_id is None:
+        raise RunError("the model does not know its environment's id: give --env ID.")
+    return model.env_id
 
 
 def _train_here(
@@ -316,7 +325,9 @@ def _train_here(
         Display(config.n_timesteps, config.title, enabled=False if quiet or verbose else None,
                 seeds=seeds if len(seeds) > 1 else None, start=runs[0].steps) as display,
     ):  # fmt: skip
-        display.status(f"compiling {config.algorithm} for {config.n_envs} × {config.env_id} ({config.backend}) …")
+        display.status(
+            f"compiling {config.algorithm} for {config.n_envs} × {config.env_id} ({config.backend}) …"
+        )
         try:
             finished = train(
                 runner, runs, config.n_timesteps, display=display, checkpoint_seconds=CHECKPOINT_SECONDS,
@@ -331,7 +342,8 @@ def _train_here(
                 assert run.folder is not None
                 write_model(
                     run.folder / "model.safetensors", config.algorithm, algorithm, learner.acting, env.spec,
-                    env_id=config.env_id, seed=run.seed, num_timesteps=run.steps, n_envs=config.n_envs,
+                    env_id=config.env_id, env_kwargs=config.env_kwargs or None, seed=run.seed,
+                    num_timesteps=run.steps, n_envs=config.n_envs,
                 )  # fmt: skip
             save_checkpoints(runner, runs)
             for run in runs:
@@ -358,12 +370,19 @@ def _restore(runner: Any, runs: Sequence[SeedRun], config: RunConfig) -> None:
         learner, counters = found
         run.restore(counters)
         learners.append(learner)
-    resumes = 1 + max((json.loads(p.read_text())["resumes"] for r in runs if (p := r.folder / "resumes.json").exists()),
-                      default=0)  # fmt: skip
+    resumes = 1 + _resumes(runs[0])
     for run in runs:
+        assert run.folder is not None
         atomic.write_json(run.folder / "resumes.json", {"resumes": resumes})
     runner.set_learners(learners, runs[0].iterations)
     runner.reseed([int(np.random.SeedSequence([run.seed, resumes]).generate_state(1)[0]) for run in runs])
+
+
+def _resumes(run: SeedRun) -> int:
+    """How often this run was resumed before."""
+    assert run.folder is not None
+    path = run.folder / "resumes.json"
+    return int(json.loads(path.read_text())["resumes"]) if path.exists() else 0
 
 
 class _StopRequest:
@@ -396,8 +415,9 @@ def _train_in_processes(
     config: RunConfig, pairs: Sequence[tuple[Path, int]], quiet: bool, resumed: bool
 ) -> bool:
     """One process per seed, as many at a time as there are cores; their logs show the progress."""
-    waiting, running, failed = list(pairs), {}, []
-    command = [sys.executable, "-m", "actrix", "resume" if resumed else "train-folder"]
+    waiting, failed = list(pairs), []
+    running: dict[int, tuple[subprocess.Popen, Path, Any]] = {}
+    command = [sys.executable, "-m", "actrix", "train-folder", *(["--resume"] if resumed else [])]
     seeds = [seed for _, seed in pairs]
     try:
         with Display(
@@ -446,10 +466,9 @@ def _show_progress(display: Display, path: Path, seed: int) -> None:
     display.update(int(metrics[STEP][-1]), last, seed=seed)
 
 
-def train_folder(folder: Path, *, quiet: bool = False) -> Results:
+def train_folder(folder: Path, *, resumed: bool = False, quiet: bool = False) -> Results:
     """Train the run that a folder's `config.json` describes (the worker of a many-seed run)."""
-    config = load_config(folder)
-    return _train(config, folder, resumed=False, quiet=quiet, verbose=0)
+    return _train(load_config(folder), folder, resumed=resumed, quiet=quiet, verbose=0)
 
 
 def train_seeds(

@@ -19,8 +19,7 @@ from actrix.callbacks import BaseCallback, as_callback
 from actrix.core import spaces
 from actrix.core.types import Spec
 from actrix.envs.base import HostEnv, JaxEnv
-from actrix.envs.jax_envs import JAX_TWINS, has_jax_env, jax_env
-from actrix.envs.make import as_host_env, make_vec_env
+from actrix.envs.make import as_host_env, choose_backend, make_jax_env, make_vec_env
 from actrix.run import modelfile
 from actrix.run.compiled import CompiledRunner
 from actrix.run.display import Display
@@ -39,7 +38,7 @@ POLICIES = (
 )
 
 
-class _InstanceAware(classmethod):
+class _class_only(classmethod):
     """`PPO.load(path)` works; `model.load(path)` fails with the fix instead of leaving `model` unchanged."""
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -66,6 +65,12 @@ class Model:
         n_envs: copies to make where `env` is an id or a JAX environment.
         backend: for ids: "auto" (compiled JAX where Gymnasium's dynamics are matched, else EnvPool, else
             Gymnasium), or one of "jax", "envpool", "gymnasium".
+        env_kwargs: arguments of the environment, for ids.
+        tensorboard_log: folder of TensorBoard events; each `learn` adds `<class>_<number>`.
+        policy_kwargs: the network's settings (`NetworkConfig`): net_arch, activation_fn, …
+        verbose: 1 prints a table per update.
+        device: "auto" or the platform that JAX runs on.
+        stats_window_size: training episodes that `rollout/ep_rew_mean` averages over.
         seed: any integer ≥ 0; None draws one (kept in `model.seed`).
         reference: a model to stay near (`ref_kl_coef`); None = the uniform policy.
         settings: the algorithm's parameters by Stable-Baselines3's names.
@@ -113,6 +118,7 @@ class Model:
         self.runner: Any = None
         self.logger: Logger | Any = _NoLogger()
         self.run = SeedRun(self.seed, window=stats_window_size)
+        self._open_steps = self._open_episodes = 0  # of the chunk that is being collected
         self._acting: Acting | None = None
         self._policy: Policy | None = None
         if env is not None:
@@ -130,9 +136,8 @@ class Model:
         if self.spec is not None:
             for what in ("observation_space", "action_space"):
                 if getattr(self.spec, what) != getattr(env.spec, what):
-                    raise ValueError(
-                        f"the environment's {what} is {getattr(env.spec, what)}, the model's {getattr(self.spec, what)}."
-                    )
+                    ours, theirs = getattr(self.spec, what), getattr(env.spec, what)
+                    raise ValueError(f"the environment's {what} is {theirs}, the model's {ours}.")
         spaces.check_observation_space(env.spec.observation_space)
         spaces.check_action_space(env.spec.action_space)
         if isinstance(env, HostEnv):
@@ -157,21 +162,16 @@ class Model:
 
     def _resolve(self, env: Any) -> tuple[HostEnv | JaxEnv, str | None]:
         if isinstance(env, str):
-            twin = self.backend == "auto" and env in JAX_TWINS and not self.env_kwargs
-            if twin or self.backend == "jax":
-                return jax_env(env, **(self.env_kwargs or {})), env
-            backend = (
-                "jax"
-                if self.backend == "auto" and has_jax_env(env) and env not in JAX_TWINS
-                else self.backend
-            )
+            backend = choose_backend(self.backend, env, self.env_kwargs)
             if backend == "jax":
-                return jax_env(env), env
+                return make_jax_env(env, **(self.env_kwargs or {})), env
             made = make_vec_env(env, self.n_envs, self.seed, env_kwargs=self.env_kwargs, backend=backend)
             return made, env
         if isinstance(env, JaxEnv) and not isinstance(env, HostEnv | gym.Env):
             return env, getattr(env, "env_id", None)
-        host = as_host_env(env, 1 if not isinstance(env, type) else self.n_envs, self.seed)
+        host = as_host_env(
+            env, 1 if isinstance(env, gym.Env | gym.vector.VectorEnv) else self.n_envs, self.seed
+        )
         return host, None
 
     def get_env(self) -> Any:
@@ -196,12 +196,12 @@ class Model:
     @property
     def num_timesteps(self) -> int:
         """Environment steps taken so far."""
-        return self.run.steps + getattr(self, "_open_steps", 0)
+        return self.run.steps + self._open_steps
 
     @property
     def num_episodes(self) -> int:
         """Episodes finished so far."""
-        return self.run.episodes + getattr(self, "_open_episodes", 0)
+        return self.run.episodes + self._open_episodes
 
     # ------------------------------------------------------------------ learning
 
@@ -315,18 +315,18 @@ class Model:
         """Write one model file (`.safetensors`): parameters, statistics, settings and spaces; data only."""
         return write_model(
             path, self.preset.name, self.algorithm, self.acting, self._known_spec(), env_id=self.env_id,
-            seed=self.seed, num_timesteps=self.run.steps, n_envs=self.n_envs,
+            env_kwargs=self.env_kwargs, seed=self.seed, num_timesteps=self.num_timesteps, n_envs=self.n_envs,
         )  # fmt: skip
 
-    @_InstanceAware
+    @_class_only
     def load(
-        cls,
+        cls: Any,
         path: str | os.PathLike,
         env: Any = None,
         template: Model | None = None,
         device: str = "auto",
         **kwargs: Any,
-    ) -> Self:
+    ) -> Any:
         """A new model from a file or a run folder. Nothing in the file is executed.
 
         `env` may be given to go on training (the optimiser starts anew). A file saved with a network of your own
@@ -353,7 +353,7 @@ class Model:
             settings |= {"policy_kwargs": network}
             model = maker("MlpPolicy", **{"seed": meta["seed"], "device": device} | settings | kwargs)
         model.spec = modelfile.spec_from_json(meta["spec"])
-        model.env_id = meta["env_id"]
+        model.env_id, model.env_kwargs = meta["env_id"], meta.get("env_kwargs")
         template_learner = model.algorithm.init(jax.random.key(0), model.spec, 1)
         model._acting = modelfile.read_tree(path, template_learner.acting)
         model.run.steps = meta["num_timesteps"]
@@ -424,8 +424,8 @@ class _Hooks:
         model, callback = self.model, self.callback
         assert callback is not None
         done = (step.terminated | step.truncated) & step.valid
-        model._open_steps = getattr(model, "_open_steps", 0) + int(np.sum(step.valid))
-        model._open_episodes = getattr(model, "_open_episodes", 0) + int(np.sum(done))
+        model._open_steps = model._open_steps + int(np.sum(step.valid))
+        model._open_episodes = model._open_episodes + int(np.sum(done))
         model._acting, model._policy = None, None
         callback.update_locals({"new_obs": step.obs, "rewards": step.reward, "dones": done})
         return callback.on_step()
@@ -466,12 +466,16 @@ def evaluate_policy(
 ) -> Any:
     """(mean, std) of the return over fresh episodes, or (returns, lengths) with `return_episode_rewards`.
 
-    Each environment plays an equal share, so short episodes are not favoured. Statistics stay frozen. Raises
+    Each environment plays an equal share, so short episodes are not favoured. Statistics stay frozen.
+    `callback(locals, globals)` runs after every step; `warn` has no effect (no Monitor is needed). Raises
     ValueError where the environment's spaces differ from the model's, AssertionError below `reward_threshold`.
     """
+    if render:
+        raise ValueError("evaluate_policy does not render: use `actrix watch` or `actrix video`.")
     host = as_host_env(env)
     check_same_spaces(model._known_spec(), host)
-    returns, lengths = evaluate(model.policy, host, n_eval_episodes, deterministic, seed)
+    on_step = None if callback is None else lambda: callback({"model": model, "env": host}, {})
+    returns, lengths = evaluate(model.policy, host, n_eval_episodes, deterministic, seed, on_step)
     if host is model.env and isinstance(model.runner, HostRunner):
         model.runner.restart()  # its open episodes were played on by the evaluation
     if reward_threshold is not None:
@@ -485,12 +489,12 @@ def evaluate_policy(
 
 def write_model(
     path: str | os.PathLike, name: str, algorithm: Any, acting: Acting, spec: Spec, *,
-    env_id: str | None, seed: int, num_timesteps: int, n_envs: int,
+    env_id: str | None, env_kwargs: dict[str, Any] | None, seed: int, num_timesteps: int, n_envs: int,
 ) -> Path:  # fmt: skip
     """One model file for these acting parameters; what `Model.save` and the command line write."""
     meta = {
         "kind": "model", "algorithm": name, "settings": presets.settings_of(algorithm),
-        "spec": modelfile.spec_to_json(spec), "env_id": env_id, "seed": seed,
+        "spec": modelfile.spec_to_json(spec), "env_id": env_id, "env_kwargs": env_kwargs, "seed": seed,
         "num_timesteps": num_timesteps, "n_envs": n_envs,
     }  # fmt: skip
     return modelfile.save(path, meta, acting)

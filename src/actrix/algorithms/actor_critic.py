@@ -6,7 +6,6 @@ One frozen dataclass is the configuration; its methods are pure functions of the
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import equinox as eqx
@@ -16,10 +15,11 @@ from gymnasium import spaces
 
 from actrix.actors import policy_gradient as pg
 from actrix.actors.answers import EPISODE_PSI, PPOKL, Actor, PPOClip
+from actrix.algorithms import checks
 from actrix.core import normalize
 from actrix.core.networks import NetworkConfig, Output, apply, normalized_shapes, unroll
-from actrix.core.optim import OPTIMIZERS, descend, flatten, make_optimizer
-from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
+from actrix.core.optim import descend, flatten, make_optimizer
+from actrix.core.schedules import Schedule, evaluate
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
 from actrix.critics import returns
 from actrix.critics.answers import Critic
@@ -64,7 +64,7 @@ class Batch:
 
     obs: PyTree
     action: jax.Array
-    log_prob: jax.Array
+    log_prob: Any
     dist: PyTree
     mask: jax.Array | None
     valid: jax.Array | None
@@ -117,67 +117,11 @@ class ActorCritic:
     network: NetworkConfig = NetworkConfig()
 
     def __post_init__(self) -> None:
-        for field in ("learning_rate", "critic_learning_rate"):
-            if getattr(self, field) is not None:
-                object.__setattr__(self, field, as_schedule(getattr(self, field), field))
-                if not (bounds(getattr(self, field))[0] >= 0 and bounds(getattr(self, field))[1] > 0):
-                    raise ValueError(f"{field}={getattr(self, field)} must be positive.")
-        for field, low, high in (("gamma", 0, 1), ("ent_coef", None, None), ("vf_coef", 0, None),
-                                 ("ref_kl_coef", 0, None), ("clip_obs", 0, None), ("clip_reward", 0, None)):  # fmt: skip
-            value = getattr(self, field)
-            if (
-                not math.isfinite(value)
-                or (low is not None and value < low)
-                or (high is not None and value > high)
-            ):
-                raise ValueError(f"{field}={value} must lie in [{low}, {'∞' if high is None else high}].")
-        for field in ("n_steps", "batch_size", "n_epochs", "sequence_length"):
-            value = getattr(self, field)
-            if value is None and field != "n_epochs":
-                continue
-            if isinstance(value, bool) or int(value) != value or value < 1:
-                raise ValueError(f"{field}={value} must be a whole number of at least 1.")
-        for field in ("max_grad_norm", "clip_range_vf", "target_kl"):
-            value = getattr(self, field)
-            if value is not None and not value > 0:
-                raise ValueError(f"{field}={value} must be positive, or None for 'off'.")
-        for field, choices in (("optimizer", OPTIMIZERS), ("ref_kl_in", ("reward", "loss"))):
-            if getattr(self, field) not in choices:
-                raise ValueError(f"{field}={getattr(self, field)!r}: choose one of {', '.join(choices)}.")
+        checks.settle(self)
 
     def check(self, spec: Spec, num_envs: int) -> None:
         """Refuse what does not fit the environment, with the numbers; raises ValueError."""
-        rows = self.rows(spec)
-        if self.critic.function == "q" and not isinstance(spec.action_space, spaces.Discrete):
-            raise ValueError(
-                f"critic {self.critic.name} needs a Discrete action space, not {spec.action_space}."
-            )
-        if self.actor.psi == "optimal" and num_envs < 2:
-            raise ValueError(
-                "psi 'optimal' takes its baseline from the other episodes of a chunk: n_envs must be ≥ 2."
-            )
-        length = 1
-        if self.network.cell is not None:
-            length = self.sequence_length or math.gcd(rows, 64)
-            if rows % length:
-                raise ValueError(f"n_steps={rows} is not a multiple of sequence_length={length}.")
-            if self.batch_size is not None and self.batch_size % length:
-                raise ValueError(
-                    f"batch_size={self.batch_size} is not a multiple of the sequence length {length}."
-                )
-            if self.actor.psi == "optimal" or self.network.module is not None:
-                raise ValueError("a recurrent policy has neither psi 'optimal' nor a module of your own.")
-        if self.batch_size is not None and (rows * num_envs) % self.batch_size:
-            fits = [d for d in range(1, rows * num_envs + 1) if rows * num_envs % d == 0 and d % length == 0]
-            nearest = sorted(sorted(fits, key=lambda d: abs(d - self.batch_size))[:3])
-            raise ValueError(
-                f"batch_size={self.batch_size} does not divide n_steps × n_envs = {rows} × {num_envs} = "
-                f"{rows * num_envs}; near it lie {', '.join(map(str, nearest))}."
-            )
-        if self.ref_kl_coef and isinstance(spec.action_space, spaces.Box):
-            raise ValueError(
-                "ref_kl_coef: the uniform reference is improper on a Box; give a policy as reference."
-            )
+        checks.fits(self, spec, num_envs)
 
     # ------------------------------------------------------------------ what the loops ask
 
@@ -197,6 +141,10 @@ class ActorCritic:
 
     def init(self, key: Key, spec: Spec, num_envs: int, reference: PyTree = None) -> Learner:
         """A fresh learner; `reference` is a network to stay near (None = the uniform policy)."""
+        if self.ref_kl_coef and reference is None and isinstance(spec.action_space, spaces.Box):
+            raise ValueError(
+                "ref_kl_coef: the uniform reference is improper on a Box; give a policy as reference."
+            )
         net = self.network.build(spec, key, q_values=self.critic.function == "q")
         theta, _ = flatten(net)
         shapes = normalized_shapes(spec.observation_space)
@@ -421,7 +369,7 @@ class ActorCritic:
         batch = jax.lax.stop_gradient(batch)
         if not net.recurrent:
             return sequences(batch, 1)
-        length = self.sequence_length or math.gcd(chunk.reward.shape[0], 64)
+        length = self.training_length(chunk.reward.shape[0])
         _, before = unroll(net, chunk.obs, chunk.first, chunk.carry0, chunk.mask, before=True)
         starts = jax.tree.map(lambda c: c[::length].reshape(1, -1, c.shape[-1]), before)
         return dataclasses.replace(sequences(batch, length), carry=jax.lax.stop_gradient(starts))
@@ -478,7 +426,7 @@ class ActorCritic:
         """V(s): the critic's output, Σ_a π(a|s) Q(s, a) of a Q critic, 0 without a critic."""
         if self.critic.function == "none":
             return jnp.zeros(out.value.shape)
-        return out.value if self.critic.function == "v" else jnp.sum(jnp.exp(out.dist.logits) * out.value, -1)
+        return out.value if self.critic.function == "v" else jnp.sum(jnp.exp(out.dist.logits) * out.value, -1)  # type: ignore[union-attr]
 
     def _fitted(self, out: Output, action: jax.Array) -> jax.Array:
         """What is fitted to the target: V(s_t), or Q(s_t, a_t)."""
@@ -501,9 +449,13 @@ class ActorCritic:
         if self.actor.psi != "moving-average":
             return baseline
         zero = jnp.zeros_like(chunk.reward)
-        rows = dict(terminated=chunk.terminated, truncated=chunk.truncated, valid=chunk.valid)
+        rows: Any = dict(terminated=chunk.terminated, truncated=chunk.truncated, valid=chunk.valid)
         to_go = returns.monte_carlo(reward=chunk.reward, next_value=zero, gamma=self.gamma, **rows)
         return pg.moving_average_baseline(baseline, to_go, valid=chunk.valid)[1]
+
+    def training_length(self, rows: int) -> int:
+        """Rows of a recurrent policy's training sequences in chunks of `rows`."""
+        return self.sequence_length or max(d for d in range(1, 65) if rows % d == 0)
 
     @property
     def _keeps_dist(self) -> bool:

@@ -20,12 +20,14 @@ def unsound(critic: Critic, actor: Actor, n_epochs: int | None = None) -> str | 
     if critic.function == "v" and psi == "q":
         return "ψ=q needs Q(s,a), and the critic is a V(s)"
     if actor.ratio and psi not in CENTRED_PSI:
-        return f"clipped and penalised surrogates read the sign of ψ as better or worse than average, and {psi} is not centred"
+        return (
+            f"ratio surrogates read the sign of ψ as better or worse than average, and {psi} is not centred"
+        )
     if isinstance(actor, ScoreFunction):
         if actor.gamma_weight and psi in ("return", "optimal"):
             return "γ^t never multiplies R(τ), which already counts from the start of the episode"
         if n_epochs is not None and n_epochs > 1:
-            return "the score function is the gradient only at the policy that acted: n_epochs must be 1 (or take a ratio actor)"
+            return "the score function is the gradient only at the policy that acted: n_epochs must be 1"
     return None
 
 

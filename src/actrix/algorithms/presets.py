@@ -43,7 +43,7 @@ class Preset:
         return str(a.critic), f"{a.actor.name} × {a.actor.psi}", "on-policy"
 
 
-_SCORE = dict(n_epochs=1, batch_size=None, normalize_advantage=False)
+_SCORE: dict[str, Any] = dict(n_epochs=1, batch_size=None, normalize_advantage=False)
 _NO_CRITIC = Critic("none", MonteCarlo())
 
 PRESETS: dict[str, Preset] = {
@@ -64,7 +64,8 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             "qac", "QAC",
-            ActorCritic(Critic("q", TD()), ScoreFunction("q"), n_steps=32, learning_rate=5e-4, n_critic_updates=10, **_SCORE),
+            ActorCritic(Critic("q", TD()), ScoreFunction("q"), n_steps=32, learning_rate=5e-4,
+                        n_critic_updates=10, **_SCORE),
             16, "Sutton et al. 1999; Konda & Tsitsiklis 2000",
         ),
         Preset(
@@ -239,7 +240,7 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
 
 
 def _activation(value: Any) -> Any:
-    if isinstance(value, str) or isinstance(value, type):
+    if isinstance(value, (str, type)):
         name = (value if isinstance(value, str) else value.__name__).lower().removeprefix("nn.")
         if name not in ACTIVATIONS:
             raise SettingError(f"activation_fn={value!r}: choose one of {', '.join(ACTIVATIONS)}.")

@@ -146,6 +146,7 @@ class ActionHead:
     ) -> Distribution:
         """The distribution whose logits (or mean) are `out`; actions with mask False get probability 0."""
         if self.continuous:
+            assert log_std is not None
             return DiagGaussian(out, jnp.broadcast_to(log_std, out.shape))
         if self.kind == "categorical":
             return _categorical(out, mask)
@@ -186,7 +187,7 @@ def action_head(space: gym.Space) -> ActionHead:
     if isinstance(space, spaces.MultiDiscrete):
         return ActionHead("multi", tuple(int(n) for n in space.nvec), space.shape)
     if isinstance(space, spaces.MultiBinary):
-        return ActionHead("multi", (2,) * int(space.n), space.shape)
+        return ActionHead("multi", (2,) * int(space.shape[0]), space.shape)
     if isinstance(space, spaces.Box):
         return ActionHead("gaussian", (math.prod(space.shape),), space.shape)
     raise UnsupportedSpaceError(f"no action distribution for {type(space).__name__}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import gymnasium as gym
@@ -141,8 +141,9 @@ class Encoder(eqx.Module):
         cnns: list[ImageCNN | None] = []
         kinds: list[tuple] = []
         size = 0
+        leaf: Any
         for leaf, k in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
-            net = None
+            net, kind = None, cast(tuple, ())
             if is_image(leaf) or (cnn and isinstance(leaf, spaces.Box) and len(leaf.shape) == 3):
                 n = features if sorted(leaf.shape)[1] >= 36 else min(features, 128)
                 net, kind = ImageCNN(leaf, n, k), ("image",)
@@ -209,7 +210,7 @@ class ActorCriticNet(eqx.Module):
 
     encoder: Any
     vf_encoder: Any
-    cell: eqx.nn.LSTMCell | eqx.nn.GRUCell | None
+    cell: Any
     pi: MLP
     vf: MLP
     pi_head: Linear

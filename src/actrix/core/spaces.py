@@ -73,7 +73,7 @@ def mask_length(space: gym.Space) -> int:
     if isinstance(space, spaces.MultiDiscrete):
         return int(space.nvec.sum())
     if isinstance(space, spaces.MultiBinary):
-        return 2 * int(space.n)
+        return 2 * int(space.shape[0])
     raise UnsupportedSpaceError(f"action masks need a discrete action space, not {type(space).__name__}.")
 
 

@@ -111,11 +111,11 @@ def parse_critic(text: str) -> Critic:
 
 def build_answer(cls: type, numbers: list[str], where: str) -> Any:
     """Fill the fields of an answer from 'name:number:…'; ValueError says which fields there are."""
-    fields = [f for f in dataclasses.fields(cls)]
+    fields = list(dataclasses.fields(cls))
     try:
         if len(numbers) > len(fields):
             raise ValueError
-        values = {}
+        values: dict[str, Any] = {}
         for f, text in zip(fields, numbers, strict=False):
             values[f.name] = (
                 int(text) if isinstance(f.default, int) and not isinstance(f.default, bool) else text

@@ -25,15 +25,15 @@ class Step(NamedTuple):
     """What the policy sees next: the first observation of the new episode where one began, else `next_obs`."""
     next_obs: Any
     """The true successor s_{t+1}, before any reset."""
-    reward: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
+    reward: Any
+    terminated: Any
+    truncated: Any
     """terminated and truncated stay apart; a row with both flags counts as terminated only."""
-    valid: np.ndarray | None = None
+    valid: Any = None
     """False where the row is no sample (a NEXT_STEP vector environment's reset row); None = all are."""
-    mask: np.ndarray | None = None
+    mask: Any = None
     """Legal actions at `obs`, bool [N, n]."""
-    next_mask: np.ndarray | None = None
+    next_mask: Any = None
     """Legal actions at `next_obs`."""
 
 
@@ -41,7 +41,10 @@ class Step(NamedTuple):
 class HostEnv(Protocol):
     """N environments stepped together on the host."""
 
-    spec: Spec
+    @property
+    def spec(self) -> Spec:
+        """What one environment looks like."""
+
     num_envs: int
     backend: str
     """Name shown to the user: 'gymnasium', 'envpool', 'jax'."""
@@ -66,7 +69,9 @@ class JaxEnv(Protocol):
     Unlike gymnax's `step` it does not reset by itself and keeps termination and truncation apart.
     """
 
-    spec: Spec
+    @property
+    def spec(self) -> Spec:
+        """Spaces, time limit and mask size."""
 
     def reset(self, key: jax.Array) -> tuple[Any, Any]:
         """Return (state, obs) of a new episode."""

@@ -46,6 +46,9 @@ def vector_step(env: JaxEnv, state: Any, action: jax.Array, keys: jax.Array) -> 
 
     after, next_obs, reward, terminated, truncated = jax.vmap(one)(keys[:, 0], state, action)
     fresh, first_obs = jax.vmap(env.reset)(keys[:, 1])
+    for name, x in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
+        if x.ndim != 1:
+            raise ValueError(f"{env}: step returned a {name} of shape {x.shape[1:]}; it must be a scalar.")
     truncated = truncated & ~terminated
     done = terminated | truncated
 

@@ -15,7 +15,7 @@ from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.envpool import EnvPoolEnvs, has_envpool
 from actrix.envs.guard import EnvError, Guard, env_seeds
 from actrix.envs.gymnasium import GymnasiumEnvs, find_masks_of, quiet_make
-from actrix.envs.jax_envs import HostJax, gymnax_ids, has_jax_env, jax_env
+from actrix.envs.jax_envs import JAX_TWINS, HostJax, gymnax_ids, has_jax_env, jax_env
 
 BACKENDS = ("auto", "gymnasium", "envpool", "jax")
 
@@ -63,6 +63,23 @@ def make_vec_env(
         return HostJax(make_jax_env(name, **(env_kwargs or {})), n_envs, seeds[0])
     build = functools.partial(single_env, env_id, env_kwargs, wrapper_class, wrapper_kwargs)
     return _vectorise(build, n_envs, seeds, vec_env_cls or SyncVectorEnv)
+
+
+def choose_backend(backend: str, env_id: str, env_kwargs: dict[str, Any] | None = None) -> str:
+    """'jax', 'envpool' or 'gymnasium' for an id.
+
+    'auto' takes JAX where it matches Gymnasium's dynamics or Gymnasium has no such environment, else EnvPool
+    where it has the id, else Gymnasium; keyword arguments rule out what would not know them. Raises
+    UnknownEnvError with the nearest names.
+    """
+    if backend != "auto":
+        return backend
+    if has_jax_env(env_id) and (env_id not in JAX_TWINS or not env_kwargs):
+        return "jax"
+    if not env_kwargs and has_envpool(env_id):
+        return "envpool"
+    single_env(env_id, env_kwargs).close()
+    return "gymnasium"
 
 
 def make_jax_env(env_id: str, **params: Any) -> JaxEnv:
@@ -141,6 +158,17 @@ def _vectorise(
     else:
         makers[0] = lambda: first
     return GymnasiumEnvs(vec_env_cls(makers, **options), limit, seeds, masks)
+
+
+def check_inert(env_id: str | None) -> None:
+    """Refuse an id that a FILE gives and that would import a module ('module:Id'); raises UnknownEnvError.
+
+    A user may type such an id; a file may not, else opening a stranger's model would run a stranger's code.
+    """
+    if env_id is not None and ":" in env_id:
+        raise UnknownEnvError(
+            f"the file names {env_id!r}, which would import a module: if you trust it, give --env {env_id} yourself."
+        )
 
 
 def _make(env_id: str, kwargs: dict[str, Any]) -> gym.Env:

@@ -32,7 +32,7 @@ class ProbeState(NamedTuple):
 class Probe:
     """Base: `_start` draws x, `_observe` shows it, `_outcome` gives (reward, terminated)."""
 
-    continuous: bool = False
+    continuous: bool = dataclasses.field(default=False, kw_only=True)
 
     @functools.cached_property
     def spec(self) -> Spec:
@@ -171,7 +171,7 @@ class TMaze(Probe):
 class ContinuousTarget(Probe):
     """One step, obs (x, 0) with x = ±1, reward −(a − x/2)²: the best action is x/2, V* = 0."""
 
-    continuous: bool = True
+    continuous: bool = dataclasses.field(default=True, kw_only=True)
 
     def _start(self, key):
         return _sign(key)

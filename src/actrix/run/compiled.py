@@ -98,8 +98,8 @@ def collect(
     state = (carry, jnp.ones(num_envs, bool))
     (after, alive), (chunk, episodes) = jax.lax.scan(step, state, (noise, keys))
     if whole:  # an episode longer than the chunk counts as truncated
-        cut = chunk.truncated.at[-1].set(chunk.truncated[-1] | (alive & ~chunk.terminated[-1]))
-        chunk = dataclasses.replace(chunk, truncated=cut)
+        chunk = dataclasses.replace(chunk, truncated=chunk.truncated.at[-1].set(chunk.truncated[-1] | alive))
+        episodes = dataclasses.replace(episodes, done=episodes.done.at[-1].set(episodes.done[-1] | alive))
     return after, dataclasses.replace(chunk, carry0=carry.carry), episodes
 
 
@@ -125,7 +125,7 @@ class CompiledRunner:
         self.idle = -len(self.seeds) % self.shards
         states = [self._initial(seed, reference) for seed in self.seeds]
         self.state = self._stack(states)
-        self._segment = None
+        self._segment: Any = None
 
     def _initial(self, seed: int, reference: Any) -> TrainState:
         init_key, env_key, iteration_key = run_keys(seed)
@@ -171,7 +171,9 @@ class CompiledRunner:
     def set_total_steps(self, total: int) -> None:
         """The budget that schedules run over."""
         training = self.state.learner.training
-        training = dataclasses.replace(training, total_steps=jnp.full(len(self.seeds) + self.idle, float(total)))
+        training = dataclasses.replace(
+            training, total_steps=jnp.full(len(self.seeds) + self.idle, float(total))
+        )
         self.state = dataclasses.replace(
             self.state, learner=dataclasses.replace(self.state.learner, training=training)
         )

@@ -39,7 +39,7 @@ class HostRunner:
         self._total_rows = 0
         self._learn = jax.jit(self._learn_chunk, donate_argnums=0)
         self._noise = jax.jit(algorithm.noise, static_argnums=(2, 3))
-        self._act, self._act_tree = None, None
+        self._act: Callable | None = None
 
     # The acting part of the learner reaches the compiled function as a flat tuple of leaves: flattening nested
     # modules at every step would cost more than the small network itself.
@@ -112,7 +112,7 @@ class HostRunner:
     def _report(self, chunk: Chunk, episodes: tuple, metrics: dict[str, float]) -> Report:
         steps = int(chunk.reward.size if chunk.valid is None else np.sum(chunk.valid))
         nonfinite = metrics.pop("nonfinite", 0.0) > 0
-        return Report(steps, 1, metrics, *episodes, nonfinite)
+        return Report(steps, 1, metrics, episodes[0], episodes[1], nonfinite)
 
     def _start(self) -> None:
         if isinstance(self.env, HostJax):  # the very episodes of the compiled loop
@@ -136,13 +136,13 @@ class HostRunner:
             self._reset(None)
         if self._act is None:
             self._act = self._compile_act(acting)
-        leaves = tuple(jax.tree.leaves(acting))
+        act, leaves = self._act, tuple(jax.tree.leaves(acting))
         noise = self._noise(acting, iteration_keys(self.iteration_key, iteration)[0], rows, self.num_envs)
         carry0, alive = self._memory, np.ones(self.num_envs, bool)
         seen: list[tuple] = []
         steps: list[Step] = []
         for t in range(rows):
-            action, log_prob, dist, self._memory = self._act(
+            action, log_prob, dist, self._memory = act(
                 leaves, self._memory, self._first, self._obs, self._mask, noise, np.int32(t)
             )
             action = np.asarray(action)
@@ -196,4 +196,4 @@ class HostRunner:
             self._ep_length += valid[t]
             ep_return[t], ep_length[t] = self._ep_return, self._ep_length
             self._ep_return[done[t]], self._ep_length[done[t]] = 0.0, 0
-        return finished_episodes(done, ep_return, ep_length)
+        return finished_episodes(np.asarray(done), ep_return, ep_length)

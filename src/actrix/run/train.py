@@ -159,6 +159,7 @@ def _describe(runner: Any, runs: Sequence[SeedRun], bad: list[int]) -> str:
         path = folder / "nonfinite_batch.npz"
         with replacing(path) as temporary, open(temporary, "wb") as file:
             leaves = jax.tree_util.tree_leaves_with_path(chunk)
-            np.savez(file, **{jax.tree_util.keystr(p).strip("."): np.asarray(x) for p, x in leaves})
+            arrays: dict[str, Any] = {jax.tree_util.keystr(p).strip("."): np.asarray(x) for p, x in leaves}
+            np.savez(file, **arrays)
         text += f" The batch is in {path}."
     return text + " Try a smaller learning_rate, max_grad_norm, or normalize=True."

@@ -1,0 +1,94 @@
+"""What an `ActorCritic` refuses: values out of range at construction, misfits with an environment later."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gymnasium import spaces
+
+from actrix.core.optim import OPTIMIZERS
+from actrix.core.schedules import as_schedule, bounds
+from actrix.core.types import Spec
+
+RANGES: dict[str, tuple[float, float]] = {
+    "gamma": (0, 1),
+    "ent_coef": (-math.inf, math.inf),
+    "vf_coef": (0, math.inf),
+    "ref_kl_coef": (0, math.inf),
+    "clip_obs": (0, math.inf),
+    "clip_reward": (0, math.inf),
+    "optimizer_eps": (0, math.inf),
+}
+WHOLE = ("n_steps", "batch_size", "n_epochs", "sequence_length")
+POSITIVE_OR_NONE = ("max_grad_norm", "clip_range_vf", "target_kl")
+CHOICES = {"optimizer": OPTIMIZERS, "ref_kl_in": ("reward", "loss")}
+
+
+def settle(algorithm: Any) -> None:
+    """Turn the schedules into values that hash, and raise ValueError for any field out of range."""
+    for name in ("learning_rate", "critic_learning_rate"):
+        value = getattr(algorithm, name)
+        if value is not None:
+            value = as_schedule(value, name)
+            object.__setattr__(algorithm, name, value)
+            low, high = bounds(value)
+            if not (low >= 0 and high > 0):
+                raise ValueError(f"{name}={value} must be positive.")
+    for name, (low, high) in RANGES.items():
+        value = getattr(algorithm, name)
+        if not (math.isfinite(value) and low <= value <= high):
+            raise ValueError(f"{name}={value} must be a finite number in [{low}, {high}].")
+    for name in WHOLE:
+        value = getattr(algorithm, name)
+        if value is None and name != "n_epochs":
+            continue
+        if value is None or isinstance(value, bool) or int(value) != value or value < 1:
+            raise ValueError(f"{name}={value} must be a whole number of at least 1.")
+    passes = algorithm.n_critic_updates
+    if isinstance(passes, bool) or int(passes) != passes or passes < 0:
+        raise ValueError(f"n_critic_updates={passes} must be a whole number of at least 0.")
+    for name in POSITIVE_OR_NONE:
+        value = getattr(algorithm, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}={value} must be positive, or None for 'off'.")
+    for name, choices in CHOICES.items():
+        if getattr(algorithm, name) not in choices:
+            raise ValueError(f"{name}={getattr(algorithm, name)!r}: choose one of {', '.join(choices)}.")
+
+
+def fits(algorithm: Any, spec: Spec, num_envs: int) -> None:
+    """Raise ValueError, with the numbers, where the settings do not fit the environment or each other."""
+    rows, network = algorithm.rows(spec), algorithm.network
+    critic, actor = algorithm.critic, algorithm.actor
+    if critic.function == "q" and not isinstance(spec.action_space, spaces.Discrete):
+        raise ValueError(f"critic {critic.name} needs a Discrete action space, not {spec.action_space}.")
+    if actor.psi == "optimal" and num_envs < 2:
+        raise ValueError(
+            "psi 'optimal' takes its baseline from a chunk's other episodes: n_envs must be ≥ 2."
+        )
+    if network.module is not None and algorithm.n_critic_updates:
+        raise ValueError(
+            "n_critic_updates fits the critic's own layers, which a module of yours does not name."
+        )
+    length = 1
+    if network.cell is not None:
+        if actor.psi == "optimal" or network.module is not None:
+            raise ValueError("a recurrent policy has neither psi 'optimal' nor a module of your own.")
+        length = algorithm.training_length(rows)
+        if rows % length:
+            raise ValueError(f"n_steps={rows} is not a multiple of sequence_length={length}.")
+    _batch_fits(algorithm.batch_size, rows, num_envs, length)
+
+
+def _batch_fits(batch_size: int | None, rows: int, num_envs: int, length: int) -> None:
+    total = rows * num_envs
+    if batch_size is None or (total % batch_size == 0 and batch_size % length == 0):
+        return
+    fitting = [d for d in range(length, total + 1, length) if total % d == 0]
+    nearest = sorted(sorted(fitting, key=lambda d: abs(d - batch_size))[:3])
+    sequences = f" into sequences of {length} rows" if length > 1 else ""
+    raise ValueError(
+        f"batch_size={batch_size} does not divide n_steps × n_envs = {rows} × {num_envs} = {total}{sequences}; "
+        f"near it lie {', '.join(map(str, nearest))}."
+    )

@@ -1,0 +1,115 @@
+"""The compiled and the host loop run the same algorithm: same actions, same parameters after two iterations."""
+
+import jax
+import numpy as np
+import pytest
+from helpers import distance, small
+
+from actrix.algorithms.presets import PRESETS, composed, configure
+from actrix.envs.jax_envs import ClassicEnv, HostJax
+from actrix.envs.probes import InfiniteTimeLimit, Masked, TMaze
+from actrix.run.compiled import CompiledRunner, collect
+from actrix.run.host import HostRunner
+from actrix.run.runner import iteration_keys
+
+CARTPOLE = ClassicEnv("CartPole-v1", max_episode_steps=12)
+PENDULUM = ClassicEnv("Pendulum-v1", max_episode_steps=12)
+N = 8
+
+CASES = {name: (small(p.algorithm), CARTPOLE) for name, p in PRESETS.items()} | {
+    "normalized": (small(PRESETS["ppo"].algorithm, normalize=True), CARTPOLE),
+    "recurrent": (
+        small(PRESETS["ppo"].algorithm, policy_kwargs={"net_arch": [16], "cell": "lstm"}),
+        TMaze(length=3),
+    ),
+    "gru": (
+        small(PRESETS["a2c"].algorithm, policy_kwargs={"net_arch": [16], "cell": "gru"}),
+        TMaze(length=3),
+    ),
+    "gaussian": (small(PRESETS["ppo"].algorithm), PENDULUM),
+    "masked": (small(PRESETS["ppo"].algorithm), Masked()),
+    "truncated": (small(PRESETS["ppo"].algorithm), InfiniteTimeLimit(steps=3)),
+    "optimal": (small(composed("none", "score:optimal").algorithm), CARTPOLE),
+    "recomputed": (small(PRESETS["ppo"].algorithm, recompute_advantages=True, target_kl=0.01), CARTPOLE),
+}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_modes_agree(case):
+    algorithm, env = CASES[case]
+    compiled = CompiledRunner(algorithm, env, N, [3])
+    host = HostRunner(algorithm, HostJax(env, N), 3)
+    for runner in (compiled, host):
+        runner.set_total_steps(10_000)
+        runner.warm()
+    (a,) = compiled.advance(2)
+    b = [host.advance()[0] for _ in range(2)]
+    assert a.steps == sum(r.steps for r in b)
+    np.testing.assert_allclose(a.ep_returns, np.concatenate([r.ep_returns for r in b]), rtol=1e-5)
+    np.testing.assert_array_equal(a.ep_lengths, np.concatenate([r.ep_lengths for r in b]))
+    for x, y in zip(jax.tree.leaves(compiled.learners[0]), jax.tree.leaves(host.learners[0]), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
+def test_same_actions_in_both_modes():
+    algorithm = small(PRESETS["ppo"].algorithm)
+    compiled = CompiledRunner(algorithm, CARTPOLE, N, [3])
+    host = HostRunner(algorithm, HostJax(CARTPOLE, N), 3)
+    state = jax.tree.map(lambda x: x[0], compiled.state)
+    key = iteration_keys(state.iteration_key, 0)[0]
+    _, chunk, _ = jax.jit(
+        lambda s, k: collect(algorithm, s.learner.acting, CARTPOLE, s.env, s.env_key, k, 8)
+    )(state, key)
+    other, _ = host._collect(8, 0)
+    np.testing.assert_array_equal(chunk.action, other.action)
+    np.testing.assert_allclose(chunk.log_prob, other.log_prob, rtol=1e-5)
+    np.testing.assert_allclose(chunk.obs, other.obs, rtol=1e-5, atol=1e-7)
+
+
+def test_segment_lengths_do_not_matter():
+    algorithm = small(PRESETS["ppo"].algorithm)
+    a, b = (CompiledRunner(algorithm, CARTPOLE, N, [5]) for _ in range(2))
+    a.advance(6)
+    b.advance(1)
+    b.advance(3)
+    b.advance(2)
+    assert distance(a.learners[0], b.learners[0]) == 0.0
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_seeds_together_equal_each_alone(count):
+    """Sharded over devices and mapped: the same numbers as alone, within rtol 1e-5."""
+    algorithm = small(PRESETS["ppo"].algorithm)
+    together = CompiledRunner(algorithm, CARTPOLE, N, list(range(count)))
+    together.advance(4)
+    for seed, learner in enumerate(together.learners):
+        alone = CompiledRunner(algorithm, CARTPOLE, N, [seed])
+        alone.advance(4)
+        for x, y in zip(jax.tree.leaves(learner), jax.tree.leaves(alone.learners[0]), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
+    assert distance(together.learners[0], together.learners[1]) > 1e-3
+
+
+def test_second_call_does_not_recompile():
+    algorithm = small(PRESETS["ppo"].algorithm)
+    compiled = CompiledRunner(algorithm, CARTPOLE, N, [0])
+    compiled.advance(1)
+    compiled.advance(3)
+    assert compiled._segment._cache_size() == 1
+    host = HostRunner(algorithm, HostJax(CARTPOLE, N), 0)
+    for _ in range(3):
+        host.advance()
+    assert host._learn._cache_size() == 1
+    assert host._act._cache_size() == 1
+
+
+def test_host_chunk_of_whole_episodes_is_padded_as_invalid():
+    algorithm = configure(small(PRESETS["reinforce"].algorithm), {"n_steps": 20})
+    host = HostRunner(algorithm, HostJax(CARTPOLE, N), 1)
+    chunk, (returns, _) = host._collect(20, 0)
+    assert chunk.reward.shape == (20, N)
+    assert len(returns) == N
+    ends = (chunk.terminated | chunk.truncated) & chunk.valid
+    np.testing.assert_array_equal(ends.sum(0), 1)
+    np.testing.assert_array_equal(chunk.valid.sum(0), np.argmax(ends, 0) + 1)
+    np.testing.assert_allclose(np.where(chunk.valid, chunk.reward, 0).sum(0).sum(), returns.sum())

@@ -1,0 +1,3 @@
+"""Importing actrix first sets XLA's flags before anything starts JAX."""
+
+import actrix  # noqa: F401

@@ -1,0 +1,313 @@
+"""Bad settings, environments and numbers: one sentence that names what, where and what is right."""
+
+import dataclasses
+import functools
+
+import gymnasium as gym
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from actrix import A2C, PPO, QAC, REINFORCE, VPG, EnvError, EvalCallback, SettingError, evaluate_policy
+from actrix.core.spaces import UnsupportedSpaceError
+from actrix.envs.jax_envs import HostJax
+from actrix.envs.probes import ActionObs, ConstantReward, ContinuousTarget, Masked, Probe
+from actrix.model import ActorCritic
+from actrix.run.train import NonFiniteError, SeedRun, train
+
+TINY = {"n_steps": 8, "batch_size": 16, "n_epochs": 1, "policy_kwargs": {"net_arch": [4]}, "seed": 0}
+BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+
+class Fake(gym.Env):
+    """Five-step episodes; what it returns at global step `at` is replaced by `bad`."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, observation_space=BOX, at=0, obs=None, reward=None, mask=None):
+        self.observation_space, self.at, self.mask, self.count = observation_space, at, mask, 0
+        self.bad, self.bad_reward = obs, reward
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return self._obs(), self._info()
+
+    def step(self, action):
+        self.t, self.count = self.t + 1, self.count + 1
+        hit = self.count == self.at
+        reward = self.bad_reward if hit and self.bad_reward is not None else 1.0
+        obs = self.bad if hit and self.bad is not None else self._obs()
+        return obs, reward, False, self.t == 5, self._info()
+
+    def _obs(self):
+        return (
+            np.full(2, 0.5, np.float32) if self.observation_space is BOX else self.observation_space.sample()
+        )
+
+    def _info(self):
+        return {} if self.mask is None else {"action_mask": np.array(self.mask, np.int8)}
+
+
+def vector(*envs):
+    options = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
+    return gym.vector.SyncVectorEnv([lambda env=env: env for env in envs], **options)
+
+
+@functools.cache
+def model():
+    return PPO("MlpPolicy", ActionObs(), n_envs=4, **TINY)
+
+
+# --------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rate": 0}, "learning_rate=0.0 must be positive"),
+        ({"learning_rate": -1e-3}, "learning_rate=-0.001 must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan must be positive"),
+        ({"learning_rate": "lin_inf"}, "learning_rate=lin_inf must be positive"),
+        ({"learning_rate": lambda p: p - 0.5}, "learning_rate=.* must be positive"),
+        ({"learning_rate": "fast"}, "learning_rate='fast': write a number or 'lin_<number>'"),
+        ({"learning_rate": None}, "learning_rate=None: expected a number"),
+        ({"gamma": 1.5}, r"gamma=1.5 must lie in \[0, 1\]"),
+        ({"gamma": -0.1}, r"gamma=-0.1 must lie in \[0, 1\]"),
+        ({"gamma": float("nan")}, "gamma=nan"),
+        ({"n_steps": 0}, "n_steps=0 must be a whole number of at least 1"),
+        ({"n_steps": 2.5}, "n_steps=2.5 must be a whole number"),
+        ({"batch_size": -4}, "batch_size=-4"),
+        ({"n_epochs": 0}, "n_epochs=0"),
+        ({"max_grad_norm": 0}, "max_grad_norm=0 must be positive, or None"),
+        ({"target_kl": -1}, "target_kl=-1 must be positive"),
+        ({"clip_range": 0}, "clip_range=0.0 must be positive"),
+        ({"optimizer": "adamw"}, "optimizer='adamw': choose one of adam, rmsprop, sgd"),
+        ({"vf_coef": float("inf")}, "vf_coef=inf"),
+        (
+            {"batch_size": 24},
+            "batch_size=24 does not divide n_steps × n_envs = 8 × 4 = 32; near it .*16.*32",
+        ),
+        ({"batch_size": 64}, r"batch_size=64 does not divide .* 8 × 4 = 32"),
+    ],
+)
+def test_refused_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PPO("MlpPolicy", ActionObs(), n_envs=4, **TINY | settings)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: QAC("MlpPolicy", ContinuousTarget()), "needs a Discrete action space"),
+        (lambda: REINFORCE("MlpPolicy", ActionObs(), n_steps=None), "no time limit: give n_steps"),
+        (lambda: ActorCritic("MlpPolicy", ActionObs(), critic="td", actor="score:q"), "needs Q"),
+        (lambda: ActorCritic("MlpPolicy", ActionObs(), critic="none", actor="ppo-clip:0.2"), "refused"),
+        (lambda: ActorCritic("MlpPolicy", ActionObs(), critic="gea"), "choose one of mc, td"),
+        (lambda: A2C("MlpPolicy", ActionObs(), n_epochs=4), "n_epochs must be 1"),
+        (
+            lambda: PPO("MlpLstmPolicy", ActionObs(), **TINY | {"sequence_length": 3}),
+            "not a multiple of sequence_length=3",
+        ),
+        (
+            lambda: PPO("MlpPolicy", ContinuousTarget(), **TINY | {"batch_size": 8, "ref_kl_coef": 0.1}),
+            "improper on a Box",
+        ),
+        (lambda: PPO("MlpPolicy"), None),
+    ],
+)
+def test_refused_compositions(build, message):
+    if message is None:
+        with pytest.raises(ValueError, match="pass env"):
+            build().learn(10)
+        return
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", float("nan"), True])
+def test_refused_seeds(seed):
+    with pytest.raises(ValueError):
+        PPO("MlpPolicy", ActionObs(), n_envs=4, **TINY | {"seed": seed})
+
+
+def test_seeds_of_any_size_are_distinct_streams():
+    first = lambda seed: PPO("MlpPolicy", ActionObs(), n_envs=4, **TINY | {"seed": seed})
+    seeds = [0, 1, 2**32, 2**64, np.int64(1), None]
+    models = [first(seed) for seed in seeds]
+    weights = [m.get_parameters()[".net.pi.layers[0].weight"].tobytes() for m in models]
+    assert len(set(weights[:4])) == 4
+    assert weights[4] == weights[1]
+    again = first(models[5].seed)  # None draws one and keeps it
+    assert again.get_parameters()[".net.pi.layers[0].weight"].tobytes() == weights[5]
+    assert first(None).seed != models[5].seed
+    assert models[3].learn(32).num_timesteps == 32
+
+
+# --------------------------------------------------------------------------- environments
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("what", ["obs", "reward"])
+def test_non_finite_environments_are_named(what, bad):
+    value = np.array([0.0, bad], np.float32) if what == "obs" else bad
+    model = PPO("MlpPolicy", vector(Fake(), Fake(at=11, **{what: value})), **TINY)
+    before = model.get_parameters()
+    name = "observation.* at index \\[1\\]" if what == "obs" else "reward"
+    with pytest.raises(EnvError, match=rf"environment 1 at step 1[12]: .*{name} is .*; it must be finite"):
+        model.learn(64)
+    after = model.get_parameters()
+    assert all(np.isfinite(after[key]).all() for key in after)
+    assert any((before[key] != after[key]).any() for key in after)  # the first chunk, steps 1 to 8, was good
+    if what == "reward":
+        with pytest.raises(EnvError, match="environment 0 at step 3: reward"):
+            PPO("MlpPolicy", vector(Fake(at=3, reward=bad)), **TINY | {"batch_size": 8}).learn(64)
+
+
+def test_shapes_and_dtypes_are_not_broadcast():
+    for obs in (np.zeros((1, 2), np.float32), np.zeros(3, np.float32), np.float32(0.0)):
+        with pytest.raises(EnvError, match="step 2"):
+            PPO("MlpPolicy", Fake(at=2, obs=obs), **TINY | {"batch_size": 8}).learn(8)
+
+
+def test_all_actions_masked():
+    with pytest.raises(EnvError, match="mask allows no action"):
+        PPO("MlpPolicy", Fake(mask=[0, 0]), **TINY | {"batch_size": 8}).learn(8)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Text(5),
+        spaces.Sequence(spaces.Discrete(2)),
+        spaces.Graph(BOX, None),
+        spaces.OneOf([BOX, spaces.Discrete(2)]),
+        spaces.Dict({"a": BOX, "b": spaces.Tuple((spaces.Text(3),))}),
+    ],
+)
+def test_unsupported_spaces(space):
+    name = "Text" if isinstance(space, spaces.Dict) else type(space).__name__
+    where = r"\['b'\]\[0\] is " if isinstance(space, spaces.Dict) else "observation space is "
+    with pytest.raises(UnsupportedSpaceError, match=f"{where}{name}; supported are Box, Discrete"):
+        PPO("MlpPolicy", Fake(space), **TINY)
+
+
+# --------------------------------------------------------------------------- numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward(Probe):
+    """One step, constant observation and reward."""
+
+    value: float = 1.0
+
+    def _outcome(self, state, action):
+        return jnp.float32(self.value), jnp.ones((), bool)
+
+
+@pytest.mark.parametrize("value", [1.0, -1e30])
+def test_constant_and_huge_rewards_stay_finite(value):
+    model = PPO("MlpPolicy", Reward(value=value), n_envs=4, **TINY, normalize=True).learn(96)
+    assert all(np.isfinite(x).all() for x in model.get_parameters().values())
+    assert np.isfinite(float(model.runner.learners[0].training.reward_scale.moments.var))
+    assert np.isfinite(model.run.metrics["train/loss"])
+
+
+@pytest.mark.parametrize("mode", ["compiled", "host"])
+def test_a_non_finite_update_keeps_the_parameters_and_hands_out_its_batch(mode, tmp_path):
+    """1e30 is a finite reward, but its squared error is not."""
+    env = Reward(value=1e30)
+    model = PPO(
+        "MlpPolicy", env if mode == "compiled" else HostJax(env, 4), n_envs=4, **TINY, normalize_obs=True
+    )
+    before = model.get_parameters()
+    with pytest.raises(
+        NonFiniteError, match=r"non-finite .*seed 0, around environment step 64.*learning_rate"
+    ):
+        model.learn(256)
+    after = model.get_parameters()
+    for key in before:
+        assert np.isfinite(after[key]).all(), key
+        if ".net" in key:
+            np.testing.assert_array_equal(before[key], after[key])
+    if mode == "host":
+        run = SeedRun(0, folder=tmp_path)
+        with pytest.raises(NonFiniteError, match=r"nonfinite_batch\.npz"):
+            train(model.runner, [run], 64)
+        batch = np.load(tmp_path / "nonfinite_batch.npz")
+        assert (batch["reward"] == np.float32(1e30)).all()
+        assert batch["obs"].shape == (8, 4, 2)
+
+
+def test_nan_in_a_jax_environment_is_an_error_and_spoils_no_statistics():
+    settings = {"n_steps": 8, "n_critic_updates": 1, "seed": 0, "policy_kwargs": {"net_arch": [4]}}
+    model = VPG("MlpPolicy", Reward(value=float("nan")), n_envs=4, normalize=True, **settings)
+    with pytest.raises(NonFiniteError):
+        model.learn(64)
+    assert all(np.isfinite(x).all() for x in model.get_parameters().values())
+    assert np.isfinite(model.runner.learners[0].training.reward_scale.running).all()
+
+
+# --------------------------------------------------------------------------- predict, evaluate
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        ([np.nan, 0.0], r"non-finite number at index \[0\]"),
+        ([[0.0, 0.0], [0.0, np.inf]], r"non-finite number at index \[1, 1\]"),
+        ([1e39, 0.0], "non-finite"),
+        (np.zeros(3), r"shape \(3,\); expected \(2,\), or a batch \(n, \*\(2,\)\)"),
+        (np.zeros((2, 3)), "shape"),
+        (np.zeros((4, 1, 2)), "shape"),
+        (0.0, r"shape \(\)"),
+        (["a", "b"], "dtype"),
+    ],
+)
+def test_predict_refuses(observation, message):
+    with pytest.raises(ValueError, match=message):
+        model().predict(observation)
+
+
+def test_predict_refuses_masks_and_parts_that_do_not_fit():
+    two = np.zeros((2, 2), np.float32)
+    with pytest.raises(ValueError, match=r"shape \(1, 2\); expected \(2, 2\)"):
+        model().predict(two, action_masks=np.ones(2))
+    with pytest.raises(ValueError, match="forbids every action in row 1"):
+        model().predict(two, action_masks=[[1, 0], [0, 0]])
+    with pytest.raises(UnsupportedSpaceError, match="discrete action space, not Box"):
+        PPO("MlpPolicy", ContinuousTarget(), **TINY | {"batch_size": 8}).predict(
+            np.zeros(2), action_masks=[1, 0]
+        )
+    parts = spaces.Dict({"a": BOX, "b": spaces.Discrete(3)})
+    both = PPO("MultiInputPolicy", Fake(parts), **TINY | {"batch_size": 8})
+    with pytest.raises(ValueError, match=r"dict with keys \['a', 'b'\], got \['a'\]"):
+        both.predict({"a": np.zeros(2)})
+    with pytest.raises(ValueError, match="different batch lengths: none, 3"):
+        both.predict({"a": np.zeros((3, 2)), "b": 1})
+    pair = PPO("MultiInputPolicy", Fake(spaces.Tuple((BOX, BOX))), **TINY | {"batch_size": 8})
+    with pytest.raises(ValueError, match="must be a tuple of 2"):
+        pair.predict(np.zeros(2))
+
+
+def test_evaluation_refuses():
+    with pytest.raises(ValueError, match=r"action_space is Box.*Discrete"):
+        evaluate_policy(model(), ContinuousTarget())
+    with pytest.raises(ValueError, match="n_eval_episodes=0"):
+        evaluate_policy(model(), ActionObs(), n_eval_episodes=0)
+    with pytest.raises(ValueError, match="no environment yet"):
+        evaluate_policy(PPO("MlpPolicy"), ActionObs())
+    with pytest.raises(AssertionError, match=r"mean reward 1\.00 < 2\.00"):
+        evaluate_policy(model(), ConstantReward(), 2, reward_threshold=2.0)
+
+
+def test_misuse_is_explained():
+    with pytest.raises(ValueError, match="use device='auto'"):
+        PPO("MlpPolicy", ActionObs(), device="tpu-of-dreams", **TINY)
+    with pytest.raises(SettingError, match="equinox module"):
+        PPO(3, ActionObs())
+    with pytest.raises(TypeError, match="cannot use a int"):
+        PPO("MlpPolicy", 3, **TINY)
+    with pytest.raises(ValueError, match="no environment yet"):
+        PPO("MlpPolicy").predict(np.zeros(2))
+    assert EvalCallback(Masked()).eval_freq == 10000

@@ -1,0 +1,67 @@
+"""Imports point one way: core ← critics, actors, data, envs ← algorithms ← run ← model ← command line."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import actrix
+
+ROOT = Path(actrix.__file__).parent
+PACKAGES = sorted({p.relative_to(ROOT).parts[0].removesuffix(".py") for p in ROOT.rglob("*.py")})
+MAY_IMPORT = {
+    "core": set(),
+    "critics": {"core"},
+    "actors": {"core"},
+    "data": {"core"},
+    "envs": {"core"},
+    "lab": {"core", "critics", "actors", "envs"},
+    "algorithms": {"core", "critics", "actors", "data"},
+    "run": {"core", "critics", "actors", "data", "algorithms", "envs"},
+    "zoo": {"core", "critics", "actors", "algorithms"},
+}
+"""What stands above (model, callbacks, the command line) may import everything."""
+
+
+def imports(file):
+    """(line, package of actrix) of each import in a file, those inside functions too."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "actrix":
+            parts = (node.module or "").split(".")
+            for name in [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]:
+                yield node.lineno, name
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "actrix":
+                    yield node.lineno, alias.name.split(".")[1] if "." in alias.name else "__init__"
+
+
+@pytest.mark.parametrize("package", sorted(set(PACKAGES) & set(MAY_IMPORT)))
+def test_imports_point_one_way(package):
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line} imports {name}"
+        for file in (ROOT / package).rglob("*.py")
+        for line, name in imports(file)
+        if name != package and name not in MAY_IMPORT[package]
+    ]
+    assert not wrong, wrong
+
+
+def test_no_relative_imports_and_no_package_forgotten():
+    for file in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}:{node.lineno}"
+    folders = {p.name for p in ROOT.iterdir() if p.is_dir() and any(p.glob("*.py"))}
+    assert folders <= set(MAY_IMPORT), f"say what {folders - set(MAY_IMPORT)} may import"
+
+
+def test_every_public_name_exists_and_imports_are_light():
+    assert len(set(actrix.__all__)) == len(actrix.__all__)
+    assert all(hasattr(actrix, name) for name in actrix.__all__)
+    code = "import sys, actrix; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"torch", "stable_baselines3", "gymnax", "envpool", "matplotlib", "moviepy"} & set(loaded)

@@ -144,6 +144,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--quiet", action="store_true")
     p.add_argument("--verbose", action="store_true")
 
+    p.add_argument("--env", help="confirms an environment that imports a module (module:Id)")
+
     p = command(
         "list",
         _list,

@@ -28,7 +28,7 @@ from actrix.model import Model, write_model
 from actrix.run import atomic, checkpoint
 from actrix.run.compiled import CompiledRunner
 from actrix.run.display import Display
-from actrix.run.evaluate import evaluate, evaluation_env
+from actrix.run.evaluate import check_same_spaces, evaluate, evaluation_env
 from actrix.run.host import HostRunner
 from actrix.run.log import STEP, Logger, read_metrics
 from actrix.run.plot import plot_run

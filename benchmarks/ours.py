@@ -1,0 +1,126 @@
+"""actrix's side of the speed comparisons: each function times one job and returns a `Run`. See README.md.
+
+python benchmarks/ours.py ppo '{"env_id": "CartPole-v1", "backend": "jax", "total_steps": 204800}'
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from typing import Any
+
+BORN = time.time()
+
+import numpy as np  # noqa: E402
+from peers import Run, what_ran  # noqa: E402
+
+
+def ppo(
+    env_id: str = "CartPole-v1",
+    n_envs: int = 8,
+    n_steps: int = 256,
+    total_steps: int = 204_800,
+    backend: str = "jax",
+    seeds: int = 1,
+    **settings: Any,
+) -> Run:
+    """PPO after its first iterations (compilation is not timed); `settings` are Stable-Baselines3's names."""
+    runner = _runner(env_id, n_envs, n_steps, backend, range(seeds), settings)
+    iterations = max(1, round(total_steps / (n_envs * n_steps)))
+    runner.set_total_steps(10 * total_steps)
+    runner.warm()
+    for _ in range(2):
+        runner.advance(1)
+    start = time.perf_counter()
+    if backend == "jax":
+        left = iterations
+        while left:
+            count = min(left, runner.capacity)
+            runner.advance(count)
+            left -= count
+    else:
+        for _ in range(iterations):
+            runner.advance(1)
+    seconds = time.perf_counter() - start
+    what = what_ran(
+        "actrix", "actrix", "jax", env_id=env_id, n_envs=n_envs, n_steps=n_steps, backend=runner.backend, seeds=seeds,
+        **settings,
+    )  # fmt: skip
+    return Run(iterations * n_envs * n_steps, seconds, what)
+
+
+def random_actions(env_id: str, n_envs: int = 16, total_steps: int = 163_840, backend: str = "auto") -> Run:
+    """The ceiling: the same adapter stepped with random actions, nothing learned."""
+    from actrix import make_vec_env
+
+    env = make_vec_env(env_id, n_envs, 0, backend=backend)
+    rng = np.random.default_rng(0)
+    actions = rng.integers(0, env.spec.action_space.n, (1024, n_envs)).astype(np.int32)
+    env.reset([int(s) for s in rng.integers(0, 2**31, n_envs)])
+    for t in range(100):
+        env.step(actions[t])
+    start = time.perf_counter()
+    steps = total_steps // n_envs
+    for t in range(steps):
+        env.step(actions[t % 1024])
+    return Run(
+        steps * n_envs,
+        time.perf_counter() - start,
+        what_ran("actrix", "actrix", env_id=env_id, n_envs=n_envs),
+    )
+
+
+def first_update(cache: str) -> Run:
+    """Seconds from process start to the end of the first PPO update, with the compilation cache in `cache`."""
+    os.environ["ACTRIX_CACHE_DIR"] = cache
+    runner = _runner("CartPole-v1", 8, 256, "jax", [0], {})
+    runner.advance(1)
+    return Run(2048, time.time() - _process_start(), what_ran("actrix", "actrix", "jax"))
+
+
+def memory(env_id: str = "LunarLander-v3", n_envs: int = 16, n_steps: int = 1024, **settings: Any) -> Run:
+    """Peak resident memory (MiB, in `what`) of host-mode PPO over ten iterations."""
+    runner = _runner(env_id, n_envs, n_steps, "auto", [0], settings)
+    for _ in range(10):
+        runner.advance(1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Run(10 * n_envs * n_steps, 1.0, what_ran("actrix", "actrix", peak_mib=round(peak)))
+
+
+def _runner(
+    env_id: str, n_envs: int, n_steps: int, backend: str, seeds: Any, settings: dict[str, Any]
+) -> Any:
+    from actrix import make_vec_env
+    from actrix.algorithms.presets import PRESETS, configure
+    from actrix.envs.jax_envs import jax_env
+    from actrix.run.compiled import CompiledRunner
+    from actrix.run.host import HostRunner
+
+    algorithm = configure(PRESETS["ppo"].algorithm, {"n_steps": n_steps, **settings})
+    if backend == "jax":
+        return CompiledRunner(algorithm, jax_env(env_id), n_envs, list(seeds))
+    return HostRunner(algorithm, make_vec_env(env_id, n_envs, 0, backend=backend), next(iter(seeds)))
+
+
+def _process_start() -> float:
+    """Unix time at which this process began (Linux), else when this module was read."""
+    try:
+        with open("/proc/self/stat") as file:
+            ticks = int(file.read().rsplit(")", 1)[1].split()[19])
+        with open("/proc/stat") as file:
+            boot = next(int(line.split()[1]) for line in file if line.startswith("btime"))
+        return boot + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, StopIteration, ValueError):
+        return BORN
+
+
+if __name__ == "__main__":
+    name, arguments = sys.argv[1], json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+    if name == "first_update":
+        arguments.setdefault("cache", tempfile.mkdtemp())
+    run = globals()[name](**arguments)
+    print(json.dumps({"steps": run.steps, "seconds": run.seconds, "what": run.what}))

@@ -1,0 +1,162 @@
+"""Speed as ratios: both sides of a pair run alternately, each time in a process of its own.
+
+    python benchmarks/speed.py --only ppo          # every PPO row
+    python benchmarks/speed.py --only ppo-cartpole-compiled --pairs 5
+    python benchmarks/speed.py --list
+
+Prints `name ratio` lines (median over the pairs) and appends a row per comparison to speed.jsonl. The peers may live
+in an environment of their own: ACTRIX_BENCH_PYTHON names its interpreter. Let nothing else run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "speed.jsonl"
+PEER_PYTHON = os.environ.get("ACTRIX_BENCH_PYTHON", sys.executable)
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """A function of ours.py or peers.py with its arguments."""
+
+    script: str
+    function: str
+    arguments: dict[str, Any]
+
+    def run(self) -> dict[str, Any]:
+        """One timing in a fresh process: {'steps', 'seconds', 'what'}."""
+        python = sys.executable if self.script == "ours.py" else PEER_PYTHON
+        command = [python, str(HERE / self.script), self.function, json.dumps(self.arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+        if done.returncode:
+            raise SystemExit(f"{self.function} failed: {done.stderr.strip().splitlines()[-1]}")
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """`ratio` is our speed over theirs, or with `time_ratio` our time over theirs."""
+
+    name: str
+    ours: Side
+    theirs: Side
+    bar: float
+    stretch: float | None = None
+    time_ratio: bool = False
+
+
+def ours(function: str = "ppo", **arguments: Any) -> Side:
+    return Side("ours.py", function, arguments)
+
+
+def peer(function: str, **arguments: Any) -> Side:
+    return Side("peers.py", function, arguments)
+
+
+CARTPOLE = dict(env_id="CartPole-v1", n_envs=8, n_steps=256, batch_size=64, n_epochs=10)
+LANDER = dict(env_id="LunarLander-v3", n_envs=16, n_steps=1024, batch_size=64, n_epochs=4, gamma=0.999,
+              gae_lambda=0.98, ent_coef=0.01)  # fmt: skip
+CHEETAH = dict(env_id="HalfCheetah-v5", n_envs=1, n_steps=2048, batch_size=64, n_epochs=10)
+
+COMPARISONS = [
+    Comparison("ppo-cartpole-compiled/sb3", ours(**CARTPOLE, backend="jax", total_steps=819_200),
+               peer("sb3_ppo", **CARTPOLE, total_steps=20_480), 20, 30),
+    Comparison("ppo-cartpole-compiled/rejax", ours(**CARTPOLE, backend="jax", total_steps=819_200),
+               peer("rejax_ppo", **CARTPOLE, total_steps=819_200), 1.4, 1.9),
+    Comparison("ppo-cartpole-host/sb3", ours(**CARTPOLE, backend="auto", total_steps=204_800),
+               peer("sb3_ppo", **CARTPOLE, total_steps=20_480), 7, 12),
+    Comparison("ppo-lander-best/sb3", ours(**LANDER, backend="auto", total_steps=327_680),
+               peer("sb3_ppo", **LANDER, total_steps=32_768), 8, 12),
+    Comparison("ppo-lander-gymnasium/sb3", ours(**LANDER, backend="gymnasium", total_steps=163_840),
+               peer("sb3_ppo", **LANDER, total_steps=32_768), 4, 6),
+    Comparison("ppo-lander-best/ceiling", ours(**LANDER, backend="auto", total_steps=327_680),
+               ours("random_actions", env_id="LunarLander-v3", n_envs=16), 0.4, 0.55),
+    Comparison("ppo-cheetah/sb3", ours(**CHEETAH, backend="auto", total_steps=61_440),
+               peer("sb3_ppo", **CHEETAH, total_steps=10_240), 3.5, 6),
+    Comparison("ppo-two-seeds/one-seed", ours(**CARTPOLE, backend="jax", total_steps=819_200, seeds=2),
+               ours(**CARTPOLE, backend="jax", total_steps=819_200), 1.15, 1.05, time_ratio=True),
+]  # fmt: skip
+
+
+def compare(c: Comparison, pairs: int) -> dict[str, Any]:
+    """Run the two sides alternately; the row for speed.jsonl."""
+    rows = []
+    for _ in range(pairs):
+        a, b = c.ours.run(), c.theirs.run()
+        speeds = a["steps"] / a["seconds"], b["steps"] / b["seconds"]
+        ratio = a["seconds"] / b["seconds"] if c.time_ratio else speeds[0] / speeds[1]
+        rows.append((ratio, *speeds))
+    return _row(c.name, [r[0] for r in rows], c.bar, c.stretch, c.time_ratio,
+                ours=a["what"], theirs=b["what"], ours_per_second=median(r[1] for r in rows),
+                theirs_per_second=median(r[2] for r in rows))  # fmt: skip
+
+
+def cold_and_warm(pairs: int) -> dict[str, Any]:
+    """Process start to first PPO update: warm compilation cache over cold."""
+    ratios, times = [], []
+    for _ in range(pairs):
+        with tempfile.TemporaryDirectory() as cache:
+            cold, warm = (ours("first_update", cache=cache).run()["seconds"] for _ in range(2))
+        ratios.append(warm / cold)
+        times.append((warm, cold))
+    row = _row("ppo-first-update-warm/cold", ratios, 0.5, 0.4, True)
+    return {**row, "warm_seconds": median(t[0] for t in times), "cold_seconds": median(t[1] for t in times)}
+
+
+def memory(pairs: int) -> dict[str, Any]:
+    """Peak resident memory of host-mode PPO on LunarLander, in GiB."""
+    peak = [ours("memory", **LANDER).run()["what"]["peak_mib"] / 1024 for _ in range(1)]
+    return _row("ppo-lander-memory-gib", peak, 1.0, None, True)
+
+
+SPECIAL = {"ppo-first-update-warm/cold": cold_and_warm, "ppo-lander-memory-gib": memory}
+
+
+def _row(
+    name: str, ratios: list[float], bar: float, stretch: float | None, lower: bool, **more: Any
+) -> dict[str, Any]:
+    ratio = median(ratios)
+    return {
+        "name": name, "ratio": round(ratio, 3), "ratios": [round(r, 3) for r in ratios], "bar": bar, "stretch": stretch,
+        "met": ratio <= bar if lower else ratio >= bar, "lower_is_better": lower, **more,
+        "command": f"python benchmarks/speed.py --only {name}", "date": datetime.date.today().isoformat(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}", "python": platform.python_version(),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", nargs="+", default=[""], help="names, or how they begin")
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--list", action="store_true")
+    args = parser.parse_args()
+    names = [c.name for c in COMPARISONS] + list(SPECIAL)
+    chosen = [n for n in names if any(n.startswith(o) for o in args.only)]
+    if args.list or not chosen:
+        print("\n".join(names))
+        return
+    for name in chosen:
+        special = SPECIAL.get(name)
+        comparison = next((c for c in COMPARISONS if c.name == name), None)
+        row = special(args.pairs) if special else compare(comparison, args.pairs)  # type: ignore[arg-type]
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        sign = "≤" if row["lower_is_better"] else "≥"
+        print(f"{name:32} {row['ratio']:7.2f}  (bar {sign} {row['bar']}, pairs {row['ratios']})", flush=True)
+
+
+if __name__ == "__main__":
+    main()

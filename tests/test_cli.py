@@ -1,0 +1,284 @@
+"""The command line end to end on real environments, with few steps."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actrix import experiment
+from actrix.cli import main
+from actrix.run.log import STEP, read_metrics
+
+SMALL = ["--set", "n_steps=32", "batch_size=64", "n_epochs=2", "--envs", "4", "--steps", "1024", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "cartpole"
+    assert main(["train", "ppo", "CartPole-v1", "--out", str(folder), "--seed", "1", *SMALL]) == 0
+    return folder
+
+
+def test_a_run_folder_holds_everything(run):
+    names = {p.name for p in run.iterdir()}
+    assert {
+        "config.json",
+        "metrics.csv",
+        "model.safetensors",
+        "curve.png",
+        "checkpoints",
+        "evaluation.json",
+    } <= names
+    assert any(n.startswith("events.out.tfevents") for n in names)
+    config = json.loads((run / "config.json").read_text())
+    assert (config["algorithm"], config["env_id"], config["seed"], config["n_timesteps"]) == (
+        "ppo",
+        "CartPole-v1",
+        1,
+        1024,
+    )
+    assert config["settings"]["n_steps"] == 32
+    assert config["versions"]["jax"]
+    metrics = read_metrics(run)
+    assert metrics[STEP][-1] == 1024
+    assert np.isfinite(metrics["eval/mean_reward"][-1])
+    assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_eval_prints_mean_and_spread(run, capsys):
+    assert main(["eval", str(run), "--episodes", "4"]) == 0
+    assert "±" in capsys.readouterr().out
+    assert main(["eval", str(run / "model.safetensors"), "--episodes", "2", "--stochastic"]) == 0
+
+
+def test_video_writes_an_mp4(run, capsys):
+    assert main(["video", str(run)]) == 0
+    (video,) = (run / "videos").glob("*.mp4")
+    assert video.read_bytes()[4:8] == b"ftyp"
+
+
+def test_plot_one_and_several(run, tmp_path, capsys):
+    assert main(["plot", str(run), "--out", str(tmp_path / "one.png")]) == 0
+    assert main(["plot", str(run), str(run), "--out", str(tmp_path / "two.png")]) == 0
+    assert (tmp_path / "two.png").stat().st_size > 5000
+
+
+def test_an_existing_folder_is_refused(run, capsys):
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
+    assert main(["train", "ppo", "CartPole-v1", "--out", str(run), *SMALL]) == 2
+    assert "resume" in capsys.readouterr().err
+    assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
+
+
+def test_resume_goes_on_counting(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["train", "ppo", "CartPole-v1", "--out", str(folder), "--seed", "1", *SMALL]) == 0
+    assert main(["resume", str(folder), "--steps", "2048", "--quiet"]) == 0
+    metrics = read_metrics(folder)
+    steps = metrics[STEP]
+    assert steps[-1] == 2048
+    assert (np.diff(steps) >= 0).all()
+    assert main(["resume", str(folder), "--steps", "10", "--quiet"]) == 2
+
+
+def test_two_resumes_of_one_checkpoint_agree(run, tmp_path, capsys):
+    import shutil
+
+    from actrix.model import Model
+
+    parameters = []
+    for name in ("a", "b"):
+        shutil.copytree(run, tmp_path / name)
+        assert main(["resume", str(tmp_path / name), "--steps", "1536", "--quiet"]) == 0
+        parameters.append(Model.load(tmp_path / name).get_parameters())
+    for key, value in parameters[0].items():
+        np.testing.assert_array_equal(value, parameters[1][key])
+
+
+def test_many_seeds_compiled(tmp_path, capsys):
+    folder = tmp_path / "seeds"
+    assert (
+        main(
+            [
+                "train",
+                "a2c",
+                "CartPole-v1",
+                "--seeds",
+                "3",
+                "--out",
+                str(folder),
+                "--steps",
+                "2000",
+                "--quiet",
+            ]
+        )
+        == 0
+    )
+    assert {"seed-0", "seed-1", "seed-2", "curve.png"} <= {p.name for p in folder.iterdir()}
+    assert "3 seeds" in capsys.readouterr().out
+    assert main(["eval", str(folder), "--episodes", "2"]) == 0
+    assert "all seeds" in capsys.readouterr().out
+
+
+def test_many_seeds_in_processes(tmp_path, capsys):
+    folder = tmp_path / "seeds"
+    arguments = [
+        "train",
+        "ppo",
+        "CartPole-v1",
+        "--seeds",
+        "2",
+        "--out",
+        str(folder),
+        "--backend",
+        "gymnasium",
+        *SMALL,
+    ]
+    assert main(arguments) == 0
+    results = [json.loads((folder / f"seed-{s}" / "evaluation.json").read_text()) for s in (0, 1)]
+    assert all(len(r["returns"]) == experiment.EVAL_EPISODES for r in results)
+    assert results[0]["returns"] != results[1]["returns"]
+
+
+def test_composition(tmp_path, capsys):
+    folder = tmp_path / "composed"
+    arguments = ["--critic", "td-lambda:0.9", "--actor", "ppo-clip:0.2", "--data", "on-policy", "CartPole-v1"]
+    assert main(["train", *arguments, "--out", str(folder), *SMALL]) == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["settings"]["critic"], config["algorithm"]) == ("td-lambda:0.9", "actor-critic")
+    assert main(["eval", str(folder), "--episodes", "2"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ppoo", "CartPole-v1"], ["ppoo", "did you mean ppo"]),
+        (["ppo", "CartPol-v1"], ["CartPol-v1", "CartPole-v1"]),
+        (["ppo", "CartPole-v1", "--set", "gama=0.9"], ["gama", "gamma"]),
+        (["ppo", "CartPole-v1", "--set", "gamma=2"], ["gamma=2"]),
+        (["ppo", "CartPole-v1", "--set", "batch_size=100"], ["100", "256"]),
+        (["ppo", "CartPole-v1", "--set", "learning_rate=-1"], ["learning_rate"]),
+        (["ppo", "CartPole-v1", "--set", "n_steps"], ["KEY=VALUE"]),
+        (["ppo", "CartPole-v1", "--set", "use_sde=True"], ["use_sde", "exploration"]),
+        (["--critic", "td", "--actor", "score:q", "CartPole-v1"], ["refused", "Q(s,a)"]),
+        (["--critic", "gea", "CartPole-v1"], ["gea", "gae"]),
+        (["--critic", "q-td", "--actor", "score", "Pendulum-v1"], ["Discrete"]),
+        (["ppo", "CartPole-v1", "--critic", "td"], ["form is"]),
+        (["ppo", "CartPole-v1", "--seeds", "0"], ["--seeds"]),
+        (["ppo", "FrozenLake-v1", "--backend", "jax"], ["JAX"]),
+    ],
+)
+def test_a_mistake_gets_one_line_and_leaves_nothing(arguments, words, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["train", *arguments, "--out", str(folder), "--steps", "100", "--quiet"]) == 2
+    message = capsys.readouterr().err.strip()
+    assert len(message.splitlines()) == 1, message
+    for word in words:
+        assert word in message
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("command", [["eval"], ["video"], ["resume"], ["plot"], ["watch"]])
+def test_a_missing_run_is_named(command, tmp_path, capsys):
+    assert main([*command, str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_steps_that_are_no_number(capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["train", "ppo", "CartPole-v1", "--steps", "many"])
+    assert error.value.code == 2
+    assert "many" in capsys.readouterr().err
+
+
+def test_a_file_cannot_name_a_module(run, tmp_path, capsys, monkeypatch):
+    """A canary module would be imported by gym.make('canary:E-v0'); a model file that says so is refused."""
+    from actrix.model import Model
+
+    (tmp_path / "canary.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = Model.load(run)
+    model.env_id = "canary:E-v0"
+    path = model.save(tmp_path / "evil")
+    for command in ("eval", "video", "watch"):
+        assert main([command, str(path)]) == 2
+        assert "--env canary:E-v0" in capsys.readouterr().err
+    assert "canary" not in sys.modules
+
+
+def test_list(capsys):
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("reinforce", "vpg", "qac", "tdac", "a2c", "ppo", "ppo-kl"))
+    assert main(["list", "--compositions"]) == 0
+    assert "sound" in capsys.readouterr().out
+    assert main(["list", "--envs", "ppo"]) == 0
+    assert "LunarLander-v3" in capsys.readouterr().out
+
+
+def test_the_module_runs_as_a_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "actrix", "--help"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0
+    assert "train" in done.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_sigterm_leaves_a_checkpoint_to_resume_from(tmp_path):
+    folder = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "actrix",
+        "train",
+        "ppo",
+        "CartPole-v1",
+        "--out",
+        str(folder),
+        "--steps",
+        "50000000",
+    ]
+    child = subprocess.Popen(
+        [*command, "--backend", "gymnasium", "--quiet"], stderr=subprocess.PIPE, text=True
+    )
+    _wait_for(lambda: (folder / "metrics.csv").exists() and len((folder / "metrics.csv").read_text()) > 500)
+    child.send_signal(signal.SIGTERM)
+    _, message = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "actrix resume" in message
+    assert list((folder / "checkpoints").glob("*.safetensors"))
+    assert (folder / "model.safetensors").exists()
+
+
+def _wait_for(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.1)
+
+
+def test_zoo_entries_all_configure():
+    from actrix import zoo
+    from actrix.algorithms.presets import PRESETS, configure
+
+    for name, preset in PRESETS.items():
+        for env_id, entry in zoo.load(name).items():
+            settings = {k: v for k, v in entry.items() if k not in zoo.RUN_KEYS}
+            algorithm = configure(preset.algorithm, settings)
+            rows = algorithm.n_steps
+            if rows is not None and algorithm.batch_size is not None:
+                assert rows * entry.get("n_envs", preset.n_envs) % algorithm.batch_size == 0, (name, env_id)
+
+
+def test_output_goes_where_it_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "ppo", "CartPole-v1", "--seed", "0", *SMALL]) == 0
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.startswith("ppo-CartPole-v1-")

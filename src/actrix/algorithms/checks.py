@@ -29,7 +29,7 @@ def settle(algorithm: Any) -> None:
     """Turn the schedules into values that hash, and raise ValueError for any field out of range."""
     for name in ("learning_rate", "critic_learning_rate"):
         value = getattr(algorithm, name)
-        if value is not None:
+        if value is not None or name == "learning_rate":
             value = as_schedule(value, name)
             object.__setattr__(algorithm, name, value)
             low, high = bounds(value)

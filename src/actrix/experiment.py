@@ -112,10 +112,10 @@ def resolve(
     total = run["n_timesteps"] or 1_000_000
     if not float(total).is_integer() or total < 1:
         raise presets.SettingError(f"steps={total} must be a whole number of at least 1.")
-    env_kwargs = dict(env_kwargs or {})
+    env_kwargs, count = dict(env_kwargs or {}), int(run["n_envs"] or preset.n_envs)
     return RunConfig(
-        preset.name, env_id, seeds, int(total), int(run["n_envs"] or preset.n_envs),
-        choose_backend(backend, env_id, env_kwargs), presets.settings_of(configured), env_kwargs, tuned,
+        preset.name, env_id, seeds, int(total), count,
+        choose_backend(backend, env_id, env_kwargs, count), presets.settings_of(configured), env_kwargs, tuned,
     )  # fmt: skip
 
 

@@ -162,7 +162,7 @@ class Model:
 
     def _resolve(self, env: Any) -> tuple[HostEnv | JaxEnv, str | None]:
         if isinstance(env, str):
-            backend = choose_backend(self.backend, env, self.env_kwargs)
+            backend = choose_backend(self.backend, env, self.env_kwargs, self.n_envs)
             if backend == "jax":
                 return make_jax_env(env, **(self.env_kwargs or {})), env
             made = make_vec_env(env, self.n_envs, self.seed, env_kwargs=self.env_kwargs, backend=backend)
@@ -252,7 +252,7 @@ class Model:
 
     def _reset_schedule(self) -> None:
         learner = self.runner.learners[0]
-        training = dataclasses.replace(learner.training, steps=jnp.zeros_like(learner.training.steps))
+        training = dataclasses.replace(learner.training, steps=jnp.zeros(()), steps_rest=jnp.zeros(()))
         self.runner.set_learners([dataclasses.replace(learner, training=training)], self.run.iterations)
 
     def _tb_folder(self, name: str | None) -> Path | None:
@@ -316,6 +316,7 @@ class Model:
         return write_model(
             path, self.preset.name, self.algorithm, self.acting, self._known_spec(), env_id=self.env_id,
             env_kwargs=self.env_kwargs, seed=self.seed, num_timesteps=self.num_timesteps, n_envs=self.n_envs,
+            reference=self.reference is not None,
         )  # fmt: skip
 
     @_class_only
@@ -358,6 +359,10 @@ class Model:
         model._acting = modelfile.read_tree(path, template_learner.acting)
         model.run.steps = meta["num_timesteps"]
         if env is not None:
+            if meta.get("reference") and "reference" not in kwargs:
+                raise modelfile.ModelFileError(
+                    f"{path} was trained near a reference policy, which it does not hold: give reference=model."
+                )
             model.n_envs = kwargs.get("n_envs", meta["n_envs"])
             model.set_env(env)
         return model
@@ -490,12 +495,13 @@ def evaluate_policy(
 def write_model(
     path: str | os.PathLike, name: str, algorithm: Any, acting: Acting, spec: Spec, *,
     env_id: str | None, env_kwargs: dict[str, Any] | None, seed: int, num_timesteps: int, n_envs: int,
+    reference: bool = False,
 ) -> Path:  # fmt: skip
     """One model file for these acting parameters; what `Model.save` and the command line write."""
     meta = {
         "kind": "model", "algorithm": name, "settings": presets.settings_of(algorithm),
         "spec": modelfile.spec_to_json(spec), "env_id": env_id, "env_kwargs": env_kwargs, "seed": seed,
-        "num_timesteps": num_timesteps, "n_envs": n_envs,
+        "num_timesteps": num_timesteps, "n_envs": n_envs, "reference": reference,
     }  # fmt: skip
     return modelfile.save(path, meta, acting)
 

@@ -67,12 +67,13 @@ class PPOClip:
         log_prob: jax.Array,
         old_log_prob: jax.Array,
         progress: jax.Array,
+        valid: jax.Array | None = None,
         **unused: Any,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         clip = evaluate(self.clip_range, progress)
         rows = pg.ppo_clip(log_prob=log_prob, old_log_prob=old_log_prob, advantage=psi, clip_range=clip)
         clipped = (jnp.abs(jnp.exp(log_prob - old_log_prob) - 1) > clip).astype(rows.dtype)
-        return rows, {"train/clip_fraction": jnp.mean(clipped)}
+        return rows, {"train/clip_fraction": pg.masked_mean(clipped, valid)}
 
 
 @dataclasses.dataclass(frozen=True)

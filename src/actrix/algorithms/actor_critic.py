@@ -46,6 +46,8 @@ class Training:
     reference: PyTree
     update: jax.Array
     steps: jax.Array
+    """Environment steps learned from, float32; `steps_rest` is what rounding left out of it (Kahan)."""
+    steps_rest: jax.Array
     total_steps: jax.Array
 
 
@@ -60,7 +62,7 @@ class Learner:
 
 @record
 class Batch:
-    """Rows ready for the losses, `[L, items, ...]` (L = 1 for feed-forward networks)."""
+    """Rows ready for the losses: `[items, ...]`, or sequences `[L, items, ...]` for a recurrent network."""
 
     obs: PyTree
     action: jax.Array
@@ -74,6 +76,27 @@ class Batch:
     value: jax.Array
     carry: PyTree = None
     """Memory before each sequence, `[1, items, hidden]`."""
+
+
+def _count(training: Training, chunk: Chunk) -> Training:
+    """One update and the chunk's valid rows more. Compensated: float32 alone would lose small chunks at 1e8."""
+    rows = jnp.asarray(chunk.reward.size if chunk.valid is None else jnp.sum(chunk.valid), jnp.float32)
+    rows = rows - training.steps_rest
+    steps = training.steps + rows
+    rest = (steps - training.steps) - rows
+    return dataclasses.replace(training, update=training.update + 1, steps=steps, steps_rest=rest)
+
+
+def _all_finite(chunk: Chunk) -> jax.Array:
+    """Whether every valid row's reward and observations are finite (the host loop says where they are not)."""
+    good = jnp.asarray(True)
+    for x in jax.tree.leaves((chunk.reward, chunk.obs, chunk.next_obs)):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            ok = jnp.isfinite(x)
+            if chunk.valid is not None:
+                ok = ok | ~chunk.valid.reshape(chunk.valid.shape + (1,) * (x.ndim - 2))
+            good = good & jnp.all(ok)
+    return good
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +180,8 @@ class ActorCritic:
             reward_scale=normalize.init_reward_scale(num_envs) if self.normalize_reward else None,
             reference=reference,
             update=jnp.zeros((), jnp.int32),
-            steps=zero,
+            steps=jnp.zeros(()),
+            steps_rest=jnp.zeros(()),
             total_steps=jnp.ones(()),
         )
         moments = normalize.init_observation_moments(shapes) if self.normalize_obs else None
@@ -206,7 +230,7 @@ class ActorCritic:
         """
         acting, training = learner.acting, learner.training
         progress = training.steps / training.total_steps
-        chunk = self._prepare(learner, chunk)
+        raw, chunk = chunk, self._prepare(learner, chunk)
         theta, unflatten = flatten(acting.net)
 
         def estimate(theta: jax.Array) -> Batch:
@@ -224,34 +248,32 @@ class ActorCritic:
         new, opt_state, metrics = self._fit(loss, again, theta, training.opt_state, rate, self.n_epochs, key)
         critic_opt_state = training.critic_opt_state
         if self.n_critic_updates:
-            rate_v = (
-                rate if self.critic_learning_rate is None else evaluate(self.critic_learning_rate, progress)
-            )
+            own = self.critic_learning_rate
+            rate_v = rate if own is None else evaluate(own, progress)
             passes, key = self.n_critic_updates, jax.random.fold_in(key, 1)
             new, critic_opt_state, _ = self._fit(
                 critic_loss, again, new, critic_opt_state, rate_v, passes, key
             )
 
-        finite = jnp.isfinite(jnp.sum(new)) & jnp.isfinite(metrics["train/loss"])
-        metrics["nonfinite"] = 1.0 - finite
-
-        def keep(fresh: PyTree, old: PyTree) -> PyTree:
-            return jax.tree.map(lambda f, o: jnp.where(finite, f, o), fresh, old)
-
-        net = unflatten(keep(new, theta))
-        rows = chunk.reward.size if chunk.valid is None else jnp.sum(chunk.valid)
-        training = dataclasses.replace(
-            training,
-            opt_state=keep(opt_state, training.opt_state),
-            critic_opt_state=keep(critic_opt_state, training.critic_opt_state),
-            beta=keep(self._next_beta(net, training.beta, batch), training.beta),
-            baseline=keep(self._next_baseline(training.baseline, chunk), training.baseline),
-            update=training.update + 1,
-            steps=training.steps + rows,
+        finite = jnp.isfinite(jnp.sum(new)) & jnp.isfinite(metrics["train/loss"]) & _all_finite(raw)
+        net = unflatten(jnp.where(finite, new, theta))
+        fresh = dict(
+            opt_state=opt_state,
+            critic_opt_state=critic_opt_state,
+            beta=self._next_beta(net, training.beta, batch),
+            baseline=self._next_baseline(training.baseline, chunk),
         )
-        metrics["train/learning_rate"] = jnp.asarray(rate)
-        metrics["train/explained_variance"] = pg.explained_variance(batch.value, batch.target, batch.valid)
-        metrics["train/n_updates"] = training.update * self.n_epochs
+        kept = {
+            name: jax.tree.map(lambda f, o: jnp.where(finite, f, o), value, getattr(training, name))
+            for name, value in fresh.items()
+        }
+        training = dataclasses.replace(_count(training, chunk), **kept)
+        metrics |= {
+            "nonfinite": 1.0 - finite,
+            "train/learning_rate": jnp.asarray(rate),
+            "train/explained_variance": pg.explained_variance(batch.value, batch.target, batch.valid),
+            "train/n_updates": training.update * self.n_epochs,
+        }
         if net.log_std is not None:
             metrics["train/std"] = jnp.mean(jnp.exp(net.log_std))
         if isinstance(self.actor, PPOKL):
@@ -261,10 +283,11 @@ class ActorCritic:
     def _fit(self, loss, estimate, theta, opt_state, rate, epochs, key):
         """`epochs` passes of minibatch descent on loss(θ, batch); metrics are means over the minibatches."""
         optimizer = self._optimizer
+        axis = 0 if self.network.cell is None else 1  # of the items: rows, or sequences of rows
 
         def minibatch(state, index_and_batch):
             index, batch = index_and_batch
-            batch = jax.tree.map(lambda x: x[:, index], batch)
+            batch = jax.tree.map(lambda x: jnp.take(x, index, axis), batch)
             theta, opt_state, go = state
             (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(theta, batch)
             new_theta, new_opt_state = descend(optimizer, gradient, opt_state, theta, rate)
@@ -277,8 +300,8 @@ class ActorCritic:
 
         def epoch(state, key):
             batch = estimate(state[0])
-            items = batch.psi.shape[1]
-            size = items if self.batch_size is None else self.batch_size // batch.psi.shape[0]
+            items, length = batch.psi.shape[axis], batch.psi.size // batch.psi.shape[axis]
+            size = items if self.batch_size is None else self.batch_size // length
             index = minibatch_indices(key, items, items // size)
             return jax.lax.scan(lambda s, i: minibatch(s, (i, batch)), state, index)
 
@@ -294,8 +317,8 @@ class ActorCritic:
         psi = pg.normalize(batch.psi, batch.valid) if self.normalize_advantage else batch.psi
         log_prob = out.dist.log_prob(batch.action)
         objective, metrics = self.actor.objective(
-            psi=psi, log_prob=log_prob, old_log_prob=batch.log_prob, dist=out.dist, old_dist=batch.dist,
-            beta=training.beta, progress=progress,
+            psi=psi, valid=batch.valid, log_prob=log_prob, old_log_prob=batch.log_prob, dist=out.dist,
+            old_dist=batch.dist, beta=training.beta, progress=progress,
         )  # fmt: skip
         policy_loss = -pg.masked_mean(objective, batch.valid)
         value_loss = self._value_loss(out, batch)
@@ -351,7 +374,10 @@ class ActorCritic:
     def _estimate(self, net: Any, training: Training, chunk: Chunk) -> Batch:
         """Values, targets and ψ of every row, cut into training sequences."""
         out, after = unroll(net, chunk.obs, chunk.first, chunk.carry0, chunk.mask)
-        next_out, _ = apply(net, chunk.next_obs, after, chunk.next_mask, axes=2)
+        if net.recurrent:  # one more cell step from the memory after each row
+            next_out, _ = apply(net, chunk.next_obs, after, chunk.next_mask, axes=2)
+        else:
+            next_out, _ = unroll(net, chunk.next_obs, None, None, chunk.next_mask)
         action = self._flat(chunk.action, net)
         value, next_value = self._state_value(out), self._state_value(next_out)
         rows = dict(
@@ -368,7 +394,7 @@ class ActorCritic:
         )  # fmt: skip
         batch = jax.lax.stop_gradient(batch)
         if not net.recurrent:
-            return sequences(batch, 1)
+            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
         length = self.training_length(chunk.reward.shape[0])
         _, before = unroll(net, chunk.obs, chunk.first, chunk.carry0, chunk.mask, before=True)
         starts = jax.tree.map(lambda c: c[::length].reshape(1, -1, c.shape[-1]), before)
@@ -419,6 +445,8 @@ class ActorCritic:
     # ------------------------------------------------------------------ small pieces
 
     def _outputs(self, net: Any, batch: Batch) -> Output:
+        if not net.recurrent:
+            return apply(net, batch.obs, None, batch.mask)[0]
         carry = jax.tree.map(lambda c: c[0], batch.carry)
         return unroll(net, batch.obs, batch.first, carry, batch.mask)[0]
 
@@ -437,7 +465,8 @@ class ActorCritic:
     def _reference(self, reference: Any, obs: PyTree, mask: jax.Array | None, dist: Any) -> Any:
         if reference is None:
             return dist.uniform()
-        return jax.lax.stop_gradient(apply(reference, obs, None, mask, axes=2)[0].dist)
+        axes = dist.entropy().ndim
+        return jax.lax.stop_gradient(apply(reference, obs, None, mask, axes)[0].dist)
 
     def _next_beta(self, net: Any, beta: jax.Array, batch: Batch) -> jax.Array:
         if not isinstance(self.actor, PPOKL):

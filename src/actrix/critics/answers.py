@@ -13,6 +13,11 @@ import jax
 from actrix.critics import returns
 
 
+def _check_lambda(name: str, value: float) -> None:
+    if isinstance(value, str) or not 0 <= value <= 1:
+        raise ValueError(f"{name}={value} must lie in [0, 1].")
+
+
 @dataclasses.dataclass(frozen=True)
 class MonteCarlo:
     """G_t to the end of the episode."""
@@ -36,6 +41,10 @@ class NStep:
 
     n: int = 5
 
+    def __post_init__(self) -> None:
+        if isinstance(self.n, bool) or int(self.n) != self.n or self.n < 1:
+            raise ValueError(f"n={self.n} must be a whole number of at least 1.")
+
     def target(self, *, value: jax.Array, gamma: float, **rows: Any) -> jax.Array:
         return returns.n_step(gamma=gamma, n=self.n, **rows)
 
@@ -46,6 +55,9 @@ class TDLambda:
 
     lam: float = 0.95
 
+    def __post_init__(self) -> None:
+        _check_lambda("lam", self.lam)
+
     def target(self, *, value: jax.Array, gamma: float, **rows: Any) -> jax.Array:
         return returns.lambda_return(gamma=gamma, lam=self.lam, **rows)
 
@@ -55,6 +67,9 @@ class GAE:
     """Â_t + V(s_t) with the generalised advantage estimate Â: the λ-return, computed as PPO does."""
 
     gae_lambda: float = 0.95
+
+    def __post_init__(self) -> None:
+        _check_lambda("gae_lambda", self.gae_lambda)
 
     def target(self, *, value: jax.Array, gamma: float, **rows: Any) -> jax.Array:
         return returns.gae(value=value, gamma=gamma, lam=self.gae_lambda, **rows) + value

@@ -115,7 +115,7 @@ def check_chunk(obs: PyTree, next_obs: PyTree, reward: np.ndarray, first_step: i
 
     Leaves are `[T, N, ...]`; `first_step` is the number of row 0 (1 for the very first step).
     """
-    for field, tree in (("reward", reward), ("observation", obs), ("next observation", next_obs)):
+    for field, tree in (("reward", reward), ("next observation", next_obs), ("observation", obs)):
         for name, leaf in _leaves(field, tree):
             if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
                 t, n, *rest = np.argwhere(~np.isfinite(leaf))[0].tolist()

@@ -37,7 +37,8 @@ def make_vec_env(
     """`n_envs` environments stepped together; Stable-Baselines3's parameter names.
 
     `env_id` is an id or a class or function that returns a `gym.Env`. Backend 'auto' takes EnvPool where it
-    has the id and nothing but `n_envs` and `seed` is asked for, else Gymnasium. `vec_env_cls` is
+    has the id, `n_envs` > 1 and nothing else is asked for, else Gymnasium (for one environment EnvPool's threads
+    cost more than they gain). `vec_env_cls` is
     `SyncVectorEnv` (default) or `AsyncVectorEnv` (one process each; scripts then need `if __name__ ==
     "__main__":`). `seed` serves the first reset: environments get spawned seeds, never seed + i.
 
@@ -53,7 +54,7 @@ def make_vec_env(
     plain = name and not (wrapper_class or env_kwargs or vec_env_cls)
     if backend == "envpool" and not plain:
         raise ValueError("backend='envpool' takes an id only: no class, wrapper, env_kwargs or vec_env_cls.")
-    if plain and backend in ("auto", "envpool") and has_envpool(name):
+    if plain and (backend == "envpool" or (backend == "auto" and n_envs > 1)) and has_envpool(name):
         return EnvPoolEnvs(name, n_envs, seed)
     if backend == "envpool":
         raise UnknownEnvError(f"EnvPool is not installed or has no environment like Gymnasium's {env_id!r}.")
@@ -65,18 +66,20 @@ def make_vec_env(
     return _vectorise(build, n_envs, seeds, vec_env_cls or SyncVectorEnv)
 
 
-def choose_backend(backend: str, env_id: str, env_kwargs: dict[str, Any] | None = None) -> str:
+def choose_backend(
+    backend: str, env_id: str, env_kwargs: dict[str, Any] | None = None, n_envs: int = 2
+) -> str:
     """'jax', 'envpool' or 'gymnasium' for an id.
 
     'auto' takes JAX where it matches Gymnasium's dynamics or Gymnasium has no such environment, else EnvPool
-    where it has the id, else Gymnasium; keyword arguments rule out what would not know them. Raises
-    UnknownEnvError with the nearest names.
+    where it has the id and there are several environments (one alone is faster without its threads), else
+    Gymnasium; keyword arguments rule out what would not know them. Raises UnknownEnvError with the nearest names.
     """
     if backend != "auto":
         return backend
     if has_jax_env(env_id) and (env_id not in JAX_TWINS or not env_kwargs):
         return "jax"
-    if not env_kwargs and has_envpool(env_id):
+    if n_envs > 1 and not env_kwargs and has_envpool(env_id):
         return "envpool"
     single_env(env_id, env_kwargs).close()
     return "gymnasium"

@@ -40,23 +40,37 @@ class HostRunner:
         self._learn = jax.jit(self._learn_chunk, donate_argnums=0)
         self._noise = jax.jit(algorithm.noise, static_argnums=(2, 3))
         self._act: Callable | None = None
+        self._row: PyTree = None
 
     # The acting part of the learner reaches the compiled function as a flat tuple of leaves: flattening nested
-    # modules at every step would cost more than the small network itself.
+    # modules at every step would cost more than the small network itself. What only `learn` needs of a step is
+    # written into `record` [T, N, ...] on the device: handing it over row by row would cost as much again.
     def _compile_act(self, acting: PyTree) -> Callable:
         tree = jax.tree.structure(acting)
 
-        def act(leaves, memory, first, obs, mask, noise, t):
+        def act(leaves, record, memory, first, obs, mask, noise, t):
             acting = jax.tree.unflatten(tree, leaves)
             if memory is not None:
                 memory = zero_where(first, memory)
             xi = jax.lax.dynamic_index_in_dim(noise, t, keepdims=False)
-            return self.algorithm.act(acting, memory, obs, mask, xi)
+            action, log_prob, dist, memory = self.algorithm.act(acting, memory, obs, mask, xi)
+            rows = jax.tree.map(lambda r, x: r.at[t].set(x), record, (log_prob, dist))
+            return action, memory, rows
 
-        return jax.jit(act)
+        return jax.jit(act, donate_argnums=1)
 
-    def _learn_chunk(self, learner: PyTree, chunk: Chunk, iteration: jax.Array):
-        _, learn_key = iteration_keys(self.iteration_key, iteration)
+    def _record(self, acting: PyTree, rows: int) -> PyTree:
+        """Empty room for (log_prob, dist) of a chunk."""
+        if self._row is None:
+            step = lambda a, m, o, k: self.algorithm.act(
+                a, m, o, k, self.algorithm.noise(a, self.iteration_key, 1, self.num_envs)[0]
+            )
+            out = jax.eval_shape(step, acting, self._memory, self._obs, self._mask)
+            self._row = (out[1], out[2])
+        return jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), self._row)
+
+    def _learn_chunk(self, learner: PyTree, chunk: Chunk, key: jax.Array, iteration: jax.Array):
+        _, learn_key = iteration_keys(key, iteration)
         learner, metrics = self.algorithm.learn(learner, chunk, learn_key)
         return self.algorithm.observe(learner, chunk), metrics
 
@@ -99,9 +113,9 @@ class HostRunner:
         chunk, episodes = self._collect(self.rows, self.iteration)
         if self.stopped:
             return [self._report(chunk, episodes, {})]
-        self.learner, metrics = self._learn(self.learner, chunk, np.int32(self.iteration))
+        self.learner, metrics = self._learn(self.learner, chunk, self.iteration_key, np.int32(self.iteration))
         self.iteration += 1
-        report = self._report(chunk, episodes, {k: float(v) for k, v in metrics.items()})
+        report = self._report(chunk, episodes, {k: float(v) for k, v in jax.device_get(metrics).items()})
         if report.nonfinite:
             self.bad_chunk = chunk
         return [report]
@@ -138,17 +152,18 @@ class HostRunner:
             self._act = self._compile_act(acting)
         act, leaves = self._act, tuple(jax.tree.leaves(acting))
         noise = self._noise(acting, iteration_keys(self.iteration_key, iteration)[0], rows, self.num_envs)
+        record = self._record(acting, rows)
         carry0, alive = self._memory, np.ones(self.num_envs, bool)
         seen: list[tuple] = []
         steps: list[Step] = []
         for t in range(rows):
-            action, log_prob, dist, self._memory = act(
-                leaves, self._memory, self._first, self._obs, self._mask, noise, np.int32(t)
+            action, self._memory, record = act(
+                leaves, record, self._memory, self._first, self._obs, self._mask, noise, np.int32(t)
             )
             action = np.asarray(action)
             step = self.env.step(action)
             valid = alive if step.valid is None else alive & step.valid
-            seen.append((self._obs, action, log_prob, dist, self._mask, self._first, valid))
+            seen.append((self._obs, action, self._mask, self._first, valid))
             steps.append(step)
             done = step.terminated | step.truncated
             self._obs, self._mask = step.obs, step.mask
@@ -160,40 +175,61 @@ class HostRunner:
                 alive = alive & ~done
                 if not alive.any():
                     break
-        chunk = self._chunk(seen, steps, carry0, rows, whole)
+        chunk = self._chunk(seen, steps, record, carry0, rows, whole)
         return chunk, self._episodes(chunk)
 
-    def _chunk(self, seen: list[tuple], steps: list[Step], carry0: PyTree, rows: int, whole: bool) -> Chunk:
-        obs, action, log_prob, dist, mask, first, valid = jax.tree.map(lambda *x: np.stack(x), *seen)
-        step = jax.tree.map(lambda *x: np.stack(x), *(s._replace(valid=None) for s in steps))
+    def _chunk(
+        self, seen: list[tuple], steps: list[Step], record: PyTree, carry0: PyTree, rows: int, whole: bool
+    ) -> Chunk:
+        obs, action, mask, first, valid = map(_stack, zip(*seen, strict=True))
+        step = Step(*map(_stack, zip(*steps, strict=True)))
         check_chunk(obs, step.next_obs, step.reward, self._total_rows + 1)
         self._total_rows += len(steps)
-        truncated = step.truncated
+        truncated = step.truncated  # a fresh array: it may be written to
         if whole and len(steps) == rows:  # an episode longer than the chunk counts as truncated
             truncated[-1] |= valid[-1] & ~step.terminated[-1]
-        holes = whole or any(s.valid is not None for s in steps)
+        holes = whole or step.valid is not None
         chunk = Chunk(
             obs=obs, action=action, reward=step.reward, next_obs=step.next_obs, terminated=step.terminated,
-            truncated=truncated, valid=valid if holes else None, log_prob=log_prob, dist=dist, mask=mask,
-            next_mask=step.next_mask, carry0=carry0, first=first,
+            truncated=truncated, valid=valid if holes else None, mask=mask, next_mask=step.next_mask, first=first,
         )  # fmt: skip
         missing = rows - len(steps)
         if whole and missing:
             if isinstance(self.env, HostJax):
                 self.env.number += missing
             pad = lambda x: np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
-            padded = jax.tree.map(pad, dataclasses.replace(chunk, carry0=None))
-            chunk = dataclasses.replace(padded, carry0=carry0)
-        return chunk
+            chunk = jax.tree.map(pad, chunk)
+        log_prob, dist = record
+        return dataclasses.replace(chunk, log_prob=log_prob, dist=dist, carry0=carry0)
 
     def _episodes(self, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
         """Returns and lengths of the episodes that ended in the chunk; open ones are carried on."""
         valid = np.ones_like(chunk.terminated) if chunk.valid is None else chunk.valid
         done = (chunk.terminated | chunk.truncated) & valid
-        ep_return, ep_length = np.zeros(done.shape), np.zeros(done.shape, np.int64)
-        for t in range(len(done)):
-            self._ep_return += np.where(valid[t], chunk.reward[t], 0.0)
-            self._ep_length += valid[t]
-            ep_return[t], ep_length[t] = self._ep_return, self._ep_length
-            self._ep_return[done[t]], self._ep_length[done[t]] = 0.0, 0
+        totals = self._ep_return + np.cumsum(np.where(valid, chunk.reward, 0.0), axis=0, dtype=np.float64)
+        counts = self._ep_length + np.cumsum(valid, axis=0)
+        ep_return, ep_length = np.array(totals), np.array(counts)
+        before, length = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
+        for t, n in np.argwhere(done):
+            ep_return[t, n] -= before[n]
+            ep_length[t, n] -= length[n]
+            before[n], length[n] = totals[t, n], counts[t, n]
+        self._ep_return, self._ep_length = totals[-1] - before, counts[-1] - length
         return finished_episodes(np.asarray(done), ep_return, ep_length)
+
+
+def _stack(rows: Sequence[PyTree]) -> PyTree:
+    """T arrays (or pytrees of arrays, or None) `[N, ...]` → `[T, N, ...]`; None rows among arrays count as true."""
+    present = next((row for row in rows if row is not None), None)
+    if present is None:
+        return None
+    if any(row is None for row in rows):  # `valid` of an environment that marks only some steps
+        rows = [np.ones_like(present) if row is None else row for row in rows]
+    leaves, tree = jax.tree.flatten(present)
+    columns = [rows] if present is leaves[0] else zip(*map(jax.tree.leaves, rows), strict=True)
+    # One concatenation: np.stack first makes a view of each row.
+    stacked = [
+        np.concatenate([np.asarray(x) for x in column]).reshape(len(rows), *leaf.shape)
+        for column, leaf in zip(columns, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, stacked)

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from actrix.actors.answers import PPOKL, PPOClip, ScoreFunction
 from actrix.algorithms.actor_critic import ActorCritic
 from actrix.core.networks import NetworkConfig
+from actrix.core.normalize import Moments
 from actrix.core.types import Chunk, Spec
 from actrix.critics.answers import GAE, TD, Critic, MonteCarlo
 from actrix.envs.jax_envs import HostJax
@@ -237,18 +238,21 @@ def test_entropy_bonus():
     assert_same(step_taken(alg, learner, chunk)["pi"], want)
 
 
-@pytest.mark.parametrize("reference", ["uniform", "network"])
+@pytest.mark.parametrize("reference", ["uniform", "network", "with statistics"])
 @pytest.mark.parametrize("where", ["reward", "loss"])
 def test_kl_to_a_reference_policy(where, reference):
     """In the reward: ψ is the return of r − τ log π/π̄. In the loss: −τ∇KL(π ‖ π̄) beside the plain return."""
     tau = 0.4
     alg = algorithm(ref_kl_coef=tau, ref_kl_in=where)
     learner = start(alg)
-    net = start(alg, seed=5).acting.net if reference == "network" else None
-    learner = dataclasses.replace(learner, training=dataclasses.replace(learner.training, reference=net))
+    other = None if reference == "uniform" else start(alg, seed=5).acting
+    if reference == "with statistics":
+        other = dataclasses.replace(other, obs_moments=(Moments(jnp.full(2, 0.5), jnp.full(2, 4.0), 9.0),))
+    learner = dataclasses.replace(learner, training=dataclasses.replace(learner.training, reference=other))
     chunk = random_chunk(alg, learner, whole=True)
     w = truths(learner, chunk)
-    logits = jnp.zeros((T, N, 3)) if net is None else forward(weights(net)["pi"], chunk.obs)
+    seen = chunk.obs if reference != "with statistics" else (chunk.obs - 0.5) / np.sqrt(4.0 + 1e-8)
+    logits = jnp.zeros((T, N, 3)) if other is None else forward(weights(other.net)["pi"], seen)
     log_reference = jax.nn.log_softmax(logits)
     rows, columns = np.indices((T, N))
     if where == "reward":
@@ -353,7 +357,7 @@ def test_padding_influences_nothing(name):
 
     rows = dataclasses.replace(chunk, valid=None)
     other = dataclasses.replace(jax.tree.map(garble, rows), valid=chunk.valid)
-    run = jax.jit(lambda l, c: alg.observe(alg.learn(l, c, jax.random.key(0))[0], c))
+    run = jax.jit(lambda l, c: alg.learn(l, c, jax.random.key(0))[0])
     one, two = run(learner, chunk), run(learner, other)
     jax.tree.map(np.testing.assert_array_equal, one, two)
     assert float(one.training.steps) == chunk.valid.sum()
@@ -363,18 +367,19 @@ def test_padding_influences_nothing(name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("field", ["reward", "obs"])
-def test_a_non_finite_chunk_changes_no_parameter(name, field):
+def test_a_non_finite_chunk_changes_no_parameter(name, field, value):
     alg = VARIANTS[name]
     learner = start(alg)
     chunk = random_chunk(alg, learner, whole=True)
     bad = dataclasses.replace(chunk, **{field: np.array(getattr(chunk, field))})
-    getattr(bad, field)[0, 0] = np.nan
+    getattr(bad, field)[0, 0] = value
     run = jax.jit(lambda l, c: alg.learn(l, c, jax.random.key(0)))
     after, metrics = run(learner, bad)
     assert metrics["nonfinite"] == 1
-    after = alg.observe(after, bad)
-    kept = lambda l: (dataclasses.replace(l.training, update=0, steps=0, reward_scale=None), l.acting.net)
+    assert metrics["bad_row"] == 0
+    kept = lambda l: (dataclasses.replace(l.training, update=0, steps=0, steps_rest=0), l.acting)
     jax.tree.map(np.testing.assert_array_equal, kept(after), kept(learner))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(after))
     again, metrics = run(after, chunk)

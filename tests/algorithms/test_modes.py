@@ -1,16 +1,21 @@
 """The compiled and the host loop run the same algorithm: same actions, same parameters after two iterations."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import distance, small
 
 from actrix.algorithms.presets import PRESETS, composed, configure
 from actrix.envs.jax_envs import ClassicEnv, HostJax
-from actrix.envs.probes import InfiniteTimeLimit, Masked, TMaze
+from actrix.envs.probes import InfiniteTimeLimit, Masked, Probe, TMaze
 from actrix.run.compiled import CompiledRunner, collect
 from actrix.run.host import HostRunner
 from actrix.run.runner import iteration_keys
+from actrix.run.train import NonFiniteError, SeedRun
+from actrix.run.train import train as run_training
 
 CARTPOLE = ClassicEnv("CartPole-v1", max_episode_steps=12)
 PENDULUM = ClassicEnv("Pendulum-v1", max_episode_steps=12)
@@ -88,6 +93,39 @@ def test_seeds_together_equal_each_alone(count):
         for x, y in zip(jax.tree.leaves(learner), jax.tree.leaves(alone.learners[0]), strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
     assert distance(together.learners[0], together.learners[1]) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["reinforce", "a2c"])
+def test_every_seed_gets_its_budget_and_no_more(name):
+    """Episodes differ in length between seeds: each stops by its own count, as it would alone."""
+    algorithm, env = small(PRESETS[name].algorithm, n_steps=12), CARTPOLE
+    runs = [SeedRun(seed) for seed in range(3)]
+    together = CompiledRunner(algorithm, env, N, range(3))
+    run_training(together, runs, 2000)
+    for seed, learner in enumerate(together.learners):
+        alone, run = CompiledRunner(algorithm, env, N, [seed]), SeedRun(seed)
+        run_training(alone, [run], 2000)
+        assert (run.steps, run.iterations) == (runs[seed].steps, runs[seed].iterations)
+        assert 2000 <= run.steps < 2000 + 12 * N
+        assert distance(learner.acting, alone.learners[0].acting) < 1e-5
+
+
+def test_a_compiled_environment_that_gives_infinity_is_named():
+    env = _Infinite()
+    runner = CompiledRunner(small(PRESETS["ppo"].algorithm, normalize=True), env, N, [0])
+    with pytest.raises(
+        NonFiniteError, match=r"environment \d+ gave a non-finite reward or observation in row 5"
+    ):
+        run_training(runner, [SeedRun(0)], 5000, warm=False)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(runner.learners[0]))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Infinite(Probe):
+    """Reward ∞ at its sixth step."""
+
+    def _outcome(self, state, action):
+        return jnp.where(state.t == 5, jnp.inf, 1.0), jnp.zeros((), bool)
 
 
 def test_second_call_does_not_recompile():

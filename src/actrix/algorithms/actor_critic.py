@@ -43,7 +43,8 @@ class Training:
     beta: jax.Array
     baseline: pg.MovingAverage
     reward_scale: normalize.RewardScale | None
-    reference: PyTree
+    reference: Acting | None
+    """The policy to stay near, with its own frozen statistics; None = the uniform one."""
     update: jax.Array
     steps: jax.Array
     """Environment steps learned from, float32; `steps_rest` is what rounding left out of it (Kahan)."""
@@ -76,6 +77,8 @@ class Batch:
     value: jax.Array
     carry: PyTree = None
     """Memory before each sequence, `[1, items, hidden]`."""
+    reference_dist: PyTree = None
+    """The reference policy's distribution, where the loss has a KL to it."""
 
 
 def _count(training: Training, chunk: Chunk) -> Training:
@@ -87,16 +90,18 @@ def _count(training: Training, chunk: Chunk) -> Training:
     return dataclasses.replace(training, update=training.update + 1, steps=steps, steps_rest=rest)
 
 
-def _all_finite(chunk: Chunk) -> jax.Array:
-    """Whether every valid row's reward and observations are finite (the host loop says where they are not)."""
-    good = jnp.asarray(True)
+def _first_bad_row(chunk: Chunk) -> jax.Array:
+    """t·N + n of the first valid row with a non-finite reward or observation, or −1.
+
+    The host loop says which value it was before it learns; the compiled loop has only this.
+    """
+    good = jnp.ones(chunk.reward.shape, bool)
     for x in jax.tree.leaves((chunk.reward, chunk.obs, chunk.next_obs)):
         if jnp.issubdtype(x.dtype, jnp.floating):
-            ok = jnp.isfinite(x)
-            if chunk.valid is not None:
-                ok = ok | ~chunk.valid.reshape(chunk.valid.shape + (1,) * (x.ndim - 2))
-            good = good & jnp.all(ok)
-    return good
+            good &= jnp.all(jnp.isfinite(x), axis=tuple(range(2, x.ndim)))
+    if chunk.valid is not None:
+        good |= ~chunk.valid
+    return jnp.where(jnp.all(good), -1, jnp.argmin(good.reshape(-1))).astype(jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +141,7 @@ class ActorCritic:
     """'reward': the soft return Σγ^t(r_t − τ log π/π̄), which pays for future KL. 'loss': a penalty τ KL(π‖π̄)
     on the visited states only, another objective."""
     sequence_length: int | None = None
-    """Rows of a training sequence of a recurrent policy; None = gcd(n_steps, 64)."""
+    """Rows of a training sequence of a recurrent policy; None = the largest divisor of n_steps up to 64."""
     network: NetworkConfig = NetworkConfig()
 
     def __post_init__(self) -> None:
@@ -162,8 +167,10 @@ class ActorCritic:
             )
         return rows
 
-    def init(self, key: Key, spec: Spec, num_envs: int, reference: PyTree = None) -> Learner:
-        """A fresh learner; `reference` is a network to stay near (None = the uniform policy)."""
+    def init(self, key: Key, spec: Spec, num_envs: int, reference: Acting | None = None) -> Learner:
+        """A fresh learner; `reference` is a policy to stay near (None = the uniform one)."""
+        if reference is not None and reference.net.recurrent:
+            raise ValueError("reference: a recurrent policy cannot be the reference; give a feed-forward one.")
         if self.ref_kl_coef and reference is None and isinstance(spec.action_space, spaces.Box):
             raise ValueError(
                 "ref_kl_coef: the uniform reference is improper on a Box; give a policy as reference."
@@ -224,17 +231,17 @@ class ActorCritic:
     # ------------------------------------------------------------------ learning
 
     def learn(self, learner: Learner, chunk: Chunk, key: Key) -> tuple[Learner, dict[str, jax.Array]]:
-        """Fit critic and actor to one chunk; returns the new learner and scalar metrics.
+        """Fit critic and actor to one chunk, then move the statistics; returns the new learner and metrics.
 
         A non-finite result keeps the old parameters and sets the metric 'nonfinite' to 1.
         """
         acting, training = learner.acting, learner.training
-        progress = training.steps / training.total_steps
-        raw, chunk = chunk, self._prepare(learner, chunk)
+        progress = jnp.minimum(training.steps / training.total_steps, 1.0)
+        raw, (chunk, reference) = chunk, self._prepare(learner, chunk)
         theta, unflatten = flatten(acting.net)
 
         def estimate(theta: jax.Array) -> Batch:
-            return self._estimate(unflatten(theta), training, chunk)
+            return self._estimate(unflatten(theta), training, chunk, reference)
 
         def loss(theta: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
             return self._loss(unflatten(theta), training, progress, batch)
@@ -255,21 +262,27 @@ class ActorCritic:
                 critic_loss, again, new, critic_opt_state, rate_v, passes, key
             )
 
-        finite = jnp.isfinite(jnp.sum(new)) & jnp.isfinite(metrics["train/loss"]) & _all_finite(raw)
+        bad_row = _first_bad_row(raw)
+        finite = jnp.isfinite(jnp.sum(new)) & jnp.isfinite(metrics["train/loss"]) & (bad_row < 0)
         net = unflatten(jnp.where(finite, new, theta))
+        seen = self.observe(learner, raw)  # the statistics move only now, after the losses that used them
+        moments, new_moments = acting.obs_moments, seen.acting.obs_moments
         fresh = dict(
+            reward_scale=seen.training.reward_scale,
             opt_state=opt_state,
             critic_opt_state=critic_opt_state,
             beta=self._next_beta(net, training.beta, batch),
             baseline=self._next_baseline(training.baseline, chunk),
         )
-        kept = {
-            name: jax.tree.map(lambda f, o: jnp.where(finite, f, o), value, getattr(training, name))
-            for name, value in fresh.items()
-        }
+
+        def keep(new: PyTree, old: PyTree) -> PyTree:
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        kept = {name: keep(value, getattr(training, name)) for name, value in fresh.items()}
         training = dataclasses.replace(_count(training, chunk), **kept)
         metrics |= {
             "nonfinite": 1.0 - finite,
+            "bad_row": bad_row,
             "train/learning_rate": jnp.asarray(rate),
             "train/explained_variance": pg.explained_variance(batch.value, batch.target, batch.valid),
             "train/n_updates": training.update * self.n_epochs,
@@ -278,7 +291,7 @@ class ActorCritic:
             metrics["train/std"] = jnp.mean(jnp.exp(net.log_std))
         if isinstance(self.actor, PPOKL):
             metrics["train/beta"] = training.beta
-        return Learner(dataclasses.replace(acting, net=net), training), metrics
+        return Learner(Acting(net, keep(new_moments, moments)), training), metrics
 
     def _fit(self, loss, estimate, theta, opt_state, rate, epochs, key):
         """`epochs` passes of minibatch descent on loss(θ, batch); metrics are means over the minibatches."""
@@ -325,7 +338,7 @@ class ActorCritic:
         entropy = pg.masked_mean(out.dist.entropy(), batch.valid)
         loss = policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy
         if self.ref_kl_coef and self.ref_kl_in == "loss":
-            kl = out.dist.kl(self._reference(training.reference, batch.obs, batch.mask, out.dist))
+            kl = out.dist.kl(batch.reference_dist)
             loss -= pg.masked_mean(pg.kl_penalty(kl=kl, tau=self.ref_kl_coef), batch.valid)
             metrics["train/reference_kl"] = pg.masked_mean(kl, batch.valid)
         metrics |= {
@@ -357,21 +370,24 @@ class ActorCritic:
 
     # ------------------------------------------------------------------ estimates
 
-    def _prepare(self, learner: Learner, chunk: Chunk) -> Chunk:
-        """Normalise observations and rewards by the statistics the policy acted with; charge the KL."""
+    def _prepare(self, learner: Learner, chunk: Chunk) -> tuple[Chunk, PyTree]:
+        """Normalise observations and rewards by the statistics the policy acted with; charge the KL.
+
+        Also returns the reference policy's distribution where there is a KL to it.
+        """
         moments, training = learner.acting.obs_moments, learner.training
         obs = normalize.normalize_observation(moments, chunk.obs, self.clip_obs)
         next_obs = normalize.normalize_observation(moments, chunk.next_obs, self.clip_obs)
         reward = chunk.reward
         if training.reward_scale is not None:
             reward = normalize.scale_reward(training.reward_scale, reward, self.clip_reward)
-        if self.ref_kl_coef and self.ref_kl_in == "reward":
-            reference = self._reference(training.reference, obs, chunk.mask, chunk.dist)
+        reference = self._reference(training.reference, chunk) if self.ref_kl_coef else None
+        if reference is not None and self.ref_kl_in == "reward":
             log_ratio = chunk.log_prob - reference.log_prob(self._flat(chunk.action, learner.acting.net))
             reward = pg.kl_reward(reward=reward, kl=log_ratio, tau=self.ref_kl_coef)
-        return dataclasses.replace(chunk, obs=obs, next_obs=next_obs, reward=reward)
+        return dataclasses.replace(chunk, obs=obs, next_obs=next_obs, reward=reward), reference
 
-    def _estimate(self, net: Any, training: Training, chunk: Chunk) -> Batch:
+    def _estimate(self, net: Any, training: Training, chunk: Chunk, reference: PyTree) -> Batch:
         """Values, targets and ψ of every row, cut into training sequences."""
         out, after = unroll(net, chunk.obs, chunk.first, chunk.carry0, chunk.mask)
         if net.recurrent:  # one more cell step from the memory after each row
@@ -391,6 +407,7 @@ class ActorCritic:
         batch = Batch(
             chunk.obs, action, chunk.log_prob, chunk.dist if self._keeps_dist else None, chunk.mask, chunk.valid,
             chunk.first if net.recurrent else None, psi, target, self._fitted(out, action),
+            reference_dist=reference if self.ref_kl_in == "loss" else None,
         )  # fmt: skip
         batch = jax.lax.stop_gradient(batch)
         if not net.recurrent:
@@ -462,17 +479,18 @@ class ActorCritic:
             return jnp.take_along_axis(out.value, action[..., None], axis=-1)[..., 0]
         return self._state_value(out)
 
-    def _reference(self, reference: Any, obs: PyTree, mask: jax.Array | None, dist: Any) -> Any:
+    def _reference(self, reference: Acting | None, chunk: Chunk) -> Any:
+        """The reference policy's distribution at raw observations, normalised by its own statistics."""
         if reference is None:
-            return dist.uniform()
-        axes = dist.entropy().ndim
-        return jax.lax.stop_gradient(apply(reference, obs, None, mask, axes)[0].dist)
+            return chunk.dist.uniform()
+        obs = normalize.normalize_observation(reference.obs_moments, chunk.obs, self.clip_obs)
+        return jax.lax.stop_gradient(unroll(reference.net, obs, None, None, chunk.mask)[0].dist)
 
     def _next_beta(self, net: Any, beta: jax.Array, batch: Batch) -> jax.Array:
         if not isinstance(self.actor, PPOKL):
             return beta
         kl = pg.masked_mean(batch.dist.kl(self._outputs(net, batch).dist), batch.valid)
-        return pg.adapt_beta(beta, kl, self.actor.kl_target)
+        return jnp.clip(pg.adapt_beta(beta, kl, self.actor.kl_target), 1e-6, 1e6)  # never stuck at 0 or ∞
 
     def _next_baseline(self, baseline: pg.MovingAverage, chunk: Chunk) -> pg.MovingAverage:
         if self.actor.psi != "moving-average":

@@ -44,5 +44,5 @@ def set_up() -> None:
     cache = os.environ.get("ACTRIX_CACHE_DIR", platformdirs.user_cache_dir("actrix"))
     if cache and not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -14,7 +14,15 @@ from actrix.core.networks import zero_where
 from actrix.core.types import Chunk, Key, PyTree, record
 from actrix.envs.base import JaxEnv, step_keys
 from actrix.envs.jax_envs import vector_reset, vector_step
-from actrix.run.runner import WARM_UP, Report, finished_episodes, iteration_keys, run_keys, warm_up_rows
+from actrix.run.runner import (
+    WARM_UP,
+    Report,
+    finished_episodes,
+    iteration_keys,
+    report,
+    run_keys,
+    warm_up_rows,
+)
 
 SEGMENT_ROWS = 1 << 20
 """Largest number of rows in a segment, so that the record of finished episodes stays small."""
@@ -123,6 +131,7 @@ class CompiledRunner:
         # Seeds are sharded evenly over the devices: copies of the last one, which never run, fill up.
         self.shards = min(len(jax.local_devices()), len(self.seeds))
         self.idle = -len(self.seeds) % self.shards
+        self._first_reset = jax.jit(lambda key, net: reset(env, num_envs, key, jnp.uint32(0), net))
         states = [self._initial(seed, reference) for seed in self.seeds]
         self.state = self._stack(states)
         self._segment: Any = None
@@ -130,9 +139,7 @@ class CompiledRunner:
     def _initial(self, seed: int, reference: Any) -> TrainState:
         init_key, env_key, iteration_key = run_keys(seed)
         learner = self.algorithm.init(init_key, self.spec, self.num_envs, reference)
-        carry = jax.jit(lambda key: reset(self.env, self.num_envs, key, jnp.uint32(0), learner.acting.net))(
-            env_key
-        )
+        carry = self._first_reset(env_key, learner.acting.net)
         return TrainState(learner, carry, env_key, iteration_key, jnp.zeros((), jnp.int32))
 
     @property
@@ -141,12 +148,10 @@ class CompiledRunner:
         learner = jax.device_get(self.state.learner)
         return [jax.tree.map(lambda x, i=i: jnp.array(x[i]), learner) for i in range(len(self.seeds))]
 
-    def set_learners(self, learners: Sequence[Any], iteration: int) -> None:
-        """Go on from these learners (a resumed run, a warm start)."""
-        count = len(self.seeds) + self.idle
-        self.state = dataclasses.replace(
-            self.state, learner=self._stack(learners), iteration=jnp.full(count, iteration, jnp.int32)
-        )
+    def set_learners(self, learners: Sequence[Any], iterations: Sequence[int]) -> None:
+        """Go on from these learners (a resumed run, a warm start) after so many iterations of each."""
+        done = self._stack([jnp.asarray(n, jnp.int32) for n in iterations])
+        self.state = dataclasses.replace(self.state, learner=self._stack(learners), iteration=done)
 
     def _stack(self, trees: Sequence[Any]) -> Any:
         return jax.tree.map(lambda *x: jnp.stack(x), *trees, *[trees[-1]] * self.idle)
@@ -198,17 +203,16 @@ class CompiledRunner:
             return dataclasses.replace(state, learner=learner, env=carry), ({}, episodes, _valid_rows(chunk))
 
         self.state, out = jax.jit(lambda state: jax.lax.map(one, state))(self.state)
-        return self._reports(jax.tree.map(lambda x: np.asarray(x)[:, None], out), 1)
+        return self._reports(jax.tree.map(lambda x: x[:, None], out), np.ones(len(self.seeds), np.int32))
 
-    def advance(self, iterations: int) -> list[Report]:
-        """Run `iterations` ≤ `capacity` iterations of every seed; one report per seed."""
+    def advance(self, iterations: int | Sequence[int]) -> list[Report]:
+        """Run so many iterations, ≤ `capacity`, of every seed (or of each its own number); one report per seed."""
         if self._segment is None:
             self._segment = self._compile()
-        count = len(self.seeds)
-        each = np.where(np.arange(count + self.idle) < count, iterations, 0).astype(np.int32)
+        each = np.zeros(len(self.seeds) + self.idle, np.int32)
+        each[: len(self.seeds)] = iterations
         self.state, out = self._segment(self.state, each)
-        out = jax.tree.map(lambda x: np.asarray(x)[:, :iterations], out)
-        return self._reports(out, iterations)
+        return self._reports(out, each)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -219,7 +223,6 @@ class CompiledRunner:
             self.algorithm, state.learner.acting, self.env, state.env, state.env_key, noise_key, self.rows
         )
         learner, metrics = self.algorithm.learn(state.learner, chunk, learn_key)
-        learner = self.algorithm.observe(learner, chunk)
         state = TrainState(learner, carry, state.env_key, state.iteration_key, state.iteration + 1)
         return state, (metrics, episodes, _valid_rows(chunk))
 
@@ -249,16 +252,13 @@ class CompiledRunner:
         sharded = jax.shard_map(many, mesh=mesh, in_specs=(axis, axis), out_specs=axis, check_vma=False)
         return jax.jit(sharded, donate_argnums=0)
 
-    def _reports(self, out: tuple, iterations: int) -> list[Report]:
-        metrics, episodes, steps = out
+    def _reports(self, out: tuple, each: np.ndarray) -> list[Report]:
+        out = jax.device_get(out)
         reports = []
         for i in range(len(self.seeds)):
-            returns, lengths = finished_episodes(
-                episodes.done[i], episodes.ep_return[i], episodes.ep_length[i]
-            )
-            means = {k: float(np.mean(v[i])) for k, v in metrics.items()}
-            nonfinite = means.pop("nonfinite", 0.0) > 0
-            reports.append(Report(int(np.sum(steps[i])), iterations, means, returns, lengths, nonfinite))
+            metrics, episodes, steps = jax.tree.map(lambda x, i=i: x[i, : each[i]], out)
+            returns, lengths = finished_episodes(episodes.done, episodes.ep_return, episodes.ep_length)
+            reports.append(report(int(np.sum(steps)), int(each[i]), metrics, returns, lengths))
         return reports
 
 

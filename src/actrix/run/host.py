@@ -15,7 +15,15 @@ from actrix.core.types import Chunk, PyTree
 from actrix.envs.base import HostEnv, Step
 from actrix.envs.guard import check_chunk
 from actrix.envs.jax_envs import HostJax
-from actrix.run.runner import WARM_UP, Report, finished_episodes, iteration_keys, run_keys, warm_up_rows
+from actrix.run.runner import (
+    WARM_UP,
+    Report,
+    finished_episodes,
+    iteration_keys,
+    report,
+    run_keys,
+    warm_up_rows,
+)
 
 
 class HostRunner:
@@ -71,18 +79,17 @@ class HostRunner:
 
     def _learn_chunk(self, learner: PyTree, chunk: Chunk, key: jax.Array, iteration: jax.Array):
         _, learn_key = iteration_keys(key, iteration)
-        learner, metrics = self.algorithm.learn(learner, chunk, learn_key)
-        return self.algorithm.observe(learner, chunk), metrics
+        return self.algorithm.learn(learner, chunk, learn_key)
 
     @property
     def learners(self) -> list[Any]:
         """A copy of the learner (the loop's own is donated to the next update)."""
         return [jax.tree.map(jnp.array, self.learner)]
 
-    def set_learners(self, learners: list[Any], iteration: int) -> None:
+    def set_learners(self, learners: Sequence[Any], iterations: Sequence[int]) -> None:
         """Go on from this learner (a resumed run, a warm start)."""
         self.learner = jax.tree.map(jnp.array, learners[0])
-        self.iteration = iteration
+        (self.iteration,) = iterations
 
     def set_total_steps(self, total: int) -> None:
         """The budget that schedules run over."""
@@ -104,29 +111,26 @@ class HostRunner:
         """Fill the running statistics with one short chunk that is not learned from; [] where there are none."""
         if not self.warm_up:
             return []
+        on_step, self.on_step = self.on_step, None  # callbacks see training only
         chunk, episodes = self._collect(self.warm_up, WARM_UP)
+        self.on_step = on_step
         self.learner = jax.jit(self.algorithm.observe)(self.learner, chunk)
-        return [self._report(chunk, episodes, {})]
+        return [report(_valid_rows(chunk), 1, {}, *episodes)]
 
-    def advance(self, iterations: int = 1) -> list[Report]:
-        """One chunk and one update; returns one report in a list."""
+    def advance(self, iterations: int | Sequence[int] = 1) -> list[Report]:
+        """One chunk and one update (`iterations` may say no more); returns one report in a list."""
         chunk, episodes = self._collect(self.rows, self.iteration)
         if self.stopped:
-            return [self._report(chunk, episodes, {})]
+            return [report(_valid_rows(chunk), 0, {}, *episodes)]
         self.learner, metrics = self._learn(self.learner, chunk, self.iteration_key, np.int32(self.iteration))
         self.iteration += 1
-        report = self._report(chunk, episodes, {k: float(v) for k, v in jax.device_get(metrics).items()})
-        if report.nonfinite:
+        out = report(_valid_rows(chunk), 1, jax.device_get(metrics), *episodes)
+        if out.nonfinite:
             self.bad_chunk = chunk
-        return [report]
+        return [out]
 
     def close(self) -> None:
         self.env.close()
-
-    def _report(self, chunk: Chunk, episodes: tuple, metrics: dict[str, float]) -> Report:
-        steps = int(chunk.reward.size if chunk.valid is None else np.sum(chunk.valid))
-        nonfinite = metrics.pop("nonfinite", 0.0) > 0
-        return Report(steps, 1, metrics, episodes[0], episodes[1], nonfinite)
 
     def _start(self) -> None:
         if isinstance(self.env, HostJax):  # the very episodes of the compiled loop
@@ -216,6 +220,10 @@ class HostRunner:
             before[n], length[n] = totals[t, n], counts[t, n]
         self._ep_return, self._ep_length = totals[-1] - before, counts[-1] - length
         return finished_episodes(np.asarray(done), ep_return, ep_length)
+
+
+def _valid_rows(chunk: Chunk) -> int:
+    return int(chunk.reward.size if chunk.valid is None else np.sum(chunk.valid))
 
 
 def _stack(rows: Sequence[PyTree]) -> PyTree:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -48,6 +49,8 @@ class Report:
     ep_lengths: np.ndarray
     """The episodes that ended, in order of time."""
     nonfinite: bool = False
+    bad_row: int | None = None
+    """t·N + n of the first row whose reward or observation was not finite."""
 
 
 def finished_episodes(
@@ -55,3 +58,15 @@ def finished_episodes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns and lengths of the episodes that ended in `[..., T, N]` arrays, earliest first."""
     return ep_return[done].astype(np.float64), ep_length[done].astype(np.int64)
+
+
+def report(
+    steps: int, iterations: int, metrics: dict[str, Any], ep_returns: np.ndarray, ep_lengths: np.ndarray
+) -> Report:
+    """A `Report` from metrics `[iterations]` (or scalars) as `learn` returns them."""
+    values = {name: np.atleast_1d(np.asarray(value)) for name, value in metrics.items()}
+    nonfinite = bool(np.any(values.pop("nonfinite", np.zeros(1)) > 0))
+    rows = values.pop("bad_row", np.full(1, -1))
+    bad_row = int(rows[rows >= 0][0]) if np.any(rows >= 0) else None
+    means = {name: float(np.mean(value)) for name, value in values.items() if value.size}
+    return Report(steps, iterations, means, ep_returns, ep_lengths, nonfinite, bad_row)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -97,34 +99,65 @@ def train(
             run.add(dataclasses.replace(report, iterations=0))
     chunk = runner.rows * runner.num_envs
     ahead, updates = 1, 0
-    while runs[0].steps < total_steps:
-        left = max(1, math.ceil((total_steps - max(r.steps for r in runs)) / chunk))
-        if runner.algorithm.whole_episodes:  # a chunk of episodes may hold fewer steps than its rows
-            left = max(1, left // 2)
-        count = min(ahead, runner.capacity, left)
-        tick = time.monotonic()
-        reports = runner.advance(count)
-        seconds = time.monotonic() - tick
-        for run, report in zip(runs, reports, strict=True):
-            run.add(report)
-        updates += 1
-        _log(runs, begun, start_steps, updates % log_interval == 0, display)
-        bad = [run.seed for run, report in zip(runs, reports, strict=True) if report.nonfinite]
-        if bad:
-            raise NonFiniteError(_describe(runner, runs, bad))
-        if on_update is not None and not on_update():
-            return False
-        if getattr(runner, "stopped", False):
-            return False
-        if checkpoint_seconds is not None and time.monotonic() - saved > checkpoint_seconds:
-            save_checkpoints(runner, runs)
-            saved = time.monotonic()
-        if updates > 1:  # the first call compiled
-            iterations = math.ceil(total_steps / chunk)
-            ahead = max(
-                1, min(round(count * SEGMENT_SECONDS / max(seconds, 1e-4)), iterations // 100, 2 * count)
-            )
+    with _DeferredInterrupt() as interrupt:
+        while any(run.steps < total_steps for run in runs):
+            # A chunk holds at most `chunk` steps (whole episodes: fewer), so no seed overshoots by more than one.
+            counts = [
+                min(ahead, runner.capacity, max(0, math.ceil((total_steps - r.steps) / chunk))) for r in runs
+            ]
+            tick = time.monotonic()
+            reports = runner.advance(counts)
+            seconds = time.monotonic() - tick
+            going = [(run, report) for run, report, n in zip(runs, reports, counts, strict=True) if n]
+            for run, report in going:
+                run.add(report)
+            updates += 1
+            _log(runs, [run for run, _ in going], begun, start_steps, updates % log_interval == 0, display)
+            bad = [(run, report) for run, report in going if report.nonfinite]
+            if bad:
+                raise NonFiniteError(_describe(runner, *bad[0]))
+            if on_update is not None and not on_update():
+                return False
+            if getattr(runner, "stopped", False):
+                return False
+            interrupt.check()
+            if checkpoint_seconds is not None and time.monotonic() - saved > checkpoint_seconds:
+                save_checkpoints(runner, runs)
+                saved = time.monotonic()
+            if updates > 1:  # the first call compiled
+                iterations = math.ceil(total_steps / chunk)
+                fitting = round(max(counts) * SEGMENT_SECONDS / max(seconds, 1e-4))
+                ahead = max(1, min(fitting, iterations // 100, 2 * max(counts)))
     return True
+
+
+class _DeferredInterrupt:
+    """Ctrl-C is raised between segments: raised inside one, it could lose the state the segment was given.
+
+    A second Ctrl-C is raised at once. A handler that somebody installed stays in charge.
+    """
+
+    def __enter__(self) -> _DeferredInterrupt:
+        self._pending = False
+        main = threading.current_thread() is threading.main_thread()
+        self._ours = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._ours:
+            signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _handle(self, *_: Any) -> None:
+        if self._pending:
+            raise KeyboardInterrupt
+        self._pending = True
+
+    def check(self) -> None:
+        """Raise the Ctrl-C that came meanwhile."""
+        if self._pending:
+            raise KeyboardInterrupt
 
 
 def save_checkpoints(runner: Any, runs: Sequence[SeedRun]) -> None:
@@ -134,9 +167,11 @@ def save_checkpoints(runner: Any, runs: Sequence[SeedRun]) -> None:
             checkpoint.save(run.folder / "checkpoints", learner, run.counters)
 
 
-def _log(runs: Sequence[SeedRun], begun: float, start: int, write: bool, display: Any) -> None:
+def _log(
+    runs: Sequence[SeedRun], going: Sequence[SeedRun], begun: float, start: int, write: bool, display: Any
+) -> None:
     elapsed = time.monotonic() - begun
-    for run in runs:
+    for run in going:
         values = {
             **run.metrics,
             "time/fps": (run.steps - start) / max(elapsed, 1e-9),
@@ -151,10 +186,16 @@ def _log(runs: Sequence[SeedRun], begun: float, start: int, write: bool, display
             display.update(run.steps, values, seed=run.seed if len(runs) > 1 else None)
 
 
-def _describe(runner: Any, runs: Sequence[SeedRun], bad: list[int]) -> str:
-    where = f"seed {bad[0]}, around environment step {runs[0].steps}"
+def _describe(runner: Any, run: SeedRun, report: Report) -> str:
+    where = f"seed {run.seed}, around environment step {run.steps}"
+    if report.bad_row is not None:  # the host loop would have named the value before it came here
+        t, n = divmod(report.bad_row, runner.num_envs)
+        return (
+            f"environment {n} gave a non-finite reward or observation in row {t} of a chunk of {runner.rows} "
+            f"({where}); the parameters before it were kept."
+        )
     text = f"the update became non-finite ({where}); the parameters before it were kept."
-    chunk, folder = getattr(runner, "bad_chunk", None), runs[0].folder
+    chunk, folder = getattr(runner, "bad_chunk", None), run.folder
     if chunk is not None and folder is not None:
         path = folder / "nonfinite_batch.npz"
         with replacing(path) as temporary, open(temporary, "wb") as file:

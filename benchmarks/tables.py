@@ -1,0 +1,128 @@
+"""Write the measured tables into docs/benchmarks.md and README.md from results.jsonl and speed.jsonl.
+
+python benchmarks/tables.py            # rewrite
+python benchmarks/tables.py --curves   # also draw docs/results/*.png from runs/returns
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+RUNS = HERE.parent / "runs" / "returns"
+
+SPEED_TITLES = {
+    "ppo-cartpole-compiled/sb3": ("PPO CartPole, 8×256, 10 epochs, batch 64, compiled", "Stable-Baselines3"),
+    "ppo-cartpole-compiled/rejax": ("the same", "rejax"),
+    "ppo-cartpole-host/sb3": ("the same, host loop (EnvPool)", "Stable-Baselines3"),
+    "ppo-lander-best/sb3": ("PPO LunarLander, 16×1024, 4 epochs, host loop (EnvPool)", "Stable-Baselines3"),
+    "ppo-lander-gymnasium/sb3": ("the same, Gymnasium's synchronous environments", "Stable-Baselines3"),
+    "ppo-lander-best/ceiling": (
+        "PPO LunarLander, host loop (EnvPool)",
+        "its environments with random actions",
+    ),
+    "ppo-cheetah/sb3": ("PPO HalfCheetah, 1×2048, 10 epochs, host loop", "Stable-Baselines3"),
+    "ppo-two-seeds/one-seed": ("two seeds at once, compiled: time", "one seed"),
+    "ppo-first-update-warm/cold": (
+        "process start to first update, warm compilation cache: time",
+        "cold cache",
+    ),
+    "ppo-lander-memory-gib": ("peak resident memory of PPO LunarLander, host loop (GiB)", "—"),
+}
+
+
+def newest(path: Path, key: str) -> dict[str, dict[str, Any]]:
+    """The last row of each name."""
+    rows = (
+        [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+    )
+    return {row[key]: row for row in rows}
+
+
+def speed_table(rows: dict[str, dict[str, Any]]) -> str:
+    """Markdown of the speed ratios, in the order above."""
+    lines = ["| job | against | ratio | bar | pairs |", "|---|---|---|---|---|"]
+    for name, (job, against) in SPEED_TITLES.items():
+        if name in rows:
+            r = rows[name]
+            sign = "≤" if r["lower_is_better"] else "≥"
+            met = "" if r["met"] else " (missed)"
+            unit = "" if against == "—" else "×"
+            pairs = ", ".join(f"{x:.2f}" for x in r["ratios"])
+            lines.append(
+                f"| {job} | {against} | **{r['ratio']:.2f}{unit}** | {sign} {r['bar']:g}{met} | {pairs} |"
+            )
+    return "\n".join(lines)
+
+
+def returns_table(rows: dict[str, dict[str, Any]], composed: bool) -> str:
+    """Markdown of the learning results."""
+    lines = ["| algorithm | environment | steps | return | bar | per seed |", "|---|---|---|---|---|---|"]
+    for name, r in rows.items():
+        if (r["algorithm"] == "actor-critic") != composed:
+            continue
+        what = f"`{r['critic']}` × `{r['actor']}`" if composed else r["algorithm"]
+        env = r["env"] + (" without velocities, LSTM" if "positions" in name else "")
+        if r["iqm"] is None:
+            figure, value = ", ".join(f"{x:.1f}" for x in r["per_seed"]), r["mean"]
+        else:
+            figure, value = f"**{r['iqm']:.1f}** [{r['low']:.1f}, {r['high']:.1f}]", r["iqm"]
+        met = "" if r["bar"] is None or value >= r["bar"] else " (missed)"
+        each = ", ".join(f"{x:.1f}" for x in r["per_seed"])
+        lines.append(f"| {what} | {env} | {r['steps']:,} | {figure} | {r['bar']:g}{met} | {each} |")
+    return "\n".join(lines)
+
+
+def provenance(rows: dict[str, dict[str, Any]]) -> str:
+    """When and with what the rows were measured."""
+    if not rows:
+        return ""
+    row = next(iter(rows.values()))
+    dates = sorted({r["date"] for r in rows.values()})
+    versions = row.get("versions") or row["ours"]["versions"]
+    listed = ", ".join(f"{k} {v}" for k, v in versions.items())
+    return f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} on {row['machine']}, with {listed}."
+
+
+def replace(path: Path, name: str, text: str) -> None:
+    """Put `text` between the markers `<!-- name:begin -->` and `<!-- name:end -->`."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    content = path.read_text()
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    assert pattern.search(content), f"{path} has no {begin}"
+    path.write_text(pattern.sub(lambda _: f"{begin}\n{text}\n{end}", content))
+
+
+def curves(rows: dict[str, dict[str, Any]]) -> None:
+    """One picture per preset: its seeds on the environment it was recorded on."""
+    from actrix.run.plot import plot_run
+
+    out = DOCS / "results"
+    out.mkdir(exist_ok=True)
+    for name, row in rows.items():
+        folder = RUNS / name.replace(":", "_").replace("+", "-").replace("/", "-")
+        if row["algorithm"] != "actor-critic" and (folder / "config.json").exists():
+            plot_run([folder / f"seed-{s}" for s in row["seeds"]], out / f"{name}.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--curves", action="store_true")
+    args = parser.parse_args()
+    speed, results = newest(HERE / "speed.jsonl", "name"), newest(HERE / "results.jsonl", "job")
+    page = DOCS / "benchmarks.md"
+    replace(page, "speed", f"{speed_table(speed)}\n\n{provenance(speed)}")
+    replace(page, "returns", f"{returns_table(results, False)}\n\n{provenance(results)}")
+    replace(page, "compositions", returns_table(results, True))
+    replace(HERE.parent / "README.md", "speed", speed_table(speed))
+    if args.curves:
+        curves(results)
+
+
+if __name__ == "__main__":
+    main()

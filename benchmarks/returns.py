@@ -78,8 +78,6 @@ JOBS = [
     Job("CartPole-v1", 500_000, 475, "qac"),
     Job("CartPole-v1", 500_000, 475, "tdac"),
     Job("CartPole-v1", 500_000, 475, "ppo-kl"),
-    Job("Breakout-MinAtar", 2_000_000, 10, "ppo"),
-    Job("HalfCheetah-v5", 1_000_000, 5700, "ppo", seeds=(10, 11), episodes=20),
     Job(
         "CartPole-v1",
         500_000,
@@ -111,6 +109,8 @@ JOBS = [
     composition("none", "score:moving-average"),
     composition("none", "score:optimal"),
     composition("q-n-step:5", "score:advantage"),
+    Job("Breakout-MinAtar", 2_000_000, 10, "ppo", seeds=(10, 11)),
+    Job("HalfCheetah-v5", 1_000_000, 5700, "ppo", seeds=(10,), episodes=20),
 ]
 
 
@@ -121,14 +121,18 @@ def train_by_id(job: Job) -> tuple[experiment.RunConfig, dict[int, np.ndarray], 
         job.algorithm, job.env_id, critic=job.critic, actor=job.actor, steps=job.steps, seeds=job.seeds,
         settings=dict(job.settings), n_envs=job.n_envs, policy=job.policy,
     )  # fmt: skip
-    begun = (folder / "config.json").exists()
-    results = experiment.resume(folder) if begun else experiment.start(config, folder)
-    if not results.finished:
-        raise KeyboardInterrupt
+    finished = all((path / "evaluation.json").exists() for path, _ in experiment.seed_folders(folder, config))
+    seconds = 0.0  # of a run that had finished before: not known
+    if not finished:
+        begun = (folder / "config.json").exists()
+        results = experiment.resume(folder) if begun else experiment.start(config, folder)
+        if not results.finished:
+            raise KeyboardInterrupt
+        seconds = results.seconds
     returns = {}
     for path, seed in experiment.seed_folders(folder, config):
         returns[seed] = experiment.evaluate_model(Model.load(path), job.episodes, seed)[0]
-    return config, returns, results.seconds
+    return config, returns, seconds
 
 
 def train_without_velocities(job: Job) -> tuple[experiment.RunConfig, dict[int, np.ndarray], float]:

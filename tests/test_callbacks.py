@@ -98,6 +98,41 @@ def test_every_hook_runs_and_steps_are_counted():
     assert compiled.seen == sorted(compiled.seen)
 
 
+@both
+def test_steps_are_counted_once_with_a_warm_up(mode):
+    """The warm-up chunk of the statistics counts, once; callbacks run in training only."""
+    model, count = make(mode, normalize=True), Count()
+    model.learn(3 * CHUNK, callback=count)
+    assert count.seen == sorted(set(count.seen))
+    assert count.seen[-1] == model.num_timesteps == 3 * CHUNK
+    assert count.seen[0] > model.runner.warm_up * 4
+
+
+def test_every_callback_of_a_list_is_called():
+    count = Count()
+    make().learn(10 * CHUNK, callback=[lambda *_: False, count])
+    assert count.seen == [4]
+
+
+def test_callbacks_see_the_parameters_of_now():
+    """The acting part is copied once per update, not per step; what a callback reads is never stale."""
+    model, seen = make(normalize=True), []
+    model.learn(3 * CHUNK, callback=lambda *_: seen.append(model.acting))
+    assert len(seen) == 16
+    assert len({id(a) for a in seen}) == 2
+    assert seen[0].obs_moments[0].count > 31  # those of the warm-up, not those before it
+    assert seen[-1].obs_moments[0].count > 63
+
+
+@pytest.mark.parametrize("given", ["object", "get_env"])
+def test_eval_callback_refuses_the_environment_of_training(given):
+    env = gym.make("CartPole-v1")
+    model = PPO("MlpPolicy", env, n_steps=8, batch_size=8, seed=0)
+    evaluation = EvalCallback(env if given == "object" else model.get_env(), verbose=0)
+    with pytest.raises(ValueError, match="an environment of its own"):
+        model.learn(8, callback=[evaluation])
+
+
 def test_steps_are_counted_in_whole_episodes_too():
     """Rows of environments whose episode is over do not count, so the number never falls."""
 

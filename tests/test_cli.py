@@ -1,7 +1,9 @@
 """The command line end to end on real environments, with few steps."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,9 +89,38 @@ def test_resume_goes_on_counting(tmp_path, capsys):
     assert main(["resume", str(folder), "--steps", "10", "--quiet"]) == 2
 
 
-def test_two_resumes_of_one_checkpoint_agree(run, tmp_path, capsys):
-    import shutil
+@pytest.mark.parametrize(
+    "more", [["--backend", "gymnasium"], ["--seeds", "2"]], ids=["host", "several compiled"]
+)
+def test_resume_of_other_loops(more, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["train", "ppo", "CartPole-v1", "--out", str(folder), "--seed", "1", *SMALL, *more]) == 0
+    paths = [path for path, _ in experiment.seed_folders(folder, experiment.load_config(folder))]
+    assert len(paths) == (2 if "--seeds" in more else 1)
+    before = {path: (path / "metrics.csv").read_bytes() for path in paths}
+    for again in ([], ["--steps", "1024"]):
+        assert main(["resume", str(folder), "--quiet", *again]) == 2
+        assert "already finished" in capsys.readouterr().err
+    assert before == {path: (path / "metrics.csv").read_bytes() for path in paths}
+    assert main(["resume", str(folder), "--steps", "1536", "--quiet"]) == 0
+    for path in paths:
+        steps = read_metrics(path)[STEP]
+        assert steps[-1] == 1536
+        assert (np.diff(steps) >= 0).all()
+        assert json.loads((path / "evaluation.json").read_text())["num_timesteps"] == 1536
+    shutil.rmtree(paths[-1] / "checkpoints")
+    assert main(["resume", str(folder), "--steps", "2048", "--quiet"]) == 2
+    assert "no checkpoint" in capsys.readouterr().err
 
+
+def test_a_killed_final_evaluation_is_made_up_for(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "evaluation.json").unlink()
+    assert main(["resume", str(tmp_path / "run"), "--quiet"]) == 0
+    assert (tmp_path / "run" / "evaluation.json").exists()
+
+
+def test_two_resumes_of_one_checkpoint_agree(run, tmp_path, capsys):
     from actrix.model import Model
 
     parameters = []
@@ -124,6 +155,20 @@ def test_many_seeds_compiled(tmp_path, capsys):
     assert "3 seeds" in capsys.readouterr().out
     assert main(["eval", str(folder), "--episodes", "2"]) == 0
     assert "all seeds" in capsys.readouterr().out
+
+
+def test_many_seeds_from_python(tmp_path):
+    import actrix
+
+    settings = {"n_steps": 32, "batch_size": 64, "n_epochs": 2}
+    results = actrix.train_seeds(
+        "ppo", "CartPole-v1", [3, 4, 5, 6, 7], 512, tmp_path / "five", settings=settings, n_envs=4
+    )
+    assert list(results.returns) == [3, 4, 5, 6, 7]
+    summary = results.summary
+    assert summary.low <= summary.iqm <= summary.high
+    assert "IQM" in str(summary)
+    assert "interval" in str(summary)
 
 
 def test_many_seeds_in_processes(tmp_path, capsys):
@@ -172,8 +217,23 @@ def test_composition(tmp_path, capsys):
         (["ppo", "CartPole-v1", "--critic", "td"], ["form is"]),
         (["ppo", "CartPole-v1", "--seeds", "0"], ["--seeds"]),
         (["ppo", "FrozenLake-v1", "--backend", "jax"], ["JAX"]),
+        (["ppo", "LunarLander-v2"], ["LunarLander-v3"]),
+        (["ppo", "CartPole v1"], ["CartPole v1", "alformed"]),
+        (["ppo", "CartPole-v1", "--env-kwargs", "foo=1"], ["env_kwargs", "'foo'"]),
+        (["ppo", "Breakout-MinAtar", "--env-kwargs", "foo=1"], ["env_kwargs", "'foo'"]),
+        (["ppo", "CartPole-v1", "--backend", "gymnasium", "--env-kwargs", "foo=1"], ["env_kwargs", "'foo'"]),
+        (["ppo", "CartPole-v1", "--set", "policy_kwargs=5"], ["policy_kwargs=5", "dict"]),
+        (["ppo", "CartPole-v1", "--set", "policy=5"], ["policy=5"]),
+        (["ppo", "CartPole-v1", "--set", "policy=MlpPolice"], ["MlpPolice", "MlpPolicy"]),
+        (["ppo", "CartPole-v1", "--set", "critic=5"], ["critic=5"]),
+        (["ppo", "CartPole-v1", "--set", "n_envs=[2]"], ["n_envs=[2]"]),
+        (["ppo", "CartPole-v1", "--set", "n_envs=-1"], ["n_envs=-1"]),
+        (["ppo", "CartPole-v1", "--set", "policy_kwargs={'net_arch': [-5]}"], ["-5"]),
+        (["ppo", "CartPole-v1", "--recurrent", "--set", "policy_kwargs={'hidden_size': 'x'}"], ["'x'"]),
+        (["ppo", "Pendulum-v1", "--set", "ref_kl_coef=0.1"], ["ref_kl_coef"]),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*is out of date:DeprecationWarning")
 def test_a_mistake_gets_one_line_and_leaves_nothing(arguments, words, tmp_path, capsys):
     folder = tmp_path / "run"
     assert main(["train", *arguments, "--out", str(folder), "--steps", "100", "--quiet"]) == 2
@@ -182,6 +242,31 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(arguments, words, tmp_path, 
     for word in words:
         assert word in message
     assert not folder.exists()
+
+
+def test_an_environment_that_cannot_be_built_is_one_line(tmp_path, capsys):
+    arguments = ["ppo", "FrozenLake-v1", "--env-kwargs", "map_name=9x9", "--out", str(tmp_path / "run")]
+    assert main(["train", *arguments]) == 1
+    assert "KeyError" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_debug_shows_the_traceback(where):
+    from actrix.algorithms.presets import SettingError
+
+    arguments = ["train", "ppoo", "CartPole-v1"]
+    with pytest.raises(SettingError):
+        main(["--debug", *arguments] if where == "before" else [*arguments, "--debug"])
+
+
+def test_require_and_video(tmp_path, capsys):
+    arguments = ["train", "ppo", "CartPole-v1", "--seed", "1", *SMALL]
+    assert main([*arguments, "--out", str(tmp_path / "a"), "--require", "1", "--video"]) == 0
+    (video,) = (tmp_path / "a" / "videos").glob("*.mp4")
+    assert video.read_bytes()[4:8] == b"ftyp"
+    assert main([*arguments, "--out", str(tmp_path / "b"), "--require", "501"]) == 1
+    assert "required 501" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["eval"], ["video"], ["resume"], ["plot"], ["watch"]])
@@ -233,28 +318,89 @@ def test_the_module_runs_as_a_program():
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_sigterm_leaves_a_checkpoint_to_resume_from(tmp_path):
     folder = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "actrix",
-        "train",
-        "ppo",
-        "CartPole-v1",
-        "--out",
-        str(folder),
-        "--steps",
-        "50000000",
-    ]
-    child = subprocess.Popen(
-        [*command, "--backend", "gymnasium", "--quiet"], stderr=subprocess.PIPE, text=True
-    )
-    _wait_for(lambda: (folder / "metrics.csv").exists() and len((folder / "metrics.csv").read_text()) > 500)
-    child.send_signal(signal.SIGTERM)
-    _, message = child.communicate(timeout=60)
-    assert child.returncode == 130
+    message = _train_until_stopped(folder, [folder], signal.SIGTERM)
     assert "actrix resume" in message
     assert list((folder / "checkpoints").glob("*.safetensors"))
     assert (folder / "model.safetensors").exists()
+    total = _shorten(folder, [folder])
+    assert main(["resume", str(folder), "--quiet"]) == 0
+    steps = read_metrics(folder)[STEP]
+    assert steps[-1] >= total
+    assert (np.diff(steps) >= 0).all()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_processes_of_all_seeds(number, tmp_path):
+    """No orphans, a checkpoint each; and a seed that has none yet starts anew when the run is resumed."""
+    folder = tmp_path / "run"
+    paths = [folder / "seed-0", folder / "seed-1"]
+    message = _train_until_stopped(folder, paths, number, ["--seeds", "2"])
+    assert "actrix resume" in message
+    assert all(list((path / "checkpoints").glob("*.safetensors")) for path in paths)
+    assert not _processes_naming(folder)
+    if number == signal.SIGINT:
+        return
+    total = _shorten(folder, paths)
+    shutil.rmtree(paths[1] / "checkpoints")
+    assert main(["resume", str(folder), "--quiet"]) == 0
+    for path in paths:
+        steps = read_metrics(path)[STEP]
+        assert steps[-1] >= total
+        assert (np.diff(steps) >= 0).all()
+        assert (path / "evaluation.json").exists()
+    assert not (paths[1] / "resumes.json").exists()
+    assert len(list(paths[1].glob("events.out.tfevents*"))) == 2  # training and final evaluation
+
+
+def _train_until_stopped(folder, paths, number, more=()):
+    command = [sys.executable, "-m", "actrix", "train", "ppo", "CartPole-v1", "--out", str(folder), *more]
+    child = subprocess.Popen(
+        [*command, "--steps", "50000000", "--backend", "gymnasium", "--set", "n_epochs=2", "--quiet"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for path in paths:
+        _wait_for(lambda p=path / "metrics.csv": p.exists() and len(p.read_text()) > 500)
+    child.send_signal(number)
+    _, message = child.communicate(timeout=60)
+    assert child.returncode == 130, message
+    return message
+
+
+def _shorten(folder, paths):
+    """Set the budget of a stopped run to a little more than its first seed's steps, by hand."""
+    (newest,) = (paths[0] / "checkpoints").glob("*.safetensors")
+    total = int(newest.stem.removeprefix("step_")) + 512
+    for path in {folder, *paths}:
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps({**config, "n_timesteps": total}))
+    return total
+
+
+def _processes_naming(folder):
+    """Command lines of the running processes that name a folder (where there is a /proc)."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += [text for text in [file.read_bytes().decode()] if str(folder) in text]
+    return found
+
+
+def test_processes_with_other_hash_seeds_agree(tmp_path):
+    from actrix.model import Model
+
+    parameters = []
+    for hash_seed in ("1", "2"):
+        folder = tmp_path / hash_seed
+        subprocess.run(
+            [sys.executable, "-m", "actrix", "train", "ppo", "CartPole-v1", "--out", str(folder),
+             "--seed", "3", *SMALL],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed}, check=True, timeout=120,
+        )  # fmt: skip
+        parameters.append(Model.load(folder).get_parameters())
+    assert parameters[0].keys() == parameters[1].keys()
+    for key, value in parameters[0].items():
+        np.testing.assert_array_equal(value, parameters[1][key])
 
 
 def _wait_for(condition, seconds=90):

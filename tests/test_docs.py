@@ -84,8 +84,10 @@ def test_every_module_has_an_api_page():
     public = set()
     for path in MODULES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        # Packages that hold no names of their own are not described.
-        if path.name != "__init__.py" or any(isinstance(n, ast.FunctionDef) for n in tree.body):
+        # Packages that hold no names of their own are not described; `actrix` itself is in the index.
+        package = path.name == "__init__.py"
+        own = path.parent != SRC and any(isinstance(n, ast.FunctionDef) for n in tree.body)
+        if own or not package:
             public.add(module_name(path))
     assert listed == public
 

@@ -450,3 +450,87 @@ def test_evaluation_draws_nothing_from_the_policy_of_training():
     two = evaluate(model.policy, HostJax(ActionObs(), 3), 9, deterministic=True, seed=4)
     np.testing.assert_array_equal(one, two)
     assert_equal(model.get_parameters(), parameters)
+
+
+@pytest.mark.parametrize("where", ["reward", "loss"])
+def test_the_reference_keeps_its_own_statistics(where):
+    """The learner's statistics and parameters move, the reference's whole acting part stays."""
+    reference = make(normalize=True).learn(64)
+    near = make(ref_kl_coef=0.1, ref_kl_in=where, reference=reference, normalize=True).learn(32)
+    kept = near.runner.learners[0].training.reference
+    jax.tree.map(np.testing.assert_array_equal, kept, reference.acting)
+    assert differ(near.get_parameters(), reference.get_parameters())
+
+
+def test_a_recurrent_reference_is_refused():
+    recurrent = PPO(
+        "MlpLstmPolicy", ActionObs(), n_envs=4, n_steps=8, batch_size=16, seed=0, policy_kwargs=SMALL
+    )
+    with pytest.raises(ValueError, match="recurrent policy cannot be the reference"):
+        make(ref_kl_coef=0.1, reference=recurrent)
+
+
+# --------------------------------------------------------------------------- the environment of training
+
+
+class Counter(gym.Env):
+    """Observes the number of steps since the reset; ends only by its time limit, after 100."""
+
+    observation_space = spaces.Box(0, 100, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.full(1, self.t, np.float32), 1.0, False, self.t == 100, {}
+
+
+@pytest.mark.parametrize("kind", ["gym.Env", "vector", "make_vec_env"])
+def test_evaluating_on_the_environment_of_training_starts_new_episodes(kind):
+    env = {
+        "gym.Env": Counter,
+        "vector": lambda: gym.vector.SyncVectorEnv([Counter]),
+        "make_vec_env": lambda: actrix.make_vec_env(Counter),
+    }[kind]()
+    model = A2C("MlpPolicy", env, n_steps=4, seed=0, policy_kwargs=SMALL).learn(8)
+    assert model.trains_on(env)
+    assert not model.trains_on(Counter())
+    assert model.runner._obs[0, 0] == 8
+    actrix.evaluate_policy(model, Counter(), 1)
+    assert model.runner._obs[0, 0] == 8
+    actrix.evaluate_policy(model, env, 1)
+    assert model.runner._obs[0, 0] == 0
+    seen = []
+    model.learn(4, callback=lambda l, g: seen.append(int(l["new_obs"][0, 0])), reset_num_timesteps=False)
+    assert seen == [1, 2, 3, 4]
+    model.learn(4, callback=lambda l, g: seen.append(int(l["new_obs"][0, 0])), reset_num_timesteps=False)
+    assert seen[4:] == [5, 6, 7, 8]
+    model.learn(4, callback=lambda l, g: seen.append(int(l["new_obs"][0, 0])))
+    assert seen[8:] == [1, 2, 3, 4]
+
+
+def test_the_id_of_an_environment_is_kept_where_it_says_everything(tmp_path):
+    make_id = lambda env: A2C("MlpPolicy", env, policy_kwargs=SMALL, seed=0).env_id
+    assert make_id(actrix.make_vec_env("CartPole-v1", 2, backend="gymnasium")) == "CartPole-v1"
+    assert make_id(actrix.make_vec_env("CartPole-v1", 2)) == "CartPole-v1"
+    assert make_id(gym.make("CartPole-v1", render_mode="rgb_array")) == "CartPole-v1"
+    assert make_id(gym.make_vec("CartPole-v1", 2, vectorization_mode="sync")) == "CartPole-v1"
+    for partly in (
+        gym.make("CartPole-v1", sutton_barto_reward=True),
+        gym.make("CartPole-v1", max_episode_steps=9),
+        gym.wrappers.RescaleObservation(gym.make("MountainCar-v0"), 0, 1),
+        Counter(),
+    ):
+        assert make_id(partly) is None
+
+
+@pytest.mark.parametrize("mode", ["compiled", "host"])
+def test_schedules_of_a_loaded_model_go_on_where_they_were(mode, tmp_path):
+    path = make("a2c", mode, learning_rate="lin_1.0").learn(48).save(tmp_path / "a2c")
+    model = A2C.load(path, env=probe(mode))
+    assert float(model.runner.learners[0].training.steps) == 48
+    model.learn(16, reset_num_timesteps=False)
+    assert model.run.metrics["train/learning_rate"] == pytest.approx(0.25)

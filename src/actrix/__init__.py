@@ -3,6 +3,9 @@
 Importing it sets up JAX for the CPU (see `actrix.core.platform`), so import it before other JAX code runs.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from actrix.core import platform as _platform
 
 _platform.set_up()
@@ -38,6 +41,19 @@ from actrix.run.modelfile import ModelFileError  # noqa: E402
 
 __version__ = "0.1.0"
 
+
+def train_seeds(
+    algorithm: str, env_id: str, seeds: Sequence[int], total_timesteps: int, folder: str, **settings: Any
+) -> Any:
+    """Several seeds at once with statistics and one plot, as `actrix train ALGORITHM ENV --seeds N` does.
+
+    See `actrix.experiment.train_seeds`, which this loads when called (it needs the plotting libraries).
+    """
+    from actrix.experiment import train_seeds as run
+
+    return run(algorithm, env_id, seeds, total_timesteps, folder, **settings)
+
+
 __all__ = [
     "A2C",
     "PPO",
@@ -64,4 +80,5 @@ __all__ = [
     "UnknownEnvError",
     "evaluate_policy",
     "make_vec_env",
+    "train_seeds",
 ]

@@ -103,7 +103,8 @@ class CallbackList(BaseCallback):
             callback.on_rollout_start()
 
     def _on_step(self) -> bool:
-        return all(callback.on_step() for callback in self.callbacks)
+        answers = [callback.on_step() for callback in self.callbacks]  # `all` would stop at the first False
+        return all(answers)
 
     def _on_rollout_end(self) -> None:
         for callback in self.callbacks:
@@ -191,7 +192,8 @@ class CheckpointCallback(_Every):
 class EvalCallback(EventCallback):
     """Evaluate every `eval_freq` calls; keeps the best model and `evaluations.npz` as Stable-Baselines3 does.
 
-    Give it an environment of its own. Evaluation leaves the training stream untouched.
+    Give it an environment of its own (the training environment is refused with ValueError). Evaluation leaves the
+    training stream untouched.
     """
 
     def __init__(
@@ -217,6 +219,11 @@ class EvalCallback(EventCallback):
         self.evaluations_length: list[list[int]] = []
 
     def init_callback(self, model: Any) -> None:
+        if model.trains_on(self.eval_env):
+            raise ValueError(
+                "eval_env is the environment trained on, whose episodes evaluation would break off: "
+                "give EvalCallback an environment of its own."
+            )
         super().init_callback(model)
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(model)

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (*usage, *failed, ValueError) as error:
-        if args.debug:
+        if getattr(args, "debug", False):
             raise
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"actrix: {error}", markup=False)
         return EXIT_FAILED if isinstance(error, failed) and not isinstance(error, usage) else EXIT_USAGE
@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    common.add_argument(  # no default: the subcommand's would replace what came before its name
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+    )
     parser = argparse.ArgumentParser(
         prog="actrix", description=(__doc__ or "").split("\n")[0], parents=[common]
     )
@@ -208,7 +210,7 @@ def _train(args: argparse.Namespace) -> int:
     config = experiment.resolve(
         None if composing else args.names[0], args.names[-1], critic=args.critic, actor=args.actor,
         steps=args.steps, n_envs=args.envs, seeds=seeds, backend=args.backend, settings=_pairs(args.set, "--set"),
-        env_kwargs=_pairs(args.env_kwargs, "--env-kwargs"), policy="MlpLstmPolicy" if args.recurrent else None,
+        env_kwargs=_pairs(args.env_kwargs, "--env-kwargs"), recurrent=args.recurrent,
     )  # fmt: skip
     folder = args.out or experiment.default_folder(config)
     if not args.quiet:

@@ -18,25 +18,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from actrix import zoo
 from actrix.algorithms import presets
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import check_inert, choose_backend, make_jax_env, make_vec_env
-from actrix.model import Model, write_model
+from actrix.model import POLICIES, Model, write_model
 from actrix.run import atomic, checkpoint
 from actrix.run.compiled import CompiledRunner
 from actrix.run.display import Display
 from actrix.run.evaluate import check_same_spaces, evaluate, evaluation_env
 from actrix.run.host import HostRunner
-from actrix.run.log import STEP, Logger, read_metrics
+from actrix.run.log import METRICS, STEP, Logger, read_metrics
 from actrix.run.plot import plot_run
 from actrix.run.stats import Summary, summarize
 from actrix.run.train import SeedRun, save_checkpoints, train
 
 CHECKPOINT_SECONDS = 60.0
 EVAL_EPISODES = 20
+EVALUATION = "evaluation.json"
+STOP_SECONDS = 60.0
+"""How long the processes of a stopped run may take to write their checkpoints."""
 
 
 class RunError(RuntimeError):
@@ -68,6 +72,9 @@ class RunConfig:
     def build(self) -> Any:
         """The algorithm (a frozen dataclass)."""
         settings = dict(self.settings)
+        missing = {"critic", "actor"} - set(settings)
+        if missing:
+            raise RunError(f"the settings of this run lack {' and '.join(sorted(missing))}.")
         critic, actor = settings.pop("critic"), settings.pop("actor")
         if self.algorithm == presets.COMPOSED:
             base = presets.composed(critic, actor).algorithm
@@ -89,8 +96,12 @@ def resolve(
     settings: dict[str, Any] | None = None,
     env_kwargs: dict[str, Any] | None = None,
     policy: str | None = None,
+    recurrent: bool = False,
 ) -> RunConfig:
-    """The configuration of a run: preset ← zoo ← user. Raises SettingError, UnknownEnvError."""
+    """The configuration of a run: preset ← zoo ← user. Raises SettingError, UnknownEnvError, EnvError.
+
+    `policy` is a name of Stable-Baselines3's; `recurrent` puts an LSTM into it unless policy_kwargs names a cell.
+    """
     if critic or actor:
         if algorithm is not None:
             raise presets.SettingError("give either an algorithm's name or --critic and --actor, not both.")
@@ -100,28 +111,50 @@ def resolve(
     entry, tuned = zoo.settings(preset.name, env_id)
     run = {k: entry.pop(k, None) for k in zoo.RUN_KEYS}
     own = dict(settings or {})
+    if "critic" in own and own["critic"] is None:  # `--set critic=none`
+        own["critic"] = "none"
+    for key in ("critic", "actor", "policy"):
+        if not isinstance(own.get(key) or "", str):
+            raise presets.SettingError(f"{key}={own[key]!r} must be a name.")
     for key, given in (("n_timesteps", steps), ("n_envs", n_envs), ("policy", policy)):
         value = own.pop(key, None) if given is None else given
         run[key] = run[key] if value is None else value
-    policy_kwargs = {**entry.pop("policy_kwargs", {}), **own.pop("policy_kwargs", {})}
-    policy_kwargs.update(_policy_defaults(run["policy"] or preset.policy))
-    configured = presets.configure(preset.algorithm, {**entry, **own, "policy_kwargs": policy_kwargs})
+    run["policy"] = run["policy"] or preset.policy
+    if run["policy"] not in POLICIES:
+        raise presets.SettingError(f"policy={run['policy']!r}: choose one of {', '.join(POLICIES)}.")
+    if not isinstance(own.get("policy_kwargs") or {}, dict):
+        raise presets.SettingError(
+            f"policy_kwargs={own['policy_kwargs']!r} must be a dict, e.g. {{'net_arch': [64, 64]}}."
+        )
+    network = {
+        **_policy_defaults(run["policy"], recurrent),
+        **entry.pop("policy_kwargs", {}),
+    }
+    # One after the other: the zoo's values for a critic or actor that the user replaces go with it.
+    tuned_algorithm = presets.configure(preset.algorithm, {**entry, "policy_kwargs": network})
+    configured = presets.configure(tuned_algorithm, own)
     seeds = tuple(seeds) if seeds else (int(np.random.SeedSequence().generate_state(1)[0]) % 10**6,)
     if len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise presets.SettingError(f"seeds {list(seeds)} must be different whole numbers of at least 0.")
-    total = run["n_timesteps"] or 1_000_000
-    if not float(total).is_integer() or total < 1:
-        raise presets.SettingError(f"steps={total} must be a whole number of at least 1.")
-    env_kwargs, count = dict(env_kwargs or {}), int(run["n_envs"] or preset.n_envs)
+    total = _whole("steps", run["n_timesteps"], 1_000_000)
+    env_kwargs, count = dict(env_kwargs or {}), _whole("n_envs", run["n_envs"], preset.n_envs)
     return RunConfig(
-        preset.name, env_id, seeds, int(total), count,
+        preset.name, env_id, seeds, total, count,
         choose_backend(backend, env_id, env_kwargs, count), presets.settings_of(configured), env_kwargs, tuned,
     )  # fmt: skip
 
 
-def _policy_defaults(policy: str) -> dict[str, Any]:
+def _whole(name: str, value: Any, default: int) -> int:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != value // 1:
+        raise presets.SettingError(f"{name}={value!r} must be a whole number of at least 1.")
+    return int(value)
+
+
+def _policy_defaults(policy: str, recurrent: bool) -> dict[str, Any]:
     out: dict[str, Any] = {}
-    if "Lstm" in policy:
+    if recurrent or "Lstm" in policy:
         out["cell"] = "lstm"
     if policy.startswith("Cnn"):
         out["cnn"] = True
@@ -139,20 +172,33 @@ def default_folder(config: RunConfig) -> Path:
 
 def start(config: RunConfig, folder: Path, *, quiet: bool = False, verbose: int = 0) -> Results:
     """Train into a new folder; RunError if it exists."""
-    algorithm = config.build()
-    env = make_env(config, config.seeds[0])
-    algorithm.check(env.spec, config.n_envs)  # before anything is written
-    if isinstance(env, HostEnv):
-        env.close()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(
             f"{folder} exists already: choose another --out, or go on with `actrix resume {folder}`."
         )
+    _check(config)  # before anything is written
     for path, seed in seed_folders(folder, config):
         path.mkdir(parents=True, exist_ok=True)
         atomic.write_json(path / "config.json", _config_json(dataclasses.replace(config, seeds=(seed,))))
     atomic.write_json(folder / "config.json", _config_json(config))
     return _train(config, folder, resumed=False, quiet=quiet, verbose=verbose)
+
+
+def _check(config: RunConfig) -> None:
+    """Build what may refuse, once: the environment, the learner."""
+    algorithm = config.build()
+    env = make_env(config, config.seeds[0])
+    try:
+        algorithm.check(env.spec, config.n_envs)
+        try:
+            algorithm.init(jax.random.key(0), env.spec, 1)
+        except (TypeError, ValueError) as error:
+            network = config.settings.get("policy_kwargs")
+            given = f" with policy_kwargs={network}" if network else ""
+            raise presets.SettingError(f"the learner cannot be built{given}: {error}") from error
+    finally:
+        if isinstance(env, HostEnv):
+            env.close()
 
 
 def resume(
@@ -176,8 +222,16 @@ def resume(
         if steps < config.n_timesteps:
             raise RunError(f"--steps {steps} is less than the {config.n_timesteps} of this run.")
         config = dataclasses.replace(config, n_timesteps=steps)
+    pairs = seed_folders(folder, config)
+    done = [_evaluated_steps(path) for path, _ in pairs]
+    ahead = done[:1] if config.backend == "jax" else done  # compiled seeds stop together, at the first one's
+    if min(done) >= 0 and min(ahead) >= config.n_timesteps:
+        raise RunError(
+            f"{folder} has already finished its {config.n_timesteps} steps: go on with a larger --steps."
+        )
+    if steps is not None:
         atomic.write_json(folder / "config.json", _config_json(config))
-        for path, seed in seed_folders(folder, config):
+        for path, seed in pairs:
             atomic.write_json(path / "config.json", _config_json(dataclasses.replace(config, seeds=(seed,))))
     return _train(config, folder, resumed=True, quiet=quiet, verbose=verbose)
 
@@ -189,12 +243,24 @@ def seed_folders(folder: Path, config: RunConfig) -> list[tuple[Path, int]]:
     return [(folder / f"seed-{seed}", seed) for seed in config.seeds]
 
 
+_KINDS: dict[str, type] = {
+    "algorithm": str, "env_id": str, "n_timesteps": int, "n_envs": int, "backend": str, "settings": dict,
+    "env_kwargs": dict,
+}  # fmt: skip
+
+
 def load_config(folder: Path) -> RunConfig:
     """Read `config.json`; RunError if the folder is none of ours."""
     try:
         data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         data["seeds"] = tuple(data["seeds"])
-        return RunConfig(**{f.name: data[f.name] for f in dataclasses.fields(RunConfig) if f.name in data})
+        config = RunConfig(**{f.name: data[f.name] for f in dataclasses.fields(RunConfig) if f.name in data})
+        for name, kind in _KINDS.items():
+            if not isinstance(getattr(config, name), kind):
+                raise ValueError(f"{name} is {getattr(config, name)!r}.")
+        if not config.seeds or not all(isinstance(seed, int) for seed in config.seeds):
+            raise ValueError(f"seeds is {list(config.seeds)}.")
+        return config
     except FileNotFoundError:
         raise RunError(f"{folder} is not a run folder: it has no config.json.") from None
     except (ValueError, TypeError, KeyError) as error:
@@ -253,13 +319,29 @@ def _train(config: RunConfig, folder: Path, *, resumed: bool, quiet: bool, verbo
         return Results(folder, config, {}, time.monotonic() - begun, finished=False)
     returns = {}
     for path, seed in pairs:
-        stored = path / "evaluation.json"
-        if len(pairs) > 1 and config.backend != "jax" and stored.is_file():
-            returns[seed] = np.asarray(json.loads(stored.read_text())["returns"])
+        if _evaluated_steps(path) >= 0:  # by the seed's own process, or before an interruption
+            returns[seed] = np.asarray(json.loads((path / EVALUATION).read_text())["returns"])
         else:
             returns[seed] = final_evaluation(path, seed)
     plot_run([path for path, _ in pairs] if len(pairs) > 1 else folder, folder / "curve.png")
     return Results(folder, config, returns, time.monotonic() - begun)
+
+
+def _checkpointed_steps(path: Path) -> int:
+    """Environment steps at a seed's newest checkpoint; -1 without one."""
+    found = checkpoint.checkpoints(path / "checkpoints")
+    return int(found[-1].stem.removeprefix("step_")) if found else -1
+
+
+def _evaluated_steps(path: Path) -> int:
+    """Environment steps at a seed's final evaluation; -1 if there is none of its newest checkpoint."""
+    try:
+        steps = int(json.loads((path / EVALUATION).read_text())["num_timesteps"])
+    except FileNotFoundError:
+        return -1
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path / EVALUATION} cannot be read: {error}") from None
+    return steps if steps == _checkpointed_steps(path) else -1
 
 
 def final_evaluation(path: Path, seed: int, episodes: int = EVAL_EPISODES) -> np.ndarray:
@@ -267,7 +349,7 @@ def final_evaluation(path: Path, seed: int, episodes: int = EVAL_EPISODES) -> np
     model = Model.load(path)
     returns, lengths = evaluate_model(model, episodes, seed, env_id=model.env_id)
     atomic.write_json(
-        path / "evaluation.json",
+        path / EVALUATION,
         {"episodes": episodes, "deterministic": True, "returns": returns.tolist(), "lengths": lengths.tolist(),
          "num_timesteps": model.run.steps},
     )  # fmt: skip
@@ -374,7 +456,7 @@ def _restore(runner: Any, runs: Sequence[SeedRun], config: RunConfig) -> None:
     for run in runs:
         assert run.folder is not None
         atomic.write_json(run.folder / "resumes.json", {"resumes": resumes})
-    runner.set_learners(learners, runs[0].iterations)
+    runner.set_learners(learners, [run.iterations for run in runs])
     runner.reseed([int(np.random.SeedSequence([run.seed, resumes]).generate_state(1)[0]) for run in runs])
 
 
@@ -414,22 +496,39 @@ class _StopRequest:
 def _train_in_processes(
     config: RunConfig, pairs: Sequence[tuple[Path, int]], quiet: bool, resumed: bool
 ) -> bool:
-    """One process per seed, as many at a time as there are cores; their logs show the progress."""
+    """One process per seed, as many at a time as there are cores; their logs show the progress.
+
+    Returns False if it was asked to stop. The processes have sessions of their own, so that Ctrl-C reaches
+    them once, through this one.
+    """
     waiting, failed = list(pairs), []
+    if resumed:
+        waiting = [(path, seed) for path, seed in pairs if _evaluated_steps(path) < config.n_timesteps]
     running: dict[int, tuple[subprocess.Popen, Path, Any]] = {}
-    command = [sys.executable, "-m", "actrix", "train-folder", *(["--resume"] if resumed else [])]
+    command = [sys.executable, "-m", "actrix", "train-folder", "--quiet"]
     seeds = [seed for _, seed in pairs]
     try:
-        with Display(
-            config.n_timesteps, config.title, enabled=False if quiet else None, seeds=seeds
-        ) as display:
+        with (
+            _StopRequest() as stop,
+            Display(
+                config.n_timesteps, config.title, enabled=False if quiet else None, seeds=seeds
+            ) as display,
+        ):
             while waiting or running:
+                if stop.requested:
+                    display.message("interrupted: saving checkpoints")
+                    _stop(running)
+                    return False
                 while waiting and len(running) < (os.cpu_count() or 1):
                     path, seed = waiting.pop(0)
+                    begun = resumed and _checkpointed_steps(path) >= 0
+                    if resumed and not begun:
+                        _remove_logs(path)
                     log = open(path / "output.log", "ab")  # noqa: SIM115
                     child = subprocess.Popen(
-                        [*command, str(path), "--quiet"], stdout=log, stderr=log, stdin=subprocess.DEVNULL
-                    )
+                        [*command, *(["--resume"] if begun else []), str(path)],
+                        stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+                    )  # fmt: skip
                     running[seed] = (child, path, log)
                 time.sleep(0.3)
                 for seed, (child, path, log) in list(running.items()):
@@ -440,19 +539,33 @@ def _train_in_processes(
                         if child.returncode:
                             failed.append((seed, path, child.returncode))
     except BaseException:
-        for child, _, _ in running.values():
-            child.terminate()
-        for child, _, _ in running.values():
-            try:
-                child.wait(60)
-            except subprocess.TimeoutExpired:
-                child.kill()
+        _stop(running)
         raise
     if failed:
         seed, path, code = failed[0]
         lines = (path / "output.log").read_text(errors="replace").strip().splitlines()
         raise RunError(f"seed {seed} failed with exit code {code}: {lines[-1] if lines else 'no output'}")
     return True
+
+
+def _stop(running: dict[int, tuple[subprocess.Popen, Path, Any]]) -> None:
+    """Ask every process once to save a checkpoint and end; kill what has not ended in time."""
+    for child, _, _ in running.values():
+        child.terminate()
+    end = time.monotonic() + STOP_SECONDS
+    for child, _, log in running.values():
+        try:
+            child.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        log.close()
+
+
+def _remove_logs(path: Path) -> None:
+    """A seed that starts anew would refuse, or continue, the log of an attempt that left no checkpoint."""
+    for file in (path / METRICS, *path.glob("events.out.tfevents*")):
+        file.unlink(missing_ok=True)
 
 
 def _show_progress(display: Display, path: Path, seed: int) -> None:

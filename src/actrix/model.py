@@ -72,7 +72,8 @@ class Model:
         device: "auto" or the platform that JAX runs on.
         stats_window_size: training episodes that `rollout/ep_rew_mean` averages over.
         seed: any integer ≥ 0; None draws one (kept in `model.seed`).
-        reference: a model to stay near (`ref_kl_coef`); None = the uniform policy.
+        reference: a feed-forward model to stay near (`ref_kl_coef`), with its own observation statistics; None = the
+            uniform policy.
         settings: the algorithm's parameters by Stable-Baselines3's names.
 
     Raises SettingError (unknown or refused settings, with the nearest names), UnsupportedSpaceError,
@@ -111,8 +112,9 @@ class Model:
         )
         self.backend, self.env_kwargs, self.n_envs = backend, env_kwargs, n_envs
         self.device = _device(device)
-        self.reference = None if reference is None else reference.acting.net
+        self.reference = None if reference is None else reference.acting
         self.env: HostEnv | JaxEnv | None = None
+        self._given: Any = None  # what `set_env` was given, where that is an object that holds state
         self.env_id: str | None = None
         self.spec: Spec | None = None
         self.runner: Any = None
@@ -132,6 +134,7 @@ class Model:
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """Train on another environment with the same spaces; learning starts it anew."""
+        given = env
         env, self.env_id = self._resolve(env)
         if self.spec is not None:
             for what in ("observation_space", "action_space"):
@@ -145,6 +148,7 @@ class Model:
         self.algorithm.check(env.spec, self.n_envs)
         learner = None if self.runner is None else self.runner.learners[0]
         self.env, self.spec = env, env.spec
+        self._given = given if isinstance(given, gym.Env | gym.vector.VectorEnv) else env
         if isinstance(env, HostEnv):
             self.runner = HostRunner(self.algorithm, env, self.seed, self.reference)
         else:
@@ -155,9 +159,13 @@ class Model:
                 scale = dataclasses.replace(scale, running=jnp.zeros(self.n_envs))
             training = dataclasses.replace(learner.training, reward_scale=scale)
             learner = dataclasses.replace(learner, training=training)
-            self.runner.set_learners([learner], self.run.iterations)
-        elif self._acting is not None:
-            self._adopt(self._acting)
+            self.runner.set_learners([learner], [self.run.iterations])
+        elif self._acting is not None:  # from a file: schedules go on where its training was
+            training = dataclasses.replace(
+                self.runner.learners[0].training, steps=jnp.asarray(float(self.run.steps))
+            )
+            learner = dataclasses.replace(self.runner.learners[0], acting=self._acting, training=training)
+            self.runner.set_learners([learner], [self.run.iterations])
         self._policy = None
 
     def _resolve(self, env: Any) -> tuple[HostEnv | JaxEnv, str | None]:
@@ -172,11 +180,18 @@ class Model:
         host = as_host_env(
             env, 1 if isinstance(env, gym.Env | gym.vector.VectorEnv) else self.n_envs, self.seed
         )
-        return host, None
+        return host, getattr(host, "env_id", None)
 
     def get_env(self) -> Any:
         """The environment trained on."""
         return self.env
+
+    def trains_on(self, env: Any) -> bool:
+        """Whether stepping `env` would step the episodes of training (never so in the compiled loop)."""
+        base = lambda e: e.unwrapped if isinstance(e, gym.Env | gym.vector.VectorEnv) else e
+        return isinstance(self.runner, HostRunner) and any(
+            base(env) is base(e) for e in (self.env, self._given)
+        )
 
     @property
     def observation_space(self) -> Any:
@@ -216,8 +231,9 @@ class Model:
     ) -> Self:
         """Train for `total_timesteps` environment steps (rounded up to whole chunks); returns the model.
 
-        Calling it again goes on with the same parameters and optimiser; `reset_num_timesteps=False` also goes
-        on counting, and adds the steps to those already taken.
+        Calling it again goes on with the same parameters and optimiser, and (host loop) starts new episodes;
+        `reset_num_timesteps=False` goes on with the open episodes and with counting: the steps are added to those
+        already taken.
         """
         if self.runner is None:
             raise ValueError("no environment: pass env=… when building the model, or call set_env first.")
@@ -229,6 +245,8 @@ class Model:
             self.run = SeedRun(self.seed, window=self.stats_window_size)
             self.run.iterations = kept.iterations
             self._reset_schedule()
+            if isinstance(self.runner, HostRunner):
+                self.runner.restart()
         total = int(total_timesteps) + self.run.steps
         if reset_num_timesteps or isinstance(self.logger, _NoLogger):
             self.logger.close()
@@ -253,7 +271,7 @@ class Model:
     def _reset_schedule(self) -> None:
         learner = self.runner.learners[0]
         training = dataclasses.replace(learner.training, steps=jnp.zeros(()), steps_rest=jnp.zeros(()))
-        self.runner.set_learners([dataclasses.replace(learner, training=training)], self.run.iterations)
+        self.runner.set_learners([dataclasses.replace(learner, training=training)], [self.run.iterations])
 
     def _tb_folder(self, name: str | None) -> Path | None:
         if self.tensorboard_log is None:
@@ -355,7 +373,8 @@ class Model:
             model = maker("MlpPolicy", **{"seed": meta["seed"], "device": device} | settings | kwargs)
         model.spec = modelfile.spec_from_json(meta["spec"])
         model.env_id, model.env_kwargs = meta["env_id"], meta.get("env_kwargs")
-        template_learner = model.algorithm.init(jax.random.key(0), model.spec, 1)
+        plain = dataclasses.replace(model.algorithm, ref_kl_coef=0.0)  # predicting needs no reference
+        template_learner = plain.init(jax.random.key(0), model.spec, 1)
         model._acting = modelfile.read_tree(path, template_learner.acting)
         model.run.steps = meta["num_timesteps"]
         if env is not None:
@@ -368,9 +387,9 @@ class Model:
         return model
 
     def _adopt(self, acting: Acting) -> None:
-        """Put these acting parameters into the runner (a loaded model that is given an environment)."""
+        """Put these acting parameters into the runner."""
         learner = dataclasses.replace(self.runner.learners[0], acting=acting)
-        self.runner.set_learners([learner], self.run.iterations)
+        self.runner.set_learners([learner], [self.run.iterations])
 
     def get_parameters(self) -> dict[str, np.ndarray]:
         """Name → array of every acting parameter."""
@@ -413,6 +432,7 @@ class _Hooks:
 
     def __init__(self, model: Model, callback: BaseCallback | None):
         self.model, self.callback = model, callback
+        self._learner: Any = None
 
     def start(self) -> None:
         if isinstance(self.model.runner, HostRunner):
@@ -431,7 +451,9 @@ class _Hooks:
         done = (step.terminated | step.truncated) & step.valid
         model._open_steps = model._open_steps + int(np.sum(step.valid))
         model._open_episodes = model._open_episodes + int(np.sum(done))
-        model._acting, model._policy = None, None
+        if model.runner.learner is not self._learner:  # it was updated since the last step
+            self._learner = model.runner.learner
+            model._acting, model._policy = None, None
         callback.update_locals({"new_obs": step.obs, "rewards": step.reward, "dones": done})
         return callback.on_step()
 
@@ -480,9 +502,11 @@ def evaluate_policy(
     host = as_host_env(env)
     check_same_spaces(model._known_spec(), host)
     on_step = None if callback is None else lambda: callback({"model": model, "env": host}, {})
-    returns, lengths = evaluate(model.policy, host, n_eval_episodes, deterministic, seed, on_step)
-    if host is model.env and isinstance(model.runner, HostRunner):
-        model.runner.restart()  # its open episodes were played on by the evaluation
+    try:
+        returns, lengths = evaluate(model.policy, host, n_eval_episodes, deterministic, seed, on_step)
+    finally:
+        if model.trains_on(env):
+            model.runner.restart()  # its open episodes were played on by the evaluation
     if reward_threshold is not None:
         assert np.mean(returns) > reward_threshold, (
             f"mean reward {np.mean(returns):.2f} < {reward_threshold:.2f}"

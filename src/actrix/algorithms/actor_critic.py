@@ -170,7 +170,9 @@ class ActorCritic:
     def init(self, key: Key, spec: Spec, num_envs: int, reference: Acting | None = None) -> Learner:
         """A fresh learner; `reference` is a policy to stay near (None = the uniform one)."""
         if reference is not None and reference.net.recurrent:
-            raise ValueError("reference: a recurrent policy cannot be the reference; give a feed-forward one.")
+            raise ValueError(
+                "reference: a recurrent policy cannot be the reference; give a feed-forward one."
+            )
         if self.ref_kl_coef and reference is None and isinstance(spec.action_space, spaces.Box):
             raise ValueError(
                 "ref_kl_coef: the uniform reference is improper on a Box; give a policy as reference."

@@ -85,7 +85,8 @@ class Critic:
     """`function` "v" (state value), "q" (action values, discrete actions) or "none", fitted to `estimator`.
 
     With a Q critic V(s) = Σ_a π(a|s) Q(s, a), so every estimator serves it: the target for Q(s_t, a_t) is the
-    same G_t (expected SARSA for `TD`). The advantage handed to the actor is G_t − V(s_t).
+    same G_t (expected SARSA for `TD`). The actor's ψ = "advantage" is G_t − V(s_t) with a V critic, and
+    Q(s_t, a_t) − Σ_a π(a|s_t) Q(s_t, a) with a Q critic.
     """
 
     function: str = "v"

@@ -20,7 +20,7 @@ from actrix.core.spaces import (
 )
 from actrix.core.types import Spec
 from actrix.envs.base import Step
-from actrix.envs.guard import EnvError
+from actrix.envs.guard import EnvError, Guard
 
 
 class GymnasiumEnvs:
@@ -53,7 +53,7 @@ class GymnasiumEnvs:
         check_observation_space(envs.single_observation_space)
         check_action_space(envs.single_action_space)
         self.envs: Any = envs
-        self.num_envs, self.steps = envs.num_envs, 0
+        self.num_envs, self.steps, self.env_id = envs.num_envs, 0, _env_id(envs)
         self.mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self._masks_from = masks or find_masks(envs)
         mask_size = None if self._masks_from == "none" else mask_length(envs.single_action_space)
@@ -224,6 +224,19 @@ def _time_limit(envs: VectorEnv) -> int | None:
     if spec is None and isinstance(envs.unwrapped, SyncVectorEnv):
         spec = envs.unwrapped.envs[0].spec
     return None if spec is None else spec.max_episode_steps
+
+
+def _env_id(envs: VectorEnv) -> str | None:
+    """The id that alone makes these environments anew, or None (other arguments, wrappers, not registered)."""
+    if not isinstance(envs, SyncVectorEnv):
+        return None
+    env = envs.envs[0]
+    spec = env.env.spec if isinstance(env, Guard) else env.spec
+    known = None if spec is None else gym.registry.get(spec.id)
+    if spec is None or known is None or spec.additional_wrappers:
+        return None
+    what = lambda s: (s.max_episode_steps, {k: v for k, v in s.kwargs.items() if k != "render_mode"})
+    return spec.id if what(spec) == what(known) else None
 
 
 def _final_obs(obs: Any, infos: dict[str, Any], rows: np.ndarray) -> Any:

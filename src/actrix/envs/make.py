@@ -21,7 +21,7 @@ BACKENDS = ("auto", "gymnasium", "envpool", "jax")
 
 
 class UnknownEnvError(ValueError):
-    """No environment of that name is registered; the message has the nearest names."""
+    """No environment of that name, or with those keyword arguments; the message has the nearest names."""
 
 
 def make_vec_env(
@@ -73,7 +73,8 @@ def choose_backend(
 
     'auto' takes JAX where it matches Gymnasium's dynamics or Gymnasium has no such environment, else EnvPool
     where it has the id and there are several environments (one alone is faster without its threads), else
-    Gymnasium; keyword arguments rule out what would not know them. Raises UnknownEnvError with the nearest names.
+    Gymnasium; keyword arguments rule out what would not know them. Raises UnknownEnvError with the nearest
+    names, EnvError where the constructor raises.
     """
     if backend != "auto":
         return backend
@@ -81,15 +82,21 @@ def choose_backend(
         return "jax"
     if n_envs > 1 and not env_kwargs and has_envpool(env_id):
         return "envpool"
-    single_env(env_id, env_kwargs).close()
+    _construct(functools.partial(single_env, env_id, env_kwargs), 0).close()
     return "gymnasium"
 
 
 def make_jax_env(env_id: str, **params: Any) -> JaxEnv:
-    """`jax_env` with `UnknownEnvError` and the nearest names for an unknown id."""
+    """`jax_env` with `UnknownEnvError`: the nearest names of an unknown id, or the unknown keyword."""
     if not has_jax_env(env_id) and gymnax_ids():
         raise UnknownEnvError(f"no JAX environment is named {env_id!r}{_nearest(env_id)}.")
-    return jax_env(env_id, **params)
+    try:
+        return jax_env(env_id, **params)
+    except TypeError as error:
+        if "keyword argument" not in str(error):
+            raise
+        reason = str(error).split(" was raised from")[0]
+        raise UnknownEnvError(f"{env_id} refuses the env_kwargs: {reason}.") from error
 
 
 def single_env(
@@ -138,16 +145,7 @@ def as_host_env(env: Any, n_envs: int = 1, seed: int | None = None) -> HostEnv:
 def _vectorise(
     build: Callable[[], gym.Env], n_envs: int, seeds: list[int] | None, vec_env_cls
 ) -> GymnasiumEnvs:
-    def guarded(index: int) -> gym.Env:
-        try:
-            return Guard(build(), index)
-        except (EnvError, UnknownEnvError, ImportError):
-            raise
-        except Exception as error:
-            raise EnvError(
-                f"environment {index}: its constructor raised {type(error).__name__}: {error}"
-            ) from error
-
+    guarded = functools.partial(_construct, build)
     # The first one shows, before any worker starts, whether its spaces are supported and where masks are.
     first = guarded(0)
     check_observation_space(first.observation_space)
@@ -161,6 +159,17 @@ def _vectorise(
     else:
         makers[0] = lambda: first
     return GymnasiumEnvs(vec_env_cls(makers, **options), limit, seeds, masks)
+
+
+def _construct(build: Callable[[], gym.Env], index: int) -> gym.Env:
+    try:
+        return Guard(build(), index)
+    except (EnvError, UnknownEnvError, ImportError):
+        raise
+    except Exception as error:
+        raise EnvError(
+            f"environment {index}: its constructor raised {type(error).__name__}: {error}"
+        ) from error
 
 
 def check_inert(env_id: str | None) -> None:
@@ -185,6 +194,13 @@ def _make(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
         ) from error
     except gym.error.UnregisteredEnv as error:
         raise UnknownEnvError(f"no environment is named {env_id!r}{_nearest(env_id)}.") from error
+    except gym.error.Error as error:  # a deprecated version, a malformed id, an unknown render mode
+        raise UnknownEnvError(f"{env_id!r}: {error}") from error
+    except TypeError as error:
+        if "keyword argument" not in str(error):
+            raise
+        reason = str(error).split(" was raised from")[0]
+        raise UnknownEnvError(f"{env_id} refuses the env_kwargs: {reason}.") from error
 
 
 def _register_atari() -> None:

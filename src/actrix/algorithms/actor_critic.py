@@ -16,92 +16,15 @@ from gymnasium import spaces
 from actrix.actors import policy_gradient as pg
 from actrix.actors.answers import EPISODE_PSI, PPOKL, Actor, PPOClip
 from actrix.algorithms import checks
+from actrix.algorithms.learner import Acting, Batch, Learner, Training, count, first_bad_row
 from actrix.core import normalize
 from actrix.core.networks import NetworkConfig, Output, apply, normalized_shapes, unroll
 from actrix.core.optim import descend, flatten, make_optimizer
 from actrix.core.schedules import Schedule, evaluate
-from actrix.core.types import Chunk, Key, PyTree, Spec, record
+from actrix.core.types import Chunk, Key, PyTree, Spec
 from actrix.critics import returns
 from actrix.critics.answers import Critic
 from actrix.data.rollout import minibatch_indices, sequences
-
-
-@record
-class Acting:
-    """All that acting needs: the network and the frozen observation statistics."""
-
-    net: Any
-    obs_moments: tuple[normalize.Moments | None, ...] | None
-
-
-@record
-class Training:
-    """All that learning needs besides: optimiser states, adapted scalars, statistics, counters."""
-
-    opt_state: PyTree
-    critic_opt_state: PyTree
-    beta: jax.Array
-    baseline: pg.MovingAverage
-    reward_scale: normalize.RewardScale | None
-    reference: Acting | None
-    """The policy to stay near, with its own frozen statistics; None = the uniform one."""
-    update: jax.Array
-    steps: jax.Array
-    """Environment steps learned from, float32; `steps_rest` is what rounding left out of it (Kahan)."""
-    steps_rest: jax.Array
-    total_steps: jax.Array
-
-
-@record
-class Learner:
-    """acting + training + memory (on-policy methods remember nothing between chunks)."""
-
-    acting: Acting
-    training: Training
-    memory: PyTree = None
-
-
-@record
-class Batch:
-    """Rows ready for the losses: `[items, ...]`, or sequences `[L, items, ...]` for a recurrent network."""
-
-    obs: PyTree
-    action: jax.Array
-    log_prob: Any
-    dist: PyTree
-    mask: jax.Array | None
-    valid: jax.Array | None
-    first: jax.Array | None
-    psi: jax.Array
-    target: jax.Array
-    value: jax.Array
-    carry: PyTree = None
-    """Memory before each sequence, `[1, items, hidden]`."""
-    reference_dist: PyTree = None
-    """The reference policy's distribution, where the loss has a KL to it."""
-
-
-def _count(training: Training, chunk: Chunk) -> Training:
-    """One update and the chunk's valid rows more. Compensated: float32 alone would lose small chunks at 1e8."""
-    rows = jnp.asarray(chunk.reward.size if chunk.valid is None else jnp.sum(chunk.valid), jnp.float32)
-    rows = rows - training.steps_rest
-    steps = training.steps + rows
-    rest = (steps - training.steps) - rows
-    return dataclasses.replace(training, update=training.update + 1, steps=steps, steps_rest=rest)
-
-
-def _first_bad_row(chunk: Chunk) -> jax.Array:
-    """t·N + n of the first valid row with a non-finite reward or observation, or −1.
-
-    The host loop says which value it was before it learns; the compiled loop has only this.
-    """
-    good = jnp.ones(chunk.reward.shape, bool)
-    for x in jax.tree.leaves((chunk.reward, chunk.obs, chunk.next_obs)):
-        if jnp.issubdtype(x.dtype, jnp.floating):
-            good &= jnp.all(jnp.isfinite(x), axis=tuple(range(2, x.ndim)))
-    if chunk.valid is not None:
-        good |= ~chunk.valid
-    return jnp.where(jnp.all(good), -1, jnp.argmin(good.reshape(-1))).astype(jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +187,7 @@ class ActorCritic:
                 critic_loss, again, new, critic_opt_state, rate_v, passes, key
             )
 
-        bad_row = _first_bad_row(raw)
+        bad_row = first_bad_row(raw)
         finite = jnp.isfinite(jnp.sum(new)) & jnp.isfinite(metrics["train/loss"]) & (bad_row < 0)
         net = unflatten(jnp.where(finite, new, theta))
         seen = self.observe(learner, raw)  # the statistics move only now, after the losses that used them
@@ -281,7 +204,7 @@ class ActorCritic:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
         kept = {name: keep(value, getattr(training, name)) for name, value in fresh.items()}
-        training = dataclasses.replace(_count(training, chunk), **kept)
+        training = dataclasses.replace(count(training, chunk), **kept)
         metrics |= {
             "nonfinite": 1.0 - finite,
             "bad_row": bad_row,

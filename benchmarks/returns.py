@@ -109,7 +109,7 @@ JOBS = [
     composition("none", "score:moving-average"),
     composition("none", "score:optimal"),
     composition("q-n-step:5", "score:advantage"),
-    Job("Breakout-MinAtar", 2_000_000, 10, "ppo", seeds=(10, 11)),
+    Job("Breakout-MinAtar", 2_000_000, 10, "ppo", seeds=(10,)),
     Job("HalfCheetah-v5", 1_000_000, 5700, "ppo", seeds=(10,), episodes=20),
 ]
 

@@ -80,6 +80,7 @@ def test_no_gradient_flows_through_the_target(name):
         runner.learners[0].acting.net,
         runner.learners[0].training,
         _chunk(runner),
+        None,
     )
     import jax
 
@@ -89,6 +90,7 @@ def test_no_gradient_flows_through_the_target(name):
                 runner.learners[0].acting.net,
                 runner.learners[0].training,
                 dataclasses.replace(_chunk(runner), reward=reward),
+                None,
             ).target
         )
     )(_chunk(runner).reward)

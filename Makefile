@@ -29,8 +29,7 @@ $(VENV)/.dev: $(VENV)/.installed
 	touch $@
 
 test: $(VENV)/.dev
-	@# Nearly all the time of a first run is XLA compiling small programs: spend less on optimising them.
-	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow"
 
 test-all: $(VENV)/.dev
 	$(BIN)/pytest -n 2

@@ -101,7 +101,6 @@ class Model:
     ):
         self.preset = self._find_preset(settings)
         self.algorithm = presets.configure(self.preset.algorithm, settings)
-        self.policy_name = policy if isinstance(policy, str) else "custom"
         network = _network(policy, policy_kwargs, self.algorithm.network)
         self.algorithm = dataclasses.replace(self.algorithm, network=network)
         self.seed = _seed(seed)
@@ -137,10 +136,7 @@ class Model:
         given = env
         env, self.env_id = self._resolve(env)
         if self.spec is not None:
-            for what in ("observation_space", "action_space"):
-                if getattr(self.spec, what) != getattr(env.spec, what):
-                    ours, theirs = getattr(self.spec, what), getattr(env.spec, what)
-                    raise ValueError(f"the environment's {what} is {theirs}, the model's {ours}.")
+            check_same_spaces(self.spec, env)
         spaces.check_observation_space(env.spec.observation_space)
         spaces.check_action_space(env.spec.action_space)
         if isinstance(env, HostEnv):

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from actrix.actors.answers import PPOKL, PPOClip, ScoreFunction, format_actor, parse_actor
+from actrix.algorithms import checks
 from actrix.algorithms.actor_critic import ActorCritic
 from actrix.algorithms.compositions import unsound
 from actrix.core.networks import ACTIVATIONS, NetworkConfig
@@ -193,7 +194,7 @@ def _set(algorithm: ActorCritic, name: str, value: Any) -> ActorCritic:
     raise SettingError(f"unknown setting {name!r} for {algorithm.critic} × {algorithm.actor.name}: {hint}")
 
 
-_WHOLE = ("n_steps", "batch_size", "n_epochs", "n_critic_updates", "sequence_length")
+_WHOLE = (*checks.WHOLE, "n_critic_updates")
 
 
 def _typed(name: str, value: Any) -> Any:

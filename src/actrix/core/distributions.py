@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import gymnasium as gym
@@ -150,7 +151,7 @@ class ActionHead:
             return DiagGaussian(out, jnp.broadcast_to(log_std, out.shape))
         if self.kind == "categorical":
             return _categorical(out, mask)
-        stops = list(_accumulate(self.sizes))
+        stops = list(itertools.accumulate(self.sizes))
         pieces = jnp.split(out, stops[:-1], axis=-1)
         masks = jnp.split(mask, stops[:-1], axis=-1) if mask is not None else [None] * len(pieces)
         return MultiCategorical(tuple(_categorical(o, m) for o, m in zip(pieces, masks, strict=True)))
@@ -164,14 +165,6 @@ class ActionHead:
     def unflatten_action(self, action: jax.Array) -> jax.Array:
         """The inverse of `flatten_action`."""
         return action.reshape(*action.shape[:-1], *self.shape) if self.continuous else action
-
-
-def _accumulate(sizes: tuple[int, ...]) -> list[int]:
-    total, out = 0, []
-    for size in sizes:
-        total += size
-        out.append(total)
-    return out
 
 
 def _categorical(logits: jax.Array, mask: jax.Array | None) -> Categorical:

@@ -6,6 +6,8 @@ policy that is updated would not be the policy that acted.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -38,7 +40,7 @@ def update_moments(m: Moments, x: Float[Array, "*B *S"], valid: Bool[Array, "*B"
     axes = tuple(range(lead))
     x = jnp.clip(x.astype(m.mean.dtype), -LARGEST, LARGEST)
     if valid is None:
-        n = jnp.asarray(float(_prod(x.shape[:lead])), m.count.dtype)
+        n = jnp.asarray(float(math.prod(x.shape[:lead])), m.count.dtype)
         mean = jnp.mean(x, axis=axes)
         var = jnp.mean((x - mean) ** 2, axis=axes)
     else:
@@ -122,10 +124,3 @@ def update_reward_scale(
     running, returns = jax.lax.scan(step, scale.running, (reward, done))
     running = jnp.where(jnp.isnan(jnp.sum(returns)), scale.running, running)
     return RewardScale(running, update_moments(scale.moments, returns, valid))
-
-
-def _prod(shape: tuple[int, ...]) -> int:
-    out = 1
-    for n in shape:
-        out *= n
-    return out

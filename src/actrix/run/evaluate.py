@@ -11,9 +11,9 @@ import numpy as np
 
 from actrix.core.networks import zero_where
 from actrix.core.types import PyTree, Spec
-from actrix.envs.base import HostEnv
+from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.guard import env_seeds
-from actrix.envs.make import as_host_env, make_vec_env
+from actrix.envs.make import make_vec_env
 
 EVAL_ENVS = 10
 
@@ -109,12 +109,9 @@ def evaluation_env(
                         backend="jax" if jax_only else "gymnasium")  # fmt: skip
 
 
-def check_same_spaces(spec: Spec, env: HostEnv) -> None:
+def check_same_spaces(spec: Spec, env: HostEnv | JaxEnv) -> None:
     """Raise ValueError with the difference unless `env` has the spaces that the policy was made for."""
     for what in ("observation_space", "action_space"):
         ours, theirs = getattr(spec, what), getattr(env.spec, what)
         if ours != theirs:
             raise ValueError(f"the environment's {what} is {theirs}, the model's is {ours}.")
-
-
-__all__ = ["Policy", "as_host_env", "check_same_spaces", "evaluate", "evaluation_env"]

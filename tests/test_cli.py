@@ -210,6 +210,10 @@ def test_composition(tmp_path, capsys):
         (["ppo", "CartPole-v1", "--set", "batch_size=100"], ["100", "256"]),
         (["ppo", "CartPole-v1", "--set", "learning_rate=-1"], ["learning_rate"]),
         (["ppo", "CartPole-v1", "--set", "n_steps"], ["KEY=VALUE"]),
+        (
+            ["ppo", "CartPole-v1", "--set", "policy_kwargs={'net_arch': 'big'}"],
+            ["net_arch", "big", "[64, 64]"],
+        ),
         (["ppo", "CartPole-v1", "--set", "use_sde=True"], ["use_sde", "exploration"]),
         (["--critic", "td", "--actor", "score:q", "CartPole-v1"], ["refused", "Q(s,a)"]),
         (["--critic", "gea", "CartPole-v1"], ["gea", "gae"]),

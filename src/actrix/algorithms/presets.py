@@ -219,7 +219,12 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
             raise SettingError(
                 f"net_arch has keys {sorted(both)}; expected a list, or a dict with 'pi' and 'vf'."
             )
-        changes |= {k: tuple(int(n) for n in both.get(k, ())) for k in ("pi", "vf")}
+        try:
+            changes |= {k: tuple(int(n) for n in both.get(k, ())) for k in ("pi", "vf")}
+        except (TypeError, ValueError):
+            raise SettingError(
+                f"net_arch={arch!r}: expected widths, e.g. [64, 64] or dict(pi=[64], vf=[64])."
+            ) from None
     if "activation_fn" in kwargs:
         changes["activation_fn"] = _activation(kwargs.pop("activation_fn"))
     if "lstm_hidden_size" in kwargs:

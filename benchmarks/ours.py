@@ -31,7 +31,7 @@ def ppo(
     """PPO after its first iterations (compilation is not timed); `settings` are Stable-Baselines3's names."""
     runner = _runner(env_id, n_envs, n_steps, backend, range(seeds), settings)
     iterations = max(1, round(total_steps / (n_envs * n_steps)))
-    runner.set_total_steps(10 * total_steps)
+    runner.set_training(total_steps=10 * total_steps)
     runner.warm()
     for _ in range(2):
         runner.advance(1)

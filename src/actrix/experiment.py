@@ -22,7 +22,8 @@ import jax
 import numpy as np
 
 from actrix import zoo
-from actrix.algorithms import presets
+from actrix.algorithms import checks, presets
+from actrix.algorithms.actor_critic import ActorCritic
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import check_inert, choose_backend, make_jax_env, make_vec_env
 from actrix.model import POLICIES, Model, write_model
@@ -30,7 +31,7 @@ from actrix.run import atomic, checkpoint
 from actrix.run.compiled import CompiledRunner
 from actrix.run.display import Display
 from actrix.run.evaluate import check_same_spaces, evaluate, evaluation_env
-from actrix.run.host import HostRunner
+from actrix.run.stepping import host_runner
 from actrix.run.log import METRICS, STEP, Logger, read_metrics
 from actrix.run.plot import plot_run
 from actrix.run.stats import Summary, summarize
@@ -72,6 +73,10 @@ class RunConfig:
     def build(self) -> Any:
         """The algorithm (a frozen dataclass)."""
         settings = dict(self.settings)
+        if self.algorithm != presets.COMPOSED:
+            base = presets.find_preset(self.algorithm).algorithm
+            if not isinstance(base, ActorCritic):
+                return presets.configure(base, settings)
         missing = {"critic", "actor"} - set(settings)
         if missing:
             raise RunError(f"the settings of this run lack {' and '.join(sorted(missing))}.")
@@ -190,6 +195,7 @@ def _check(config: RunConfig) -> None:
     env = make_env(config, config.seeds[0])
     try:
         algorithm.check(env.spec, config.n_envs)
+        checks.budget(algorithm, config.n_timesteps)
         try:
             algorithm.init(jax.random.key(0), env.spec, 1)
         except (TypeError, ValueError) as error:
@@ -393,7 +399,7 @@ def _train_here(
     algorithm.check(env.spec, config.n_envs)
     runner: Any
     if isinstance(env, HostEnv):
-        runner = HostRunner(algorithm, env, seeds[0])
+        runner = host_runner(algorithm, env, seeds[0])
     else:
         runner = CompiledRunner(algorithm, env, config.n_envs, seeds)
     runs = [SeedRun(seed, folder=path) for path, seed in pairs]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actrix.algorithms import presets
+from actrix.algorithms import checks, presets
 from actrix.algorithms.actor_critic import Acting
 from actrix.callbacks import BaseCallback, as_callback
 from actrix.core import spaces
@@ -26,6 +26,7 @@ from actrix.run.display import Display
 from actrix.run.evaluate import Policy, check_same_spaces, evaluate
 from actrix.run.host import HostRunner
 from actrix.run.log import Logger
+from actrix.run.stepping import host_runner
 from actrix.run.train import SeedRun, train
 
 POLICIES = (
@@ -146,22 +147,15 @@ class Model:
         self.env, self.spec = env, env.spec
         self._given = given if isinstance(given, gym.Env | gym.vector.VectorEnv) else env
         if isinstance(env, HostEnv):
-            self.runner = HostRunner(self.algorithm, env, self.seed, self.reference)
+            self.runner = host_runner(self.algorithm, env, self.seed, self.reference)
         else:
             self.runner = CompiledRunner(self.algorithm, env, self.n_envs, [self.seed], self.reference)
         if learner is not None:
-            scale = learner.training.reward_scale
-            if scale is not None:  # the discounted returns of the old environments
-                scale = dataclasses.replace(scale, running=jnp.zeros(self.n_envs))
-            training = dataclasses.replace(learner.training, reward_scale=scale)
-            learner = dataclasses.replace(learner, training=training)
+            learner = self.algorithm.adopt(learner, self.runner.learners[0])
             self.runner.set_learners([learner], [self.run.iterations])
         elif self._acting is not None:  # from a file: schedules go on where its training was
-            training = dataclasses.replace(
-                self.runner.learners[0].training, steps=jnp.asarray(float(self.run.steps))
-            )
-            learner = dataclasses.replace(self.runner.learners[0], acting=self._acting, training=training)
-            self.runner.set_learners([learner], [self.run.iterations])
+            self.runner.set_training(steps=self.run.steps)
+            self._adopt(self._acting)
         self._policy = None
 
     def _resolve(self, env: Any) -> tuple[HostEnv | JaxEnv, str | None]:
@@ -236,6 +230,7 @@ class Model:
         if not float(total_timesteps).is_integer() or total_timesteps < 1:
             raise ValueError(f"total_timesteps={total_timesteps} must be a whole number of at least 1.")
         first = self.run.iterations == 0
+        checks.budget(self.algorithm, int(total_timesteps) if first else 2**62)
         if reset_num_timesteps:
             kept = self.run
             self.run = SeedRun(self.seed, window=self.stats_window_size)
@@ -265,9 +260,7 @@ class Model:
         return self
 
     def _reset_schedule(self) -> None:
-        learner = self.runner.learners[0]
-        training = dataclasses.replace(learner.training, steps=jnp.zeros(()), steps_rest=jnp.zeros(()))
-        self.runner.set_learners([dataclasses.replace(learner, training=training)], [self.run.iterations])
+        self.runner.set_training(steps=0, steps_rest=0)
 
     def _tb_folder(self, name: str | None) -> Path | None:
         if self.tensorboard_log is None:
@@ -288,7 +281,7 @@ class Model:
         if self._acting is None:
             if self.runner is None:
                 raise ValueError("this model has no parameters yet: pass env=… or load a file.")
-            self._acting = self.runner.learners[0].acting
+            self._acting = self.runner.actings[0]
         return self._acting
 
     @property
@@ -384,7 +377,7 @@ class Model:
 
     def _adopt(self, acting: Acting) -> None:
         """Put these acting parameters into the runner."""
-        learner = dataclasses.replace(self.runner.learners[0], acting=acting)
+        learner = self.algorithm.with_acting(self.runner.learners[0], acting)
         self.runner.set_learners([learner], [self.run.iterations])
 
     def get_parameters(self) -> dict[str, np.ndarray]:
@@ -571,6 +564,78 @@ class TDAC(Model):
     preset_name = "tdac"
 
 
+class DQN(Model):
+    """Deep Q-learning with a target network and replay (Mnih et al. 2015)."""
+
+    preset_name = "dqn"
+
+
+class C51(Model):
+    """Categorical distributional Q-learning (Bellemare et al. 2017)."""
+
+    preset_name = "c51"
+
+
+class QRDQN(Model):
+    """Quantile-regression Q-learning (Dabney et al. 2018a)."""
+
+    preset_name = "qr-dqn"
+
+
+class IQN(Model):
+    """Implicit quantile networks (Dabney et al. 2018b)."""
+
+    preset_name = "iqn"
+
+
+class Rainbow(Model):
+    """Double, dueling, prioritised, 3-step, categorical, noisy Q-learning (Hessel et al. 2018)."""
+
+    preset_name = "rainbow"
+
+
+class SoftQ(Model):
+    """Soft Q-learning with a Boltzmann policy (Haarnoja et al. 2017)."""
+
+    preset_name = "soft-q"
+
+
+class DDPG(Model):
+    """Deep deterministic policy gradient (Lillicrap et al. 2016)."""
+
+    preset_name = "ddpg"
+
+
+class TD3(Model):
+    """Twin delayed DDPG (Fujimoto et al. 2018)."""
+
+    preset_name = "td3"
+
+
+class SAC(Model):
+    """Soft actor-critic with an adapted temperature (Haarnoja et al. 2018)."""
+
+    preset_name = "sac"
+
+
+class DiscreteSAC(Model):
+    """Soft actor-critic for discrete actions with exact expectations (Christodoulou 2019)."""
+
+    preset_name = "discrete-sac"
+
+
+class TQC(Model):
+    """Truncated quantile critics (Kuznetsov et al. 2020)."""
+
+    preset_name = "tqc"
+
+
+class DroQ(Model):
+    """SAC with dropout and layer norm in the critics and 20 updates per step (Hiraoka et al. 2022)."""
+
+    preset_name = "droq"
+
+
 class ActorCritic(Model):
     """A free composition: `ActorCritic("MlpPolicy", env, critic="td-lambda:0.9", actor="ppo-clip:0.2")`."""
 
@@ -582,7 +647,11 @@ class ActorCritic(Model):
 
 
 MODELS: dict[str, type[Model]] = {
-    cls.preset_name: cls for cls in (REINFORCE, VPG, QAC, TDAC, A2C, PPO, PPOKL, ActorCritic)
+    cls.preset_name: cls
+    for cls in (
+        REINFORCE, VPG, QAC, TDAC, A2C, PPO, PPOKL, DQN, C51, QRDQN, IQN, Rainbow, SoftQ, DDPG, TD3, SAC, DiscreteSAC,
+        TQC, DroQ, ActorCritic,
+    )  # fmt: skip
 }
 
 

@@ -35,7 +35,7 @@ def train(
     """A runner after so many iterations."""
     algorithm.check(env.spec, num_envs)
     runner = CompiledRunner(algorithm, env, num_envs, [seed])
-    runner.set_total_steps(10**6)
+    runner.set_training(total_steps=10**6)
     runner.warm()
     if iterations:
         runner.advance(iterations)

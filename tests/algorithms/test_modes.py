@@ -45,7 +45,7 @@ def test_modes_agree(case):
     compiled = CompiledRunner(algorithm, env, N, [3])
     host = HostRunner(algorithm, HostJax(env, N), 3)
     for runner in (compiled, host):
-        runner.set_total_steps(10_000)
+        runner.set_training(total_steps=10_000)
         runner.warm()
     (a,) = compiled.advance(2)
     b = [host.advance()[0] for _ in range(2)]

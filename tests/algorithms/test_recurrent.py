@@ -17,7 +17,7 @@ def _final_return(**policy_kwargs):
         policy_kwargs={"net_arch": [16], **policy_kwargs},
     )  # fmt: skip
     runner = CompiledRunner(algorithm, TMaze(length=4), ENVS, [0])
-    runner.set_total_steps(ITERATIONS * ROWS * ENVS)
+    runner.set_training(total_steps=ITERATIONS * ROWS * ENVS)
     runner.advance(ITERATIONS - 10)
     return np.mean(runner.advance(10)[0].ep_returns)
 

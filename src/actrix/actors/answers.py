@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from actrix.actors import policy_gradient as pg
 from actrix.core.distributions import Distribution
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
+from actrix.critics.corrections import importance_ratio
 
 PSI: dict[str, str] = {
     "return": "R(τ), the return of the whole trajectory",
@@ -37,6 +38,10 @@ class ScoreFunction:
 
     name: ClassVar[str] = "score"
     ratio: ClassVar[bool] = False
+    off_policy: ClassVar[bool] = False
+    """Whether the objective itself corrects for another behaviour policy on every use of a row."""
+    needs_dist: ClassVar[bool] = False
+    """Whether the objective needs the behaviour policy's whole distribution."""
 
     def objective(
         self, *, psi: jax.Array, log_prob: jax.Array, **unused: Any
@@ -54,6 +59,8 @@ class PPOClip:
 
     name: ClassVar[str] = "ppo-clip"
     ratio: ClassVar[bool] = True
+    off_policy: ClassVar[bool] = False
+    needs_dist: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clip_range", as_schedule(self.clip_range, "clip_range"))
@@ -89,6 +96,8 @@ class PPOKL:
 
     name: ClassVar[str] = "ppo-kl"
     ratio: ClassVar[bool] = True
+    off_policy: ClassVar[bool] = False
+    needs_dist: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for field in ("kl_target", "initial_beta"):
@@ -111,9 +120,78 @@ class PPOKL:
         return rows, {}
 
 
-Actor = ScoreFunction | PPOClip | PPOKL
+@dataclasses.dataclass(frozen=True)
+class OffPAC:
+    """Ascend E_μ[min(ρ_max, ρ_t) ψ_t ∇log π(a_t|s_t)], ρ_t = π/μ (Degris et al. 2012).
 
-ACTORS: dict[str, type] = {cls.name: cls for cls in (ScoreFunction, PPOClip, PPOKL)}
+    A semi-gradient of Σ d^μ(s) V^π(s) that drops π∇Q^π: it is not ∇J. The bound ρ_max is ours.
+    """
+
+    rho_max: float = 10.0
+    psi: str = "td-error"
+
+    name: ClassVar[str] = "off-pac"
+    ratio: ClassVar[bool] = False
+    off_policy: ClassVar[bool] = True
+    needs_dist: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.rho_max > 0:
+            raise ValueError(f"rho_max={self.rho_max} must be positive.")
+
+    def objective(
+        self, *, psi: jax.Array, log_prob: jax.Array, old_log_prob: jax.Array, **unused: Any
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        rho = jnp.minimum(importance_ratio(log_prob, old_log_prob), self.rho_max)
+        rho = jax.lax.stop_gradient(rho)
+        return rho * pg.score_function(log_prob=log_prob, psi=psi), {"train/rho": jnp.mean(rho)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ACER:
+    """Truncated importance weights with bias correction, held near an average policy (Wang et al. 2017)."""
+
+    truncation: float = 10.0
+    """c: ratios beyond it are cut, and what that loses is put back as an expectation over Q."""
+    trust_region: float = 1.0
+    """δ: bound on the step's inner product with ∇KL(average policy ‖ π), in the space of the logits."""
+    average_decay: float = 0.99
+    psi: str = "advantage"
+
+    name: ClassVar[str] = "acer"
+    ratio: ClassVar[bool] = False
+    off_policy: ClassVar[bool] = True
+    needs_dist: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for field in ("truncation", "trust_region"):
+            if not getattr(self, field) > 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be positive.")
+        if not 0 <= self.average_decay < 1:
+            raise ValueError(f"average_decay={self.average_decay} must lie in [0, 1).")
+
+    def objective(
+        self,
+        *,
+        psi: jax.Array,
+        action: jax.Array,
+        dist: Distribution,
+        old_dist: Distribution,
+        average_dist: Distribution,
+        q_advantage: jax.Array,
+        **unused: Any,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        step, scale = pg.acer_step(
+            dist.logits, old_dist.logits, average_dist.logits, action=action, advantage=psi,  # type: ignore[union-attr]
+            q_advantage=q_advantage, truncation=self.truncation, trust_region=self.trust_region,
+        )  # fmt: skip
+        # The gradient of this objective with respect to the logits is the step itself.
+        return jnp.sum(jax.lax.stop_gradient(step) * dist.logits, axis=-1), {"train/trust_scale": jnp.mean(scale)}  # type: ignore[union-attr]
+
+
+Actor = ScoreFunction | PPOClip | PPOKL | OffPAC | ACER
+
+ACTORS: dict[str, type] = {cls.name: cls for cls in (ScoreFunction, PPOClip, PPOKL, OffPAC, ACER)}
 
 
 def default_psi(critic_function: str) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 Rows = Float[Array, "*B"]
 Flags = Bool[Array, "*B"]
@@ -226,3 +226,38 @@ def _sum_of_others(x: Array) -> Array:
     before = jnp.concatenate([none, jnp.cumsum(x[:-1], axis=0)])
     after = jnp.concatenate([jnp.cumsum(x[:0:-1], axis=0)[::-1], none])
     return before + after
+
+
+def acer_step(
+    log_probs: Float[Array, "*B A"],
+    behaviour: Float[Array, "*B A"],
+    average: Float[Array, "*B A"],
+    *,
+    action: Int[Array, "*B"],
+    advantage: Float[Array, "*B"],
+    q_advantage: Float[Array, "*B A"],
+    truncation: float,
+    trust_region: float,
+) -> tuple[Float[Array, "*B A"], Float[Array, "*B"]]:
+    """ACER's ascent direction in the logits, and the share of it that the trust region left (Wang et al. 2017).
+
+    g = min(c, ρ_t) Â_t ∇log π(a_t|s_t) + Σ_a π(a|s_t) [1 − c/ρ_t(a)]₊ (Q(s_t, a) − V(s_t)) ∇log π(a|s_t)
+    z* = g − max(0, (kᵀg − δ)/‖k‖²) k,  k = ∇KL(average ‖ π) = π − average
+
+    The three policies are given as log-probabilities `[*B, A]`; gradients are with respect to the logits, where
+    ∇log π(a) = e_a − π. `advantage` is Q^ret − V (eq. 4 and 12 of the paper). The returned share is 1 where the
+    trust region did not bind, else z*·g/‖g‖².
+    """
+    pi, mu = jnp.exp(log_probs), jnp.exp(behaviour)
+    taken = jax.nn.one_hot(action, pi.shape[-1], dtype=pi.dtype)
+    rho_a = pi / jnp.maximum(mu, 1e-10)
+    rho = jnp.sum(taken * rho_a, axis=-1, keepdims=True)
+    first = jnp.minimum(rho, truncation) * advantage[..., None] * (taken - pi)
+    lost = jnp.maximum(1 - truncation / jnp.maximum(rho_a, 1e-10), 0.0) * pi * q_advantage
+    g = first + lost - pi * jnp.sum(lost, axis=-1, keepdims=True)
+    k = pi - jnp.exp(average)
+    size = jnp.sum(k * k, axis=-1, keepdims=True)
+    excess = jnp.maximum((jnp.sum(k * g, axis=-1, keepdims=True) - trust_region) / jnp.maximum(size, 1e-10), 0.0)
+    step = g - excess * k
+    share = jnp.sum(step * g, axis=-1) / jnp.maximum(jnp.sum(g * g, axis=-1), 1e-10)
+    return step, jnp.where(excess[..., 0] > 0, share, 1.0)

@@ -77,6 +77,11 @@ class ActorCritic:
     # ------------------------------------------------------------------ what the loops ask
 
     @property
+    def answers(self) -> tuple[str, str, str]:
+        """(critic, actor, data)."""
+        return str(self.critic), f"{self.actor.name} × {self.actor.psi}", "on-policy"
+
+    @property
     def whole_episodes(self) -> bool:
         """Chunks hold one whole episode per environment instead of n_steps rows."""
         return self.critic.whole_episodes or self.actor.psi in EPISODE_PSI
@@ -118,6 +123,33 @@ class ActorCritic:
         )
         moments = normalize.init_observation_moments(shapes) if self.normalize_obs else None
         return Learner(Acting(net, moments), training)
+
+    def warm_up(self, rows: int, num_envs: int) -> tuple[int, int]:
+        """(chunks, rows of each) that only fill the running statistics."""
+        if not (self.normalize_obs or self.normalize_reward):
+            return 0, 0
+        return 1, rows if self.whole_episodes else min(rows, max(32, 1024 // num_envs))
+
+    def warm_acting(self, acting: Acting) -> Acting:
+        """The policy acts as ever while the statistics warm up."""
+        return acting
+
+    def initial_carry(self, acting: Acting, num_envs: int) -> PyTree:
+        """Zero memory of a recurrent policy; None without a cell."""
+        return acting.net.initial_carry((num_envs,))
+
+    initial_memory = initial_carry
+
+    def with_acting(self, learner: Learner, acting: Acting) -> Learner:
+        """The learner with another policy (a warm start)."""
+        return dataclasses.replace(learner, acting=acting)
+
+    def adopt(self, learner: Learner, fresh: Learner) -> Learner:
+        """The learner in other environments, for which `fresh` was made: running returns start anew."""
+        scale = learner.training.reward_scale
+        if scale is not None:
+            scale = dataclasses.replace(scale, running=fresh.training.reward_scale.running)
+        return dataclasses.replace(learner, training=dataclasses.replace(learner.training, reward_scale=scale))
 
     def noise(self, acting: Acting, key: Key, rows: int, num_envs: int) -> jax.Array:
         """All the randomness of a chunk's actions, `[T, N, ...]`, drawn at once."""
@@ -162,11 +194,11 @@ class ActorCritic:
         """
         acting, training = learner.acting, learner.training
         progress = jnp.minimum(training.steps / training.total_steps, 1.0)
-        raw, (chunk, reference) = chunk, self._prepare(learner, chunk)
+        raw, (chunk, reference) = chunk, estimates.prepare(self, learner, chunk)
         theta, unflatten = flatten(acting.net)
 
         def estimate(theta: jax.Array) -> Batch:
-            return self._estimate(unflatten(theta), training, chunk, reference)
+            return estimates.estimate(self, unflatten(theta), training, chunk, reference)
 
         def loss(theta: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
             return self._loss(unflatten(theta), training, progress, batch)
@@ -251,7 +283,7 @@ class ActorCritic:
         self, net: Any, training: Training, progress: jax.Array, batch: Batch
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """−objective + vf_coef · value loss − ent_coef · entropy (+ the KL to the reference)."""
-        out = self._outputs(net, batch)
+        out = estimates.outputs(self, net, batch)
         psi = pg.normalize(batch.psi, batch.valid) if self.normalize_advantage else batch.psi
         log_prob = out.dist.log_prob(batch.action)
         objective, metrics = self.actor.objective(
@@ -279,12 +311,12 @@ class ActorCritic:
         """The value loss with a gradient for the critic's own layers only."""
         branch = lambda n: (n.vf, n.vf_head, n.vf_encoder)
         frozen = eqx.tree_at(branch, jax.lax.stop_gradient(net), branch(net), is_leaf=lambda x: x is None)
-        return self._value_loss(self._outputs(frozen, batch), batch)
+        return self._value_loss(estimates.outputs(self, frozen, batch), batch)
 
     def _value_loss(self, out: Output, batch: Batch) -> jax.Array:
         if self.critic.function == "none":
             return jnp.zeros(())
-        value = self._fitted(out, batch.action)
+        value = estimates.fitted(self, out, batch.action)
         if self.clip_range_vf is None:
             rows = (value - batch.target) ** 2
         else:
@@ -293,128 +325,13 @@ class ActorCritic:
             )
         return pg.masked_mean(rows, batch.valid)
 
-    # ------------------------------------------------------------------ estimates
-
-    def _prepare(self, learner: Learner, chunk: Chunk) -> tuple[Chunk, PyTree]:
-        """Normalise observations and rewards by the statistics the policy acted with; charge the KL.
-
-        Also returns the reference policy's distribution where there is a KL to it.
-        """
-        moments, training = learner.acting.obs_moments, learner.training
-        obs = normalize.normalize_observation(moments, chunk.obs, self.clip_obs)
-        next_obs = normalize.normalize_observation(moments, chunk.next_obs, self.clip_obs)
-        reward = chunk.reward
-        if training.reward_scale is not None:
-            reward = normalize.scale_reward(training.reward_scale, reward, self.clip_reward)
-        reference = self._reference(training.reference, chunk) if self.ref_kl_coef else None
-        if reference is not None and self.ref_kl_in == "reward":
-            log_ratio = chunk.log_prob - reference.log_prob(self._flat(chunk.action, learner.acting.net))
-            reward = pg.kl_reward(reward=reward, kl=log_ratio, tau=self.ref_kl_coef)
-        return dataclasses.replace(chunk, obs=obs, next_obs=next_obs, reward=reward), reference
-
-    def _estimate(self, net: Any, training: Training, chunk: Chunk, reference: PyTree) -> Batch:
-        """Values, targets and ψ of every row, cut into training sequences."""
-        out, after = unroll(net, chunk.obs, chunk.first, chunk.carry0, chunk.mask)
-        if net.recurrent:  # one more cell step from the memory after each row
-            next_out, _ = apply(net, chunk.next_obs, after, chunk.next_mask, axes=2)
-        else:
-            next_out, _ = unroll(net, chunk.next_obs, None, None, chunk.next_mask)
-        action = self._flat(chunk.action, net)
-        value, next_value = self._state_value(out), self._state_value(next_out)
-        rows = dict(
-            reward=chunk.reward, next_value=next_value, terminated=chunk.terminated, truncated=chunk.truncated,
-            valid=chunk.valid,
-        )  # fmt: skip
-        target = self.critic.estimator.target(value=value, gamma=self.gamma, **rows)
-        psi = self._psi(
-            net, training, chunk, rows, value=value, fitted=self._fitted(out, action), target=target
-        )
-        batch = Batch(
-            chunk.obs, action, chunk.log_prob, chunk.dist if self._keeps_dist else None, chunk.mask, chunk.valid,
-            chunk.first if net.recurrent else None, psi, target, self._fitted(out, action),
-            reference_dist=reference if self.ref_kl_in == "loss" else None,
-        )  # fmt: skip
-        batch = jax.lax.stop_gradient(batch)
-        if not net.recurrent:
-            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
-        length = self.training_length(chunk.reward.shape[0])
-        _, before = unroll(net, chunk.obs, chunk.first, chunk.carry0, chunk.mask, before=True)
-        starts = jax.tree.map(lambda c: c[::length].reshape(1, -1, c.shape[-1]), before)
-        return dataclasses.replace(sequences(batch, length), carry=jax.lax.stop_gradient(starts))
-
-    def _psi(self, net, training, chunk, rows, *, value, fitted, target) -> jax.Array:
-        """The weight of the score, `[T, N]`; the forms are listed in `actors.answers.PSI`."""
-        actor, gamma = self.actor, self.gamma
-        if actor.psi == "advantage":
-            psi = fitted - value if self.critic.function == "q" else target - value
-        elif actor.psi == "q":
-            psi = fitted
-        elif actor.psi == "td-error":
-            psi = returns.td_error(value=value, gamma=gamma, **rows)
-        elif actor.psi in ("return", "optimal"):
-            psi = returns.trajectory_return(
-                gamma=gamma, **{k: v for k, v in rows.items() if k != "next_value"}
-            )
-            if actor.psi == "optimal":
-                psi = psi - self._optimal_baseline(net, chunk, psi)
-        else:
-            psi = returns.monte_carlo(gamma=gamma, **rows)
-            if actor.psi == "moving-average":
-                psi = psi - pg.moving_average_baseline(training.baseline, psi, valid=chunk.valid)[0]
-        if getattr(actor, "gamma_weight", False):
-            ends = {k: rows[k] for k in ("terminated", "truncated", "valid")}
-            psi = psi * pg.discount_weights(gamma=gamma, **ends)
-        return psi
-
-    def _optimal_baseline(self, net: Any, chunk: Chunk, returns_: jax.Array) -> jax.Array:
-        """b* of least variance for ψ = R(τ), one number per episode, from the other episodes' scores."""
-        theta, unflatten = flatten(net)
-
-        def episode_score(obs, action, valid, mask):
-            def log_likelihood(theta):
-                out, _ = apply(unflatten(theta), obs, None, mask)
-                return jnp.sum(jnp.where(valid, out.dist.log_prob(action), 0.0))
-
-            return jax.grad(log_likelihood)(theta)
-
-        columns = (chunk.obs, self._flat(chunk.action, net), chunk.valid, chunk.mask)
-        axes = jax.tree.map(lambda _: 1, columns)
-        score = jax.vmap(episode_score, in_axes=axes)(*columns)
-        episode_return = returns_[0]
-        weighted = score * episode_return[:, None]
-        return pg.optimal_baseline(score, weighted, per_parameter=False, leave_one_out=True)[:, 0]
-
     # ------------------------------------------------------------------ small pieces
 
-    def _outputs(self, net: Any, batch: Batch) -> Output:
-        if not net.recurrent:
-            return apply(net, batch.obs, None, batch.mask)[0]
-        carry = jax.tree.map(lambda c: c[0], batch.carry)
-        return unroll(net, batch.obs, batch.first, carry, batch.mask)[0]
-
-    def _state_value(self, out: Output) -> jax.Array:
-        """V(s): the critic's output, Σ_a π(a|s) Q(s, a) of a Q critic, 0 without a critic."""
-        if self.critic.function == "none":
-            return jnp.zeros(out.value.shape)
-        return out.value if self.critic.function == "v" else jnp.sum(jnp.exp(out.dist.logits) * out.value, -1)  # type: ignore[union-attr]
-
-    def _fitted(self, out: Output, action: jax.Array) -> jax.Array:
-        """What is fitted to the target: V(s_t), or Q(s_t, a_t)."""
-        if self.critic.function == "q":
-            return jnp.take_along_axis(out.value, action[..., None], axis=-1)[..., 0]
-        return self._state_value(out)
-
-    def _reference(self, reference: Acting | None, chunk: Chunk) -> Any:
-        """The reference policy's distribution at raw observations, normalised by its own statistics."""
-        if reference is None:
-            return chunk.dist.uniform()
-        obs = normalize.normalize_observation(reference.obs_moments, chunk.obs, self.clip_obs)
-        return jax.lax.stop_gradient(unroll(reference.net, obs, None, None, chunk.mask)[0].dist)
 
     def _next_beta(self, net: Any, beta: jax.Array, batch: Batch) -> jax.Array:
         if not isinstance(self.actor, PPOKL):
             return beta
-        kl = pg.masked_mean(batch.dist.kl(self._outputs(net, batch).dist), batch.valid)
+        kl = pg.masked_mean(batch.dist.kl(estimates.outputs(self, net, batch).dist), batch.valid)
         return jnp.clip(pg.adapt_beta(beta, kl, self.actor.kl_target), 1e-6, 1e6)  # never stuck at 0 or ∞
 
     def _next_baseline(self, baseline: pg.MovingAverage, chunk: Chunk) -> pg.MovingAverage:

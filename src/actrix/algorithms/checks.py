@@ -1,4 +1,4 @@
-"""What an `ActorCritic` refuses: values out of range at construction, misfits with an environment later."""
+"""What the algorithms refuse: values out of range at construction, misfits with an environment later."""
 
 from __future__ import annotations
 
@@ -55,6 +55,69 @@ def settle(algorithm: Any) -> None:
     for name, choices in CHOICES.items():
         if getattr(algorithm, name) not in choices:
             raise ValueError(f"{name}={getattr(algorithm, name)!r}: choose one of {', '.join(choices)}.")
+
+
+def whole(part: Any, *names: str, least: int = 1) -> None:
+    """Raise ValueError unless these fields hold whole numbers of at least `least`."""
+    for name in names:
+        value = getattr(part, name)
+        if isinstance(value, bool | str) or value is None or int(value) != value or value < least:
+            raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
+        object.__setattr__(part, name, int(value))
+
+
+def choose(part: Any, **choices: tuple) -> None:
+    """Raise ValueError unless each field holds one of its choices."""
+    for name, allowed in choices.items():
+        if getattr(part, name) not in allowed:
+            raise ValueError(f"{name}={getattr(part, name)!r}: choose one of {', '.join(map(str, allowed))}.")
+
+
+def settle_off_policy(algorithm: Any) -> None:
+    """What `settle` does, for the fields that all replay-based algorithms have."""
+    for name in ("learning_rate", "temperature"):
+        if hasattr(algorithm, name):
+            value = as_schedule(getattr(algorithm, name), name)
+            object.__setattr__(algorithm, name, value)
+            low, high = bounds(value)
+            if not (low >= 0 and high > 0):
+                raise ValueError(f"{name}={value} must be positive.")
+    shares = ("gamma", "tau", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
+    for name in shares:
+        value = getattr(algorithm, name, 0.0)
+        if isinstance(value, str | bool) or not 0 <= value <= 1:
+            raise ValueError(f"{name}={value!r} must lie in [0, 1].")
+    value = algorithm.max_grad_norm
+    if value is not None and not value > 0:
+        raise ValueError(f"max_grad_norm={value} must be positive, or None for 'off'.")
+    choose(algorithm, optimizer=OPTIMIZERS)
+
+
+def fits_off_policy(algorithm: Any, spec: Spec, num_envs: int) -> None:
+    """Raise ValueError where the replay settings do not fit so many environments."""
+    data = algorithm.data
+    if data.buffer_size < num_envs:
+        raise ValueError(f"buffer_size={data.buffer_size} cannot hold one step of n_envs={num_envs} environments.")
+    network = algorithm.network
+    if network.module is not None or network.cell is not None:
+        what = "a module of your own" if network.module is not None else f"a recurrent cell ({network.cell})"
+        raise ValueError(f"policy_kwargs: {what} is offered by the on-policy algorithms only.")
+
+
+def budget(algorithm: Any, total_steps: int) -> None:
+    """Raise ValueError where nothing would be learned because the random phase is as long as training."""
+    starts = getattr(getattr(algorithm, "data", None), "learning_starts", 0)
+    if starts >= total_steps:
+        raise ValueError(
+            f"learning_starts={starts} is not smaller than the budget of {total_steps} steps: "
+            "nothing would be learned."
+        )
+
+
+def no_reference(reference: Any) -> None:
+    """Raise ValueError: only on-policy algorithms stay near a reference policy."""
+    if reference is not None:
+        raise ValueError("reference: only the on-policy algorithms can stay near a reference policy.")
 
 
 def fits(algorithm: Any, spec: Spec, num_envs: int) -> None:

@@ -1,4 +1,4 @@
-"""The named algorithms: each is an `ActorCritic` with other fields. Settings use Stable-Baselines3's names."""
+"""The named algorithms: each is a composition with its fields filled in. Settings use Stable-Baselines3's names."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from typing import Any
 import jax.numpy as jnp
 
 from actrix.actors.answers import PPOKL, PPOClip, ScoreFunction, format_actor, parse_actor
+from actrix.actors.pathwise import Deterministic, Soft
 from actrix.algorithms import checks
 from actrix.algorithms.actor_critic import ActorCritic
 from actrix.algorithms.compositions import unsound
+from actrix.algorithms.pathwise import CriticEnsemble, Pathwise
+from actrix.algorithms.q_learning import QLearning
 from actrix.core.networks import ACTIVATIONS, NetworkConfig
 from actrix.core.schedules import Linear, Tabulated
 from actrix.critics.answers import GAE, TD, Critic, MonteCarlo, parse_critic
+from actrix.data.answers import ReplayBuffer
 
 
 class SettingError(ValueError):
@@ -31,7 +35,8 @@ class Preset:
     """On the command line."""
     class_name: str
     """In Python."""
-    algorithm: ActorCritic
+    algorithm: Any
+    """A frozen dataclass: `ActorCritic`, `QLearning`, `Pathwise`, …"""
     n_envs: int
     """Parallel environments where neither the user nor the zoo says."""
     paper: str
@@ -40,12 +45,23 @@ class Preset:
     @property
     def answers(self) -> tuple[str, str, str]:
         """(critic, actor, data)."""
-        a = self.algorithm
-        return str(a.critic), f"{a.actor.name} × {a.actor.psi}", "on-policy"
+        return self.algorithm.answers
 
 
 _SCORE: dict[str, Any] = dict(n_epochs=1, batch_size=None, normalize_advantage=False)
 _NO_CRITIC = Critic("none", MonteCarlo())
+_RELU = NetworkConfig(activation_fn="relu", ortho_init=False)
+_WIDE = dataclasses.replace(_RELU, pi=(400, 300), vf=(400, 300))
+_REPLAY = ReplayBuffer()
+_TD3 = Pathwise(
+    CriticEnsemble(2, actor_q="first"), Deterministic(), _REPLAY, learning_rate=1e-3, policy_delay=2, network=_WIDE
+)
+_RAINBOW = QLearning(
+    target="double", exploration="none", dueling=True, noisy=True, distributional="c51",
+    data=ReplayBuffer(batch_size=32, train_freq=4, n_steps=3, prioritized=True, priority_alpha=0.5,
+                      priority_beta=Linear(0.4, 1.0)),
+    learning_rate=6.25e-5, target_update_interval=8000, optimizer_eps=1.5e-4,
+)  # fmt: skip
 
 PRESETS: dict[str, Preset] = {
     p.name: p
@@ -82,6 +98,30 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset("ppo", "PPO", ActorCritic(Critic("v", GAE(0.95)), PPOClip(0.2)), 8, "Schulman et al. 2017"),
         Preset("ppo-kl", "PPOKL", ActorCritic(Critic("v", GAE(0.95)), PPOKL(0.01)), 8, "Schulman et al. 2017, §4"),
+        Preset("dqn", "DQN", QLearning(), 1, "Mnih et al. 2015"),
+        Preset("c51", "C51", QLearning(distributional="c51"), 1, "Bellemare et al. 2017"),
+        Preset("qr-dqn", "QRDQN", QLearning(distributional="qr"), 1, "Dabney et al. 2018a"),
+        Preset("iqn", "IQN", QLearning(distributional="iqn", n_quantiles=32), 1, "Dabney et al. 2018b"),
+        Preset("rainbow", "Rainbow", _RAINBOW, 1, "Hessel et al. 2018"),
+        Preset(
+            "soft-q", "SoftQ",
+            QLearning(target="soft", exploration="boltzmann", temperature=0.1), 1,
+            "Haarnoja et al. 2017; Schulman et al. 2017a",
+        ),
+        Preset("ddpg", "DDPG",
+               dataclasses.replace(_TD3, critic=CriticEnsemble(1, actor_q="first"), policy_delay=1,
+                                   actor=Deterministic(target_policy_noise=0.0)),
+               1, "Lillicrap et al. 2016"),
+        Preset("td3", "TD3", _TD3, 1, "Fujimoto et al. 2018"),
+        Preset("sac", "SAC", Pathwise(network=_RELU), 1, "Haarnoja et al. 2018"),
+        Preset("discrete-sac", "DiscreteSAC", Pathwise(discrete=True, network=_RELU), 1, "Christodoulou 2019"),
+        Preset("tqc", "TQC", Pathwise(CriticEnsemble(2, 25, 2, "mean"), network=_RELU), 1, "Kuznetsov et al. 2020"),
+        Preset(
+            "droq", "DroQ",
+            Pathwise(CriticEnsemble(2, actor_q="mean"), data=ReplayBuffer(gradient_steps=20), policy_delay=20,
+                     network=dataclasses.replace(_RELU, layer_norm=True, dropout=0.01)),
+            1, "Hiraoka et al. 2022",
+        ),
     )
 }  # fmt: skip
 COMPOSED = "actor-critic"
@@ -93,8 +133,11 @@ UNSUPPORTED = {
     "rollout_buffer_class": "chunks replace rollout buffers; change the estimator with critic=…",
     "rollout_buffer_kwargs": "chunks replace rollout buffers",
     "optimizer_class": "choose optimizer='adam', 'rmsprop' or 'sgd'",
+    "replay_buffer_class": "choose prioritized=True or n_steps=… instead; hindsight replay is not offered",
+    "replay_buffer_kwargs": "choose prioritized=True or n_steps=… instead",
 }
-_ALIASES = {"rms_prop_eps": "optimizer_eps", "adam_eps": "optimizer_eps", "clip_range_value": "clip_range_vf"}
+_ALIASES = {"rms_prop_eps": "optimizer_eps", "adam_eps": "optimizer_eps", "clip_range_value": "clip_range_vf",
+            "per": "prioritized", "n_step": "n_steps"}  # fmt: skip
 
 
 def composed(critic: str, actor: str) -> Preset:
@@ -129,26 +172,36 @@ def find_preset(name: str) -> Preset:
 # ---------------------------------------------------------------------------- flat settings
 
 
-def _parts(algorithm: ActorCritic) -> dict[str, Any]:
-    return {"critic": algorithm.critic.estimator, "actor": algorithm.actor}
+def _parts(algorithm: Any) -> dict[tuple[str, ...], Any]:
+    """Path → the dataclasses inside an algorithm whose fields are settings too: its three answers."""
+    if isinstance(algorithm, ActorCritic):
+        return {("critic", "estimator"): algorithm.critic.estimator, ("actor",): algorithm.actor}
+    fields = {(f.name,): getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
+    return {path: part for path, part in fields.items() if path[0] in ("critic", "actor", "data")}
 
 
-def setting_names(algorithm: ActorCritic) -> list[str]:
+def _own_fields(algorithm: Any) -> list[str]:
+    inner = {path[0] for path in _parts(algorithm)} | {"network"}
+    return [f.name for f in dataclasses.fields(algorithm) if f.name not in inner]
+
+
+def setting_names(algorithm: Any) -> list[str]:
     """All flat names that `configure` accepts for this composition."""
-    own = [f.name for f in dataclasses.fields(algorithm) if f.name not in ("critic", "actor", "network")]
     inner = [f.name for part in _parts(algorithm).values() for f in dataclasses.fields(part)]
-    return [*own, *inner, "policy_kwargs", "normalize"]
+    normalize = ["normalize"] if isinstance(algorithm, ActorCritic) else []
+    return [*_own_fields(algorithm), *inner, "policy_kwargs", *normalize]
 
 
-def configure(algorithm: ActorCritic, settings: Mapping[str, Any]) -> ActorCritic:
+def configure(algorithm: Any, settings: Mapping[str, Any]) -> Any:
     """The algorithm with flat settings applied, e.g. {'n_steps': 256, 'gae_lambda': 0.9, 'clip_range': 'lin_0.2'}.
 
     A name belongs to the algorithm, its critic or its actor. Raises SettingError for an unknown name (with the
     nearest ones), a refused value or an unsound composition.
     """
     values = dict(settings)
+    composable = isinstance(algorithm, ActorCritic)
     try:
-        if "critic" in values or "actor" in values:
+        if composable and ("critic" in values or "actor" in values):
             critic = parse_critic(values.pop("critic", str(algorithm.critic)))
             text = values.pop("actor", None)
             actor = algorithm.actor if text is None else parse_actor(text, critic.function)
@@ -159,7 +212,7 @@ def configure(algorithm: ActorCritic, settings: Mapping[str, Any]) -> ActorCriti
         raise
     except (ValueError, TypeError) as error:
         raise SettingError(str(error)) from None
-    reason = unsound(algorithm.critic, algorithm.actor, algorithm.n_epochs)
+    reason = unsound(algorithm.critic, algorithm.actor, algorithm.n_epochs) if composable else None
     if reason:
         raise SettingError(
             f"critic {algorithm.critic} × actor {format_actor(algorithm.actor)} is refused: {reason}."
@@ -167,31 +220,56 @@ def configure(algorithm: ActorCritic, settings: Mapping[str, Any]) -> ActorCriti
     return algorithm
 
 
-def _set(algorithm: ActorCritic, name: str, value: Any) -> ActorCritic:
+def _set(algorithm: Any, name: str, value: Any) -> Any:
     name = _ALIASES.get(name, name)
     if name in UNSUPPORTED:
         if not value:
             return algorithm
         raise SettingError(f"{name}: {UNSUPPORTED[name]}.")
-    if name == "normalize":
+    if name == "optimize_memory_usage" and not isinstance(algorithm, ActorCritic):
+        return algorithm  # observations are stored once in any case
+    if name == "double" and isinstance(algorithm, QLearning):
+        return dataclasses.replace(algorithm, target="double" if value else "q-learning")
+    if name == "action_noise" and isinstance(algorithm, Pathwise):
+        noise = action_noise_settings(value)
+        return dataclasses.replace(algorithm, actor=dataclasses.replace(algorithm.actor, **noise))
+    if name == "normalize" and isinstance(algorithm, ActorCritic):
         return dataclasses.replace(algorithm, normalize_obs=bool(value), normalize_reward=bool(value))
-    if name == "use_rms_prop":
+    if name == "use_rms_prop" and isinstance(algorithm, ActorCritic):
         return dataclasses.replace(algorithm, optimizer="rmsprop" if value else "adam")
     if name == "policy_kwargs":
         return dataclasses.replace(algorithm, network=network_config(value or {}, algorithm.network))
-    for field in dataclasses.fields(algorithm):
-        if field.name == name and name not in ("network",):
-            return dataclasses.replace(algorithm, **{name: _typed(name, value)})
-    estimator, actor = algorithm.critic.estimator, algorithm.actor
-    if name in {f.name for f in dataclasses.fields(estimator)}:
-        value = dataclasses.replace(estimator, **{name: value})
-        return dataclasses.replace(algorithm, critic=dataclasses.replace(algorithm.critic, estimator=value))
-    if name in {f.name for f in dataclasses.fields(actor)}:
-        return dataclasses.replace(algorithm, actor=dataclasses.replace(actor, **{name: value}))
+    if name in _own_fields(algorithm):
+        return dataclasses.replace(algorithm, **{name: _typed(name, value)})
+    for path, part in _parts(algorithm).items():
+        if name in {f.name for f in dataclasses.fields(part)}:
+            changed = dataclasses.replace(part, **{name: value})
+            for inner in reversed(range(len(path))):
+                holder = algorithm
+                for step in path[:inner]:
+                    holder = getattr(holder, step)
+                changed = dataclasses.replace(holder, **{path[inner]: changed})
+            return changed
     names = setting_names(algorithm)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(names))}."
-    raise SettingError(f"unknown setting {name!r} for {algorithm.critic} × {algorithm.actor.name}: {hint}")
+    raise SettingError(f"unknown setting {name!r} for {' × '.join(algorithm.answers[:2])}: {hint}")
+
+
+def action_noise_settings(noise: Any) -> dict[str, Any]:
+    """`action_noise` as Stable-Baselines3 gives it (None or an object with sigma), or a number, as settings."""
+    if noise is None:
+        return {"noise_type": "none"}
+    if isinstance(noise, int | float) and not isinstance(noise, bool):
+        return {"noise_type": "normal", "noise_std": float(noise)}
+    sigma = getattr(noise, "sigma", getattr(noise, "_sigma", None))
+    if sigma is None or len(set(map(float, jnp.atleast_1d(jnp.asarray(sigma))))) != 1:
+        raise SettingError(
+            f"action_noise={noise!r}: give a standard deviation, NormalActionNoise or OrnsteinUhlenbeckActionNoise "
+            "with one sigma for all dimensions."
+        )
+    kind = "ornstein-uhlenbeck" if "Ornstein" in type(noise).__name__ else "normal"
+    return {"noise_type": kind, "noise_std": float(jnp.atleast_1d(jnp.asarray(sigma))[0])}
 
 
 _WHOLE = (*checks.WHOLE, "n_critic_updates")
@@ -215,9 +293,10 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
     if "net_arch" in kwargs:
         arch = kwargs.pop("net_arch")
         both = arch if isinstance(arch, Mapping) else {"pi": arch, "vf": arch}
+        both = {"vf" if key == "qf" else key: widths for key, widths in both.items()}
         if set(both) - {"pi", "vf"}:
             raise SettingError(
-                f"net_arch has keys {sorted(both)}; expected a list, or a dict with 'pi' and 'vf'."
+                f"net_arch has keys {sorted(both)}; expected a list, or a dict with 'pi' and 'vf' (or 'qf')."
             )
         try:
             changes |= {k: tuple(int(n) for n in both.get(k, ())) for k in ("pi", "vf")}
@@ -254,13 +333,15 @@ def _activation(value: Any) -> Any:
     return _ACTIVATION_NAMES.get(id(value), value)
 
 
-def settings_of(algorithm: ActorCritic) -> dict[str, Any]:
+def settings_of(algorithm: Any) -> dict[str, Any]:
     """The flat, JSON-ready settings that `configure` turns back into this algorithm."""
-    out: dict[str, Any] = {"critic": str(algorithm.critic), "actor": format_actor(algorithm.actor)}
-    for f in dataclasses.fields(algorithm):
-        if f.name not in ("critic", "actor", "network"):
-            value = getattr(algorithm, f.name)
-            out[f.name] = str(value) if isinstance(value, Linear | Tabulated) else value
+    out: dict[str, Any] = {name: getattr(algorithm, name) for name in _own_fields(algorithm)}
+    if isinstance(algorithm, ActorCritic):
+        out |= {"critic": str(algorithm.critic), "actor": format_actor(algorithm.actor)}
+    else:
+        for part in _parts(algorithm).values():
+            out |= {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+    out = {name: str(x) if isinstance(x, Linear | Tabulated) else x for name, x in out.items()}
     network = {
         f.name: list(v) if isinstance(v, tuple) else v
         for f in dataclasses.fields(NetworkConfig)

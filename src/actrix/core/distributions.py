@@ -108,6 +108,42 @@ class DiagGaussian:
         return 0.5 * jnp.sum(ratio + shift - 1 - 2 * (self.log_std - other.log_std), axis=-1)
 
 
+@record
+class TanhGaussian:
+    """a = tanh(u), u ~ N(mean, std²), independent per dimension: actions in (−1, 1) (Haarnoja et al. 2018).
+
+    The log density carries the exact correction −Σ log(1 − tanh²(u)), written 2(log 2 − u − softplus(−2u)) so
+    that it stays finite for any u.
+    """
+
+    mean: Float[Array, "*B d"]
+    log_std: Float[Array, "*B d"]
+
+    def sample(self, noise: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
+        """tanh(mean + std·ξ), ξ ~ N(0, I): reparametrised."""
+        return jnp.tanh(self.mean + jnp.exp(self.log_std) * noise)
+
+    def sample_with_log_prob(
+        self, noise: Float[Array, "*B d"]
+    ) -> tuple[Float[Array, "*B d"], Float[Array, "*B"]]:
+        """A sample and its log density from u itself, which loses nothing near ±1."""
+        u = self.mean + jnp.exp(self.log_std) * noise
+        return jnp.tanh(u), self._log_prob(u, noise)
+
+    def mode(self) -> Float[Array, "*B d"]:
+        """tanh(mean): the action of the most likely u (not the mode of a's own density)."""
+        return jnp.tanh(self.mean)
+
+    def log_prob(self, action: Float[Array, "*B d"]) -> Float[Array, "*B"]:
+        """log p(a); actions are pulled 1e-6 inside ±1, where atanh is infinite."""
+        u = jnp.arctanh(jnp.clip(action, -1 + 1e-6, 1 - 1e-6))
+        return self._log_prob(u, (u - self.mean) * jnp.exp(-self.log_std))
+
+    def _log_prob(self, u: jax.Array, z: jax.Array) -> jax.Array:
+        gaussian = -0.5 * z**2 - self.log_std - 0.5 * math.log(2 * math.pi)
+        return jnp.sum(gaussian - 2 * (math.log(2) - u - jax.nn.softplus(-2 * u)), axis=-1)
+
+
 Distribution = Categorical | MultiCategorical | DiagGaussian
 
 

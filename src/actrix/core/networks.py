@@ -30,14 +30,22 @@ SQRT2 = float(np.sqrt(2))
 
 
 class Linear(eqx.Module):
-    """x ↦ xW + b with orthogonal W `[inputs, outputs]` of the given gain and b = 0 (Saxe et al. 2014)."""
+    """x ↦ xW + b with orthogonal W `[inputs, outputs]` of the given gain and b = 0 (Saxe et al. 2014).
+
+    Gain None draws W and b from U(±1/√inputs), which is PyTorch's default.
+    """
 
     weight: Array
     bias: Array
 
-    def __init__(self, inputs: int, outputs: int, gain: float, key: Key):
-        # QR on the host: the initialiser would otherwise compile one program per layer shape.
+    def __init__(self, inputs: int, outputs: int, gain: float | None, key: Key):
+        # Drawn on the host: the initialiser would otherwise compile one program per layer shape.
         seed = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        if gain is None:
+            bound = 1 / np.sqrt(max(inputs, 1))
+            self.weight = jnp.asarray(seed.uniform(-bound, bound, (inputs, outputs)), jnp.float32)
+            self.bias = jnp.asarray(seed.uniform(-bound, bound, outputs), jnp.float32)
+            return
         a = seed.standard_normal((max(inputs, outputs), min(inputs, outputs)))
         q, r = np.linalg.qr(a)
         q = q * np.sign(np.diag(r))
@@ -48,23 +56,103 @@ class Linear(eqx.Module):
         return x @ self.weight + self.bias
 
 
+class NoisyLinear(eqx.Module):
+    """x ↦ x(W + σ ⊙ ε) + b + σ_b ⊙ ε_b with factorised noise (Fortunato et al. 2018).
+
+    Called as it is it uses the means; `perturb` gives a network that has drawn its noise.
+    """
+
+    weight: Array
+    bias: Array
+    weight_std: Array
+    bias_std: Array
+
+    def __init__(self, inputs: int, outputs: int, key: Key, std: float = 0.5):
+        mean = Linear(inputs, outputs, None, key)
+        self.weight, self.bias = mean.weight, mean.bias
+        self.weight_std = jnp.full((inputs, outputs), std / np.sqrt(inputs))
+        self.bias_std = jnp.full(outputs, std / np.sqrt(outputs))
+
+    def __call__(self, x: Float[Array, " i"]) -> Float[Array, " o"]:
+        return x @ self.weight + self.bias
+
+    def perturbed(self, noise: Float[Array, " i_plus_o"]) -> NoisyLinear:
+        """The layer with its noise drawn: ε = f(ξ_in)f(ξ_out)ᵀ, ε_b = f(ξ_out), f(x) = sign(x)√|x|."""
+        factor = jnp.sign(noise) * jnp.sqrt(jnp.abs(noise))
+        inputs = self.weight.shape[0]
+        row, column = factor[:inputs], factor[inputs:]
+        weight = self.weight + self.weight_std * (row[:, None] * column[None, :])
+        bias = self.bias + self.bias_std * column
+        return eqx.tree_at(lambda n: (n.weight, n.bias), self, (weight, bias))
+
+
+def _noisy_layers(net: Any) -> list[NoisyLinear]:
+    is_noisy = lambda x: isinstance(x, NoisyLinear)
+    return [x for x in jax.tree.leaves(net, is_leaf=is_noisy) if is_noisy(x)]
+
+
+def noise_size(net: Any) -> int:
+    """Length of the noise vector that `perturb` takes: Σ (inputs + outputs) over the noisy layers."""
+    return sum(sum(layer.weight.shape) for layer in _noisy_layers(net))
+
+
+def perturb(net: Any, noise: Float[Array, " m"]) -> Any:
+    """The network with every noisy layer's weights drawn from one noise vector of `noise_size(net)` normals."""
+    is_noisy = lambda x: isinstance(x, NoisyLinear)
+    start = 0
+
+    def draw(x: Any) -> Any:
+        nonlocal start
+        if not is_noisy(x):
+            return x
+        size = sum(x.weight.shape)
+        start += size
+        return x.perturbed(noise[start - size : start])
+
+    return jax.tree.map(draw, net, is_leaf=is_noisy)
+
+
 class MLP(eqx.Module):
-    """Linear layers, each followed by the activation."""
+    """Linear layers, each followed by [dropout → layer norm →] the activation.
 
-    layers: tuple[Linear, ...]
+    `noisy` makes the layers `NoisyLinear`. Dropout is on only where a key is given (Hiraoka et al. 2022).
+    """
+
+    layers: tuple[Linear | NoisyLinear, ...]
+    norms: tuple[eqx.nn.LayerNorm, ...]
     activation: Callable = eqx.field(static=True)
+    dropout: float = eqx.field(static=True)
 
-    def __init__(self, inputs: int, sizes: Sequence[int], activation: Callable, gain: float, key: Key):
+    def __init__(
+        self,
+        inputs: int,
+        sizes: Sequence[int],
+        activation: Callable,
+        gain: float | None,
+        key: Key,
+        *,
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+        noisy: bool = False,
+    ):
         widths = [inputs, *sizes]
         keys = jax.random.split(key, max(len(sizes), 1))
         self.layers = tuple(
-            Linear(i, o, gain, k) for i, o, k in zip(widths[:-1], widths[1:], keys, strict=False)
+            NoisyLinear(i, o, k) if noisy else Linear(i, o, gain, k)
+            for i, o, k in zip(widths[:-1], widths[1:], keys, strict=False)
         )
-        self.activation = activation
+        self.norms = tuple(eqx.nn.LayerNorm(n) for n in sizes) if layer_norm else ()
+        self.activation, self.dropout = activation, dropout
 
-    def __call__(self, x: Float[Array, " i"]) -> Float[Array, " o"]:
-        for layer in self.layers:
-            x = self.activation(layer(x))
+    def __call__(self, x: Float[Array, " i"], key: Key | None = None) -> Float[Array, " o"]:
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if self.dropout and key is not None:
+                keep = jax.random.bernoulli(jax.random.fold_in(key, i), 1 - self.dropout, x.shape)
+                x = jnp.where(keep, x / (1 - self.dropout), 0.0)
+            if self.norms:
+                x = self.norms[i](x)
+            x = self.activation(x)
         return x
 
 
@@ -333,6 +421,10 @@ class NetworkConfig:
     features_extractor_kwargs: tuple[tuple[str, Any], ...] = ()
     cnn: bool = False
     """Use the CNN for float images too (uint8 images always get it)."""
+    layer_norm: bool = False
+    """Layer norm after each hidden layer (off-policy critics and Q networks)."""
+    dropout: float = 0.0
+    """Dropout rate of the off-policy critics' hidden layers while they learn."""
     cell: str | None = None
     """'lstm' or 'gru': a recurrent policy."""
     hidden_size: int = 64

@@ -6,11 +6,11 @@ The estimator says which target the critic is fitted to; the function says wheth
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
-from actrix.critics import returns
+from actrix.critics import corrections, returns
 
 
 def _check_lambda(name: str, value: float) -> None:
@@ -18,8 +18,17 @@ def _check_lambda(name: str, value: float) -> None:
         raise ValueError(f"{name}={value} must lie in [0, 1].")
 
 
+class OnPolicy:
+    """An estimator of the values of the policy that acted."""
+
+    corrected: ClassVar[bool] = False
+    """Whether it is given ρ_t = π/μ, and so estimates the values of π from data of μ."""
+    functions: ClassVar[tuple[str, ...]] = ("v", "q")
+    """What it can be fitted to."""
+
+
 @dataclasses.dataclass(frozen=True)
-class MonteCarlo:
+class MonteCarlo(OnPolicy):
     """G_t to the end of the episode."""
 
     def target(self, *, value: jax.Array, gamma: float, **rows: Any) -> jax.Array:
@@ -28,7 +37,7 @@ class MonteCarlo:
 
 
 @dataclasses.dataclass(frozen=True)
-class TD:
+class TD(OnPolicy):
     """r_t + γ_t V(s_{t+1})."""
 
     def target(self, *, value: jax.Array, gamma: float, **rows: Any) -> jax.Array:
@@ -36,7 +45,7 @@ class TD:
 
 
 @dataclasses.dataclass(frozen=True)
-class NStep:
+class NStep(OnPolicy):
     """Σ_{k<n} γ^k r_{t+k} + γ^n V(s_{t+n})."""
 
     n: int = 5
@@ -50,7 +59,7 @@ class NStep:
 
 
 @dataclasses.dataclass(frozen=True)
-class TDLambda:
+class TDLambda(OnPolicy):
     """The λ-return G^λ_t (forward view of TD(λ))."""
 
     lam: float = 0.95
@@ -63,7 +72,7 @@ class TDLambda:
 
 
 @dataclasses.dataclass(frozen=True)
-class GAE:
+class GAE(OnPolicy):
     """Â_t + V(s_t) with the generalised advantage estimate Â: the λ-return, computed as PPO does."""
 
     gae_lambda: float = 0.95
@@ -75,9 +84,134 @@ class GAE:
         return returns.gae(value=value, gamma=gamma, lam=self.gae_lambda, **rows) + value
 
 
-Estimator = MonteCarlo | TD | NStep | TDLambda | GAE
+@dataclasses.dataclass(frozen=True)
+class VTrace:
+    """V-trace: v_t = V_t + Σ_k γ^k (Π c) ρ̄ δ, of the policy ∝ min(ρ_max μ, π) (Espeholt et al. 2018)."""
 
-ESTIMATORS: dict[str, type] = {"mc": MonteCarlo, "td": TD, "n-step": NStep, "td-lambda": TDLambda, "gae": GAE}
+    lam: float = 1.0
+    rho_max: float = 1.0
+    c_max: float = 1.0
+
+    corrected: ClassVar[bool] = True
+    functions: ClassVar[tuple[str, ...]] = ("v",)
+
+    def __post_init__(self) -> None:
+        _check_lambda("lam", self.lam)
+        if not self.rho_max >= self.c_max > 0:
+            raise ValueError(f"rho_max={self.rho_max} must be at least c_max={self.c_max}, and both positive.")
+
+    def target(self, **rows: Any) -> jax.Array:
+        return self._vtrace(**rows)[0]
+
+    def advantage(self, **rows: Any) -> jax.Array:
+        """ρ̄_t (r_t + γ_t v_{t+1} − V_t): the weight of the score, ratio included."""
+        return self._vtrace(**rows)[1]
+
+    def _vtrace(self, *, rho: jax.Array, log_prob: jax.Array, fitted: jax.Array, **rows: Any):
+        return corrections.vtrace(rho=rho, lam=self.lam, rho_max=self.rho_max, c_max=self.c_max, **rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportanceTD:
+    """V_t + min(ρ_max, ρ_t) δ_t: TD(0) corrected by the ratio, Off-PAC's critic (Degris et al. 2012)."""
+
+    rho_max: float = 10.0
+
+    corrected: ClassVar[bool] = True
+    functions: ClassVar[tuple[str, ...]] = ("v",)
+
+    def target(self, *, rho: jax.Array, log_prob: jax.Array, fitted: jax.Array, **rows: Any) -> jax.Array:
+        return corrections.td_rho(rho=rho, rho_max=self.rho_max, **rows)
+
+    def advantage(self, *, value: jax.Array, **rows: Any) -> jax.Array:
+        """r_t + γ_t V(s_{t+1}) − V_t, not yet weighted by ρ_t."""
+        names = ("reward", "next_value", "terminated", "truncated", "valid", "gamma")
+        return returns.td_error(value=value, **{name: rows[name] for name in names})
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportanceMC:
+    """The Monte Carlo return of whole episodes, corrected by products of ratios (Precup et al. 2000)."""
+
+    kind: str = "per-decision"
+    """'ordinary' ρ_{t:T−1} G_t, 'weighted' by Σρ over the episodes (biased, consistent), or 'per-decision'."""
+
+    corrected: ClassVar[bool] = True
+    functions: ClassVar[tuple[str, ...]] = ("v",)
+
+    def __post_init__(self) -> None:
+        if self.kind not in _IS_RETURNS:
+            raise ValueError(f"kind={self.kind!r}: choose one of {', '.join(_IS_RETURNS)}.")
+
+    def target(
+        self, *, rho: jax.Array, log_prob: jax.Array, fitted: jax.Array, value: jax.Array, **rows: Any
+    ) -> jax.Array:
+        return _IS_RETURNS[self.kind](rho=rho, **rows)
+
+    def advantage(self, *, value: jax.Array, **rows: Any) -> jax.Array:
+        """The corrected return − V_t. Its ratio at t weighs the action too: no further ρ_t belongs to it."""
+        return self.target(value=value, **rows) - value
+
+
+_IS_RETURNS = {
+    "ordinary": corrections.ordinary_is,
+    "weighted": corrections.weighted_is,
+    "per-decision": corrections.per_decision_is,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrace:
+    """G_t = r_t + γ_t[Σ_a π Q(s_{t+1}, a) + c_{t+1}(G_{t+1} − Q(s_{t+1}, a_{t+1}))], c = λ min(1, ρ).
+
+    Munos et al. 2016. The other traces of the one recursion are the classes below.
+    """
+
+    lam: float = 1.0
+
+    trace: ClassVar[str] = "retrace"
+    corrected: ClassVar[bool] = True
+    functions: ClassVar[tuple[str, ...]] = ("q",)
+
+    def __post_init__(self) -> None:
+        _check_lambda("lam", self.lam)
+
+    def target(
+        self, *, value: jax.Array, rho: jax.Array, log_prob: jax.Array, fitted: jax.Array, **rows: Any
+    ) -> jax.Array:
+        trace = corrections.trace(self.trace, rho=rho, log_prob=log_prob, lam=self.lam)
+        return corrections.off_policy_q(q=fitted, trace=trace, **rows)
+
+    def advantage(self, *, value: jax.Array, **rows: Any) -> jax.Array:
+        """G_t − V(s_t), not yet weighted by ρ_t."""
+        return self.target(value=value, **rows) - value
+
+
+class TreeBackup(Retrace):
+    """c = λπ(a|s): needs no behaviour probabilities (Precup et al. 2000)."""
+
+    trace: ClassVar[str] = "tree-backup"
+
+
+class QLambda(Retrace):
+    """c = λ: converges only for policies near each other (Harutyunyan et al. 2016)."""
+
+    trace: ClassVar[str] = "q-lambda"
+
+
+class ImportanceQ(Retrace):
+    """c = λρ: unbiased, of unbounded variance."""
+
+    trace: ClassVar[str] = "importance-sampling"
+
+
+Estimator = MonteCarlo | TD | NStep | TDLambda | GAE | VTrace | ImportanceTD | ImportanceMC | Retrace
+
+ESTIMATORS: dict[str, type] = {
+    "mc": MonteCarlo, "td": TD, "n-step": NStep, "td-lambda": TDLambda, "gae": GAE, "v-trace": VTrace,
+    "td-is": ImportanceTD, "mc-is": ImportanceMC, "retrace": Retrace, "tree-backup": TreeBackup, "lambda": QLambda,
+    "importance": ImportanceQ,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,10 +241,19 @@ class Critic:
     @property
     def whole_episodes(self) -> bool:
         """Monte Carlo never bootstraps inside an episode, so it is fed whole episodes."""
-        return self.function == "none" or isinstance(self.estimator, MonteCarlo)
+        return self.function == "none" or isinstance(self.estimator, MonteCarlo | ImportanceMC)
+
+    @property
+    def corrected(self) -> bool:
+        """Whether it estimates the values of π from data of another policy."""
+        return self.estimator.corrected
 
 
-CRITICS = (*ESTIMATORS, *(f"q-{n}" for n in ESTIMATORS if n != "gae"), "none")
+CRITICS = (
+    *(n for n, c in ESTIMATORS.items() if "v" in c.functions),
+    *(f"q-{n}" for n, c in ESTIMATORS.items() if "q" in c.functions and n != "gae"),
+    "none",
+)
 
 
 def parse_critic(text: str) -> Critic:
@@ -136,7 +279,9 @@ def build_answer(cls: type, numbers: list[str], where: str) -> Any:
             values[f.name] = (
                 int(text) if isinstance(f.default, int) and not isinstance(f.default, bool) else text
             )
-            if isinstance(f.default, float):
+            if isinstance(f.default, str):
+                values[f.name] = text
+            elif isinstance(f.default, float):
                 values[f.name] = float(text) if not text.startswith("lin_") else text
         return cls(**values)
     except ValueError as error:

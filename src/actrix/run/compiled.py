@@ -15,17 +15,17 @@ from actrix.core.types import Chunk, Key, PyTree, record
 from actrix.envs.base import JaxEnv, step_keys
 from actrix.envs.jax_envs import vector_reset, vector_step
 from actrix.run.runner import (
-    WARM_UP,
     Report,
     finished_episodes,
     iteration_keys,
     report,
     run_keys,
-    warm_up_rows,
+    warm_up_key,
 )
 
 SEGMENT_ROWS = 1 << 20
-"""Largest number of rows in a segment, so that the record of finished episodes stays small."""
+SEGMENT_ITERATIONS = 1 << 14
+"""Largest numbers of rows and of iterations in a segment: its record of episodes and metrics stays small."""
 
 
 @record
@@ -63,11 +63,11 @@ class TrainState:
     iteration: jax.Array
 
 
-def reset(env: JaxEnv, num_envs: int, key: Key, number: jax.Array, net: Any) -> EnvCarry:
+def reset(algorithm: Any, acting: Any, env: JaxEnv, num_envs: int, key: Key, number: jax.Array) -> EnvCarry:
     """Start a new episode in every environment."""
     state, obs, mask = vector_reset(env, step_keys(key, number, num_envs))
     return EnvCarry(
-        state, obs, mask, net.initial_carry((num_envs,)), jnp.ones(num_envs, bool), number + 1,
+        state, obs, mask, algorithm.initial_carry(acting, num_envs), jnp.ones(num_envs, bool), number + 1,
         jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32),
     )  # fmt: skip
 
@@ -78,7 +78,7 @@ def collect(
     """Fill one chunk of `rows` steps, or of one whole episode per environment, with the behaviour policy."""
     num_envs, whole = carry.first.shape[0], algorithm.whole_episodes
     if whole:
-        carry = reset(env, num_envs, env_key, carry.number, acting.net)
+        carry = reset(algorithm, acting, env, num_envs, env_key, carry.number)
     # All randomness is drawn before the scan: one large draw costs a fraction of many small ones.
     noise = algorithm.noise(acting, noise_key, rows, num_envs)
     numbers = carry.number + jnp.arange(rows, dtype=jnp.uint32)
@@ -126,12 +126,14 @@ class CompiledRunner:
         self.algorithm, self.env, self.num_envs, self.seeds = algorithm, env, num_envs, tuple(seeds)
         self.spec = env.spec
         self.rows = algorithm.rows(env.spec)
-        self.capacity = max(1, SEGMENT_ROWS // (self.rows * num_envs))
-        self.warm_up = warm_up_rows(algorithm, self.rows, num_envs)
+        self.capacity = max(1, min(SEGMENT_ROWS // (self.rows * num_envs), SEGMENT_ITERATIONS))
+        self.warm_up = algorithm.warm_up(self.rows, num_envs)
         # Seeds are sharded evenly over the devices: copies of the last one, which never run, fill up.
         self.shards = min(len(jax.local_devices()), len(self.seeds))
         self.idle = -len(self.seeds) % self.shards
-        self._first_reset = jax.jit(lambda key, net: reset(env, num_envs, key, jnp.uint32(0), net))
+        self._first_reset = jax.jit(
+            lambda key, acting: reset(algorithm, acting, env, num_envs, key, jnp.uint32(0))
+        )
         states = [self._initial(seed, reference) for seed in self.seeds]
         self.state = self._stack(states)
         self._segment: Any = None
@@ -139,7 +141,7 @@ class CompiledRunner:
     def _initial(self, seed: int, reference: Any) -> TrainState:
         init_key, env_key, iteration_key = run_keys(seed)
         learner = self.algorithm.init(init_key, self.spec, self.num_envs, reference)
-        carry = self._first_reset(env_key, learner.acting.net)
+        carry = self._first_reset(env_key, learner.acting)
         return TrainState(learner, carry, env_key, iteration_key, jnp.zeros((), jnp.int32))
 
     @property
@@ -147,6 +149,12 @@ class CompiledRunner:
         """A copy of each seed's learner."""
         learner = jax.device_get(self.state.learner)
         return [jax.tree.map(lambda x, i=i: jnp.array(x[i]), learner) for i in range(len(self.seeds))]
+
+    @property
+    def actings(self) -> list[Any]:
+        """A copy of what each seed's policy acts with."""
+        acting = jax.device_get(self.state.learner.acting)
+        return [jax.tree.map(lambda x, i=i: jnp.array(x[i]), acting) for i in range(len(self.seeds))]
 
     def set_learners(self, learners: Sequence[Any], iterations: Sequence[int]) -> None:
         """Go on from these learners (a resumed run, a warm start) after so many iterations of each."""
@@ -160,7 +168,9 @@ class CompiledRunner:
         """Start the environments anew, each seed's from another random stream."""
 
         def restart(state: TrainState, env_key: Key) -> TrainState:
-            carry = reset(self.env, self.num_envs, env_key, jnp.uint32(0), state.learner.acting.net)
+            carry = reset(
+                self.algorithm, state.learner.acting, self.env, self.num_envs, env_key, jnp.uint32(0)
+            )
             return dataclasses.replace(state, env=carry, env_key=env_key)
 
         keys = self._stack([run_keys(seed)[1] for seed in seeds])
@@ -173,37 +183,33 @@ class CompiledRunner:
         """Iterations done so far."""
         return int(self.state.iteration[0])
 
-    def set_total_steps(self, total: int) -> None:
-        """The budget that schedules run over."""
-        training = self.state.learner.training
-        training = dataclasses.replace(
-            training, total_steps=jnp.full(len(self.seeds) + self.idle, float(total))
-        )
+    def set_training(self, **numbers: float) -> None:
+        """Replace numbers of every seed's `training`, e.g. its step counter."""
+        full = {name: jnp.full(len(self.seeds) + self.idle, float(x)) for name, x in numbers.items()}
+        training = dataclasses.replace(self.state.learner.training, **full)
         self.state = dataclasses.replace(
             self.state, learner=dataclasses.replace(self.state.learner, training=training)
         )
 
     def warm(self) -> list[Report]:
-        """Fill the running statistics with one short chunk that is not learned from; [] where there are none."""
-        if not self.warm_up:
+        """Collect the chunks that are not learned from: the random phase of a replay memory, the first
+        statistics of a normaliser. [] where there are none."""
+        pieces, rows = self.warm_up
+        if not pieces:
             return []
 
-        def one(state: TrainState) -> tuple[TrainState, tuple]:
-            noise_key, _ = iteration_keys(state.iteration_key, WARM_UP)
+        def one(state: TrainState, piece: jax.Array) -> tuple[TrainState, tuple]:
+            acting = self.algorithm.warm_acting(state.learner.acting)
+            noise_key = warm_up_key(state.iteration_key, piece)
             carry, chunk, episodes = collect(
-                self.algorithm,
-                state.learner.acting,
-                self.env,
-                state.env,
-                state.env_key,
-                noise_key,
-                self.warm_up,
+                self.algorithm, acting, self.env, state.env, state.env_key, noise_key, rows
             )
             learner = self.algorithm.observe(state.learner, chunk)
             return dataclasses.replace(state, learner=learner, env=carry), ({}, episodes, _valid_rows(chunk))
 
-        self.state, out = jax.jit(lambda state: jax.lax.map(one, state))(self.state)
-        return self._reports(jax.tree.map(lambda x: x[:, None], out), np.ones(len(self.seeds), np.int32))
+        every = lambda state: jax.lax.scan(one, state, jnp.arange(pieces))
+        self.state, out = jax.jit(lambda states: _map(every, states), donate_argnums=0)(self.state)
+        return self._reports(out, np.full(len(self.seeds), pieces, np.int32))
 
     def advance(self, iterations: int | Sequence[int]) -> list[Report]:
         """Run so many iterations, ≤ `capacity`, of every seed (or of each its own number); one report per seed."""
@@ -241,7 +247,7 @@ class CompiledRunner:
             return jax.lax.fori_loop(0, iterations, body, (state, record))
 
         def many(states: TrainState, iterations: jax.Array) -> tuple[TrainState, tuple]:
-            return jax.lax.map(lambda pair: one(*pair), (states, iterations))
+            return _map(lambda pair: one(*pair), (states, iterations))
 
         if self.shards == 1:
             return jax.jit(many, donate_argnums=0)
@@ -260,6 +266,13 @@ class CompiledRunner:
             returns, lengths = finished_episodes(episodes.done, episodes.ep_return, episodes.ep_length)
             reports.append(report(int(np.sum(steps)), int(each[i]), metrics, returns, lengths))
         return reports
+
+
+def _map(function: Any, xs: PyTree) -> PyTree:
+    """`lax.map`, which copies every leaf once more, only where there is more than one item."""
+    if len(jax.tree.leaves(xs)[0]) > 1:
+        return jax.lax.map(function, xs)
+    return jax.tree.map(lambda x: x[None], function(jax.tree.map(lambda x: x[0], xs)))
 
 
 def _valid_rows(chunk: Chunk) -> jax.Array:

@@ -28,7 +28,7 @@ def _compiled(algorithm: Any) -> tuple[Callable, Callable]:
         return algorithm.policy(acting, memory, obs, mask, noise)
 
     def draw(acting, key, n):
-        return algorithm.noise(acting, key, 1, n)[0]
+        return jax.tree.map(lambda x: x[0], algorithm.noise(acting, key, 1, n))
 
     return jax.jit(call), jax.jit(draw, static_argnums=2)
 
@@ -44,7 +44,7 @@ class Policy:
 
     def initial_memory(self, num_envs: int) -> PyTree:
         """Zero memory of a recurrent policy; None for others."""
-        return self.acting.net.initial_carry((num_envs,))
+        return self.algorithm.initial_memory(self.acting, num_envs)
 
     def __call__(
         self, obs: PyTree, memory: PyTree, first: np.ndarray, mask: np.ndarray | None, deterministic: bool

@@ -16,13 +16,12 @@ from actrix.envs.base import HostEnv, Step
 from actrix.envs.guard import check_chunk
 from actrix.envs.jax_envs import HostJax
 from actrix.run.runner import (
-    WARM_UP,
     Report,
     finished_episodes,
     iteration_keys,
     report,
     run_keys,
-    warm_up_rows,
+    warm_up_key,
 )
 
 
@@ -34,7 +33,7 @@ class HostRunner:
         self.spec, self.backend = env.spec, env.backend
         self.rows = algorithm.rows(env.spec)
         self.capacity = 1
-        self.warm_up = warm_up_rows(algorithm, self.rows, self.num_envs)
+        self.warm_up = algorithm.warm_up(self.rows, self.num_envs)
         init_key, self._env_key, self.iteration_key = run_keys(seed)
         learner = algorithm.init(init_key, env.spec, self.num_envs, reference)
         self.learner = jax.tree.map(jnp.array, learner)  # donated leaves must not share a buffer
@@ -60,7 +59,7 @@ class HostRunner:
             acting = jax.tree.unflatten(tree, leaves)
             if memory is not None:
                 memory = zero_where(first, memory)
-            xi = jax.lax.dynamic_index_in_dim(noise, t, keepdims=False)
+            xi = row(noise, t)
             action, log_prob, dist, memory = self.algorithm.act(acting, memory, obs, mask, xi)
             rows = jax.tree.map(lambda r, x: r.at[t].set(x), record, (log_prob, dist))
             return action, memory, rows
@@ -71,7 +70,7 @@ class HostRunner:
         """Empty room for (log_prob, dist) of a chunk."""
         if self._row is None:
             step = lambda a, m, o, k: self.algorithm.act(
-                a, m, o, k, self.algorithm.noise(a, self.iteration_key, 1, self.num_envs)[0]
+                a, m, o, k, row(self.algorithm.noise(a, self.iteration_key, 1, self.num_envs), 0)
             )
             out = jax.eval_shape(step, acting, self._memory, self._obs, self._mask)
             self._row = (out[1], out[2])
@@ -91,9 +90,15 @@ class HostRunner:
         self.learner = jax.tree.map(jnp.array, learners[0])
         (self.iteration,) = iterations
 
-    def set_total_steps(self, total: int) -> None:
-        """The budget that schedules run over."""
-        training = dataclasses.replace(self.learner.training, total_steps=jnp.asarray(float(total)))
+    @property
+    def actings(self) -> list[Any]:
+        """A copy of what the policy acts with."""
+        return [jax.tree.map(jnp.array, self.learner.acting)]
+
+    def set_training(self, **numbers: float) -> None:
+        """Replace numbers of the learner's `training`, e.g. its step counter."""
+        arrays = {name: jnp.asarray(float(x)) for name, x in numbers.items()}
+        training = dataclasses.replace(self.learner.training, **arrays)
         self.learner = dataclasses.replace(self.learner, training=training)
 
     def restart(self) -> None:
@@ -108,18 +113,26 @@ class HostRunner:
         self._env_key = run_keys(seed)[1]
 
     def warm(self) -> list[Report]:
-        """Fill the running statistics with one short chunk that is not learned from; [] where there are none."""
-        if not self.warm_up:
-            return []
+        """Collect the chunks that are not learned from: the random phase of a replay memory, the first
+        statistics of a normaliser. [] where there are none."""
+        pieces, rows = self.warm_up
+        observe = jax.jit(self.algorithm.observe, donate_argnums=0)
+        steps, episodes = 0, []
         on_step, self.on_step = self.on_step, None  # callbacks see training only
-        chunk, episodes = self._collect(self.warm_up, WARM_UP)
+        for piece in range(pieces):
+            acting = self.algorithm.warm_acting(self.learner.acting)
+            chunk, finished = self._collect(rows, warm_up_key(self.iteration_key, piece), acting)
+            self.learner = observe(self.learner, chunk)
+            steps += _valid_rows(chunk)
+            episodes.append(finished)
         self.on_step = on_step
-        self.learner = jax.jit(self.algorithm.observe)(self.learner, chunk)
-        return [report(_valid_rows(chunk), 1, {}, *episodes)]
+        returns, lengths = zip(*episodes, strict=True) if episodes else ((), ())
+        return [report(steps, pieces, {}, np.concatenate(returns), np.concatenate(lengths))] if pieces else []
 
     def advance(self, iterations: int | Sequence[int] = 1) -> list[Report]:
         """One chunk and one update (`iterations` may say no more); returns one report in a list."""
-        chunk, episodes = self._collect(self.rows, self.iteration)
+        noise_key = iteration_keys(self.iteration_key, self.iteration)[0]
+        chunk, episodes = self._collect(self.rows, noise_key, self.learner.acting)
         if self.stopped:
             return [report(_valid_rows(chunk), 0, {}, *episodes)]
         self.learner, metrics = self._learn(self.learner, chunk, self.iteration_key, np.int32(self.iteration))
@@ -143,11 +156,13 @@ class HostRunner:
     def _reset(self, seeds: list[int] | None) -> None:
         self._obs, self._mask = self.env.reset(seeds)
         self._first = np.ones(self.num_envs, bool)
-        self._memory = self.learner.acting.net.initial_carry((self.num_envs,))
+        self._memory = self.algorithm.initial_carry(self.learner.acting, self.num_envs)
         self._ep_return, self._ep_length = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
 
-    def _collect(self, rows: int, iteration: int) -> tuple[Chunk, tuple[np.ndarray, np.ndarray]]:
-        acting, whole = self.learner.acting, self.algorithm.whole_episodes
+    def _collect(
+        self, rows: int, noise_key: jax.Array, acting: PyTree
+    ) -> tuple[Chunk, tuple[np.ndarray, np.ndarray]]:
+        whole = self.algorithm.whole_episodes
         if self._obs is None:
             self._start()
         if whole:
@@ -155,7 +170,7 @@ class HostRunner:
         if self._act is None:
             self._act = self._compile_act(acting)
         act, leaves = self._act, tuple(jax.tree.leaves(acting))
-        noise = self._noise(acting, iteration_keys(self.iteration_key, iteration)[0], rows, self.num_envs)
+        noise = self._noise(acting, noise_key, rows, self.num_envs)
         record = self._record(acting, rows)
         carry0, alive = self._memory, np.ones(self.num_envs, bool)
         seen: list[tuple] = []
@@ -220,6 +235,11 @@ class HostRunner:
             before[n], length[n] = totals[t, n], counts[t, n]
         self._ep_return, self._ep_length = totals[-1] - before, counts[-1] - length
         return finished_episodes(np.asarray(done), ep_return, ep_length)
+
+
+def row(noise: PyTree, t: jax.Array | int) -> PyTree:
+    """Step t of a chunk's noise."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, t, keepdims=False), noise)
 
 
 def _valid_rows(chunk: Chunk) -> int:

@@ -26,14 +26,12 @@ def iteration_keys(key: Key, iteration: jax.Array | int) -> tuple[Key, Key]:
 
 
 WARM_UP = 2**31 - 1
-"""The iteration number that the warm-up chunk of the running statistics draws its noise with."""
+"""The iteration number that the first warm-up chunk draws its noise with; the next ones count down."""
 
 
-def warm_up_rows(algorithm, rows: int, num_envs: int) -> int:
-    """Rows of the chunk that only fills the running statistics; 0 where there are none."""
-    if not (algorithm.normalize_obs or algorithm.normalize_reward):
-        return 0
-    return rows if algorithm.whole_episodes else min(rows, max(32, 1024 // num_envs))
+def warm_up_key(key: Key, piece: jax.Array | int) -> Key:
+    """Acting noise of one chunk of the warm-up."""
+    return iteration_keys(key, WARM_UP - piece)[0]
 
 
 @dataclasses.dataclass
@@ -68,5 +66,7 @@ def report(
     nonfinite = bool(np.any(values.pop("nonfinite", np.zeros(1)) > 0))
     rows = values.pop("bad_row", np.full(1, -1))
     bad_row = int(rows[rows >= 0][0]) if np.any(rows >= 0) else None
-    means = {name: float(np.mean(value)) for name, value in values.items() if value.size}
+    # NaN: a quantity that this update did not have (an actor that is updated every other time).
+    known = {name: value[~np.isnan(value)] for name, value in values.items()}
+    means = {name: float(np.mean(value)) for name, value in known.items() if value.size}
     return Report(steps, iterations, means, ep_returns, ep_lengths, nonfinite, bad_row)

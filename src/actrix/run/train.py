@@ -91,7 +91,7 @@ def train(
     `<folder>/checkpoints` every `checkpoint_seconds`. Raises NonFiniteError after a non-finite update, with the
     last good parameters in the runner (and, in host mode, the batch saved as `nonfinite_batch.npz`).
     """
-    runner.set_total_steps(total_steps)
+    runner.set_training(total_steps=total_steps)
     begun = saved = time.monotonic()
     start_steps = runs[0].steps
     if warm and runs[0].iterations == 0:

@@ -1,0 +1,165 @@
+"""What an `ActorCritic` estimates from a chunk before it learns: values, targets, ψ.
+
+Functions of the algorithm `a` (its configuration), a network and the chunk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from actrix.actors import policy_gradient as pg
+from actrix.algorithms.learner import Acting, Batch, Learner, Training
+from actrix.core import normalize
+from actrix.core.networks import Output, apply, unroll
+from actrix.core.optim import flatten
+from actrix.core.types import Chunk, PyTree
+from actrix.critics import corrections, returns
+from actrix.data.rollout import sequences
+
+
+def prepare(a: Any, learner: Learner, chunk: Chunk) -> tuple[Chunk, PyTree]:
+    """Normalise observations and rewards by the statistics the policy acted with; charge the KL.
+
+    Also returns the reference policy's distribution where there is a KL to it.
+    """
+    moments, training = learner.acting.obs_moments, learner.training
+    obs = normalize.normalize_observation(moments, chunk.obs, a.clip_obs)
+    next_obs = normalize.normalize_observation(moments, chunk.next_obs, a.clip_obs)
+    reward = chunk.reward
+    if training.reward_scale is not None:
+        reward = normalize.scale_reward(training.reward_scale, reward, a.clip_reward)
+    reference = reference_dist(a, training.reference, chunk) if a.ref_kl_coef else None
+    if reference is not None and a.ref_kl_in == "reward":
+        log_ratio = chunk.log_prob - reference.log_prob(learner.acting.net.head.flatten_action(chunk.action))
+        reward = pg.kl_reward(reward=reward, kl=log_ratio, tau=a.ref_kl_coef)
+    return dataclasses.replace(chunk, obs=obs, next_obs=next_obs, reward=reward), reference
+
+
+def estimate(a: Any, net: Any, training: Training, chunk: Chunk, reference: PyTree) -> Batch:
+    """Values, targets and ψ of every row, cut into training sequences."""
+    out, after = unroll(net, chunk.obs, chunk.first, chunk.carry0, chunk.mask)
+    if net.recurrent:  # one more cell step from the memory after each row
+        next_out, _ = apply(net, chunk.next_obs, after, chunk.next_mask, axes=2)
+    else:
+        next_out, _ = unroll(net, chunk.next_obs, None, None, chunk.next_mask)
+    action = net.head.flatten_action(chunk.action)
+    value, next_value = state_value(a, out), state_value(a, next_out)
+    rows = dict(
+        reward=chunk.reward, next_value=next_value, terminated=chunk.terminated, truncated=chunk.truncated,
+        valid=chunk.valid,
+    )  # fmt: skip
+    taken, estimator = fitted(a, out, action), a.critic.estimator
+    if estimator.corrected:
+        log_prob = out.dist.log_prob(action)
+        rho = corrections.importance_ratio(log_prob, chunk.log_prob)
+        more: dict[str, Any] = dict(rho=rho, log_prob=log_prob, fitted=taken)
+    else:
+        more = {}
+    target = estimator.target(value=value, gamma=a.gamma, **rows, **more)
+    if estimator.corrected and a.actor.psi == "advantage":
+        weight = estimator.advantage(value=value, gamma=a.gamma, **rows, **more)
+    else:
+        weight = psi(a, net, training, chunk, rows, value=value, taken=taken, target=target)
+    batch = Batch(
+        chunk.obs, action, chunk.log_prob, chunk.dist if a.actor.needs_dist else None, chunk.mask, chunk.valid,
+        chunk.first if net.recurrent else None, weight, target, taken,
+        reference_dist=reference if a.ref_kl_in == "loss" else None,
+        average_dist=_average_dist(training, net, chunk), q_advantage=_q_advantage(a, out, value),
+    )  # fmt: skip
+    batch = jax.lax.stop_gradient(batch)
+    if not net.recurrent:
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+    length = a.training_length(chunk.reward.shape[0])
+    _, before = unroll(net, chunk.obs, chunk.first, chunk.carry0, chunk.mask, before=True)
+    starts = jax.tree.map(lambda c: c[::length].reshape(1, -1, c.shape[-1]), before)
+    return dataclasses.replace(sequences(batch, length), carry=jax.lax.stop_gradient(starts))
+
+
+def _average_dist(training: Training, net: Any, chunk: Chunk) -> PyTree:
+    """The running average policy's distribution, where the actor keeps near it."""
+    if training.average is None:
+        return None
+    average = flatten(net)[1](training.average)
+    return unroll(average, chunk.obs, None, None, chunk.mask)[0].dist
+
+
+def _q_advantage(a: Any, out: Output, value: jax.Array) -> jax.Array | None:
+    """Q(s, ·) − V(s) of every action, where the actor corrects the bias of truncated ratios with it."""
+    return out.value - value[..., None] if a.actor.needs_dist and a.critic.function == "q" else None
+
+
+def psi(a: Any, net, training, chunk, rows, *, value, taken, target) -> jax.Array:
+    """The weight of the score, `[T, N]`; the forms are listed in `actors.answers.PSI`."""
+    actor, gamma = a.actor, a.gamma
+    if actor.psi == "advantage":
+        weight = taken - value if a.critic.function == "q" else target - value
+    elif actor.psi == "q":
+        weight = taken
+    elif actor.psi == "td-error":
+        weight = returns.td_error(value=value, gamma=gamma, **rows)
+    elif actor.psi in ("return", "optimal"):
+        weight = returns.trajectory_return(
+            gamma=gamma, **{k: v for k, v in rows.items() if k != "next_value"}
+        )
+        if actor.psi == "optimal":
+            weight = weight - optimal_baseline(a, net, chunk, weight)
+    else:
+        weight = returns.monte_carlo(gamma=gamma, **rows)
+        if actor.psi == "moving-average":
+            weight = weight - pg.moving_average_baseline(training.baseline, weight, valid=chunk.valid)[0]
+    if getattr(actor, "gamma_weight", False):
+        ends = {k: rows[k] for k in ("terminated", "truncated", "valid")}
+        weight = weight * pg.discount_weights(gamma=gamma, **ends)
+    return weight
+
+
+def optimal_baseline(a: Any, net: Any, chunk: Chunk, returns_: jax.Array) -> jax.Array:
+    """b* of least variance for ψ = R(τ), one number per episode, from the other episodes' scores."""
+    theta, unflatten = flatten(net)
+
+    def episode_score(obs, action, valid, mask):
+        def log_likelihood(theta):
+            out, _ = apply(unflatten(theta), obs, None, mask)
+            return jnp.sum(jnp.where(valid, out.dist.log_prob(action), 0.0))
+
+        return jax.grad(log_likelihood)(theta)
+
+    columns = (chunk.obs, net.head.flatten_action(chunk.action), chunk.valid, chunk.mask)
+    axes = jax.tree.map(lambda _: 1, columns)
+    score = jax.vmap(episode_score, in_axes=axes)(*columns)
+    episode_return = returns_[0]
+    weighted = score * episode_return[:, None]
+    return pg.optimal_baseline(score, weighted, per_parameter=False, leave_one_out=True)[:, 0]
+
+
+def outputs(a: Any, net: Any, batch: Batch) -> Output:
+    if not net.recurrent:
+        return apply(net, batch.obs, None, batch.mask)[0]
+    carry = jax.tree.map(lambda c: c[0], batch.carry)
+    return unroll(net, batch.obs, batch.first, carry, batch.mask)[0]
+
+
+def state_value(a: Any, out: Output) -> jax.Array:
+    """V(s): the critic's output, Σ_a π(a|s) Q(s, a) of a Q critic, 0 without a critic."""
+    if a.critic.function == "none":
+        return jnp.zeros(out.value.shape)
+    return out.value if a.critic.function == "v" else jnp.sum(jnp.exp(out.dist.logits) * out.value, -1)  # type: ignore[union-attr]
+
+
+def fitted(a: Any, out: Output, action: jax.Array) -> jax.Array:
+    """What is fitted to the target: V(s_t), or Q(s_t, a_t)."""
+    if a.critic.function == "q":
+        return jnp.take_along_axis(out.value, action[..., None], axis=-1)[..., 0]
+    return state_value(a, out)
+
+
+def reference_dist(a: Any, reference: Acting | None, chunk: Chunk) -> Any:
+    """The reference policy's distribution at raw observations, normalised by its own statistics."""
+    if reference is None:
+        return chunk.dist.uniform()
+    obs = normalize.normalize_observation(reference.obs_moments, chunk.obs, a.clip_obs)
+    return jax.lax.stop_gradient(unroll(reference.net, obs, None, None, chunk.mask)[0].dist)

@@ -197,7 +197,7 @@ def _check(config: RunConfig) -> None:
         algorithm.check(env.spec, config.n_envs)
         checks.budget(algorithm, config.n_timesteps)
         try:
-            algorithm.init(jax.random.key(0), env.spec, 1)
+            algorithm.initial_acting(jax.random.key(0), env.spec)
         except (TypeError, ValueError) as error:
             network = config.settings.get("policy_kwargs")
             given = f" with policy_kwargs={network}" if network else ""

@@ -362,9 +362,7 @@ class Model:
             model = maker("MlpPolicy", **{"seed": meta["seed"], "device": device} | settings | kwargs)
         model.spec = modelfile.spec_from_json(meta["spec"])
         model.env_id, model.env_kwargs = meta["env_id"], meta.get("env_kwargs")
-        plain = dataclasses.replace(model.algorithm, ref_kl_coef=0.0)  # predicting needs no reference
-        template_learner = plain.init(jax.random.key(0), model.spec, 1)
-        model._acting = modelfile.read_tree(path, template_learner.acting)
+        model._acting = modelfile.read_tree(path, model.algorithm.initial_acting(jax.random.key(0), model.spec))
         model.run.steps = meta["num_timesteps"]
         if env is not None:
             if meta.get("reference") and "reference" not in kwargs:

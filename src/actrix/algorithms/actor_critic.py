@@ -105,9 +105,8 @@ class ActorCritic:
             raise ValueError(
                 "ref_kl_coef: the uniform reference is improper on a Box; give a policy as reference."
             )
-        net = self.network.build(spec, key, q_values=self.critic.function == "q")
-        theta, _ = flatten(net)
-        shapes = normalized_shapes(spec.observation_space)
+        acting = self.initial_acting(key, spec)
+        theta, _ = flatten(acting.net)
         zero = jnp.zeros(())
         training = Training(
             opt_state=self._optimizer.init(theta),
@@ -116,13 +115,19 @@ class ActorCritic:
             baseline=pg.MovingAverage(zero, zero),
             reward_scale=normalize.init_reward_scale(num_envs) if self.normalize_reward else None,
             reference=reference,
+            average=None,
             update=jnp.zeros((), jnp.int32),
             steps=jnp.zeros(()),
             steps_rest=jnp.zeros(()),
             total_steps=jnp.ones(()),
         )
-        moments = normalize.init_observation_moments(shapes) if self.normalize_obs else None
-        return Learner(Acting(net, moments), training)
+        return Learner(acting, training)
+
+    def initial_acting(self, key: Key, spec: Spec) -> Acting:
+        """A fresh network and its observation statistics: what a model file holds."""
+        net = self.network.build(spec, key, q_values=self.critic.function == "q")
+        shapes = normalized_shapes(spec.observation_space)
+        return Acting(net, normalize.init_observation_moments(shapes) if self.normalize_obs else None)
 
     def warm_up(self, rows: int, num_envs: int) -> tuple[int, int]:
         """(chunks, rows of each) that only fill the running statistics."""

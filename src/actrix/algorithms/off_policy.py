@@ -82,22 +82,27 @@ class Batch:
 
 
 def initial_learner(
-    algorithm: Any, net: Any, spec: Spec, num_envs: int, scalars: dict[str, jax.Array] | None = None
+    algorithm: Any, key: Key, spec: Spec, num_envs: int, scalars: dict[str, jax.Array] | None = None
 ) -> Learner:
     """A learner with an empty memory around a fresh network."""
     scalars = scalars or {}
     zero, count_ = jnp.zeros(()), jnp.zeros((), jnp.int32)
-    vectors, _ = algorithm.split(net)
+    acting = algorithm.initial_acting(key, spec)
+    vectors, _ = algorithm.split(acting.net)
     training = Training(
         targets={name: jnp.array(vectors[name]) for name in algorithm.target_names},
         opt_state={name: algorithm.optimizer_of(name).init(x) for name, x in (vectors | scalars).items()},
         scalars=scalars, update=count_, gradient_steps=count_, steps=zero, steps_rest=zero,
         total_steps=jnp.ones(()),
     )  # fmt: skip
+    return Learner(acting, training, empty_memory(algorithm.data, acting.net.head, spec, num_envs))
+
+
+def initial_acting(algorithm: Any, net: Any, spec: Spec) -> Acting:
+    """What a model file holds: the network, its observation statistics, the behaviour policy's numbers."""
     shapes = normalized_shapes(spec.observation_space)
     moments = normalize.init_observation_moments(shapes) if algorithm.normalize_obs else None
-    memory = empty_memory(algorithm.data, net.head, spec, num_envs)
-    return Learner(Acting(net, moments, algorithm.explore(jnp.zeros(()))), training, memory)
+    return Acting(net, moments, algorithm.explore(jnp.zeros(())))
 
 
 def empty_memory(

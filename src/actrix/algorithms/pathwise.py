@@ -20,7 +20,6 @@ from actrix.algorithms import checks, off_policy
 from actrix.algorithms.learner import Acting, Learner
 from actrix.algorithms.off_policy import Batch, State, weighted_mean
 from actrix.core import normalize
-
 from actrix.core.networks import NetworkConfig
 from actrix.core.optim import descend_if_finite, flatten, make_optimizer, polyak
 from actrix.core.q_networks import ActorCritics, apply, bounded, build_actor_critics
@@ -162,14 +161,18 @@ class Pathwise:
     def init(self, key: Key, spec: Spec, num_envs: int, reference: Any = None) -> Learner:
         """A fresh learner with an empty memory."""
         checks.no_reference(reference)
+        scalars = {}
+        if isinstance(self.actor, Soft) and self.actor.adapted:
+            scalars = {"log_alpha": jnp.full(1, math.log(self.actor.initial_coef), jnp.float32)}
+        return off_policy.initial_learner(self, key, spec, num_envs, scalars)
+
+    def initial_acting(self, key: Key, spec: Spec) -> Acting:
+        """A fresh actor and critics: what a model file holds."""
         net = build_actor_critics(
             self.network, spec, key, stochastic=self.actor.stochastic, n_critics=self.critic.n_critics,
             atoms=self.critic.n_quantiles or 1,
         )  # fmt: skip
-        scalars = {}
-        if isinstance(self.actor, Soft) and self.actor.adapted:
-            scalars = {"log_alpha": jnp.full(1, math.log(self.actor.initial_coef), jnp.float32)}
-        return off_policy.initial_learner(self, net, spec, num_envs, scalars)
+        return off_policy.initial_acting(self, net, spec)
 
     # ------------------------------------------------------------------ acting
 

@@ -142,12 +142,16 @@ class QLearning:
     def init(self, key: Key, spec: Spec, num_envs: int, reference: Any = None) -> Learner:
         """A fresh learner with an empty memory."""
         checks.no_reference(reference)
+        return off_policy.initial_learner(self, key, spec, num_envs)
+
+    def initial_acting(self, key: Key, spec: Spec) -> Acting:
+        """A fresh Q network: what a model file holds."""
         atoms = {"c51": self.n_atoms, "qr": self.n_quantiles}.get(self.distributional or "", 1)
         net = build_q_net(
             self.network, spec, key, atoms=atoms, dueling=self.dueling, noisy=self.noisy,
             quantile_dim=self.quantile_dim if self.distributional == "iqn" else 0,
         )  # fmt: skip
-        return off_policy.initial_learner(self, net, spec, num_envs)
+        return off_policy.initial_acting(self, net, spec)
 
     # ------------------------------------------------------------------ acting
 

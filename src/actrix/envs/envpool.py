@@ -34,8 +34,13 @@ class EnvPoolEnvs:
         """`kwargs` go to `envpool.make_gymnasium`. Raises ValueError where EnvPool has no equal of the id."""
         if not has_envpool(env_id):
             raise ValueError(f"EnvPool has no environment that matches Gymnasium's {env_id!r}.")
-        self.env_id, self.num_envs, self.kwargs, self.steps = env_id, num_envs, kwargs, 0
-        self.spec = _registry_spec(env_id)
+        self._set_up(env_id, _registry_spec(env_id), num_envs, seed, kwargs)
+
+    def _set_up(
+        self, pool_id: str, spec: Spec, num_envs: int, seed: int | None, kwargs: dict[str, Any]
+    ) -> None:
+        self.env_id: str | None = pool_id
+        self.pool_id, self.spec, self.num_envs, self.kwargs, self.steps = pool_id, spec, num_envs, kwargs, 0
         check_observation_space(self.spec.observation_space)
         check_action_space(self.spec.action_space)
         self._to_env = action_map(self.spec.action_space)
@@ -52,20 +57,29 @@ class EnvPoolEnvs:
         """Apply actions [N, ...] in policy coordinates."""
         self.steps += 1
         try:
-            obs, reward, terminated, truncated, _ = self.envs.step(self._to_env(action))
-            terminated, truncated = np.array(terminated), truncated & ~terminated
+            obs, reward, terminated, truncated, info = self.envs.step(self._to_env(action))
             obs = next_obs = own(obs)
+            terminated = self._read(next_obs, np.array(terminated), info)
+            truncated = truncated & ~terminated
             rows = np.flatnonzero(terminated | truncated)
             if rows.size:
-                first, info = self.envs.reset(rows)
+                first, info = self._restart(rows)
                 obs = next_obs.copy()
                 obs[info["env_id"]] = first
         except (AssertionError, RuntimeError, ValueError) as error:
-            raise EnvError(f"EnvPool's {self.env_id} failed at step {self.steps}: {error}") from error
+            raise EnvError(f"EnvPool's {self.pool_id} failed at step {self.steps}: {error}") from error
         return Step(obs, next_obs, np.array(reward, np.float32), terminated, truncated)
 
     def close(self) -> None:
         self.envs.close()
+
+    def _read(self, obs: np.ndarray, terminated: np.ndarray, info: dict[str, Any]) -> np.ndarray:
+        """Put right, in place, what a step returned; return which rows terminated."""
+        return terminated
+
+    def _restart(self, rows: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        """First observations and info of new episodes in the rows that ended."""
+        return self.envs.reset(rows)
 
     def _build(self, seeds: list[int]) -> None:
         import envpool
@@ -76,9 +90,69 @@ class EnvPoolEnvs:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of bounds that float32 cannot hold
             self.envs = envpool.make_gymnasium(
-                self.env_id, num_envs=self.num_envs, seed=seeds, **{**options, **self.kwargs}
+                self.pool_id, num_envs=self.num_envs, seed=seeds, **{**options, **self.kwargs}
             )
             _ = self.envs.observation_space  # made, and kept, at its first use
+
+
+class EnvPoolAtari(EnvPoolEnvs):
+    """N copies of EnvPool's preprocessed Atari game ('Pong-v5') as a `HostEnv`; frames [stack, height, width].
+
+    What EnvPool does otherwise is put right here: a life's first observation repeats its first frame (EnvPool
+    keeps the frames of the life before), and an end that falls on the time limit is a termination. A new life
+    begins by EnvPool's own reset in `step`, sent to the ended rows only: its `reset` would start a new game.
+    Left as it is: the last picture of a game that ends in the first half of a frame skip is the step's before.
+    """
+
+    def __init__(self, pool_id: str, num_envs: int, seed: int | None = None, **kwargs: Any):
+        """`kwargs` are EnvPool's own options. `max_episode_steps` counts over the lives of a game."""
+        import envpool
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            theirs = envpool.make_spec(pool_id, **kwargs)
+        config, actions = theirs.config, theirs.gymnasium_action_space.n
+        self._frames, self._life_ends = config.stack_num, config.episodic_life
+        shape = (self._frames, config.img_height, config.img_width)
+        spec = Spec(
+            spaces.Box(0, 255, shape, np.uint8),
+            spaces.Discrete(actions),
+            config.max_episode_steps,
+            frame_stack=self._frames,
+        )
+        self._set_up(pool_id, spec, num_envs, seed, kwargs)
+
+    def reset(self, seeds: Sequence[int] | None = None) -> tuple[np.ndarray, None]:
+        """Start a new game everywhere; return (obs [N, stack, height, width], None)."""
+        self._age, self._lives = np.zeros(self.num_envs, int), np.zeros(self.num_envs, int)
+        return super().reset(seeds)
+
+    def _read(self, obs: np.ndarray, terminated: np.ndarray, info: dict[str, Any]) -> np.ndarray:
+        self._age += 1
+        for i in np.flatnonzero(self._age < self._frames - 1):
+            first = self._frames - 1 - self._age[i]  # where the episode's first frame stands
+            obs[i, :first] = obs[i, first]
+        lives, over = info["lives"], info["terminated"].astype(bool)
+        lost = (lives > 0) & (lives < self._lives) & self._life_ends
+        self._lives = lives.copy()
+        return terminated | over | lost
+
+    def _restart(self, rows: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        obs, *_, info = self.envs.step(np.zeros(rows.size, np.int32), rows)
+        self._age[rows], self._lives[info["env_id"]] = 0, info["lives"]
+        return np.repeat(obs[:, -1:], self._frames, axis=1), info
+
+
+@functools.cache
+def atari_pool_id(env_id: str) -> str | None:
+    """EnvPool's id of the game of 'ALE/<Game>-v5', or None (no such game, EnvPool not installed)."""
+    try:
+        import envpool
+    except (ImportError, OSError):
+        return None
+    pool_ids = {name.lower(): name for name in envpool.list_all_envs()}
+    pool_id = pool_ids.get(env_id.removeprefix("ALE/").lower())  # TicTacToe3D is TicTacToe3d there
+    return pool_id if pool_id and "noop_max" in envpool.make_spec(pool_id)._config_keys else None
 
 
 @functools.cache

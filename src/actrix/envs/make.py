@@ -207,7 +207,8 @@ def _register_atari() -> None:
     try:
         import ale_py
     except ImportError as error:
-        raise ImportError("ALE/* environments need ale-py: pip install ale-py") from error
+        raise ImportError('ALE/* environments need ale-py: pip install "actrix[atari]"') from error
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner
     gym.register_envs(ale_py)
 
 

@@ -80,12 +80,12 @@ class RunConfig:
         missing = {"critic", "actor"} - set(settings)
         if missing:
             raise RunError(f"the settings of this run lack {' and '.join(sorted(missing))}.")
-        critic, actor = settings.pop("critic"), settings.pop("actor")
+        answers = {name: settings.pop(name) for name in ("critic", "actor", "data") if name in settings}
         if self.algorithm == presets.COMPOSED:
-            base = presets.composed(critic, actor).algorithm
+            base = presets.composed(**answers).algorithm
         else:
             base = presets.find_preset(self.algorithm).algorithm
-        return presets.configure(base, {"critic": critic, "actor": actor, **settings})
+        return presets.configure(base, answers | settings)
 
 
 def resolve(
@@ -94,6 +94,7 @@ def resolve(
     *,
     critic: str | None = None,
     actor: str | None = None,
+    data: str | None = None,
     steps: int | None = None,
     n_envs: int | None = None,
     seeds: Sequence[int] | None = None,
@@ -107,10 +108,10 @@ def resolve(
 
     `policy` is a name of Stable-Baselines3's; `recurrent` puts an LSTM into it unless policy_kwargs names a cell.
     """
-    if critic or actor:
+    if critic or actor or data:
         if algorithm is not None:
-            raise presets.SettingError("give either an algorithm's name or --critic and --actor, not both.")
-        preset = presets.composed(critic or "gae", actor or "ppo-clip")
+            raise presets.SettingError("give either an algorithm's name or --critic, --actor and --data, not both.")
+        preset = presets.composed(critic or "gae", actor or "ppo-clip", data or "on-policy")
     else:
         preset = presets.find_preset(algorithm or "ppo")
     entry, tuned = zoo.settings(preset.name, env_id)
@@ -118,7 +119,7 @@ def resolve(
     own = dict(settings or {})
     if "critic" in own and own["critic"] is None:  # `--set critic=none`
         own["critic"] = "none"
-    for key in ("critic", "actor", "policy"):
+    for key in ("critic", "actor", "data", "policy"):
         if not isinstance(own.get(key) or "", str):
             raise presets.SettingError(f"{key}={own[key]!r} must be a name.")
     for key, given in (("n_timesteps", steps), ("n_envs", n_envs), ("policy", policy)):

@@ -562,6 +562,30 @@ class TDAC(Model):
     preset_name = "tdac"
 
 
+class OffPAC(Model):
+    """Off-policy actor-critic with a ratio-corrected TD critic on replayed data (Degris et al. 2012)."""
+
+    preset_name = "off-pac"
+
+
+class VTrace(Model):
+    """Actor-critic corrected by V-trace for a behaviour policy some updates old (Espeholt et al. 2018)."""
+
+    preset_name = "v-trace"
+
+
+class ACER(Model):
+    """Actor-critic with replay, Retrace, truncated ratios and a trust region (Wang et al. 2017)."""
+
+    preset_name = "acer"
+
+
+class PGQL(Model):
+    """Policy gradient and Q-learning of one network (O'Donoghue et al. 2017)."""
+
+    preset_name = "pgql"
+
+
 class DQN(Model):
     """Deep Q-learning with a target network and replay (Mnih et al. 2015)."""
 
@@ -590,6 +614,12 @@ class Rainbow(Model):
     """Double, dueling, prioritised, 3-step, categorical, noisy Q-learning (Hessel et al. 2018)."""
 
     preset_name = "rainbow"
+
+
+class PQN(Model):
+    """Parallel Q-learning with λ-returns and layer norm, without a replay memory (Gallici et al. 2024)."""
+
+    preset_name = "pqn"
 
 
 class SoftQ(Model):
@@ -641,13 +671,14 @@ class ActorCritic(Model):
 
     @classmethod
     def _find_preset(cls, settings: dict[str, Any]) -> presets.Preset:
-        return presets.composed(settings.pop("critic", "gae"), settings.pop("actor", "ppo-clip"))
+        answers = (settings.pop("critic", "gae"), settings.pop("actor", "ppo-clip"), settings.pop("data", "on-policy"))
+        return presets.composed(*answers)
 
 
 MODELS: dict[str, type[Model]] = {
     cls.preset_name: cls
     for cls in (
-        REINFORCE, VPG, QAC, TDAC, A2C, PPO, PPOKL, DQN, C51, QRDQN, IQN, Rainbow, SoftQ, DDPG, TD3, SAC, DiscreteSAC,
+        REINFORCE, VPG, QAC, TDAC, A2C, PPO, PPOKL, OffPAC, VTrace, ACER, PGQL, DQN, C51, QRDQN, IQN, Rainbow, PQN, SoftQ, DDPG, TD3, SAC, DiscreteSAC,
         TQC, DroQ, ActorCritic,
     )  # fmt: skip
 }

@@ -136,6 +136,7 @@ def test_gradient_of_boltzmann():
         return -(jnp.exp(log_probs) * log_probs).sum()
 
     q[~mask] = np.nan
+    assert np.isfinite(boltzmann_log_probs(jnp.asarray(1e3 * q, jnp.float32), 0.0, mask)).all()
     for tau in (1e-6, 1.0, 1e6):
         gradients = jax.jit(jax.grad(entropy, (0, 1)))(jnp.asarray(q, jnp.float32), jnp.float32(tau))
         assert all(np.isfinite(g).all() for g in gradients)

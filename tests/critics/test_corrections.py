@@ -294,22 +294,23 @@ def test_special_cases():
     rows, own = split(random_chunk(5, shape=(50, 4)))
     value, rho, ones = own["value"], own["rho"], jnp.ones((50, 4))
     monte_carlo = returns.monte_carlo(**rows)
+    gae_of, lambda_return = jax.jit(returns.gae), jax.jit(returns.lambda_return)
     for lam in (0.0, 0.3, 1.0):
         on_policy = {"rho": ones, "value": value, "lam": lam, **rows}
         v, advantage = vtrace(**on_policy, bootstrap="lambda")
-        gae = returns.gae(value=value, lam=lam, **rows)
+        gae = gae_of(value=value, lam=lam, **rows)
         np.testing.assert_allclose(advantage, gae, **CLOSE)
-        np.testing.assert_allclose(v, returns.lambda_return(lam=lam, **rows), **CLOSE)
+        np.testing.assert_allclose(v, lambda_return(lam=lam, **rows), **CLOSE)
         advantage = vtrace(**on_policy)[1]
         assert (np.abs(advantage - gae).max() > 0.1) == (lam < 1)
     v, advantage = vtrace(rho=ones, value=value, **rows)
     np.testing.assert_allclose(v, returns.n_step(n=50, **rows), **CLOSE)
     np.testing.assert_allclose(v - value, advantage, **CLOSE)
     # λ = 0 is the corrected TD(0), and so is a trace bound of 0; ρ = 1 makes it TD(0) itself.
-    td_rho = td_rho(rho=rho, rho_max=RHO_MAX, value=value, **rows)
+    one_step = td_rho(rho=rho, rho_max=RHO_MAX, value=value, **rows)
     for options in ({"lam": 0.0}, {"c_max": 0.0}):
         v, advantage = vtrace(rho=rho, rho_max=RHO_MAX, value=value, **options, **rows)
-        np.testing.assert_allclose(v, td_rho, **CLOSE)
+        np.testing.assert_allclose(v, one_step, **CLOSE)
     unbounded = td_rho(rho=rho, rho_max=np.inf, value=value, **rows)
     np.testing.assert_allclose(unbounded, value + rho * returns.td_error(value=value, **rows), **CLOSE)
     on_policy = td_rho(rho=ones, rho_max=1.0, value=value, **rows)
@@ -331,7 +332,7 @@ def test_special_cases():
             c = corrections.trace(kind, rho=ones, log_prob=own["log_prob"], lam=lam)
             g = off_policy_q(q=value, trace=c, **rows)
             # λ of row t+1 and of row t are one number here
-            np.testing.assert_allclose(g, returns.lambda_return(lam=lam, **rows), **CLOSE, err_msg=kind)
+            np.testing.assert_allclose(g, lambda_return(lam=lam, **rows), **CLOSE, err_msg=kind)
     np.testing.assert_allclose(g, monte_carlo, **CLOSE)
     sure = corrections.trace("tree-backup", rho=rho, log_prob=0 * rho, lam=1.0)
     np.testing.assert_array_equal(sure, ones)
@@ -563,16 +564,16 @@ def test_vtrace_fixed_point(rho_max, lam):
     rows = {"value": of(EPISODES, v_tilde), **rows_of(EPISODES, v_tilde), "rho_max": rho_max, "lam": lam}
     clipped_rho = np.minimum(PI / MU, rho_max)
     assert np.allclose(policy, PI) == (rho_max == 100)
-    for bootstrap in ("vtrace", "lambda"):
-        for c_max in (0.7, min(rho_max, 10.0)):
+    for bootstrap, c_maxes in (("vtrace", (0.7, min(rho_max, 10.0))), ("lambda", (min(rho_max, 10.0),))):
+        for c_max in c_maxes:
             v, advantage = vtrace(rho=RHO, c_max=c_max, bootstrap=bootstrap, **rows)
             assert holds(v, v_tilde[:2])
             assert holds(advantage, clipped_rho * (q_tilde[:2] - v_tilde[:2, None]), by=("state", "action"))
     for rolled in ROLLED:
-        assert not holds(vtrace(rho=rolled, **rows)[0], v_tilde[:2])
+        assert not holds(vtrace(rho=rolled, c_max=0.7, bootstrap="vtrace", **rows)[0], v_tilde[:2])
     if rho_max < 100:
         rows |= {"value": of(EPISODES, V_PI), **rows_of(EPISODES)}
-        assert not holds(vtrace(rho=RHO, **rows)[0], V_PI[:2])
+        assert not holds(vtrace(rho=RHO, c_max=0.7, bootstrap="vtrace", **rows)[0], V_PI[:2])
 
 
 @pytest.mark.parametrize("rho_max", [0.8, RHO_MAX, np.inf])
@@ -720,8 +721,10 @@ def test_vmap_and_any_batch_shape():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), mapped, whole)
     alone, _ = run({name: x[:, 1, 0] for name, x in chunk.items()})
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[:, 1, 0], rtol=1e-12), alone, whole)
-    flat = run({name: x.reshape(SHAPE[0], -1) for name, x in chunk.items()})[1]
-    np.testing.assert_allclose(flat.reshape(SHAPE), weighted, rtol=1e-12)
+    own = ("value", "q", "log_prob")
+    flat = {name: x.reshape(SHAPE[0], -1) for name, x in chunk.items() if name not in own}
+    flat = weighted_is(**flat, gamma=0.9).reshape(SHAPE)
+    np.testing.assert_allclose(flat, weighted, rtol=1e-12)
 
 
 def test_mistakes_are_refused():
@@ -752,16 +755,20 @@ def test_mistakes_are_refused():
 
 def test_shapes_are_as_annotated():
     rows, own = split(random_chunk(15))
-    rho, value, log_prob = own["rho"], own["value"], own["log_prob"]
+    value, log_prob = own["value"], own["log_prob"]
     names = ("importance_ratio", "vtrace", "td_rho", *IS_RETURNS, "trace", "off_policy_q")
     checked = {name: jaxtyped(typechecker=beartype)(getattr(corrections, name)) for name in names}
-    rho = checked["importance_ratio"](log_prob, log_prob)
-    c = checked["trace"]("retrace", rho=rho, log_prob=log_prob, lam=0.9)
-    for options in ({}, {"valid": ~rows["terminated"]}):
+
+    def call(options):
+        rho = checked["importance_ratio"](log_prob, log_prob)
+        c = checked["trace"]("retrace", rho=rho, log_prob=log_prob, lam=0.9)
         checked["vtrace"](rho=rho, value=value, lam=jnp.asarray(0.3), **rows, **options)
         checked["td_rho"](rho=rho, rho_max=1.0, value=value, **rows, **options)
         checked["off_policy_q"](q=value, trace=c, **rows, **options)
         for name in IS_RETURNS:
             checked[name](rho=rho, **rows, **options)
+
+    jax.eval_shape(call, {})
+    jax.eval_shape(call, {"valid": ~rows["terminated"]})
     with pytest.raises(Exception, match="value"):
-        checked["vtrace"](rho=rho, value=value[:-1], **rows)
+        checked["vtrace"](rho=own["rho"], value=value[:-1], **rows)

@@ -199,6 +199,8 @@ def test_soft_value_with_an_improbable_best_action():
     q, log_prior = np.array([0.0, 1.0], np.float32), np.array([0.0, -200.0], np.float32)
     value = soft_value(q, 1e-3, None, log_prior)
     np.testing.assert_allclose(value, 1.0 - 0.2, rtol=1e-6)
+    gradient = jax.jit(jax.grad(lambda q: soft_value(q, 1e-3, None, log_prior)))(q)
+    np.testing.assert_allclose(gradient, [0, 1], atol=1e-6)
     value = soft_value(q, 1.0, None, log_prior)
     np.testing.assert_allclose(value, 0.0, atol=1e-6)
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from actrix.actors import policy_gradient as pg
-from actrix.core.distributions import Distribution
+from actrix.core.distributions import Distribution, importance_ratio
+from actrix.core.fields import choose
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
-from actrix.critics.corrections import importance_ratio
 
 PSI: dict[str, str] = {
     "return": "R(τ), the return of the whole trajectory",
@@ -189,9 +189,75 @@ class ACER:
         return jnp.sum(jax.lax.stop_gradient(step) * dist.logits, axis=-1), {"train/trust_scale": jnp.mean(scale)}  # type: ignore[union-attr]
 
 
-Actor = ScoreFunction | PPOClip | PPOKL | OffPAC | ACER
+@dataclasses.dataclass(frozen=True)
+class PGQL:
+    """Policy gradient on fresh data and Q-learning on replayed data, of one network (O'Donoghue et al. 2017).
 
-ACTORS: dict[str, type] = {cls.name: cls for cls in (ScoreFunction, PPOClip, PPOKL, OffPAC, ACER)}
+    At the fixed point of the entropy-regularised gradient Q(s, a) = α(log π(a|s) + H(π(·|s))) + V(s), α = `ent_coef`:
+    the replayed updates fit this Q to r + γ max_a Q(s′, a). The target comes from the same network, not from a copy.
+    """
+
+    eta: float = 0.5
+    """Weight of the Q-learning loss; the policy gradient's is 1 − η."""
+    psi: str = "advantage"
+
+    name: ClassVar[str] = "pgql"
+    ratio: ClassVar[bool] = False
+    off_policy: ClassVar[bool] = True
+    needs_dist: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eta < 1:
+            raise ValueError(f"eta={self.eta} must lie between 0 and 1.")
+
+    def objective(
+        self, *, psi: jax.Array, log_prob: jax.Array, **unused: Any
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return (1 - self.eta) * pg.score_function(log_prob=log_prob, psi=psi), {}
+
+    def q_values(self, dist: Distribution, value: jax.Array, alpha: float) -> jax.Array:
+        """Q(s, ·) = α(log π + H) + V."""
+        return alpha * (dist.logits + dist.entropy()[..., None]) + value[..., None]  # type: ignore[union-attr]
+
+    def q_loss(
+        self, dist: Distribution, value: jax.Array, action: jax.Array, target: jax.Array, alpha: float
+    ) -> jax.Array:
+        """½(target − Q(s, a))² of each row."""
+        q = self.q_values(dist, value, alpha)
+        taken = jnp.take_along_axis(q, action[..., None], axis=-1)[..., 0]
+        return 0.5 * (jax.lax.stop_gradient(target) - taken) ** 2
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportanceScore:
+    """The exact off-policy gradient of whole trajectories, E_μ[Σ_t ∇log π ψ_t], ψ_t weighted by products of ratios.
+
+    'ordinary' ρ_{0:T−1} R(τ), 'weighted' divides it by the batch's mean ratio (biased, consistent), 'per-decision'
+    Σ_{t′≥t} γ^{t′} ρ_{0:t′} r_{t′}. Precup et al. (2000); their variance grows exponentially with the horizon.
+    """
+
+    kind: str = "per-decision"
+    psi: str = "return"
+
+    name: ClassVar[str] = "score-is"
+    ratio: ClassVar[bool] = False
+    off_policy: ClassVar[bool] = True
+    needs_dist: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        choose(self, kind=("ordinary", "weighted", "per-decision"))
+
+    def objective(
+        self, *, psi: jax.Array, log_prob: jax.Array, **unused: Any
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return pg.score_function(log_prob=log_prob, psi=psi), {}
+
+
+Actor = ScoreFunction | PPOClip | PPOKL | OffPAC | ACER | PGQL | ImportanceScore
+
+ACTORS: dict[str, type] = {
+    cls.name: cls for cls in (ScoreFunction, PPOClip, PPOKL, OffPAC, ACER, PGQL, ImportanceScore)
+}
 
 
 def default_psi(critic_function: str) -> str:
@@ -211,11 +277,14 @@ def parse_actor(text: str, critic_function: str = "v") -> Actor:
     numeric = [f.name for f in dataclasses.fields(cls) if f.name not in ("psi", "gamma_weight")]
     values: dict[str, Any] = {"psi": default_psi(critic_function)}
     if cls is not ScoreFunction and values["psi"] == "q":
-        values["psi"] = (
-            "advantage"  # the surrogates are pessimistic by the sign of ψ, so they take a centred one
-        )
+        # The surrogates are pessimistic by the sign of ψ, so they take a centred one.
+        values["psi"] = "advantage"
+    if cls is ImportanceScore:
+        values["psi"] = "return"
     for word in rest:
-        if word in PSI:
+        if numeric[:1] == ["kind"]:
+            values[numeric.pop(0)] = word
+        elif word in PSI:
             values["psi"] = word
         elif word == "gamma" and cls is ScoreFunction:
             values["gamma_weight"] = True

@@ -15,25 +15,10 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Bool, Float, Int
 
-from actrix.core.distributions import ILLEGAL
+from actrix.core.distributions import ILLEGAL, greedy_action, legal_actions, positive
 
 Number = float | Float[Array, "..."]
 Mask = Bool[Array, "*B A"]
-
-
-def legal_actions(like: Float[Array, "*B A"], mask: Mask | None) -> Mask:
-    """The legal actions; all of them where there is no mask, or one that allows nothing."""
-    if mask is None:
-        return jnp.ones(like.shape, bool)
-    mask = jnp.asarray(mask, bool)
-    return mask | ~jnp.any(mask, axis=-1, keepdims=True)
-
-
-def greedy_action(q: Float[Array, "*B A"], mask: Mask | None = None) -> Int[Array, "*B"]:
-    """argmax_a Q(s, a) over the legal actions, the first of equals; never an illegal one, even if Q = −∞."""
-    q = jnp.asarray(q)
-    bounded = jnp.maximum(q, jnp.finfo(q.dtype).min)
-    return jnp.argmax(jnp.where(legal_actions(q, mask), bounded, -jnp.inf), axis=-1).astype(jnp.int32)
 
 
 def epsilon_greedy_probs(
@@ -107,11 +92,6 @@ def ou_step(
     Reinforcement Learning" (2016).
     """
     return state + theta * (0 - state) * dt + sigma * dt**0.5 * noise
-
-
-def positive(temperature: Array) -> Array:
-    """τ ≥ 0 so bounded from below that dividing by it gives the limit τ → 0 instead of 0/0."""
-    return jnp.maximum(temperature, jnp.finfo(temperature.dtype).tiny)
 
 
 def _column(x: Number, q: Array) -> Array:

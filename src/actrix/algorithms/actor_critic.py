@@ -1,4 +1,4 @@
-"""On-policy actor-critic: REINFORCE, A2C, PPO and every sound mixture of their three answers.
+"""Actor-critics with a stochastic policy: REINFORCE, A2C, PPO, V-trace, ACER and every sound mixture of answers.
 
 One frozen dataclass is the configuration; its methods are pure functions of the learner and a chunk.
 """
@@ -14,25 +14,27 @@ import jax.numpy as jnp
 from gymnasium import spaces
 
 from actrix.actors import policy_gradient as pg
-from actrix.actors.answers import EPISODE_PSI, PPOKL, Actor, PPOClip
-from actrix.algorithms import checks
+from actrix.actors.answers import ACER, EPISODE_PSI, PGQL, PPOKL, Actor, PPOClip
+from actrix.algorithms import checks, estimates, off_policy
 from actrix.algorithms.learner import Acting, Batch, Learner, Training, count, first_bad_row
 from actrix.core import normalize
 from actrix.core.networks import NetworkConfig, Output, apply, normalized_shapes, unroll
-from actrix.core.optim import descend, flatten, make_optimizer
+from actrix.core.optim import descend, flatten, make_optimizer, polyak
 from actrix.core.schedules import Schedule, evaluate
 from actrix.core.types import Chunk, Key, PyTree, Spec
 from actrix.critics import returns
 from actrix.critics.answers import Critic
-from actrix.data.rollout import minibatch_indices, sequences
+from actrix.data.answers import Lagged, OnPolicy, Trajectories, format_data
+from actrix.data.rollout import minibatch_indices
 
 
 @dataclasses.dataclass(frozen=True)
 class ActorCritic:
-    """A critic, an actor and on-policy data, with the settings all mixtures share (Stable-Baselines3's names)."""
+    """A critic, an actor and their data, with the settings all mixtures share (Stable-Baselines3's names)."""
 
     critic: Critic = Critic()
     actor: Actor = PPOClip()
+    data: OnPolicy | Lagged | Trajectories = OnPolicy()
     n_steps: int | None = 2048
     """Rows per environment in a chunk; None = the environment's time limit (whole episodes)."""
     batch_size: int | None = 64
@@ -79,7 +81,7 @@ class ActorCritic:
     @property
     def answers(self) -> tuple[str, str, str]:
         """(critic, actor, data)."""
-        return str(self.critic), f"{self.actor.name} × {self.actor.psi}", "on-policy"
+        return str(self.critic), f"{self.actor.name} × {self.actor.psi}", format_data(self.data)
 
     @property
     def whole_episodes(self) -> bool:
@@ -115,19 +117,36 @@ class ActorCritic:
             baseline=pg.MovingAverage(zero, zero),
             reward_scale=normalize.init_reward_scale(num_envs) if self.normalize_reward else None,
             reference=reference,
-            average=None,
+            average=jnp.array(theta) if isinstance(self.actor, ACER) else None,
             update=jnp.zeros((), jnp.int32),
             steps=jnp.zeros(()),
             steps_rest=jnp.zeros(()),
             total_steps=jnp.ones(()),
         )
-        return Learner(acting, training)
+        return Learner(acting, training, self._empty_memory(acting, spec, num_envs))
 
     def initial_acting(self, key: Key, spec: Spec) -> Acting:
         """A fresh network and its observation statistics: what a model file holds."""
         net = self.network.build(spec, key, q_values=self.critic.function == "q")
         shapes = normalized_shapes(spec.observation_space)
-        return Acting(net, normalize.init_observation_moments(shapes) if self.normalize_obs else None)
+        moments = normalize.init_observation_moments(shapes) if self.normalize_obs else None
+        older = None
+        if isinstance(self.data, Lagged) and self.data.lag:
+            older = jnp.tile(flatten(net)[0], (self.data.lag, 1))
+        return Acting(net, moments, older)
+
+    def _empty_memory(self, acting: Acting, spec: Spec, num_envs: int) -> Any:
+        if not isinstance(self.data, Trajectories):
+            return None
+        example = jax.tree.map(lambda x: jnp.asarray(x)[None], spec.observation_space.sample())
+        mask = None if spec.mask_size is None else jnp.ones((1, spec.mask_size), bool)
+        one = lambda: self.act(acting, None, example, mask, jax.tree.map(lambda x: x[0], self.noise(acting, key, 1, 1)))
+        key = jax.random.key(0)
+        _, log_prob, dist, _ = jax.eval_shape(one)
+        keep = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (log_prob, dist))
+        return off_policy.empty_memory(
+            acting.net.head, spec, num_envs, transitions=self.data.buffer_size, window=self.rows(spec), keep=keep
+        )
 
     def warm_up(self, rows: int, num_envs: int) -> tuple[int, int]:
         """(chunks, rows of each) that only fill the running statistics."""
@@ -147,10 +166,14 @@ class ActorCritic:
 
     def with_acting(self, learner: Learner, acting: Acting) -> Learner:
         """The learner with another policy (a warm start)."""
-        return dataclasses.replace(learner, acting=acting)
+        training = learner.training
+        if training.average is not None:
+            training = dataclasses.replace(training, average=flatten(acting.net)[0])
+        return dataclasses.replace(learner, acting=acting, training=training)
 
     def adopt(self, learner: Learner, fresh: Learner) -> Learner:
         """The learner in other environments, for which `fresh` was made: running returns start anew."""
+        learner = off_policy.adopt(learner, fresh)
         scale = learner.training.reward_scale
         if scale is not None:
             scale = dataclasses.replace(scale, running=fresh.training.reward_scale.running)
@@ -163,7 +186,8 @@ class ActorCritic:
     def act(self, acting: Acting, carry: PyTree, obs: PyTree, mask: jax.Array | None, noise: jax.Array):
         """The behaviour policy for N observations: (action, log_prob, dist, carry)."""
         obs = normalize.normalize_observation(acting.obs_moments, obs, self.clip_obs)
-        out, carry = apply(acting.net, obs, carry, mask)
+        net = acting.net if acting.explore is None else flatten(acting.net)[1](acting.explore[0])
+        out, carry = apply(net, obs, carry, mask)
         action = out.dist.sample(noise)
         return acting.net.head.unflatten_action(action), out.dist.log_prob(action), out.dist, carry
 
@@ -199,8 +223,9 @@ class ActorCritic:
         """
         acting, training = learner.acting, learner.training
         progress = jnp.minimum(training.steps / training.total_steps, 1.0)
-        raw, (chunk, reference) = chunk, estimates.prepare(self, learner, chunk)
         theta, unflatten = flatten(acting.net)
+        rate = evaluate(self.learning_rate, progress)
+        raw, (chunk, reference) = chunk, estimates.prepare(self, learner, chunk)
 
         def estimate(theta: jax.Array) -> Batch:
             return estimates.estimate(self, unflatten(theta), training, chunk, reference)
@@ -213,7 +238,6 @@ class ActorCritic:
 
         batch = estimate(theta)
         again = estimate if self.recompute_advantages else lambda theta: batch
-        rate = evaluate(self.learning_rate, progress)
         new, opt_state, metrics = self._fit(loss, again, theta, training.opt_state, rate, self.n_epochs, key)
         critic_opt_state = training.critic_opt_state
         if self.n_critic_updates:
@@ -223,6 +247,12 @@ class ActorCritic:
             new, critic_opt_state, _ = self._fit(
                 critic_loss, again, new, critic_opt_state, rate_v, passes, key
             )
+        memory = learner.memory
+        if memory is not None:
+            memory = off_policy.append(memory, raw)
+            key = jax.random.fold_in(key, 2)
+            new, opt_state, more = self._replay(learner, memory, new, opt_state, progress, raw.reward.shape[0], key)
+            metrics |= more
 
         bad_row = first_bad_row(raw)
         finite = jnp.isfinite(jnp.sum(new)) & jnp.isfinite(metrics["train/loss"]) & (bad_row < 0)
@@ -235,13 +265,14 @@ class ActorCritic:
             critic_opt_state=critic_opt_state,
             beta=self._next_beta(net, training.beta, batch),
             baseline=self._next_baseline(training.baseline, chunk),
+            average=self._next_average(training.average, new),
         )
 
         def keep(new: PyTree, old: PyTree) -> PyTree:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
         kept = {name: keep(value, getattr(training, name)) for name, value in fresh.items()}
-        training = dataclasses.replace(count(training, chunk), **kept)
+        training = dataclasses.replace(count(training, raw), **kept)
         metrics |= {
             "nonfinite": 1.0 - finite,
             "bad_row": bad_row,
@@ -253,7 +284,36 @@ class ActorCritic:
             metrics["train/std"] = jnp.mean(jnp.exp(net.log_std))
         if isinstance(self.actor, PPOKL):
             metrics["train/beta"] = training.beta
-        return Learner(Acting(net, keep(new_moments, moments)), training), metrics
+        # Of a lagged behaviour policy the oldest parameters go, and those that were just replaced come.
+        older = acting.explore if acting.explore is None else jnp.concatenate([acting.explore[1:], theta[None]])
+        return Learner(Acting(net, keep(new_moments, moments), older), training, memory), metrics
+
+    def _replay(self, learner: Learner, memory: Any, theta, opt_state, progress, rows: int, key: Key):
+        """`replay_ratio` steps of descent, each on as many remembered trajectories as there are environments."""
+        _, unflatten = flatten(learner.acting.net)
+        optimizer, training = self._optimizer, learner.training
+        rate = evaluate(self.learning_rate, progress)
+        enough = training.steps >= self.data.learning_starts  # type: ignore[union-attr]
+        trajectories = memory.rows.head.shape[0]
+
+        def step(state: tuple, key: Key) -> tuple[tuple, dict[str, jax.Array]]:
+            theta, opt_state = state
+            draw = memory.ring.draw(memory.rows, key, trajectories)
+            window = memory.ring.windows(memory.rows, draw, rows)
+            chunk, reference = estimates.prepare(self, learner, window)
+            batch = estimates.estimate(self, unflatten(theta), training, chunk, reference, replayed=True)
+
+            def loss(theta: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+                return self._loss(unflatten(theta), training, progress, batch, replayed=True)
+
+            (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(theta)
+            new = descend(optimizer, gradient, opt_state, theta, rate)
+            state = jax.tree.map(lambda n, o: jnp.where(enough, n, o), new, (theta, opt_state))
+            return state, {"train/replay_loss": jnp.where(enough, metrics["train/loss"], jnp.nan)}
+
+        keys = jax.random.split(key, self.data.replay_ratio)  # type: ignore[union-attr]
+        (theta, opt_state), metrics = jax.lax.scan(step, (theta, opt_state), keys)
+        return theta, opt_state, jax.tree.map(jnp.mean, metrics)
 
     def _fit(self, loss, estimate, theta, opt_state, rate, epochs, key):
         """`epochs` passes of minibatch descent on loss(θ, batch); metrics are means over the minibatches."""
@@ -285,15 +345,20 @@ class ActorCritic:
         return theta, opt_state, jax.tree.map(jnp.mean, metrics)
 
     def _loss(
-        self, net: Any, training: Training, progress: jax.Array, batch: Batch
+        self, net: Any, training: Training, progress: jax.Array, batch: Batch, replayed: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """−objective + vf_coef · value loss − ent_coef · entropy (+ the KL to the reference)."""
         out = estimates.outputs(self, net, batch)
+        if replayed and isinstance(self.actor, PGQL):
+            loss = self.actor.q_loss(out.dist, out.value, batch.action, batch.target, self.ent_coef)
+            loss = self.actor.eta * pg.masked_mean(loss, batch.valid)
+            return loss, {"train/loss": loss}
         psi = pg.normalize(batch.psi, batch.valid) if self.normalize_advantage else batch.psi
         log_prob = out.dist.log_prob(batch.action)
         objective, metrics = self.actor.objective(
             psi=psi, valid=batch.valid, log_prob=log_prob, old_log_prob=batch.log_prob, dist=out.dist,
-            old_dist=batch.dist, beta=training.beta, progress=progress,
+            old_dist=batch.dist, beta=training.beta, progress=progress, action=batch.action,
+            average_dist=batch.average_dist, q_advantage=batch.q_advantage,
         )  # fmt: skip
         policy_loss = -pg.masked_mean(objective, batch.valid)
         value_loss = self._value_loss(out, batch)
@@ -332,6 +397,10 @@ class ActorCritic:
 
     # ------------------------------------------------------------------ small pieces
 
+    def _next_average(self, average: jax.Array | None, theta: jax.Array) -> jax.Array | None:
+        if average is None or not isinstance(self.actor, ACER):
+            return None
+        return polyak(average, theta, 1 - self.actor.average_decay)
 
     def _next_beta(self, net: Any, beta: jax.Array, batch: Batch) -> jax.Array:
         if not isinstance(self.actor, PPOKL):
@@ -350,13 +419,6 @@ class ActorCritic:
     def training_length(self, rows: int) -> int:
         """Rows of a recurrent policy's training sequences in chunks of `rows`."""
         return self.sequence_length or max(d for d in range(1, 65) if rows % d == 0)
-
-    @property
-    def _keeps_dist(self) -> bool:
-        return isinstance(self.actor, PPOKL)
-
-    def _flat(self, action: jax.Array, net: Any) -> jax.Array:
-        return net.head.flatten_action(action)
 
     @property
     def _optimizer(self):

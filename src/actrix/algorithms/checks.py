@@ -7,6 +7,7 @@ from typing import Any
 
 from gymnasium import spaces
 
+from actrix.core.fields import choose, share
 from actrix.core.optim import OPTIMIZERS
 from actrix.core.schedules import as_schedule, bounds
 from actrix.core.types import Spec
@@ -57,36 +58,14 @@ def settle(algorithm: Any) -> None:
             raise ValueError(f"{name}={getattr(algorithm, name)!r}: choose one of {', '.join(choices)}.")
 
 
-def whole(part: Any, *names: str, least: int = 1) -> None:
-    """Raise ValueError unless these fields hold whole numbers of at least `least`."""
-    for name in names:
-        value = getattr(part, name)
-        if isinstance(value, bool | str) or value is None or int(value) != value or value < least:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
-        object.__setattr__(part, name, int(value))
-
-
-def choose(part: Any, **choices: tuple) -> None:
-    """Raise ValueError unless each field holds one of its choices."""
-    for name, allowed in choices.items():
-        if getattr(part, name) not in allowed:
-            raise ValueError(f"{name}={getattr(part, name)!r}: choose one of {', '.join(map(str, allowed))}.")
-
-
 def settle_off_policy(algorithm: Any) -> None:
     """What `settle` does, for the fields that all replay-based algorithms have."""
-    for name in ("learning_rate", "temperature"):
-        if hasattr(algorithm, name):
-            value = as_schedule(getattr(algorithm, name), name)
-            object.__setattr__(algorithm, name, value)
-            low, high = bounds(value)
-            if not (low >= 0 and high > 0):
-                raise ValueError(f"{name}={value} must be positive.")
-    shares = ("gamma", "tau", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
-    for name in shares:
-        value = getattr(algorithm, name, 0.0)
-        if isinstance(value, str | bool) or not 0 <= value <= 1:
-            raise ValueError(f"{name}={value!r} must lie in [0, 1].")
+    value = as_schedule(algorithm.learning_rate, "learning_rate")
+    object.__setattr__(algorithm, "learning_rate", value)
+    low, high = bounds(value)
+    if not (low >= 0 and high > 0):
+        raise ValueError(f"learning_rate={value} must be positive.")
+    share(algorithm, "gamma", *(name for name in ("tau",) if hasattr(algorithm, name)))
     value = algorithm.max_grad_norm
     if value is not None and not value > 0:
         raise ValueError(f"max_grad_norm={value} must be positive, or None for 'off'.")
@@ -98,10 +77,14 @@ def fits_off_policy(algorithm: Any, spec: Spec, num_envs: int) -> None:
     data = algorithm.data
     if data.buffer_size < num_envs:
         raise ValueError(f"buffer_size={data.buffer_size} cannot hold one step of n_envs={num_envs} environments.")
-    network = algorithm.network
+    plain_network(algorithm.network)
+
+
+def plain_network(network: Any) -> None:
+    """Raise ValueError for a recurrent cell or the user's own module: Q networks and pathwise actors have neither."""
     if network.module is not None or network.cell is not None:
         what = "a module of your own" if network.module is not None else f"a recurrent cell ({network.cell})"
-        raise ValueError(f"policy_kwargs: {what} is offered by the on-policy algorithms only.")
+        raise ValueError(f"policy_kwargs: {what} is offered by the policy-gradient algorithms only.")
 
 
 def budget(algorithm: Any, total_steps: int) -> None:
@@ -141,10 +124,11 @@ def fits(algorithm: Any, spec: Spec, num_envs: int) -> None:
         length = algorithm.training_length(rows)
         if rows % length:
             raise ValueError(f"n_steps={rows} is not a multiple of sequence_length={length}.")
-    _batch_fits(algorithm.batch_size, rows, num_envs, length)
+    batch_fits(algorithm.batch_size, rows, num_envs, length)
 
 
-def _batch_fits(batch_size: int | None, rows: int, num_envs: int, length: int) -> None:
+def batch_fits(batch_size: int | None, rows: int, num_envs: int, length: int = 1) -> None:
+    """Raise ValueError, with fitting sizes, unless batches divide a chunk."""
     total = rows * num_envs
     if batch_size is None or (total % batch_size == 0 and batch_size % length == 0):
         return

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from actrix.actors import policy_gradient as pg
+from actrix.actors.answers import PGQL, ImportanceScore
 from actrix.algorithms.learner import Acting, Batch, Learner, Training
 from actrix.core import normalize
+from actrix.core.distributions import importance_ratio
 from actrix.core.networks import Output, apply, unroll
 from actrix.core.optim import flatten
 from actrix.core.types import Chunk, PyTree
@@ -39,7 +41,9 @@ def prepare(a: Any, learner: Learner, chunk: Chunk) -> tuple[Chunk, PyTree]:
     return dataclasses.replace(chunk, obs=obs, next_obs=next_obs, reward=reward), reference
 
 
-def estimate(a: Any, net: Any, training: Training, chunk: Chunk, reference: PyTree) -> Batch:
+def estimate(
+    a: Any, net: Any, training: Training, chunk: Chunk, reference: PyTree, replayed: bool = False
+) -> Batch:
     """Values, targets and ψ of every row, cut into training sequences."""
     out, after = unroll(net, chunk.obs, chunk.first, chunk.carry0, chunk.mask)
     if net.recurrent:  # one more cell step from the memory after each row
@@ -55,15 +59,22 @@ def estimate(a: Any, net: Any, training: Training, chunk: Chunk, reference: PyTr
     taken, estimator = fitted(a, out, action), a.critic.estimator
     if estimator.corrected:
         log_prob = out.dist.log_prob(action)
-        rho = corrections.importance_ratio(log_prob, chunk.log_prob)
+        rho = importance_ratio(log_prob, chunk.log_prob)
         more: dict[str, Any] = dict(rho=rho, log_prob=log_prob, fitted=taken)
     else:
         more = {}
-    target = estimator.target(value=value, gamma=a.gamma, **rows, **more)
+    if replayed and isinstance(a.actor, PGQL):
+        best = jnp.max(a.actor.q_values(next_out.dist, next_value, a.ent_coef), axis=-1)
+        target = returns.td_target(gamma=a.gamma, **{**rows, "next_value": best})
+    else:
+        target = estimator.target(value=value, gamma=a.gamma, **rows, **more)
     if estimator.corrected and a.actor.psi == "advantage":
         weight = estimator.advantage(value=value, gamma=a.gamma, **rows, **more)
     else:
-        weight = psi(a, net, training, chunk, rows, value=value, taken=taken, target=target)
+        weight = psi(
+            a, net, training, chunk, rows, value=value, taken=taken, target=target,
+            log_prob=out.dist.log_prob(action),
+        )  # fmt: skip
     batch = Batch(
         chunk.obs, action, chunk.log_prob, chunk.dist if a.actor.needs_dist else None, chunk.mask, chunk.valid,
         chunk.first if net.recurrent else None, weight, target, taken,
@@ -92,7 +103,7 @@ def _q_advantage(a: Any, out: Output, value: jax.Array) -> jax.Array | None:
     return out.value - value[..., None] if a.actor.needs_dist and a.critic.function == "q" else None
 
 
-def psi(a: Any, net, training, chunk, rows, *, value, taken, target) -> jax.Array:
+def psi(a: Any, net, training, chunk, rows, *, value, taken, target, log_prob) -> jax.Array:
     """The weight of the score, `[T, N]`; the forms are listed in `actors.answers.PSI`."""
     actor, gamma = a.actor, a.gamma
     if actor.psi == "advantage":
@@ -101,6 +112,11 @@ def psi(a: Any, net, training, chunk, rows, *, value, taken, target) -> jax.Arra
         weight = taken
     elif actor.psi == "td-error":
         weight = returns.td_error(value=value, gamma=gamma, **rows)
+    elif isinstance(actor, ImportanceScore):
+        rho = importance_ratio(log_prob, chunk.log_prob)
+        weight = corrections.trajectory_psi(
+            actor.kind, rho=rho, gamma=gamma, **{k: v for k, v in rows.items() if k != "next_value"}
+        )
     elif actor.psi in ("return", "optimal"):
         weight = returns.trajectory_return(
             gamma=gamma, **{k: v for k, v in rows.items() if k != "next_value"}

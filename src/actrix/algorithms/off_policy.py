@@ -85,17 +85,25 @@ def initial_learner(
     algorithm: Any, key: Key, spec: Spec, num_envs: int, scalars: dict[str, jax.Array] | None = None
 ) -> Learner:
     """A learner with an empty memory around a fresh network."""
-    scalars = scalars or {}
-    zero, count_ = jnp.zeros(()), jnp.zeros((), jnp.int32)
     acting = algorithm.initial_acting(key, spec)
-    vectors, _ = algorithm.split(acting.net)
-    training = Training(
+    training = initial_training(algorithm, acting.net, scalars or {})
+    data = algorithm.data
+    memory = empty_memory(
+        acting.net.head, spec, num_envs, transitions=max(data.buffer_size, data.train_freq * num_envs),
+        window=data.n_steps, alpha=data.priority_alpha if data.prioritized else 0.0,
+    )  # fmt: skip
+    return Learner(acting, training, memory)
+
+
+def initial_training(algorithm: Any, net: Any, scalars: dict[str, jax.Array] = {}) -> Training:  # noqa: B006
+    """Targets that are copies, fresh optimisers, counters at 0."""
+    zero, none = jnp.zeros(()), jnp.zeros((), jnp.int32)
+    vectors, _ = algorithm.split(net)
+    return Training(
         targets={name: jnp.array(vectors[name]) for name in algorithm.target_names},
         opt_state={name: algorithm.optimizer_of(name).init(x) for name, x in (vectors | scalars).items()},
-        scalars=scalars, update=count_, gradient_steps=count_, steps=zero, steps_rest=zero,
-        total_steps=jnp.ones(()),
+        scalars=scalars, update=none, gradient_steps=none, steps=zero, steps_rest=zero, total_steps=jnp.ones(()),
     )  # fmt: skip
-    return Learner(acting, training, empty_memory(algorithm.data, acting.net.head, spec, num_envs))
 
 
 def initial_acting(algorithm: Any, net: Any, spec: Spec) -> Acting:
@@ -106,21 +114,18 @@ def initial_acting(algorithm: Any, net: Any, spec: Spec) -> Acting:
 
 
 def empty_memory(
-    data: ReplayBuffer, head: Any, spec: Spec, num_envs: int, *, window: int = 0, keep: Any = None
+    head: Any, spec: Spec, num_envs: int, *, transitions: int, window: int, alpha: float = 0.0, keep: Any = (None, None)
 ) -> Memory:
-    """Room for `buffer_size` transitions of one environment's spaces; `keep` is an example (log_prob, dist)."""
+    """Room for so many transitions of one environment's spaces; `keep` is an example (log_prob, dist) of one."""
     stack = spec.frame_stack or 1
-    window = window or data.n_steps
-    alpha = data.priority_alpha if data.prioritized else 0.0
     # The room of two windows more keeps tiny buffers sound: the newest rows have no complete window yet.
-    capacity = max(data.buffer_size // num_envs, data.train_freq) + 2 * (window + stack)
-    ring = Replay(capacity, window=window, stack=stack, alpha=alpha)
+    ring = Replay(transitions // num_envs + 2 * (window + stack), window=window, stack=stack, alpha=alpha)
     sample = spec.observation_space.sample()
     obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.asarray(x).dtype), sample)
     flag = jax.ShapeDtypeStruct((), jnp.bool_)
     action = jax.ShapeDtypeStruct(head.shape, jnp.float32 if head.continuous else jnp.int32)
     mask = None if spec.mask_size is None else jax.ShapeDtypeStruct((spec.mask_size,), jnp.bool_)
-    log_prob, dist = (None, None) if keep is None else keep
+    log_prob, dist = keep
     row = Transition(
         obs=obs, action=action, reward=jax.ShapeDtypeStruct((), jnp.float32), next_obs=obs, terminated=flag,
         truncated=flag, log_prob=log_prob, dist=dist, mask=mask, next_mask=mask,
@@ -128,16 +133,19 @@ def empty_memory(
     return Memory(ring.init(row, num_envs), ring)
 
 
+def append(memory: Memory, chunk: Chunk) -> Memory:
+    """The memory with a chunk added; what is not finite in it is zeroed (training stops then)."""
+    return dataclasses.replace(memory, rows=memory.ring.add(memory.rows, scrub(chunk)))
+
+
 def remember(learner: Learner, chunk: Chunk) -> Learner:
     """The chunk counted and put into the memory: what the random phase does instead of learning."""
-    memory = learner.memory
-    rows = memory.ring.add(memory.rows, scrub(chunk))
     training = dataclasses.replace(count(learner.training, chunk), update=learner.training.update)
     moments = learner.acting.obs_moments
     if moments is not None:
         moments = normalize.update_observation_moments(moments, chunk.obs, chunk.valid)
     acting = dataclasses.replace(learner.acting, obs_moments=moments)
-    return Learner(acting, training, dataclasses.replace(memory, rows=rows))
+    return Learner(acting, training, append(learner.memory, chunk))
 
 
 def with_acting(algorithm: Any, learner: Learner, acting: Acting) -> Learner:

@@ -14,12 +14,14 @@ import jax.numpy as jnp
 from gymnasium import spaces
 
 from actrix.actors import pathwise as losses
-from actrix.actors.greedy import ou_step
+from actrix.actors.greedy import explore, ou_step
 from actrix.actors.pathwise import Deterministic, Soft
 from actrix.algorithms import checks, off_policy
 from actrix.algorithms.learner import Acting, Learner
 from actrix.algorithms.off_policy import Batch, State, weighted_mean
 from actrix.core import normalize
+from actrix.core.distributions import legal_actions
+from actrix.core.fields import choose, whole
 from actrix.core.networks import NetworkConfig
 from actrix.core.optim import descend_if_finite, flatten, make_optimizer, polyak
 from actrix.core.q_networks import ActorCritics, apply, bounded, build_actor_critics
@@ -63,9 +65,9 @@ class CriticEnsemble:
     """What the actor ascends: 'min', 'mean' or 'first' of the critics."""
 
     def __post_init__(self) -> None:
-        checks.whole(self, "n_critics")
-        checks.whole(self, "n_quantiles", "top_quantiles_to_drop_per_net", least=0)
-        checks.choose(self, actor_q=("min", "mean", "first"))
+        whole(self, "n_critics")
+        whole(self, "n_quantiles", "top_quantiles_to_drop_per_net", least=0)
+        choose(self, actor_q=("min", "mean", "first"))
         if self.n_quantiles and self.top_quantiles_to_drop_per_net >= self.n_quantiles:
             raise ValueError(
                 f"top_quantiles_to_drop_per_net={self.top_quantiles_to_drop_per_net} leaves none of "
@@ -110,7 +112,7 @@ class Pathwise:
 
     def __post_init__(self) -> None:
         checks.settle_off_policy(self)
-        checks.whole(self, "policy_delay", "cql_actions")
+        whole(self, "policy_delay", "cql_actions")
         if not self.cql_alpha >= 0:
             raise ValueError(f"cql_alpha={self.cql_alpha} must be at least 0.")
         if self.bc_alpha is not None and not (self.bc_alpha > 0 and isinstance(self.actor, Deterministic)):
@@ -216,12 +218,11 @@ class Pathwise:
         else:
             scale = self.actor.noise_std if self.actor.noise_type == "normal" else 0.0
             action = jnp.clip(out + scale * noise.action, -1.0, 1.0)
-        random = noise.switch < acting.explore.random
+        random = acting.explore.random
         if head.continuous:
-            action = jnp.where(random[:, None], noise.uniform, action)
+            action = jnp.where((noise.switch < random)[:, None], noise.uniform, action)
         else:
-            legal = noise.uniform if mask is None else jnp.where(mask, noise.uniform, -jnp.inf)
-            action = jnp.where(random, jnp.argmax(legal, axis=-1), action)
+            action = explore(action, random, noise.switch, noise.uniform, mask)
         return head.unflatten_action(action), None, None, carry
 
     def policy(
@@ -285,12 +286,12 @@ class Pathwise:
             value = weighted_mean(rows, batch.weight)
             if self.cql_alpha:
                 value += self.cql_alpha * self._conservatism(net, batch, q, keys[3])
-            return value, q
+            return value, (q, rows)
 
-        (loss, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(state.weights["critic"])
+        (loss, (q, rows)), gradient = jax.value_and_grad(critic_loss, has_aux=True)(state.weights["critic"])
         state, finite = self._descend(state, "critic", gradient, rate)
-        error = jnp.mean(jnp.abs(jnp.mean(q - target, axis=-1)), axis=-1) if not self.critic.n_quantiles else loss
-        priority = jnp.broadcast_to(error, batch.reward.shape)
+        # |δ|, averaged over the critics; a distribution's loss in its place for quantiles.
+        priority = rows if self.critic.n_quantiles else jnp.mean(jnp.abs(q - target), axis=(1, 2))
         metrics = {"train/critic_loss": loss, "train/q_mean": jnp.mean(q)}
 
         update_actor = lambda state: self._update_actor(state, build, batch, keys[2], rate)
@@ -406,7 +407,7 @@ class Pathwise:
         if self.discrete:
             all_q = apply(net.critics, batch.obs, None, None)
             if batch.mask is not None:
-                all_q = jnp.where(batch.mask[:, None, :], all_q, -jnp.inf)
+                all_q = jnp.where(legal_actions(all_q, batch.mask[:, None, :]), all_q, -jnp.inf)
             gap = jax.nn.logsumexp(all_q, axis=-1) - q[..., 0]
             return weighted_mean(jnp.sum(gap, axis=1), batch.weight)
         rows, count, head = len(batch.reward), self.cql_actions, net.actor.head

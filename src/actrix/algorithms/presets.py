@@ -10,17 +10,39 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from actrix.actors.answers import PPOKL, PPOClip, ScoreFunction, format_actor, parse_actor
+from actrix.actors.answers import (
+    ACER,
+    EPISODE_PSI,
+    PGQL,
+    PPOKL,
+    OffPAC,
+    PPOClip,
+    ScoreFunction,
+    format_actor,
+    parse_actor,
+)
+from actrix.actors.exploration import Greedy
 from actrix.actors.pathwise import Deterministic, Soft
 from actrix.algorithms import checks
 from actrix.algorithms.actor_critic import ActorCritic
 from actrix.algorithms.compositions import unsound
+from actrix.algorithms.parallel_q import ParallelQLearning
 from actrix.algorithms.pathwise import CriticEnsemble, Pathwise
 from actrix.algorithms.q_learning import QLearning
 from actrix.core.networks import ACTIVATIONS, NetworkConfig
 from actrix.core.schedules import Linear, Tabulated
-from actrix.critics.answers import GAE, TD, Critic, MonteCarlo, parse_critic
-from actrix.data.answers import ReplayBuffer
+from actrix.critics.answers import (
+    GAE,
+    TD,
+    Critic,
+    ImportanceTD,
+    MonteCarlo,
+    NStep,
+    Retrace,
+    VTrace,
+    parse_critic,
+)
+from actrix.data.answers import Lagged, ReplayBuffer, Trajectories, format_data, parse_data
 
 
 class SettingError(ValueError):
@@ -57,7 +79,7 @@ _TD3 = Pathwise(
     CriticEnsemble(2, actor_q="first"), Deterministic(), _REPLAY, learning_rate=1e-3, policy_delay=2, network=_WIDE
 )
 _RAINBOW = QLearning(
-    target="double", exploration="none", dueling=True, noisy=True, distributional="c51",
+    target="double", actor=Greedy("none"), dueling=True, noisy=True, distributional="c51",
     data=ReplayBuffer(batch_size=32, train_freq=4, n_steps=3, prioritized=True, priority_alpha=0.5,
                       priority_beta=Linear(0.4, 1.0)),
     learning_rate=6.25e-5, target_update_interval=8000, optimizer_eps=1.5e-4,
@@ -98,14 +120,39 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset("ppo", "PPO", ActorCritic(Critic("v", GAE(0.95)), PPOClip(0.2)), 8, "Schulman et al. 2017"),
         Preset("ppo-kl", "PPOKL", ActorCritic(Critic("v", GAE(0.95)), PPOKL(0.01)), 8, "Schulman et al. 2017, §4"),
+        Preset(
+            "off-pac", "OffPAC",
+            ActorCritic(Critic("v", ImportanceTD()), OffPAC(), Trajectories(), n_steps=8, learning_rate=7e-4,
+                        ent_coef=0.01, **_SCORE),
+            8, "Degris et al. 2012",
+        ),
+        Preset(
+            "v-trace", "VTrace",
+            ActorCritic(Critic("v", VTrace()), ScoreFunction("advantage"), Lagged(8), n_steps=16,
+                        learning_rate=1e-3, ent_coef=0.01, **_SCORE),
+            8, "Espeholt et al. 2018",
+        ),
+        Preset(
+            "acer", "ACER",
+            ActorCritic(Critic("q", Retrace()), ACER(), Trajectories(), n_steps=16, learning_rate=7e-4,
+                        ent_coef=0.01, **_SCORE),
+            8, "Wang et al. 2017",
+        ),
+        Preset(
+            "pgql", "PGQL",
+            ActorCritic(Critic("v", NStep(16)), PGQL(), Trajectories(), n_steps=16, learning_rate=1e-3,
+                        ent_coef=0.01, **_SCORE),
+            8, "O'Donoghue et al. 2017",
+        ),
         Preset("dqn", "DQN", QLearning(), 1, "Mnih et al. 2015"),
         Preset("c51", "C51", QLearning(distributional="c51"), 1, "Bellemare et al. 2017"),
         Preset("qr-dqn", "QRDQN", QLearning(distributional="qr"), 1, "Dabney et al. 2018a"),
         Preset("iqn", "IQN", QLearning(distributional="iqn", n_quantiles=32), 1, "Dabney et al. 2018b"),
         Preset("rainbow", "Rainbow", _RAINBOW, 1, "Hessel et al. 2018"),
+        Preset("pqn", "PQN", ParallelQLearning(), 32, "Gallici et al. 2024"),
         Preset(
             "soft-q", "SoftQ",
-            QLearning(target="soft", exploration="boltzmann", temperature=0.1), 1,
+            QLearning(target="soft", actor=Greedy("boltzmann", temperature=0.1)), 1,
             "Haarnoja et al. 2017; Schulman et al. 2017a",
         ),
         Preset("ddpg", "DDPG",
@@ -132,7 +179,7 @@ UNSUPPORTED = {
     "sde_sample_freq": "generalised state-dependent exploration is not offered",
     "rollout_buffer_class": "chunks replace rollout buffers; change the estimator with critic=…",
     "rollout_buffer_kwargs": "chunks replace rollout buffers",
-    "optimizer_class": "choose optimizer='adam', 'rmsprop' or 'sgd'",
+    "optimizer_class": "choose optimizer='adam', 'radam', 'rmsprop' or 'sgd'",
     "replay_buffer_class": "choose prioritized=True or n_steps=… instead; hindsight replay is not offered",
     "replay_buffer_kwargs": "choose prioritized=True or n_steps=… instead",
 }
@@ -140,23 +187,22 @@ _ALIASES = {"rms_prop_eps": "optimizer_eps", "adam_eps": "optimizer_eps", "clip_
             "per": "prioritized", "n_step": "n_steps"}  # fmt: skip
 
 
-def composed(critic: str, actor: str) -> Preset:
+def composed(critic: str, actor: str, data: str = "on-policy") -> Preset:
     """A free composition such as ('td-lambda:0.9', 'ppo-clip:0.2'); raises SettingError where it is unsound."""
     try:
-        parsed = parse_critic(critic)
+        parsed, source = parse_critic(critic), parse_data(data)
         answer = parse_actor(actor, parsed.function)
     except ValueError as error:
         raise SettingError(str(error)) from None
-    reason = unsound(parsed, answer)
+    reason = unsound(parsed, answer, data=source)
     if reason:
-        raise SettingError(f"critic {critic} × actor {actor} is refused: {reason}.")
+        raise SettingError(f"critic {critic} × actor {actor}, data {data} is refused: {reason}.")
+    whole = parsed.whole_episodes or answer.psi in EPISODE_PSI
     if answer.ratio:
-        base = ActorCritic(parsed, answer, n_steps=None if parsed.whole_episodes else 256, batch_size=None)
-        if not base.whole_episodes:
-            base = dataclasses.replace(base, batch_size=64)
+        base = ActorCritic(parsed, answer, n_steps=None if whole else 256, batch_size=None if whole else 64)
     else:
-        whole = parsed.whole_episodes
         base = ActorCritic(parsed, answer, n_steps=None if whole else 16, learning_rate=1e-3, **_SCORE)
+    base = dataclasses.replace(base, data=source, ent_coef=0.01 if isinstance(answer, PGQL) else base.ent_coef)
     return Preset(COMPOSED, "ActorCritic", base, 8, "")
 
 
@@ -175,7 +221,8 @@ def find_preset(name: str) -> Preset:
 def _parts(algorithm: Any) -> dict[tuple[str, ...], Any]:
     """Path → the dataclasses inside an algorithm whose fields are settings too: its three answers."""
     if isinstance(algorithm, ActorCritic):
-        return {("critic", "estimator"): algorithm.critic.estimator, ("actor",): algorithm.actor}
+        return {("critic", "estimator"): algorithm.critic.estimator, ("actor",): algorithm.actor,
+                ("data",): algorithm.data}  # fmt: skip
     fields = {(f.name,): getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
     return {path: part for path, part in fields.items() if path[0] in ("critic", "actor", "data")}
 
@@ -201,23 +248,33 @@ def configure(algorithm: Any, settings: Mapping[str, Any]) -> Any:
     values = dict(settings)
     composable = isinstance(algorithm, ActorCritic)
     try:
-        if composable and ("critic" in values or "actor" in values):
-            critic = parse_critic(values.pop("critic", str(algorithm.critic)))
-            text = values.pop("actor", None)
-            actor = algorithm.actor if text is None else parse_actor(text, critic.function)
-            algorithm = dataclasses.replace(algorithm, critic=critic, actor=actor)
+        if composable:
+            algorithm = _answers(algorithm, values)
         for name, value in values.items():
             algorithm = _set(algorithm, name, value)
     except SettingError:
         raise
     except (ValueError, TypeError) as error:
         raise SettingError(str(error)) from None
-    reason = unsound(algorithm.critic, algorithm.actor, algorithm.n_epochs) if composable else None
+    a = algorithm
+    reason = unsound(a.critic, a.actor, a.n_epochs, a.data) if composable else None
     if reason:
         raise SettingError(
-            f"critic {algorithm.critic} × actor {format_actor(algorithm.actor)} is refused: {reason}."
+            f"critic {a.critic} × actor {format_actor(a.actor)}, data {format_data(a.data)} is refused: {reason}."
         )
-    return algorithm
+    return a
+
+
+def _answers(algorithm: ActorCritic, values: dict[str, Any]) -> ActorCritic:
+    """The composition with the answers that `values` names; takes them out of it."""
+    critic, actor, data = algorithm.critic, algorithm.actor, algorithm.data
+    if "critic" in values:
+        critic = parse_critic(values.pop("critic"))
+    if "actor" in values:
+        actor = parse_actor(values.pop("actor"), critic.function)
+    if "data" in values:
+        data = parse_data(values.pop("data"))
+    return dataclasses.replace(algorithm, critic=critic, actor=actor, data=data)
 
 
 def _set(algorithm: Any, name: str, value: Any) -> Any:
@@ -337,7 +394,8 @@ def settings_of(algorithm: Any) -> dict[str, Any]:
     """The flat, JSON-ready settings that `configure` turns back into this algorithm."""
     out: dict[str, Any] = {name: getattr(algorithm, name) for name in _own_fields(algorithm)}
     if isinstance(algorithm, ActorCritic):
-        out |= {"critic": str(algorithm.critic), "actor": format_actor(algorithm.actor)}
+        out |= {"critic": str(algorithm.critic), "actor": format_actor(algorithm.actor),
+                "data": format_data(algorithm.data)}  # fmt: skip
     else:
         for part in _parts(algorithm).values():
             out |= {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}

@@ -13,10 +13,12 @@ import jax.numpy as jnp
 from gymnasium import spaces
 
 from actrix.actors import greedy
+from actrix.actors.exploration import Draws, Explore, Greedy
 from actrix.algorithms import checks, off_policy
 from actrix.algorithms.learner import Acting, Learner
 from actrix.algorithms.off_policy import Batch, State
 from actrix.core import normalize
+from actrix.core.fields import choose, whole
 from actrix.core.networks import NetworkConfig, noise_size, perturb
 from actrix.core.optim import descend_if_finite, make_optimizer, polyak
 from actrix.core.q_networks import QNet, apply, build_q_net
@@ -27,27 +29,15 @@ from actrix.critics import q_targets
 from actrix.data.answers import ReplayBuffer
 
 DISTRIBUTIONAL = (None, "c51", "qr", "iqn")
-EXPLORATION = ("epsilon-greedy", "boltzmann", "none")
-
-
-@record
-class Explore:
-    """The behaviour policy's numbers."""
-
-    epsilon: jax.Array
-    """Probability of a uniformly random legal action."""
-    temperature: jax.Array
-    """Of Boltzmann exploration, in units of return."""
 
 
 @record
 class Noise:
-    """One chunk's randomness, `[T, N, ...]`; what an algorithm does not need is None."""
+    """One chunk's randomness."""
 
-    uniform: jax.Array
-    gumbel: jax.Array
+    choice: Draws
     net: jax.Array | None = None
-    """`[T, M]` standard normals of the noisy layers, alike in all environments."""
+    """`[T, M]` standard normals of the noisy layers, alike in all environments; None = no such layers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +47,8 @@ class QLearning:
     target: str = "q-learning"
     """'q-learning': max_a Q⁻(s′,a). 'double': Q⁻(s′, argmax_a Q(s′,a)) (van Hasselt et al. 2016).
     'expected-sarsa': Σ_a μ(a|s′) Q⁻(s′,a) with the current behaviour μ. 'sarsa': Q⁻(s′,a′) with the action that
-    was taken. 'soft': τ log Σ_a exp(Q⁻(s′,a)/τ)/|A| (Haarnoja et al. 2017; Schulman et al. 2017a)."""
-    exploration: str = "epsilon-greedy"
+    was taken. 'soft': τ log Σ_a exp(Q⁻(s′,a)/τ)/n over the n legal actions (Haarnoja et al. 2017; Schulman et al. 2017a)."""
+    actor: Greedy = Greedy()
     data: ReplayBuffer = ReplayBuffer(batch_size=32, train_freq=4)
     dueling: bool = False
     noisy: bool = False
@@ -80,12 +70,6 @@ class QLearning:
     """Polyak coefficient of the target network; 1 copies."""
     target_update_interval: int = 10_000
     """Environment steps between target updates."""
-    exploration_fraction: float = 0.1
-    """Share of training over which ε falls from its initial to its final value."""
-    exploration_initial_eps: float = 1.0
-    exploration_final_eps: float = 0.05
-    temperature: Schedule = 1.0
-    """τ of Boltzmann exploration and of the soft target."""
     max_grad_norm: float | None = 10.0
     optimizer: str = "adam"
     optimizer_eps: float = 1e-8
@@ -100,17 +84,16 @@ class QLearning:
 
     def __post_init__(self) -> None:
         checks.settle_off_policy(self)
-        checks.choose(self, target=tuple(q_targets.Q_TARGETS), exploration=EXPLORATION,
-                      distributional=DISTRIBUTIONAL)  # fmt: skip
-        checks.whole(self, "target_update_interval", "n_quantiles", "n_policy_quantiles", "quantile_dim")
-        checks.whole(self, "n_atoms", least=2)
+        choose(self, target=tuple(q_targets.Q_TARGETS), distributional=DISTRIBUTIONAL)
+        whole(self, "target_update_interval", "n_policy_quantiles", "quantile_dim")
+        whole(self, "n_atoms", "n_quantiles", least=2)
         if not self.v_min < self.v_max:
             raise ValueError(f"v_min={self.v_min} must be below v_max={self.v_max}.")
         if self.distributional and self.target not in ("q-learning", "double"):
             raise ValueError(
                 f"distributional={self.distributional!r} needs target 'q-learning' or 'double', not {self.target!r}."
             )
-        if self.noisy and self.exploration == "boltzmann":
+        if self.noisy and self.actor.exploration == "boltzmann":
             raise ValueError("noisy layers explore by themselves: take exploration 'none' or 'epsilon-greedy'.")
 
     def check(self, spec: Spec, num_envs: int) -> None:
@@ -128,8 +111,7 @@ class QLearning:
         words = [self.target] + [w for w, on in (("dueling", self.dueling), ("noisy", self.noisy)) if on]
         words += [self.distributional] if self.distributional else []
         words += [f"{self.data.n_steps}-step"] if self.data.n_steps > 1 else []
-        actor = "greedy" if self.exploration == "none" else self.exploration
-        return " ".join(words), actor, "prioritised replay" if self.data.prioritized else "replay"
+        return " ".join(words), str(self.actor), "prioritised replay" if self.data.prioritized else "replay"
 
     def rows(self, spec: Spec) -> int:
         """T, the rows per environment of a chunk."""
@@ -162,18 +144,11 @@ class QLearning:
 
     def explore(self, progress: jax.Array) -> Explore:
         """ε and the temperature at this share of training."""
-        fraction = jnp.minimum(progress / max(self.exploration_fraction, 1e-9), 1.0)
-        start, end = self.exploration_initial_eps, self.exploration_final_eps
-        epsilon = start + (end - start) * fraction if self.exploration == "epsilon-greedy" else jnp.zeros(())
-        return Explore(
-            jnp.asarray(epsilon, jnp.float32), jnp.asarray(evaluate(self.temperature, progress), jnp.float32)
-        )
+        return self.actor.numbers(progress)
 
     def explore_metrics(self, explore: Explore) -> dict[str, jax.Array]:
         """What is logged of them."""
-        if self.exploration == "boltzmann":
-            return {"rollout/temperature": explore.temperature}
-        return {"rollout/exploration_rate": explore.epsilon} if self.exploration == "epsilon-greedy" else {}
+        return self.actor.metrics(explore)
 
     def warm_acting(self, acting: Acting) -> Acting:
         """Uniformly random actions."""
@@ -181,23 +156,15 @@ class QLearning:
 
     def noise(self, acting: Acting, key: Key, rows: int, num_envs: int) -> Noise:
         """All the randomness of a chunk's actions, drawn at once."""
-        k1, k2, k3 = jax.random.split(key, 3)
-        net = jax.random.normal(k3, (rows, noise_size(acting.net))) if self.noisy else None
-        actions = acting.net.head.size
-        return Noise(
-            jax.random.uniform(k1, (rows, num_envs)), jax.random.gumbel(k2, (rows, num_envs, actions)), net
-        )
+        choice, net = jax.random.split(key)
+        draws = self.actor.draws(choice, (rows, num_envs), acting.net.head.size)
+        return Noise(draws, jax.random.normal(net, (rows, noise_size(acting.net))) if self.noisy else None)
 
     def act(self, acting: Acting, carry: PyTree, obs: PyTree, mask: jax.Array | None, noise: Noise):
         """The behaviour policy for N observations: (action, None, None, carry)."""
         net = acting.net if noise.net is None else perturb(acting.net, noise.net)
         q = self._q(net, normalize.normalize_observation(acting.obs_moments, obs, self.clip_obs))
-        if self.exploration == "boltzmann":
-            chosen = greedy.sample_boltzmann(q, acting.explore.temperature, noise.gumbel, mask)
-        else:
-            chosen = greedy.greedy_action(q, mask)
-        explored = greedy.explore(chosen, acting.explore.epsilon, noise.uniform, noise.gumbel, mask)
-        return explored, None, None, carry
+        return self.actor.choose(q, acting.explore, noise.choice, mask), None, None, carry
 
     def policy(
         self, acting: Acting, carry: PyTree, obs: PyTree, mask: jax.Array | None, noise: Noise | None
@@ -292,29 +259,26 @@ class QLearning:
         if self.target == "double":
             return q_targets.double_value(self._q(online, batch.next_obs), q, mask)
         if self.target == "soft":
-            return q_targets.soft_value(q, evaluate(self.temperature, progress), mask=mask)
-        behaviour = self._behaviour(self._q(online, batch.next_obs), mask, progress)
+            return q_targets.soft_value(q, self.explore(progress).temperature, mask=mask)
+        online_q = self._q(online, batch.next_obs)
+        behaviour = self.actor.probabilities(online_q, self.explore(progress), mask)
         if self.target == "expected-sarsa":
             return q_targets.expected_value(q, behaviour)
         # An action that was never taken (a truncated end, the newest row) is drawn from the behaviour policy.
         drawn = jnp.argmax(jnp.log(behaviour) + jax.random.gumbel(key, q.shape), axis=-1)
         return q_targets.sarsa_value(q, jnp.where(batch.next_action_known, batch.next_action, drawn))
 
-    def _behaviour(self, q: jax.Array, mask: jax.Array | None, progress: jax.Array) -> jax.Array:
-        explore = self.explore(progress)
-        if self.exploration == "boltzmann":
-            return jnp.exp(greedy.boltzmann_log_probs(q, explore.temperature, mask))
-        return greedy.epsilon_greedy_probs(q, explore.epsilon, mask)
-
     def _loss(self, net: QNet, batch: Batch, target: jax.Array, key: Key) -> tuple[jax.Array, ...]:
-        """(loss `[B]`, priority `[B]`, Q of the taken action). The priority is |δ|, or a distribution's loss."""
+        """(loss `[B]`, priority `[B]`, Q of the taken action). The priority is |δ|, or of a
+        distribution the KL (C51) or the quantile loss."""
         if self.distributional is None:
             q = _taken(apply(net, batch.obs)[..., None], batch.action)[:, 0]
             return huber(q - target), jnp.abs(q - target), q
         if self.distributional == "c51":
             logits = _taken(apply(net, batch.obs), batch.action)
             rows = dist.categorical_loss(logits, target)
-            return rows, rows, jax.nn.softmax(logits) @ self._support
+            entropy = -jnp.sum(jax.scipy.special.xlogy(target, target), axis=-1)
+            return rows, rows - entropy, jax.nn.softmax(logits) @ self._support
         if self.distributional == "qr":
             taus = jnp.broadcast_to(dist.midpoints(self.n_quantiles), (len(target), self.n_quantiles))
             quantiles = _taken(apply(net, batch.obs), batch.action)

@@ -220,3 +220,39 @@ def action_head(space: gym.Space) -> ActionHead:
     if isinstance(space, spaces.Box):
         return ActionHead("gaussian", (math.prod(space.shape),), space.shape)
     raise UnsupportedSpaceError(f"no action distribution for {type(space).__name__}.")
+
+
+# ---------------------------------------------------------------------------- legal and greedy actions, ratios
+
+
+def legal_actions(like: Float[Array, "*B n"], mask: Bool[Array, "*B n"] | None) -> Bool[Array, "*B n"]:
+    """The legal actions; all of them where there is no mask, or one that allows nothing."""
+    if mask is None:
+        return jnp.ones(like.shape, bool)
+    mask = jnp.asarray(mask, bool)
+    return mask | ~jnp.any(mask, axis=-1, keepdims=True)
+
+
+def greedy_action(q: Float[Array, "*B n"], mask: Bool[Array, "*B n"] | None = None) -> Int[Array, "*B"]:
+    """argmax_a Q(s, a) over the legal actions, the first of equals; never an illegal one, even if Q = −∞."""
+    q = jnp.asarray(q)
+    bounded = jnp.maximum(q, jnp.finfo(q.dtype).min)
+    return jnp.argmax(jnp.where(legal_actions(q, mask), bounded, -jnp.inf), axis=-1).astype(jnp.int32)
+
+
+def positive(temperature: Array) -> Array:
+    """τ ≥ 0 so bounded from below that dividing by it gives the limit τ → 0 instead of 0/0."""
+    return jnp.maximum(temperature, jnp.finfo(temperature.dtype).tiny)
+
+
+MAX_LOG_RATIO = 20.0
+"""Bound on |log π − log μ| of a single row in `importance_ratio`."""
+
+
+def importance_ratio(log_prob: Float[Array, "*S"], old_log_prob: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    """ρ_t = π(a_t|s_t)/μ(a_t|s_t) = exp(log π − log μ), with the log difference clipped to ±20.
+
+    So ρ lies in [2·10⁻⁹, 5·10⁸], always finite, and is never exactly 0: an action that π excludes (log π = −∞)
+    gets e⁻²⁰. Outside ±20 its gradient is 0. NaN stays NaN.
+    """
+    return jnp.exp(jnp.clip(log_prob - old_log_prob, -MAX_LOG_RATIO, MAX_LOG_RATIO))

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from actrix.core.types import PyTree
 
-OPTIMIZERS = ("adam", "rmsprop", "sgd")
+OPTIMIZERS = ("adam", "rmsprop", "sgd", "radam")
 
 
 def flatten(net: PyTree) -> tuple[jax.Array, Callable[[jax.Array], PyTree]]:
@@ -31,6 +31,7 @@ def make_optimizer(name: str, max_grad_norm: float | None, eps: float) -> optax.
         "adam": lambda: optax.scale_by_adam(eps=eps),
         "rmsprop": lambda: optax.scale_by_rms(decay=0.99, eps=eps, eps_in_sqrt=False, bias_correction=False),
         "sgd": optax.identity,
+        "radam": lambda: optax.scale_by_radam(eps=eps),
     }[name]()
     return optax.chain(*([optax.clip_by_global_norm(max_grad_norm)] if max_grad_norm else []), scale)
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from actrix.core.distributions import importance_ratio as importance_ratio
 from actrix.critics.returns import (
     Number,
     _discount_of_valid,
@@ -28,19 +29,6 @@ from actrix.critics.returns import (
     episode_cut,
     monte_carlo,
 )
-
-MAX_LOG_RATIO = 20.0
-"""Bound on |log π − log μ| of a single row in `importance_ratio`."""
-
-
-def importance_ratio(log_prob: Float[Array, "*S"], old_log_prob: Float[Array, "*S"]) -> Float[Array, "*S"]:
-    """ρ_t = π(a_t|s_t)/μ(a_t|s_t) = exp(log π − log μ), with the log difference clipped to ±20.
-
-    So ρ lies in [2·10⁻⁹, 5·10⁸], always finite, and is never exactly 0: an action that π excludes (log π = −∞)
-    gets e⁻²⁰. Outside ±20 its gradient is 0. NaN stays NaN.
-    """
-    return jnp.exp(jnp.clip(log_prob - old_log_prob, -MAX_LOG_RATIO, MAX_LOG_RATIO))
-
 
 # For V(s)
 
@@ -278,6 +266,62 @@ def off_policy_q(
     decay = gamma_t * _next_row(trace, cut)
     x = _one_step(reward, next_value, terminated, gamma_t) - decay * _next_row(q, cut)
     return backward_sum(x, decay=decay, cut=cut)
+
+
+# For the policy gradient
+
+
+def trajectory_psi(
+    kind: str,
+    *,
+    rho: Float[Array, "T *B"],
+    reward: Float[Array, "T *B"],
+    terminated: Bool[Array, "T *B"],
+    truncated: Bool[Array, "T *B"],
+    gamma: Number,
+    valid: Bool[Array, "T *B"] | None = None,
+) -> Float[Array, "T *B"]:
+    """ψ_t with E_μ[Σ_t ∇log π(a_t|s_t) ψ_t] = ∇J(π), for whole episodes that μ played; t counts from their start.
+
+    - 'ordinary': ρ_{0:m} R(τ) at every t, R(τ) = Σ_k γ^k r_k;
+    - 'weighted': the same divided by the mean of ρ_{0:m} over the batch (biased, consistent);
+    - 'per-decision': Σ_{k≥t} γ^k ρ_{0:k} r_k, which leaves out ratios of the future and rewards of the past.
+
+    Rows must hold each episode from its first row; a chunk may hold one after another. Nothing bootstraps at a
+    truncation. Precup, Sutton & Singh, "Eligibility Traces for Off-Policy Policy Evaluation" (2000). Raises
+    ValueError for another kind.
+    """
+    if kind not in ("ordinary", "weighted", "per-decision"):
+        raise ValueError(f"kind={kind!r}: choose one of ordinary, weighted, per-decision.")
+    rho, reward = _rows(valid, rho=rho, reward=reward)
+    gamma_t = _discount_of_valid(terminated, valid, gamma, reward.dtype)
+    cut = episode_cut(terminated=terminated, truncated=truncated, valid=valid)
+    gamma_t = jnp.where(cut, 0, gamma_t)
+    starts = jnp.roll(cut, 1, axis=0).at[0].set(True)
+
+    def forward(carry, row):
+        ratio, weight = carry
+        rho_t, before, start = row
+        ratio = jnp.where(start, 1, ratio) * rho_t
+        weight = jnp.where(start, 1, weight * before)
+        return (ratio, weight), (ratio, weight)
+
+    one = jnp.ones_like(rho[0])
+    _, (ratio, weight) = jax.lax.scan(forward, (one, one), (rho, jnp.roll(gamma_t, 1, axis=0), starts))
+    if kind == "per-decision":
+        return backward_sum(weight * ratio * reward, decay=jnp.ones_like(reward), cut=cut)
+    to_go = backward_sum(weight * reward, decay=jnp.ones_like(reward), cut=cut)
+    row = jax.lax.broadcasted_iota(int, cut.shape, 0)
+    first_row = jax.lax.cummax(jnp.where(starts, row, 0), axis=0)
+    last_row = jax.lax.cummin(jnp.where(cut, row, cut.shape[0] - 1), axis=0, reverse=True)
+    whole = jnp.take_along_axis(ratio, last_row, axis=0)
+    if kind == "weighted":
+        ends = cut if valid is None else cut & jnp.asarray(valid, bool)
+        number = jnp.maximum(jnp.sum(ends), 1).astype(reward.dtype)
+        mean = jnp.sum(jnp.where(ends, ratio, 0)) / number
+        whole = whole / jnp.where(mean > 0, mean, 1)
+    psi = whole * jnp.take_along_axis(to_go, first_row, axis=0)
+    return psi if valid is None else jnp.where(valid, psi, 0)
 
 
 def _next_row(x: Array, cut: Array) -> Array:

@@ -38,9 +38,8 @@ def categorical_projection(
         position = jnp.clip((reward + discount * support - support[0]) / spacing, 0, size - 1)
         below = jnp.floor(position)
         index, upper = below.astype(jnp.int32), position - below
-        # mode="clip": the last atom has no upper neighbour (and adds 0), and a NaN must not vanish.
-        out = jnp.zeros_like(probs).at[index].add(probs * (1 - upper), mode="clip")
-        return out.at[index + 1].add(probs * upper, mode="clip")
+        out = jnp.zeros_like(probs).at[index].add(probs * (1 - upper))
+        return out.at[index + 1].add(probs * upper)  # the last atom adds nothing, beyond the end
 
     rows = (jnp.asarray(x, dtype) for x in (probs, reward, discount))
     return jnp.vectorize(project, signature="(m),(),()->(m)")(*rows)

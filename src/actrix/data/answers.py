@@ -3,8 +3,72 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, ClassVar
 
+from actrix.core.fields import share, whole
 from actrix.core.schedules import Schedule, as_schedule, bounds
+
+
+@dataclasses.dataclass(frozen=True)
+class OnPolicy:
+    """The policy that is learned acts; each chunk is used for one round of updates and dropped."""
+
+    name: ClassVar[str] = "on-policy"
+
+
+@dataclasses.dataclass(frozen=True)
+class Lagged:
+    """The policy of `lag` updates ago acts, as in a system of many actors and one learner (IMPALA's)."""
+
+    lag: int = 8
+
+    name: ClassVar[str] = "lag"
+
+    def __post_init__(self) -> None:
+        whole(self, "lag", least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectories:
+    """Each fresh chunk is learned from, then `replay_ratio` times short trajectories drawn from a ring (ACER)."""
+
+    replay_ratio: int = 4
+    """Updates from the memory per fresh chunk (ACER draws their number from a Poisson law of this mean)."""
+    buffer_size: int = 50_000
+    """Transitions kept, over all environments."""
+    learning_starts: int = 1000
+    """Environment steps before the first update from the memory."""
+
+    name: ClassVar[str] = "replay"
+
+    def __post_init__(self) -> None:
+        whole(self, "buffer_size")
+        whole(self, "replay_ratio", "learning_starts", least=0)
+
+
+ON_POLICY_LIKE: dict[str, type] = {cls.name: cls for cls in (OnPolicy, Lagged, Trajectories)}
+"""What `--data` offers to compositions of a critic and a stochastic actor."""
+
+
+def parse_data(text: str) -> OnPolicy | Lagged | Trajectories:
+    """'on-policy', 'lag:8', 'replay:4:50000' → the answer; ValueError lists the names."""
+    name, *numbers = text.split(":")
+    if name not in ON_POLICY_LIKE:
+        raise ValueError(f"data {text!r}: unknown; choose one of {', '.join(ON_POLICY_LIKE)}.")
+    cls = ON_POLICY_LIKE[name]
+    fields = [f.name for f in dataclasses.fields(cls)]
+    try:
+        if len(numbers) > len(fields):
+            raise ValueError
+        return cls(**{f: int(float(n)) for f, n in zip(fields, numbers, strict=False)})
+    except ValueError as error:
+        form = ":".join([name, *fields])
+        raise ValueError(f"data {text!r}: cannot read it; the form is {form}. {error}".strip()) from None
+
+
+def format_data(data: Any) -> str:
+    """The inverse of `parse_data`."""
+    return ":".join([data.name, *(str(getattr(data, f.name)) for f in dataclasses.fields(data))])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,16 +93,13 @@ class ReplayBuffer:
     """Exponent of the importance weights (N·P)^−β; 'lin_0.4_1.0' lets it grow to 1."""
 
     def __post_init__(self) -> None:
-        for name, least in (("buffer_size", 1), ("learning_starts", 0), ("batch_size", 1), ("train_freq", 1),
-                            ("n_steps", 1), ("gradient_steps", -1)):  # fmt: skip
-            value = getattr(self, name)
-            if name == "train_freq" and isinstance(value, tuple):
-                if value[1] != "step":
-                    raise ValueError(f"train_freq={value}: only steps are offered, e.g. train_freq=4.")
-                value = value[0]
-            if isinstance(value, bool | str) or int(value) != value or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
-            object.__setattr__(self, name, int(value))
+        if isinstance(self.train_freq, tuple | list):  # Stable-Baselines3 has (4, "step")
+            if len(self.train_freq) != 2 or self.train_freq[1] != "step":
+                raise ValueError(f"train_freq={self.train_freq}: only steps are offered, e.g. train_freq=4.")
+            object.__setattr__(self, "train_freq", self.train_freq[0])
+        whole(self, "buffer_size", "batch_size", "train_freq", "n_steps")
+        whole(self, "learning_starts", least=0)
+        whole(self, "gradient_steps", least=-1)
         if self.gradient_steps == 0:
             raise ValueError("gradient_steps=0 would learn nothing; write −1 for one per step.")
         if self.batch_size > self.buffer_size:
@@ -46,8 +107,7 @@ class ReplayBuffer:
                 f"batch_size={self.batch_size} is larger than buffer_size={self.buffer_size}: "
                 "a batch could never be filled from the buffer."
             )
-        if not 0 <= self.priority_alpha <= 1:
-            raise ValueError(f"priority_alpha={self.priority_alpha} must lie in [0, 1].")
+        share(self, "priority_alpha")
         object.__setattr__(self, "priority_beta", as_schedule(self.priority_beta, "priority_beta"))
         low, high = bounds(self.priority_beta)
         if not 0 <= low <= high <= 1:

@@ -15,6 +15,7 @@ import numpy as np
 
 from actrix.core.networks import zero_where
 from actrix.core.types import Chunk, PyTree
+from actrix.data.answers import ReplayBuffer
 from actrix.envs.base import HostEnv
 from actrix.envs.guard import check_chunk
 from actrix.run.compiled import SEGMENT_ITERATIONS
@@ -196,5 +197,5 @@ def _join(rows: list[Chunk]) -> Chunk:
 
 def host_runner(algorithm: Any, env: HostEnv, seed: int, reference: Any = None) -> HostRunner:
     """The host loop that suits the algorithm."""
-    kind = SteppingRunner if getattr(algorithm, "data", None) is not None else HostRunner
+    kind = SteppingRunner if isinstance(algorithm.data, ReplayBuffer) else HostRunner
     return kind(algorithm, env, seed, reference)

@@ -1,0 +1,29 @@
+"""Checks of a frozen dataclass's fields at its construction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def whole(part: Any, *names: str, least: int = 1) -> None:
+    """Raise ValueError unless these fields hold whole numbers of at least `least`; make them ints."""
+    for name in names:
+        value = getattr(part, name)
+        if isinstance(value, bool | str) or value is None or int(value) != value or value < least:
+            raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
+        object.__setattr__(part, name, int(value))
+
+
+def choose(part: Any, **choices: tuple) -> None:
+    """Raise ValueError unless each field holds one of its choices."""
+    for name, allowed in choices.items():
+        if getattr(part, name) not in allowed:
+            raise ValueError(f"{name}={getattr(part, name)!r}: choose one of {', '.join(map(str, allowed))}.")
+
+
+def share(part: Any, *names: str) -> None:
+    """Raise ValueError unless these fields hold numbers in [0, 1]."""
+    for name in names:
+        value = getattr(part, name)
+        if isinstance(value, str | bool) or value is None or not 0 <= value <= 1:
+            raise ValueError(f"{name}={value!r} must lie in [0, 1].")

@@ -54,11 +54,13 @@ class Job:
     episodes: int = 100
     hide_velocities: bool = False
     """CartPole's positions only: solved with memory alone."""
+    label: str = ""
+    """Tells apart jobs of one algorithm with other settings."""
 
     @property
     def name(self) -> str:
         what = self.algorithm or f"{self.critic}+{self.actor}"
-        return f"{what}-{self.env_id}" + ("-positions-lstm" if self.hide_velocities else "")
+        return f"{what}-{self.env_id}" + ("-positions-lstm" if self.hide_velocities else "") + self.label
 
 
 def composition(critic: str, actor: str, **settings: Any) -> Job:
@@ -109,6 +111,25 @@ JOBS = [
     composition("none", "score:moving-average"),
     composition("none", "score:optimal"),
     composition("q-n-step:5", "score:advantage"),
+    Job("CartPole-v1", 50_000, 475, "dqn"),
+    Job("Acrobot-v1", 100_000, -82, "dqn"),
+    Job("LunarLander-v3", 100_000, 150, "dqn"),
+    Job("MountainCar-v0", 120_000, -105, "dqn"),
+    Job("Pendulum-v1", 20_000, -160, "sac"),
+    Job("Pendulum-v1", 20_000, -160, "td3"),
+    Job("Pendulum-v1", 20_000, -160, "ddpg"),
+    Job("CartPole-v1", 50_000, 475, "discrete-sac"),
+    Job("CartPole-v1", 50_000, 475, "soft-q"),
+    Job("CartPole-v1", 500_000, 475, "pqn"),
+    Job("CartPole-v1", 500_000, 475, "off-pac"),
+    Job("CartPole-v1", 500_000, 475, "v-trace"),
+    Job("CartPole-v1", 500_000, 475, "acer"),
+    Job("CartPole-v1", 500_000, 475, "pgql"),
+    Job("LunarLanderContinuous-v3", 500_000, 250, "sac", seeds=(10,)),
+    Job("LunarLanderContinuous-v3", 300_000, 210, "td3", seeds=(10,)),
+    Job("HalfCheetah-v5", 300_000, None, "sac", seeds=(10,), episodes=20),
+    Job("Breakout-MinAtar", 500_000, None, "dqn", seeds=(10, 11, 12)),
+    Job("Breakout-MinAtar", 500_000, None, "rainbow", seeds=(10, 11, 12)),
     Job("Breakout-MinAtar", 2_000_000, 10, "ppo", seeds=(10,)),
     Job("HalfCheetah-v5", 1_000_000, 5700, "ppo", seeds=(10,), episodes=20),
 ]
@@ -160,9 +181,10 @@ def run(job: Job) -> dict[str, Any]:
     """Train and evaluate a job; the row for results.jsonl."""
     config, returns, seconds = (train_without_velocities if job.hide_velocities else train_by_id)(job)
     summary = summarize(returns)
+    critic, actor, data = config.build().answers
     return {
-        "job": job.name, "env": job.env_id, "algorithm": config.algorithm, "critic": config.settings["critic"],
-        "actor": config.settings["actor"], "steps": job.steps, "bar": job.bar,
+        "job": job.name, "env": job.env_id, "algorithm": config.algorithm, "critic": critic, "actor": actor,
+        "data": data, "steps": job.steps, "bar": job.bar,
         "seeds": list(job.seeds), "per_seed": [round(float(np.mean(returns[s])), 2) for s in job.seeds],
         "iqm": _round(summary.iqm), "low": _round(summary.low), "high": _round(summary.high),
         "mean": _round(summary.mean), "std": _round(summary.std), "episodes_per_seed": job.episodes,

@@ -73,8 +73,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--critic", help="compose: e.g. gae:0.95, td-lambda:0.9, n-step:5, td, mc, q-td, none")
     p.add_argument("--actor", help="compose: e.g. ppo-clip:0.2, ppo-kl:0.01, score, score:reward-to-go")
+    p.add_argument("--data", help="compose: on-policy (default), lag:8 or replay:4 (the ratio)")
+    for part in ("double", "dueling", "per", "noisy"):
+        p.add_argument(
+            f"--{part}", action=argparse.BooleanOptionalAction, help=f"dqn and its relatives: {_PARTS[part]}"
+        )
+    p.add_argument("--n-step", type=_count, metavar="N", help="dqn and its relatives: n-step targets")
     p.add_argument(
-        "--data", default="on-policy", choices=["on-policy"], help="compose: whose data (default: on-policy)"
+        "--distributional", choices=["c51", "qr", "iqn", "none"], help="dqn and its relatives: what Q represents"
     )
     p.add_argument("--steps", type=_count, help="environment steps (default: the zoo's budget)")
     p.add_argument("--seed", type=int, help="random seed (default: drawn, kept in config.json)")
@@ -168,6 +174,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_PARTS = {
+    "double": "the online network picks the next action",
+    "dueling": "Q = V + A − mean A",
+    "per": "prioritised replay",
+    "noisy": "noisy layers explore",
+}
+
+
+def _q_parts(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings behind --double, --dueling, --per, --noisy, --n-step and --distributional."""
+    given = {part: getattr(args, part) for part in _PARTS} | {"n_steps": args.n_step}
+    settings = {name: value for name, value in given.items() if value is not None}
+    if args.distributional is not None:
+        settings["distributional"] = None if args.distributional == "none" else args.distributional
+    return settings
+
+
 def _count(text: str) -> int:
     try:
         value = float(text.replace("_", ""))
@@ -194,7 +217,7 @@ def _train(args: argparse.Namespace) -> int:
     from actrix import experiment
     from actrix.algorithms.presets import SettingError
 
-    composing = bool(args.critic or args.actor)
+    composing = bool(args.critic or args.actor or args.data)
     if len(args.names) != (1 if composing else 2):
         form = (
             "actrix train --critic C --actor A ENV"
@@ -208,8 +231,8 @@ def _train(args: argparse.Namespace) -> int:
     if args.seeds is not None:
         seeds = [(args.seed or 0) + i for i in range(args.seeds)]
     config = experiment.resolve(
-        None if composing else args.names[0], args.names[-1], critic=args.critic, actor=args.actor,
-        steps=args.steps, n_envs=args.envs, seeds=seeds, backend=args.backend, settings=_pairs(args.set, "--set"),
+        None if composing else args.names[0], args.names[-1], critic=args.critic, actor=args.actor, data=args.data,
+        steps=args.steps, n_envs=args.envs, seeds=seeds, backend=args.backend, settings=_q_parts(args) | _pairs(args.set, "--set"),
         env_kwargs=_pairs(args.env_kwargs, "--env-kwargs"), recurrent=args.recurrent,
     )  # fmt: skip
     folder = args.out or experiment.default_folder(config)
@@ -307,11 +330,14 @@ def _record(path: Path, out: Path | None, episodes: int, seed: int, env_id: str 
 
 def _render_env(model: Any, env_id: str | None, mode: str) -> Any:
     from actrix.algorithms.presets import SettingError
+    from actrix.envs.atari import EVALUATION, atari_single_env, is_atari
     from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
     from actrix.envs.make import single_env
     from actrix.experiment import model_env_id
 
     env_id = model_env_id(model, env_id)
+    if is_atari(env_id):
+        return atari_single_env(env_id, render_mode=mode, **EVALUATION)
     if has_jax_env(env_id) and env_id not in JAX_TWINS:
         raise SettingError(f"{env_id} is a JAX environment that Gymnasium cannot draw.")
     return single_env(env_id, model.env_kwargs, render_mode=mode)

@@ -25,7 +25,7 @@ from actrix import zoo
 from actrix.algorithms import checks, presets
 from actrix.algorithms.actor_critic import ActorCritic
 from actrix.envs.base import HostEnv, JaxEnv
-from actrix.envs.make import check_inert, choose_backend, make_jax_env, make_vec_env
+from actrix.envs.make import check_inert, choose_backend, training_env
 from actrix.model import POLICIES, Model, write_model
 from actrix.run import atomic, checkpoint
 from actrix.run.compiled import CompiledRunner
@@ -291,11 +291,7 @@ def _config_json(config: RunConfig) -> dict[str, Any]:
 
 def make_env(config: RunConfig, seed: int) -> HostEnv | JaxEnv:
     """The training environment."""
-    if config.backend == "jax":
-        return make_jax_env(config.env_id, **config.env_kwargs)
-    return make_vec_env(
-        config.env_id, config.n_envs, seed, env_kwargs=config.env_kwargs or None, backend=config.backend
-    )
+    return training_env(config.env_id, config.n_envs, seed, config.env_kwargs or None, config.backend)
 
 
 @dataclasses.dataclass

@@ -19,7 +19,7 @@ from actrix.callbacks import BaseCallback, as_callback
 from actrix.core import spaces
 from actrix.core.types import Spec
 from actrix.envs.base import HostEnv, JaxEnv
-from actrix.envs.make import as_host_env, choose_backend, make_jax_env, make_vec_env
+from actrix.envs.make import as_host_env, choose_backend, training_env
 from actrix.run import modelfile
 from actrix.run.compiled import CompiledRunner
 from actrix.run.display import Display
@@ -161,10 +161,7 @@ class Model:
     def _resolve(self, env: Any) -> tuple[HostEnv | JaxEnv, str | None]:
         if isinstance(env, str):
             backend = choose_backend(self.backend, env, self.env_kwargs, self.n_envs)
-            if backend == "jax":
-                return make_jax_env(env, **(self.env_kwargs or {})), env
-            made = make_vec_env(env, self.n_envs, self.seed, env_kwargs=self.env_kwargs, backend=backend)
-            return made, env
+            return training_env(env, self.n_envs, self.seed, self.env_kwargs, backend), env
         if isinstance(env, JaxEnv) and not isinstance(env, HostEnv | gym.Env):
             return env, getattr(env, "env_id", None)
         host = as_host_env(

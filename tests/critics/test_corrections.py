@@ -677,8 +677,17 @@ def test_weights_of_zero():
     np.testing.assert_allclose(target[4:], monte_carlo[4:], **CLOSE)
     np.testing.assert_allclose(target[:4, 1], monte_carlo[:4, 1] * 4 / 3, **CLOSE)
     gradient = jax.jit(jax.grad(lambda rho: weighted_is(rho=rho, **chunk).sum()))
-    for r in (rho, zeros):
+    for r in (rho, zeros, ones.at[-1].set(0.0)):
         assert jnp.isfinite(gradient(r)).all()
+
+
+def test_a_diverged_weight_does_not_reach_invalid_rows():
+    """A NaN ratio spoils the mean of its row, so every valid row of it; invalid ones stay 0."""
+    chunk, own = split(random_chunk(16, shape=(4, 3), flags=0))
+    valid = jnp.ones((4, 3), bool).at[2:, 1].set(False)
+    target = weighted_is(rho=own["rho"].at[3, 0].set(jnp.nan), valid=valid, **chunk)
+    np.testing.assert_array_equal(jnp.isnan(target), valid)
+    np.testing.assert_array_equal(target[~valid], 0)
 
 
 def test_a_diverged_episode_does_not_reach_the_one_before():

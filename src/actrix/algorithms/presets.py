@@ -287,6 +287,12 @@ def _set(algorithm: Any, name: str, value: Any) -> Any:
         return algorithm  # observations are stored once in any case
     if name == "double" and isinstance(algorithm, QLearning):
         return dataclasses.replace(algorithm, target="double" if value else "q-learning")
+    if name == "noisy" and isinstance(algorithm, QLearning):  # noisy layers explore instead of ε
+        kind = {True: "none", False: "epsilon-greedy"}[bool(value)]
+        if algorithm.actor.exploration in ("none", "epsilon-greedy"):
+            actor = dataclasses.replace(algorithm.actor, exploration=kind)
+            algorithm = dataclasses.replace(algorithm, noisy=False, actor=actor)
+        return dataclasses.replace(algorithm, noisy=bool(value))
     if name == "action_noise" and isinstance(algorithm, Pathwise):
         noise = action_noise_settings(value)
         return dataclasses.replace(algorithm, actor=dataclasses.replace(algorithm.actor, **noise))

@@ -213,7 +213,7 @@ def _parts(space: Any) -> dict[Any, gym.Space]:
 
 
 def _check(episode: Episode, spec: Spec, where: str) -> Episode:
-    """The episode in float32 and int32, or DatasetError with what is wrong; actions in the environment's coordinates."""
+    """The episode in the types that JAX holds, or DatasetError; actions stay in the environment's coordinates."""
 
     def complain(sentence: str) -> NoReturn:
         raise DatasetError(f"{where}: {sentence}")
@@ -238,7 +238,7 @@ def _check(episode: Episode, spec: Spec, where: str) -> Episode:
     action = _array(spec.action_space, episode.action, steps, "actions", complain)
     if isinstance(spec.action_space, spaces.Box):
         action = _inside(spec.action_space, action, complain)
-    return Episode(obs, action, reward, *flags, episode.seed)
+    return Episode(obs, action, reward, flags[0], flags[1], episode.seed)
 
 
 def _observations(
@@ -299,7 +299,7 @@ def _require(
     if not good.all():
         step, *rest = np.argwhere(~good)[0].tolist()
         entry = f" at index {rest}" if rest else ""
-        complain(f"{field}{entry} of step {step} is {x[(step, *rest)]}; {must}.")
+        complain(f"at step {step}, {field}{entry} is {x[(step, *rest)]}; {must}.")
 
 
 # ---------------------------------------------------------------------------- reading
@@ -319,8 +319,7 @@ def load_dataset(path_or_id: str | os.PathLike) -> Dataset:
     meta, spec = _metadata(folder)
     env_id, kwargs, limit = _env_spec(meta.get("env_spec"))
     spec = dataclasses.replace(spec, max_episode_steps=limit)
-    name = meta.get("dataset_id")
-    name = name if isinstance(name, str) and name else str(path_or_id)
+    name = _printable(meta.get("dataset_id")) or str(path_or_id)
     return assemble(_episodes(folder, meta, name), spec, env_id=env_id, env_kwargs=kwargs, name=name)
 
 
@@ -377,7 +376,7 @@ def _metadata(folder: Path) -> tuple[dict[str, Any], Spec]:
         except UnsupportedSpaceError as error:
             raise DatasetError(f"{path}: {error}") from None
         found.append(space)
-    return meta, Spec(*found)
+    return meta, Spec(found[0], found[1])
 
 
 def _space(text: Any, where: str) -> gym.Space:
@@ -398,9 +397,15 @@ def _env_spec(text: Any) -> tuple[str | None, dict[str, Any], int | None]:
         env_id, kwargs, limit = data["id"], data.get("kwargs") or {}, data.get("max_episode_steps")
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError):
         return None, {}, None
-    known = isinstance(env_id, str) and isinstance(kwargs, dict)
     limit = limit if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0 else None
-    return (env_id, kwargs, limit) if known else (None, {}, limit)
+    if not _printable(env_id) or not isinstance(kwargs, dict):
+        return None, {}, limit
+    return env_id, kwargs, limit
+
+
+def _printable(text: Any) -> str | None:
+    """The text, if it is one that a terminal can be given."""
+    return text if isinstance(text, str) and text and text.isprintable() else None
 
 
 def _episodes(folder: Path, meta: dict[str, Any], name: str) -> Iterator[Episode]:
@@ -505,13 +510,11 @@ class DatasetWriter:
         checked = _check(episode, self.spec, f"episode {self.episodes}")
         if not len(checked.reward):
             return
-        # As given, not in float32: the file holds the environment's own numbers.
-        stored = lambda space, x: jax.tree.map(lambda s, v: np.asarray(v, s.dtype), _leaf_spaces(space), x)
         truncated = checked.truncated.copy()
         truncated[-1] |= not checked.terminated[-1]
         buffer = EpisodeBuffer(
-            seed=episode.seed, observations=stored(self.spec.observation_space, episode.obs),
-            actions=stored(self.spec.action_space, episode.action),
+            seed=episode.seed, observations=_stored(self.spec.observation_space, episode.obs),
+            actions=_stored(self.spec.action_space, episode.action),
             rewards=np.asarray(episode.reward, np.float64),  # type: ignore[arg-type]
             terminations=checked.terminated, truncations=truncated, infos={},  # type: ignore[arg-type]
         )  # fmt: skip
@@ -555,11 +558,13 @@ def write_dataset(path: str | os.PathLike, episodes: Iterable[Episode], spec: Sp
     return Path(path)
 
 
-def _leaf_spaces(space: Any) -> Any:
-    """The space as dicts and tuples of the parts that have a dtype."""
+def _stored(space: Any, x: Any) -> Any:
+    """A checked part of an episode in the space's own dtypes: the file holds the environment's numbers, not float32."""
     if isinstance(space, spaces.Dict):
-        return {k: _leaf_spaces(part) for k, part in space.spaces.items()}
-    return tuple(map(_leaf_spaces, space.spaces)) if isinstance(space, spaces.Tuple) else space
+        return {k: _stored(part, x[k]) for k, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_stored(part, v) for part, v in zip(space.spaces, x, strict=True))
+    return np.asarray(x, space.dtype)
 
 
 def _dataset_id(name: str) -> str:
@@ -607,7 +612,10 @@ def record_episodes(
     number, left, state = 0, steps, None
     while (left is None or left > 0) and (episodes is None or number < episodes):
         reset_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
-        seen, actions, rewards, terminated, truncated = [], [], [], False, False
+        seen: list[PyTree] = []
+        actions: list[np.ndarray] = []
+        rewards: list[float] = []
+        terminated = truncated = False
         obs, _ = env.reset(seed=reset_seed)
         seen.append(_copy(env.observation_space, obs))
         while not (terminated or truncated):

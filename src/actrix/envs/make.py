@@ -66,6 +66,22 @@ def make_vec_env(
     return _vectorise(build, n_envs, seeds, vec_env_cls or SyncVectorEnv)
 
 
+def training_env(
+    env_id: str, n_envs: int, seed: int | None, env_kwargs: dict[str, Any] | None = None, backend: str = "auto"
+) -> HostEnv | JaxEnv:
+    """What an id trains on: Atari games preprocessed (`make_atari_env`), else a JAX environment or `make_vec_env`.
+
+    `backend` is what `choose_backend` gives.
+    """
+    from actrix.envs.atari import is_atari, make_atari_env  # which needs this module
+
+    if is_atari(env_id):
+        return make_atari_env(env_id, n_envs, seed, backend, env_kwargs=env_kwargs)
+    if backend == "jax":
+        return make_jax_env(env_id, **(env_kwargs or {}))
+    return make_vec_env(env_id, n_envs, seed, env_kwargs=env_kwargs, backend=backend)
+
+
 def choose_backend(
     backend: str, env_id: str, env_kwargs: dict[str, Any] | None = None, n_envs: int = 2
 ) -> str:
@@ -76,6 +92,10 @@ def choose_backend(
     Gymnasium; keyword arguments rule out what would not know them. Raises UnknownEnvError with the nearest
     names, EnvError where the constructor raises.
     """
+    from actrix.envs.atari import atari_backend, is_atari  # which needs this module
+
+    if is_atari(env_id):
+        return atari_backend(backend, env_id, n_envs, env_kwargs=env_kwargs)
     if backend != "auto":
         return backend
     if has_jax_env(env_id) and (env_id not in JAX_TWINS or not env_kwargs):

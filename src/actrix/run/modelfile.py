@@ -196,6 +196,7 @@ def spec_to_json(spec: Spec) -> dict[str, Any]:
         "action_space": space_to_json(spec.action_space),
         "max_episode_steps": spec.max_episode_steps,
         "mask_size": spec.mask_size,
+        "frame_stack": spec.frame_stack,
     }
 
 
@@ -203,5 +204,5 @@ def spec_from_json(data: dict[str, Any]) -> Spec:
     """The inverse of `spec_to_json`."""
     return Spec(
         space_from_json(data["observation_space"]), space_from_json(data["action_space"]),
-        data["max_episode_steps"], data["mask_size"],
+        data["max_episode_steps"], data["mask_size"], data.get("frame_stack"),
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 from importlib import resources
 from typing import Any
@@ -22,8 +23,11 @@ def load(algorithm: str) -> dict[str, dict[str, Any]]:
 
 
 def settings(algorithm: str, env_id: str) -> tuple[dict[str, Any], bool]:
-    """(settings, tuned): the entry of this environment, or the file's default with tuned False."""
+    """(settings, tuned): this environment's entry, that of a pattern ('ALE/*'), or the default with tuned False."""
     entries = load(algorithm)
     if env_id in entries and env_id != "default":
         return dict(entries[env_id]), True
+    for pattern, entry in entries.items():
+        if "*" in pattern and fnmatch.fnmatchcase(env_id, pattern):
+            return dict(entry), True
     return dict(entries.get("default", {})), False

@@ -1,0 +1,210 @@
+"""The offline loop: any replay-based algorithm trained from a fixed data set, with no environment."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from actrix.algorithms import off_policy
+from actrix.algorithms.learner import Acting, Learner, count
+from actrix.algorithms.off_policy import Memory
+from actrix.core import normalize
+from actrix.core.networks import normalized_shapes
+from actrix.core.types import Chunk, PyTree
+from actrix.data.answers import ReplayBuffer
+from actrix.data.offline import Dataset
+from actrix.run.compiled import SEGMENT_ITERATIONS
+from actrix.run.runner import Report, iteration_keys, report, run_keys
+
+STD_FLOOR = 1e-3
+"""Added to each observation's standard deviation (Fujimoto & Gu 2021): a feature that is constant in the data must
+not be blown up where it varies a little later."""
+
+
+class OfflineRunner:
+    """Trains one or several seeds, one after the other, on a data set; `advance(k)` makes k updates of each.
+
+    One update counts as one environment step (budgets, schedules, `target_update_interval`). The ring holds the whole
+    data set; observation statistics, where asked for, are the data set's and stay. Learners are handed out without
+    the data, which their files need not repeat: of prioritised replay they keep the priorities.
+
+    Raises ValueError where the algorithm does not learn from a replay memory, or does not fit the data.
+    """
+
+    backend = "offline"
+    rows = num_envs = 1
+    warm_up = (0, 0)
+
+    def __init__(self, algorithm: Any, dataset: Dataset, seeds: Sequence[int], reference: Any = None):
+        data = getattr(algorithm, "data", None)
+        if not isinstance(data, ReplayBuffer):
+            raise ValueError(
+                "only algorithms that replay transitions learn from a data set: bc, iql, cql, td3-bc, dqn, sac, …"
+            )
+        self.algorithm, self.seeds, self.spec = algorithm, tuple(seeds), dataset.spec
+        algorithm.check(self.spec, 1)
+        self.capacity = SEGMENT_ITERATIONS
+        init_keys, _, self._keys = zip(*map(run_keys, self.seeds), strict=True)
+        # Built for a tiny memory, which is thrown away: the settings' own may be far larger than the data.
+        small = dataclasses.replace(data, buffer_size=data.batch_size, train_freq=1)
+        fitted = dataclasses.replace(algorithm, data=small)
+        moments = observation_moments(dataset) if algorithm.normalize_obs else None
+        self._learners = [
+            _with_moments(fitted.init(key, self.spec, 1, reference), moments) for key in init_keys
+        ]
+        self._ring, rows = fill(dataset, data, self._learners[0].acting.net.head)
+        # Priorities are each seed's own, and donated: so are the rows around them.
+        self._rows = [jax.tree.map(jnp.array, rows) if data.prioritized else rows for _ in self.seeds]
+        self._iterations = [0] * len(self.seeds)
+        self._segment: Any = None
+
+    @property
+    def learners(self) -> list[Any]:
+        """A copy of each seed's learner, whose memory is None, or the priorities of prioritised replay."""
+        learners = zip(self._learners, self._rows, strict=True)
+        return [
+            jax.tree.map(jnp.array, dataclasses.replace(x, memory=_priorities(rows))) for x, rows in learners
+        ]
+
+    @property
+    def actings(self) -> list[Any]:
+        """A copy of what each seed's policy acts with."""
+        return [jax.tree.map(jnp.array, learner.acting) for learner in self._learners]
+
+    def set_learners(self, learners: Sequence[Any], iterations: Sequence[int]) -> None:
+        """Go on from these learners (a resumed run, a warm start) after so many updates of each; on this data."""
+        for i, learner in enumerate(learners):
+            memory, rows = learner.memory, self._rows[i]
+            if memory is not None and jax.tree.map(jnp.shape, memory) == jax.tree.map(
+                jnp.shape, _priorities(rows)
+            ):
+                levels, largest = jax.tree.map(jnp.array, memory)
+                self._rows[i] = dataclasses.replace(rows, levels=levels, largest=largest)
+            self._learners[i] = jax.tree.map(jnp.array, dataclasses.replace(learner, memory=None))
+        self._iterations = [int(n) for n in iterations]
+
+    @property
+    def iteration(self) -> int:
+        """Updates done so far."""
+        return self._iterations[0]
+
+    def set_training(self, **numbers: float) -> None:
+        """Replace numbers of every seed's `training`, e.g. its step counter."""
+        for i, learner in enumerate(self._learners):
+            arrays = {name: jnp.asarray(float(x)) for name, x in numbers.items()}
+            training = dataclasses.replace(learner.training, **arrays)
+            self._learners[i] = dataclasses.replace(learner, training=training)
+
+    def warm(self) -> list[Report]:
+        """Nothing comes before the first update."""
+        return []
+
+    def reseed(self, seeds: Sequence[int]) -> None:
+        """There is no environment to start anew."""
+
+    def restart(self) -> None:
+        """There are no episodes to start anew."""
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def advance(self, iterations: int | Sequence[int]) -> list[Report]:
+        """So many updates, ≤ `capacity`, of every seed (or of each its own number); one report per seed."""
+        each = np.broadcast_to(np.asarray(iterations, np.int32), len(self.seeds))
+        if self._segment is None:
+            self._segment = self._compile()
+        return [self._advance(i, int(n)) for i, n in enumerate(each)]
+
+    def _advance(self, seed: int, number: int) -> Report:
+        nothing = np.zeros(0)
+        if not number:
+            return report(0, 0, {}, nothing, nothing)
+        self._learners[seed], rows, record = self._segment(
+            self._learners[seed],
+            self._rows[seed],
+            self._keys[seed],
+            np.int32(self._iterations[seed]),
+            np.int32(number),
+        )
+        self._rows[seed] = self._rows[seed] if rows is None else rows
+        self._iterations[seed] += number
+        metrics = {name: np.asarray(values)[:number] for name, values in record.items()}
+        return report(number, number, metrics, nothing, nothing)
+
+    def _compile(self) -> Any:
+        prioritized, capacity = self.algorithm.data.prioritized, self.capacity
+
+        def segment(
+            learner: Learner, rows: PyTree, key: jax.Array, start: jax.Array, number: jax.Array
+        ) -> tuple:
+            shapes = jax.eval_shape(self._update, learner, rows, key, start)[2]
+            record = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
+
+            def body(i: jax.Array, state: tuple) -> tuple:
+                learner, changed, record = state
+                now = rows if changed is None else changed
+                learner, now, metrics = self._update(learner, now, key, start + i)
+                record = jax.tree.map(lambda r, x: r.at[i].set(x), record, metrics)
+                return learner, None if changed is None else now, record
+
+            # The data stay outside the carry where nothing in them changes.
+            return jax.lax.fori_loop(0, number, body, (learner, rows if prioritized else None, record))
+
+        return jax.jit(segment, donate_argnums=(0, 1) if prioritized else 0)
+
+    def _update(self, learner: Learner, rows: PyTree, key: jax.Array, iteration: jax.Array) -> tuple:
+        """(learner without memory, rows, metrics) after one update."""
+        algorithm, frozen, before = self.algorithm, learner.acting, learner.training.steps
+        training = count(learner.training, _ONE_STEP)
+        learner = Learner(frozen, training, Memory(rows, self._ring))
+        learn_key = iteration_keys(key, iteration)[1]
+        learner, metrics = off_policy.update_many(algorithm, learner, frozen, before, 1, learn_key)
+        explore = algorithm.explore(jnp.minimum(training.steps / training.total_steps, 1.0))
+        acting = dataclasses.replace(learner.acting, explore=explore)
+        return Learner(acting, learner.training), learner.memory.rows, metrics
+
+
+_ONE_STEP = Chunk(*[None] * 6, valid=np.ones((1, 1), bool))  # type: ignore[arg-type, misc]
+"""What one update adds to the counters."""
+
+
+def fill(dataset: Dataset, data: ReplayBuffer, head: Any) -> tuple[Any, PyTree]:
+    """(ring, rows) that hold the whole data set: one row per transition and one more per episode."""
+    memory = off_policy.empty_memory(
+        head, dataset.spec, 1, transitions=dataset.transitions + dataset.episodes, window=data.n_steps,
+        alpha=data.priority_alpha if data.prioritized else 0.0,
+    )  # fmt: skip
+    rows = jax.jit(memory.ring.add, donate_argnums=0)(memory.rows, dataset.chunk)
+    return memory.ring, rows
+
+
+def observation_moments(dataset: Dataset) -> tuple[normalize.Moments | None, ...]:
+    """Mean and variance of all observations, each standard deviation with `STD_FLOOR` added."""
+
+    def moments(shape: tuple | None, x: np.ndarray) -> normalize.Moments | None:
+        if shape is None:
+            return None
+        x = np.clip(x[:, 0], -normalize.LARGEST, normalize.LARGEST)
+        mean, std = np.mean(x, axis=0, dtype=np.float64), np.std(x, axis=0, dtype=np.float64)
+        var = (std + STD_FLOOR) ** 2
+        count = jnp.asarray(float(len(x)))
+        return normalize.Moments(jnp.asarray(mean, jnp.float32), jnp.asarray(var, jnp.float32), count)
+
+    shapes = normalized_shapes(dataset.spec.observation_space)
+    return tuple(map(moments, shapes, jax.tree.leaves(dataset.chunk.obs)))
+
+
+def _with_moments(learner: Learner, moments: Any) -> Learner:
+    """The learner without its memory, in arrays of its own (they are donated), with these statistics."""
+    acting: Acting = learner.acting
+    acting = acting if moments is None else dataclasses.replace(acting, obs_moments=moments)
+    return jax.tree.map(jnp.array, Learner(acting, learner.training))
+
+
+def _priorities(rows: PyTree) -> PyTree:
+    return None if rows.levels is None else (rows.levels, rows.largest)

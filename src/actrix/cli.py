@@ -1,4 +1,4 @@
-"""The command line: `actrix train | eval | video | watch | plot | resume | list`.
+"""The command line: `actrix train | eval | video | watch | record | plot | resume | list`.
 
 Exit codes: 0 done, 1 a failed run, 2 a mistake in what was typed, 130 interrupted (a checkpoint was saved).
 """
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     p = command("train", _train, "Train an agent with tuned settings into a run folder.")
     p.add_argument(
         "names",
-        nargs="+",
+        nargs="*",
         metavar="[ALGORITHM] ENV",
         help="e.g. `ppo LunarLander-v3`; with --critic/--actor only ENV",
     )
@@ -82,7 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--distributional", choices=["c51", "qr", "iqn", "none"], help="dqn and its relatives: what Q represents"
     )
-    p.add_argument("--steps", type=_count, help="environment steps (default: the zoo's budget)")
+    p.add_argument(
+        "--dataset", nargs="+", default=[], metavar="PATH", help="learn from Minari data sets; ENV then only evaluates"
+    )
+    p.add_argument("--steps", type=_count, help="environment steps, or updates from a data set (default: the zoo's)")
     p.add_argument("--seed", type=int, help="random seed (default: drawn, kept in config.json)")
     p.add_argument("--seeds", type=int, metavar="N", help="train N seeds together: seed, seed+1, …")
     p.add_argument("--envs", type=_count, metavar="N", help="parallel environments")
@@ -140,6 +143,16 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--episodes", type=_count, default=3)
     p.add_argument("--seed", type=int, default=0)
 
+    p.add_argument("--env", help="play there instead of in the model's own environment")
+
+    p = command("record", _record_data, "Record a run's agent into a Minari data set.")
+    p.add_argument("path", type=Path, metavar="RUN")
+    p.add_argument("--to", type=Path, required=True, metavar="DIR", help="the new data set's folder")
+    p.add_argument("--steps", type=_count, help="how many steps (default: 100 episodes)")
+    p.add_argument("--episodes", type=_count, help="how many whole episodes")
+    p.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the most likely")
+    p.add_argument("--random", action="store_true", help="uniformly random actions in the run's environment")
+    p.add_argument("--seed", type=int, default=0)
     p.add_argument("--env", help="play there instead of in the model's own environment")
 
     p = command("plot", _plot, "Plot one run, or compare several.")
@@ -218,7 +231,9 @@ def _train(args: argparse.Namespace) -> int:
     from actrix.algorithms.presets import SettingError
 
     composing = bool(args.critic or args.actor or args.data)
-    if len(args.names) != (1 if composing else 2):
+    if args.dataset and not composing and len(args.names) in (1, 2):
+        args.names = (args.names + [None])[:2]
+    elif len(args.names) != (1 if composing else 2):
         form = (
             "actrix train --critic C --actor A ENV"
             if composing
@@ -233,17 +248,17 @@ def _train(args: argparse.Namespace) -> int:
     config = experiment.resolve(
         None if composing else args.names[0], args.names[-1], critic=args.critic, actor=args.actor, data=args.data,
         steps=args.steps, n_envs=args.envs, seeds=seeds, backend=args.backend, settings=_q_parts(args) | _pairs(args.set, "--set"),
-        env_kwargs=_pairs(args.env_kwargs, "--env-kwargs"), recurrent=args.recurrent,
+        env_kwargs=_pairs(args.env_kwargs, "--env-kwargs"), recurrent=args.recurrent, dataset=args.dataset,
     )  # fmt: skip
     folder = args.out or experiment.default_folder(config)
     if not args.quiet:
         tuned = "tuned settings" if config.tuned else "default settings"
         few = f"seed {config.seeds[0]}" if len(config.seeds) == 1 else f"{len(config.seeds)} seeds"
-        print(
-            f"{config.title}: {config.n_timesteps:,} steps, {config.n_envs} environments ({config.backend}), "
-            f"{few}, {tuned} → {folder}",
-            flush=True,
-        )
+        amount = f"{config.n_timesteps:,} steps, {config.n_envs} environments ({config.backend})"
+        if config.dataset:
+            where = f"evaluated in {config.env_id}" if config.env_id else "no environment to evaluate in"
+            amount = f"{config.n_timesteps:,} updates, {where}"
+        print(f"{config.title}: {amount}, {few}, {tuned} → {folder}", flush=True)
     results = experiment.start(config, folder, quiet=args.quiet, verbose=int(args.verbose))
     code = _report(results)
     if code == 0 and args.video:
@@ -265,6 +280,9 @@ def _report(results: Any) -> int:
     import numpy as np
 
     config = results.config
+    if not results.returns:
+        print(f"{config.title}: finished without an environment to evaluate in; {results.seconds:.0f} s")
+        return 0
     if len(results.returns) == 1:
         (returns,) = results.returns.values()
         figure = f"{np.mean(returns):.1f} ± {np.std(returns):.1f} over {len(returns)} episodes"
@@ -328,7 +346,7 @@ def _record(path: Path, out: Path | None, episodes: int, seed: int, env_id: str 
     print(f"wrote {recording.path} (return {returns})")
 
 
-def _render_env(model: Any, env_id: str | None, mode: str) -> Any:
+def _render_env(model: Any, env_id: str | None, mode: str | None) -> Any:
     from actrix.algorithms.presets import SettingError
     from actrix.envs.atari import EVALUATION, atari_single_env, is_atari
     from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
@@ -353,6 +371,41 @@ def _predictor(model: Any) -> Any:
 def _video(args: argparse.Namespace) -> None:
     path = next(iter(_model_paths(args.path).values()))
     _record(path, args.out, args.episodes, args.seed, args.env)
+
+
+def _record_data(args: argparse.Namespace) -> None:
+    from actrix.algorithms.presets import SettingError
+    from actrix.data.offline import record_episodes, write_dataset
+    from actrix.model import Model
+
+    if args.steps and args.episodes:
+        raise SettingError("give either --steps or --episodes, not both.")
+    episodes = args.episodes or (None if args.steps else 100)
+    model = Model.load(next(iter(_model_paths(args.path).values())))
+    env = _render_env(model, args.env, None)
+
+    def predict(obs: Any, state: Any, episode_start: Any) -> Any:
+        if args.random:
+            return env.action_space.sample(), None
+        return model.predict(obs, state, episode_start, deterministic=not args.stochastic)
+
+    env.action_space.seed(args.seed)
+    returns = []
+
+    def noted(played: Any) -> Any:
+        for episode in played:
+            returns.append(float(episode.reward.sum()))
+            yield episode
+
+    try:
+        played = noted(record_episodes(predict, env, steps=args.steps, episodes=episodes, seed=args.seed))
+        who = "random" if args.random else model.preset.name
+        spec = model._known_spec()
+        path = write_dataset(args.to, played, spec, env_id=args.env or model.env_id, env_kwargs=model.env_kwargs,
+                             algorithm_name=who)  # fmt: skip
+    finally:
+        env.close()
+    print(f"wrote {path}: {len(returns)} episodes of {who}, mean return {sum(returns) / len(returns):.1f}")
 
 
 def _watch(args: argparse.Namespace) -> None:

@@ -18,27 +18,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import jax
 import numpy as np
 
 from actrix import zoo
 from actrix.algorithms import checks, presets
 from actrix.algorithms.actor_critic import ActorCritic
+from actrix.data.answers import ReplayBuffer
+from actrix.data.offline import Dataset, check_spaces, load_dataset, mix
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import check_inert, choose_backend, training_env
 from actrix.model import POLICIES, Model, write_model
 from actrix.run import atomic, checkpoint
 from actrix.run.compiled import CompiledRunner
 from actrix.run.display import Display
-from actrix.run.evaluate import check_same_spaces, evaluate, evaluation_env
-from actrix.run.stepping import host_runner
+from actrix.run.evaluate import Policy, check_same_spaces, evaluate, evaluation_env
 from actrix.run.log import METRICS, STEP, Logger, read_metrics
+from actrix.run.offline import OfflineRunner
 from actrix.run.plot import plot_run
 from actrix.run.stats import Summary, summarize
+from actrix.run.stepping import host_runner
 from actrix.run.train import SeedRun, save_checkpoints, train
 
 CHECKPOINT_SECONDS = 60.0
 EVAL_EPISODES = 20
+OFFLINE_EVALUATIONS = 10
 EVALUATION = "evaluation.json"
 STOP_SECONDS = 60.0
 """How long the processes of a stopped run may take to write their checkpoints."""
@@ -64,10 +69,14 @@ class RunConfig:
     env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     tuned: bool = False
     """The settings started from the zoo's entry for this environment."""
+    dataset: tuple[str, ...] = ()
+    """Folders or ids of the data sets trained on, where there is no environment to act in; backend 'offline'."""
 
     @property
     def title(self) -> str:
         """For headings: "ppo on CartPole-v1"."""
+        if self.dataset:
+            return f"{self.algorithm} on {' + '.join(Path(path).name for path in self.dataset)}"
         return f"{self.algorithm} on {self.env_id}"
 
     def build(self) -> Any:
@@ -90,7 +99,7 @@ class RunConfig:
 
 def resolve(
     algorithm: str | None,
-    env_id: str,
+    env_id: str | None,
     *,
     critic: str | None = None,
     actor: str | None = None,
@@ -103,9 +112,11 @@ def resolve(
     env_kwargs: dict[str, Any] | None = None,
     policy: str | None = None,
     recurrent: bool = False,
+    dataset: Sequence[str] = (),
 ) -> RunConfig:
     """The configuration of a run: preset ← zoo ← user. Raises SettingError, UnknownEnvError, EnvError.
 
+    With `dataset` there is no environment to train in: `env_id` (None = the data set's) only evaluates.
     `policy` is a name of Stable-Baselines3's; `recurrent` puts an LSTM into it unless policy_kwargs names a cell.
     """
     if critic or actor or data:
@@ -114,6 +125,12 @@ def resolve(
         preset = presets.composed(critic or "gae", actor or "ppo-clip", data or "on-policy")
     else:
         preset = presets.find_preset(algorithm or "ppo")
+    if dataset:
+        env_id = env_id or _inert_id(load_datasets(dataset).env_id)
+        check_offline(preset)
+    elif preset.name in OFFLINE_ONLY:
+        raise presets.SettingError(f"{preset.name} learns from a data set: give --dataset PATH.")
+    assert env_id is not None
     entry, tuned = zoo.settings(preset.name, env_id)
     run = {k: entry.pop(k, None) for k in zoo.RUN_KEYS}
     own = dict(settings or {})
@@ -142,12 +159,39 @@ def resolve(
     seeds = tuple(seeds) if seeds else (int(np.random.SeedSequence().generate_state(1)[0]) % 10**6,)
     if len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise presets.SettingError(f"seeds {list(seeds)} must be different whole numbers of at least 0.")
-    total = _whole("steps", run["n_timesteps"], 1_000_000)
+    total = _whole("steps", run["n_timesteps"], 100_000 if dataset else 1_000_000)
     env_kwargs, count = dict(env_kwargs or {}), _whole("n_envs", run["n_envs"], preset.n_envs)
+    if dataset:
+        count, backend = 1, "offline"
+    else:
+        backend = choose_backend(backend, env_id, env_kwargs, count)
     return RunConfig(
-        preset.name, env_id, seeds, total, count,
-        choose_backend(backend, env_id, env_kwargs, count), presets.settings_of(configured), env_kwargs, tuned,
+        preset.name, env_id, seeds, total, count, backend, presets.settings_of(configured), env_kwargs, tuned,
+        tuple(map(str, dataset)),
     )  # fmt: skip
+
+
+OFFLINE_ONLY = ("bc", "cql", "iql", "td3-bc")
+
+
+def check_offline(preset: presets.Preset) -> None:
+    """Raise SettingError unless this algorithm can learn from a fixed data set."""
+    if not isinstance(preset.algorithm.data, ReplayBuffer):
+        raise presets.SettingError(
+            f"{preset.name} needs an environment: bc, cql, iql, td3-bc and the algorithms with a replay memory learn "
+            "from a data set."
+        )
+
+
+def load_datasets(paths: Sequence[str]) -> Dataset:
+    """One data set, or several of the same spaces as one."""
+    sets = [load_dataset(path) for path in paths]
+    return sets[0] if len(sets) == 1 else mix(sets, [data.transitions for data in sets], 0)
+
+
+def _inert_id(env_id: str | None) -> str:
+    """The id that a data set names, if it can be made without importing a module of its; else ''."""
+    return env_id if env_id is not None and env_id in gym.registry else ""
 
 
 def _whole(name: str, value: Any, default: int) -> int:
@@ -193,6 +237,12 @@ def start(config: RunConfig, folder: Path, *, quiet: bool = False, verbose: int 
 def _check(config: RunConfig) -> None:
     """Build what may refuse, once: the environment, the learner."""
     algorithm = config.build()
+    if config.dataset:
+        data = load_datasets(config.dataset)
+        if config.env_id:
+            _evaluates(config, data)
+        algorithm.check(data.spec, 1)
+        return
     env = make_env(config, config.seeds[0])
     try:
         algorithm.check(env.spec, config.n_envs)
@@ -206,6 +256,15 @@ def _check(config: RunConfig) -> None:
     finally:
         if isinstance(env, HostEnv):
             env.close()
+
+
+def _evaluates(config: RunConfig, data: Dataset) -> None:
+    """Raise ValueError unless the environment that will evaluate has the data set's spaces."""
+    env = evaluation_env(config.env_id, 1, config.env_kwargs or None)
+    try:
+        check_spaces(data, env.spec)
+    finally:
+        env.close()
 
 
 def resume(
@@ -252,7 +311,7 @@ def seed_folders(folder: Path, config: RunConfig) -> list[tuple[Path, int]]:
 
 _KINDS: dict[str, type] = {
     "algorithm": str, "env_id": str, "n_timesteps": int, "n_envs": int, "backend": str, "settings": dict,
-    "env_kwargs": dict,
+    "env_kwargs": dict, "dataset": tuple,
 }  # fmt: skip
 
 
@@ -260,7 +319,7 @@ def load_config(folder: Path) -> RunConfig:
     """Read `config.json`; RunError if the folder is none of ours."""
     try:
         data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        data["seeds"] = tuple(data["seeds"])
+        data["seeds"], data["dataset"] = tuple(data["seeds"]), tuple(data.get("dataset", ()))
         config = RunConfig(**{f.name: data[f.name] for f in dataclasses.fields(RunConfig) if f.name in data})
         for name, kind in _KINDS.items():
             if not isinstance(getattr(config, name), kind):
@@ -321,7 +380,7 @@ def _train(config: RunConfig, folder: Path, *, resumed: bool, quiet: bool, verbo
     if not finished:
         return Results(folder, config, {}, time.monotonic() - begun, finished=False)
     returns = {}
-    for path, seed in pairs:
+    for path, seed in pairs if config.env_id else []:
         if _evaluated_steps(path) >= 0:  # by the seed's own process, or before an interruption
             returns[seed] = np.asarray(json.loads((path / EVALUATION).read_text())["returns"])
         else:
@@ -392,13 +451,17 @@ def _train_here(
     config: RunConfig, pairs: Sequence[tuple[Path, int]], resumed: bool, quiet: bool, verbose: int
 ) -> bool:
     algorithm, seeds = config.build(), [seed for _, seed in pairs]
-    env = make_env(config, seeds[0])
-    algorithm.check(env.spec, config.n_envs)
     runner: Any
-    if isinstance(env, HostEnv):
-        runner = host_runner(algorithm, env, seeds[0])
+    if config.dataset:
+        runner = OfflineRunner(algorithm, load_datasets(config.dataset), seeds)
     else:
-        runner = CompiledRunner(algorithm, env, config.n_envs, seeds)
+        env = make_env(config, seeds[0])
+        algorithm.check(env.spec, config.n_envs)
+        if isinstance(env, HostEnv):
+            runner = host_runner(algorithm, env, seeds[0])
+        else:
+            runner = CompiledRunner(algorithm, env, config.n_envs, seeds)
+    spec = runner.spec
     runs = [SeedRun(seed, folder=path) for path, seed in pairs]
     if resumed:
         _restore(runner, runs, config)
@@ -410,13 +473,19 @@ def _train_here(
         Display(config.n_timesteps, config.title, enabled=False if quiet or verbose else None,
                 seeds=seeds if len(seeds) > 1 else None, start=runs[0].steps) as display,
     ):  # fmt: skip
-        display.status(
-            f"compiling {config.algorithm} for {config.n_envs} × {config.env_id} ({config.backend}) …"
-        )
+        what = config.title if config.dataset else f"{config.algorithm} for {config.n_envs} × {config.env_id}"
+        display.status(f"compiling {what} ({config.backend}) …")
+        evaluations = _Evaluations(config, runner, runs) if config.dataset and config.env_id else None
+
+        def on_update() -> bool:
+            if evaluations is not None:
+                evaluations()
+            return not stop.requested
+
         try:
             finished = train(
                 runner, runs, config.n_timesteps, display=display, checkpoint_seconds=CHECKPOINT_SECONDS,
-                log_interval=_log_interval(config, runner), on_update=lambda: not stop.requested,
+                log_interval=_log_interval(config, runner), on_update=on_update,
             )  # fmt: skip
             if not finished:
                 display.message("interrupted: saving a checkpoint")
@@ -426,7 +495,7 @@ def _train_here(
                 run.logger.sync() if run.logger is not None else None
                 assert run.folder is not None
                 write_model(
-                    run.folder / "model.safetensors", config.algorithm, algorithm, learner.acting, env.spec,
+                    run.folder / "model.safetensors", config.algorithm, algorithm, learner.acting, spec,
                     env_id=config.env_id, env_kwargs=config.env_kwargs or None, seed=run.seed,
                     num_timesteps=run.steps, n_envs=config.n_envs,
                 )  # fmt: skip
@@ -436,6 +505,28 @@ def _train_here(
                     run.logger.close()
             runner.close()
     return finished
+
+
+class _Evaluations:
+    """Learning from a data set gives no returns: a few episodes after each tenth of the budget draw its curve."""
+
+    def __init__(self, config: RunConfig, runner: Any, runs: Sequence[SeedRun]):
+        self.config, self.runner, self.runs = config, runner, runs
+        self.every = max(1, config.n_timesteps // OFFLINE_EVALUATIONS)
+        self.next = self.every
+
+    def __call__(self) -> None:
+        if self.runs[0].steps < self.next or self.runs[0].steps >= self.config.n_timesteps:
+            return
+        self.next += self.every
+        env = evaluation_env(self.config.env_id, EVAL_EPISODES // 2, self.config.env_kwargs or None)
+        try:
+            for run, acting in zip(self.runs, self.runner.actings, strict=True):
+                returns, _ = evaluate(Policy(self.runner.algorithm, acting), env, EVAL_EPISODES // 2, seed=run.seed)
+                if run.logger is not None:
+                    run.logger.record("eval/mean_reward", float(np.mean(returns)))
+        finally:
+            env.close()
 
 
 def _log_interval(config: RunConfig, runner: Any) -> int:

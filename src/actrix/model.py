@@ -18,6 +18,7 @@ from actrix.algorithms.actor_critic import Acting
 from actrix.callbacks import BaseCallback, as_callback
 from actrix.core import spaces
 from actrix.core.types import Spec
+from actrix.data.offline import Dataset, check_spaces, load_dataset
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import as_host_env, choose_backend, training_env
 from actrix.run import modelfile
@@ -26,6 +27,7 @@ from actrix.run.display import Display
 from actrix.run.evaluate import Policy, check_same_spaces, evaluate
 from actrix.run.host import HostRunner
 from actrix.run.log import Logger
+from actrix.run.offline import OfflineRunner
 from actrix.run.stepping import host_runner
 from actrix.run.train import SeedRun, train
 
@@ -73,6 +75,8 @@ class Model:
         device: "auto" or the platform that JAX runs on.
         stats_window_size: training episodes that `rollout/ep_rew_mean` averages over.
         seed: any integer ≥ 0; None draws one (kept in `model.seed`).
+        dataset: a folder or id of a Minari data set, or a `Dataset`, to learn from instead of an environment
+            (`learn` then counts gradient updates).
         reference: a feed-forward model to stay near (`ref_kl_coef`), with its own observation statistics; None = the
             uniform policy.
         settings: the algorithm's parameters by Stable-Baselines3's names.
@@ -98,6 +102,7 @@ class Model:
         device: str = "auto",
         stats_window_size: int = 100,
         reference: Model | None = None,
+        dataset: Any = None,
         **settings: Any,
     ):
         self.preset = self._find_preset(settings)
@@ -123,8 +128,12 @@ class Model:
         self._open_steps = self._open_episodes = 0  # of the chunk that is being collected
         self._acting: Acting | None = None
         self._policy: Policy | None = None
+        if env is not None and dataset is not None:
+            raise ValueError("give either an environment to learn in or a data set to learn from.")
         if env is not None:
             self.set_env(env)
+        if dataset is not None:
+            self.set_dataset(dataset)
 
     @classmethod
     def _find_preset(cls, settings: dict[str, Any]) -> presets.Preset:
@@ -155,6 +164,18 @@ class Model:
             self.runner.set_learners([learner], [self.run.iterations])
         elif self._acting is not None:  # from a file: schedules go on where its training was
             self.runner.set_training(steps=self.run.steps)
+            self._adopt(self._acting)
+        self._policy = None
+
+    def set_dataset(self, dataset: Any) -> None:
+        """Learn from a fixed data set: a Minari folder or id, or what `load_dataset` returns. Raises DatasetError."""
+        data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
+        if self.spec is not None:
+            check_spaces(data, self.spec)
+        self.algorithm.check(data.spec, 1)
+        self.env, self.spec, self.env_id, self.n_envs = None, data.spec, data.env_id, 1
+        self.runner = OfflineRunner(self.algorithm, data, [self.seed])
+        if self._acting is not None:
             self._adopt(self._acting)
         self._policy = None
 
@@ -227,7 +248,8 @@ class Model:
         if not float(total_timesteps).is_integer() or total_timesteps < 1:
             raise ValueError(f"total_timesteps={total_timesteps} must be a whole number of at least 1.")
         first = self.run.iterations == 0
-        checks.budget(self.algorithm, int(total_timesteps) if first else 2**62)
+        if first and not isinstance(self.runner, OfflineRunner):
+            checks.budget(self.algorithm, int(total_timesteps))
         if reset_num_timesteps:
             kept = self.run
             self.run = SeedRun(self.seed, window=self.stats_window_size)
@@ -661,6 +683,30 @@ class DroQ(Model):
     preset_name = "droq"
 
 
+class BC(Model):
+    """Behaviour cloning of a data set's actions (Pomerleau 1991)."""
+
+    preset_name = "bc"
+
+
+class CQL(Model):
+    """Conservative Q-learning: SAC whose critics are held down outside the data (Kumar et al. 2020)."""
+
+    preset_name = "cql"
+
+
+class IQL(Model):
+    """Implicit Q-learning: expectile values, advantage-weighted cloning (Kostrikov et al. 2022)."""
+
+    preset_name = "iql"
+
+
+class TD3BC(Model):
+    """TD3 with a behaviour-cloning term for fixed data (Fujimoto & Gu 2021)."""
+
+    preset_name = "td3-bc"
+
+
 class ActorCritic(Model):
     """A free composition: `ActorCritic("MlpPolicy", env, critic="td-lambda:0.9", actor="ppo-clip:0.2")`."""
 
@@ -676,7 +722,7 @@ MODELS: dict[str, type[Model]] = {
     cls.preset_name: cls
     for cls in (
         REINFORCE, VPG, QAC, TDAC, A2C, PPO, PPOKL, OffPAC, VTrace, ACER, PGQL, DQN, C51, QRDQN, IQN, Rainbow, PQN, SoftQ, DDPG, TD3, SAC, DiscreteSAC,
-        TQC, DroQ, ActorCritic,
+        TQC, DroQ, BC, CQL, IQL, TD3BC, ActorCritic,
     )  # fmt: skip
 }
 

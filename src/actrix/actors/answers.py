@@ -140,11 +140,17 @@ class OffPAC:
             raise ValueError(f"rho_max={self.rho_max} must be positive.")
 
     def objective(
-        self, *, psi: jax.Array, log_prob: jax.Array, old_log_prob: jax.Array, **unused: Any
+        self,
+        *,
+        psi: jax.Array,
+        log_prob: jax.Array,
+        old_log_prob: jax.Array,
+        valid: jax.Array | None = None,
+        **unused: Any,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         rho = jnp.minimum(importance_ratio(log_prob, old_log_prob), self.rho_max)
         rho = jax.lax.stop_gradient(rho)
-        return rho * pg.score_function(log_prob=log_prob, psi=psi), {"train/rho": jnp.mean(rho)}
+        return rho * pg.score_function(log_prob=log_prob, psi=psi), {"train/rho": pg.masked_mean(rho, valid)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -145,7 +145,9 @@ class Pathwise:
         words += [f"truncated quantiles of {c.n_critics}"] if c.n_quantiles else []
         words += ["conservative"] if self.cql_alpha else []
         actor = self.actor.name + (" + cloning" if self.bc_alpha else "")
-        return ", ".join(words), actor, "prioritised replay" if self.data.prioritized else "replay"
+        offline = self.cql_alpha or self.bc_alpha
+        data = "offline" if offline else "prioritised replay" if self.data.prioritized else "replay"
+        return ", ".join(words), actor, data
 
     def rows(self, spec: Spec) -> int:
         """T, the rows per environment of a chunk."""

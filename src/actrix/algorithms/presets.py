@@ -29,6 +29,7 @@ from actrix.algorithms.compositions import unsound
 from actrix.algorithms.parallel_q import ParallelQLearning
 from actrix.algorithms.pathwise import CriticEnsemble, Pathwise
 from actrix.algorithms.q_learning import QLearning
+from actrix.algorithms.regression import Regression
 from actrix.core.networks import ACTIVATIONS, NetworkConfig
 from actrix.core.schedules import Linear, Tabulated
 from actrix.critics.answers import (
@@ -74,7 +75,7 @@ _SCORE: dict[str, Any] = dict(n_epochs=1, batch_size=None, normalize_advantage=F
 _NO_CRITIC = Critic("none", MonteCarlo())
 _RELU = NetworkConfig(activation_fn="relu", ortho_init=False)
 _WIDE = dataclasses.replace(_RELU, pi=(400, 300), vf=(400, 300))
-_REPLAY = ReplayBuffer()
+_REPLAY, _OFFLINE = ReplayBuffer(), ReplayBuffer(learning_starts=0)
 _TD3 = Pathwise(
     CriticEnsemble(2, actor_q="first"), Deterministic(), _REPLAY, learning_rate=1e-3, policy_delay=2, network=_WIDE
 )
@@ -163,6 +164,13 @@ PRESETS: dict[str, Preset] = {
         Preset("sac", "SAC", Pathwise(network=_RELU), 1, "Haarnoja et al. 2018"),
         Preset("discrete-sac", "DiscreteSAC", Pathwise(discrete=True, network=_RELU), 1, "Christodoulou 2019"),
         Preset("tqc", "TQC", Pathwise(CriticEnsemble(2, 25, 2, "mean"), network=_RELU), 1, "Kuznetsov et al. 2020"),
+        Preset("bc", "BC", Regression(critic=None, network=_RELU), 1, "Pomerleau 1991"),
+        Preset("cql", "CQL", Pathwise(CriticEnsemble(2), Soft(), _OFFLINE, cql_alpha=5.0, network=_RELU), 1,
+               "Kumar et al. 2020"),
+        Preset("iql", "IQL", Regression(network=_RELU), 1, "Kostrikov et al. 2022"),
+        Preset("td3-bc", "TD3BC",
+               dataclasses.replace(_TD3, data=_OFFLINE, bc_alpha=2.5, normalize_obs=True, learning_rate=3e-4, network=_RELU),
+               1, "Fujimoto & Gu 2021"),
         Preset(
             "droq", "DroQ",
             Pathwise(CriticEnsemble(2, actor_q="mean"), data=ReplayBuffer(gradient_steps=20), policy_delay=20,
@@ -224,11 +232,12 @@ def _parts(algorithm: Any) -> dict[tuple[str, ...], Any]:
         return {("critic", "estimator"): algorithm.critic.estimator, ("actor",): algorithm.actor,
                 ("data",): algorithm.data}  # fmt: skip
     fields = {(f.name,): getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
-    return {path: part for path, part in fields.items() if path[0] in ("critic", "actor", "data")}
+    answers = {path: part for path, part in fields.items() if path[0] in ("critic", "actor", "data")}
+    return {path: part for path, part in answers.items() if part is not None}
 
 
 def _own_fields(algorithm: Any) -> list[str]:
-    inner = {path[0] for path in _parts(algorithm)} | {"network"}
+    inner = {"critic", "actor", "data", "network"}
     return [f.name for f in dataclasses.fields(algorithm) if f.name not in inner]
 
 

@@ -113,7 +113,7 @@ class VTrace:
 
 @dataclasses.dataclass(frozen=True)
 class ImportanceTD:
-    """V_t + min(ρ_max, ρ_t) δ_t: TD(0) corrected by the ratio, Off-PAC's critic (Degris et al. 2012)."""
+    """V_t + min(ρ_max, ρ_t) δ_t: TD(0) corrected by the ratio, in place of Off-PAC's GTD(λ) (Degris et al. 2012)."""
 
     rho_max: float = 10.0
 
@@ -148,9 +148,9 @@ class ImportanceMC:
     ) -> jax.Array:
         return _IS_RETURNS[self.kind](rho=rho, **rows)
 
-    def advantage(self, *, value: jax.Array, **rows: Any) -> jax.Array:
-        """The corrected return − V_t. Its ratio at t weighs the action too: no further ρ_t belongs to it."""
-        return self.target(value=value, **rows) - value
+    def advantage(self, *, value: jax.Array, rho: jax.Array, **rows: Any) -> jax.Array:
+        """The corrected return − ρ_t V_t: under μ the baseline too is weighted. No further ρ_t belongs to it."""
+        return self.target(value=value, rho=rho, **rows) - rho * value
 
 
 _IS_RETURNS = {
@@ -219,8 +219,8 @@ class Critic:
     """`function` "v" (state value), "q" (action values, discrete actions) or "none", fitted to `estimator`.
 
     With a Q critic V(s) = Σ_a π(a|s) Q(s, a), so every estimator serves it: the target for Q(s_t, a_t) is the
-    same G_t (expected SARSA for `TD`). The actor's ψ = "advantage" is G_t − V(s_t) with a V critic, and
-    Q(s_t, a_t) − Σ_a π(a|s_t) Q(s_t, a) with a Q critic.
+    same G_t (expected SARSA for `TD`). The actor's ψ = "advantage" is G_t − V(s_t) with a V critic or a corrected
+    estimator, and Q(s_t, a_t) − Σ_a π(a|s_t) Q(s_t, a) with a Q critic fitted on-policy or by TD.
     """
 
     function: str = "v"

@@ -316,10 +316,14 @@ def trajectory_psi(
     last_row = jax.lax.cummin(jnp.where(cut, row, cut.shape[0] - 1), axis=0, reverse=True)
     whole = jnp.take_along_axis(ratio, last_row, axis=0)
     if kind == "weighted":
+        # In logarithms: over a long episode the products themselves would overflow or vanish together.
+        log_rho = jnp.log(jnp.maximum(rho, jnp.finfo(rho.dtype).tiny))
+        total = backward_sum(log_rho, decay=jnp.ones_like(rho), cut=cut)
+        total = jnp.take_along_axis(total, first_row, axis=0)
         ends = cut if valid is None else cut & jnp.asarray(valid, bool)
         number = jnp.maximum(jnp.sum(ends), 1).astype(reward.dtype)
-        mean = jnp.sum(jnp.where(ends, ratio, 0)) / number
-        whole = whole / jnp.where(mean > 0, mean, 1)
+        mean = jax.nn.logsumexp(jnp.where(ends, total, -jnp.inf)) - jnp.log(number)
+        whole = jnp.exp(total - jnp.where(jnp.any(ends), mean, 0))
     psi = whole * jnp.take_along_axis(to_go, first_row, axis=0)
     return psi if valid is None else jnp.where(valid, psi, 0)
 

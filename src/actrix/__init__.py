@@ -10,6 +10,7 @@ from actrix.core import platform as _platform
 
 _platform.set_up()
 
+from actrix.actors.exploration import NormalActionNoise, OrnsteinUhlenbeckActionNoise  # noqa: E402
 from actrix.algorithms.presets import SettingError  # noqa: E402
 from actrix.callbacks import (  # noqa: E402
     BaseCallback,
@@ -23,18 +24,41 @@ from actrix.callbacks import (  # noqa: E402
     StopTrainingOnRewardThreshold,
 )
 from actrix.core.schedules import Linear  # noqa: E402
+from actrix.data.offline import DatasetError, load_dataset  # noqa: E402
+from actrix.envs.atari import make_atari_env  # noqa: E402
 from actrix.envs.guard import EnvError  # noqa: E402
 from actrix.envs.make import UnknownEnvError, make_vec_env  # noqa: E402
 from actrix.model import (  # noqa: E402
     A2C,
+    ACER,
+    BC,
+    C51,
+    CQL,
+    DDPG,
+    DQN,
+    IQL,
+    IQN,
+    PGQL,
     PPO,
     PPOKL,
+    PQN,
     QAC,
+    QRDQN,
     REINFORCE,
+    SAC,
+    TD3,
+    TD3BC,
     TDAC,
+    TQC,
     VPG,
     ActorCritic,
+    DiscreteSAC,
+    DroQ,
     Model,
+    OffPAC,
+    Rainbow,
+    SoftQ,
+    VTrace,
     evaluate_policy,
 )
 from actrix.run.modelfile import ModelFileError  # noqa: E402
@@ -56,29 +80,55 @@ def train_seeds(
 
 __all__ = [
     "A2C",
+    "ACER",
+    "BC",
+    "C51",
+    "CQL",
+    "DDPG",
+    "DQN",
+    "IQL",
+    "IQN",
+    "PGQL",
     "PPO",
     "PPOKL",
+    "PQN",
     "QAC",
+    "QRDQN",
     "REINFORCE",
+    "SAC",
+    "TD3",
+    "TD3BC",
     "TDAC",
+    "TQC",
     "VPG",
     "ActorCritic",
     "BaseCallback",
     "CallbackList",
     "CheckpointCallback",
     "ConvertCallback",
+    "DatasetError",
+    "DiscreteSAC",
+    "DroQ",
     "EnvError",
     "EvalCallback",
     "EveryNTimesteps",
     "Linear",
     "Model",
     "ModelFileError",
+    "NormalActionNoise",
+    "OffPAC",
+    "OrnsteinUhlenbeckActionNoise",
+    "Rainbow",
     "SettingError",
+    "SoftQ",
     "StopTrainingOnMaxEpisodes",
     "StopTrainingOnNoModelImprovement",
     "StopTrainingOnRewardThreshold",
     "UnknownEnvError",
+    "VTrace",
     "evaluate_policy",
+    "load_dataset",
+    "make_atari_env",
     "make_vec_env",
     "train_seeds",
 ]

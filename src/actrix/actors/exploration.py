@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from actrix.actors import greedy
 from actrix.core.fields import choose, share
@@ -92,3 +93,19 @@ class Greedy:
         if self.exploration == "boltzmann":
             return jnp.exp(greedy.boltzmann_log_probs(q, explore.temperature, mask))
         return greedy.epsilon_greedy_probs(q, explore.epsilon, mask)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NormalActionNoise:
+    """Gaussian action noise as Stable-Baselines3 writes it; the mean must be 0 and sigma one number for all dimensions.
+
+    `sigma` is in policy coordinates, where [−1, 1] spans the action's bounds, as it is there.
+    """
+
+    mean: ArrayLike
+    sigma: ArrayLike
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OrnsteinUhlenbeckActionNoise(NormalActionNoise):
+    """Correlated action noise as Stable-Baselines3 writes it, with its θ = 0.15 and dt = 0.01."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from actrix.actors.answers import (
     ACER,
@@ -334,14 +335,17 @@ def action_noise_settings(noise: Any) -> dict[str, Any]:
         return {"noise_type": "none"}
     if isinstance(noise, int | float) and not isinstance(noise, bool):
         return {"noise_type": "normal", "noise_std": float(noise)}
+    # Our own classes have mean and sigma, Stable-Baselines3's objects _mu and _sigma.
+    mean = getattr(noise, "mean", getattr(noise, "_mu", None))
     sigma = getattr(noise, "sigma", getattr(noise, "_sigma", None))
-    if sigma is None or len(set(map(float, jnp.atleast_1d(jnp.asarray(sigma))))) != 1:
+    values = None if sigma is None else np.atleast_1d(np.asarray(sigma, float))
+    if values is None or len(set(values.tolist())) != 1 or (mean is not None and np.any(np.asarray(mean) != 0)):
         raise SettingError(
             f"action_noise={noise!r}: give a standard deviation, NormalActionNoise or OrnsteinUhlenbeckActionNoise "
-            "with one sigma for all dimensions."
+            "with mean 0 and one sigma for all dimensions."
         )
     kind = "ornstein-uhlenbeck" if "Ornstein" in type(noise).__name__ else "normal"
-    return {"noise_type": kind, "noise_std": float(jnp.atleast_1d(jnp.asarray(sigma))[0])}
+    return {"noise_type": kind, "noise_std": float(values[0])}
 
 
 _WHOLE = (*checks.WHOLE, "n_critic_updates")

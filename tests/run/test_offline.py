@@ -1,0 +1,175 @@
+"""The offline loop: all of the data drawable, same seed same bits, segments of any length, resumed exactly."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from actrix.actors.pathwise import Deterministic
+from actrix.algorithms.pathwise import CriticEnsemble, Pathwise
+from actrix.algorithms.presets import find_preset
+from actrix.algorithms.q_learning import QLearning
+from actrix.algorithms.regression import Regression
+from actrix.core.networks import NetworkConfig
+from actrix.core.types import Spec
+from actrix.data.answers import ReplayBuffer
+from actrix.data.offline import Episode, assemble
+from actrix.run import checkpoint
+from actrix.run.evaluate import Policy
+from actrix.run.offline import STD_FLOOR, OfflineRunner, fill, observation_moments
+from actrix.run.train import NonFiniteError, SeedRun, train
+
+NET = NetworkConfig(pi=(16,), vf=(16,), activation_fn="relu", ortho_init=False)
+COMMON = dict(network=NET, data=ReplayBuffer(batch_size=16, buffer_size=10**6, n_steps=2))
+PRIORITIZED = dataclasses.replace(COMMON["data"], prioritized=True)
+BOX, DISCRETE = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(3)
+ALGORITHMS = {
+    "bc": (Regression(critic=None, normalize_obs=True, **COMMON), BOX),
+    "iql": (Regression(**COMMON | {"data": PRIORITIZED}), DISCRETE),
+    "td3-bc": (
+        Pathwise(CriticEnsemble(2, actor_q="first"), Deterministic(), policy_delay=2, bc_alpha=2.5,
+                 normalize_obs=True, **COMMON),
+        BOX,
+    ),
+    "dqn": (QLearning(target_update_interval=3, **COMMON), DISCRETE),
+}  # fmt: skip
+
+
+def make_dataset(action_space, lengths=(5, 1, 7, 3), seed=0, reward=None):
+    """Random numbers; every other episode terminates. The third observation is constant."""
+    rng = np.random.default_rng(seed)
+    action_space.seed(seed)
+    episodes = []
+    for i, n in enumerate(lengths):
+        obs = rng.normal([1, -2, 3], [1, 5, 0], size=(n + 1, 3))
+        action = np.stack([action_space.sample() for _ in range(n)])
+        ends = (np.arange(n) == n - 1) & (i % 2 == 0)
+        rewards = rng.normal(size=n) if reward is None else np.full(n, reward)
+        episodes.append(Episode(obs, action, rewards, ends, np.zeros(n, bool)))
+    spec = Spec(spaces.Box(-np.inf, np.inf, (3,), np.float32), action_space)
+    return assemble(episodes, spec)
+
+
+def runner_of(name, seeds=(3,)):
+    algorithm, action_space = ALGORITHMS[name]
+    runner = OfflineRunner(algorithm, make_dataset(action_space), seeds)
+    runner.set_training(total_steps=20)
+    return runner
+
+
+def same(a, b):
+    """Bit for bit."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_same_seed_same_bits_in_segments_of_any_length_and_resumed(name, tmp_path):
+    whole = runner_of(name, [3, 4])
+    before = whole.learners
+    reports = whole.advance(7)
+    assert [(r.steps, r.iterations, r.nonfinite, len(r.ep_returns)) for r in reports] == [
+        (7, 7, False, 0)
+    ] * 2
+    assert not same(before[0].acting.net, whole.learners[0].acting.net)
+    assert not same(whole.actings[0].net, whole.actings[1].net), "seeds differ"
+
+    parts = runner_of(name)
+    parts.advance(3)
+    checkpoint.save(tmp_path, parts.learners[0], {"num_timesteps": 3})
+    parts.advance([4])
+    assert same(parts.learners[0], whole.learners[0])
+    assert parts.iteration == 7
+    training = parts.learners[0].training
+    assert (int(training.steps), int(training.update), int(training.gradient_steps)) == (7, 7, 7)
+
+    resumed = runner_of(name)
+    learner, _ = checkpoint.load_newest(tmp_path, resumed.learners[0])
+    resumed.set_learners([learner], [3])
+    resumed.advance(4)
+    assert same(resumed.learners[0], whole.learners[0])
+
+
+def test_learners_leave_the_data_behind_and_are_copies():
+    runner = runner_of("bc")
+    learner = runner.learners[0]
+    assert learner.memory is None
+    runner.advance(1)
+    assert np.isfinite(np.asarray(learner.acting.net.actor.out.weight)).all(), "not donated"
+    prioritized = runner_of("iql").learners[0]
+    assert sum(x.size for x in jax.tree.leaves(prioritized.memory)) < 200, "priorities only"
+    runner.reseed([9])
+    runner.restart()
+    runner.close()
+    assert (runner.warm(), runner.warm_up, runner.rows, runner.num_envs) == ([], (0, 0), 1, 1)
+    assert runner.advance([0])[0].iterations == 0
+
+
+@pytest.mark.parametrize(("n_steps", "lengths"), [(1, (1,)), (1, (5, 1, 7, 3)), (3, (2, 1, 1, 6, 4))])
+def test_every_transition_can_be_drawn_with_its_true_successor(n_steps, lengths):
+    data = make_dataset(BOX, lengths)
+    algorithm = Regression(data=ReplayBuffer(n_steps=n_steps), network=NET)
+    head = algorithm.initial_acting(jax.random.key(0), data.spec).net.head
+    ring, rows = fill(data, algorithm.data, head)
+    assert int(np.sum(rows.ready)) == data.transitions
+    draw = ring.draw(rows, jax.random.key(1), 2000)
+    drawn = ring.windows(rows, draw, 1)
+    ok = np.asarray(draw.ok)
+    assert np.mean(ok) > 0.95
+    found = {bytes(o): i for i, o in enumerate(np.asarray(data.chunk.obs[:, 0]))}
+    index = np.array([found[bytes(o)] for o in np.asarray(drawn.obs[0])[ok]])
+    assert set(index) == set(range(data.transitions))
+    for field in ("action", "reward", "next_obs", "terminated", "truncated"):
+        expected = np.asarray(getattr(data.chunk, field))[index, 0]
+        np.testing.assert_array_equal(np.asarray(getattr(drawn, field))[0][ok], expected)
+    share = np.bincount(index, minlength=data.transitions) / len(index)
+    assert share.max() < 1.5 / data.transitions + 0.03
+
+
+def test_observation_statistics_are_the_data_s_and_stay():
+    data = make_dataset(BOX)
+    (moments,) = observation_moments(data)
+    obs = data.chunk.obs[:, 0].astype(np.float64)
+    np.testing.assert_allclose(moments.mean, obs.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(np.sqrt(moments.var), obs.std(axis=0) + STD_FLOOR, rtol=1e-5)
+    runner = runner_of("bc")
+    before = runner.actings[0].obs_moments
+    assert same(before, (moments,))
+    runner.advance(2)
+    assert same(runner.actings[0].obs_moments, before)
+    assert OfflineRunner(ALGORITHMS["iql"][0], make_dataset(DISCRETE), [0]).actings[0].obs_moments is None
+
+
+def test_the_training_loop_drives_it_to_its_budget(tmp_path):
+    algorithm, _ = ALGORITHMS["dqn"]
+    runner = runner_of("dqn", [0])
+    run = SeedRun(0, folder=tmp_path)
+    assert train(runner, [run], 40, checkpoint_seconds=0.0)
+    assert (run.steps, run.iterations, run.episodes) == (40, 40, 0)
+    assert "train/loss" in run.metrics
+    assert checkpoint.checkpoints(tmp_path / "checkpoints")
+    acting = runner.actings[0]
+    assert float(acting.explore.epsilon) == pytest.approx(0.05), "ε at the end of its schedule"
+    action, _ = Policy(algorithm, acting)(np.zeros((2, 3), np.float32), None, np.ones(2, bool), None, True)
+    assert action.shape == (2,)
+
+
+def test_an_update_that_is_not_finite_stops_and_changes_nothing():
+    """Each reward is finite, the sum of two is not."""
+    runner = OfflineRunner(ALGORITHMS["dqn"][0], make_dataset(DISCRETE, reward=3e38), [0])
+    before = runner.actings[0].net
+    with pytest.raises(NonFiniteError, match="became non-finite"):
+        train(runner, [SeedRun(0)], 5)
+    assert same(runner.actings[0].net, before)
+
+
+def test_what_does_not_learn_from_data_is_refused():
+    data = make_dataset(BOX)
+    with pytest.raises(ValueError, match="only algorithms that replay transitions learn from a data set"):
+        OfflineRunner(find_preset("ppo").algorithm, data, [0])
+    with pytest.raises(ValueError, match="needs a Discrete action space"):
+        OfflineRunner(ALGORITHMS["dqn"][0], data, [0])
+    with pytest.raises(ValueError, match="reference"):
+        OfflineRunner(ALGORITHMS["bc"][0], data, [0], reference=object())

@@ -25,7 +25,7 @@ import numpy as np
 from actrix import zoo
 from actrix.algorithms import checks, presets
 from actrix.algorithms.actor_critic import ActorCritic
-from actrix.data.answers import ReplayBuffer
+from actrix.data.answers import ReplayBuffer, Trajectories
 from actrix.data.offline import Dataset, check_spaces, load_dataset, mix
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import check_inert, choose_backend, training_env
@@ -290,7 +290,7 @@ def resume(
         config = dataclasses.replace(config, n_timesteps=steps)
     pairs = seed_folders(folder, config)
     done = [_evaluated_steps(path) for path, _ in pairs]
-    ahead = done[:1] if config.backend == "jax" else done  # compiled seeds stop together, at the first one's
+    ahead = done[:1] if _together(config) else done  # seeds in one program stop together, at the first one's
     if min(done) >= 0 and min(ahead) >= config.n_timesteps:
         raise RunError(
             f"{folder} has already finished its {config.n_timesteps} steps: go on with a larger --steps."
@@ -373,7 +373,7 @@ class Results:
 def _train(config: RunConfig, folder: Path, *, resumed: bool, quiet: bool, verbose: int) -> Results:
     begun = time.monotonic()
     pairs = seed_folders(folder, config)
-    if len(pairs) > 1 and config.backend != "jax":
+    if len(pairs) > 1 and not _together(config):
         finished = _train_in_processes(config, pairs, quiet, resumed)
     else:
         finished = _train_here(config, pairs, resumed, quiet, verbose)
@@ -387,6 +387,11 @@ def _train(config: RunConfig, folder: Path, *, resumed: bool, quiet: bool, verbo
             returns[seed] = final_evaluation(path, seed)
     plot_run([path for path, _ in pairs] if len(pairs) > 1 else folder, folder / "curve.png")
     return Results(folder, config, returns, time.monotonic() - begun)
+
+
+def _together(config: RunConfig) -> bool:
+    """Whether several seeds train in one program: compiled, and without a replay memory, which that would copy."""
+    return config.backend == "jax" and not isinstance(config.build().data, ReplayBuffer | Trajectories)
 
 
 def _checkpointed_steps(path: Path) -> int:

@@ -193,12 +193,13 @@ def test_uniform_draws_are_uniform():
     ring, rows = filled()
     draw = compiled(ring)[3](rows, jax.random.key(0), 40_000)
     counts = np.zeros((64, N))
-    np.add.at(counts, (draw.index, draw.env), 1)
+    ok = np.asarray(draw.ok)
+    np.add.at(counts, (np.asarray(draw.index)[ok], np.asarray(draw.env)[ok]), 1)
     ready = np.asarray(rows.ready)
-    assert bool(draw.ok.all())
+    assert ok.mean() > 0.999  # a tenth of the rows cannot be drawn, and all tries may meet such ones
     assert ready.sum() == 20
     assert counts[~ready].sum() == 0
-    expected = 40_000 / 20
+    expected = ok.sum() / 20
     assert np.abs(counts[ready] - expected).max() < 5 * np.sqrt(expected)
 
 

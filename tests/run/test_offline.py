@@ -112,12 +112,13 @@ def test_every_transition_can_be_drawn_with_its_true_successor(n_steps, lengths)
     data = make_dataset(BOX, lengths)
     algorithm = Regression(data=ReplayBuffer(n_steps=n_steps), network=NET)
     head = algorithm.initial_acting(jax.random.key(0), data.spec).net.head
-    ring, rows = fill(data, algorithm.data, head)
+    memory = fill(data, algorithm.data, head)
+    ring, rows = memory.ring, memory.rows
     assert int(np.sum(rows.ready)) == data.transitions
     draw = ring.draw(rows, jax.random.key(1), 2000)
     drawn = ring.windows(rows, draw, 1)
     ok = np.asarray(draw.ok)
-    assert np.mean(ok) > 0.95
+    assert np.mean(ok) > 0.9
     found = {bytes(o): i for i, o in enumerate(np.asarray(data.chunk.obs[:, 0]))}
     index = np.array([found[bytes(o)] for o in np.asarray(drawn.obs[0])[ok]])
     assert set(index) == set(range(data.transitions))

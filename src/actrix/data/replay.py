@@ -21,9 +21,11 @@ from actrix.core.types import Chunk, Key, PyTree, Transition, record
 
 BRANCH = 64
 """Children per node of the tree of priorities: wide and shallow suits a CPU's vector units."""
-TRIES = 6
+TRIES = 4
 """Positions drawn for each uniform sample; the first that holds a transition is taken."""
 SMALLEST_PRIORITY = 1e-6
+TERMINATED, TRUNCATED, FIRST, VALID, READY = (1 << i for i in range(5))
+"""Bits of `Rows.flags`: one array to write instead of five."""
 
 
 @record
@@ -34,17 +36,11 @@ class Rows:
     """s_i, or the newest frame of its stack."""
     action: Array
     reward: Array
-    terminated: Array
-    truncated: Array
     mask: Array | None
     log_prob: Array | None
     dist: PyTree
-    first: Array
-    """An episode starts here: stacks reach no further back."""
-    valid: Array
-    """The row is a transition (not the extra row of a cut, not empty)."""
-    ready: Array
-    """A valid row whose window of `window` rows is complete or cut: what may be drawn."""
+    flags: Array
+    """uint8: the bits above."""
     head: Array
     """`[N]`: where the next row goes; until then it holds the newest transition's successor."""
     count: Array
@@ -55,6 +51,35 @@ class Rows:
     """Priorities^α of all rows, flattened, then their sums by blocks of `BRANCH`, and so on; None = uniform."""
     largest: Array | None
     """The largest priority^α seen, which new rows get."""
+
+    @property
+    def terminated(self) -> Array:
+        """`[C, N]`: the MDP ended after this row."""
+        return _has(self.flags, TERMINATED)
+
+    @property
+    def truncated(self) -> Array:
+        """`[C, N]`: cut after this row from outside."""
+        return _has(self.flags, TRUNCATED)
+
+    @property
+    def first(self) -> Array:
+        """`[C, N]`: an episode starts here; stacks reach no further back."""
+        return _has(self.flags, FIRST)
+
+    @property
+    def valid(self) -> Array:
+        """`[C, N]`: a transition, not the extra row of a cut and not empty."""
+        return _has(self.flags, VALID)
+
+    @property
+    def ready(self) -> Array:
+        """`[C, N]`: a valid row whose window of `window` rows is complete or cut: what may be drawn."""
+        return _has(self.flags, READY)
+
+
+def _has(flags: Array, bit: int) -> Array:
+    return flags & bit != 0
 
 
 @record
@@ -115,11 +140,11 @@ class Replay:
 
         parts = jax.tree.map(room, (row.action, row.reward, row.mask, row.log_prob, row.dist))
         action, reward, mask, log_prob, dist = parts
-        flag = jax.ShapeDtypeStruct((), jnp.bool_)
+        flags = room(jax.ShapeDtypeStruct((), jnp.uint8))
         levels = _empty_levels(self.capacity * num_envs) if self.alpha else None
+        none = jnp.zeros(num_envs, jnp.int32)
         return Rows(
-            jax.tree.map(frame, row.obs), action, reward, room(flag), room(flag), mask, log_prob, dist, room(flag),
-            room(flag), room(flag), jnp.zeros(num_envs, jnp.int32), jnp.zeros(num_envs, jnp.int32),
+            jax.tree.map(frame, row.obs), action, reward, mask, log_prob, dist, flags, none, none,
             jnp.zeros(num_envs, bool), levels, jnp.ones(()) if self.alpha else None,
         )  # fmt: skip
 
@@ -133,15 +158,10 @@ class Replay:
         first = first.at[0].set(first[0] | (rows.count == 0))
         # A chunk that does not continue the newest row cuts it there, as a truncation with a known successor.
         broken = rows.open & (first[0] | ~valid[0])
-        env = jnp.arange(num_envs)
-        last = (rows.head - 1) % self.capacity
-        truncated_before = rows.truncated.at[last, env].set(rows.truncated[last, env] | broken)
-        rows = dataclasses.replace(rows, truncated=truncated_before)
-
-        ends = jnp.asarray(chunk.terminated) | jnp.asarray(chunk.truncated)
+        terminated, truncated = jnp.asarray(chunk.terminated), jnp.asarray(chunk.truncated)
         goes_on = jnp.concatenate([valid[1:] & ~first[1:], jnp.ones((1, num_envs), bool)])
-        hole = valid & ~ends & ~goes_on
-        extra = valid & (ends | hole)
+        hole = valid & ~(terminated | truncated) & ~goes_on
+        extra = valid & (terminated | truncated | hole)
         used = valid.astype(jnp.int32) + extra
         before = jnp.cumsum(used, axis=0) - used + broken  # rows from the old head to each row
         total = broken + jnp.sum(used, axis=0)
@@ -152,56 +172,56 @@ class Replay:
             kept = which & (offset > total - self.capacity)
             return jnp.where(kept, (rows.head + offset) % self.capacity, self.capacity)
 
-        here, after = place(before, valid), place(before + 1, extra | tail)
+        env, here = jnp.arange(num_envs), place(before, valid)
+        both = jnp.concatenate([here, place(before + 1, extra | tail)])
         write = lambda buffer, x: buffer.at[here, env].set(jnp.asarray(x, buffer.dtype), mode="drop")
-        write_after = lambda buffer, x: buffer.at[after, env].set(jnp.asarray(x, buffer.dtype), mode="drop")
-        both = lambda buffer, x, y: write_after(write(buffer, x), y)
-        observe = lambda buffer, x, y: both(buffer, self._newest(x), self._newest(y))
-        head = (rows.head + total) % self.capacity
+
+        def write_both(buffer: Array, x: Array, following: Array) -> Array:
+            values = jnp.concatenate([jnp.asarray(x, buffer.dtype), jnp.asarray(following, buffer.dtype)])
+            return buffer.at[both, env].set(values, mode="drop")
+
+        bits = VALID * valid + TERMINATED * terminated + TRUNCATED * (truncated | hole) + FIRST * first
+        observe = lambda buffer, x, y: write_both(buffer, self._newest(x), self._newest(y))
         rows = dataclasses.replace(
             rows,
             obs=jax.tree.map(observe, rows.obs, chunk.obs, chunk.next_obs),
             action=write(rows.action, chunk.action),
             reward=write(rows.reward, chunk.reward),
-            terminated=both(rows.terminated, chunk.terminated, False),
-            truncated=both(rows.truncated, chunk.truncated | hole, False),
-            mask=None if rows.mask is None else both(rows.mask, chunk.mask, chunk.next_mask),
+            mask=None if rows.mask is None else write_both(rows.mask, chunk.mask, chunk.next_mask),
             log_prob=jax.tree.map(write, rows.log_prob, chunk.log_prob),
             dist=jax.tree.map(write, rows.dist, chunk.dist),
-            first=both(rows.first, first, False),
-            valid=both(rows.valid, valid, False),
-            ready=both(rows.ready, False, False),
-            head=head,
+            flags=write_both(rows.flags, bits, jnp.zeros_like(bits)),
+            head=(rows.head + total) % self.capacity,
             count=jnp.minimum(rows.count + total, self.capacity),
             open=jnp.where(jnp.any(used > 0, axis=0), tail[-1], rows.open & ~broken),
         )
-        return self._refresh(rows, steps)
+        return self._refresh(rows, steps, jnp.where(broken, total + 1, 0))
 
-    def _refresh(self, rows: Rows, steps: int) -> Rows:
-        """Say which rows may be drawn after `steps` were added: the newest become ready, the oldest are lost."""
+    def _refresh(self, rows: Rows, steps: int, cut_age: Array) -> Rows:
+        """Say which rows may be drawn after `steps` were added: the newest become ready, the oldest are lost.
+
+        `cut_age` `[N]`: age of the row that the new ones cut off, 0 = none.
+        """
         num_envs = rows.head.shape[0]
         env = jnp.arange(num_envs)
         length = min(2 * steps + self.window + 1, self.capacity - self.stack)
-        age = jnp.arange(length, 0, -1)[:, None]  # of the rows before the head, oldest first
+        # Rows before the head, oldest first; then the row at the head, and those whose frames it may have taken.
+        age = jnp.concatenate([jnp.arange(length, 0, -1), -jnp.arange(self.stack)])[:, None]
         place = (rows.head - age) % self.capacity
-        valid = rows.valid[place, env]
-        ends = valid & (rows.terminated[place, env] | rows.truncated[place, env])
-        complete = jnp.broadcast_to(age >= self.window, ends.shape)
+        flags = rows.flags[place, env] | jnp.where(age == cut_age, TRUNCATED, 0).astype(jnp.uint8)
+        valid, was = _has(flags, VALID), _has(flags, READY)
+        ends = valid & _has(flags, TERMINATED | TRUNCATED) & (age > 0)
+        complete = age >= self.window
         for k in range(min(self.window, length)):
-            later = jnp.concatenate([ends[k:], jnp.zeros((k, num_envs), bool)])
-            complete = complete | later
-        ready, was = valid & complete, rows.ready[place, env]
-        # The row at the head, and those whose frames it may have taken.
-        lost = (rows.head + jnp.arange(self.stack)[:, None]) % self.capacity
-        flags = rows.ready.at[place, env].set(ready).at[lost, env].set(False)
+            complete = complete | jnp.concatenate([ends[k:], jnp.zeros((k, num_envs), bool)])
+        ready = valid & complete & (age > 0)
+        flags = jnp.where(ready, flags | READY, flags & (255 - READY)).astype(jnp.uint8)
+        rows = dataclasses.replace(rows, flags=rows.flags.at[place, env].set(flags))
         if rows.levels is None:
-            return dataclasses.replace(rows, ready=flags)
-        leaf = jnp.concatenate([place, lost]) * num_envs + env
-        old = rows.levels[0][leaf[:length]]
-        mass = jnp.where(ready, jnp.where(was, old, rows.largest), 0.0)
-        mass = jnp.concatenate([mass, jnp.zeros((self.stack, num_envs))])
-        levels = _set_leaves(rows.levels, leaf.reshape(-1), mass.reshape(-1))
-        return dataclasses.replace(rows, ready=flags, levels=levels)
+            return rows
+        leaf = place * num_envs + env
+        mass = jnp.where(ready, jnp.where(was, rows.levels[0][leaf], rows.largest), 0.0)
+        return dataclasses.replace(rows, levels=_set_leaves(rows.levels, leaf.reshape(-1), mass.reshape(-1)))
 
     def priorities(self, rows: Rows, draw: Draw, priority: Float[Array, " B"]) -> Rows:
         """Give the drawn rows new priorities |δ|; those that are not finite keep their old one."""
@@ -228,27 +248,28 @@ class Replay:
         bits = jax.random.bits(key, (TRIES, batch_size), jnp.uint32)
         place = (bits % jnp.maximum(filled, 1)).astype(jnp.int32)
         index, env = place // num_envs, place % num_envs
-        ready = rows.ready[index, env]
+        ready = _has(rows.flags[index, env], READY)
         chosen = jnp.argmax(ready, axis=0)
         pick = lambda x: jnp.take_along_axis(x, chosen[None], axis=0)[0]
         return Draw(pick(index), pick(env), pick(ready), None)
 
     def ends(self, rows: Rows, draw: Draw, n: int) -> Ends:
         """The ends of the n-row windows that start at the drawn rows."""
-        step = jnp.arange(n)[:, None]
         place, stored = self._window(rows, draw, n)
-        at = lambda x: x[place, draw.env]
-        terminated, truncated = at(rows.terminated), at(rows.truncated)
-        valid = at(rows.valid) & stored
+        flags = rows.flags[place, draw.env]
+        terminated, truncated = _has(flags, TERMINATED), _has(flags, TRUNCATED)
+        valid = _has(flags, VALID) & stored
         ends = valid & (terminated | truncated)
-        last = jnp.argmax(ends | (step == n - 1), axis=0)
-        pick = lambda x: jnp.take_along_axis(x, last[None], axis=0)[0]
+        last = jnp.argmax(ends.at[-1].set(True), axis=0) if n > 1 else jnp.zeros_like(draw.index)
+        ended = jnp.take_along_axis(ends, last[None], axis=0)[0] if n > 1 else ends[0]
         following = (draw.index + last + 1) % self.capacity
-        known = ~pick(ends) & rows.valid[following, draw.env] & (last + 1 < self._ahead(rows, draw))
+        there = _has(rows.flags[following, draw.env], VALID)
+        known = ~ended & there & (last + 1 < self._ahead(rows, draw))
         mask = None if rows.mask is None else rows.mask[draw.index, draw.env]
         next_mask = None if rows.mask is None else rows.mask[following, draw.env]
         return Ends(
-            self._observation(rows, draw.index, draw.env), rows.action[draw.index, draw.env], mask, at(rows.reward),
+            self._observation(rows, draw.index, draw.env), rows.action[draw.index, draw.env], mask,
+            rows.reward[place, draw.env],
             terminated, truncated, valid, self._observation(rows, following, draw.env), next_mask,
             rows.action[following, draw.env], known,
         )  # fmt: skip
@@ -262,13 +283,14 @@ class Replay:
         env = jnp.broadcast_to(draw.env, place.shape)
         following = (place + 1) % self.capacity
         at = lambda x: x[place, env]
+        flags = at(rows.flags)
         return Chunk(
             obs=self._observation(rows, place, env), action=at(rows.action), reward=at(rows.reward),
-            next_obs=self._observation(rows, following, env), terminated=at(rows.terminated),
-            truncated=at(rows.truncated), valid=at(rows.valid) & stored & draw.ok,
+            next_obs=self._observation(rows, following, env), terminated=_has(flags, TERMINATED),
+            truncated=_has(flags, TRUNCATED), valid=_has(flags, VALID) & stored & draw.ok,
             log_prob=jax.tree.map(at, rows.log_prob), dist=jax.tree.map(at, rows.dist),
             mask=None if rows.mask is None else at(rows.mask),
-            next_mask=None if rows.mask is None else rows.mask[following, env], first=at(rows.first),
+            next_mask=None if rows.mask is None else rows.mask[following, env], first=_has(flags, FIRST),
         )  # fmt: skip
 
     # ------------------------------------------------------------------ small pieces
@@ -295,7 +317,7 @@ class Replay:
             return jax.tree.map(lambda x: x[place, env], rows.obs)
         back = [jnp.zeros_like(place)]
         for _ in range(self.stack - 1):
-            start = rows.first[(place - back[-1]) % self.capacity, env]
+            start = _has(rows.flags[(place - back[-1]) % self.capacity, env], FIRST)
             back.append(back[-1] + ~start)
         frames = (place[..., None] - jnp.stack(back[::-1], axis=-1)) % self.capacity
         # Frames are all that an image environment observes: a Dict of them is stacked leaf by leaf.

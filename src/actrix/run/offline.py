@@ -57,7 +57,8 @@ class OfflineRunner:
         self._learners = [
             _with_moments(fitted.init(key, self.spec, 1, reference), moments) for key in init_keys
         ]
-        self._ring, rows = fill(dataset, data, self._learners[0].acting.net.head)
+        memory = fill(dataset, data, self._learners[0].acting.net.head)
+        self._ring, rows = memory.ring, memory.rows
         # Priorities are each seed's own, and donated: so are the rows around them.
         self._rows = [jax.tree.map(jnp.array, rows) if data.prioritized else rows for _ in self.seeds]
         self._iterations = [0] * len(self.seeds)
@@ -173,14 +174,18 @@ _ONE_STEP = Chunk(*[None] * 6, valid=np.ones((1, 1), bool))  # type: ignore[arg-
 """What one update adds to the counters."""
 
 
-def fill(dataset: Dataset, data: ReplayBuffer, head: Any) -> tuple[Any, PyTree]:
-    """(ring, rows) that hold the whole data set: one row per transition and one more per episode."""
-    memory = off_policy.empty_memory(
-        head, dataset.spec, 1, transitions=dataset.transitions + dataset.episodes, window=data.n_steps,
-        alpha=data.priority_alpha if data.prioritized else 0.0,
-    )  # fmt: skip
-    rows = jax.jit(memory.ring.add, donate_argnums=0)(memory.rows, dataset.chunk)
-    return memory.ring, rows
+def fill(dataset: Dataset, data: ReplayBuffer, head: Any) -> Memory:
+    """A ring that holds the whole data set: one row per transition and one more per episode."""
+
+    def build(chunk: Chunk) -> Memory:
+        empty = off_policy.empty_memory(
+            head, dataset.spec, 1, transitions=dataset.transitions + dataset.episodes, window=data.n_steps,
+            alpha=data.priority_alpha if data.prioritized else 0.0,
+        )  # fmt: skip
+        return off_policy.append(empty, chunk)
+
+    # Made and filled in one program, so that there is never a second, empty ring of that size.
+    return jax.jit(build)(dataset.chunk)
 
 
 def observation_moments(dataset: Dataset) -> tuple[normalize.Moments | None, ...]:

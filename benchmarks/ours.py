@@ -53,6 +53,23 @@ def ppo(
     return Run(iterations * n_envs * n_steps, seconds, what)
 
 
+def off_policy(algo: str, env_id: str, total_steps: int = 2000, **settings: Any) -> Run:
+    """A replay-based algorithm in the host loop, one Gymnasium environment, past compilation and the random phase."""
+    from actrix import make_vec_env
+    from actrix.algorithms.presets import PRESETS, configure
+    from actrix.run.stepping import host_runner
+
+    algorithm = configure(PRESETS[algo].algorithm, settings)
+    runner = host_runner(algorithm, make_vec_env(env_id, 1, 0, backend="gymnasium"), 0)
+    runner.set_training(total_steps=10 * total_steps)
+    runner.warm()
+    runner.advance(100)
+    start = time.perf_counter()
+    runner.advance(total_steps)
+    seconds = time.perf_counter() - start
+    return Run(total_steps, seconds, what_ran("actrix", "actrix", "jax", algo=algo, env_id=env_id, **settings))
+
+
 def random_actions(env_id: str, n_envs: int = 16, total_steps: int = 163_840, backend: str = "auto") -> Run:
     """The ceiling: the same adapter stepped with random actions, nothing learned."""
     from actrix import make_vec_env

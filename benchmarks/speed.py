@@ -71,6 +71,17 @@ LANDER = dict(env_id="LunarLander-v3", n_envs=16, n_steps=1024, batch_size=64, n
               gae_lambda=0.98, ent_coef=0.01)  # fmt: skip
 CHEETAH = dict(env_id="HalfCheetah-v5", n_envs=1, n_steps=2048, batch_size=64, n_epochs=10)
 
+# Default settings of both libraries, which are the same: networks, batch, one update per step.
+SAC_CHEETAH = dict(algo="sac", env_id="HalfCheetah-v5", buffer_size=100_000, learning_starts=1000)
+TD3_PENDULUM = dict(algo="td3", env_id="Pendulum-v1", buffer_size=100_000, learning_starts=1000)
+DQN_CARTPOLE = dict(algo="dqn", env_id="CartPole-v1", buffer_size=100_000, learning_starts=1000, train_freq=1)
+
+
+def replay(rows: int) -> Side:
+    """Adding, sampling and updating with a buffer of so many rows."""
+    return ours("off_policy", **{**DQN_CARTPOLE, "buffer_size": rows}, total_steps=10_000)
+
+
 COMPARISONS = [
     Comparison("ppo-cartpole-compiled/sb3", ours(**CARTPOLE, backend="jax", total_steps=819_200),
                peer("sb3_ppo", **CARTPOLE, total_steps=20_480), 20, 30),
@@ -88,6 +99,15 @@ COMPARISONS = [
                peer("sb3_ppo", **CHEETAH, total_steps=10_240), 3.5, 6),
     Comparison("ppo-two-seeds/one-seed", ours(**CARTPOLE, backend="jax", total_steps=819_200, seeds=2),
                ours(**CARTPOLE, backend="jax", total_steps=819_200), 1.15, 1.05, time_ratio=True),
+    Comparison("off-policy-sac-cheetah/sb3", ours("off_policy", **SAC_CHEETAH, total_steps=1500),
+               peer("sb3_off_policy", **SAC_CHEETAH, total_steps=500), 3, 3.5),
+    Comparison("off-policy-sac-cheetah/sbx", ours("off_policy", **SAC_CHEETAH, total_steps=1500),
+               peer("sbx_off_policy", **SAC_CHEETAH, total_steps=1500), 1.7, 2.3),
+    Comparison("off-policy-td3-pendulum/sb3", ours("off_policy", **TD3_PENDULUM, total_steps=1500),
+               peer("sb3_off_policy", **TD3_PENDULUM, total_steps=500), 3, 5),
+    Comparison("off-policy-dqn-cartpole/sb3", ours("off_policy", **DQN_CARTPOLE, total_steps=10_000),
+               peer("sb3_off_policy", **DQN_CARTPOLE, total_steps=4000), 6, 10),
+    Comparison("off-policy-replay-growth", replay(1_000_000), replay(10_000), 1.3, 1.1, time_ratio=True),
 ]  # fmt: skip
 
 

@@ -14,8 +14,13 @@ from typing import Any
 
 from actrix import zoo
 from actrix.actors.answers import PSI
-from actrix.algorithms.compositions import table
-from actrix.algorithms.presets import PRESETS, Preset
+from actrix.algorithms.actor_critic import ActorCritic
+from actrix.algorithms.compositions import Cell, table
+from actrix.algorithms.pathwise import Pathwise
+from actrix.algorithms.presets import PRESETS, Preset, settings_of
+from actrix.algorithms.q_learning import QLearning
+from actrix.algorithms.regression import Regression
+from actrix.data.answers import ReplayBuffer
 
 DOCS = Path(__file__).resolve().parent
 
@@ -23,8 +28,16 @@ MEANING = {
     "n_steps": "rows per environment and chunk (`None`: the environment's time limit)",
     "batch_size": "rows per minibatch (`None`: the whole chunk)",
     "n_epochs": "passes over a chunk",
+    "replay_ratio": "updates from the memory after each fresh chunk",
+    "buffer_size": "transitions kept, over all environments",
+    "learning_starts": "environment steps before the first update from the memory",
+    "lag": "how many updates old the acting policy is",
     "gamma": "discount $\\gamma$",
     "gae_lambda": "$\\lambda$ of GAE",
+    "n": "n of the n-step target",
+    "lam": "$\\lambda$ of the target",
+    "rho_max": "$\\rho_\\text{max}$ of the critic's target",
+    "c_max": "$c_\\text{max}$, the bound of the trace",
     "learning_rate": "step size; a number, `lin_<number>` or a function of the remaining progress",
     "ent_coef": "weight of the entropy bonus",
     "vf_coef": "weight of the value loss",
@@ -38,9 +51,71 @@ MEANING = {
     "n_critic_updates": "extra passes that fit only the critic",
     "critic_learning_rate": "step size of those (`None`: `learning_rate`)",
     "gamma_weight": "multiply ψ by $\\gamma^t$, as the theorem has it",
-    "optimizer": "`adam`, `rmsprop` or `sgd`",
+    "truncation": "$c$, the bound of the ratio",
+    "trust_region": "$\\delta$",
+    "average_decay": "decay of the average policy's parameters, per chunk",
+    "eta": "$\\eta$, weight of the Q-learning loss",
+    "optimizer": "`adam`, `rmsprop`, `sgd` or `radam`",
     "optimizer_eps": "ε of the optimiser",
 }
+"""What a setting of the policy-gradient algorithms means, in the order of the tables."""
+
+REPLAY_MEANING = {
+    "target": "`q-learning`, `double`, `expected-sarsa`, `sarsa` or `soft`",
+    "dueling": "$Q = V + A - \\overline A$",
+    "noisy": "noisy layers explore instead of ε",
+    "distributional": "`None`, `c51`, `qr` or `iqn`",
+    "n_atoms": "atoms of the support",
+    "v_min": "$z_0$, lower end of the support",
+    "v_max": "$z_{M-1}$, its upper end",
+    "n_critics": "critics, joined by their minimum in the target",
+    "n_quantiles": "quantiles (IQN: samples of τ in the loss)",
+    "n_policy_quantiles": "levels τ that acting averages over",
+    "quantile_dim": "cosines that embed τ",
+    "top_quantiles_to_drop_per_net": "largest atoms left out of the target, per critic",
+    "actor_q": "what the actor ascends: `min`, `mean` or `first` of the critics",
+    "exploration": "`epsilon-greedy`, `boltzmann` or `none`",
+    "exploration_fraction": "share of training over which ε falls",
+    "exploration_initial_eps": "ε at the start",
+    "exploration_final_eps": "ε from then on",
+    "temperature": "τ; a number, `lin_<number>` or a function of the remaining progress",
+    "noise_type": "`normal`, `ornstein-uhlenbeck` or `none`",
+    "noise_std": "σ of the action noise, where [−1, 1] spans the action's bounds",
+    "target_policy_noise": "standard deviation of the target action's noise",
+    "target_noise_clip": "its bound",
+    "ent_coef": "α; `auto` (or `auto_0.1` to start there) adapts it",
+    "target_entropy": "$\\bar{\\mathcal H}$; `auto`: −dim(A) for Box, ½ log\u202f\\|A\\| for Discrete actions",
+    "bc_alpha": "α of the cloning term",
+    "cql_alpha": "weight of the conservative term",
+    "cql_actions": "actions drawn from each of its three proposals",
+    "discrete": "Discrete actions, with exact sums over them",
+    "expectile": "τ of the expectile",
+    "beta": "β, inverse temperature of the weights",
+    "max_weight": "bound of the weights",
+    "buffer_size": "transitions kept, over all environments",
+    "learning_starts": "environment steps with random actions before the first update",
+    "batch_size": "transitions per update",
+    "train_freq": "steps of each environment between updates",
+    "gradient_steps": "updates then (−1: as many as transitions were added)",
+    "n_steps": "n of the n-step target, uncorrected",
+    "prioritized": "draw by priority",
+    "priority_alpha": "exponent of the priorities",
+    "priority_beta": "exponent of the importance weights",
+    "gamma": "discount $\\gamma$",
+    "lam": "$\\lambda$ of the λ-return",
+    "n_epochs": "passes over a chunk",
+    "learning_rate": "step size; a number, `lin_<number>` or a function of the remaining progress",
+    "tau": "Polyak coefficient of the targets (1: copy)",
+    "target_update_interval": "environment steps between target updates",
+    "policy_delay": "critic updates per actor update",
+    "normalize_obs": "standardise observations",
+    "clip_obs": "bound of standardised observations",
+    "max_grad_norm": "bound of the gradient's norm (`None`: off)",
+    "optimizer": "`adam`, `rmsprop`, `sgd` or `radam`",
+    "optimizer_eps": "ε of the optimiser",
+}
+"""The same for the algorithms that learn Q, or replay transitions."""
+PQN_MEANING = {"n_steps": "rows per environment and chunk", "batch_size": "rows per minibatch"}
 
 
 def presets() -> str:
@@ -54,8 +129,8 @@ def presets() -> str:
 
 
 def compositions() -> str:
-    """Every critic × actor × ψ: one table per actor, with the reasons of the refusals below."""
-    cells = [dataclasses.replace(c, reason=_general(c.reason, c.psi)) for c in table()]
+    """On-policy data, every critic × actor × ψ: one table per actor, with the reasons of the refusals below."""
+    cells = _cells("on-policy")
     reasons = list(dict.fromkeys(c.reason for c in cells if c.reason))
     critics = list(dict.fromkeys(c.critic for c in cells))
     found = {(c.critic, c.actor, c.psi): c.reason for c in cells}
@@ -71,6 +146,43 @@ def compositions() -> str:
     out.append("● sound; a number is the reason for the refusal:")
     out += ["", *(f"{i}. {_sentence(reason)}" for i, reason in enumerate(reasons, 1))]
     return "\n".join(out)
+
+
+def off_policy_compositions() -> str:
+    """Data `lag` and `replay`: only the sound cells, critics that share a row together; then the reasons."""
+    cells = [c for c in _cells() if c.data != "on-policy"]
+    data = list(dict.fromkeys(c.data for c in cells))
+    sound: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for c in cells:
+        if c.reason is None:
+            kinds = sound.setdefault((c.actor, c.critic), {}).setdefault(c.psi, [])
+            kinds.append(c.data)
+    rows: dict[tuple, list[str]] = {}
+    for (actor, critic), psis in sound.items():
+        for kinds in dict.fromkeys(tuple(k) for k in psis.values()):
+            names = tuple(psi for psi, k in psis.items() if tuple(k) == kinds)
+            rows.setdefault((actor, names, kinds), []).append(critic)
+    total = sum(c.reason is None for c in cells)
+    out = [
+        f"{total} of {len(cells)} are sound:",
+        "",
+        f"| actor | critic | ψ | {' | '.join(f'`{d}`' for d in data)} |",
+    ]
+    out.append("|---|---|---|" + ":-:|" * len(data))
+    words = lambda names: ", ".join(f"`{name}`" for name in names)
+    for (actor, psis, kinds), critics in sorted(rows.items(), key=lambda row: row[0][0] != "score"):
+        marks = " | ".join("●" if d in kinds else "" for d in data)
+        out.append(f"| `{actor}` | {words(critics)} | {words(psis)} | {marks} |")
+    known = {c.reason for c in _cells("on-policy")}
+    reasons = dict.fromkeys(c.reason for c in cells if c.reason and c.reason not in known)
+    out += ["", "The others are refused for one of the reasons above, or because", ""]
+    return "\n".join([*out, *(f"- {reason}." for reason in reasons)])
+
+
+def _cells(data: str | None = None) -> list[Cell]:
+    """The cells of one answer to the third question, their reasons without the name of their ψ."""
+    cells = [c for c in table() if data in (None, c.data)]
+    return [dataclasses.replace(c, reason=_general(c.reason, c.psi)) for c in cells]
 
 
 def _general(reason: str | None, psi: str) -> str | None:
@@ -89,11 +201,29 @@ def psi_forms() -> str:
     return "\n".join(["| ψ | is |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in PSI.items())])
 
 
-def settings(preset: Preset) -> dict[str, Any]:
-    """The flat settings of a preset that have a meaning for it."""
+def settings(preset: Preset) -> dict[str, tuple[Any, str]]:
+    """Setting → (default, meaning): the flat settings of a preset that have an effect on it."""
     algorithm = preset.algorithm
+    if isinstance(algorithm, ActorCritic):
+        return _policy_gradient_settings(algorithm)
+    values, hidden = settings_of(algorithm), _without_effect(algorithm)
+    meaning = REPLAY_MEANING
+    if not isinstance(algorithm.data, ReplayBuffer):
+        meaning = PQN_MEANING | {k: text for k, text in meaning.items() if k not in PQN_MEANING}
+    if isinstance(algorithm, Pathwise) and algorithm.critic.n_quantiles:
+        meaning = meaning | {
+            "n_critics": "critics, whose quantiles are pooled",
+            "n_quantiles": "quantiles per critic",
+        }
+    if isinstance(algorithm, QLearning) and algorithm.distributional == "qr":
+        meaning = meaning | {"n_quantiles": "quantiles"}
+    return {name: (values[name], meaning[name]) for name in meaning if name in values and name not in hidden}
+
+
+def _policy_gradient_settings(algorithm: ActorCritic) -> dict[str, tuple[Any, str]]:
     out = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
-    for part in (algorithm.critic.estimator, algorithm.actor):
+    # Of two parts with a field of one name, the first has the setting.
+    for part in (algorithm.data, algorithm.actor, algorithm.critic.estimator):
         out |= {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
     hidden = set()
     if algorithm.critic.function == "none":
@@ -104,21 +234,56 @@ def settings(preset: Preset) -> dict[str, Any]:
         hidden |= {"clip_range_vf"}
     if not algorithm.actor.ratio:
         hidden |= {"target_kl"}
-    return {name: out[name] for name in MEANING if name in out and name not in hidden}
+    return {name: (out[name], text) for name, text in MEANING.items() if name in out and name not in hidden}
+
+
+def _without_effect(algorithm: Any) -> set[str]:
+    """Settings that change nothing while the others are as they are."""
+    hidden = set() if algorithm.normalize_obs else {"clip_obs"}
+    if isinstance(algorithm.data, ReplayBuffer) and not algorithm.data.prioritized:
+        hidden |= {"priority_alpha", "priority_beta"}
+    if algorithm.answers[2] == "offline":  # one update per step, and all of the data set is kept
+        hidden |= {"buffer_size", "learning_starts", "train_freq", "gradient_steps"}
+    actor = algorithm.actor
+    if hasattr(actor, "exploration"):
+        if actor.exploration != "epsilon-greedy":
+            hidden |= {"exploration_fraction", "exploration_initial_eps", "exploration_final_eps"}
+        if actor.exploration != "boltzmann" and getattr(algorithm, "target", "") != "soft":
+            hidden |= {"temperature"}
+    if isinstance(algorithm, QLearning):
+        of = {"c51": {"n_atoms", "v_min", "v_max"}, "qr": {"n_quantiles"},
+              "iqn": {"n_quantiles", "n_policy_quantiles", "quantile_dim"}}  # fmt: skip
+        hidden |= set().union(*of.values()) - of.get(algorithm.distributional or "", set())
+    if isinstance(algorithm, Pathwise):
+        hidden |= set() if algorithm.critic.n_quantiles else {"n_quantiles", "top_quantiles_to_drop_per_net"}
+        hidden |= {"actor_q"} if algorithm.critic.n_critics == 1 else set()
+        hidden |= {"bc_alpha"} if algorithm.bc_alpha is None else {"noise_type", "noise_std"}
+        hidden |= set() if algorithm.cql_alpha else {"cql_alpha", "cql_actions", "discrete"}
+        if not getattr(actor, "target_policy_noise", 0):
+            hidden |= {"target_noise_clip"}
+    if isinstance(algorithm, Regression) and algorithm.critic is None:
+        hidden |= {"beta", "max_weight", "gamma", "tau", "n_steps", "prioritized"}
+    return hidden
 
 
 def defaults(preset: Preset) -> str:
     """The settings of one algorithm."""
     rows = ["| setting | default | meaning |", "|---|---|---|"]
-    rows.append(f"| `n_envs` | {preset.n_envs} | parallel environments, from the command line (Python: 1) |")
-    rows += [f"| `{k}` | {_value(v)} | {MEANING[k]} |" for k, v in settings(preset).items()]
+    if preset.answers[2] != "offline":
+        rows.append(
+            f"| `n_envs` | {preset.n_envs} | parallel environments, from the command line (Python: 1) |"
+        )
+    rows += [f"| `{k}` | {_value(v)} | {text} |" for k, (v, text) in settings(preset).items()]
     return "\n".join(rows)
 
 
 def zoo_tables() -> str:
     """The tuned settings of every algorithm."""
-    out = []
+    out, without = [], []
     for preset in PRESETS.values():
+        if not zoo.load(preset.name):
+            without.append(preset)
+            continue
         out += [f"## {preset.class_name} (`{preset.name}`)", ""]
         out += ["| environment | steps | `n_envs` | settings |", "|---|--:|--:|---|"]
         for env_id, entry in zoo.load(preset.name).items():
@@ -128,6 +293,9 @@ def zoo_tables() -> str:
             name = "any other" if env_id == "default" else f"`{env_id}`"
             out.append(f"| {name} | {steps:,} | {n_envs} | {shown} |")
         out.append("")
+    if without:
+        names = ", ".join(f"`{p.name}`" for p in without)
+        out += ["## Without entries", "", f"These take their own defaults everywhere: {names}."]
     return "\n".join(out).rstrip()
 
 
@@ -146,6 +314,7 @@ def blocks() -> dict[tuple[str, str], str]:
     out = {
         ("algorithms/index.md", "presets"): presets(),
         ("algorithms/composition.md", "compositions"): compositions(),
+        ("algorithms/composition.md", "off-policy"): off_policy_compositions(),
         ("algorithms/composition.md", "psi"): psi_forms(),
         ("zoo.md", "zoo"): zoo_tables(),
     }

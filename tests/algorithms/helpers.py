@@ -1,36 +1,209 @@
-"""Shared by the algorithm tests: one small shape for every composition, so that compilation stays cheap."""
+"""Shared by the algorithm tests: all probes in one environment, one small shape, one compiled program per preset."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium import spaces
 
+from actrix.actors.answers import ScoreFunction
+from actrix.actors.pathwise import Soft
+from actrix.algorithms import estimates
 from actrix.algorithms.actor_critic import ActorCritic
-from actrix.algorithms.presets import configure
+from actrix.algorithms.parallel_q import ParallelQLearning
+from actrix.algorithms.pathwise import Pathwise
+from actrix.algorithms.presets import PRESETS, configure
+from actrix.algorithms.q_learning import QLearning
+from actrix.algorithms.regression import Regression
+from actrix.core import q_networks
 from actrix.core.networks import apply
-from actrix.run.compiled import CompiledRunner
+from actrix.core.normalize import normalize_observation
+from actrix.core.types import Spec
+from actrix.critics.answers import GAE, Critic, MonteCarlo
+from actrix.envs.probes import (
+    ActionObs,
+    ContinuousTarget,
+    Discount,
+    InfiniteTimeLimit,
+    Masked,
+    ObsDependent,
+    Probe,
+)
+from actrix.run.compiled import CompiledRunner, collect, reset
+from actrix.run.runner import iteration_keys, run_keys
 
 NUM_ENVS = 32
+NETWORK = {"net_arch": [16], "activation_fn": "tanh"}
 SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [16]}, "learning_rate": 0.02, "ent_coef": 0.0}
+REPLAY: dict[str, Any] = {
+    "policy_kwargs": NETWORK, "learning_rate": 0.01, "batch_size": 64, "buffer_size": 4096, "learning_starts": 0,
+    "train_freq": 2, "gradient_steps": 4,
+}  # fmt: skip
 
 
-def small(algorithm: ActorCritic, **settings: Any) -> ActorCritic:
-    """The composition with a tiny network and chunks of 8 rows (or whole episodes)."""
-    changes: dict[str, Any] = dict(SMALL)
-    changes["n_steps"] = 4 if algorithm.whole_episodes else 8
-    if algorithm.actor.ratio:
-        changes |= {"n_epochs": 4, "batch_size": 64}
-    if algorithm.optimizer == "rmsprop":
-        changes |= {"learning_rate": 0.005}
-    return configure(dataclasses.replace(algorithm, n_critic_updates=0, vf_coef=0.5), changes | settings)
+# ------------------------------------------------------------------ environments
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLater(Probe):
+    """Obs (0, 0) then (1, 0). Half of the episodes start at the second, where both actions are legal, reward =
+    action. In the others only action 0 is legal there, reward 0: Q(first) = 0, and γ if a target heeds no mask.
+
+    The observation does not tell the two apart, so Q(second) = (0, 1). An illegal action gives −10.
+    """
+
+    def _masked(self):
+        return True
+
+    def _start(self, key):
+        return jax.random.bernoulli(key).astype(jnp.float32)
+
+    def _second(self, state):
+        return (state.x > 0) | (state.t > 0)
+
+    def _observe(self, state):
+        return jnp.stack([self._second(state).astype(jnp.float32), jnp.zeros(())])
+
+    def mask(self, state):
+        return jnp.stack([jnp.asarray(True), (state.x > 0) | (state.t == 0)])
+
+    def _outcome(self, state, action):
+        free = jnp.where(self._second(state), action.astype(jnp.float32), 0.0)
+        illegal = (action == 1) & ~self.mask(state)[1]
+        return jnp.where(illegal, -10.0, free), self._second(state)
+
+
+class SeveralState(NamedTuple):
+    kind: jax.Array
+    inner: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Several:
+    """Each episode is one of several probes, drawn at random; part k is seen in entries 2k (its observation) and
+    2k + 1 (a one), so that what is learned of one does not disturb the others."""
+
+    parts: tuple[Probe, ...]
+
+    @functools.cached_property
+    def spec(self) -> Spec:
+        box = spaces.Box(-1.0, 1.0, (2 * len(self.parts),), np.float32)
+        masked = any(p.spec.mask_size for p in self.parts)
+        return Spec(box, self.parts[0].spec.action_space, None, 2 if masked else None)
+
+    def reset(self, key):
+        kind_key, key = jax.random.split(key)
+        kind = jax.random.randint(kind_key, (), 0, len(self.parts))
+        return self._of(kind, lambda part: part.reset(key))
+
+    def step(self, key, state, action):
+        one = lambda part: (lambda after, obs, *rest: ((after, obs), rest))(*part.step(key, state.inner, action))
+        (after, obs), rest = self._choose(state.kind, [one(p) for p in self.parts])
+        return SeveralState(state.kind, after), self._place(state.kind, obs), *rest
+
+    def mask(self, state):
+        every = jnp.ones(2, bool)
+        masks = [p.mask(state.inner) for p in self.parts]
+        return self._choose(state.kind, [every if m is None else m for m in masks])
+
+    def see(self, kind: int, x: float) -> list[float]:
+        """The observation in which part `kind` shows x."""
+        out = [0.0] * (2 * len(self.parts))
+        out[2 * kind : 2 * kind + 2] = [x, 1.0]
+        return out
+
+    def _of(self, kind, function):
+        state, obs = self._choose(kind, [function(p) for p in self.parts])
+        return SeveralState(kind, state), self._place(kind, obs)
+
+    def _place(self, kind, obs):
+        rows = jax.nn.one_hot(kind, len(self.parts))
+        return jnp.stack([rows * obs[0], rows], axis=-1).reshape(-1)
+
+    def _choose(self, kind, results):
+        return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(i) for i in x])[kind], *results)
+
+
+DISCRETE = Several(
+    (ObsDependent(), Discount(), InfiniteTimeLimit(steps=2), ActionObs(), Masked(), MaskedLater())
+)
+CONTINUOUS = Several(
+    (
+        ObsDependent(continuous=True),
+        Discount(continuous=True),
+        InfiniteTimeLimit(steps=2, continuous=True),
+        ContinuousTarget(),
+    )
+)
+GAMMA = 0.5
+KNOWN = [("obs-dependent", 0, 1.0, 1.0), ("obs-dependent", 0, -1.0, -1.0), ("discount", 1, 0.0, GAMMA),
+         ("discount", 1, 1.0, 1.0), ("time limit", 2, 0.0, 1 / (1 - GAMMA))]  # fmt: skip
+"""(name, part, what it shows, the value there) whatever the policy; alike in both environments."""
+
+
+def continuous(algorithm: Any) -> bool:
+    """Whether the algorithm is tried with continuous actions."""
+    return isinstance(algorithm, Pathwise) and not algorithm.discrete
+
+
+def probes(algorithm: Any) -> Several:
+    """All probes with the algorithm's kind of actions."""
+    return CONTINUOUS if continuous(algorithm) else DISCRETE
+
+
+# ------------------------------------------------------------------ small algorithms
+
+
+def small(algorithm: Any, **settings: Any) -> Any:
+    """The composition with a tiny network and short chunks."""
+    if isinstance(algorithm, ActorCritic):
+        changes: dict[str, Any] = dict(SMALL)
+        changes["n_steps"] = 4 if algorithm.whole_episodes else 8
+        if algorithm.actor.ratio:
+            changes |= {"n_epochs": 4, "batch_size": 64}
+        if algorithm.optimizer == "rmsprop":
+            changes |= {"learning_rate": 0.005}
+        if algorithm.actor.name == "pgql":
+            changes |= {"ent_coef": 0.1}
+        if algorithm.data.name == "replay":
+            changes |= {"buffer_size": 2048, "learning_starts": 0, "replay_ratio": 2}
+        algorithm = dataclasses.replace(algorithm, n_critic_updates=0, vf_coef=0.5)
+        return configure(algorithm, changes | settings)
+    if isinstance(algorithm, ParallelQLearning):
+        changes = {"policy_kwargs": NETWORK, "learning_rate": 0.01, "n_steps": 8, "batch_size": 64}
+        return configure(algorithm, changes | settings)
+    changes = dict(REPLAY)
+    if isinstance(algorithm, QLearning):
+        changes |= {"target_update_interval": 4 * NUM_ENVS, "v_min": -3.0, "v_max": 3.0, "n_atoms": 31}
+        changes |= {"n_quantiles": 8, "n_policy_quantiles": 8, "quantile_dim": 8}
+    else:
+        changes |= {"tau": 0.05}
+    if isinstance(algorithm, Pathwise):
+        changes |= {"ent_coef": 0.05} if isinstance(algorithm.actor, Soft) else {"noise_std": 0.5}
+        changes |= {"cql_alpha": 0.01, "cql_actions": 4} if algorithm.cql_alpha else {}
+        changes |= {} if algorithm.discrete else {"learning_rate": 0.005, "learning_starts": 1024, "buffer_size": 2**15}
+        if algorithm.critic.n_quantiles:
+            changes |= {"n_quantiles": 5, "top_quantiles_to_drop_per_net": 1}
+        if algorithm.policy_delay > 2:
+            changes |= {"policy_delay": 2}
+    return configure(algorithm, changes | settings)
+
+
+def preset(name: str) -> Any:
+    """The preset as all its tests take it."""
+    return small(PRESETS[name].algorithm, gamma=GAMMA)
+
+
+# ------------------------------------------------------------------ training
 
 
 def train(
-    algorithm: ActorCritic, env: Any, iterations: int, seed: int = 0, num_envs: int = NUM_ENVS
+    algorithm: Any, env: Any, iterations: int, seed: int = 0, num_envs: int = NUM_ENVS
 ) -> CompiledRunner:
     """A runner after so many iterations."""
     algorithm.check(env.spec, num_envs)
@@ -42,16 +215,99 @@ def train(
     return runner
 
 
+@functools.cache
+def shared_runner(name: str) -> CompiledRunner:
+    """The one runner of a preset, on `probes`: its program is compiled once. `restart` it before use."""
+    algorithm = preset(name)
+    env = probes(algorithm)
+    algorithm.check(env.spec, NUM_ENVS)
+    return CompiledRunner(algorithm, env, NUM_ENVS, [0])
+
+
+def restart(runner: CompiledRunner, seed: int = 0, total_steps: float = 1e6) -> CompiledRunner:
+    """The runner as if it had just been made with this seed, its program still compiled."""
+    runner.state = runner._stack([runner._initial(seed, None)])
+    runner.set_training(total_steps=total_steps)
+    runner.warm()
+    return runner
+
+
+# Acting depends on the network and on whether chunks are whole episodes, so one compiled loop serves many compositions.
+_ACTS = {
+    True: ActorCritic(Critic("none", MonteCarlo()), ScoreFunction("reward-to-go")),
+    False: ActorCritic(Critic("v", GAE())),
+}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _collect(whole_episodes: bool, env: Any, rows: int, acting: Any, carry: Any, keys: tuple):
+    return collect(_ACTS[whole_episodes], acting, env, carry, *keys, rows)
+
+
+def train_apart(algorithm: ActorCritic, env: Any, iterations: int, seed: int = 0) -> Any:
+    """The learner after so many iterations, with acting and learning compiled apart."""
+    algorithm.check(env.spec, NUM_ENVS)
+    init_key, env_key, key = run_keys(seed)
+    learner = algorithm.init(init_key, env.spec, NUM_ENVS)
+    training = dataclasses.replace(learner.training, total_steps=jnp.asarray(1e6))
+    learner = dataclasses.replace(learner, training=training)
+    carry = reset(_ACTS[False], learner.acting, env, NUM_ENVS, env_key, jnp.uint32(0))
+    learn, rows = jax.jit(algorithm.learn), algorithm.rows(env.spec)
+    for i in range(iterations):
+        noise_key, learn_key = iteration_keys(key, i)
+        carry, chunk, _ = _collect(
+            algorithm.whole_episodes, env, rows, learner.acting, carry, (env_key, noise_key)
+        )
+        learner, metrics = learn(learner, chunk, learn_key)
+    assert metrics["nonfinite"] == 0
+    return learner
+
+
+# ------------------------------------------------------------------ what was learned
+
+
+def values(algorithm: Any, acting: Any, obs: list[float]) -> np.ndarray:
+    """V(obs), or Q(obs, ·) of discrete actions, or Q(obs, π(obs)); the smallest of several critics."""
+    if isinstance(algorithm, Regression) and algorithm.critic is None:
+        return np.zeros(0)
+    batch = normalize_observation(acting.obs_moments, jnp.asarray([obs], jnp.float32), algorithm.clip_obs)
+    net = acting.net
+    if isinstance(algorithm, ActorCritic):
+        out, _ = apply(net, batch)
+        return np.atleast_1d(np.asarray(out.value[0]))
+    if isinstance(algorithm, QLearning):
+        return np.asarray(algorithm._q(net, batch)[0])
+    if isinstance(algorithm, ParallelQLearning):
+        return np.asarray(q_networks.apply(net, batch)[0])
+    if isinstance(algorithm, Regression):
+        return np.asarray(q_networks.apply(net.value, batch))
+    action = None if algorithm.discrete else jnp.asarray(greedy(algorithm, acting, obs))[None]
+    q = q_networks.apply(net.critics, batch, action, None)[0]
+    return np.asarray(q.min(0)) if algorithm.discrete else np.asarray(q.mean(-1).min(0, keepdims=True))
+
+
+def greedy(algorithm: Any, acting: Any, obs: list[float]) -> np.ndarray:
+    """The target policy's action without noise."""
+    mask = jnp.ones((1, 2), bool)
+    action, _ = algorithm.policy(acting, None, jnp.asarray([obs], jnp.float32), mask, None)
+    return np.asarray(action[0])
+
+
 def value(runner: CompiledRunner, obs: list[float]) -> float:
     """V (or Σ π Q) of one observation."""
     algorithm, learner = runner.algorithm, runner.learners[0]
     out, _ = apply(learner.acting.net, jnp.asarray([obs], jnp.float32))
-    return float(algorithm._state_value(out)[0])
+    return float(estimates.state_value(algorithm, out)[0])
 
 
 def probability(runner: CompiledRunner, obs: list[float]) -> np.ndarray:
     """π(·|obs) of a discrete policy."""
-    out, _ = apply(runner.learners[0].acting.net, jnp.asarray([obs], jnp.float32))
+    return policy_of(runner.learners[0].acting, obs)
+
+
+def policy_of(acting: Any, obs: list[float]) -> np.ndarray:
+    """π(·|obs) of an actor-critic's discrete policy."""
+    out, _ = apply(acting.net, jnp.asarray([obs], jnp.float32))
     return np.exp(np.asarray(out.dist.logits[0]))
 
 

@@ -1,5 +1,30 @@
 """Question 1: how is the critic computed?"""
 
+from actrix.critics.corrections import (
+    importance_ratio,
+    off_policy_q,
+    ordinary_is,
+    per_decision_is,
+    td_rho,
+    trace,
+    trajectory_psi,
+    vtrace,
+    weighted_is,
+)
+from actrix.critics.distributional import (
+    categorical_loss,
+    categorical_projection,
+    midpoints,
+    quantile_huber_loss,
+)
+from actrix.critics.q_targets import (
+    double_value,
+    expected_value,
+    greedy_value,
+    q_target,
+    sarsa_value,
+    soft_value,
+)
 from actrix.critics.returns import (
     discount,
     discounted_return_to_go,
@@ -14,14 +39,33 @@ from actrix.critics.returns import (
 )
 
 __all__ = [
+    "categorical_loss",
+    "categorical_projection",
     "discount",
     "discounted_return_to_go",
+    "double_value",
     "episode_cut",
+    "expected_value",
     "gae",
+    "greedy_value",
+    "importance_ratio",
     "lambda_return",
+    "midpoints",
     "monte_carlo",
     "n_step",
+    "off_policy_q",
+    "ordinary_is",
+    "per_decision_is",
+    "q_target",
+    "quantile_huber_loss",
+    "sarsa_value",
+    "soft_value",
     "td_error",
+    "td_rho",
     "td_target",
+    "trace",
+    "trajectory_psi",
     "trajectory_return",
+    "vtrace",
+    "weighted_is",
 ]

@@ -172,14 +172,16 @@ class Replay:
             kept = which & (offset > total - self.capacity)
             return jnp.where(kept, (rows.head + offset) % self.capacity, self.capacity)
 
-        env, here = jnp.arange(num_envs), place(before, valid)
-        both = jnp.concatenate([here, place(before + 1, extra | tail)])
-        write = lambda buffer, x: buffer.at[here, env].set(jnp.asarray(x, buffer.dtype), mode="drop")
+        env = jnp.arange(num_envs)
+        both = jnp.concatenate([place(before, valid), place(before + 1, extra | tail)])
 
         def write_both(buffer: Array, x: Array, following: Array) -> Array:
             values = jnp.concatenate([jnp.asarray(x, buffer.dtype), jnp.asarray(following, buffer.dtype)])
             return buffer.at[both, env].set(values, mode="drop")
 
+        # What successors do not have is written for them too: XLA would turn a scatter to one place (T = N = 1) into
+        # an update that copies the whole buffer.
+        write = lambda buffer, x: write_both(buffer, x, jnp.zeros_like(x))
         bits = VALID * valid + TERMINATED * terminated + TRUNCATED * (truncated | hole) + FIRST * first
         observe = lambda buffer, x, y: write_both(buffer, self._newest(x), self._newest(y))
         rows = dataclasses.replace(

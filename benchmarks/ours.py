@@ -67,7 +67,9 @@ def off_policy(algo: str, env_id: str, total_steps: int = 2000, **settings: Any)
     start = time.perf_counter()
     runner.advance(total_steps)
     seconds = time.perf_counter() - start
-    return Run(total_steps, seconds, what_ran("actrix", "actrix", "jax", algo=algo, env_id=env_id, **settings))
+    return Run(
+        total_steps, seconds, what_ran("actrix", "actrix", "jax", algo=algo, env_id=env_id, **settings)
+    )
 
 
 def random_actions(env_id: str, n_envs: int = 16, total_steps: int = 163_840, backend: str = "auto") -> Run:

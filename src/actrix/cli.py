@@ -80,12 +80,20 @@ def _parser() -> argparse.ArgumentParser:
         )
     p.add_argument("--n-step", type=_count, metavar="N", help="dqn and its relatives: n-step targets")
     p.add_argument(
-        "--distributional", choices=["c51", "qr", "iqn", "none"], help="dqn and its relatives: what Q represents"
+        "--distributional",
+        choices=["c51", "qr", "iqn", "none"],
+        help="dqn and its relatives: what Q represents",
     )
     p.add_argument(
-        "--dataset", nargs="+", default=[], metavar="PATH", help="learn from Minari data sets; ENV then only evaluates"
+        "--dataset",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="learn from Minari data sets; ENV then only evaluates",
     )
-    p.add_argument("--steps", type=_count, help="environment steps, or updates from a data set (default: the zoo's)")
+    p.add_argument(
+        "--steps", type=_count, help="environment steps, or updates from a data set (default: the zoo's)"
+    )
     p.add_argument("--seed", type=int, help="random seed (default: drawn, kept in config.json)")
     p.add_argument("--seeds", type=int, metavar="N", help="train N seeds together: seed, seed+1, …")
     p.add_argument("--envs", type=_count, metavar="N", help="parallel environments")
@@ -150,7 +158,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--to", type=Path, required=True, metavar="DIR", help="the new data set's folder")
     p.add_argument("--steps", type=_count, help="how many steps (default: 100 episodes)")
     p.add_argument("--episodes", type=_count, help="how many whole episodes")
-    p.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the most likely")
+    p.add_argument(
+        "--stochastic", action="store_true", help="sample actions instead of taking the most likely"
+    )
     p.add_argument("--random", action="store_true", help="uniformly random actions in the run's environment")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--env", help="play there instead of in the model's own environment")
@@ -232,7 +242,7 @@ def _train(args: argparse.Namespace) -> int:
 
     composing = bool(args.critic or args.actor or args.data)
     if args.dataset and not composing and len(args.names) in (1, 2):
-        args.names = (args.names + [None])[:2]
+        args.names = [*args.names, None][:2]
     elif len(args.names) != (1 if composing else 2):
         form = (
             "actrix train --critic C --actor A ENV"
@@ -247,7 +257,8 @@ def _train(args: argparse.Namespace) -> int:
         seeds = [(args.seed or 0) + i for i in range(args.seeds)]
     config = experiment.resolve(
         None if composing else args.names[0], args.names[-1], critic=args.critic, actor=args.actor, data=args.data,
-        steps=args.steps, n_envs=args.envs, seeds=seeds, backend=args.backend, settings=_q_parts(args) | _pairs(args.set, "--set"),
+        steps=args.steps, n_envs=args.envs, seeds=seeds, backend=args.backend,
+        settings=_q_parts(args) | _pairs(args.set, "--set"),
         env_kwargs=_pairs(args.env_kwargs, "--env-kwargs"), recurrent=args.recurrent, dataset=args.dataset,
     )  # fmt: skip
     folder = args.out or experiment.default_folder(config)

@@ -121,7 +121,9 @@ def resolve(
     """
     if critic or actor or data:
         if algorithm is not None:
-            raise presets.SettingError("give either an algorithm's name or --critic, --actor and --data, not both.")
+            raise presets.SettingError(
+                "give either an algorithm's name or --critic, --actor and --data, not both."
+            )
         preset = presets.composed(critic or "gae", actor or "ppo-clip", data or "on-policy")
     else:
         preset = presets.find_preset(algorithm or "ppo")
@@ -527,7 +529,9 @@ class _Evaluations:
         env = evaluation_env(self.config.env_id, EVAL_EPISODES // 2, self.config.env_kwargs or None)
         try:
             for run, acting in zip(self.runs, self.runner.actings, strict=True):
-                returns, _ = evaluate(Policy(self.runner.algorithm, acting), env, EVAL_EPISODES // 2, seed=run.seed)
+                returns, _ = evaluate(
+                    Policy(self.runner.algorithm, acting), env, EVAL_EPISODES // 2, seed=run.seed
+                )
                 if run.logger is not None:
                     run.logger.record("eval/mean_reward", float(np.mean(returns)))
         finally:

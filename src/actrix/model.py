@@ -381,7 +381,9 @@ class Model:
             model = maker("MlpPolicy", **{"seed": meta["seed"], "device": device} | settings | kwargs)
         model.spec = modelfile.spec_from_json(meta["spec"])
         model.env_id, model.env_kwargs = meta["env_id"], meta.get("env_kwargs")
-        model._acting = modelfile.read_tree(path, model.algorithm.initial_acting(jax.random.key(0), model.spec))
+        model._acting = modelfile.read_tree(
+            path, model.algorithm.initial_acting(jax.random.key(0), model.spec)
+        )
         model.run.steps = meta["num_timesteps"]
         if env is not None:
             if meta.get("reference") and "reference" not in kwargs:
@@ -714,16 +716,47 @@ class ActorCritic(Model):
 
     @classmethod
     def _find_preset(cls, settings: dict[str, Any]) -> presets.Preset:
-        answers = (settings.pop("critic", "gae"), settings.pop("actor", "ppo-clip"), settings.pop("data", "on-policy"))
+        answers = (
+            settings.pop("critic", "gae"),
+            settings.pop("actor", "ppo-clip"),
+            settings.pop("data", "on-policy"),
+        )
         return presets.composed(*answers)
 
 
 MODELS: dict[str, type[Model]] = {
     cls.preset_name: cls
     for cls in (
-        REINFORCE, VPG, QAC, TDAC, A2C, PPO, PPOKL, OffPAC, VTrace, ACER, PGQL, DQN, C51, QRDQN, IQN, Rainbow, PQN, SoftQ, DDPG, TD3, SAC, DiscreteSAC,
-        TQC, DroQ, BC, CQL, IQL, TD3BC, ActorCritic,
-    )  # fmt: skip
+        REINFORCE,
+        VPG,
+        QAC,
+        TDAC,
+        A2C,
+        PPO,
+        PPOKL,
+        OffPAC,
+        VTrace,
+        ACER,
+        PGQL,
+        DQN,
+        C51,
+        QRDQN,
+        IQN,
+        Rainbow,
+        PQN,
+        SoftQ,
+        DDPG,
+        TD3,
+        SAC,
+        DiscreteSAC,
+        TQC,
+        DroQ,
+        BC,
+        CQL,
+        IQL,
+        TD3BC,
+        ActorCritic,
+    )
 }
 
 

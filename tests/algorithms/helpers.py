@@ -102,7 +102,9 @@ class Several:
         return self._of(kind, lambda part: part.reset(key))
 
     def step(self, key, state, action):
-        one = lambda part: (lambda after, obs, *rest: ((after, obs), rest))(*part.step(key, state.inner, action))
+        one = lambda part: (lambda after, obs, *rest: ((after, obs), rest))(
+            *part.step(key, state.inner, action)
+        )
         (after, obs), rest = self._choose(state.kind, [one(p) for p in self.parts])
         return SeveralState(state.kind, after), self._place(state.kind, obs), *rest
 
@@ -186,7 +188,11 @@ def small(algorithm: Any, **settings: Any) -> Any:
     if isinstance(algorithm, Pathwise):
         changes |= {"ent_coef": 0.05} if isinstance(algorithm.actor, Soft) else {"noise_std": 0.5}
         changes |= {"cql_alpha": 0.01, "cql_actions": 4} if algorithm.cql_alpha else {}
-        changes |= {} if algorithm.discrete else {"learning_rate": 0.005, "learning_starts": 1024, "buffer_size": 2**15}
+        changes |= (
+            {}
+            if algorithm.discrete
+            else {"learning_rate": 0.005, "learning_starts": 1024, "buffer_size": 2**15}
+        )
         if algorithm.critic.n_quantiles:
             changes |= {"n_quantiles": 5, "top_quantiles_to_drop_per_net": 1}
         if algorithm.policy_delay > 2:

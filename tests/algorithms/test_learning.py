@@ -5,10 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 from helpers import (
-    GAMMA,
     KNOWN,
     continuous,
-    distance,
     greedy,
     policy_of,
     probability,
@@ -22,7 +20,6 @@ from helpers import (
 )
 
 from actrix.actors.answers import format_actor, parse_actor
-from actrix.algorithms.actor_critic import ActorCritic
 from actrix.algorithms.compositions import table
 from actrix.algorithms.presets import PRESETS, SettingError, composed, configure
 from actrix.critics.answers import parse_critic
@@ -90,18 +87,22 @@ def learned(name, seed=0):
             # Where the behaviour is greedy, the action that it stopped taking keeps an old value.
             checks.append((what, values(algorithm, acting, env.see(part, x)).max(), right, 0.1))
     if continuous(algorithm):
-        checks += [
-            ("target", greedy(algorithm, acting, env.see(3, x))[0], x / 2, 0.2) for x in (1.0, -1.0)
-        ]
+        checks += [("target", greedy(algorithm, acting, env.see(3, x))[0], x / 2, 0.2) for x in (1.0, -1.0)]
         return checks
     if name not in CLONES:
         checks += [("action", greedy(algorithm, acting, env.see(3, x)), x > 0, 0) for x in (1.0, -1.0)]
-        checks += [("free choice", greedy(algorithm, acting, env.see(part, x)), 1, 0) for part, x in ((4, 0.0), (5, 1.0))]
+        checks += [
+            ("free choice", greedy(algorithm, acting, env.see(part, x)), 1, 0)
+            for part, x in ((4, 0.0), (5, 1.0))
+        ]
     checks.append(("an illegal action costs 10", min(returns.min(), -1.0), -1.0, 1e-6))
     q = values(algorithm, acting, env.see(5, 0.0))
     if len(q) == 2:  # a value of actions, not of states
         checks += [("masked target", q.max(), 0.0, 0.1)]
-        checks += [("unmasked", x, y, 0.15) for x, y in zip(values(algorithm, acting, env.see(5, 1.0)), (0.0, 1.0), strict=True)]
+        checks += [
+            ("unmasked", x, y, 0.15)
+            for x, y in zip(values(algorithm, acting, env.see(5, 1.0)), (0.0, 1.0), strict=True)
+        ]
     return checks
 
 

@@ -147,7 +147,13 @@ def test_minari_s_own_collector_is_read(tmp_path, monkeypatch):
     data = load_dataset("cart/pole/random-v2")
     assert (data.episodes, data.transitions) == (3, theirs.total_steps)
     assert (data.env_id, data.spec.max_episode_steps) == ("CartPole-v1", 500)
-    np.testing.assert_array_equal(data.chunk.obs[data.starts, 0], [e.observations[0] for e in theirs])
+    joined = lambda pick: np.concatenate([pick(e) for e in theirs])
+    np.testing.assert_array_equal(data.chunk.obs[:, 0], joined(lambda e: e.observations[:-1]))
+    np.testing.assert_array_equal(data.chunk.next_obs[:, 0], joined(lambda e: e.observations[1:]))
+    for ours, field in (("action", "actions"), ("reward", "rewards"), ("terminated", "terminations")):
+        found = getattr(data.chunk, ours)[:, 0]
+        np.testing.assert_array_equal(found, joined(lambda e, f=field: getattr(e, f)), err_msg=ours)
+    assert not data.chunk.truncated.any()
     np.testing.assert_array_equal(data.lengths, [len(e) for e in theirs])
 
 
@@ -436,9 +442,35 @@ def test_recorded_episodes_are_copies_with_their_true_ends():
     whole = list(record_episodes(one, again, episodes=3, seed=3))
     assert again.seeds == env.seeds
     assert [len(e.reward) for e in whole] == [4, 4, 4]
+    other = Counter()
+    list(record_episodes(one, other, episodes=3, seed=4))
+    assert not set(other.seeds) & set(env.seeds)
     for wrong in ({}, {"steps": 3, "episodes": 3}, {"steps": 0}):
         with pytest.raises(ValueError, match="record either steps or episodes"):
             next(record_episodes(one, again, **wrong))
+
+
+def test_recording_is_reproducible_and_a_time_limit_is_a_truncation():
+    """Pendulum never terminates; its own limit cuts at 200, the budget of steps in the middle of an episode."""
+    predict = lambda obs, state, start: (np.clip(obs[:1], -2, 2), None)
+
+    def record(seed):
+        env = gym.make("Pendulum-v1")
+        try:
+            return assemble(record_episodes(predict, env, steps=250, seed=seed), Spec(*spaces_of(env)))
+        finally:
+            env.close()
+
+    one, again, other = record(1), record(1), record(2)
+    assert one.lengths.tolist() == [200, 50]
+    assert np.flatnonzero(one.chunk.truncated).tolist() == [199, 249]
+    assert not one.chunk.terminated.any()
+    equal(again.chunk, one.chunk)
+    assert (one.chunk.obs[one.starts] != other.chunk.obs[other.starts]).any()
+
+
+def spaces_of(env):
+    return env.observation_space, env.action_space
 
 
 def test_recorded_dict_observations_round_trip(tmp_path):

@@ -41,7 +41,8 @@ class World:
                 self._cut(n)
             valid = kind != "invalid"
             row = dict(
-                obs=self.obs(n), action=np.int32(counter % 3), reward=np.float32(counter + 0.25 * n), first=self.started[n],
+                obs=self.obs(n), action=np.int32(counter % 3), reward=np.float32(counter + 0.25 * n),
+                first=self.started[n],
                 terminated=kind in ("terminated", "both"), truncated=kind in ("truncated", "both"), valid=valid,
                 next_obs=self.obs(n, self.t[n] + 1),
             )  # fmt: skip
@@ -96,7 +97,9 @@ def empty(ring, masked=False):
     struct = jax.ShapeDtypeStruct
     obs, flag = struct(shape, jnp.float32), struct((), jnp.bool_)
     mask = struct((3,), jnp.bool_) if masked else None
-    row = Transition(obs, struct((), jnp.int32), struct((), jnp.float32), obs, flag, flag, mask=mask, next_mask=mask)
+    row = Transition(
+        obs, struct((), jnp.int32), struct((), jnp.float32), obs, flag, flag, mask=mask, next_mask=mask
+    )
     return ring.init(row, N)
 
 
@@ -107,7 +110,12 @@ def chunk_of(steps):
 
 
 KINDS = ["go", "terminated", "truncated", "both", "invalid", "restart"]
-OFTEN = [[0.5, 0.1, 0.1, 0.1, 0.1, 0.1], [0.9, 0.05, 0.05, 0, 0, 0], [0, 0.5, 0.5, 0, 0, 0], [0.6, 0, 0, 0, 0.2, 0.2]]
+OFTEN = [
+    [0.5, 0.1, 0.1, 0.1, 0.1, 0.1],
+    [0.9, 0.05, 0.05, 0, 0, 0],
+    [0, 0.5, 0.5, 0, 0, 0],
+    [0.6, 0, 0, 0, 0.2, 0.2],
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

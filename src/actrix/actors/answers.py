@@ -192,7 +192,8 @@ class ACER:
             q_advantage=q_advantage, truncation=self.truncation, trust_region=self.trust_region,
         )  # fmt: skip
         # The gradient of this objective with respect to the logits is the step itself.
-        return jnp.sum(jax.lax.stop_gradient(step) * dist.logits, axis=-1), {"train/trust_scale": jnp.mean(scale)}  # type: ignore[union-attr]
+        objective = jnp.sum(jax.lax.stop_gradient(step) * dist.logits, axis=-1)  # type: ignore[union-attr]
+        return objective, {"train/trust_scale": jnp.mean(scale)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Draws:
 
 @dataclasses.dataclass(frozen=True)
 class Greedy:
-    """The target policy is argmax_a Q(s, a); the behaviour policy is ε-greedy, Boltzmann, or explores by its weights."""
+    """The target policy is argmax_a Q(s, a); the behaviour policy ε-greedy, Boltzmann, or exploring by its weights."""
 
     exploration: str = "epsilon-greedy"
     """'epsilon-greedy'; 'boltzmann': ∝ exp(Q/τ); 'none': greedy, where noisy layers explore."""

@@ -257,7 +257,9 @@ def acer_step(
     g = first + lost - pi * jnp.sum(lost, axis=-1, keepdims=True)
     k = pi - jnp.exp(average)
     size = jnp.sum(k * k, axis=-1, keepdims=True)
-    excess = jnp.maximum((jnp.sum(k * g, axis=-1, keepdims=True) - trust_region) / jnp.maximum(size, 1e-10), 0.0)
+    excess = jnp.maximum(
+        (jnp.sum(k * g, axis=-1, keepdims=True) - trust_region) / jnp.maximum(size, 1e-10), 0.0
+    )
     step = g - excess * k
     share = jnp.sum(step * g, axis=-1) / jnp.maximum(jnp.sum(g * g, axis=-1), 1e-10)
     return step, jnp.where(excess[..., 0] > 0, share, 1.0)

@@ -18,7 +18,7 @@ from actrix.actors.answers import ACER, EPISODE_PSI, PGQL, PPOKL, Actor, PPOClip
 from actrix.algorithms import checks, estimates, off_policy
 from actrix.algorithms.learner import Acting, Batch, Learner, Training, count, first_bad_row
 from actrix.core import normalize
-from actrix.core.networks import NetworkConfig, Output, apply, normalized_shapes, unroll
+from actrix.core.networks import NetworkConfig, Output, apply, normalized_shapes
 from actrix.core.optim import descend, flatten, make_optimizer, polyak
 from actrix.core.schedules import Schedule, evaluate
 from actrix.core.types import Chunk, Key, PyTree, Spec
@@ -140,12 +140,17 @@ class ActorCritic:
             return None
         example = jax.tree.map(lambda x: jnp.asarray(x)[None], spec.observation_space.sample())
         mask = None if spec.mask_size is None else jnp.ones((1, spec.mask_size), bool)
-        one = lambda: self.act(acting, None, example, mask, jax.tree.map(lambda x: x[0], self.noise(acting, key, 1, 1)))
-        key = jax.random.key(0)
+        noise = self.noise(acting, jax.random.key(0), 1, 1)[0]
+        one = lambda: self.act(acting, None, example, mask, noise)
         _, log_prob, dist, _ = jax.eval_shape(one)
         keep = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (log_prob, dist))
         return off_policy.empty_memory(
-            acting.net.head, spec, num_envs, transitions=self.data.buffer_size, window=self.rows(spec), keep=keep
+            acting.net.head,
+            spec,
+            num_envs,
+            transitions=self.data.buffer_size,
+            window=self.rows(spec),
+            keep=keep,
         )
 
     def warm_up(self, rows: int, num_envs: int) -> tuple[int, int]:
@@ -177,7 +182,9 @@ class ActorCritic:
         scale = learner.training.reward_scale
         if scale is not None:
             scale = dataclasses.replace(scale, running=fresh.training.reward_scale.running)
-        return dataclasses.replace(learner, training=dataclasses.replace(learner.training, reward_scale=scale))
+        return dataclasses.replace(
+            learner, training=dataclasses.replace(learner.training, reward_scale=scale)
+        )
 
     def noise(self, acting: Acting, key: Key, rows: int, num_envs: int) -> jax.Array:
         """All the randomness of a chunk's actions, `[T, N, ...]`, drawn at once."""
@@ -251,7 +258,9 @@ class ActorCritic:
         if memory is not None:
             memory = off_policy.append(memory, raw)
             key = jax.random.fold_in(key, 2)
-            new, opt_state, more = self._replay(learner, memory, new, opt_state, progress, raw.reward.shape[0], key)
+            new, opt_state, more = self._replay(
+                learner, memory, new, opt_state, progress, raw.reward.shape[0], key
+            )
             metrics |= more
 
         bad_row = first_bad_row(raw)
@@ -285,7 +294,9 @@ class ActorCritic:
         if isinstance(self.actor, PPOKL):
             metrics["train/beta"] = training.beta
         # Of a lagged behaviour policy the oldest parameters go, and those that were just replaced come.
-        older = acting.explore if acting.explore is None else jnp.concatenate([acting.explore[1:], theta[None]])
+        older = (
+            acting.explore if acting.explore is None else jnp.concatenate([acting.explore[1:], theta[None]])
+        )
         return Learner(Acting(net, keep(new_moments, moments), older), training, memory), metrics
 
     def _replay(self, learner: Learner, memory: Any, theta, opt_state, progress, rows: int, key: Key):
@@ -355,7 +366,8 @@ class ActorCritic:
             return loss, {"train/loss": loss}
         psi = pg.normalize(batch.psi, batch.valid) if self.normalize_advantage else batch.psi
         log_prob = out.dist.log_prob(batch.action)
-        objective, metrics = self.actor.objective(
+        actor: Any = self.actor
+        objective, metrics = actor.objective(
             psi=psi, valid=batch.valid, log_prob=log_prob, old_log_prob=batch.log_prob, dist=out.dist,
             old_dist=batch.dist, beta=training.beta, progress=progress, action=batch.action,
             average_dist=batch.average_dist, q_advantage=batch.q_advantage,

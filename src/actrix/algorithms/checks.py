@@ -76,7 +76,9 @@ def fits_off_policy(algorithm: Any, spec: Spec, num_envs: int) -> None:
     """Raise ValueError where the replay settings do not fit so many environments."""
     data = algorithm.data
     if data.buffer_size < num_envs:
-        raise ValueError(f"buffer_size={data.buffer_size} cannot hold one step of n_envs={num_envs} environments.")
+        raise ValueError(
+            f"buffer_size={data.buffer_size} cannot hold one step of n_envs={num_envs} environments."
+        )
     plain_network(algorithm.network)
 
 

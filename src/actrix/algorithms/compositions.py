@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from actrix.actors.answers import (
     ACER,
@@ -116,11 +117,14 @@ def table() -> list[Cell]:
             critic = parse_critic(critic_name)
             if data_name == "on-policy" and critic.corrected:
                 continue  # refused for one reason: nothing to correct
+            actor_class: Any
             for actor_name, actor_class in ACTORS.items():
-                if actor_class.off_policy == (data_name == "on-policy"):
-                    if not (actor_class is ScoreFunction and data_name != "on-policy"):
-                        continue
+                on_policy = data_name == "on-policy"
+                if actor_class.off_policy == on_policy and (on_policy or actor_class is not ScoreFunction):
+                    continue
                 for psi in PSI:
                     actor = dataclasses.replace(parse_actor(actor_name), psi=psi)
-                    cells.append(Cell(critic_name, actor_name, psi, data_name, unsound(critic, actor, data=data)))
+                    cells.append(
+                        Cell(critic_name, actor_name, psi, data_name, unsound(critic, actor, data=data))
+                    )
     return cells

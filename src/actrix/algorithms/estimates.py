@@ -52,14 +52,14 @@ def estimate(
         next_out, _ = unroll(net, chunk.next_obs, None, None, chunk.next_mask)
     action = net.head.flatten_action(chunk.action)
     value, next_value = state_value(a, out), state_value(a, next_out)
-    rows = dict(
+    rows: dict[str, Any] = dict(
         reward=chunk.reward, next_value=next_value, terminated=chunk.terminated, truncated=chunk.truncated,
         valid=chunk.valid,
     )  # fmt: skip
     taken, estimator = fitted(a, out, action), a.critic.estimator
     if estimator.corrected:
         log_prob = out.dist.log_prob(action)
-        rho = importance_ratio(log_prob, chunk.log_prob)
+        rho = importance_ratio(log_prob, chunk.log_prob)  # type: ignore[arg-type]
         more: dict[str, Any] = dict(rho=rho, log_prob=log_prob, fitted=taken)
     else:
         more = {}

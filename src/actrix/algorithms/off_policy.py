@@ -114,7 +114,14 @@ def initial_acting(algorithm: Any, net: Any, spec: Spec) -> Acting:
 
 
 def empty_memory(
-    head: Any, spec: Spec, num_envs: int, *, transitions: int, window: int, alpha: float = 0.0, keep: Any = (None, None)
+    head: Any,
+    spec: Spec,
+    num_envs: int,
+    *,
+    transitions: int,
+    window: int,
+    alpha: float = 0.0,
+    keep: Any = (None, None),
 ) -> Memory:
     """Room for so many transitions of one environment's spaces; `keep` is an example (log_prob, dist) of one."""
     stack = spec.frame_stack or 1
@@ -122,12 +129,13 @@ def empty_memory(
     ring = Replay(transitions // num_envs + 2 * (window + stack), window=window, stack=stack, alpha=alpha)
     sample = spec.observation_space.sample()
     obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.asarray(x).dtype), sample)
-    flag = jax.ShapeDtypeStruct((), jnp.bool_)
-    action = jax.ShapeDtypeStruct(head.shape, jnp.float32 if head.continuous else jnp.int32)
-    mask = None if spec.mask_size is None else jax.ShapeDtypeStruct((spec.mask_size,), jnp.bool_)
+    flag: Any = jax.ShapeDtypeStruct((), jnp.bool_)
+    action: Any = jax.ShapeDtypeStruct(head.shape, jnp.float32 if head.continuous else jnp.int32)
+    mask: Any = None if spec.mask_size is None else jax.ShapeDtypeStruct((spec.mask_size,), jnp.bool_)
+    number: Any = jax.ShapeDtypeStruct((), jnp.float32)
     log_prob, dist = keep
     row = Transition(
-        obs=obs, action=action, reward=jax.ShapeDtypeStruct((), jnp.float32), next_obs=obs, terminated=flag,
+        obs=obs, action=action, reward=number, next_obs=obs, terminated=flag,
         truncated=flag, log_prob=log_prob, dist=dist, mask=mask, next_mask=mask,
     )  # fmt: skip
     return Memory(ring.init(row, num_envs), ring)
@@ -211,7 +219,9 @@ def update_many(
             state, rows, metrics = update(state, rows, number, key)
             return (state, rows, number + 1), metrics
 
-        (state, rows, _), metrics = jax.lax.scan(both, (state, memory.rows, number), jax.random.split(key, steps))
+        (state, rows, _), metrics = jax.lax.scan(
+            both, (state, memory.rows, number), jax.random.split(key, steps)
+        )
     else:  # the memory stays outside the carry: nothing in it changes
 
         def one(carry: tuple, key: Key) -> tuple[tuple, dict]:
@@ -225,7 +235,11 @@ def update_many(
     metrics = {name: jnp.mean(x) for name, x in metrics.items()}
     scalars = {name: state.weights[name] for name in training.scalars}
     training = dataclasses.replace(
-        training, targets=state.targets, opt_state=state.opt_state, scalars=scalars, gradient_steps=number + steps
+        training,
+        targets=state.targets,
+        opt_state=state.opt_state,
+        scalars=scalars,
+        gradient_steps=number + steps,
     )
     acting = dataclasses.replace(learner.acting, net=build(state.weights))
     metrics |= {

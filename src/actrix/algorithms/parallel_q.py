@@ -51,7 +51,9 @@ class ParallelQLearning:
     optimizer_eps: float = 1e-8
     normalize_obs: bool = False
     clip_obs: float = 10.0
-    network: NetworkConfig = NetworkConfig(activation_fn="relu", layer_norm=True, pi=(128, 128), vf=(128, 128))
+    network: NetworkConfig = NetworkConfig(
+        activation_fn="relu", layer_norm=True, pi=(128, 128), vf=(128, 128)
+    )
 
     whole_episodes = False
     normalize_reward = False
@@ -119,9 +121,7 @@ class ParallelQLearning:
         q = apply(acting.net, normalize.normalize_observation(acting.obs_moments, obs, self.clip_obs))
         return self.actor.choose(q, acting.explore, noise, mask), None, None, carry
 
-    def policy(
-        self, acting: Acting, carry: PyTree, obs: PyTree, mask: jax.Array | None, noise: Draws | None
-    ):
+    def policy(self, acting: Acting, carry: PyTree, obs: PyTree, mask: jax.Array | None, noise: Draws | None):
         """The target policy (action, carry): greedy in Q; with noise the behaviour policy."""
         if noise is not None:
             action, _, _, carry = self.act(acting, carry, obs, mask, noise)
@@ -188,14 +188,18 @@ class ParallelQLearning:
             return jax.lax.scan(lambda s, i: minibatch(s, take(i)), state, index)
 
         state = (theta, training.opt_state["q"])
-        (new, opt_state), (value, q, finite) = jax.lax.scan(epoch, state, jax.random.split(key, self.n_epochs))
+        (new, opt_state), (value, q, finite) = jax.lax.scan(
+            epoch, state, jax.random.split(key, self.n_epochs)
+        )
         bad_row = first_bad_row(raw)
         good = bad_row < 0
         net = build(jnp.where(good, new, theta))
         opt_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), opt_state, training.opt_state["q"])
         moments = self.observe(learner, raw).acting.obs_moments
         training = dataclasses.replace(
-            count(training, raw), opt_state={"q": opt_state}, gradient_steps=training.gradient_steps + value.size
+            count(training, raw),
+            opt_state={"q": opt_state},
+            gradient_steps=training.gradient_steps + value.size,
         )
         progress = jnp.minimum(training.steps / training.total_steps, 1.0)
         explore = self.explore(progress)

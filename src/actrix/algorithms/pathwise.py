@@ -123,7 +123,9 @@ class Pathwise:
         space, soft = spec.action_space, isinstance(self.actor, Soft)
         if isinstance(space, spaces.Box):
             if not bounded(space):
-                raise ValueError(f"the action space {space} has infinite bounds: a tanh actor needs finite ones.")
+                raise ValueError(
+                    f"the action space {space} has infinite bounds: a tanh actor needs finite ones."
+                )
         elif not (soft and isinstance(space, spaces.Discrete)):
             hint = "use discrete-sac or dqn" if isinstance(space, spaces.Discrete) else "use ppo"
             raise ValueError(f"a {self.actor.name} actor needs a Box action space, not {space}: {hint}.")
@@ -205,7 +207,11 @@ class Pathwise:
         """All the randomness of a chunk's actions, drawn at once."""
         k1, k2, k3 = jax.random.split(key, 3)
         head, shape = acting.net.head, (rows, num_envs)
-        uniform = jax.random.uniform(k2, (*shape, head.size), minval=-1.0) if head.continuous else head.draw(k2, shape)
+        uniform = (
+            jax.random.uniform(k2, (*shape, head.size), minval=-1.0)
+            if head.continuous
+            else head.draw(k2, shape)
+        )
         return Noise(head.draw(k1, shape), uniform, jax.random.uniform(k3, shape))
 
     def act(self, acting: Acting, carry: PyTree, obs: PyTree, mask: jax.Array | None, noise: Noise):
@@ -227,9 +233,7 @@ class Pathwise:
             action = explore(action, random, noise.switch, noise.uniform, mask)
         return head.unflatten_action(action), None, None, carry
 
-    def policy(
-        self, acting: Acting, carry: PyTree, obs: PyTree, mask: jax.Array | None, noise: Noise | None
-    ):
+    def policy(self, acting: Acting, carry: PyTree, obs: PyTree, mask: jax.Array | None, noise: Noise | None):
         """The target policy (action, carry); noise None = without noise: tanh(mean), the likeliest action."""
         out = self._actor(acting, obs, mask)
         if isinstance(self.actor, Soft):
@@ -249,7 +253,9 @@ class Pathwise:
         return off_policy.remember(learner, chunk)
 
     def _actor(self, acting: Acting, obs: PyTree, mask: jax.Array | None) -> Any:
-        return apply(acting.net.actor, normalize.normalize_observation(acting.obs_moments, obs, self.clip_obs), mask)
+        return apply(
+            acting.net.actor, normalize.normalize_observation(acting.obs_moments, obs, self.clip_obs), mask
+        )
 
     # ------------------------------------------------------------------ learning
 
@@ -275,7 +281,9 @@ class Pathwise:
         """The targets follow every update instead."""
         return state
 
-    def update(self, state: State, build: Any, batch: Batch, number: jax.Array, key: Key, progress: jax.Array):
+    def update(
+        self, state: State, build: Any, batch: Batch, number: jax.Array, key: Key, progress: jax.Array
+    ):
         """One critic update and, every `policy_delay`, one of the actor; (state, priorities [B], metrics)."""
         keys = jax.random.split(key, 4)
         rate = evaluate(self.learning_rate, progress)
@@ -301,8 +309,14 @@ class Pathwise:
             state, finite_actor, more = update_actor(state)
         else:
             shapes = jax.eval_shape(update_actor, state)[2]
-            skip = lambda state: (state, jnp.asarray(True), jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan), shapes))
-            state, finite_actor, more = jax.lax.cond((number + 1) % self.policy_delay == 0, update_actor, skip, state)
+            skip = lambda state: (
+                state,
+                jnp.asarray(True),
+                jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan), shapes),
+            )
+            state, finite_actor, more = jax.lax.cond(
+                (number + 1) % self.policy_delay == 0, update_actor, skip, state
+            )
         metrics |= more
         metrics["nonfinite"] = 1.0 - (finite & finite_actor)
         if isinstance(self.actor, Soft):
@@ -315,7 +329,9 @@ class Pathwise:
         dropout_key, key = jax.random.split(key)
 
         def actor_loss(theta: jax.Array):
-            rows, entropy = self._actor_rows(build(state.weights | {"actor": theta}), batch, alpha, key, dropout_key)
+            rows, entropy = self._actor_rows(
+                build(state.weights | {"actor": theta}), batch, alpha, key, dropout_key
+            )
             return weighted_mean(rows, (batch.weight > 0).astype(rows.dtype)), entropy
 
         (loss, entropy), gradient = jax.value_and_grad(actor_loss, has_aux=True)(state.weights["actor"])
@@ -353,12 +369,16 @@ class Pathwise:
             bonus = column(alpha * log_prob)
         else:
             smoothing = jnp.clip(
-                self.actor.target_policy_noise * xi, -self.actor.target_noise_clip, self.actor.target_noise_clip
+                self.actor.target_policy_noise * xi,
+                -self.actor.target_noise_clip,
+                self.actor.target_noise_clip,
             )
             action, bonus = jnp.clip(out + smoothing, -1.0, 1.0), jnp.zeros(())
         q = apply(target.critics, batch.next_obs, action, keys)
         if self.critic.n_quantiles:
-            kept = self.critic.n_critics * (self.critic.n_quantiles - self.critic.top_quantiles_to_drop_per_net)
+            kept = self.critic.n_critics * (
+                self.critic.n_quantiles - self.critic.top_quantiles_to_drop_per_net
+            )
             value = jnp.sort(q.reshape(rows, -1), axis=-1)[:, None, :kept]
         else:
             value = self.critic.join(q, "min")[:, None]
@@ -392,7 +412,9 @@ class Pathwise:
             action, log_prob = out.sample_with_log_prob(net.actor.head.draw(key, (rows,)))
         else:
             action, log_prob = out, jnp.zeros(rows)
-        q = jnp.mean(self.critic.join(apply(net.critics, batch.obs, action, keys), self.critic.actor_q), axis=-1)
+        q = jnp.mean(
+            self.critic.join(apply(net.critics, batch.obs, action, keys), self.critic.actor_q), axis=-1
+        )
         if isinstance(self.actor, Soft):
             return losses.soft_policy_loss(log_prob, q, alpha), -log_prob
         if self.bc_alpha is None:
@@ -460,5 +482,3 @@ class Pathwise:
 
     def _flat(self, build: Any, state: State, action: jax.Array) -> jax.Array:
         return build(state.weights).actor.head.flatten_action(action)
-
-

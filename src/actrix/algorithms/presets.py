@@ -78,7 +78,12 @@ _RELU = NetworkConfig(activation_fn="relu", ortho_init=False)
 _WIDE = dataclasses.replace(_RELU, pi=(400, 300), vf=(400, 300))
 _REPLAY, _OFFLINE = ReplayBuffer(), ReplayBuffer(learning_starts=0)
 _TD3 = Pathwise(
-    CriticEnsemble(2, actor_q="first"), Deterministic(), _REPLAY, learning_rate=1e-3, policy_delay=2, network=_WIDE
+    CriticEnsemble(2, actor_q="first"),
+    Deterministic(),
+    _REPLAY,
+    learning_rate=1e-3,
+    policy_delay=2,
+    network=_WIDE,
 )
 _RAINBOW = QLearning(
     target="double", actor=Greedy("none"), dueling=True, noisy=True, distributional="c51",
@@ -170,7 +175,8 @@ PRESETS: dict[str, Preset] = {
                "Kumar et al. 2020"),
         Preset("iql", "IQL", Regression(network=_RELU), 1, "Kostrikov et al. 2022"),
         Preset("td3-bc", "TD3BC",
-               dataclasses.replace(_TD3, data=_OFFLINE, bc_alpha=2.5, normalize_obs=True, learning_rate=3e-4, network=_RELU),
+               dataclasses.replace(_TD3, data=_OFFLINE, bc_alpha=2.5, normalize_obs=True, learning_rate=3e-4,
+                                   network=_RELU),
                1, "Fujimoto & Gu 2021"),
         Preset(
             "droq", "DroQ",
@@ -211,7 +217,9 @@ def composed(critic: str, actor: str, data: str = "on-policy") -> Preset:
         base = ActorCritic(parsed, answer, n_steps=None if whole else 256, batch_size=None if whole else 64)
     else:
         base = ActorCritic(parsed, answer, n_steps=None if whole else 16, learning_rate=1e-3, **_SCORE)
-    base = dataclasses.replace(base, data=source, ent_coef=0.01 if isinstance(answer, PGQL) else base.ent_coef)
+    base = dataclasses.replace(
+        base, data=source, ent_coef=0.01 if isinstance(answer, PGQL) else base.ent_coef
+    )
     return Preset(COMPOSED, "ActorCritic", base, 8, "")
 
 
@@ -339,7 +347,11 @@ def action_noise_settings(noise: Any) -> dict[str, Any]:
     mean = getattr(noise, "mean", getattr(noise, "_mu", None))
     sigma = getattr(noise, "sigma", getattr(noise, "_sigma", None))
     values = None if sigma is None else np.atleast_1d(np.asarray(sigma, float))
-    if values is None or len(set(values.tolist())) != 1 or (mean is not None and np.any(np.asarray(mean) != 0)):
+    if (
+        values is None
+        or len(set(values.tolist())) != 1
+        or (mean is not None and np.any(np.asarray(mean) != 0))
+    ):
         raise SettingError(
             f"action_noise={noise!r}: give a standard deviation, NormalActionNoise or OrnsteinUhlenbeckActionNoise "
             "with mean 0 and one sigma for all dimensions."

@@ -47,7 +47,8 @@ class QLearning:
     target: str = "q-learning"
     """'q-learning': max_a Q⁻(s′,a). 'double': Q⁻(s′, argmax_a Q(s′,a)) (van Hasselt et al. 2016).
     'expected-sarsa': Σ_a μ(a|s′) Q⁻(s′,a) with the current behaviour μ. 'sarsa': Q⁻(s′,a′) with the action that
-    was taken. 'soft': τ log Σ_a exp(Q⁻(s′,a)/τ)/n over the n legal actions (Haarnoja et al. 2017; Schulman et al. 2017a)."""
+    was taken. 'soft': τ log Σ_a exp(Q⁻(s′,a)/τ)/n over the n legal actions (Haarnoja et al.
+    2017; Schulman et al. 2017a)."""
     actor: Greedy = Greedy()
     data: ReplayBuffer = ReplayBuffer(batch_size=32, train_freq=4)
     dueling: bool = False
@@ -94,7 +95,9 @@ class QLearning:
                 f"distributional={self.distributional!r} needs target 'q-learning' or 'double', not {self.target!r}."
             )
         if self.noisy and self.actor.exploration == "boltzmann":
-            raise ValueError("noisy layers explore by themselves: take exploration 'none' or 'epsilon-greedy'.")
+            raise ValueError(
+                "noisy layers explore by themselves: take exploration 'none' or 'epsilon-greedy'."
+            )
 
     def check(self, spec: Spec, num_envs: int) -> None:
         """Refuse what does not fit the environment, with the numbers; raises ValueError."""
@@ -166,9 +169,7 @@ class QLearning:
         q = self._q(net, normalize.normalize_observation(acting.obs_moments, obs, self.clip_obs))
         return self.actor.choose(q, acting.explore, noise.choice, mask), None, None, carry
 
-    def policy(
-        self, acting: Acting, carry: PyTree, obs: PyTree, mask: jax.Array | None, noise: Noise | None
-    ):
+    def policy(self, acting: Acting, carry: PyTree, obs: PyTree, mask: jax.Array | None, noise: Noise | None):
         """The target policy (action, carry): greedy in Q; with noise the behaviour policy."""
         if noise is not None:
             action, _, _, carry = self.act(acting, carry, obs, mask, noise)
@@ -204,16 +205,22 @@ class QLearning:
 
     def synchronize(self, state: State, before: jax.Array, after: jax.Array) -> State:
         """Move the target network whenever a multiple of `target_update_interval` steps was passed."""
-        passed = jnp.floor(after / self.target_update_interval) > jnp.floor(before / self.target_update_interval)
+        passed = jnp.floor(after / self.target_update_interval) > jnp.floor(
+            before / self.target_update_interval
+        )
         target = polyak(state.targets["q"], state.weights["q"], jnp.where(passed, self.tau, 0.0))
         return dataclasses.replace(state, targets={"q": target})
 
-    def update(self, state: State, build: Any, batch: Batch, number: jax.Array, key: Key, progress: jax.Array):
+    def update(
+        self, state: State, build: Any, batch: Batch, number: jax.Array, key: Key, progress: jax.Array
+    ):
         """One step of descent on the weighted loss; (state, priorities [B], metrics)."""
         keys = jax.random.split(key, 5)
         theta = state.weights["q"]
         net_of = lambda vector, k: self._perturbed(build({"q": vector}), k)
-        target_of = self._target(net_of(theta, keys[0]), net_of(state.targets["q"], keys[1]), batch, keys[2], progress)
+        target_of = self._target(
+            net_of(theta, keys[0]), net_of(state.targets["q"], keys[1]), batch, keys[2], progress
+        )
         target_of = jax.lax.stop_gradient(target_of)
 
         def loss(theta: jax.Array) -> tuple[jax.Array, tuple]:
@@ -229,16 +236,18 @@ class QLearning:
         metrics = {"train/loss": value, "train/q_mean": jnp.mean(q), "nonfinite": 1.0 - finite}
         return state, priority, metrics
 
-    def _target(
-        self, online: QNet, target: QNet, batch: Batch, key: Key, progress: jax.Array
-    ) -> jax.Array:
+    def _target(self, online: QNet, target: QNet, batch: Batch, key: Key, progress: jax.Array) -> jax.Array:
         """The fitted target of each transition: a number, C51's probabilities, or quantiles [B, M]."""
         mask = batch.next_mask
         if self.distributional is None:
             q = apply(target, batch.next_obs)
             value = self._next_value(online, q, batch, key, progress)
             return batch.reward + batch.discount * value
-        taus = jax.random.uniform(key, (len(batch.reward), self.n_quantiles)) if self.distributional == "iqn" else None
+        taus = (
+            jax.random.uniform(key, (len(batch.reward), self.n_quantiles))
+            if self.distributional == "iqn"
+            else None
+        )
         atoms = apply(target, batch.next_obs, taus)  # [B, A, atoms]
         chooser = online if self.target == "double" else target
         best = greedy.greedy_action(self._q(chooser, batch.next_obs), mask)
@@ -266,7 +275,8 @@ class QLearning:
             return q_targets.expected_value(q, behaviour)
         # An action that was never taken (a truncated end, the newest row) is drawn from the behaviour policy.
         drawn = jnp.argmax(jnp.log(behaviour) + jax.random.gumbel(key, q.shape), axis=-1)
-        return q_targets.sarsa_value(q, jnp.where(batch.next_action_known, batch.next_action, drawn))
+        known: Any = batch.next_action_known
+        return q_targets.sarsa_value(q, jnp.where(known, batch.next_action, drawn))  # type: ignore[arg-type]
 
     def _loss(self, net: QNet, batch: Batch, target: jax.Array, key: Key) -> tuple[jax.Array, ...]:
         """(loss `[B]`, priority `[B]`, Q of the taken action). The priority is |δ|, or of a

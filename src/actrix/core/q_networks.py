@@ -85,7 +85,9 @@ class QNet(eqx.Module):
         size = [size, *own][-1]
 
         def out(n: int, k: Key) -> Linear | NoisyLinear:
-            return NoisyLinear(size, n, k) if noisy else Linear(size, n, 1.0 if config.ortho_init else None, k)
+            return (
+                NoisyLinear(size, n, k) if noisy else Linear(size, n, 1.0 if config.ortho_init else None, k)
+            )
 
         self.value_head = out(atoms, keys[5]) if dueling else None
         self.advantage_head = out(head.size * atoms, keys[6])

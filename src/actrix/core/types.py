@@ -71,4 +71,4 @@ class Spec:
     mask_size: int | None = None
     """Length of the action mask, or None where the environment offers none."""
     frame_stack: int | None = None
-    """Observations are that many frames along axis 0, oldest first, an episode's first one repeated; None = not stacked."""
+    """Observations are that many frames along axis 0, oldest first, an episode's first one repeated; None = no."""

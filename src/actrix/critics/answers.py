@@ -98,7 +98,9 @@ class VTrace:
     def __post_init__(self) -> None:
         _check_lambda("lam", self.lam)
         if not self.rho_max >= self.c_max > 0:
-            raise ValueError(f"rho_max={self.rho_max} must be at least c_max={self.c_max}, and both positive.")
+            raise ValueError(
+                f"rho_max={self.rho_max} must be at least c_max={self.c_max}, and both positive."
+            )
 
     def target(self, **rows: Any) -> jax.Array:
         return self._vtrace(**rows)[0]
@@ -207,7 +209,7 @@ class ImportanceQ(Retrace):
 
 Estimator = MonteCarlo | TD | NStep | TDLambda | GAE | VTrace | ImportanceTD | ImportanceMC | Retrace
 
-ESTIMATORS: dict[str, type] = {
+ESTIMATORS: dict[str, Any] = {
     "mc": MonteCarlo, "td": TD, "n-step": NStep, "td-lambda": TDLambda, "gae": GAE, "v-trace": VTrace,
     "td-is": ImportanceTD, "mc-is": ImportanceMC, "retrace": Retrace, "tree-backup": TreeBackup, "lambda": QLambda,
     "importance": ImportanceQ,

@@ -1,7 +1,7 @@
 """One-step targets of Q-learning and its relatives: the value V(s′) that each reads off Q(s′, ·).
 
 Action values are `[*B, A]` with any leading axes, values `[*B]`, in the dtype of Q. `mask` `[*B, A]` says which
-actions are legal, with the rules of `actrix.core.distributions.legal_actions`: what Q holds at illegal actions (NaN included)
+actions are legal, with the rules of `core.distributions.legal_actions`: what Q holds at illegal actions (NaN included)
 influences nothing, and a row that allows nothing counts as one that allows everything. Gradients flow: callers
 put `stop_gradient` on their targets.
 """

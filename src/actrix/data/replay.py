@@ -175,7 +175,7 @@ class Replay:
         env = jnp.arange(num_envs)
         both = jnp.concatenate([place(before, valid), place(before + 1, extra | tail)])
 
-        def write_both(buffer: Array, x: Array, following: Array) -> Array:
+        def write_both(buffer: Array, x: Any, following: Any) -> Array:
             values = jnp.concatenate([jnp.asarray(x, buffer.dtype), jnp.asarray(following, buffer.dtype)])
             return buffer.at[both, env].set(values, mode="drop")
 
@@ -221,8 +221,8 @@ class Replay:
         rows = dataclasses.replace(rows, flags=rows.flags.at[place, env].set(flags))
         if rows.levels is None:
             return rows
-        leaf = place * num_envs + env
-        mass = jnp.where(ready, jnp.where(was, rows.levels[0][leaf], rows.largest), 0.0)
+        leaf, largest = place * num_envs + env, jnp.asarray(rows.largest)
+        mass = jnp.where(ready, jnp.where(was, rows.levels[0][leaf], largest), 0.0)
         return dataclasses.replace(rows, levels=_set_leaves(rows.levels, leaf.reshape(-1), mass.reshape(-1)))
 
     def priorities(self, rows: Rows, draw: Draw, priority: Float[Array, " B"]) -> Rows:
@@ -327,7 +327,7 @@ class Replay:
 
 
 def weights(draw: Draw, rows: Rows, beta: Array | float) -> Float[Array, " B"]:
-    """Importance weights (N·P(i))^−β over their largest in the batch; 0 where nothing was drawn (Schaul et al. 2016)."""
+    """Importance weights (N·P(i))^−β over the batch's largest; 0 where nothing was drawn (Schaul et al. 2016)."""
     assert draw.mass is not None
     smallest = jnp.min(jnp.where(draw.ok, draw.mass, jnp.inf))
     return jnp.where(draw.ok, (jnp.where(draw.ok, draw.mass, 1.0) / smallest) ** -beta, 0.0)

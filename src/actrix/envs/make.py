@@ -67,7 +67,11 @@ def make_vec_env(
 
 
 def training_env(
-    env_id: str, n_envs: int, seed: int | None, env_kwargs: dict[str, Any] | None = None, backend: str = "auto"
+    env_id: str,
+    n_envs: int,
+    seed: int | None,
+    env_kwargs: dict[str, Any] | None = None,
+    backend: str = "auto",
 ) -> HostEnv | JaxEnv:
     """What an id trains on: Atari games preprocessed (`make_atari_env`), else a JAX environment or `make_vec_env`.
 

@@ -106,7 +106,9 @@ def evaluation_env(
 
     n = min(EVAL_ENVS, episodes)
     if is_atari(env_id):  # whole games, unclipped rewards
-        return make_atari_env(env_id, n, backend="gymnasium", wrapper_kwargs=EVALUATION, env_kwargs=env_kwargs)
+        return make_atari_env(
+            env_id, n, backend="gymnasium", wrapper_kwargs=EVALUATION, env_kwargs=env_kwargs
+        )
     jax_only = has_jax_env(env_id) and env_id not in JAX_TWINS
     return make_vec_env(env_id, n, env_kwargs=env_kwargs, wrapper_class=wrapper,
                         backend="jax" if jax_only else "gymnasium")  # fmt: skip

@@ -4,6 +4,7 @@ Learning from one chunk and the first action of the next are a single compiled c
 update per step, the calls would otherwise cost as much as the work in them.
 """
 
+# mypy: disable-error-code="arg-type"
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -94,10 +95,14 @@ class SteppingRunner(HostRunner):
             self._start()
         if self._round is None:
             self._compile()
-            shapes = jax.eval_shape(self.algorithm.learn, self.learner, self._example(), self.iteration_key)[1]
+            shapes = jax.eval_shape(self.algorithm.learn, self.learner, self._example(), self.iteration_key)[
+                1
+            ]
             self._names = sorted(shapes)
         totals = jnp.zeros((2, len(self._names)))
-        steps, done, returns, lengths = 0, 0, [], []
+        steps, done = 0, 0
+        returns: list[float] = []
+        lengths: list[int] = []
         for _ in range(count):
             chunk = self._steps(returns, lengths)
             steps += int(chunk.reward.size if chunk.valid is None else np.sum(chunk.valid))
@@ -148,10 +153,17 @@ class SteppingRunner(HostRunner):
             step = self.env.step(action)
             rows.append(
                 Chunk(
-                    obs=self._obs, action=action, reward=step.reward, next_obs=step.next_obs,
-                    terminated=step.terminated, truncated=step.truncated, valid=step.valid, mask=self._mask,
-                    next_mask=step.next_mask, first=self._first,
-                )  # fmt: skip
+                    obs=self._obs,
+                    action=action,
+                    reward=step.reward,
+                    next_obs=step.next_obs,
+                    terminated=step.terminated,
+                    truncated=step.truncated,
+                    valid=step.valid,
+                    mask=self._mask,
+                    next_mask=step.next_mask,
+                    first=self._first,
+                )
             )
             self._count(step, returns, lengths)
             self._obs, self._mask = step.obs, step.mask

@@ -495,7 +495,8 @@ def _list_compositions(console: Any) -> None:
 
     from actrix.algorithms.compositions import table as cells
 
-    rows = cells()
+    rows = [cell for cell in cells() if cell.data == "on-policy"]
+    other = [cell for cell in cells() if cell.data != "on-policy" and cell.reason is None]
     reasons: list[str] = []
     for cell in rows:
         if cell.reason and cell.reason not in reasons:
@@ -523,4 +524,15 @@ def _list_compositions(console: Any) -> None:
     for i, reason in enumerate(reasons, 1):
         print(f"({i}) {reason}")
     sound = sum(c.reason is None for c in rows)
-    print(f"{sound} of {len(rows)} compositions are sound.")
+    print(f"{sound} of {len(rows)} on-policy compositions are sound.")
+    table = Table(title="sound compositions on other data", title_justify="left")
+    for column in ("data", "critic", "actor", "ψ"):
+        table.add_column(column)
+    last = None
+    for cell in other:
+        if last not in (None, cell.data):
+            table.add_section()
+        table.add_row(cell.data if cell.data != last else "", cell.critic, cell.actor, cell.psi)
+        last = cell.data
+    console.print(table)
+    print("why another one is refused: actrix train --critic C --actor A --data D ENV says it")

@@ -9,6 +9,7 @@ from helpers import (
     continuous,
     greedy,
     policy_of,
+    preferred,
     probability,
     restart,
     shared_runner,
@@ -84,8 +85,7 @@ def learned(name, seed=0):
     acting, checks = runner.actings[0], []
     if name not in NO_VALUES:
         for what, part, x, right in KNOWN:
-            # Where the behaviour is greedy, the action that it stopped taking keeps an old value.
-            checks.append((what, values(algorithm, acting, env.see(part, x)).max(), right, 0.1))
+            checks.append((what, preferred(algorithm, acting, env.see(part, x)), right, 0.1))
     if continuous(algorithm):
         checks += [("target", greedy(algorithm, acting, env.see(3, x))[0], x / 2, 0.2) for x in (1.0, -1.0)]
         return checks

@@ -153,6 +153,7 @@ def optimal_baseline(a: Any, net: Any, chunk: Chunk, returns_: jax.Array) -> jax
 
 
 def outputs(a: Any, net: Any, batch: Batch) -> Output:
+    """What the network says of a batch of rows, or of sequences of rows from their memories."""
     if not net.recurrent:
         return apply(net, batch.obs, None, batch.mask)[0]
     carry = jax.tree.map(lambda c: c[0], batch.carry)

@@ -313,6 +313,10 @@ def _set(algorithm: Any, name: str, value: Any) -> Any:
         return dataclasses.replace(algorithm, noisy=bool(value))
     if name == "action_noise" and isinstance(algorithm, Pathwise):
         noise = action_noise_settings(value)
+        if not isinstance(algorithm.actor, Deterministic):  # Stable-Baselines3 lets SAC have it
+            if value is None:
+                return algorithm
+            raise SettingError("action_noise: a soft actor explores by sampling; leave it out.")
         return dataclasses.replace(algorithm, actor=dataclasses.replace(algorithm.actor, **noise))
     if name == "normalize" and isinstance(algorithm, ActorCritic):
         return dataclasses.replace(algorithm, normalize_obs=bool(value), normalize_reward=bool(value))

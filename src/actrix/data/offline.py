@@ -469,7 +469,7 @@ class DatasetWriter:
         author: str | None = None,
         description: str | None = None,
     ):
-        self.path, self.spec, self.episodes, self.steps = Path(path), spec, 0, 0
+        self.path, self.spec, self.episodes, self.steps = Path(path).absolute(), spec, 0, 0
         check_observation_space(spec.observation_space)
         check_action_space(spec.action_space)
         self._minari = _require_minari()

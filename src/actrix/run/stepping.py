@@ -49,6 +49,7 @@ class SteppingRunner(HostRunner):
 
     @property
     def actings(self) -> list[Any]:
+        """A copy of what the policy acts with."""
         return [jax.tree.map(jnp.array, self.learner.acting)]
 
     def _reset(self, seeds: list[int] | None) -> None:

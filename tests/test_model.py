@@ -14,6 +14,8 @@ from gymnasium import spaces
 import actrix
 from actrix import A2C, PPO, ModelFileError, SettingError
 from actrix.core.networks import Linear
+from actrix.data.answers import ReplayBuffer, Trajectories
+from actrix.data.offline import Episode, assemble
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, ContinuousTarget, Masked, TMaze
 from actrix.model import MODELS, Model
@@ -30,7 +32,9 @@ SETTINGS = {
     "ppo-kl": {"n_steps": 8, "batch_size": 16, "n_epochs": 2},
     "actor-critic": {"critic": "td-lambda:0.9", "actor": "ppo-clip:0.3", "n_steps": 8, "batch_size": 16},
 }
-CELLS = [(name, mode) for name in MODELS for mode in ("compiled", "host")]
+ON_POLICY = tuple(SETTINGS)
+"""What is trained here in both loops; `test_modes.py` does it for every preset, with one shape for all."""
+CELLS = [(name, mode) for name in ON_POLICY for mode in ("compiled", "host")]
 OBS = np.array([[0.5, -0.2], [-1.0, 0.0], [1.0, 0.3]], np.float32)
 
 
@@ -71,7 +75,7 @@ def test_learns_in_both_modes(name, mode):
     assert model.num_episodes == model.num_timesteps  # the probe's episodes last one step
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ON_POLICY)
 def test_modes_agree(name):
     one, other = trained(name, "compiled")[2], trained(name, "host")[2]
     for key in one:
@@ -534,3 +538,196 @@ def test_schedules_of_a_loaded_model_go_on_where_they_were(mode, tmp_path):
     assert float(model.runner.learners[0].training.steps) == 48
     model.learn(16, reset_num_timesteps=False)
     assert model.run.metrics["train/learning_rate"] == pytest.approx(0.25)
+
+
+# --------------------------------------------------------------------------- replayed and fixed data
+
+OFF_POLICY = tuple(name for name in MODELS if name not in ON_POLICY)
+CONTINUOUS = ("ddpg", "td3", "sac", "tqc", "droq", "cql", "td3-bc")
+OFFLINE = ("bc", "cql", "iql", "td3-bc")
+REPLAY = {"learning_starts": 8, "batch_size": 8, "buffer_size": 200}
+
+
+def off_policy(name, env=None, seed=0, **settings):
+    """A tiny model; 4 environments of a probe unless told otherwise."""
+    cls = MODELS[name]
+    own = REPLAY if isinstance(cls._find_preset({}).algorithm.data, ReplayBuffer) else {}
+    if name in ("off-pac", "v-trace", "acer", "pgql"):
+        own = {"n_steps": 4}
+    if name == "pqn":
+        own = {"n_steps": 4, "batch_size": 16}
+    if env is None and "dataset" not in settings:
+        env = ContinuousTarget() if name in CONTINUOUS else ActionObs()
+    settings = {"policy_kwargs": SMALL, "seed": seed} | own | settings
+    return cls("MlpPolicy", env, n_envs=4, **settings)
+
+
+def fixed_data(continuous=False, rows=60):
+    """One-step episodes of the probes with random actions; action 1 (or x/2) is the good one."""
+    rng = np.random.default_rng(0)
+    probe = ContinuousTarget() if continuous else ActionObs()
+    ends = np.ones(1, bool)
+    episodes = []
+    for x in rng.choice([-1.0, 1.0], rows):
+        action = rng.uniform(-1, 1, (1, 1)).astype(np.float32) if continuous else rng.integers(0, 2, 1)
+        reward = -((action[0, 0] - x / 2) ** 2) if continuous else float((action[0] == 1) == (x > 0))
+        episodes.append(Episode(np.float32([[x, 0]] * 2), action, np.array([reward]), ends, ~ends))
+    return assemble(episodes, probe.spec, name="sixty")
+
+
+def perturb(model):
+    """Other parameters than the seed gives."""
+    rng = np.random.default_rng(5)
+    new = {k: x + 0.1 * rng.normal(size=x.shape) for k, x in model.get_parameters().items() if ".net" in k}
+    model.set_parameters(new, exact_match=False)
+    return model
+
+
+@pytest.mark.parametrize("name", OFF_POLICY)
+def test_every_off_policy_class_predicts_saves_and_loads(name, tmp_path):
+    """Loading allocates no memory of transitions: this one would not fit into any machine."""
+    model = perturb(off_policy(name))
+    model.run.steps = 77
+    path = model.save(tmp_path / "model")
+    replays = isinstance(model.algorithm.data, ReplayBuffer | Trajectories)
+    huge = {"buffer_size": 10**15} if replays else {}
+    loaded = type(model).load(path, **huge)
+    assert loaded.runner is None
+    for other in (Model.load(path), loaded):
+        assert type(other) is type(model)
+        assert (other.num_timesteps, other.seed) == (77, 0)
+        assert_equal(other.get_parameters(), model.get_parameters())
+    assert Model.load(path).algorithm == model.algorithm
+    batch, state = loaded.predict(OBS, deterministic=True)
+    assert state is None
+    np.testing.assert_array_equal(batch, model.predict(OBS, deterministic=True)[0])
+    singles = np.stack([loaded.predict(obs, deterministic=True)[0] for obs in OBS])
+    np.testing.assert_allclose(batch, singles, rtol=1e-5)
+    assert all(model.action_space.contains(a) for a in batch)
+    if name not in CONTINUOUS:
+        only = np.array([[True, False], [False, True], [True, False]])
+        np.testing.assert_array_equal(loaded.predict(OBS, action_masks=only)[0], [0, 1, 0])
+    with pytest.raises(ModelFileError, match=f"holds {name!r}, not 'ppo'"):
+        PPO.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("dqn", "host"), ("sac", "compiled"), ("v-trace", "host"), ("pqn", "host")]
+)
+def test_learning_twice_goes_on_and_compiles_nothing(name, mode):
+    env = ContinuousTarget() if name == "sac" else ActionObs()
+    make = lambda seed=0: off_policy(name, env if mode == "compiled" else HostJax(env, 4), seed)
+    model = make().learn(48)
+    assert 48 <= model.num_timesteps <= 48 + 16
+    runner = model.runner
+    compiled = runner._segment if mode == "compiled" else getattr(runner, "_round", None) or runner._learn
+    first = model.get_parameters()
+    assert_equal(make().learn(48).get_parameters(), first)
+    model.learn(32)
+    assert 32 <= model.num_timesteps < 48, "the random phase is not played again"
+    second = model.get_parameters()
+    model.learn(16, reset_num_timesteps=False)
+    assert model.num_timesteps >= 48
+    assert compiled._cache_size() == 1
+    for before, after in ((first, second), (second, model.get_parameters())):
+        assert differ(before, after)
+    assert all(np.isfinite(x).all() for x in model.get_parameters().values())
+    other = make(seed=1)
+    assert differ(other.get_parameters(), make().get_parameters())
+
+
+def test_a_loaded_model_goes_on_with_an_empty_memory(tmp_path):
+    """Warm start: targets are copies of the loaded network, ε goes on where it was, the memory fills anew."""
+    env = lambda: HostJax(ActionObs(), 4)
+    path = off_policy("dqn", env(), exploration_fraction=1.0).learn(80).save(tmp_path / "dqn")
+    model = actrix.DQN.load(path, env=env(), learning_rate=1e-3)
+    learner = model.runner.learner
+    assert int(np.sum(learner.memory.rows.ready)) == 0
+    assert float(learner.training.steps) == model.num_timesteps == 80
+    (theta,), _ = jax.tree.leaves(model.algorithm.split(learner.acting.net)[0]), None
+    np.testing.assert_array_equal(learner.training.targets["q"], theta)
+    before = model.get_parameters()
+    model.learn(80, reset_num_timesteps=False)
+    assert model.num_timesteps == 160
+    assert differ(before, model.get_parameters())
+    assert model.run.metrics["rollout/exploration_rate"] < 0.6
+    fresh = off_policy("dqn", env())
+    fresh.set_parameters(before)
+    assert_equal(fresh.get_parameters(), before)
+    assert differ(before, fresh.learn(40).get_parameters())
+
+
+@pytest.mark.parametrize("n_envs", [4, 2])
+def test_the_memory_stays_with_as_many_environments(n_envs):
+    model = off_policy("dqn", HostJax(ActionObs(), 4)).learn(40)
+    before = model.get_parameters()
+    model.set_env(HostJax(ActionObs(), n_envs))
+    assert_equal(model.get_parameters(), before)
+    rows = int(np.sum(model.runner.learner.memory.rows.ready))
+    assert rows == (40 if n_envs == 4 else 0)
+    assert model.learn(40, reset_num_timesteps=False).num_timesteps == 80
+
+
+# --------------------------------------------------------------------------- data sets
+
+
+def test_a_model_learns_from_a_data_set_and_predicts(tmp_path):
+    data = fixed_data()
+    model = actrix.IQL(dataset=data, batch_size=16, learning_rate=1e-2, policy_kwargs=SMALL, seed=0)
+    assert model.get_env() is None
+    assert (model.observation_space, model.action_space) == (
+        data.spec.observation_space,
+        data.spec.action_space,
+    )
+    model.learn(300)
+    assert (model.num_timesteps, model.num_episodes) == (300, 0), "updates are counted"
+    assert model.predict(np.float32([[1, 0], [-1, 0]]), deterministic=True)[0].tolist() == [1, 0]
+    mean, _ = actrix.evaluate_policy(model, HostJax(ActionObs(), 4), 20)
+    assert mean == 1.0
+    loaded = actrix.IQL.load(model.save(tmp_path / "iql"))
+    assert_equal(loaded.get_parameters(), model.get_parameters())
+    assert loaded.num_timesteps == 300
+    same = actrix.IQL(dataset=data, batch_size=16, learning_rate=1e-2, policy_kwargs=SMALL, seed=0).learn(300)
+    assert_equal(same.get_parameters(), model.get_parameters())
+    seen = []
+    model.learn(20, callback=lambda l, g: seen.append(model.num_timesteps), reset_num_timesteps=False)
+    assert seen[-1] == model.num_timesteps == 320
+
+
+def leaf(model):
+    return np.asarray(jax.tree.leaves(model.runner.actings[0])[0])
+
+
+@pytest.mark.parametrize("start", ["data set", "environment"])
+def test_what_was_learned_is_kept_when_the_source_of_data_changes(start):
+    """From a data set to an environment (fine-tuning), to another data set, and back."""
+    if start == "data set":
+        model = off_policy("iql", dataset=fixed_data()).learn(20)
+    else:
+        model = off_policy("iql", HostJax(ActionObs(), 4)).learn(40)
+    learned = leaf(model)
+    model.set_dataset(fixed_data(rows=40))
+    np.testing.assert_array_equal(leaf(model), learned)
+    model.learn(10, reset_num_timesteps=False)
+    learned = leaf(model)
+    model.set_env(HostJax(ActionObs(), 4))
+    np.testing.assert_array_equal(leaf(model), learned)
+    before = model.get_parameters()
+    model.learn(40, reset_num_timesteps=False)
+    assert differ(before, model.get_parameters())
+
+
+def test_data_sets_that_do_not_fit_a_model():
+    data = fixed_data()
+    with pytest.raises(ValueError, match="either an environment to learn in or a data set"):
+        actrix.BC("MlpPolicy", ActionObs(), dataset=data)
+    with pytest.raises(ValueError, match="only algorithms that replay transitions learn from a data set"):
+        PPO(dataset=data)
+    with pytest.raises(ValueError, match=r"infinite bounds|needs a Box action space, not Discrete\(2\)"):
+        actrix.TD3BC(dataset=data)
+    with pytest.raises(
+        ValueError, match=r"does not fit the data set sixty: its action_space is Box.*the data's is Dis"
+    ):
+        off_policy("iql", ContinuousTarget()).set_dataset(data)
+    with pytest.raises(actrix.DatasetError, match="is no Minari data set"):
+        actrix.BC(dataset="no/such-v0")

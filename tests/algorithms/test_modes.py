@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import distance, small
+from helpers import continuous, distance, small
 
 from actrix.algorithms.presets import PRESETS, composed, configure
 from actrix.envs.jax_envs import ClassicEnv, HostJax
@@ -21,7 +21,10 @@ CARTPOLE = ClassicEnv("CartPole-v1", max_episode_steps=12)
 PENDULUM = ClassicEnv("Pendulum-v1", max_episode_steps=12)
 N = 8
 
-CASES = {name: (small(p.algorithm), CARTPOLE) for name, p in PRESETS.items()} | {
+CASES = {
+    name: (small(p.algorithm), PENDULUM if continuous(p.algorithm) else CARTPOLE)
+    for name, p in PRESETS.items()
+} | {
     "normalized": (small(PRESETS["ppo"].algorithm, normalize=True), CARTPOLE),
     "recurrent": (
         small(PRESETS["ppo"].algorithm, policy_kwargs={"net_arch": [16], "cell": "lstm"}),
@@ -65,7 +68,7 @@ def test_same_actions_in_both_modes():
     _, chunk, _ = jax.jit(
         lambda s, k: collect(algorithm, s.learner.acting, CARTPOLE, s.env, s.env_key, k, 8)
     )(state, key)
-    other, _ = host._collect(8, 0)
+    other, _ = host._collect(8, key, host.learner.acting)
     np.testing.assert_array_equal(chunk.action, other.action)
     np.testing.assert_allclose(chunk.log_prob, other.log_prob, rtol=1e-5)
     np.testing.assert_allclose(chunk.obs, other.obs, rtol=1e-5, atol=1e-7)
@@ -144,7 +147,7 @@ def test_second_call_does_not_recompile():
 def test_host_chunk_of_whole_episodes_is_padded_as_invalid():
     algorithm = configure(small(PRESETS["reinforce"].algorithm), {"n_steps": 20})
     host = HostRunner(algorithm, HostJax(CARTPOLE, N), 1)
-    chunk, (returns, _) = host._collect(20, 0)
+    chunk, (returns, _) = host._collect(20, iteration_keys(host.iteration_key, 0)[0], host.learner.acting)
     assert chunk.reward.shape == (20, N)
     assert len(returns) == N
     ends = (chunk.terminated | chunk.truncated) & chunk.valid

@@ -7,7 +7,7 @@ import pytest
 from helpers import probability, small, train, value
 
 from actrix.actors import answers
-from actrix.algorithms import actor_critic
+from actrix.algorithms import estimates
 from actrix.algorithms.presets import PRESETS
 from actrix.core import normalize
 from actrix.critics import returns
@@ -18,8 +18,8 @@ PPO = PRESETS["ppo"].algorithm
 
 
 def test_flipped_advantage(monkeypatch):
-    original = actor_critic.ActorCritic._psi
-    monkeypatch.setattr(actor_critic.ActorCritic, "_psi", lambda self, *a, **k: -original(self, *a, **k))
+    original = estimates.psi
+    monkeypatch.setattr(estimates, "psi", lambda *a, **k: -original(*a, **k))
     runner = train(small(PPO), ActionObs(), 60)
     assert probability(runner, [1.0, 0.0])[1] < 0.1
 
@@ -76,7 +76,8 @@ def test_no_gradient_flows_through_the_target(name):
     algorithm = small(PRESETS[name].algorithm)
     assert dataclasses.is_dataclass(algorithm)
     runner = train(algorithm, InfiniteTimeLimit(steps=2), 1)
-    batch = algorithm._estimate(
+    batch = estimates.estimate(
+        algorithm,
         runner.learners[0].acting.net,
         runner.learners[0].training,
         _chunk(runner),
@@ -86,7 +87,8 @@ def test_no_gradient_flows_through_the_target(name):
 
     gradient = jax.grad(
         lambda reward: jnp.sum(
-            algorithm._estimate(
+            estimates.estimate(
+                algorithm,
                 runner.learners[0].acting.net,
                 runner.learners[0].training,
                 dataclasses.replace(_chunk(runner), reward=reward),

@@ -545,7 +545,7 @@ def test_schedules_of_a_loaded_model_go_on_where_they_were(mode, tmp_path):
 OFF_POLICY = tuple(name for name in MODELS if name not in ON_POLICY)
 CONTINUOUS = ("ddpg", "td3", "sac", "tqc", "droq", "cql", "td3-bc")
 OFFLINE = ("bc", "cql", "iql", "td3-bc")
-REPLAY = {"learning_starts": 8, "batch_size": 8, "buffer_size": 200}
+REPLAY = {"learning_starts": 8, "batch_size": 8, "buffer_size": 200, "train_freq": 1}
 
 
 def off_policy(name, env=None, seed=0, **settings):

@@ -9,7 +9,26 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from actrix import A2C, PPO, QAC, REINFORCE, VPG, EnvError, EvalCallback, SettingError, evaluate_policy
+from actrix import (
+    A2C,
+    C51,
+    DQN,
+    IQN,
+    PPO,
+    QAC,
+    REINFORCE,
+    SAC,
+    TD3,
+    TQC,
+    VPG,
+    DiscreteSAC,
+    EnvError,
+    EvalCallback,
+    NormalActionNoise,
+    SettingError,
+    SoftQ,
+    evaluate_policy,
+)
 from actrix.core.spaces import UnsupportedSpaceError
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, ConstantReward, ContinuousTarget, Masked, Probe
@@ -123,6 +142,189 @@ def test_refused_compositions(build, message):
         return
     with pytest.raises(ValueError, match=message):
         build()
+
+
+OFF = {
+    "learning_starts": 4,
+    "batch_size": 8,
+    "buffer_size": 100,
+    "seed": 0,
+    "policy_kwargs": {"net_arch": [4]},
+}
+UNBOUNDED = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings", "message"),
+    [
+        (
+            SAC,
+            {"batch_size": 300},
+            "batch_size=300 is larger than buffer_size=100: a batch could never be filled",
+        ),
+        (DQN, {"buffer_size": 0}, "buffer_size=0 must be a whole number of at least 1"),
+        (DQN, {"gamma": 1.1}, r"gamma=1.1 must lie in \[0, 1\]"),
+        (TD3, {"gamma": -0.1}, r"gamma=-0.1 must lie in \[0, 1\]"),
+        (SAC, {"tau": 1.5}, r"tau=1.5 must lie in \[0, 1\]"),
+        (DQN, {"tau": float("nan")}, r"tau=nan must lie in \[0, 1\]"),
+        (DQN, {"train_freq": (4, "episode")}, r"train_freq=\(4, 'episode'\): only steps are offered"),
+        (SAC, {"train_freq": 0}, "train_freq=0 must be a whole number of at least 1"),
+        (DQN, {"gradient_steps": 0}, "gradient_steps=0 would learn nothing; write −1 for one per step"),
+        (DQN, {"gradient_steps": -2}, "gradient_steps=-2"),
+        (SAC, {"learning_rate": -1.0}, "learning_rate=-1.0 must be positive"),
+        (SAC, {"max_grad_norm": 0}, "max_grad_norm=0 must be positive, or None"),
+        (DQN, {"target_update_interval": 0}, "target_update_interval=0"),
+        (DQN, {"exploration_fraction": 2}, r"exploration_fraction=2 must lie in \[0, 1\]"),
+        (
+            DQN,
+            {"exploration": "epsilon"},
+            "exploration='epsilon': choose one of epsilon-greedy, boltzmann, none",
+        ),
+        (DQN, {"distributional": "c52"}, "distributional='c52': choose one of None, c51, qr, iqn"),
+        (
+            DQN,
+            {"target": "sarsa", "distributional": "qr"},
+            "distributional='qr' needs target 'q-learning' or 'double'",
+        ),
+        (C51, {"v_min": 5, "v_max": 5}, "v_min=5 must be below v_max=5"),
+        (C51, {"n_atoms": 1}, "n_atoms=1 must be a whole number of at least 2"),
+        (DQN, {"prioritized": True, "priority_beta": 1.5}, r"priority_beta=1.5 must lie in \[0, 1\]"),
+        (SAC, {"ent_coef": "atuo"}, "ent_coef='atuo': write 'auto', 'auto_<number>' or a number"),
+        (SAC, {"ent_coef": -0.1}, "ent_coef=-0.1"),
+        (TD3, {"noise_type": "pink"}, "noise_type='pink': choose one of none, normal, ornstein-uhlenbeck"),
+        (TD3, {"policy_delay": 0}, "policy_delay=0"),
+        (
+            TQC,
+            {"top_quantiles_to_drop_per_net": 25},
+            "top_quantiles_to_drop_per_net=25 leaves none of n_quantiles=25",
+        ),
+        (
+            TD3,
+            {"action_noise": "normal"},
+            "action_noise='normal': give a standard deviation, NormalActionNoise or",
+        ),
+        (
+            TD3,
+            {"action_noise": NormalActionNoise(np.zeros(2), np.array([0.1, 0.2]))},
+            "with mean 0 and one sigma for all dimensions",
+        ),
+        (SAC, {"action_noise": NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))}, "^action_noise"),
+        (
+            DQN,
+            {"replay_buffer_class": "HerReplayBuffer"},
+            "replay_buffer_class: .*hindsight replay is not offered",
+        ),
+        (SAC, {"use_sde": True}, "use_sde: generalised state-dependent exploration is not offered"),
+        (DQN, {"n_step": 0}, "n_steps=0 must be a whole number of at least 1"),
+        (SAC, {"target_entropy": "low"}, "target_entropy='low'"),
+        (SAC, {"ent_coef": None}, "ent_coef=None"),
+        (TD3, {"noise_std": "wide"}, "noise_std='wide'"),
+        (C51, {"v_min": "low"}, "v_min='low'"),
+        (C51, {"v_min": float("-inf")}, "v_min=-inf"),
+        (DQN, {"max_grad_norm": "big"}, "max_grad_norm='big'"),
+        (DQN, {"optimizer_eps": float("nan")}, "optimizer_eps=nan"),
+        (DQN, {"normalize_obs": True, "clip_obs": -1}, "clip_obs=-1"),
+        (DQN, {"buffer_size": float("inf")}, "buffer_size=inf must be a whole number"),
+        # A word is no switch: 'no' would count as yes.
+        (DQN, {"prioritized": "no"}, "prioritized='no'"),
+        (DQN, {"dueling": "off"}, "dueling='off'"),
+        (DQN, {"noisy": "no"}, "noisy='no'"),
+        (DQN, {"double": "no"}, "double='no'"),
+        (DQN, {"exploration_rate": 0.1}, "unknown setting 'exploration_rate'.*did you mean exploration"),
+    ],
+)
+def test_refused_settings_of_replayed_data(cls, settings, message):
+    with pytest.raises(SettingError, match=message):
+        cls("MlpPolicy", **OFF | settings)
+
+
+@pytest.mark.parametrize(
+    ("cls", "first", "second"),
+    [
+        (SAC, {"buffer_size": 100}, {"batch_size": 50}),
+        (C51, {"v_min": 200}, {"v_max": 500}),
+        (TQC, {"n_quantiles": 2}, {"top_quantiles_to_drop_per_net": 1}),
+        (SoftQ, {"distributional": "c51"}, {"target": "double"}),
+        (DQN, {"noisy": True}, {"exploration": "none"}),
+        # SB3's defaults, which scripts may spell out
+        (SAC, {"action_noise": None, "target_update_interval": 1}, {"use_sde": False, "sde_sample_freq": -1}),
+        (TD3, {"train_freq": (1, "step")}, {"action_noise": 0.1}),
+        (DQN, {"optimize_memory_usage": False}, {"replay_buffer_class": None}),
+    ],
+)
+def test_settings_are_read_together_in_any_order(cls, first, second):
+    """Each would be refused beside the other's default."""
+    made = [cls("MlpPolicy", **order).algorithm for order in (first | second, second | first)]
+    assert made[0] == made[1]
+
+
+def off(cls, env, policy="MlpPolicy", **more):
+    """A tiny learner of replayed data."""
+    return cls(policy, env, **OFF | more)
+
+
+def composed(critic, data):
+    return ActorCritic("MlpPolicy", ActionObs(), critic=critic, actor="score", data=data)
+
+
+def acting(space):
+    """An environment with another action space."""
+    env = Fake()
+    env.action_space = space
+    return env
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: off(DQN, ContinuousTarget()), r"needs a Discrete action space, not Box.*sac, td3 or ddpg"),
+        (lambda: off(IQN, ContinuousTarget()), "needs a Discrete action space"),
+        (lambda: off(SAC, ActionObs()), r"SAC needs a Box action space, not Discrete\(2\): use discrete-sac"),
+        (lambda: off(TQC, ActionObs()), "needs a Box action space.*use discrete-sac"),
+        (
+            lambda: off(TD3, ActionObs()),
+            r"needs a Box action space, not Discrete\(2\): use discrete-sac or dqn",
+        ),
+        (
+            lambda: off(DiscreteSAC, ContinuousTarget()),
+            "discrete SAC needs a Discrete action space.*: use sac",
+        ),
+        (lambda: off(SAC, acting(UNBOUNDED)), "infinite bounds: a tanh actor needs finite ones"),
+        (lambda: off(TD3, acting(UNBOUNDED)), r"Box\(-inf, inf, \(1,\), float32\) has infinite bounds"),
+        (lambda: off(SAC, acting(spaces.MultiBinary(2))), r"MultiBinary\(2\): use ppo"),
+        (
+            lambda: off(DQN, ActionObs()).learn(4),
+            "learning_starts=4 is not smaller than the budget of 4 steps",
+        ),
+        (lambda: off(DQN, ActionObs(), n_envs=101), "buffer_size=100 cannot hold one step of n_envs=101"),
+        (
+            lambda: off(DQN, ActionObs(), "MlpLstmPolicy"),
+            r"recurrent cell \(lstm\) is offered by the policy-gradient",
+        ),
+        (lambda: off(SAC, ContinuousTarget(), "MlpLstmPolicy"), r"a recurrent cell \(lstm\) is offered by"),
+        (
+            lambda: off(DQN, ActionObs(), lambda spec, key: None),
+            "a module of your own is offered by the policy-",
+        ),
+        (lambda: off(DQN, ActionObs(), reference=model()), "only the on-policy algorithms can stay near"),
+        (
+            lambda: composed("gae", "lag:4"),
+            "critic gae × actor score, data lag:4 is refused: without correction",
+        ),
+        (
+            lambda: composed("v-trace", "legs:4"),
+            "data 'legs:4': unknown; choose one of on-policy, lag, replay",
+        ),
+        (lambda: composed("v-trace", "lag:many"), "data 'lag:many': cannot read it; the form is lag:lag"),
+        (lambda: composed("v-trace", "on-policy"), "is refused: on on-policy data every ratio is 1"),
+        (lambda: composed("mc-is", "replay:2"), "whole episodes are not kept in the memory"),
+    ],
+)
+def test_refused_off_policy_learners(build, message):
+    with pytest.raises(ValueError, match=message) as error:
+        build()
+    assert len(str(error.value)) < 300
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "a", float("nan"), True])

@@ -105,7 +105,8 @@ def test_steps_are_counted_once_with_a_warm_up(mode):
     model.learn(3 * CHUNK, callback=count)
     assert count.seen == sorted(set(count.seen))
     assert count.seen[-1] == model.num_timesteps == 3 * CHUNK
-    assert count.seen[0] > model.runner.warm_up * 4
+    pieces, rows = model.runner.warm_up
+    assert count.seen[0] > pieces * rows * 4 == CHUNK
 
 
 def test_every_callback_of_a_list_is_called():
@@ -257,3 +258,46 @@ def test_functions_and_lists():
         make().learn(CHUNK, callback=3)
     with pytest.raises(ValueError, match="actrix video"):
         EvalCallback(HostJax(ActionObs(), 1), render=True)
+
+
+# --------------------------------------------------------------------------- replayed data (and run/test_stepping.py)
+
+
+def replayed(env=ActionObs, mode="compiled"):
+    env = env() if mode == "compiled" else HostJax(env(), 4)
+    settings = {"learning_starts": 16, "batch_size": 8, "buffer_size": 200, "target_update_interval": 20}
+    return actrix.DQN("MlpPolicy", env, n_envs=4, seed=0, policy_kwargs={"net_arch": [8]}, **settings)
+
+
+def test_nothing_changes_the_training_on_replayed_data_in_the_compiled_loop(tmp_path):
+    undisturbed = replayed().learn(160).get_parameters()
+    evaluation = EvalCallback(
+        HostJax(ActionObs(), 3),
+        eval_freq=10,
+        n_eval_episodes=5,
+        deterministic=False,
+        verbose=0,
+        log_path=tmp_path,
+    )
+    count = Count()
+    model = replayed().learn(160, callback=[evaluation, CheckpointCallback(5, tmp_path), count])
+    for key, value in undisturbed.items():
+        np.testing.assert_array_equal(model.get_parameters()[key], value, err_msg=key)
+    assert count.seen == sorted(set(count.seen))
+    assert count.seen[0] > 16
+    assert count.seen[-1] == model.num_timesteps == 160
+    assert evaluation.evaluations_timesteps[-1] == 160
+    last = actrix.DQN.load(tmp_path / "rl_model_160_steps")
+    for key, value in last.get_parameters().items():
+        np.testing.assert_array_equal(value, undisturbed[key])
+
+
+def test_stopping_on_replayed_data():
+    """By the threshold of an evaluation, by the number of episodes; learning goes on afterwards."""
+    stop = StopTrainingOnRewardThreshold(reward_threshold=1.0)
+    evaluation = EvalCallback(HostJax(ConstantReward(), 2), stop, eval_freq=8, n_eval_episodes=2, verbose=0)
+    model = replayed(ConstantReward, "host").learn(5000, callback=evaluation)
+    assert model.num_timesteps == 32
+    model.learn(5000, callback=StopTrainingOnMaxEpisodes(6))
+    assert model.num_timesteps == 24
+    assert model.learn(48).num_timesteps == 48

@@ -235,6 +235,38 @@ def test_composition(tmp_path, capsys):
         (["ppo", "CartPole-v1", "--set", "policy_kwargs={'net_arch': [-5]}"], ["-5"]),
         (["ppo", "CartPole-v1", "--recurrent", "--set", "policy_kwargs={'hidden_size': 'x'}"], ["'x'"]),
         (["ppo", "Pendulum-v1", "--set", "ref_kl_coef=0.1"], ["ref_kl_coef"]),
+        (["dqn", "Pendulum-v1"], ["Discrete action space", "sac"]),
+        (["sac", "CartPole-v1"], ["Box action space", "use discrete-sac"]),
+        (["td3", "CartPole-v1"], ["deterministic", "discrete-sac"]),
+        (["discrete-sac", "Pendulum-v1"], ["use sac"]),
+        (["dqn", "CartPole-v1", "--set", "learning_starts=100"], ["learning_starts=100", "100 steps"]),
+        (
+            ["dqn", "CartPole-v1", "--set", "batch_size=64", "buffer_size=50"],
+            ["batch_size=64", "buffer_size=50"],
+        ),
+        (["c51", "CartPole-v1", "--set", "v_min=2", "v_max=1"], ["v_min=2", "v_max=1"]),
+        (["dqn", "CartPole-v1", "--set", "distributional=c52"], ["c52", "c51, qr, iqn"]),
+        (["dqn", "CartPole-v1", "--set", "train_freq=(4,'episode')"], ["(4, 'episode')", "only steps"]),
+        (["dqn", "CartPole-v1", "--set", "gradient_steps=0"], ["gradient_steps=0"]),
+        (["td3", "Pendulum-v1", "--set", "action_noise=pink"], ["action_noise='pink'", "NormalActionNoise"]),
+        (["sac", "Pendulum-v1", "--set", "tau=2"], ["tau=2", "[0, 1]"]),
+        (["dqn", "CartPole-v1", "--recurrent"], ["recurrent", "policy-gradient"]),
+        (
+            ["sac", "Pendulum-v1", "--set", "replay_buffer_class=HerReplayBuffer"],
+            ["hindsight replay is not offered"],
+        ),
+        (["sac", "Pendulum-v1", "--double"], ["unknown setting 'double'"]),
+        (["ppo", "CartPole-v1", "--noisy"], ["unknown setting 'noisy'"]),
+        (
+            ["--critic", "v-trace", "--actor", "score", "--data", "leg:4", "CartPole-v1"],
+            ["leg:4", "lag, replay"],
+        ),
+        (
+            ["--critic", "gae", "--actor", "score", "--data", "lag:4", "CartPole-v1"],
+            ["refused", "correction"],
+        ),
+        (["iql", "CartPole-v1"], ["iql learns from a data set", "--dataset PATH"]),
+        (["iql", "--dataset", "no/such-v0"], ["no/such-v0", "no Minari data set"]),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*is out of date:DeprecationWarning")
@@ -417,14 +449,18 @@ def _wait_for(condition, seconds=90):
 def test_zoo_entries_all_configure():
     from actrix import zoo
     from actrix.algorithms.presets import PRESETS, configure
+    from actrix.data.answers import ReplayBuffer
 
     for name, preset in PRESETS.items():
         for env_id, entry in zoo.load(name).items():
             settings = {k: v for k, v in entry.items() if k not in zoo.RUN_KEYS}
             algorithm = configure(preset.algorithm, settings)
-            rows = algorithm.n_steps
+            replayed = isinstance(algorithm.data, ReplayBuffer)
+            rows = None if replayed else algorithm.n_steps
             if rows is not None and algorithm.batch_size is not None:
                 assert rows * entry.get("n_envs", preset.n_envs) % algorithm.batch_size == 0, (name, env_id)
+            if replayed and entry.get("n_timesteps"):
+                assert algorithm.data.learning_starts < entry["n_timesteps"], (name, env_id)
 
 
 def test_output_goes_where_it_is_told(tmp_path, monkeypatch, capsys):
@@ -432,3 +468,301 @@ def test_output_goes_where_it_is_told(tmp_path, monkeypatch, capsys):
     assert main(["train", "ppo", "CartPole-v1", "--seed", "0", *SMALL]) == 0
     (folder,) = Path("runs").iterdir()
     assert folder.name.startswith("ppo-CartPole-v1-")
+
+
+# --------------------------------------------------------------------------- replayed and fixed data
+
+TINY = [
+    "learning_starts=64",
+    "buffer_size=1000",
+    "batch_size=16",
+    "train_freq=8",
+    "gradient_steps=1",
+    "policy_kwargs={'net_arch': [8]}",
+]
+FEW = ["--backend", "gymnasium", "--quiet", "--set", *TINY, "target_update_interval=100", "--seed", "1"]
+
+
+@pytest.fixture(scope="module")
+def dqn_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "dqn"
+    arguments = ["train", "dqn", "CartPole-v1", "--out", str(folder), "--steps", "304", "--envs", "2", *FEW]
+    assert main(arguments) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(dqn_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets") / "cart-v0"
+    assert main(["record", str(dqn_run), "--to", str(folder), "--steps", "150", "--stochastic"]) == 0
+    return folder
+
+
+def test_a_run_of_replayed_data_holds_everything(dqn_run, capsys):
+    names = {p.name for p in dqn_run.iterdir()}
+    assert {
+        "config.json",
+        "metrics.csv",
+        "model.safetensors",
+        "curve.png",
+        "checkpoints",
+        "evaluation.json",
+    } <= names
+    config = json.loads((dqn_run / "config.json").read_text())
+    assert (config["algorithm"], config["n_timesteps"], config["n_envs"]) == ("dqn", 304, 2)
+    assert (config["settings"]["learning_starts"], config["settings"]["train_freq"]) == (64, 8)
+    metrics = read_metrics(dqn_run)
+    assert metrics[STEP][-1] == 304
+    assert np.nanmin(metrics["rollout/exploration_rate"]) < 0.1
+    assert np.isfinite(metrics["eval/mean_reward"][-1])
+    assert main(["eval", str(dqn_run), "--episodes", "2"]) == 0
+    assert "±" in capsys.readouterr().out
+
+
+def resolved(arguments, monkeypatch):
+    """The configuration that a command comes to, without training."""
+    found = []
+
+    def start(config, folder, **kwargs):
+        found.append(config)
+        raise experiment.RunError("not trained")
+
+    monkeypatch.setattr(experiment, "start", start)
+    assert main(["train", *arguments, "--quiet"]) == 2
+    return found[0]
+
+
+PARTS = {
+    "--double": {"target": "double"},
+    "--no-double": {"target": "q-learning"},
+    "--dueling": {"dueling": True},
+    "--no-dueling": {"dueling": False},
+    "--per": {"prioritized": True},
+    "--no-per": {"prioritized": False},
+    "--noisy": {"noisy": True, "exploration": "none"},
+    "--no-noisy": {"noisy": False, "exploration": "epsilon-greedy"},
+    "--n-step 3": {"n_steps": 3},
+    "--n-step 1": {"n_steps": 1},
+    "--distributional c51": {"distributional": "c51"},
+    "--distributional qr": {"distributional": "qr"},
+    "--distributional iqn": {"distributional": "iqn"},
+    "--distributional none": {"distributional": None},
+    "--double --dueling --per --n-step 3 --distributional c51 --noisy": {
+        "target": "double", "dueling": True, "prioritized": True, "n_steps": 3, "distributional": "c51", "noisy": True,
+        "exploration": "none",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["dqn", "rainbow"])
+@pytest.mark.parametrize("switches", PARTS)
+def test_each_part_of_rainbow_is_a_switch(name, switches, monkeypatch, tmp_path):
+    """It changes what it says and nothing else, and comes back from config.json."""
+    plain = resolved([name, "CartPole-v1", "--seed", "0"], monkeypatch)
+    config = resolved([name, "CartPole-v1", "--seed", "0", *switches.split()], monkeypatch)
+    assert config.settings == plain.settings | PARTS[switches]
+    (tmp_path / "config.json").write_text(json.dumps(experiment._config_json(config)))
+    assert experiment.load_config(tmp_path).build() == config.build()
+    assert experiment.load_config(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings"),
+    [
+        (["--critic", "v-trace", "--actor", "score", "--data", "lag:4"], {"data": "lag:4"}),
+        (
+            ["--critic", "q-retrace", "--actor", "acer", "--data", "replay:2:5000"],
+            {"data": "replay:2:5000:1000"},
+        ),
+    ],
+)
+def test_compositions_with_data_come_back_from_their_config(arguments, settings, monkeypatch, tmp_path):
+    config = resolved([*arguments, "CartPole-v1", "--seed", "0"], monkeypatch)
+    assert config.algorithm == "actor-critic"
+    assert config.settings == config.settings | settings
+    assert config.settings["critic"].startswith(arguments[1])
+    (tmp_path / "config.json").write_text(json.dumps(experiment._config_json(config)))
+    assert experiment.load_config(tmp_path).build() == config.build()
+
+
+def test_a_composition_with_lagged_data_trains(tmp_path):
+    folder = tmp_path / "lagged"
+    arguments = [
+        "--critic",
+        "v-trace",
+        "--actor",
+        "score",
+        "--data",
+        "lag:4",
+        "CartPole-v1",
+        "--out",
+        str(folder),
+    ]
+    assert main(["train", *arguments, "--steps", "256", "--envs", "4", "--set", "n_steps=8", "--quiet"]) == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["settings"]["data"], config["algorithm"]) == ("lag:4", "actor-critic")
+    assert main(["eval", str(folder), "--episodes", "2"]) == 0
+
+
+def test_resume_restores_networks_targets_optimiser_and_memory(dqn_run, tmp_path, monkeypatch):
+    import jax
+
+    from actrix.model import Model
+    from actrix.run import checkpoint
+
+    parameters, restored = [], []
+    original = experiment.train
+
+    def train(runner, runs, *args, **kwargs):
+        restored.append((jax.device_get(runner.learners[0]), runs[0].steps))
+        return original(runner, runs, *args, **kwargs)
+
+    monkeypatch.setattr(experiment, "train", train)
+    for name in ("a", "b"):
+        shutil.copytree(dqn_run, tmp_path / name)
+        assert main(["resume", str(tmp_path / name), "--steps", "400", "--quiet"]) == 0
+        parameters.append(Model.load(tmp_path / name).get_parameters())
+    learner, steps = restored[0]
+    saved, counters = checkpoint.load_newest(dqn_run / "checkpoints", learner)
+    assert steps == counters["num_timesteps"] == 304
+    jax.tree.map(np.testing.assert_array_equal, learner, saved)
+    assert int(np.sum(learner.memory.rows.ready)) == 304
+    assert int(learner.training.gradient_steps) == (304 - 64) // 16
+    assert any(np.any(x) for x in jax.tree.leaves(learner.training.opt_state))
+    before = Model.load(dqn_run).get_parameters()
+    assert any((before[k] != v).any() for k, v in parameters[0].items()), "learning goes on"
+    for key, value in parameters[0].items():
+        np.testing.assert_array_equal(value, parameters[1][key], err_msg=key)
+    metrics = read_metrics(tmp_path / "a")
+    assert metrics[STEP][-1] == 400
+    assert (np.diff(metrics[STEP]) >= 0).all()
+
+
+def test_record_writes_a_data_set_that_minari_reads(dqn_run, dataset, tmp_path, capsys):
+    import minari
+
+    found = minari.MinariDataset(dataset / "data")
+    assert (found.total_steps, found.id) == (150, "cart-v0")
+    assert (found.env_spec.id, found.storage.metadata["algorithm_name"]) == ("CartPole-v1", "dqn")
+    assert found[found.total_episodes - 1].truncations[-1], "cut by the budget of steps"
+    assert main(["record", str(dqn_run), "--to", str(dataset)]) in (1, 2)
+    assert "exists already" in capsys.readouterr().err
+    assert main(["record", str(dqn_run), "--to", str(tmp_path / "c"), "--steps", "9", "--episodes", "1"]) == 2
+    assert "not both" in capsys.readouterr().err
+    assert main(["record", str(tmp_path / "none"), "--to", str(tmp_path / "c")]) == 2
+    assert list(tmp_path.iterdir()) == []
+    sets = []
+    for name in ("a", "b"):
+        arguments = ["--to", str(tmp_path / name), "--episodes", "3", "--random", "--seed", "5"]
+        assert main(["record", str(dqn_run), *arguments]) == 0
+        assert "3 episodes of random, mean return" in capsys.readouterr().out
+        sets.append(minari.MinariDataset(tmp_path / name / "data"))
+    for one, other in zip(*sets, strict=True):
+        np.testing.assert_array_equal(one.observations, other.observations)
+        np.testing.assert_array_equal(one.actions, other.actions)
+
+
+def test_training_on_a_data_set(dataset, tmp_path, capsys, monkeypatch):
+    """Evaluated where the data say, or where the user says; resumed; several sets at once."""
+    small = ["--set", "batch_size=16", "policy_kwargs={'net_arch': [8]}", "--seed", "0", "--quiet"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    monkeypatch.chdir(dataset.parent)
+    assert main(["train", "iql", "--dataset", dataset.name, "--out", str(one), "--steps", "40", *small]) == 0
+    monkeypatch.chdir(tmp_path)  # the run is resumed from elsewhere
+    assert "iql on cart-v0: final evaluation" in capsys.readouterr().out
+    config = json.loads((one / "config.json").read_text())
+    assert (config["env_id"], config["backend"], config["dataset"]) == (
+        "CartPole-v1",
+        "offline",
+        [str(dataset)],
+    )
+    assert len(json.loads((one / "evaluation.json").read_text())["returns"]) == experiment.EVAL_EPISODES
+    metrics = read_metrics(one)
+    assert metrics[STEP][-1] == 40
+    assert np.sum(~np.isnan(metrics["eval/mean_reward"])) > 1, "a curve, not only its end"
+    assert main(["resume", str(one), "--steps", "60", "--quiet"]) == 0
+    assert read_metrics(one)[STEP][-1] == 60
+    assert main(["eval", str(one), "--episodes", "2"]) == 0
+    arguments = [
+        "iql",
+        "CartPole-v1",
+        "--dataset",
+        str(dataset),
+        str(dataset),
+        "--out",
+        str(two),
+        "--steps",
+        "20",
+    ]
+    assert main(["train", *arguments, *small]) == 0
+    assert json.loads((two / "config.json").read_text())["dataset"] == [str(dataset)] * 2
+
+
+def test_training_on_a_data_set_without_an_environment(dataset, tmp_path, capsys):
+    nameless, folder = tmp_path / "set", tmp_path / "run"
+    shutil.copytree(dataset, nameless)
+    meta = json.loads((nameless / "data" / "metadata.json").read_text())
+    del meta["env_spec"]
+    (nameless / "data" / "metadata.json").write_text(json.dumps(meta))
+    small = ["--set", "batch_size=16", "policy_kwargs={'net_arch': [8]}", "--quiet"]
+    assert (
+        main(["train", "bc", "--dataset", str(nameless), "--out", str(folder), "--steps", "20", *small]) == 0
+    )
+    assert "without an environment to evaluate in" in capsys.readouterr().out
+    assert (folder / "model.safetensors").exists()
+    assert not (folder / "evaluation.json").exists()
+    assert main(["eval", str(folder), "--episodes", "2", "--env", "CartPole-v1"]) == 0
+    assert main(["eval", str(folder)]) == 2
+    assert "give --env ID" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "words"),
+    [
+        (
+            None,
+            ["iql", "Acrobot-v1"],
+            ["does not fit the data set cart-v0", "observation_space", "(6,)", "(4,)"],
+        ),
+        (None, ["iql", "Pendulum-v1"], ["does not fit the data set cart-v0"]),
+        (None, ["ppo"], ["ppo needs an environment", "bc, cql, iql, td3-bc"]),
+        (None, ["td3-bc"], ["Box action space", "Discrete(2)"]),
+        (None, ["--critic", "td"], ["the form is"]),
+        (None, ["--critic", "td", "CartPole-v1"], ["actor-critic needs an environment", "bc, cql"]),
+        ("rewards", ["iql"], ["episode 0", "no field 'rewards'"]),
+        ("observations", ["bc", "CartPole-v1"], ["episode 0", "no field 'observations'"]),
+    ],
+)
+def test_a_data_set_that_does_not_fit_leaves_nothing(change, arguments, words, dataset, tmp_path, capsys):
+    import h5py
+
+    path = tmp_path / "set"
+    shutil.copytree(dataset, path)
+    if change:
+        with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
+            del file[f"episode_0/{change}"]
+    arguments = [*arguments, "--dataset", str(path), "--out", str(tmp_path / "run"), "--quiet"]
+    assert main(["train", *arguments]) == 2
+    message = capsys.readouterr().err.strip()
+    assert len(message.splitlines()) == 1, message
+    for word in words:
+        assert word in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_environment_that_a_data_set_names_is_not_imported(dataset, tmp_path, capsys, monkeypatch):
+    (tmp_path / "canary.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shutil.copytree(dataset, tmp_path / "set")
+    file = tmp_path / "set" / "data" / "metadata.json"
+    meta = json.loads(file.read_text())
+    meta["env_spec"] = json.dumps(
+        json.loads(meta["env_spec"]) | {"id": "canary:E-v0", "entry_point": "canary:E"}
+    )
+    file.write_text(json.dumps(meta))
+    small = ["--steps", "20", "--quiet", "--set", "batch_size=16", "policy_kwargs={'net_arch': [8]}"]
+    assert (
+        main(["train", "bc", "--dataset", str(tmp_path / "set"), "--out", str(tmp_path / "run"), *small]) == 0
+    )
+    assert "without an environment" in capsys.readouterr().out
+    assert "canary" not in sys.modules

@@ -6,7 +6,7 @@ import pytest
 
 from actrix import experiment
 from actrix.actors.answers import PPOKL
-from actrix.algorithms.presets import SettingError
+from actrix.algorithms.presets import PRESETS, SettingError, configure, settings_of
 from actrix.critics.answers import GAE, NStep
 
 
@@ -62,3 +62,32 @@ def test_a_config_file_that_is_incomplete(change, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(data))
     with pytest.raises(experiment.RunError, match=next(iter(change))):
         experiment.load_config(tmp_path).build()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_algorithm_comes_back_from_its_config(name, tmp_path):
+    """The preset's own settings, the zoo's, and a memory smaller than the default batch."""
+    algorithm = PRESETS[name].algorithm
+    assert configure(algorithm, json.loads(json.dumps(settings_of(algorithm)))) == algorithm
+    offline = name in experiment.OFFLINE_ONLY
+    small = {} if not hasattr(algorithm.data, "batch_size") else {"buffer_size": 40, "batch_size": 20}
+    for env_id in ("CartPole-v1", "Pendulum-v1"):
+        if offline:
+            built = configure(algorithm, small)
+            assert configure(algorithm, json.loads(json.dumps(settings_of(built)))) == built
+            continue
+        config = experiment.resolve(name, env_id, seeds=[0], settings=small)
+        (tmp_path / "config.json").write_text(json.dumps(vars(config)))
+        assert experiment.load_config(tmp_path) == config
+        assert experiment.load_config(tmp_path).build() == config.build()
+
+
+def test_algorithms_that_need_a_data_set_or_an_environment_say_so():
+    for name in experiment.OFFLINE_ONLY:
+        with pytest.raises(SettingError, match=f"{name} learns from a data set: give --dataset PATH"):
+            experiment.resolve(name, "CartPole-v1")
+    for name in ("ppo", "a2c", "pqn", "v-trace", "acer"):
+        with pytest.raises(SettingError, match=f"{name} needs an environment: bc, cql, iql, td3-bc and"):
+            experiment.check_offline(PRESETS[name])
+    for name in (*experiment.OFFLINE_ONLY, "dqn", "rainbow", "sac", "td3"):
+        experiment.check_offline(PRESETS[name])

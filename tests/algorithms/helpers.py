@@ -202,11 +202,19 @@ def small(algorithm: Any, **settings: Any) -> Any:
     return configure(algorithm, changes | settings)
 
 
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sarsa": ("dqn", {"target": "sarsa"}),
+    "expected-sarsa": ("dqn", {"target": "expected-sarsa", "n_steps": 2}),
+}
+"""Compositions without a name of their own: (preset, settings)."""
+
+
 def preset(name: str) -> Any:
-    """The preset as all its tests take it."""
-    # ψ = Q is not centred: large steps settle on the first action that is rewarded.
-    own = {"learning_rate": 0.005} if name == "qac" else {}
-    return small(PRESETS[name].algorithm, gamma=GAMMA, **own)
+    """The preset, or variant of one, as all its tests take it."""
+    base, own = VARIANTS.get(name, (name, {}))
+    if name == "qac":  # ψ = Q is not centred: large steps settle on the first action that is rewarded
+        own = {"learning_rate": 0.005}
+    return small(PRESETS[base].algorithm, gamma=GAMMA, **own)
 
 
 # ------------------------------------------------------------------ training

@@ -4,6 +4,7 @@ With plain SGD, step size 1 and one pass, θ_old − θ_new is the gradient of t
 """
 
 import dataclasses
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -339,6 +340,11 @@ VARIANTS = {
 }  # fmt: skip
 
 
+@functools.cache
+def compiled_variant(name):
+    return jax.jit(lambda l, c: VARIANTS[name].learn(l, c, jax.random.key(0)))
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_padding_influences_nothing(name):
     """Whatever stands in rows that are not valid: the learner, counters and statistics come out the same."""
@@ -357,8 +363,8 @@ def test_padding_influences_nothing(name):
 
     rows = dataclasses.replace(chunk, valid=None)
     other = dataclasses.replace(jax.tree.map(garble, rows), valid=chunk.valid)
-    run = jax.jit(lambda l, c: alg.learn(l, c, jax.random.key(0))[0])
-    one, two = run(learner, chunk), run(learner, other)
+    run = compiled_variant(name)
+    one, two = run(learner, chunk)[0], run(learner, other)[0]
     jax.tree.map(np.testing.assert_array_equal, one, two)
     assert float(one.training.steps) == chunk.valid.sum()
     assert any(
@@ -375,7 +381,7 @@ def test_a_non_finite_chunk_changes_no_parameter(name, field, value):
     chunk = random_chunk(alg, learner, whole=True)
     bad = dataclasses.replace(chunk, **{field: np.array(getattr(chunk, field))})
     getattr(bad, field)[0, 0] = value
-    run = jax.jit(lambda l, c: alg.learn(l, c, jax.random.key(0)))
+    run = compiled_variant(name)
     after, metrics = run(learner, bad)
     assert metrics["nonfinite"] == 1
     assert metrics["bad_row"] == 0

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers import (
     KNOWN,
+    VARIANTS,
     continuous,
     greedy,
     policy_of,
@@ -111,7 +112,7 @@ def learned(name, seed=0):
     return checks
 
 
-@pytest.mark.parametrize("name", list(PRESETS))
+@pytest.mark.parametrize("name", [*PRESETS, *VARIANTS])
 def test_presets_learn_known_values_and_to_act(name):
     """On all probes: V(obs) = obs where the reward is; V = γ one step before a reward of 1; reward 1 for ever, cut
     every 2 steps, is worth 1/(1−γ) = 2 (taken for a termination at most 1.5); the best action; of the masked ones

@@ -1,19 +1,32 @@
 """The compiled and the host loop run the same algorithm: same actions, same parameters after two iterations."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import continuous, distance, small
+from helpers import (
+    CONTINUOUS,
+    DISCRETE,
+    NUM_ENVS,
+    distance,
+    preset,
+    probes,
+    restart,
+    shared_runner,
+    small,
+)
 
 from actrix.algorithms.presets import PRESETS, composed, configure
+from actrix.core.types import Chunk
 from actrix.envs.jax_envs import ClassicEnv, HostJax
-from actrix.envs.probes import InfiniteTimeLimit, Masked, Probe, TMaze
+from actrix.envs.probes import Probe, TMaze
 from actrix.run.compiled import CompiledRunner, collect
 from actrix.run.host import HostRunner
 from actrix.run.runner import iteration_keys
+from actrix.run.stepping import SteppingRunner, host_runner
 from actrix.run.train import NonFiniteError, SeedRun
 from actrix.run.train import train as run_training
 
@@ -21,46 +34,129 @@ CARTPOLE = ClassicEnv("CartPole-v1", max_episode_steps=12)
 PENDULUM = ClassicEnv("Pendulum-v1", max_episode_steps=12)
 N = 8
 
+PPO, DQN = PRESETS["ppo"].algorithm, PRESETS["dqn"].algorithm
+WARM = {"learning_starts": 100, "train_freq": 1, "gradient_steps": -1, "batch_size": 8}
 CASES = {
-    name: (small(p.algorithm), PENDULUM if continuous(p.algorithm) else CARTPOLE)
-    for name, p in PRESETS.items()
-} | {
-    "normalized": (small(PRESETS["ppo"].algorithm, normalize=True), CARTPOLE),
-    "recurrent": (
-        small(PRESETS["ppo"].algorithm, policy_kwargs={"net_arch": [16], "cell": "lstm"}),
-        TMaze(length=3),
-    ),
+    "normalized": (small(PPO, normalize=True), CARTPOLE),
+    "recurrent": (small(PPO, policy_kwargs={"net_arch": [16], "cell": "lstm"}), TMaze(length=3)),
     "gru": (
         small(PRESETS["a2c"].algorithm, policy_kwargs={"net_arch": [16], "cell": "gru"}),
         TMaze(length=3),
     ),
-    "gaussian": (small(PRESETS["ppo"].algorithm), PENDULUM),
-    "masked": (small(PRESETS["ppo"].algorithm), Masked()),
-    "truncated": (small(PRESETS["ppo"].algorithm), InfiniteTimeLimit(steps=3)),
+    "gaussian": (small(PPO), PENDULUM),
     "optimal": (small(composed("none", "score:optimal").algorithm), CARTPOLE),
-    "recomputed": (small(PRESETS["ppo"].algorithm, recompute_advantages=True, target_kl=0.01), CARTPOLE),
+    "recomputed": (small(PPO, recompute_advantages=True, target_kl=0.01), CARTPOLE),
+    "a random phase": (small(DQN, **WARM), CARTPOLE),
+    "correlated noise": (
+        small(PRESETS["ddpg"].algorithm, noise_type="ornstein-uhlenbeck", **WARM | {"gradient_steps": 1}),
+        PENDULUM,
+    ),
 }
 
 
-@pytest.mark.parametrize("case", list(CASES))
-def test_modes_agree(case):
+@functools.cache
+def host_env(env, num_envs):
+    """One for all runners, which start it anew: it compiles for itself."""
+    return HostJax(env, num_envs)
+
+
+def compiled_runner(case, seed):
+    """The presets' own runners take all probes, with masks, terminations and truncations."""
+    if case in PRESETS:
+        return restart(shared_runner(case), seed, total_steps=10_000)
     algorithm, env = CASES[case]
-    compiled = CompiledRunner(algorithm, env, N, [3])
-    host = HostRunner(algorithm, HostJax(env, N), 3)
-    for runner in (compiled, host):
-        runner.set_training(total_steps=10_000)
-        runner.warm()
-    (a,) = compiled.advance(2)
-    b = [host.advance()[0] for _ in range(2)]
-    assert a.steps == sum(r.steps for r in b)
-    np.testing.assert_allclose(a.ep_returns, np.concatenate([r.ep_returns for r in b]), rtol=1e-5)
-    np.testing.assert_array_equal(a.ep_lengths, np.concatenate([r.ep_lengths for r in b]))
+    runner = CompiledRunner(algorithm, env, N, [seed])
+    runner.set_training(total_steps=10_000)
+    runner.warm()
+    return runner
+
+
+def compare(case):
+    compiled = compiled_runner(case, 3)
+    algorithm = compiled.algorithm
+    host = host_runner(algorithm, host_env(compiled.env, compiled.num_envs), 3)
+    host.set_training(total_steps=10_000)
+    warm = host.warm()
+    assert sum(r.steps for r in warm) >= getattr(algorithm.data, "learning_starts", 0) * (
+        case not in ON_POLICY
+    )
+    a = [compiled.advance(1)[0] for _ in range(2)]
+    b = [host.advance(1)[0] for _ in range(2)]
+    assert sum(r.steps for r in a) == sum(r.steps for r in b)
+    joined = lambda reports, name: np.concatenate([getattr(r, name) for r in reports])
+    np.testing.assert_allclose(joined(a, "ep_returns"), joined(b, "ep_returns"), rtol=1e-5)
+    np.testing.assert_array_equal(joined(a, "ep_lengths"), joined(b, "ep_lengths"))
     for x, y in zip(jax.tree.leaves(compiled.learners[0]), jax.tree.leaves(host.learners[0]), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+    compiled.advance(3)
+    assert compiled._segment._cache_size() == 1
+    compilations = (
+        (host._round, host._begin, host._next)
+        if isinstance(host, SteppingRunner)
+        else (host._learn, host._act)
+    )
+    assert max(f._cache_size() for f in compilations) == 1
+
+
+ON_POLICY = [n for n, p in PRESETS.items() if not hasattr(p.algorithm.data, "learning_starts")]
+
+
+@pytest.mark.parametrize("case", [*PRESETS, *CASES])
+def test_modes_agree(case):
+    """Random phase included; and neither loop compiles a second time."""
+    compare(case)
+
+
+def test_modes_agree_as_users_compile_them(optimized):
+    shared_runner.cache_clear()
+    compare("dqn")
+    shared_runner.cache_clear()
+
+
+TYPES = {name: (preset(name), None) for name in PRESETS} | {
+    "gaussian": (small(PPO), CONTINUOUS),
+    "cloned gaussian": (small(PRESETS["iql"].algorithm), CONTINUOUS),
+    "normalized": (small(PPO, normalize=True), DISCRETE),
+    "normalized replay": (small(DQN, normalize_obs=True), DISCRETE),
+    "learned temperature": (small(PRESETS["sac"].algorithm, ent_coef="auto"), CONTINUOUS),
+    "correlated noise": (CASES["correlated noise"][0], CONTINUOUS),
+}
+
+
+@pytest.mark.parametrize("case", TYPES)
+def test_learning_changes_no_type(case):
+    """From a fresh learner on: another dtype, or a weak one, would compile the whole loop again."""
+    algorithm, env = TYPES[case]
+    env = env or probes(algorithm)
+    learner = algorithm.init(jax.random.key(0), env.spec, NUM_ENVS)
+    chunk = _example(algorithm, learner, env, algorithm.rows(env.spec))
+    after = jax.eval_shape(lambda l, c: algorithm.learn(l, c, jax.random.key(0))[0], learner, chunk)
+    kind = lambda x: (x.shape, x.dtype, x.weak_type)
+    paths = jax.tree_util.tree_leaves_with_path
+    types = lambda tree: {jax.tree_util.keystr(path): kind(x) for path, x in paths(tree)}
+    before, after = types(jax.eval_shape(lambda l: l, learner)), types(after)
+    assert {path: (before[path], after[path]) for path in before if before[path] != after[path]} == {}
+
+
+def _example(algorithm, learner, env, rows):
+    """An empty chunk of the shapes that acting gives."""
+    spec, acting = env.spec, learner.acting
+    full = lambda x: jnp.zeros((rows, NUM_ENVS, *np.shape(x)), jnp.asarray(x).dtype)
+    obs, flag = full(spec.observation_space.sample()), full(False)
+    mask = None if spec.mask_size is None else ~full(np.ones(2, bool))
+    noise = jax.tree.map(lambda x: x[0], algorithm.noise(acting, jax.random.key(0), 1, NUM_ENVS))
+    carry, legal = algorithm.initial_carry(acting, NUM_ENVS), None if mask is None else mask[0]
+    out = jax.eval_shape(lambda: algorithm.act(acting, carry, obs[0], legal, noise))
+    action, log_prob, dist, _ = jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), out)
+    return Chunk(
+        obs=obs, action=action, reward=full(np.float32(0)), next_obs=obs, terminated=flag, truncated=flag,
+        valid=~flag if algorithm.whole_episodes else None, log_prob=log_prob, dist=dist, mask=mask, next_mask=mask,
+        first=flag,
+    )  # fmt: skip
 
 
 def test_same_actions_in_both_modes():
-    algorithm = small(PRESETS["ppo"].algorithm)
+    algorithm = small(PPO)
     compiled = CompiledRunner(algorithm, CARTPOLE, N, [3])
     host = HostRunner(algorithm, HostJax(CARTPOLE, N), 3)
     state = jax.tree.map(lambda x: x[0], compiled.state)
@@ -74,28 +170,31 @@ def test_same_actions_in_both_modes():
     np.testing.assert_allclose(chunk.obs, other.obs, rtol=1e-5, atol=1e-7)
 
 
-def test_segment_lengths_do_not_matter():
-    algorithm = small(PRESETS["ppo"].algorithm)
-    a, b = (CompiledRunner(algorithm, CARTPOLE, N, [5]) for _ in range(2))
-    a.advance(6)
-    b.advance(1)
-    b.advance(3)
-    b.advance(2)
-    assert distance(a.learners[0], b.learners[0]) == 0.0
+@pytest.mark.parametrize("name", ["ppo", "rainbow", "acer", "td3"])
+def test_segment_lengths_do_not_matter(name):
+    """Memory, priorities, target networks and delayed actor included."""
+    learners = []
+    for lengths in ((6,), (1, 3, 2)):
+        runner = restart(shared_runner(name), 5)
+        for k in lengths:
+            runner.advance(k)
+        learners += runner.learners
+    assert distance(*learners) == 0.0
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_seeds_together_equal_each_alone(count):
+@pytest.mark.parametrize(("name", "count"), [("ppo", 2), ("ppo", 3), ("dqn", 2)])
+def test_seeds_together_equal_each_alone(name, count):
     """Sharded over devices and mapped: the same numbers as alone, within rtol 1e-5."""
-    algorithm = small(PRESETS["ppo"].algorithm)
-    together = CompiledRunner(algorithm, CARTPOLE, N, list(range(count)))
+    one = shared_runner(name)
+    together = CompiledRunner(one.algorithm, one.env, NUM_ENVS, list(range(count)))
+    together.set_training(total_steps=1e6)
     together.advance(4)
     for seed, learner in enumerate(together.learners):
-        alone = CompiledRunner(algorithm, CARTPOLE, N, [seed])
+        alone = restart(one, seed)
         alone.advance(4)
         for x, y in zip(jax.tree.leaves(learner), jax.tree.leaves(alone.learners[0]), strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
-    assert distance(together.learners[0], together.learners[1]) > 1e-3
+    assert distance(together.learners[0].acting.net, together.learners[1].acting.net) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["reinforce", "a2c"])
@@ -105,17 +204,21 @@ def test_every_seed_gets_its_budget_and_no_more(name):
     runs = [SeedRun(seed) for seed in range(3)]
     together = CompiledRunner(algorithm, env, N, range(3))
     run_training(together, runs, 2000)
+    alone = CompiledRunner(algorithm, env, N, [0])
     for seed, learner in enumerate(together.learners):
-        alone, run = CompiledRunner(algorithm, env, N, [seed]), SeedRun(seed)
+        run = SeedRun(seed)
+        alone.state = alone._stack([alone._initial(seed, None)])
         run_training(alone, [run], 2000)
         assert (run.steps, run.iterations) == (runs[seed].steps, runs[seed].iterations)
         assert 2000 <= run.steps < 2000 + 12 * N
         assert distance(learner.acting, alone.learners[0].acting) < 1e-5
 
 
-def test_a_compiled_environment_that_gives_infinity_is_named():
+@pytest.mark.parametrize("name", ["ppo", "dqn"])
+def test_a_compiled_environment_that_gives_infinity_is_named(name):
     env = _Infinite()
-    runner = CompiledRunner(small(PRESETS["ppo"].algorithm, normalize=True), env, N, [0])
+    settings = {"normalize": True} if name == "ppo" else {"train_freq": 8}
+    runner = CompiledRunner(small(PRESETS[name].algorithm, **settings), env, N, [0])
     with pytest.raises(
         NonFiniteError, match=r"environment \d+ gave a non-finite reward or observation in row 5"
     ):
@@ -132,7 +235,7 @@ class _Infinite(Probe):
 
 
 def test_second_call_does_not_recompile():
-    algorithm = small(PRESETS["ppo"].algorithm)
+    algorithm = small(PPO)
     compiled = CompiledRunner(algorithm, CARTPOLE, N, [0])
     compiled.advance(1)
     compiled.advance(3)

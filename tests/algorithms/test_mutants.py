@@ -2,17 +2,26 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from helpers import probability, small, train, value
+import test_corrected
+import test_learning
+import test_off_policy as checks
+from helpers import probability, shared_runner, small, train, value
 
 from actrix.actors import answers
-from actrix.algorithms import estimates
+from actrix.algorithms import estimates, off_policy, pathwise
+from actrix.algorithms.pathwise import CriticEnsemble, Pathwise
 from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.q_learning import QLearning
 from actrix.core import normalize
+from actrix.core.distributions import TanhGaussian
 from actrix.critics import returns
 from actrix.envs.jax_envs import ClassicEnv
 from actrix.envs.probes import ActionObs, InfiniteTimeLimit, MaskVelocity
+from actrix.run.compiled import collect
 
 PPO = PRESETS["ppo"].algorithm
 
@@ -83,8 +92,6 @@ def test_no_gradient_flows_through_the_target(name):
         _chunk(runner),
         None,
     )
-    import jax
-
     gradient = jax.grad(
         lambda reward: jnp.sum(
             estimates.estimate(
@@ -101,11 +108,179 @@ def test_no_gradient_flows_through_the_target(name):
 
 
 def _chunk(runner):
-    import jax
-
-    from actrix.run.compiled import collect
-
     state = jax.tree.map(lambda x: x[0], runner.state)
     return collect(
         runner.algorithm, state.learner.acting, runner.env, state.env, state.env_key, state.iteration_key, 8
     )[1]
+
+
+# ------------------------------------------------------------------ off-policy: each makes a check elsewhere fail
+
+
+@pytest.fixture
+def mutate(monkeypatch):
+    """Replace a part; programs that were compiled without it, or with it, are forgotten."""
+    caches = (checks.compiled_update, checks.compiled_learn, shared_runner)
+
+    def forget():
+        for cache in caches:
+            cache.cache_clear()
+
+    def replace(holder, name, make):
+        forget()
+        monkeypatch.setattr(holder, name, make(getattr(holder, name)))
+
+    yield replace
+    monkeypatch.undo()
+    forget()
+
+
+def fails(check, *arguments):
+    with pytest.raises(AssertionError):
+        check(*arguments)
+
+
+def test_twin_critics_without_their_minimum(mutate):
+    mutate(CriticEnsemble, "join", lambda _: lambda self, q, how: jnp.mean(q, axis=1))
+    fails(checks.test_twin_critics_are_joined_by_their_minimum, "td3")
+    fails(checks.test_twin_critics_are_joined_by_their_minimum, "discrete-sac")
+    fails(checks.test_sac_by_its_formulas)
+
+
+def highest_entropy():
+    """The largest estimate of a squashed policy's entropy over the batch: log 2 per dimension is the most there is."""
+    alg = checks.algorithm("sac", learning_rate=0.0001)
+    learner, batch = checks.start(alg), checks.random_batch(alg, rows=500)
+    return float(checks.update(alg, learner, batch)[2]["train/entropy"]) / 2
+
+
+def test_tanh_without_its_correction(mutate):
+    grid = jnp.linspace(-1, 1, 20_001)[1:-1, None]
+    mass = lambda: float(
+        jnp.sum(jnp.exp(TanhGaussian(jnp.full(1, 0.3), jnp.full(1, -0.5)).log_prob(grid))) * 1e-4
+    )
+    assert mass() == pytest.approx(1.0, abs=1e-3)
+    assert highest_entropy() < np.log(2)
+    plain = lambda self, u, z: jnp.sum(-0.5 * z**2 - self.log_std - 0.5 * np.log(2 * np.pi), axis=-1)
+    mutate(TanhGaussian, "_log_prob", lambda _: plain)
+    assert abs(mass() - 1.0) > 0.1
+    assert highest_entropy() > np.log(2)
+
+
+@pytest.mark.parametrize("name", ["dqn", "sac", "iql"])
+def test_done_stored_instead_of_terminated(name, mutate):
+    """Then a reward of 1 for ever is worth what comes before the time limit."""
+
+    def mutant(original):
+        return lambda memory, chunk: original(
+            memory, dataclasses.replace(chunk, terminated=chunk.terminated | chunk.truncated)
+        )
+
+    mutate(off_policy, "append", mutant)
+    wrong = {c[0]: c[1] for c in test_learning.learned(name) if not abs(c[1] - c[2]) <= c[3]}
+    assert wrong["time limit"] < 1.6
+
+
+def test_actor_that_descends(mutate):
+    def mutant(original):
+        def rows(self, *arguments):
+            loss, entropy = original(self, *arguments)
+            return -loss, entropy
+
+        return rows
+
+    mutate(Pathwise, "_actor_rows", mutant)
+    fails(checks.test_deterministic_actor_critics_by_their_formulas, "ddpg")
+    fails(checks.test_sac_by_its_formulas)
+    fails(checks.test_discrete_sac_by_its_formulas)
+
+
+def test_online_network_in_place_of_the_target(mutate):
+    mutate(
+        QLearning,
+        "_target",
+        lambda original: lambda self, online, target, *rest: original(self, online, online, *rest),
+    )
+    for kind in ("q-learning", "double", "soft"):
+        fails(checks.test_q_learning_descends_the_weighted_huber_loss, kind)
+
+    def mutant(original):
+        def target(self, state, *rest):
+            return original(self, dataclasses.replace(state, targets={}), *rest)
+
+        return target
+
+    mutate(Pathwise, "_target", mutant)
+    fails(checks.test_deterministic_actor_critics_by_their_formulas, "td3")
+    fails(checks.test_sac_by_its_formulas)
+
+
+def test_targets_that_follow_every_update(mutate):
+    follow = lambda _: (
+        lambda self, state, before, after: dataclasses.replace(state, targets=dict(state.weights))
+    )
+    mutate(QLearning, "synchronize", follow)
+    fails(checks.test_target_update_interval_counts_environment_steps, 1.0)
+
+
+def test_importance_weights_ignored(mutate):
+    plain = lambda _: lambda rows, weight: jnp.sum((weight > 0) * rows) / jnp.sum(weight > 0)
+    mutate(off_policy, "weighted_mean", plain)
+    fails(checks.test_q_learning_descends_the_weighted_huber_loss, "q-learning")
+    fails(checks.test_prioritised_weights_enter_the_loss_and_errors_become_priorities)
+    mutate(pathwise, "weighted_mean", plain)
+    fails(checks.test_deterministic_actor_critics_by_their_formulas, "td3")
+
+
+def test_ratio_ignored(mutate):
+    mutate(estimates, "importance_ratio", lambda _: lambda log_prob, old: jnp.ones_like(log_prob))
+    fails(test_corrected.test_v_trace_beats_the_uncorrected_learner_at_lag_8)
+
+
+def test_masks_ignored_in_targets(mutate):
+    def blind(batch):
+        return dataclasses.replace(batch, next_mask=jnp.ones_like(batch.next_mask))
+
+    mutate(
+        QLearning, "_target", lambda f: lambda self, a, b, batch, *rest: f(self, a, b, blind(batch), *rest)
+    )
+    for kind in ("q-learning", "double", "expected-sarsa", "soft"):
+        fails(checks.test_q_learning_descends_the_weighted_huber_loss, kind)
+    for kind in ("c51", "qr", "iqn"):
+        fails(checks.test_distributional_targets_choose_among_legal_actions, kind, "double")
+    wrong = {c[0]: c for c in test_learning.learned("dqn") if not abs(c[1] - c[2]) <= c[3]}
+    assert list(wrong) == ["masked target"]
+    assert wrong["masked target"][1] == pytest.approx(0.5, abs=0.1)
+    mutate(
+        Pathwise,
+        "_target",
+        lambda f: lambda self, state, build, batch, *rest: f(self, state, build, blind(batch), *rest),
+    )
+    fails(checks.test_discrete_sac_by_its_formulas)
+
+
+def test_smoothing_noise_unclipped(mutate):
+    clip = lambda original: (
+        lambda x, low, high: x if np.ndim(low) == 0 and abs(low) == 0.4 else original(x, low, high)
+    )
+    mutate(pathwise.jnp, "clip", clip)
+    fails(checks.test_smoothing_noise_is_clipped, 0.0)
+
+
+def test_n_step_return_across_a_time_limit(mutate):
+    def mutant(original):
+        return lambda ends, *rest: original(
+            dataclasses.replace(ends, truncated=ends.truncated & False), *rest
+        )
+
+    mutate(off_policy, "n_step_batch", mutant)
+    fails(lambda: [checks.test_n_step_batch_is_a_double_loop(seed) for seed in range(20)])
+
+
+def test_priorities_that_are_not_the_errors(mutate):
+    mutate(
+        QLearning,
+        "_loss",
+        lambda f: lambda self, *a: (lambda r, p, q: (r, jnp.ones_like(p), q))(*f(self, *a)),
+    )
+    fails(checks.test_prioritised_weights_enter_the_loss_and_errors_become_priorities)

@@ -8,7 +8,14 @@ import scipy.integrate
 import scipy.stats
 from gymnasium import spaces
 
-from actrix.core.distributions import ActionHead, action_head
+from actrix.core.distributions import (
+    ActionHead,
+    TanhGaussian,
+    action_head,
+    greedy_action,
+    importance_ratio,
+    legal_actions,
+)
 from actrix.core.spaces import UnsupportedSpaceError, mask_length
 
 rng = np.random.default_rng(0)
@@ -146,6 +153,70 @@ def test_gaussian_draws():
     assert scipy.stats.kstest(z[:, 0, 0], "norm").pvalue > 1e-3
     assert np.abs(z.mean(0)).max() < 5 / np.sqrt(20_000)
     assert np.abs(z.std(0) - 1).max() < 0.03
+
+
+def tanh_gaussian(seed, scale=1.0):
+    mean, log_std = gaussian(seed, scale)
+    log_std = np.broadcast_to(log_std, mean.shape)
+    return mean, log_std, TanhGaussian(jnp.asarray(mean, jnp.float32), jnp.asarray(log_std, jnp.float32))
+
+
+def test_squashed_density_is_the_change_of_variables():
+    """log p(a) = Σ log N(atanh a) − log(1 − a²), by scipy in float64."""
+    mean, log_std, dist = tanh_gaussian(0)
+    u = np.random.default_rng(1).normal(size=(BATCH, 3))
+    want = (scipy.stats.norm.logpdf(u, mean, np.exp(log_std)) - np.log1p(-(np.tanh(u) ** 2))).sum(-1)
+    np.testing.assert_allclose(
+        dist.log_prob(jnp.asarray(np.tanh(u), jnp.float32)), want, rtol=1e-3, atol=1e-3
+    )
+    np.testing.assert_allclose(dist.mode(), np.tanh(mean), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("mean", "log_std"), [(0.0, 0.0), (0.7, -1.0), (-1.5, 0.5), (2.0, -2.0)])
+def test_squashed_density_integrates_to_one(mean, log_std):
+    dist = TanhGaussian(jnp.full(1, mean), jnp.full(1, log_std))
+    u = np.linspace(-9, 9, 20_001)  # even in u: the density in a may be infinite at ±1
+    density = np.exp(
+        np.asarray(jax.vmap(dist._log_prob)(jnp.asarray(u)[:, None], (u[:, None] - mean) * np.exp(-log_std)))
+    )
+    assert scipy.integrate.simpson(density, x=np.tanh(u)) == pytest.approx(1.0, abs=1e-3)
+    inside = np.abs(u) < 4
+    a = jnp.asarray(np.tanh(u[inside]), jnp.float32)[:, None]
+    np.testing.assert_allclose(np.exp(dist.log_prob(a)), density[inside], rtol=0.02)
+
+
+def test_squashed_samples_and_their_density_belong_together():
+    mean, log_std, dist = tanh_gaussian(2)
+    noise = jnp.asarray(np.random.default_rng(3).normal(size=(BATCH, 3)), jnp.float32)
+    action, log_prob = dist.sample_with_log_prob(noise)
+    np.testing.assert_array_equal(action, dist.sample(noise))
+    np.testing.assert_allclose(action, np.tanh(mean + np.exp(log_std) * noise), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(log_prob, dist.log_prob(action), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("u", [-50.0, -15.0, 15.0, 50.0])
+def test_squashed_density_is_finite_far_out(u):
+    """Where tanh is ±1 in float32: finite, with finite gradients, and close to float64's log(1 − tanh²u)."""
+    loss = lambda mean: TanhGaussian(mean, jnp.zeros(1)).sample_with_log_prob(jnp.zeros(1))[1]
+    value, slope = jax.value_and_grad(loss)(jnp.full(1, u))
+    want = -0.5 * np.log(2 * np.pi) - 2 * (np.log(2) - abs(u) - np.log1p(np.exp(-2 * abs(u))))
+    assert value == pytest.approx(want, rel=1e-5)
+    assert slope == pytest.approx(2 * np.sign(u), rel=1e-5)
+    bound = TanhGaussian(jnp.zeros(1), jnp.zeros(1))
+    for action in (-1.0, 1.0):
+        assert np.isfinite(bound.log_prob(jnp.full(1, action)))
+        assert np.isfinite(jax.grad(lambda a: bound.log_prob(a))(jnp.full(1, 0.999 * action))).all()
+
+
+def test_importance_ratios_and_greedy_actions():
+    log_prob, old = jnp.log(jnp.asarray([0.2, 0.9, 0.0])), jnp.log(jnp.asarray([0.4, 0.3, 0.5]))
+    np.testing.assert_allclose(importance_ratio(log_prob, old), [0.5, 3.0, np.exp(-20.0)], rtol=1e-5)
+    q = jnp.asarray([[1.0, 5.0, jnp.nan], [-jnp.inf, -jnp.inf, 2.0], [1.0, 1.0, 0.0]])
+    mask = jnp.asarray([[True, True, False], [True, False, False], [True, True, True]])
+    np.testing.assert_array_equal(greedy_action(q, mask), [1, 0, 0])
+    np.testing.assert_array_equal(legal_actions(q, None), np.ones((3, 3), bool))
+    nothing = jnp.zeros((3, 3), bool)
+    np.testing.assert_array_equal(legal_actions(q, nothing), np.ones((3, 3), bool))
 
 
 def test_heads():

@@ -1,11 +1,12 @@
 """Optimisers against optax.adam, torch's RMSprop formula and the global norm."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from actrix.core.optim import OPTIMIZERS, descend, flatten, make_optimizer
+from actrix.core.optim import OPTIMIZERS, descend, descend_if_finite, flatten, make_optimizer, polyak
 
 rng = np.random.default_rng(0)
 THETA = jnp.asarray(rng.normal(size=7), jnp.float32)
@@ -58,6 +59,37 @@ def test_sgd_and_the_global_norm(limit):
     np.testing.assert_allclose(got, [-0.3, -0.4, 0.0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_radam(limit):
+    optimizer, theta = optax.radam(0.1, eps=1e-5), THETA
+    state = optimizer.init(theta)
+    for g in GRADIENTS:
+        step, state = optimizer.update(jnp.asarray(clip(g, limit)), state)
+        theta = theta + step
+    np.testing.assert_allclose(run("radam", limit), theta, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad):
+    optimizer = make_optimizer("adam", 0.5, 1e-5)
+    state = optimizer.init(THETA)
+    theta, state, finite = descend_if_finite(optimizer, GRADIENTS[0], state, THETA, 0.1)
+    assert finite
+    np.testing.assert_array_equal(
+        theta, descend(optimizer, GRADIENTS[0], optimizer.init(THETA), THETA, 0.1)[0]
+    )
+    kept, kept_state, finite = descend_if_finite(optimizer, GRADIENTS[1].at[3].set(bad), state, theta, 0.1)
+    assert not finite
+    jax.tree.map(np.testing.assert_array_equal, (kept, kept_state), (theta, state))
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.005, 1.0])
+def test_polyak(tau):
+    np.testing.assert_allclose(
+        polyak(THETA, GRADIENTS[0], tau), (1 - tau) * THETA + tau * GRADIENTS[0], rtol=1e-5, atol=1e-6
+    )
+
+
 def test_flatten_takes_only_floats():
     tree = {"w": jnp.ones((2, 3)), "n": jnp.asarray(3), "none": None, "b": jnp.zeros(2)}
     theta, unflatten = flatten(tree)
@@ -66,4 +98,4 @@ def test_flatten_takes_only_floats():
     assert again["n"] == 3
     assert again["none"] is None
     np.testing.assert_array_equal(again["w"], 2)
-    assert OPTIMIZERS == ("adam", "rmsprop", "sgd")
+    assert OPTIMIZERS == ("adam", "rmsprop", "sgd", "radam")

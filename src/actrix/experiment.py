@@ -128,7 +128,10 @@ def resolve(
     else:
         preset = presets.find_preset(algorithm or "ppo")
     if dataset:
-        env_id = env_id or _inert_id(load_datasets(dataset).env_id)
+        data_set = load_datasets(dataset)
+        if env_id is None and data_set.env_id:
+            env_id, env_kwargs = _inert_id(data_set.env_id), env_kwargs or data_set.env_kwargs
+        env_id = env_id or ""
         check_offline(preset)
     elif preset.name in OFFLINE_ONLY:
         raise presets.SettingError(f"{preset.name} learns from a data set: give --dataset PATH.")
@@ -169,7 +172,7 @@ def resolve(
         backend = choose_backend(backend, env_id, env_kwargs, count)
     return RunConfig(
         preset.name, env_id, seeds, total, count, backend, presets.settings_of(configured), env_kwargs, tuned,
-        tuple(map(str, dataset)),
+        tuple(str(Path(path).resolve() if Path(path).exists() else path) for path in dataset),
     )  # fmt: skip
 
 
@@ -250,7 +253,7 @@ def _check(config: RunConfig) -> None:
         algorithm.check(env.spec, config.n_envs)
         checks.budget(algorithm, config.n_timesteps)
         try:
-            algorithm.initial_acting(jax.random.key(0), env.spec)
+            _small(algorithm, config.n_envs).init(jax.random.key(0), env.spec, config.n_envs)
         except (TypeError, ValueError) as error:
             network = config.settings.get("policy_kwargs")
             given = f" with policy_kwargs={network}" if network else ""
@@ -258,6 +261,17 @@ def _check(config: RunConfig) -> None:
     finally:
         if isinstance(env, HostEnv):
             env.close()
+
+
+def _small(algorithm: Any, num_envs: int) -> Any:
+    """The algorithm with as little room for transitions as it takes: a learner of it costs next to nothing."""
+    data = getattr(algorithm, "data", None)
+    if not hasattr(data, "buffer_size"):
+        return algorithm
+    least = max(num_envs, getattr(data, "batch_size", 1))
+    return dataclasses.replace(
+        algorithm, data=dataclasses.replace(data, buffer_size=min(data.buffer_size, least))
+    )
 
 
 def _evaluates(config: RunConfig, data: Dataset) -> None:
@@ -503,7 +517,7 @@ def _train_here(
                 assert run.folder is not None
                 write_model(
                     run.folder / "model.safetensors", config.algorithm, algorithm, learner.acting, spec,
-                    env_id=config.env_id, env_kwargs=config.env_kwargs or None, seed=run.seed,
+                    env_id=config.env_id or None, env_kwargs=config.env_kwargs or None, seed=run.seed,
                     num_timesteps=run.steps, n_envs=config.n_envs,
                 )  # fmt: skip
             save_checkpoints(runner, runs)

@@ -173,9 +173,14 @@ class Model:
         if self.spec is not None:
             check_spaces(data, self.spec)
         self.algorithm.check(data.spec, 1)
+        runner = OfflineRunner(self.algorithm, data, [self.seed])
+        learner = None if self.runner is None else self.runner.learners[0]
         self.env, self.spec, self.env_id, self.n_envs = None, data.spec, data.env_id, 1
-        self.runner = OfflineRunner(self.algorithm, data, [self.seed])
-        if self._acting is not None:
+        self.runner = runner
+        if learner is not None:
+            fresh = runner.learners[0].memory
+            runner.set_learners([dataclasses.replace(learner, memory=fresh)], [self.run.iterations])
+        elif self._acting is not None:
             self._adopt(self._acting)
         self._policy = None
 

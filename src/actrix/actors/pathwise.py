@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from actrix.core.fields import finite
+
 NOISES = ("none", "normal", "ornstein-uhlenbeck")
 
 
@@ -34,9 +36,7 @@ class Deterministic:
     def __post_init__(self) -> None:
         if self.noise_type not in NOISES:
             raise ValueError(f"noise_type={self.noise_type!r}: choose one of {', '.join(NOISES)}.")
-        for field in ("noise_std", "target_policy_noise", "target_noise_clip"):
-            if not getattr(self, field) >= 0:
-                raise ValueError(f"{field}={getattr(self, field)} must be at least 0.")
+        finite(self, "noise_std", "target_policy_noise", "target_noise_clip", least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +56,17 @@ class Soft:
         text = self.ent_coef
         try:
             initial = self.initial_coef
-        except ValueError:
+        except (TypeError, ValueError):
             initial = -1.0
         if not (initial > 0 or (text == 0 and not self.adapted)):
             raise ValueError(f"ent_coef={text!r}: write 'auto', 'auto_<number>' or a number of at least 0.")
         if self.target_entropy != "auto":
-            object.__setattr__(self, "target_entropy", float(self.target_entropy))
+            try:
+                object.__setattr__(self, "target_entropy", float(self.target_entropy))
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"target_entropy={self.target_entropy!r}: write 'auto' or a number."
+                ) from None
 
     @property
     def adapted(self) -> bool:

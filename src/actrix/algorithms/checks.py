@@ -7,10 +7,12 @@ from typing import Any
 
 from gymnasium import spaces
 
-from actrix.core.fields import choose, share
+from actrix.actors.answers import PGQL
+from actrix.core.fields import choose, finite, share, switch
 from actrix.core.optim import OPTIMIZERS
 from actrix.core.schedules import as_schedule, bounds
 from actrix.core.types import Spec
+from actrix.data.answers import OnPolicy, ReplayBuffer
 
 RANGES: dict[str, tuple[float, float]] = {
     "gamma": (0, 1),
@@ -67,8 +69,10 @@ def settle_off_policy(algorithm: Any) -> None:
         raise ValueError(f"learning_rate={value} must be positive.")
     share(algorithm, "gamma", *(name for name in ("tau",) if hasattr(algorithm, name)))
     value = algorithm.max_grad_norm
-    if value is not None and not value > 0:
-        raise ValueError(f"max_grad_norm={value} must be positive, or None for 'off'.")
+    if value is not None and (isinstance(value, str | bool) or not value > 0):
+        raise ValueError(f"max_grad_norm={value!r} must be positive, or None for 'off'.")
+    finite(algorithm, "optimizer_eps", "clip_obs", least=0)
+    switch(algorithm, "normalize_obs")
     choose(algorithm, optimizer=OPTIMIZERS)
 
 
@@ -91,7 +95,7 @@ def plain_network(network: Any) -> None:
 
 def budget(algorithm: Any, total_steps: int) -> None:
     """Raise ValueError where nothing would be learned because the random phase is as long as training."""
-    starts = getattr(getattr(algorithm, "data", None), "learning_starts", 0)
+    starts = algorithm.data.learning_starts if isinstance(algorithm.data, ReplayBuffer) else 0
     if starts >= total_steps:
         raise ValueError(
             f"learning_starts={starts} is not smaller than the budget of {total_steps} steps: "
@@ -119,6 +123,15 @@ def fits(algorithm: Any, spec: Spec, num_envs: int) -> None:
         raise ValueError(
             "n_critic_updates fits the critic's own layers, which a module of yours does not name."
         )
+    if isinstance(actor, PGQL):
+        if not isinstance(spec.action_space, spaces.Discrete):
+            raise ValueError(f"pgql needs a Discrete action space, not {spec.action_space}: use a2c or ppo.")
+        if not algorithm.ent_coef > 0:
+            raise ValueError(
+                f"ent_coef={algorithm.ent_coef} must be positive: it is the temperature of pgql's Q."
+            )
+    if network.cell is not None and not isinstance(algorithm.data, OnPolicy):
+        raise ValueError("a recurrent policy needs on-policy data: remembered rows do not hold its memory.")
     length = 1
     if network.cell is not None:
         if actor.psi == "optimal" or network.module is not None:

@@ -33,7 +33,7 @@ def unsound(
     if psi not in PSI:
         return f"ψ={psi!r} is unknown; choose one of {', '.join(PSI)}"
     reason = _unsound_on_policy(critic, actor, n_epochs) if isinstance(data, OnPolicy) else None
-    return reason or _unsound_anywhere(critic, actor) or _unsound_off_policy(critic, actor, data)
+    return reason or _unsound_anywhere(critic, actor) or _unsound_off_policy(critic, actor, data, n_epochs)
 
 
 def _unsound_anywhere(critic: Critic, actor: Actor) -> str | None:
@@ -63,12 +63,16 @@ def _unsound_on_policy(critic: Critic, actor: Actor, n_epochs: int | None) -> st
     return None
 
 
-def _unsound_off_policy(critic: Critic, actor: Actor, data: OnPolicy | Lagged | Trajectories) -> str | None:
+def _unsound_off_policy(
+    critic: Critic, actor: Actor, data: OnPolicy | Lagged | Trajectories, n_epochs: int | None
+) -> str | None:
     """What another behaviour policy asks for: a critic of π, and its ratio before the score exactly once."""
     if isinstance(data, OnPolicy):
         return None
     if isinstance(data, Trajectories) and (critic.whole_episodes or actor.psi in EPISODE_PSI):
         return "whole episodes are not kept in the memory, which holds trajectories of n_steps rows: take data lag"
+    if isinstance(actor, ScoreFunction | ImportanceScore | PGQL) and n_epochs is not None and n_epochs > 1:
+        return "the ratios are those of the first pass over a chunk: n_epochs must be 1"
     if isinstance(actor, PGQL):
         if not isinstance(data, Trajectories):
             return "pgql learns Q from replayed data: take data replay"

@@ -21,7 +21,7 @@ from actrix.algorithms.learner import Acting, Learner
 from actrix.algorithms.off_policy import Batch, State, weighted_mean
 from actrix.core import normalize
 from actrix.core.distributions import legal_actions
-from actrix.core.fields import choose, whole
+from actrix.core.fields import choose, finite, switch, whole
 from actrix.core.networks import NetworkConfig
 from actrix.core.optim import descend_if_finite, flatten, make_optimizer, polyak
 from actrix.core.q_networks import ActorCritics, apply, bounded, build_actor_critics
@@ -113,8 +113,8 @@ class Pathwise:
     def __post_init__(self) -> None:
         checks.settle_off_policy(self)
         whole(self, "policy_delay", "cql_actions")
-        if not self.cql_alpha >= 0:
-            raise ValueError(f"cql_alpha={self.cql_alpha} must be at least 0.")
+        switch(self, "discrete")
+        finite(self, "cql_alpha", least=0)
         if self.bc_alpha is not None and not (self.bc_alpha > 0 and isinstance(self.actor, Deterministic)):
             raise ValueError(f"bc_alpha={self.bc_alpha} must be positive, with a deterministic actor.")
 

@@ -191,6 +191,7 @@ COMPOSED = "actor-critic"
 
 UNSUPPORTED = {
     "use_sde": "generalised state-dependent exploration is not offered; leave use_sde out",
+    "use_sde_at_warmup": "generalised state-dependent exploration is not offered",
     "sde_sample_freq": "generalised state-dependent exploration is not offered",
     "rollout_buffer_class": "chunks replace rollout buffers; change the estimator with critic=…",
     "rollout_buffer_kwargs": "chunks replace rollout buffers",
@@ -268,8 +269,20 @@ def configure(algorithm: Any, settings: Mapping[str, Any]) -> Any:
     try:
         if composable:
             algorithm = _answers(algorithm, values)
+        # Fields of one part are replaced together: some are only sound with each other.
+        together: dict[tuple[str, ...], dict[str, Any]] = {}
         for name, value in values.items():
-            algorithm = _set(algorithm, name, value)
+            name = _ALIASES.get(name, name)
+            paths = _paths(algorithm, name)
+            for path in paths:
+                together.setdefault(path, {})[name] = value if path else _typed(name, value)
+            if not paths:
+                algorithm = _set(algorithm, name, value)
+        for path, changes in together.items():
+            changed = dataclasses.replace(_at(algorithm, path), **changes)
+            for inner in reversed(range(len(path))):
+                changed = dataclasses.replace(_at(algorithm, path[:inner]), **{path[inner]: changed})
+            algorithm = changed
     except SettingError:
         raise
     except (ValueError, TypeError) as error:
@@ -281,6 +294,35 @@ def configure(algorithm: Any, settings: Mapping[str, Any]) -> Any:
             f"critic {a.critic} × actor {format_actor(a.actor)}, data {format_data(a.data)} is refused: {reason}."
         )
     return a
+
+
+_SPECIAL = (
+    "optimize_memory_usage",
+    "double",
+    "noisy",
+    "action_noise",
+    "normalize",
+    "use_rms_prop",
+    "policy_kwargs",
+)
+
+
+def _at(algorithm: Any, path: tuple[str, ...]) -> Any:
+    """The part at a path of fields."""
+    for step in path:
+        algorithm = getattr(algorithm, step)
+    return algorithm
+
+
+def _paths(algorithm: Any, name: str) -> list[tuple[str, ...]]:
+    """Where a setting is a mere field: [()] for the algorithm's own, the paths of parts; [] where it takes more."""
+    if name in UNSUPPORTED or name in _SPECIAL:
+        return []
+    if name in _own_fields(algorithm):
+        return [()]
+    return [
+        path for path, part in _parts(algorithm).items() if name in {f.name for f in dataclasses.fields(part)}
+    ]
 
 
 def _answers(algorithm: ActorCritic, values: dict[str, Any]) -> ActorCritic:
@@ -296,13 +338,21 @@ def _answers(algorithm: ActorCritic, values: dict[str, Any]) -> ActorCritic:
 
 
 def _set(algorithm: Any, name: str, value: Any) -> Any:
-    name = _ALIASES.get(name, name)
+    """The algorithm with a setting that is no mere field of it."""
     if name in UNSUPPORTED:
-        if not value:
+        if not value or (name, value) == ("sde_sample_freq", -1):
             return algorithm
         raise SettingError(f"{name}: {UNSUPPORTED[name]}.")
     if name == "optimize_memory_usage" and not isinstance(algorithm, ActorCritic):
         return algorithm  # observations are stored once in any case
+    if name == "target_update_interval" and isinstance(algorithm, Pathwise):
+        if value == 1:
+            return algorithm
+        raise SettingError(
+            f"target_update_interval={value!r}: the targets follow every update; choose tau instead."
+        )
+    if name in ("double", "noisy") and isinstance(algorithm, QLearning) and not isinstance(value, bool):
+        raise SettingError(f"{name}={value!r} must be True or False.")
     if name == "double" and isinstance(algorithm, QLearning):
         return dataclasses.replace(algorithm, target="double" if value else "q-learning")
     if name == "noisy" and isinstance(algorithm, QLearning):  # noisy layers explore instead of ε
@@ -312,11 +362,13 @@ def _set(algorithm: Any, name: str, value: Any) -> Any:
             algorithm = dataclasses.replace(algorithm, noisy=False, actor=actor)
         return dataclasses.replace(algorithm, noisy=bool(value))
     if name == "action_noise" and isinstance(algorithm, Pathwise):
-        noise = action_noise_settings(value)
-        if not isinstance(algorithm.actor, Deterministic):  # Stable-Baselines3 lets SAC have it
+        if not isinstance(algorithm.actor, Deterministic):
             if value is None:
                 return algorithm
-            raise SettingError("action_noise: a soft actor explores by sampling; leave it out.")
+            raise SettingError(
+                "action_noise: a soft actor explores by sampling its own policy; leave action_noise out."
+            )
+        noise = action_noise_settings(value)
         return dataclasses.replace(algorithm, actor=dataclasses.replace(algorithm.actor, **noise))
     if name == "normalize" and isinstance(algorithm, ActorCritic):
         return dataclasses.replace(algorithm, normalize_obs=bool(value), normalize_reward=bool(value))
@@ -324,17 +376,6 @@ def _set(algorithm: Any, name: str, value: Any) -> Any:
         return dataclasses.replace(algorithm, optimizer="rmsprop" if value else "adam")
     if name == "policy_kwargs":
         return dataclasses.replace(algorithm, network=network_config(value or {}, algorithm.network))
-    if name in _own_fields(algorithm):
-        return dataclasses.replace(algorithm, **{name: _typed(name, value)})
-    for path, part in _parts(algorithm).items():
-        if name in {f.name for f in dataclasses.fields(part)}:
-            changed = dataclasses.replace(part, **{name: value})
-            for inner in reversed(range(len(path))):
-                holder = algorithm
-                for step in path[:inner]:
-                    holder = getattr(holder, step)
-                changed = dataclasses.replace(holder, **{path[inner]: changed})
-            return changed
     names = setting_names(algorithm)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(names))}."

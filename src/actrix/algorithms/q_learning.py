@@ -18,7 +18,7 @@ from actrix.algorithms import checks, off_policy
 from actrix.algorithms.learner import Acting, Learner
 from actrix.algorithms.off_policy import Batch, State
 from actrix.core import normalize
-from actrix.core.fields import choose, whole
+from actrix.core.fields import choose, finite, switch, whole
 from actrix.core.networks import NetworkConfig, noise_size, perturb
 from actrix.core.optim import descend_if_finite, make_optimizer, polyak
 from actrix.core.q_networks import QNet, apply, build_q_net
@@ -88,6 +88,8 @@ class QLearning:
         choose(self, target=tuple(q_targets.Q_TARGETS), distributional=DISTRIBUTIONAL)
         whole(self, "target_update_interval", "n_policy_quantiles", "quantile_dim")
         whole(self, "n_atoms", "n_quantiles", least=2)
+        switch(self, "dueling", "noisy")
+        finite(self, "v_min", "v_max")
         if not self.v_min < self.v_max:
             raise ValueError(f"v_min={self.v_min} must be below v_max={self.v_max}.")
         if self.distributional and self.target not in ("q-learning", "double"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 
@@ -9,9 +10,28 @@ def whole(part: Any, *names: str, least: int = 1) -> None:
     """Raise ValueError unless these fields hold whole numbers of at least `least`; make them ints."""
     for name in names:
         value = getattr(part, name)
-        if isinstance(value, bool | str) or value is None or int(value) != value or value < least:
+        number = isinstance(value, int) or (
+            value is not None and not isinstance(value, str) and math.isfinite(value)
+        )
+        if isinstance(value, bool) or not number or int(value) != value or value < least:
             raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
         object.__setattr__(part, name, int(value))
+
+
+def finite(part: Any, *names: str, least: float = -math.inf) -> None:
+    """Raise ValueError unless these fields hold finite numbers of at least `least`."""
+    for name in names:
+        value = getattr(part, name)
+        if isinstance(value, str | bool) or value is None or not (math.isfinite(value) and value >= least):
+            bound = "" if least == -math.inf else f" of at least {least:g}"
+            raise ValueError(f"{name}={value!r} must be a finite number{bound}.")
+
+
+def switch(part: Any, *names: str) -> None:
+    """Raise ValueError unless these fields hold True or False: the word 'no' would count as yes."""
+    for name in names:
+        if not isinstance(getattr(part, name), bool):
+            raise ValueError(f"{name}={getattr(part, name)!r} must be True or False.")
 
 
 def choose(part: Any, **choices: tuple) -> None:

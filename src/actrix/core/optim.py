@@ -56,7 +56,7 @@ def descend_if_finite(
     learning_rate: jax.Array | float,
 ) -> tuple[jax.Array, optax.OptState, jax.Array]:
     """`descend`, or nothing at all where the gradient is not finite; also returns whether it was."""
-    finite = jnp.isfinite(jnp.sum(gradient))
+    finite = jnp.isfinite(jnp.sum(jnp.square(gradient)))
     new_theta, new_state = descend(optimizer, gradient, state, theta, learning_rate)
     # A select that XLA fuses into the update's own loop: keeping the old values costs no extra pass.
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (new_theta, new_state), (theta, state))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from actrix.core.fields import share, whole
+from actrix.core.fields import share, switch, whole
 from actrix.core.schedules import Schedule, as_schedule, bounds
 
 
@@ -100,6 +100,7 @@ class ReplayBuffer:
         whole(self, "buffer_size", "batch_size", "train_freq", "n_steps")
         whole(self, "learning_starts", least=0)
         whole(self, "gradient_steps", least=-1)
+        switch(self, "prioritized")
         if self.gradient_steps == 0:
             raise ValueError("gradient_steps=0 would learn nothing; write −1 for one per step.")
         if self.batch_size > self.buffer_size:

@@ -185,7 +185,9 @@ class CompiledRunner:
 
     def set_training(self, **numbers: float) -> None:
         """Replace numbers of every seed's `training`, e.g. its step counter."""
-        full = {name: jnp.full(len(self.seeds) + self.idle, float(x)) for name, x in numbers.items()}
+        full = {
+            name: jnp.full(len(self.seeds) + self.idle, float(x), jnp.float32) for name, x in numbers.items()
+        }
         training = dataclasses.replace(self.state.learner.training, **full)
         self.state = dataclasses.replace(
             self.state, learner=dataclasses.replace(self.state.learner, training=training)

@@ -97,7 +97,7 @@ class HostRunner:
 
     def set_training(self, **numbers: float) -> None:
         """Replace numbers of the learner's `training`, e.g. its step counter."""
-        arrays = {name: jnp.asarray(float(x)) for name, x in numbers.items()}
+        arrays = {name: jnp.asarray(float(x), jnp.float32) for name, x in numbers.items()}
         training = dataclasses.replace(self.learner.training, **arrays)
         self.learner = dataclasses.replace(self.learner, training=training)
 

@@ -97,7 +97,7 @@ class OfflineRunner:
     def set_training(self, **numbers: float) -> None:
         """Replace numbers of every seed's `training`, e.g. its step counter."""
         for i, learner in enumerate(self._learners):
-            arrays = {name: jnp.asarray(float(x)) for name, x in numbers.items()}
+            arrays = {name: jnp.asarray(float(x), jnp.float32) for name, x in numbers.items()}
             training = dataclasses.replace(learner.training, **arrays)
             self._learners[i] = dataclasses.replace(learner, training=training)
 

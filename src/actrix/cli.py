@@ -359,14 +359,14 @@ def _record(path: Path, out: Path | None, episodes: int, seed: int, env_id: str 
 
 def _render_env(model: Any, env_id: str | None, mode: str | None) -> Any:
     from actrix.algorithms.presets import SettingError
-    from actrix.envs.atari import EVALUATION, atari_single_env, is_atari
+    from actrix.envs.atari import PLAY, atari_single_env, is_atari
     from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
     from actrix.envs.make import single_env
     from actrix.experiment import model_env_id
 
     env_id = model_env_id(model, env_id)
     if is_atari(env_id):
-        return atari_single_env(env_id, render_mode=mode, **EVALUATION)
+        return atari_single_env(env_id, render_mode=mode, **PLAY)
     if has_jax_env(env_id) and env_id not in JAX_TWINS:
         raise SettingError(f"{env_id} is a JAX environment that Gymnasium cannot draw.")
     return single_env(env_id, model.env_kwargs, render_mode=mode)

@@ -265,7 +265,7 @@ def _check(config: RunConfig) -> None:
 
 def _small(algorithm: Any, num_envs: int) -> Any:
     """The algorithm with as little room for transitions as it takes: a learner of it costs next to nothing."""
-    data = getattr(algorithm, "data", None)
+    data = algorithm.data
     if not hasattr(data, "buffer_size"):
         return algorithm
     least = max(num_envs, getattr(data, "batch_size", 1))

@@ -26,3 +26,11 @@ def little_optimization(request):
 @pytest.fixture
 def optimized():
     """Ask for it to compile with all optimisations."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs(request):
+    """Hundreds of programs would fill the memory; those of the presets serve the next file too."""
+    yield
+    if request.module.__name__ != "test_learning":
+        jax.clear_caches()

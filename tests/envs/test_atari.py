@@ -13,6 +13,7 @@ from actrix.core.spaces import is_image
 from actrix.envs import atari
 from actrix.envs.atari import (
     EVALUATION,
+    PLAY,
     AtariWrapper,
     atari_backend,
     atari_single_env,
@@ -198,6 +199,21 @@ def test_a_game_played_for_evaluation_ends_when_it_is_over():
     # The last picture is that of the last two frames, not of the step before.
     screen = env.unwrapped.ale.getScreenGrayscale()
     assert (obs[-1] >= cv2.resize(screen, (84, 84), interpolation=cv2.INTER_AREA)).all()
+
+
+def test_a_game_goes_on_after_a_lost_life_only_where_fire_is_pressed():
+    """An agent that never presses FIRE itself: with PLAY it loses all lives, without it waits with the second."""
+
+    def lives(settings):
+        env = atari_single_env(BREAKOUT, **settings, max_episode_frames=4 * 1500)
+        env.reset(seed=0)
+        terminated = truncated = False
+        while not (terminated or truncated):
+            *_, terminated, truncated, info = env.step(0)
+        return info["lives"], terminated
+
+    assert lives(PLAY) == (0, True)
+    assert lives(EVALUATION) == (4, False)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

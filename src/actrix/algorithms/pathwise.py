@@ -327,12 +327,13 @@ class Pathwise:
         """One update of the actor, of the temperature, and of a deterministic actor's targets."""
         alpha = self._alpha(state)
         dropout_key, key = jax.random.split(key)
+        drawn = (batch.weight > 0).astype(batch.reward.dtype)
 
         def actor_loss(theta: jax.Array):
             rows, entropy = self._actor_rows(
                 build(state.weights | {"actor": theta}), batch, alpha, key, dropout_key
             )
-            return weighted_mean(rows, (batch.weight > 0).astype(rows.dtype)), entropy
+            return weighted_mean(rows, drawn), entropy
 
         (loss, entropy), gradient = jax.value_and_grad(actor_loss, has_aux=True)(state.weights["actor"])
         state, finite = self._descend(state, "actor", gradient, rate)
@@ -341,7 +342,8 @@ class Pathwise:
             metrics |= {"train/ent_coef": alpha, "train/entropy": jnp.mean(entropy)}
             if self.actor.adapted:
                 target_entropy = self._target_entropy(build(state.weights).actor.head)
-                temperature = lambda x: jnp.mean(losses.temperature_loss(x[0], entropy, target_entropy))
+                rows = lambda x: losses.temperature_loss(x[0], entropy, target_entropy)
+                temperature = lambda x: weighted_mean(rows(x), drawn)
                 loss, gradient = jax.value_and_grad(temperature)(state.weights["log_alpha"])
                 state, also = self._descend(state, "log_alpha", gradient, rate)
                 metrics["train/ent_coef_loss"] = loss

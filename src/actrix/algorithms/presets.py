@@ -354,6 +354,12 @@ def _set(algorithm: Any, name: str, value: Any) -> Any:
     if name in ("double", "noisy") and isinstance(algorithm, QLearning) and not isinstance(value, bool):
         raise SettingError(f"{name}={value!r} must be True or False.")
     if name == "double" and isinstance(algorithm, QLearning):
+        if value and algorithm.target not in ("q-learning", "double"):
+            raise SettingError(
+                f"double=True: target {algorithm.target!r} takes no maximum that could be split."
+            )
+        if algorithm.target not in ("q-learning", "double"):
+            return algorithm
         return dataclasses.replace(algorithm, target="double" if value else "q-learning")
     if name == "noisy" and isinstance(algorithm, QLearning):  # noisy layers explore instead of ε
         kind = {True: "none", False: "epsilon-greedy"}[bool(value)]

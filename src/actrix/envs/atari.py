@@ -25,6 +25,8 @@ from actrix.envs.make import UnknownEnvError, _make, _nearest, _register_atari, 
 
 EVALUATION = {"terminal_on_life_loss": False, "clip_reward": False}
 """`wrapper_kwargs` under which an episode is a whole game with its own score."""
+PLAY = {**EVALUATION, "fire_on_life_loss": True}
+"""The same for an agent trained life by life, whose every life began with FIRE: how evaluation and video play."""
 
 BACKENDS = ("auto", "gymnasium", "envpool")
 _OURS = {  # settings of the environment that the wrapper owns
@@ -44,7 +46,8 @@ class AtariWrapper(gym.Wrapper):
 
     Not as in SB3, but as in EnvPool, so that both backends are the same environment: FIRE lasts one raw frame
     (SB3: four, then four of the next action), a new life begins with no-ops too (SB3: one step of no-op), and
-    the stack repeats the first frame (SB3: zeros).
+    the stack repeats the first frame (SB3: zeros). Where lives do not end episodes, `fire_on_life_loss` presses FIRE
+    for one raw frame after each (Breakout otherwise waits for ever on an agent that never had to; not in EnvPool).
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class AtariWrapper(gym.Wrapper):
         action_repeat_probability: float = 0.0,
         frame_stack: int = 4,
         max_episode_frames: int = 108_000,
+        fire_on_life_loss: bool = False,
     ):
         """`env` is an `ALE/<Game>-v5` environment made with frameskip=1; raises ValueError for another one."""
         if getattr(env.unwrapped, "_frameskip", None) != 1:
@@ -67,7 +71,7 @@ class AtariWrapper(gym.Wrapper):
         _own_settings(env.unwrapped, action_repeat_probability)
         game = _Game(env, noop_max)
         env = AtariPreprocessing(game, noop_max=0, frame_skip=frame_skip, screen_size=screen_size)
-        env = _Episodes(env, game, terminal_on_life_loss, max_episode_frames // frame_skip)
+        env = _Episodes(env, game, terminal_on_life_loss, max_episode_frames // frame_skip, fire_on_life_loss)
         if clip_reward:
             env = TransformReward(env, lambda reward: float(np.sign(float(reward))))
         super().__init__(FrameStackObservation(env, frame_stack))
@@ -112,27 +116,32 @@ class _Game(gym.Wrapper):
 class _Episodes(gym.Wrapper):
     """Where an episode ends: the game is over, a life is lost, or the time is up."""
 
-    def __init__(self, env: gym.Env, game: _Game, life_ends: bool, max_steps: int):
+    def __init__(self, env: gym.Env, game: _Game, life_ends: bool, max_steps: int, fire: bool):
         super().__init__(env)
+        self.fire = fire and game.fire is not None and not life_ends
         self.game, self.ale = game, game.unwrapped.ale  # type: ignore[attr-defined]
         self.life_ends, self.max_steps = life_ends, max_steps
         self.lives = self.steps = 0
+        self.lost = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         if seed is not None or not self.game.goes_on:
             self.steps = 0
         result = self.env.reset(seed=seed, options=options)
-        self.game.goes_on, self.lives = False, self.ale.lives()
+        self.game.goes_on, self.lost, self.lives = False, False, self.ale.lives()
         return result
 
     def step(self, action: Any):
+        bonus: Any = 0.0
+        if self.lost and self.fire:
+            bonus = self.game.step(self.game.fire)[1]
         obs, reward, _, _, info = self.env.step(action)
         self.steps += 1
         before, self.lives = self.lives, self.ale.lives()
         over, cut = self.ale.game_over(with_truncation=False), self.steps >= self.max_steps
         lost = self.life_ends and 0 < self.lives < before
-        self.game.goes_on = lost and not over and not cut
-        return obs, reward, over or lost, cut, info
+        self.lost, self.game.goes_on = self.lives < before, lost and not over and not cut
+        return obs, float(reward) + float(bonus), over or lost, cut, info
 
 
 def make_atari_env(
@@ -168,7 +177,7 @@ def make_atari_env(
         envs.spec = dataclasses.replace(
             envs.spec, max_episode_steps=limit, frame_stack=settings["frame_stack"]
         )
-    envs.env_id = game if not env_kwargs and set(wrapper_kwargs or ()) <= set(EVALUATION) else None
+    envs.env_id = game if not env_kwargs and set(wrapper_kwargs or ()) <= set(PLAY) else None
     return envs
 
 
@@ -192,6 +201,8 @@ def atari_backend(
         reason = "takes no env_kwargs"
     elif settings["noop_max"] < 1 or settings["frame_skip"] < 2:
         reason = "needs noop_max >= 1 and frame_skip >= 2"
+    elif settings["fire_on_life_loss"]:
+        reason = "cannot press FIRE inside a game"
     elif backend == "envpool" and atari_pool_id(game) is None:
         raise UnknownEnvError(f"EnvPool is not installed or has no game {env_id!r}{_nearest_game(game)}.")
     if backend == "envpool" and reason:

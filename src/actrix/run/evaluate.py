@@ -11,7 +11,7 @@ import numpy as np
 
 from actrix.core.networks import zero_where
 from actrix.core.types import PyTree, Spec
-from actrix.envs.atari import EVALUATION, is_atari, make_atari_env
+from actrix.envs.atari import PLAY, is_atari, make_atari_env
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.guard import env_seeds
 from actrix.envs.make import make_vec_env
@@ -106,9 +106,7 @@ def evaluation_env(
 
     n = min(EVAL_ENVS, episodes)
     if is_atari(env_id):  # whole games, unclipped rewards
-        return make_atari_env(
-            env_id, n, backend="gymnasium", wrapper_kwargs=EVALUATION, env_kwargs=env_kwargs
-        )
+        return make_atari_env(env_id, n, backend="gymnasium", wrapper_kwargs=PLAY, env_kwargs=env_kwargs)
     jax_only = has_jax_env(env_id) and env_id not in JAX_TWINS
     return make_vec_env(env_id, n, env_kwargs=env_kwargs, wrapper_class=wrapper,
                         backend="jax" if jax_only else "gymnasium")  # fmt: skip

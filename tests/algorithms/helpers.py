@@ -188,7 +188,8 @@ def small(algorithm: Any, **settings: Any) -> Any:
     else:
         changes |= {"tau": 0.05}
     if isinstance(algorithm, Pathwise):
-        changes |= {"ent_coef": 0.05} if isinstance(algorithm.actor, Soft) else {"noise_std": 0.5}
+        soft = {"ent_coef": "auto_0.1" if algorithm.discrete else 0.05}
+        changes |= soft if isinstance(algorithm.actor, Soft) else {"noise_std": 0.5}
         changes |= {"cql_alpha": 0.01, "cql_actions": 4} if algorithm.cql_alpha else {}
         changes |= (
             {}

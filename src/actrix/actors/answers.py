@@ -289,10 +289,10 @@ def parse_actor(text: str, critic_function: str = "v") -> Actor:
     if cls is ImportanceScore:
         values["psi"] = "return"
     for word in rest:
-        if numeric[:1] == ["kind"]:
-            values[numeric.pop(0)] = word
-        elif word in PSI:
+        if word in PSI:
             values["psi"] = word
+        elif numeric[:1] == ["kind"]:
+            values[numeric.pop(0)] = word
         elif word == "gamma" and cls is ScoreFunction:
             values["gamma_weight"] = True
         elif numeric:

@@ -131,7 +131,7 @@ def build_regressor(config: NetworkConfig, spec: Spec, key: Key, n_critics: int)
     keys = jax.random.split(key, 3)
     return Regressor(
         Actor(space, head, config, False, keys[0]),
-        jnp.full(head.size, config.log_std_init) if head.continuous else None,
+        jnp.zeros(head.size) + config.log_std_init if head.continuous else None,
         Critics(space, head, config, n_critics, 1, keys[1]) if n_critics else None,
         StateValue(space, config, keys[2]) if n_critics else None,
     )

@@ -347,7 +347,7 @@ class ActorCriticNet(eqx.Module):
         self.vf = MLP(size, arch["vf"], activation, gain, keys[3])
         self.pi_head = Linear([size, *arch["pi"]][-1], head.size, 0.01 if ortho_init else 1.0, keys[4])
         self.vf_head = Linear([size, *arch["vf"]][-1], head.size if q_values else 1, 1.0, keys[5])
-        self.log_std = jnp.full(head.size, log_std_init) if head.continuous else None
+        self.log_std = jnp.zeros(head.size) + log_std_init if head.continuous else None
         self.head = head
         self.q_values = q_values
 
@@ -391,7 +391,7 @@ class CustomNet(eqx.Module):
         self, module: eqx.Module, head: ActionHead, q_values: bool = False, log_std_init: float = 0.0
     ):
         self.arrays, self.static = eqx.partition(module, eqx.is_array)
-        self.log_std = jnp.full(head.size, log_std_init) if head.continuous else None
+        self.log_std = jnp.zeros(head.size) + log_std_init if head.continuous else None
         self.head = head
         self.q_values = q_values
 

@@ -28,7 +28,7 @@ class Moments:
 
 def init_moments(shape: tuple[int, ...]) -> Moments:
     """Mean 0, variance 1 and a count of 1e-4, so that the first data take over (as in Stable-Baselines3)."""
-    return Moments(jnp.zeros(shape), jnp.ones(shape), jnp.asarray(1e-4))
+    return Moments(jnp.zeros(shape), jnp.ones(shape), jnp.zeros(()) + 1e-4)
 
 
 def update_moments(m: Moments, x: Float[Array, "*B *S"], valid: Bool[Array, "*B"] | None = None) -> Moments:

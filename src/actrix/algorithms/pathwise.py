@@ -406,8 +406,9 @@ class Pathwise:
         rows = len(batch.reward)
         out = apply(net.actor, batch.obs, batch.mask)
         keys = self._dropout_keys(dropout_key, rows)
+        critics = net.critics.first() if self.critic.actor_q == "first" else net.critics
         if self.discrete:
-            q = self.critic.join(apply(net.critics, batch.obs, None, keys), self.critic.actor_q)
+            q = self.critic.join(apply(critics, batch.obs, None, keys), self.critic.actor_q)
             q = jax.lax.stop_gradient(q)
             return losses.discrete_soft_policy_loss(out.logits, q, alpha), out.entropy()
         if isinstance(self.actor, Soft):
@@ -415,7 +416,7 @@ class Pathwise:
         else:
             action, log_prob = out, jnp.zeros(rows)
         q = jnp.mean(
-            self.critic.join(apply(net.critics, batch.obs, action, keys), self.critic.actor_q), axis=-1
+            self.critic.join(apply(critics, batch.obs, action, keys), self.critic.actor_q), axis=-1
         )
         if isinstance(self.actor, Soft):
             return losses.soft_policy_loss(log_prob, q, alpha), -log_prob

@@ -184,6 +184,10 @@ class Critics(eqx.Module):
         keys = [None if key is None else jax.random.fold_in(key, i) for i in range(len(self.members))]
         return jnp.stack([out(body(x, k)) for (body, out), k in zip(self.members, keys, strict=True)])
 
+    def first(self) -> Critics:
+        """The first member alone: XLA would compute the others' gradients even where only it is used."""
+        return eqx.tree_at(lambda c: c.members, self, self.members[:1])
+
 
 class ActorCritics(eqx.Module):
     """An actor and its critics: what a deterministic or soft actor-critic saves and acts with."""

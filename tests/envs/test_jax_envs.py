@@ -7,7 +7,7 @@ import pytest
 from actrix.core.spaces import from_env_action
 from actrix.envs.base import HostEnv, JaxEnv, step_keys
 from actrix.envs.jax_envs import (
-    JAX_TWINS,
+    CLASSIC,
     ClassicEnv,
     GymnaxEnv,
     HostJax,
@@ -51,7 +51,7 @@ def gymnasium_steps(env_id, states, actions):
     return [np.array(column) for column in zip(*rows, strict=True)]
 
 
-@pytest.mark.parametrize("env_id", sorted(JAX_TWINS))
+@pytest.mark.parametrize("env_id", sorted(CLASSIC))
 def test_a_step_equals_gymnasiums(env_id):
     states, actions = states_and_actions(env_id)
     obs, reward, terminated = gymnasium_steps(env_id, states, actions)
@@ -67,7 +67,7 @@ def test_a_step_equals_gymnasiums(env_id):
         assert 0 < terminated.mean() < 0.9
 
 
-@pytest.mark.parametrize("env_id", sorted(JAX_TWINS))
+@pytest.mark.parametrize("env_id", sorted(CLASSIC))
 def test_starts_limit_and_spaces_are_gymnasiums(env_id):
     env, twin = ClassicEnv(env_id), gym.make(env_id, disable_env_checker=True)
     assert env.spec.max_episode_steps == twin.spec.max_episode_steps
@@ -180,7 +180,7 @@ def test_parameters_and_unknown_names():
         ClassicEnv("Nope")
 
 
-@pytest.mark.parametrize("env_id", sorted(JAX_TWINS))
+@pytest.mark.parametrize("env_id", sorted(CLASSIC))
 def test_strict_types(env_id):
     env = ClassicEnv(env_id)
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):

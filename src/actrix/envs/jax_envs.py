@@ -22,6 +22,7 @@ from gymnasium import spaces as gym_spaces
 from actrix.core.spaces import check_action_space, check_observation_space, to_env_action
 from actrix.core.types import Spec
 from actrix.envs.base import JaxEnv, Step, step_keys
+from actrix.envs.finite import from_gymnasium
 
 # ----------------------------------------------------------------------------------------------- batches
 
@@ -231,7 +232,12 @@ CLASSIC: dict[str, Dynamics] = {
 """Gymnasium's equations in float32. gymnax's own versions differ (Pendulum's action shape, CartPole's reward
 after the end, MountainCarContinuous at the walls), so they are not used for these ids."""
 
-JAX_TWINS = frozenset(CLASSIC)
+TOY_TEXT = frozenset(
+    {"FrozenLake-v1", "FrozenLake8x8-v1", "CliffWalking-v1", "CliffWalkingSlippery-v1", "Taxi-v4"}
+)
+"""Gymnasium's tabular environments, compiled from their own tables (`from_gymnasium`)."""
+
+JAX_TWINS = frozenset(CLASSIC) | TOY_TEXT
 """Ids whose JAX step equals Gymnasium's from the same state (tested): train in one, act in the other."""
 
 
@@ -364,7 +370,7 @@ def _gym_space(space: Any) -> gym.Space:
 
 
 def jax_env(env_id: str, max_episode_steps: int | None = None, **params: Any) -> JaxEnv:
-    """The JAX environment of that name: `ClassicEnv` for Gymnasium's classic control, else gymnax's.
+    """The JAX environment of that name: Gymnasium's classic control and toy text re-derived, else gymnax's.
 
     Raises ValueError for an unknown id, ImportError where gymnax is needed and not installed.
     """
@@ -372,6 +378,8 @@ def jax_env(env_id: str, max_episode_steps: int | None = None, **params: Any) ->
         if params:
             raise ValueError(f"{env_id} takes no parameters besides max_episode_steps, got {sorted(params)}.")
         return ClassicEnv(env_id, max_episode_steps)
+    if env_id in TOY_TEXT:
+        return from_gymnasium(env_id, max_episode_steps=max_episode_steps, **params)
     env = GymnaxEnv(env_id, max_episode_steps, tuple(sorted(params.items())))
     try:
         _ = env.spec
@@ -382,7 +390,7 @@ def jax_env(env_id: str, max_episode_steps: int | None = None, **params: Any) ->
 
 def has_jax_env(env_id: str) -> bool:
     """Whether `jax_env(env_id)` would succeed (False where gymnax is not installed)."""
-    return env_id in CLASSIC or env_id in gymnax_ids()
+    return env_id in JAX_TWINS or env_id in gymnax_ids()
 
 
 @functools.cache

@@ -25,7 +25,7 @@ class UnknownEnvError(ValueError):
 
 
 def make_vec_env(
-    env_id: str | Callable[..., gym.Env],
+    env_id: str | Callable[..., gym.Env] | JaxEnv,
     n_envs: int = 1,
     seed: int | None = None,
     wrapper_class: Callable[[gym.Env], gym.Env] | None = None,
@@ -36,9 +36,9 @@ def make_vec_env(
 ) -> HostEnv:
     """`n_envs` environments stepped together; Stable-Baselines3's parameter names.
 
-    `env_id` is an id or a class or function that returns a `gym.Env`. Backend 'auto' takes EnvPool where it
-    has the id, `n_envs` > 1 and nothing else is asked for, else Gymnasium (for one environment EnvPool's threads
-    cost more than they gain). `vec_env_cls` is
+    `env_id` is an id, a class or function that returns a `gym.Env`, or a JAX environment (a `FiniteMDP`). Backend
+    'auto' takes EnvPool where it has the id, `n_envs` > 1 and nothing else is asked for, else Gymnasium (for one
+    environment EnvPool's threads cost more than they gain). `vec_env_cls` is
     `SyncVectorEnv` (default) or `AsyncVectorEnv` (one process each; scripts then need `if __name__ ==
     "__main__":`). `seed` serves the first reset: environments get spawned seeds, never seed + i.
 
@@ -50,6 +50,12 @@ def make_vec_env(
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
     seeds = env_seeds(seed, n_envs)
+    if isinstance(env_id, JaxEnv) and not isinstance(env_id, type | gym.Env):
+        if wrapper_class or env_kwargs or vec_env_cls or backend not in ("auto", "jax"):
+            raise ValueError(
+                "a JAX environment takes no wrapper_class, env_kwargs, vec_env_cls or other backend."
+            )
+        return HostJax(env_id, n_envs, seeds[0])
     name = env_id if isinstance(env_id, str) else ""
     plain = name and not (wrapper_class or env_kwargs or vec_env_cls)
     if backend == "envpool" and not plain:

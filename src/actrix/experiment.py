@@ -24,7 +24,6 @@ import numpy as np
 
 from actrix import zoo
 from actrix.algorithms import checks, presets
-from actrix.algorithms.actor_critic import ActorCritic
 from actrix.data.answers import ReplayBuffer, Trajectories
 from actrix.data.offline import Dataset, check_spaces, load_dataset, mix
 from actrix.envs.base import HostEnv, JaxEnv
@@ -84,7 +83,7 @@ class RunConfig:
         settings = dict(self.settings)
         if self.algorithm != presets.COMPOSED:
             base = presets.find_preset(self.algorithm).algorithm
-            if not isinstance(base, ActorCritic):
+            if not isinstance(base, presets.COMPOSABLE):
                 return presets.configure(base, settings)
         missing = {"critic", "actor"} - set(settings)
         if missing:

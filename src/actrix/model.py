@@ -588,6 +588,24 @@ class TDAC(Model):
     preset_name = "tdac"
 
 
+class TRPO(Model):
+    """Trust region policy optimisation: natural gradient and line search (Schulman et al. 2015)."""
+
+    preset_name = "trpo"
+
+
+class NPG(Model):
+    """Natural policy gradient with a step bounded by the KL (Kakade 2001; Rajeswaran et al. 2017)."""
+
+    preset_name = "npg"
+
+
+class ACKTR(Model):
+    """Natural gradient with a Kronecker-factored Fisher matrix (Wu et al. 2017)."""
+
+    preset_name = "acktr"
+
+
 class OffPAC(Model):
     """Off-policy actor-critic with a ratio-corrected TD critic on replayed data (Degris et al. 2012)."""
 
@@ -739,6 +757,9 @@ MODELS: dict[str, type[Model]] = {
         A2C,
         PPO,
         PPOKL,
+        TRPO,
+        NPG,
+        ACKTR,
         OffPAC,
         VTrace,
         ACER,

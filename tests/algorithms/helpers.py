@@ -20,6 +20,7 @@ from actrix.algorithms.pathwise import Pathwise
 from actrix.algorithms.presets import PRESETS, configure
 from actrix.algorithms.q_learning import QLearning
 from actrix.algorithms.regression import Regression
+from actrix.algorithms.trust_region import NaturalActorCritic
 from actrix.core import q_networks
 from actrix.core.networks import apply
 from actrix.core.normalize import normalize_observation
@@ -178,6 +179,10 @@ def small(algorithm: Any, **settings: Any) -> Any:
             changes |= {"buffer_size": 2048, "learning_starts": 0, "replay_ratio": 2, "learning_rate": 0.01}
         algorithm = dataclasses.replace(algorithm, n_critic_updates=0, vf_coef=0.5)
         return configure(algorithm, changes | settings)
+    if isinstance(algorithm, NaturalActorCritic):
+        changes = {"policy_kwargs": SMALL["policy_kwargs"], "learning_rate": 0.02, "batch_size": 64}
+        changes |= {"n_steps": 4 if algorithm.whole_episodes else 8, "n_critic_updates": 4}
+        return configure(algorithm, changes | settings)
     if isinstance(algorithm, ParallelQLearning):
         changes = {"policy_kwargs": NETWORK, "learning_rate": 0.01, "n_steps": 8, "batch_size": 64}
         return configure(algorithm, changes | settings)
@@ -291,7 +296,7 @@ def values(algorithm: Any, acting: Any, obs: list[float]) -> np.ndarray:
         return np.zeros(0)
     batch = normalize_observation(acting.obs_moments, jnp.asarray([obs], jnp.float32), algorithm.clip_obs)
     net = acting.net
-    if isinstance(algorithm, ActorCritic):
+    if isinstance(algorithm, ActorCritic | NaturalActorCritic):
         out, _ = apply(net, batch)
         return np.atleast_1d(np.asarray(out.value[0]))
     if isinstance(algorithm, QLearning):

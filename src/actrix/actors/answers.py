@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from actrix.actors import kronecker, natural
 from actrix.actors import policy_gradient as pg
 from actrix.core.distributions import Distribution, importance_ratio
-from actrix.core.fields import choose
+from actrix.core.fields import choose, finite, whole
+from actrix.core.optim import flatten
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
 
 PSI: dict[str, str] = {
@@ -260,11 +263,190 @@ class ImportanceScore:
         return pg.score_function(log_prob=log_prob, psi=psi), {}
 
 
-Actor = ScoreFunction | PPOClip | PPOKL | OffPAC | ACER | PGQL | ImportanceScore
+@dataclasses.dataclass(frozen=True)
+class NaturalGradient:
+    """θ ← θ + η F⁻¹∇L, η = min(`max_step`, √(2δ/xᵀFx)) (Kakade 2001; bounded as by Rajeswaran et al. 2017)."""
+
+    target_kl: float = 0.01
+    """δ of the quadratic model of the mean KL(π_old ‖ π); the step itself is not checked."""
+    max_step: Schedule = 1.0
+    cg_max_steps: int = 15
+    cg_damping: float = 0.1
+    """λ of (F + λI)x = ∇L."""
+    psi: str = "advantage"
+
+    name: ClassVar[str] = "npg"
+    ratio: ClassVar[bool] = False
+    off_policy: ClassVar[bool] = False
+    needs_dist: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check_natural(self)
+
+    def init(self, net: Any) -> None:
+        """What the step remembers between chunks: nothing."""
+
+    def step(
+        self,
+        theta: jax.Array,
+        state: None,
+        *,
+        dist_of: natural.DistOf,
+        objective: Callable[[jax.Array], jax.Array],
+        valid: jax.Array | None,
+        progress: jax.Array,
+        **unused: Any,
+    ) -> tuple[jax.Array, None, dict[str, jax.Array]]:
+        """(θ, state, metrics) after one step up `objective`."""
+        x, curvature = _direction(self, theta, dist_of, objective, valid)
+        length = natural.step_length(curvature, self.target_kl)
+        length = jnp.minimum(length, evaluate(self.max_step, progress))
+        return theta + length * x, None, {"train/step_size": length}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrustRegion:
+    """max L(θ) s.t. mean KL(π_old ‖ π_θ) ≤ δ, by a natural-gradient step and a line search (Schulman et al. 2015).
+
+    Field names are sb3-contrib's. The constraint is on the mean KL: no guarantee of improvement follows from it.
+    """
+
+    target_kl: float = 0.01
+    """δ."""
+    cg_max_steps: int = 15
+    cg_damping: float = 0.1
+    line_search_shrinking_factor: float = 0.8
+    line_search_max_iter: int = 10
+    psi: str = "advantage"
+
+    name: ClassVar[str] = "trpo"
+    ratio: ClassVar[bool] = True
+    off_policy: ClassVar[bool] = False
+    needs_dist: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check_natural(self)
+        whole(self, "line_search_max_iter")
+        if not 0 < self.line_search_shrinking_factor < 1:
+            raise ValueError(
+                f"line_search_shrinking_factor={self.line_search_shrinking_factor} must lie between 0 and 1."
+            )
+
+    def init(self, net: Any) -> None:
+        """What the step remembers between chunks: nothing."""
+
+    def step(
+        self,
+        theta: jax.Array,
+        state: None,
+        *,
+        dist_of: natural.DistOf,
+        objective: Callable[[jax.Array], jax.Array],
+        valid: jax.Array | None,
+        **unused: Any,
+    ) -> tuple[jax.Array, None, dict[str, jax.Array]]:
+        """(θ, state, metrics) after a step that raised `objective` within the trust region, or none at all."""
+        old = dist_of(theta)
+        x, curvature = _direction(self, theta, dist_of, objective, valid)
+        found = natural.line_search(
+            lambda theta: (objective(theta), natural.mean_kl(old, dist_of(theta), valid)),
+            theta,
+            natural.step_length(curvature, self.target_kl) * x,
+            self.target_kl,
+            max_iter=self.line_search_max_iter,
+            shrinking_factor=self.line_search_shrinking_factor,
+        )
+        return found.theta, None, {"train/is_line_search_success": found.success.astype(jnp.float32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class KroneckerFactored:
+    """θ ← θ + η F̂⁻¹∇L, η = min(`max_step`, √(2δ/xᵀF̂x)), F̂ Kronecker-factored layer by layer (Wu et al. 2017)."""
+
+    target_kl: float = 0.001
+    """δ of the quadratic model."""
+    max_step: Schedule = 0.25
+    damping: float = 0.01
+    """λ, shared between the two factors of a layer."""
+    stats_decay: float = 0.99
+    """Decay of the factors' running averages, per chunk."""
+    psi: str = "advantage"
+
+    name: ClassVar[str] = "acktr"
+    ratio: ClassVar[bool] = False
+    off_policy: ClassVar[bool] = False
+    needs_dist: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check_natural(self)
+        finite(self, "damping", least=0)
+        if not (self.damping > 0 and 0 <= self.stats_decay < 1):
+            raise ValueError(
+                f"damping={self.damping} must be positive, and stats_decay={self.stats_decay} in [0, 1)."
+            )
+
+    def init(self, net: Any) -> kronecker.Factors:
+        """The factors' running averages."""
+        return kronecker.no_factors(net)
+
+    def step(
+        self,
+        theta: jax.Array,
+        state: kronecker.Factors,
+        *,
+        net_of: Callable[[jax.Array], Any],
+        objective: Callable[[jax.Array], jax.Array],
+        rows: tuple[Any, jax.Array, jax.Array | None],
+        valid: jax.Array | None,
+        progress: jax.Array,
+        **unused: Any,
+    ) -> tuple[jax.Array, kronecker.Factors, dict[str, jax.Array]]:
+        """(θ, factors, metrics) after one step; `rows` = (obs, action, mask), actions drawn from π_θ."""
+        gradient = jax.grad(objective)(theta)
+        factors = kronecker.batch_factors(net_of(theta), *rows, valid)
+        state = kronecker.average(state, *factors, self.stats_decay)
+        x = kronecker.precondition(net_of(gradient), state, self.damping)
+        x = flatten(x)[0]
+        length = natural.step_length(jnp.vdot(x, gradient), self.target_kl)  # xᵀF̂x = xᵀ∇L
+        length = jnp.minimum(length, evaluate(self.max_step, progress))
+        return theta + length * x, state, {"train/step_size": length}
+
+
+def _direction(
+    actor: Any, theta: jax.Array, dist_of: natural.DistOf, objective: Callable, valid: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """x = F⁻¹∇L by conjugate gradients, and xᵀFx."""
+    return natural.natural_direction(
+        natural.fisher_vector_product(dist_of, theta, valid),
+        jax.grad(objective)(theta),
+        cg_max_steps=actor.cg_max_steps,
+        cg_damping=actor.cg_damping,
+    )
+
+
+def _check_natural(actor: Any) -> None:
+    """Raise ValueError for a field of a natural actor that is out of range."""
+    finite(actor, "target_kl")
+    if not actor.target_kl > 0:
+        raise ValueError(f"target_kl={actor.target_kl} must be positive.")
+    if hasattr(actor, "cg_damping"):
+        finite(actor, "cg_damping", least=0)
+        whole(actor, "cg_max_steps")
+    if hasattr(actor, "max_step"):
+        object.__setattr__(actor, "max_step", as_schedule(actor.max_step, "max_step"))
+        if not bounds(actor.max_step)[1] > 0:
+            raise ValueError(f"max_step={actor.max_step} must be positive.")
+
+
+NaturalActor = NaturalGradient | TrustRegion | KroneckerFactored
+"""Actors that step by the Fisher matrix instead of descending a loss."""
+Actor = ScoreFunction | PPOClip | PPOKL | OffPAC | ACER | PGQL | ImportanceScore | NaturalActor
 
 ACTORS: dict[str, type] = {
-    cls.name: cls for cls in (ScoreFunction, PPOClip, PPOKL, OffPAC, ACER, PGQL, ImportanceScore)
-}
+    cls.name: cls
+    for cls in (ScoreFunction, PPOClip, PPOKL, NaturalGradient, TrustRegion, KroneckerFactored, OffPAC, ACER, PGQL,
+                ImportanceScore)
+}  # fmt: skip
 
 
 def default_psi(critic_function: str) -> str:

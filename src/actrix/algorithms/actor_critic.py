@@ -11,25 +11,22 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from gymnasium import spaces
 
 from actrix.actors import policy_gradient as pg
-from actrix.actors.answers import ACER, EPISODE_PSI, PGQL, PPOKL, Actor, PPOClip
+from actrix.actors.answers import ACER, PGQL, PPOKL, Actor, PPOClip
 from actrix.algorithms import checks, estimates, off_policy
 from actrix.algorithms.learner import Acting, Batch, Learner, Training, count, first_bad_row
-from actrix.core import normalize
-from actrix.core.networks import NetworkConfig, Output, apply, normalized_shapes
-from actrix.core.optim import descend, flatten, make_optimizer, polyak
+from actrix.algorithms.stochastic import StochasticPolicy
+from actrix.core.networks import NetworkConfig, Output
+from actrix.core.optim import descend, flatten, polyak
 from actrix.core.schedules import Schedule, evaluate
 from actrix.core.types import Chunk, Key, PyTree, Spec
-from actrix.critics import returns
 from actrix.critics.answers import Critic
-from actrix.data.answers import Lagged, OnPolicy, Trajectories, format_data
-from actrix.data.rollout import minibatch_indices
+from actrix.data.answers import Lagged, OnPolicy, Trajectories
 
 
 @dataclasses.dataclass(frozen=True)
-class ActorCritic:
+class ActorCritic(StochasticPolicy):
     """A critic, an actor and their data, with the settings all mixtures share (Stable-Baselines3's names)."""
 
     critic: Critic = Critic()
@@ -72,68 +69,21 @@ class ActorCritic:
     def __post_init__(self) -> None:
         checks.settle(self)
 
-    def check(self, spec: Spec, num_envs: int) -> None:
-        """Refuse what does not fit the environment, with the numbers; raises ValueError."""
-        checks.fits(self, spec, num_envs)
-
-    # ------------------------------------------------------------------ what the loops ask
-
-    @property
-    def answers(self) -> tuple[str, str, str]:
-        """(critic, actor, data)."""
-        return str(self.critic), f"{self.actor.name} × {self.actor.psi}", format_data(self.data)
-
-    @property
-    def whole_episodes(self) -> bool:
-        """Chunks hold one whole episode per environment instead of n_steps rows."""
-        return self.critic.whole_episodes or self.actor.psi in EPISODE_PSI
-
-    def rows(self, spec: Spec) -> int:
-        """T, the rows per environment of a chunk."""
-        rows = self.n_steps or spec.max_episode_steps
-        if rows is None:
-            raise ValueError(
-                "this environment has no time limit: give n_steps, the longest episode to wait for."
-            )
-        return rows
-
     def init(self, key: Key, spec: Spec, num_envs: int, reference: Acting | None = None) -> Learner:
         """A fresh learner; `reference` is a policy to stay near (None = the uniform one)."""
-        if reference is not None and reference.net.recurrent:
-            raise ValueError(
-                "reference: a recurrent policy cannot be the reference; give a feed-forward one."
-            )
-        if self.ref_kl_coef and reference is None and isinstance(spec.action_space, spaces.Box):
-            raise ValueError(
-                "ref_kl_coef: the uniform reference is improper on a Box; give a policy as reference."
-            )
         acting = self.initial_acting(key, spec)
         theta, _ = flatten(acting.net)
-        zero = jnp.zeros(())
-        training = Training(
-            opt_state=self._optimizer.init(theta),
+        beta = self.actor.initial_beta if isinstance(self.actor, PPOKL) else 0.0
+        training = self.fresh_training(
+            num_envs,
+            reference,
+            spec,
+            self._optimizer.init(theta),
             critic_opt_state=self._optimizer.init(theta) if self.n_critic_updates else None,
-            beta=jnp.full((), self.actor.initial_beta if isinstance(self.actor, PPOKL) else 0.0, jnp.float32),
-            baseline=pg.MovingAverage(zero, zero),
-            reward_scale=normalize.init_reward_scale(num_envs) if self.normalize_reward else None,
-            reference=reference,
+            beta=jnp.full((), beta, jnp.float32),
             average=jnp.array(theta) if isinstance(self.actor, ACER) else None,
-            update=jnp.zeros((), jnp.int32),
-            steps=jnp.zeros(()),
-            steps_rest=jnp.zeros(()),
-            total_steps=jnp.ones(()),
         )
         return Learner(acting, training, self._empty_memory(acting, spec, num_envs))
-
-    def initial_acting(self, key: Key, spec: Spec) -> Acting:
-        """A fresh network and its observation statistics: what a model file holds."""
-        net = self.network.build(spec, key, q_values=self.critic.function == "q")
-        shapes = normalized_shapes(spec.observation_space)
-        moments = normalize.init_observation_moments(shapes) if self.normalize_obs else None
-        older = None
-        if isinstance(self.data, Lagged) and self.data.lag:
-            older = jnp.tile(flatten(net)[0], (self.data.lag, 1))
-        return Acting(net, moments, older)
 
     def _empty_memory(self, acting: Acting, spec: Spec, num_envs: int) -> Any:
         if not isinstance(self.data, Trajectories):
@@ -151,74 +101,6 @@ class ActorCritic:
             transitions=self.data.buffer_size,
             window=self.rows(spec),
             keep=keep,
-        )
-
-    def warm_up(self, rows: int, num_envs: int) -> tuple[int, int]:
-        """(chunks, rows of each) that only fill the running statistics."""
-        if not (self.normalize_obs or self.normalize_reward):
-            return 0, 0
-        return 1, rows if self.whole_episodes else min(rows, max(32, 1024 // num_envs))
-
-    def warm_acting(self, acting: Acting) -> Acting:
-        """The policy acts as ever while the statistics warm up."""
-        return acting
-
-    def initial_carry(self, acting: Acting, num_envs: int) -> PyTree:
-        """Zero memory of a recurrent policy; None without a cell."""
-        return acting.net.initial_carry((num_envs,))
-
-    initial_memory = initial_carry
-
-    def with_acting(self, learner: Learner, acting: Acting) -> Learner:
-        """The learner with another policy (a warm start)."""
-        training = learner.training
-        if training.average is not None:
-            training = dataclasses.replace(training, average=flatten(acting.net)[0])
-        return dataclasses.replace(learner, acting=acting, training=training)
-
-    def adopt(self, learner: Learner, fresh: Learner) -> Learner:
-        """The learner in other environments, for which `fresh` was made: running returns start anew."""
-        learner = off_policy.adopt(learner, fresh)
-        scale = learner.training.reward_scale
-        if scale is not None:
-            scale = dataclasses.replace(scale, running=fresh.training.reward_scale.running)
-        return dataclasses.replace(
-            learner, training=dataclasses.replace(learner.training, reward_scale=scale)
-        )
-
-    def noise(self, acting: Acting, key: Key, rows: int, num_envs: int) -> jax.Array:
-        """All the randomness of a chunk's actions, `[T, N, ...]`, drawn at once."""
-        return acting.net.head.draw(key, (rows, num_envs))
-
-    def act(self, acting: Acting, carry: PyTree, obs: PyTree, mask: jax.Array | None, noise: jax.Array):
-        """The behaviour policy for N observations: (action, log_prob, dist, carry)."""
-        obs = normalize.normalize_observation(acting.obs_moments, obs, self.clip_obs)
-        net = acting.net if acting.explore is None else flatten(acting.net)[1](acting.explore[0])
-        out, carry = apply(net, obs, carry, mask)
-        action = out.dist.sample(noise)
-        return acting.net.head.unflatten_action(action), out.dist.log_prob(action), out.dist, carry
-
-    def policy(
-        self, acting: Acting, carry: PyTree, obs: PyTree, mask: jax.Array | None, noise: jax.Array | None
-    ):
-        """The target policy (action, carry); noise None = its mode, for evaluation and export."""
-        obs = normalize.normalize_observation(acting.obs_moments, obs, self.clip_obs)
-        out, carry = apply(acting.net, obs, carry, mask)
-        action = out.dist.mode() if noise is None else out.dist.sample(noise)
-        return acting.net.head.unflatten_action(action), carry
-
-    def observe(self, learner: Learner, chunk: Chunk) -> Learner:
-        """Move the running statistics by a chunk without learning from it (their warm-up)."""
-        acting, training = learner.acting, learner.training
-        moments, scale = acting.obs_moments, training.reward_scale
-        if moments is not None:
-            moments = normalize.update_observation_moments(moments, chunk.obs, chunk.valid)
-        if scale is not None:
-            done = chunk.terminated | chunk.truncated
-            scale = normalize.update_reward_scale(scale, chunk.reward, done, chunk.valid, self.gamma)
-        return Learner(
-            dataclasses.replace(acting, obs_moments=moments),
-            dataclasses.replace(training, reward_scale=scale),
         )
 
     # ------------------------------------------------------------------ learning
@@ -245,7 +127,9 @@ class ActorCritic:
 
         batch = estimate(theta)
         again = estimate if self.recompute_advantages else lambda theta: batch
-        new, opt_state, metrics = self._fit(loss, again, theta, training.opt_state, rate, self.n_epochs, key)
+        new, opt_state, metrics = self._fit(
+            loss, again, theta, training.opt_state, rate, self.n_epochs, key, self.target_kl
+        )
         critic_opt_state = training.critic_opt_state
         if self.n_critic_updates:
             own = self.critic_learning_rate
@@ -273,7 +157,7 @@ class ActorCritic:
             opt_state=opt_state,
             critic_opt_state=critic_opt_state,
             beta=self._next_beta(net, training.beta, batch),
-            baseline=self._next_baseline(training.baseline, chunk),
+            baseline=estimates.next_baseline(self, training.baseline, chunk),
             average=self._next_average(training.average, new),
         )
 
@@ -324,35 +208,6 @@ class ActorCritic:
 
         keys = jax.random.split(key, self.data.replay_ratio)  # type: ignore[union-attr]
         (theta, opt_state), metrics = jax.lax.scan(step, (theta, opt_state), keys)
-        return theta, opt_state, jax.tree.map(jnp.mean, metrics)
-
-    def _fit(self, loss, estimate, theta, opt_state, rate, epochs, key):
-        """`epochs` passes of minibatch descent on loss(θ, batch); metrics are means over the minibatches."""
-        optimizer = self._optimizer
-        axis = 0 if self.network.cell is None else 1  # of the items: rows, or sequences of rows
-
-        def minibatch(state, index_and_batch):
-            index, batch = index_and_batch
-            batch = jax.tree.map(lambda x: jnp.take(x, index, axis), batch)
-            theta, opt_state, go = state
-            (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(theta, batch)
-            new_theta, new_opt_state = descend(optimizer, gradient, opt_state, theta, rate)
-            if self.target_kl is not None and "train/approx_kl" in metrics:
-                go = go & (metrics["train/approx_kl"] <= 1.5 * self.target_kl)
-                new_theta, new_opt_state = jax.tree.map(
-                    lambda new, old: jnp.where(go, new, old), (new_theta, new_opt_state), (theta, opt_state)
-                )
-            return (new_theta, new_opt_state, go), metrics
-
-        def epoch(state, key):
-            batch = estimate(state[0])
-            items, length = batch.psi.shape[axis], batch.psi.size // batch.psi.shape[axis]
-            size = items if self.batch_size is None else self.batch_size // length
-            index = minibatch_indices(key, items, items // size)
-            return jax.lax.scan(lambda s, i: minibatch(s, (i, batch)), state, index)
-
-        state = (theta, opt_state, jnp.asarray(True))
-        (theta, opt_state, _), metrics = jax.lax.scan(epoch, state, jax.random.split(key, epochs))
         return theta, opt_state, jax.tree.map(jnp.mean, metrics)
 
     def _loss(
@@ -419,19 +274,3 @@ class ActorCritic:
             return beta
         kl = pg.masked_mean(batch.dist.kl(estimates.outputs(self, net, batch).dist), batch.valid)
         return jnp.clip(pg.adapt_beta(beta, kl, self.actor.kl_target), 1e-6, 1e6)  # never stuck at 0 or ∞
-
-    def _next_baseline(self, baseline: pg.MovingAverage, chunk: Chunk) -> pg.MovingAverage:
-        if self.actor.psi != "moving-average":
-            return baseline
-        zero = jnp.zeros_like(chunk.reward)
-        rows: Any = dict(terminated=chunk.terminated, truncated=chunk.truncated, valid=chunk.valid)
-        to_go = returns.monte_carlo(reward=chunk.reward, next_value=zero, gamma=self.gamma, **rows)
-        return pg.moving_average_baseline(baseline, to_go, valid=chunk.valid)[1]
-
-    def training_length(self, rows: int) -> int:
-        """Rows of a recurrent policy's training sequences in chunks of `rows`."""
-        return self.sequence_length or max(d for d in range(1, 65) if rows % d == 0)
-
-    @property
-    def _optimizer(self):
-        return make_optimizer(self.optimizer, self.max_grad_norm, self.optimizer_eps)

@@ -7,10 +7,12 @@ from typing import Any
 
 from gymnasium import spaces
 
-from actrix.actors.answers import PGQL
-from actrix.core.fields import choose, finite, share, switch
+from actrix.actors.answers import PGQL, KroneckerFactored, NaturalActor
+from actrix.core.fields import choose, finite, share, switch, whole
+from actrix.core.networks import space_leaves
 from actrix.core.optim import OPTIMIZERS
 from actrix.core.schedules import as_schedule, bounds
+from actrix.core.spaces import is_image
 from actrix.core.types import Spec
 from actrix.data.answers import OnPolicy, ReplayBuffer
 
@@ -62,18 +64,63 @@ def settle(algorithm: Any) -> None:
 
 def settle_off_policy(algorithm: Any) -> None:
     """What `settle` does, for the fields that all replay-based algorithms have."""
+    _settle_learning_rate(algorithm)
+    share(algorithm, "gamma", *(name for name in ("tau",) if hasattr(algorithm, name)))
+    _settle_grad_norm(algorithm)
+    finite(algorithm, "optimizer_eps", "clip_obs", least=0)
+    switch(algorithm, "normalize_obs")
+    choose(algorithm, optimizer=OPTIMIZERS)
+
+
+def _settle_learning_rate(algorithm: Any) -> None:
     value = as_schedule(algorithm.learning_rate, "learning_rate")
     object.__setattr__(algorithm, "learning_rate", value)
     low, high = bounds(value)
     if not (low >= 0 and high > 0):
         raise ValueError(f"learning_rate={value} must be positive.")
-    share(algorithm, "gamma", *(name for name in ("tau",) if hasattr(algorithm, name)))
+
+
+def _settle_grad_norm(algorithm: Any) -> None:
     value = algorithm.max_grad_norm
     if value is not None and (isinstance(value, str | bool) or not value > 0):
         raise ValueError(f"max_grad_norm={value!r} must be positive, or None for 'off'.")
-    finite(algorithm, "optimizer_eps", "clip_obs", least=0)
-    switch(algorithm, "normalize_obs")
-    choose(algorithm, optimizer=OPTIMIZERS)
+
+
+def settle_natural(algorithm: Any) -> None:
+    """What `settle` does, for the natural-gradient algorithms."""
+    if not isinstance(algorithm.actor, NaturalActor):
+        raise ValueError(
+            f"actor {algorithm.actor.name} takes no natural-gradient step: compose it with ActorCritic."
+        )
+    _settle_learning_rate(algorithm)
+    share(algorithm, "gamma")
+    _settle_grad_norm(algorithm)
+    whole(algorithm, "n_critic_updates", "sub_sampling_factor")
+    for name in ("n_steps", "batch_size", "sequence_length"):
+        if getattr(algorithm, name) is not None:
+            whole(algorithm, name)
+    finite(algorithm, "ent_coef")
+    finite(algorithm, "optimizer_eps", "clip_obs", "clip_reward", "ref_kl_coef", least=0)
+    switch(algorithm, "normalize_obs", "normalize_reward", "normalize_advantage")
+    choose(algorithm, **CHOICES)
+
+
+def fits_natural(algorithm: Any, spec: Spec, num_envs: int) -> None:
+    """Raise ValueError where the natural step does not fit the network or the chunk."""
+    network, rows = algorithm.network, algorithm.rows(spec)
+    length = 1 if network.cell is None else algorithm.training_length(rows)
+    items = rows * num_envs // length
+    if algorithm.sub_sampling_factor > items:
+        raise ValueError(
+            f"sub_sampling_factor={algorithm.sub_sampling_factor} leaves none of a chunk's {items} rows."
+        )
+    if not isinstance(algorithm.actor, KroneckerFactored):
+        return
+    images = any(is_image(leaf) for leaf in space_leaves(spec.observation_space))
+    if network.cell is not None or network.cnn or network.features_extractor_class is not None or images:
+        raise ValueError(
+            "acktr factors dense layers only: images, a recurrent cell or an extractor of your own need trpo or npg."
+        )
 
 
 def fits_off_policy(algorithm: Any, spec: Spec, num_envs: int) -> None:

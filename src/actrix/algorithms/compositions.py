@@ -14,8 +14,10 @@ from actrix.actors.answers import (
     PSI,
     Actor,
     ImportanceScore,
+    NaturalActor,
     OffPAC,
     ScoreFunction,
+    TrustRegion,
     parse_actor,
 )
 from actrix.critics.answers import CRITICS, TD, Critic, ImportanceMC, ImportanceTD, VTrace, parse_critic
@@ -44,6 +46,8 @@ def _unsound_anywhere(critic: Critic, actor: Actor) -> str | None:
         return f"ψ={psi} is the return alone, so the critic would be fitted and never used; take critic none"
     if critic.function == "v" and psi == "q":
         return "ψ=q needs Q(s,a), and the critic is a V(s)"
+    if isinstance(actor, TrustRegion) and psi not in CENTRED_PSI:
+        return "a line search on the sampled surrogate takes ψ's mean for a gain of any action, so ψ must be centred"
     if actor.ratio and psi not in CENTRED_PSI:
         return (
             f"ratio surrogates read the sign of ψ as better or worse than average, and {psi} is not centred"
@@ -69,6 +73,8 @@ def _unsound_off_policy(
     """What another behaviour policy asks for: a critic of π, and its ratio before the score exactly once."""
     if isinstance(data, OnPolicy):
         return None
+    if isinstance(actor, NaturalActor):
+        return "the Fisher matrix and the surrogate are those of the policy that acted: take data on-policy"
     if isinstance(data, Trajectories) and (critic.whole_episodes or actor.psi in EPISODE_PSI):
         return "whole episodes are not kept in the memory, which holds trajectories of n_steps rows: take data lag"
     if isinstance(actor, ScoreFunction | ImportanceScore | PGQL) and n_epochs is not None and n_epochs > 1:

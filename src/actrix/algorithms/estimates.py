@@ -1,4 +1,4 @@
-"""What an `ActorCritic` estimates from a chunk before it learns: values, targets, ψ.
+"""What an actor-critic with a stochastic policy estimates from a chunk before it learns: values, targets, ψ.
 
 Functions of the algorithm `a` (its configuration), a network and the chunk.
 """
@@ -150,6 +150,16 @@ def optimal_baseline(a: Any, net: Any, chunk: Chunk, returns_: jax.Array) -> jax
     episode_return = returns_[0]
     weighted = score * episode_return[:, None]
     return pg.optimal_baseline(score, weighted, per_parameter=False, leave_one_out=True)[:, 0]
+
+
+def next_baseline(a: Any, baseline: pg.MovingAverage, chunk: Chunk) -> pg.MovingAverage:
+    """The moving average of the returns with this chunk's in it, where ψ needs one."""
+    if a.actor.psi != "moving-average":
+        return baseline
+    zero = jnp.zeros_like(chunk.reward)
+    rows: Any = dict(terminated=chunk.terminated, truncated=chunk.truncated, valid=chunk.valid)
+    to_go = returns.monte_carlo(reward=chunk.reward, next_value=zero, gamma=a.gamma, **rows)
+    return pg.moving_average_baseline(baseline, to_go, valid=chunk.valid)[1]
 
 
 def outputs(a: Any, net: Any, batch: Batch) -> Output:

@@ -16,6 +16,9 @@ from actrix.actors.answers import (
     EPISODE_PSI,
     PGQL,
     PPOKL,
+    KroneckerFactored,
+    NaturalActor,
+    NaturalGradient,
     OffPAC,
     PPOClip,
     ScoreFunction,
@@ -31,6 +34,7 @@ from actrix.algorithms.parallel_q import ParallelQLearning
 from actrix.algorithms.pathwise import CriticEnsemble, Pathwise
 from actrix.algorithms.q_learning import QLearning
 from actrix.algorithms.regression import Regression
+from actrix.algorithms.trust_region import NaturalActorCritic
 from actrix.core.networks import ACTIVATIONS, NetworkConfig
 from actrix.core.schedules import Linear, Tabulated
 from actrix.critics.answers import (
@@ -127,6 +131,12 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset("ppo", "PPO", ActorCritic(Critic("v", GAE(0.95)), PPOClip(0.2)), 8, "Schulman et al. 2017"),
         Preset("ppo-kl", "PPOKL", ActorCritic(Critic("v", GAE(0.95)), PPOKL(0.01)), 8, "Schulman et al. 2017, §4"),
+        Preset("trpo", "TRPO", NaturalActorCritic(), 8, "Schulman et al. 2015"),
+        Preset("npg", "NPG", NaturalActorCritic(actor=NaturalGradient()), 8, "Kakade 2001; Rajeswaran et al. 2017"),
+        Preset("acktr", "ACKTR",
+               NaturalActorCritic(Critic("v", GAE(1.0)), KroneckerFactored(), n_steps=20, batch_size=None,
+                                  n_critic_updates=5),
+               16, "Wu et al. 2017"),
         Preset(
             "off-pac", "OffPAC",
             ActorCritic(Critic("v", ImportanceTD()), OffPAC(), Trajectories(), n_steps=8, learning_rate=7e-4,
@@ -186,6 +196,8 @@ PRESETS: dict[str, Preset] = {
         ),
     )
 }  # fmt: skip
+COMPOSABLE = ActorCritic | NaturalActorCritic
+"""Algorithms whose critic and actor may be exchanged."""
 COMPOSED = "actor-critic"
 """The name of an algorithm composed freely from a critic and an actor."""
 
@@ -214,7 +226,12 @@ def composed(critic: str, actor: str, data: str = "on-policy") -> Preset:
     if reason:
         raise SettingError(f"critic {critic} × actor {actor}, data {data} is refused: {reason}.")
     whole = parsed.whole_episodes or answer.psi in EPISODE_PSI
-    if answer.ratio:
+    base: Any
+    if isinstance(answer, NaturalActor):
+        base = NaturalActorCritic(
+            parsed, answer, n_steps=None if whole else 256, batch_size=None if whole else 128
+        )
+    elif answer.ratio:
         base = ActorCritic(parsed, answer, n_steps=None if whole else 256, batch_size=None if whole else 64)
     else:
         base = ActorCritic(parsed, answer, n_steps=None if whole else 16, learning_rate=1e-3, **_SCORE)
@@ -238,7 +255,7 @@ def find_preset(name: str) -> Preset:
 
 def _parts(algorithm: Any) -> dict[tuple[str, ...], Any]:
     """Path → the dataclasses inside an algorithm whose fields are settings too: its three answers."""
-    if isinstance(algorithm, ActorCritic):
+    if isinstance(algorithm, COMPOSABLE):
         return {("critic", "estimator"): algorithm.critic.estimator, ("actor",): algorithm.actor,
                 ("data",): algorithm.data}  # fmt: skip
     fields = {(f.name,): getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
@@ -254,7 +271,7 @@ def _own_fields(algorithm: Any) -> list[str]:
 def setting_names(algorithm: Any) -> list[str]:
     """All flat names that `configure` accepts for this composition."""
     inner = [f.name for part in _parts(algorithm).values() for f in dataclasses.fields(part)]
-    normalize = ["normalize"] if isinstance(algorithm, ActorCritic) else []
+    normalize = ["normalize"] if isinstance(algorithm, COMPOSABLE) else []
     return [*_own_fields(algorithm), *inner, "policy_kwargs", *normalize]
 
 
@@ -265,7 +282,7 @@ def configure(algorithm: Any, settings: Mapping[str, Any]) -> Any:
     nearest ones), a refused value or an unsound composition.
     """
     values = dict(settings)
-    composable = isinstance(algorithm, ActorCritic)
+    composable = isinstance(algorithm, COMPOSABLE)
     try:
         if composable:
             algorithm = _answers(algorithm, values)
@@ -288,7 +305,7 @@ def configure(algorithm: Any, settings: Mapping[str, Any]) -> Any:
     except (ValueError, TypeError) as error:
         raise SettingError(str(error)) from None
     a = algorithm
-    reason = unsound(a.critic, a.actor, a.n_epochs, a.data) if composable else None
+    reason = unsound(a.critic, a.actor, getattr(a, "n_epochs", None), a.data) if composable else None
     if reason:
         raise SettingError(
             f"critic {a.critic} × actor {format_actor(a.actor)}, data {format_data(a.data)} is refused: {reason}."
@@ -325,7 +342,7 @@ def _paths(algorithm: Any, name: str) -> list[tuple[str, ...]]:
     ]
 
 
-def _answers(algorithm: ActorCritic, values: dict[str, Any]) -> ActorCritic:
+def _answers(algorithm: Any, values: dict[str, Any]) -> Any:
     """The composition with the answers that `values` names; takes them out of it."""
     critic, actor, data = algorithm.critic, algorithm.actor, algorithm.data
     if "critic" in values:
@@ -334,6 +351,10 @@ def _answers(algorithm: ActorCritic, values: dict[str, Any]) -> ActorCritic:
         actor = parse_actor(values.pop("actor"), critic.function)
     if "data" in values:
         data = parse_data(values.pop("data"))
+    if isinstance(actor, NaturalActor) != isinstance(algorithm, NaturalActorCritic):
+        raise SettingError(
+            f"actor {actor.name} learns in another way than {algorithm.actor.name}: name critic and actor alone."
+        )
     return dataclasses.replace(algorithm, critic=critic, actor=actor, data=data)
 
 
@@ -343,7 +364,7 @@ def _set(algorithm: Any, name: str, value: Any) -> Any:
         if not value or (name, value) == ("sde_sample_freq", -1):
             return algorithm
         raise SettingError(f"{name}: {UNSUPPORTED[name]}.")
-    if name == "optimize_memory_usage" and not isinstance(algorithm, ActorCritic):
+    if name == "optimize_memory_usage" and not isinstance(algorithm, COMPOSABLE):
         return algorithm  # observations are stored once in any case
     if name == "target_update_interval" and isinstance(algorithm, Pathwise):
         if value == 1:
@@ -376,7 +397,7 @@ def _set(algorithm: Any, name: str, value: Any) -> Any:
             )
         noise = action_noise_settings(value)
         return dataclasses.replace(algorithm, actor=dataclasses.replace(algorithm.actor, **noise))
-    if name == "normalize" and isinstance(algorithm, ActorCritic):
+    if name == "normalize" and isinstance(algorithm, COMPOSABLE):
         return dataclasses.replace(algorithm, normalize_obs=bool(value), normalize_reward=bool(value))
     if name == "use_rms_prop" and isinstance(algorithm, ActorCritic):
         return dataclasses.replace(algorithm, optimizer="rmsprop" if value else "adam")
@@ -411,7 +432,7 @@ def action_noise_settings(noise: Any) -> dict[str, Any]:
     return {"noise_type": kind, "noise_std": float(values[0])}
 
 
-_WHOLE = (*checks.WHOLE, "n_critic_updates")
+_WHOLE = (*checks.WHOLE, "n_critic_updates", "sub_sampling_factor")
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -475,7 +496,7 @@ def _activation(value: Any) -> Any:
 def settings_of(algorithm: Any) -> dict[str, Any]:
     """The flat, JSON-ready settings that `configure` turns back into this algorithm."""
     out: dict[str, Any] = {name: getattr(algorithm, name) for name in _own_fields(algorithm)}
-    if isinstance(algorithm, ActorCritic):
+    if isinstance(algorithm, COMPOSABLE):
         out |= {"critic": str(algorithm.critic), "actor": format_actor(algorithm.actor),
                 "data": format_data(algorithm.data)}  # fmt: skip
     else:

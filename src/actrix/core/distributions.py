@@ -44,6 +44,13 @@ class Categorical:
         """KL(self ‖ other) = Σ p (log p − log q)."""
         return jnp.sum(jnp.exp(self.logits) * (self.logits - other.logits), axis=-1)
 
+    def fisher(self, tangent: Categorical) -> Categorical:
+        """M·tangent, M = E_{a∼p}[∇log p(a) ∇log p(a)ᵀ], the Fisher matrix in the distribution's own parameters.
+
+        Here diag(p): the parameters are log-probabilities, whose tangents keep Σp = 1.
+        """
+        return Categorical(jnp.exp(self.logits) * tangent.logits)
+
     def uniform(self) -> Categorical:
         """The uniform distribution over the same legal actions."""
         legal = self.logits > 0.5 * ILLEGAL
@@ -76,6 +83,9 @@ class MultiCategorical:
     def kl(self, other: MultiCategorical) -> Float[Array, "*B"]:
         return sum(p.kl(q) for p, q in zip(self.parts, other.parts, strict=True))  # type: ignore[return-value]
 
+    def fisher(self, tangent: MultiCategorical) -> MultiCategorical:
+        return MultiCategorical(tuple(p.fisher(t) for p, t in zip(self.parts, tangent.parts, strict=True)))
+
     def uniform(self) -> MultiCategorical:
         return MultiCategorical(tuple(p.uniform() for p in self.parts))
 
@@ -106,6 +116,10 @@ class DiagGaussian:
         ratio = jnp.exp(2 * (self.log_std - other.log_std))
         shift = ((self.mean - other.mean) * jnp.exp(-other.log_std)) ** 2
         return 0.5 * jnp.sum(ratio + shift - 1 - 2 * (self.log_std - other.log_std), axis=-1)
+
+    def fisher(self, tangent: DiagGaussian) -> DiagGaussian:
+        """M·tangent with M = diag(1/std²) for the mean and 2·I for log std."""
+        return DiagGaussian(tangent.mean * jnp.exp(-2 * self.log_std), 2 * tangent.log_std)
 
 
 @record

@@ -415,9 +415,7 @@ class Pathwise:
             action, log_prob = out.sample_with_log_prob(net.actor.head.draw(key, (rows,)))
         else:
             action, log_prob = out, jnp.zeros(rows)
-        q = jnp.mean(
-            self.critic.join(apply(critics, batch.obs, action, keys), self.critic.actor_q), axis=-1
-        )
+        q = jnp.mean(self.critic.join(apply(critics, batch.obs, action, keys), self.critic.actor_q), axis=-1)
         if isinstance(self.actor, Soft):
             return losses.soft_policy_loss(log_prob, q, alpha), -log_prob
         if self.bc_alpha is None:

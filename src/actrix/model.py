@@ -732,6 +732,66 @@ class TD3BC(Model):
     preset_name = "td3-bc"
 
 
+class MC(Model):
+    """Monte Carlo control on a table, first- or every-visit, on-policy or importance-sampled; or prediction."""
+
+    preset_name = "mc"
+
+
+class TD(Model):
+    """TD(0) and n-step TD: a table of V of a given policy, `reference` or the uniform one (Sutton 1988)."""
+
+    preset_name = "td"
+
+
+class TDLambda(Model):
+    """TD(λ) on a table, with accumulating, replacing or dutch traces (Sutton 1988; van Seijen et al. 2016)."""
+
+    preset_name = "td-lambda"
+
+
+class SARSA(Model):
+    """SARSA on a table, one step or n (Rummery & Niranjan 1994)."""
+
+    preset_name = "sarsa"
+
+
+class ExpectedSARSA(Model):
+    """Expected SARSA on a table, one step or n (van Seijen et al. 2009)."""
+
+    preset_name = "expected-sarsa"
+
+
+class SARSALambda(Model):
+    """SARSA(λ) on a table, with any trace (Rummery & Niranjan 1994; van Seijen et al. 2016)."""
+
+    preset_name = "sarsa-lambda"
+
+
+class QLearning(Model):
+    """Q-learning on a table (Watkins & Dayan 1992); `DQN` has the network."""
+
+    preset_name = "q-learning"
+
+
+class DoubleQ(Model):
+    """Double Q-learning with two tables (van Hasselt 2010)."""
+
+    preset_name = "double-q"
+
+
+class QLambda(Model):
+    """Watkins's Q(λ) on a table (Watkins 1989)."""
+
+    preset_name = "q-lambda"
+
+
+class TreeBackup(Model):
+    """n-step tree backup of the greedy policy on a table (Precup et al. 2000)."""
+
+    preset_name = "tree-backup"
+
+
 class ActorCritic(Model):
     """A free composition: `ActorCritic("MlpPolicy", env, critic="td-lambda:0.9", actor="ppo-clip:0.2")`."""
 
@@ -781,6 +841,16 @@ MODELS: dict[str, type[Model]] = {
         CQL,
         IQL,
         TD3BC,
+        MC,
+        TD,
+        TDLambda,
+        SARSA,
+        ExpectedSARSA,
+        SARSALambda,
+        QLearning,
+        DoubleQ,
+        QLambda,
+        TreeBackup,
         ActorCritic,
     )
 }

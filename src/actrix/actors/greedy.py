@@ -35,6 +35,27 @@ def epsilon_greedy_probs(
     return (1 - epsilon) * greedy + jnp.where(legal, epsilon / number, 0)
 
 
+def greedy_probs(q: Float[Array, "*B A"], mask: Mask | None = None) -> Float[Array, "*B A"]:
+    """Uniform over the legal actions of the largest Q: the greedy policy with its ties broken at random."""
+    best = _ties(jnp.asarray(q), mask)
+    return best / jnp.sum(best, axis=-1, keepdims=True).astype(jnp.asarray(q).dtype)
+
+
+def sample_greedy(
+    q: Float[Array, "*B A"], gumbel: Float[Array, "*B A"], mask: Mask | None = None
+) -> Int[Array, "*B"]:
+    """a ~ `greedy_probs`: in a table of equal values the first action is no better than the others.
+
+    Sutton & Barto, Reinforcement Learning (2018), §2.2.
+    """
+    return jnp.argmax(jnp.where(_ties(jnp.asarray(q), mask), gumbel, -jnp.inf), axis=-1).astype(jnp.int32)
+
+
+def _ties(q: Array, mask: Array | None) -> Array:
+    bounded = jnp.where(legal_actions(q, mask), jnp.maximum(q, jnp.finfo(q.dtype).min), -jnp.inf)
+    return bounded == jnp.max(bounded, axis=-1, keepdims=True)
+
+
 def boltzmann_log_probs(
     q: Float[Array, "*B A"], temperature: Number, mask: Mask | None = None
 ) -> Float[Array, "*B A"]:

@@ -34,6 +34,7 @@ from actrix.algorithms.parallel_q import ParallelQLearning
 from actrix.algorithms.pathwise import CriticEnsemble, Pathwise
 from actrix.algorithms.q_learning import QLearning
 from actrix.algorithms.regression import Regression
+from actrix.algorithms.tabular import Tabular
 from actrix.algorithms.trust_region import NaturalActorCritic
 from actrix.core.networks import ACTIVATIONS, NetworkConfig
 from actrix.core.schedules import Linear, Tabulated
@@ -194,6 +195,18 @@ PRESETS: dict[str, Preset] = {
                      network=dataclasses.replace(_RELU, layer_norm=True, dropout=0.01)),
             1, "Hiraoka et al. 2022",
         ),
+        Preset("mc", "MC", Tabular("mc", learning_rate=None), 1, "Sutton & Barto 2018, §5"),
+        Preset("td", "TD", Tabular("td", Greedy("none")), 1, "Sutton 1988"),
+        Preset("td-lambda", "TDLambda", Tabular("td", Greedy("none"), lam=0.9), 1,
+               "Sutton 1988; van Seijen et al. 2016"),
+        Preset("sarsa", "SARSA", Tabular("sarsa"), 1, "Rummery & Niranjan 1994"),
+        Preset("expected-sarsa", "ExpectedSARSA", Tabular("expected-sarsa"), 1, "van Seijen et al. 2009"),
+        Preset("sarsa-lambda", "SARSALambda", Tabular("sarsa", lam=0.9), 1,
+               "Rummery & Niranjan 1994; van Seijen et al. 2016"),
+        Preset("q-learning", "QLearning", Tabular(), 1, "Watkins & Dayan 1992"),
+        Preset("double-q", "DoubleQ", Tabular("double-q"), 1, "van Hasselt 2010"),
+        Preset("q-lambda", "QLambda", Tabular(lam=0.9), 1, "Watkins 1989"),
+        Preset("tree-backup", "TreeBackup", Tabular("tree-backup", n_steps=4), 1, "Precup et al. 2000"),
     )
 }  # fmt: skip
 COMPOSABLE = ActorCritic | NaturalActorCritic

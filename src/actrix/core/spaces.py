@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
 import gymnasium as gym
+import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
@@ -54,6 +58,66 @@ def check_action_space(space: gym.Space) -> None:
         raise UnsupportedSpaceError(
             f"action space is {type(space).__name__}; supported are {SUPPORTED_ACTIONS}."
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """The finitely many observations of a space, numbered 0 … size − 1 in mixed radix, the last component fastest."""
+
+    leaves: tuple[tuple[tuple[int, int], ...] | tuple[int, int], ...]
+    """(start, n) of each Discrete leaf, a tuple of such pairs for each MultiDiscrete or MultiBinary leaf."""
+
+    @property
+    def size(self) -> int:
+        """How many observations there are."""
+        return math.prod(n for _, n in self._components())
+
+    def _components(self) -> list[tuple[int, int]]:
+        out: list[Any] = []
+        for leaf in self.leaves:
+            out += [leaf] if isinstance(leaf[0], int) else list(leaf)
+        return out
+
+    def index(self, obs: Any) -> jax.Array:
+        """The number of each observation, int32 `[*B]`."""
+        columns: list[jax.Array] = []
+        for leaf, x in zip(self.leaves, jax.tree.leaves(obs), strict=True):
+            x = jnp.asarray(x).astype(jnp.int32)
+            columns += [x] if isinstance(leaf[0], int) else [x[..., i] for i in range(len(leaf))]
+        index = jnp.zeros_like(columns[0])
+        for (start, n), x in zip(self._components(), columns, strict=True):
+            index = index * n + (x - start)
+        return index
+
+
+def cells(space: gym.Space) -> Cells:
+    """The cells of a finite space (Discrete, MultiDiscrete, MultiBinary, Dict and Tuple of these).
+
+    Raises `UnsupportedSpaceError` for a Box: a table has no row for a real number.
+    """
+    leaves: list[Any] = []
+
+    def visit(part: gym.Space) -> None:
+        if isinstance(part, spaces.Dict):
+            for name in sorted(part.spaces):  # the order of JAX's leaves
+                visit(part.spaces[name])
+        elif isinstance(part, spaces.Tuple):
+            for inner in part.spaces:
+                visit(inner)
+        elif isinstance(part, spaces.Discrete):
+            leaves.append((int(part.start), int(part.n)))
+        elif isinstance(part, spaces.MultiDiscrete):
+            leaves.append(tuple((int(s), int(n)) for s, n in zip(part.start, part.nvec, strict=True)))
+        elif isinstance(part, spaces.MultiBinary) and len(part.shape) == 1:
+            leaves.append(((0, 2),) * part.shape[0])
+        else:
+            raise UnsupportedSpaceError(
+                f"a table needs finitely many observations, and {part} has none that can be numbered: round them in a "
+                "wrapper, or take an algorithm with a network (dqn, ppo)."
+            )
+
+    visit(space)
+    return Cells(tuple(leaves))
 
 
 def is_image(space: gym.Space) -> bool:

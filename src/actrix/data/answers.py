@@ -117,3 +117,16 @@ class ReplayBuffer:
     def updates(self, rows: int, num_envs: int) -> int:
         """Gradient steps after a chunk of `rows` steps of `num_envs` environments."""
         return rows * num_envs if self.gradient_steps < 0 else self.gradient_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Online:
+    """Every transition is learned from once, when it has come, in the order in which they came."""
+
+    train_freq: int = 1
+    """Steps of each environment that the acting policy stays fixed for: 1 is the textbook's loop, more is faster."""
+
+    name: ClassVar[str] = "online"
+
+    def __post_init__(self) -> None:
+        whole(self, "train_freq")

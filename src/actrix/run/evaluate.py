@@ -50,9 +50,12 @@ class Policy:
     def __call__(
         self, obs: PyTree, memory: PyTree, first: np.ndarray, mask: np.ndarray | None, deterministic: bool
     ) -> tuple[np.ndarray, PyTree]:
-        """(actions in policy coordinates [N, ...], memory); `first` marks rows that start an episode."""
+        """(actions in policy coordinates [N, ...], memory); `first` marks rows that start an episode.
+
+        A policy that is random itself (one that is evaluated, not improved) is played as it is.
+        """
         noise = None
-        if not deterministic:
+        if not deterministic or getattr(self.algorithm, "plays_at_random", False):
             noise = self._noise(self.acting, jax.random.fold_in(self.key, self.calls), len(first))
             self.calls += 1
         action, memory = self._call(self.acting, memory, first, obs, mask, noise)

@@ -1,4 +1,4 @@
-"""The host loop of algorithms that learn every few steps from a replay memory.
+"""The host loop of algorithms that learn every few steps: from a replay memory, or online.
 
 Learning from one chunk and the first action of the next are a single compiled call: with one environment and an
 update per step, the calls would otherwise cost as much as the work in them.
@@ -16,7 +16,7 @@ import numpy as np
 
 from actrix.core.networks import zero_where
 from actrix.core.types import Chunk, PyTree
-from actrix.data.answers import ReplayBuffer
+from actrix.data.answers import Online, ReplayBuffer
 from actrix.envs.base import HostEnv
 from actrix.envs.guard import check_chunk
 from actrix.run.compiled import SEGMENT_ITERATIONS
@@ -210,5 +210,6 @@ def _join(rows: list[Chunk]) -> Chunk:
 
 def host_runner(algorithm: Any, env: HostEnv, seed: int, reference: Any = None) -> HostRunner:
     """The host loop that suits the algorithm."""
-    kind = SteppingRunner if isinstance(algorithm.data, ReplayBuffer) else HostRunner
+    steps = isinstance(algorithm.data, ReplayBuffer | Online) and not algorithm.whole_episodes
+    kind = SteppingRunner if steps else HostRunner
     return kind(algorithm, env, seed, reference)

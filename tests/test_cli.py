@@ -220,7 +220,7 @@ def test_composition(tmp_path, capsys):
         (["--critic", "q-td", "--actor", "score", "Pendulum-v1"], ["Discrete"]),
         (["ppo", "CartPole-v1", "--critic", "td"], ["form is"]),
         (["ppo", "CartPole-v1", "--seeds", "0"], ["--seeds"]),
-        (["ppo", "Blackjack-v1", "--backend", "jax"], ["JAX"]),
+        (["ppo", "LunarLander-v3", "--backend", "jax"], ["JAX"]),
         (["ppo", "LunarLander-v2"], ["LunarLander-v3"]),
         (["ppo", "CartPole v1"], ["CartPole v1", "alformed"]),
         (["ppo", "CartPole-v1", "--env-kwargs", "foo=1"], ["env_kwargs", "'foo'"]),

@@ -22,6 +22,7 @@ from gymnasium import spaces as gym_spaces
 from actrix.core.spaces import check_action_space, check_observation_space, to_env_action
 from actrix.core.types import Spec
 from actrix.envs.base import JaxEnv, Step, step_keys
+from actrix.envs.blackjack import Blackjack
 from actrix.envs.finite import from_gymnasium
 
 # ----------------------------------------------------------------------------------------------- batches
@@ -237,7 +238,7 @@ TOY_TEXT = frozenset(
 )
 """Gymnasium's tabular environments, compiled from their own tables (`from_gymnasium`)."""
 
-JAX_TWINS = frozenset(CLASSIC) | TOY_TEXT
+JAX_TWINS = frozenset(CLASSIC) | TOY_TEXT | {"Blackjack-v1"}
 """Ids whose JAX step equals Gymnasium's from the same state (tested): train in one, act in the other."""
 
 
@@ -380,6 +381,10 @@ def jax_env(env_id: str, max_episode_steps: int | None = None, **params: Any) ->
         return ClassicEnv(env_id, max_episode_steps)
     if env_id in TOY_TEXT:
         return from_gymnasium(env_id, max_episode_steps=max_episode_steps, **params)
+    if env_id == "Blackjack-v1":
+        if params:
+            raise ValueError(f"{env_id} is compiled without natural and sab only, got {sorted(params)}.")
+        return Blackjack(max_episode_steps)
     env = GymnaxEnv(env_id, max_episode_steps, tuple(sorted(params.items())))
     try:
         _ = env.spec

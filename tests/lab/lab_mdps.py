@@ -40,3 +40,8 @@ def logits(mdp, seed, scale=1.0):
 
 def random_policy(mdp, seed, scale=1.0):
     return oracle.softmax_policy(logits(mdp, seed, scale))
+
+
+def from_everywhere(mdp):
+    """The same MDP, started in every state that is not terminal: one enumeration then serves all of them."""
+    return mdp.replace(rho0=~mdp.terminal / (~mdp.terminal).sum())

@@ -283,10 +283,11 @@ def soft_optimal(mdp: FiniteMDP, reference: Policy, tau: float) -> Solution:
         v = regularised_value(mdp, policy, reference, tau)
         q = backup(mdp, v)
         gain = np.where(mdp.terminal, 0, soft_value(q, reference, tau) - v)
-        if np.abs(gain).max() <= ROUNDING * (1 + np.abs(v).max()):
-            return Solution(v, q, policy, iteration)
+        # The value's error is the square of the policy's, so the policy returned is the improved one.
         policy = soft_policy(q, reference, tau)
         policy = policy / policy.sum(axis=1, keepdims=True)
+        if np.abs(gain).max() <= ROUNDING * (1 + tau + np.abs(v).max()):  # τ·KL is rounded at τ's scale
+            return Solution(v, q, policy, iteration)
     raise OracleError("soft policy iteration did not settle: is a return infinite?")
 
 

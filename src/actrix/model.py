@@ -792,6 +792,24 @@ class TreeBackup(Model):
     preset_name = "tree-backup"
 
 
+class CPI(Model):
+    """Conservative policy iteration on a table (Kakade & Langford 2002)."""
+
+    preset_name = "cpi"
+
+
+class TDLambdaAC(Model):
+    """Online actor-critic with eligibility traces, one step at a time (Sutton & Barto 2018, §13.6)."""
+
+    preset_name = "td-lambda-ac"
+
+
+class StreamAC(Model):
+    """The same with bounded steps, sparse initialisation, layer norm and normalisation (Elsayed et al. 2024)."""
+
+    preset_name = "stream-ac"
+
+
 class ActorCritic(Model):
     """A free composition: `ActorCritic("MlpPolicy", env, critic="td-lambda:0.9", actor="ppo-clip:0.2")`."""
 
@@ -851,6 +869,9 @@ MODELS: dict[str, type[Model]] = {
         DoubleQ,
         QLambda,
         TreeBackup,
+        CPI,
+        TDLambdaAC,
+        StreamAC,
         ActorCritic,
     )
 }

@@ -62,8 +62,9 @@ def chunk_of(*rows):
     """Several environments' rows as one chunk `[T, N]`."""
     stack = lambda name, kind: np.stack([getattr(r, name) for r in rows], axis=1).astype(kind)
     return Chunk(
-        obs=stack("s", np.int64), action=stack("a", np.int32), reward=stack("r", np.float32), next_obs=stack("s2", np.int64),
-        terminated=stack("term", bool), truncated=stack("trunc", bool), first=stack("first", bool),
+        obs=stack("s", np.int64), action=stack("a", np.int32), reward=stack("r", np.float32),
+        next_obs=stack("s2", np.int64), terminated=stack("term", bool), truncated=stack("trunc", bool),
+        first=stack("first", bool),
     )  # fmt: skip
 
 
@@ -336,7 +337,7 @@ def test_traces_of_several_environments_reduce_to_one_step_means():
 
 
 def whole_episodes(seed=0, number=6, length=12):
-    """A chunk of one episode per environment, padded; behaviour ε-greedy in the start values would give these ratios."""
+    """A chunk of one episode per environment, padded."""
     rng = np.random.default_rng(seed)
     shape = (length, number)
     s, a, s2 = rng.integers(S, size=shape), rng.integers(A, size=shape), np.zeros(shape, int)

@@ -156,6 +156,14 @@ def no_reference(reference: Any) -> None:
         raise ValueError("reference: only the on-policy algorithms can stay near a reference policy.")
 
 
+def episode_rows(episode_length: int | None, spec: Spec) -> int:
+    """Rows of a chunk of whole episodes; ValueError where neither the setting nor the environment has a limit."""
+    rows = episode_length or spec.max_episode_steps
+    if rows is None:
+        raise ValueError("this environment has no time limit: give episode_length, the longest to wait for.")
+    return rows
+
+
 def fits(algorithm: Any, spec: Spec, num_envs: int) -> None:
     """Raise ValueError, with the numbers, where the settings do not fit the environment or each other."""
     rows, network = algorithm.rows(spec), algorithm.network

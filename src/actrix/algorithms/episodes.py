@@ -23,9 +23,9 @@ def learn(
 ) -> tuple[jax.Array, jax.Array | None, Any, jax.Array]:
     """(values, weight, memory, errors) after a chunk of whole episodes, one per environment.
 
-    Returns are those of the episode's behaviour, and with importance sampling the target policy is the one at its start:
-    Sutton & Barto's loop improves it during its pass backwards over the episode. With a learning rate the visits of an
-    episode move the values one after the other, the last one first; rate None averages, where no order matters.
+    Returns are those of the episode's behaviour, and with importance sampling the target policy is the one at its
+    start: Sutton & Barto's loop improves it during its pass backwards over the episode. With a learning rate the visits
+    of an episode move the values one after the other, the last first; rate None averages, where no order matters.
     """
     net, values, weight = learner.acting.net, learner.acting.net.values, learner.training.weight
     rows = tables.as_rows(net, chunk)
@@ -60,8 +60,8 @@ def returns_of(algorithm: Any, learner: Learner, rows: Row) -> tuple[jax.Array, 
 
     With ρ_{i:m} the product of ratios to the episode's last row m: 'ordinary' (ρ G_t, 1), 'weighted' (G_t, ρ),
     'per-decision' (Σ_k γ^k ρ_{·:t+k} r_{t+k}, 1); ρ starts at t for V(s_t) and at t+1 for Q(s_t, a_t), whose first
-    action is given. An episode cut without an end bootstraps from the value of its last successor. Precup, Sutton & Singh,
-    "Eligibility Traces for Off-Policy Policy Evaluation" (2000); weights are summed over a cell's visits, as there.
+    action is given. An episode cut without an end bootstraps from the value of its last successor. Precup, Sutton &
+    Singh, "Eligibility Traces for Off-Policy Policy Evaluation" (2000); weights are summed over a cell's visits.
     """
     net, explore, values = learner.acting.net, learner.acting.explore, learner.acting.net.values
     cut: dict[str, Any] = dict(terminated=rows.terminated, truncated=rows.truncated, valid=rows.valid)

@@ -30,6 +30,8 @@ from actrix.actors.pathwise import Deterministic, Soft
 from actrix.algorithms import checks
 from actrix.algorithms.actor_critic import ActorCritic
 from actrix.algorithms.compositions import unsound
+from actrix.algorithms.conservative import ConservativeIteration
+from actrix.algorithms.online_traces import OnlineTraces
 from actrix.algorithms.parallel_q import ParallelQLearning
 from actrix.algorithms.pathwise import CriticEnsemble, Pathwise
 from actrix.algorithms.q_learning import QLearning
@@ -207,6 +209,16 @@ PRESETS: dict[str, Preset] = {
         Preset("double-q", "DoubleQ", Tabular("double-q"), 1, "van Hasselt 2010"),
         Preset("q-lambda", "QLambda", Tabular(lam=0.9), 1, "Watkins 1989"),
         Preset("tree-backup", "TreeBackup", Tabular("tree-backup", n_steps=4), 1, "Precup et al. 2000"),
+        Preset("cpi", "CPI", ConservativeIteration(), 8, "Kakade & Langford 2002"),
+        Preset("td-lambda-ac", "TDLambdaAC", OnlineTraces(actor_learning_rate=3e-4), 1, "Sutton & Barto 2018, §13.6"),
+        Preset(
+            "stream-ac", "StreamAC",
+            OnlineTraces(learning_rate=1.0, step="bounded", ent_coef=0.01, sparsity=0.9, normalize_obs=True,
+                         normalize_reward=True,
+                         network=NetworkConfig(activation_fn="leaky_relu", layer_norm=True, pi=(128, 128),
+                                               vf=(128, 128))),
+            1, "Elsayed et al. 2024",
+        ),
     )
 }  # fmt: skip
 COMPOSABLE = ActorCritic | NaturalActorCritic

@@ -1,7 +1,7 @@
 """Tabular methods of Sutton & Barto: Monte Carlo, TD(0), n-step, TD(λ), SARSA, Q-learning and their relatives.
 
 One frozen dataclass; what follows a step (`method`), how deep the backup is (`n_steps`, `lam`) and how the behaviour
-explores (`actor`) are fields. The updates are in `algorithms/tables.py` and `algorithms/episodes.py`.
+explores (`actor`) are fields. The updates are in `algorithms/updates.py` and `algorithms/episodes.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from actrix.actors import greedy
 from actrix.actors.exploration import Draws, Explore, Greedy
-from actrix.algorithms import checks, episodes, tables
+from actrix.algorithms import checks, episodes, tables, updates
 from actrix.algorithms.learner import Acting, Learner, count, first_bad_row, scrub
 from actrix.algorithms.tables import Tables, Training
 from actrix.core.fields import choose, finite, share, switch, whole
@@ -37,18 +37,18 @@ LARGEST_TABLE = 10**8
 class Tabular:
     """A table of values, learned online from each transition (mc: from whole episodes), and an actor that reads it.
 
-    With one environment and `train_freq` = 1 the updates are the textbook's loop, one by one. Several environments share
-    the table: in one step each makes its update from the table before it, and changes of one cell are averaged.
+    With one environment and `train_freq` = 1 the updates are the textbook's loop, one by one. Several environments
+    share the table: in one step each makes its update from the table before it, and changes of one cell are averaged.
     """
 
     method: str = "q-learning"
     """What follows r_t: 'mc' G_{t+1}; 'td' V(s′) of the policy that is evaluated; 'sarsa' Q(s′,a′); 'expected-sarsa'
-    Σ_a μ(a|s′)Q(s′,a); 'q-learning' max_a Q(s′,a); 'double-q' Q₂(s′, argmax_a Q₁(s′,a)) and the other way round, by a coin
-    (van Hasselt 2010); 'tree-backup' the same as max for one step, for more the tree of Precup et al. (2000)."""
+    Σ_a μ(a|s′)Q(s′,a); 'q-learning' max_a Q(s′,a); 'double-q' Q₂(s′, argmax_a Q₁(s′,a)) and the other way round, by a
+    coin (van Hasselt 2010); 'tree-backup' for one step the maximum, for more the tree of Precup et al. (2000)."""
     actor: Greedy = Greedy(exploration_fraction=0.5)
     data: Online = Online()
     predict: bool = False
-    """mc: learn V of the policy that `reference` gives (uniform by default) instead of acting greedily. td always does."""
+    """mc: learn V of the policy that `reference` gives (uniform by default) and improve nothing, as td always does."""
     n_steps: int = 1
     """n of the n-step return, of td, sarsa, expected-sarsa and tree-backup."""
     lam: float = 0.0
@@ -163,12 +163,7 @@ class Tabular:
         """T, the rows per environment of a chunk."""
         if not self.whole_episodes:
             return self.data.train_freq
-        rows = self.episode_length or spec.max_episode_steps
-        if rows is None:
-            raise ValueError(
-                "this environment has no time limit: give episode_length, the longest to wait for."
-            )
-        return rows
+        return checks.episode_rows(self.episode_length, spec)
 
     def warm_up(self, rows: int, num_envs: int) -> tuple[int, int]:
         """Nothing is collected before learning."""
@@ -184,7 +179,7 @@ class Tabular:
             weight=jnp.zeros_like(table) if self.learning_rate is None else None,
             update=jnp.zeros((), jnp.int32), steps=zero, steps_rest=zero, total_steps=jnp.ones(()),
         )  # fmt: skip
-        return Learner(acting, training, tables.initial_memory(self, acting.net, spec, num_envs))
+        return Learner(acting, training, updates.initial_memory(self, acting.net, spec, num_envs))
 
     def _evaluating(self, acting: Acting, reference: Acting) -> Acting:
         if not self.predicts:
@@ -250,7 +245,7 @@ class Tabular:
         progress = jnp.minimum(training.steps / training.total_steps, 1.0)
         rate = None if self.learning_rate is None else evaluate(self.learning_rate, progress)
         bad_row = first_bad_row(chunk)
-        learn = episodes.learn if self.whole_episodes else tables.learn
+        learn = episodes.learn if self.whole_episodes else updates.learn
         values, weight, memory, error = learn(self, learner, scrub(chunk), rate, key)
         good = (bad_row < 0) & jnp.all(jnp.isfinite(error))
         values = jnp.where(good, values, acting.net.values)

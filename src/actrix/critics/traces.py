@@ -1,7 +1,6 @@
 """Eligibility traces: TD(λ)'s backward view with accumulating, replacing and dutch traces, one transition at a time.
 
-For a linear value V(s) = wᵀx(s) (a table is the case of one-hot x) with features `x` `[*B, K]` and one weight vector per
-batch entry, or none. In all functions
+For a linear value V(s) = wᵀx(s) with features `x` `[*B, K]`; a table is the case of one-hot x. In all functions
 
 - `decay` is γλ for the step from the row before to this one: 0 where an episode starts, or a trace is cut;
 - the trace z is that of s_t after its visit, so z_t = x_t where `decay` is 0;
@@ -139,3 +138,14 @@ def add_mean(
         count = jnp.zeros(table.shape, table.dtype).at[index].add(due.astype(table.dtype))
         change = change / jnp.maximum(count[index], 1)
     return jax.lax.convert_element_type(table.at[index].add(change), table.dtype)
+
+
+def bounded_step(
+    z: Float[Array, "*B K"], delta: Float[Array, "*B"], step_size: Number, kappa: float
+) -> Float[Array, "*B"]:
+    """α / max(1, α κ max(|δ|, 1) ‖z‖₁): ObGD's step size, which no update overshoots its target with if κ > 1.
+
+    Elsayed, Vasan & Mahmood, "Streaming Deep Reinforcement Learning Finally Works" (2024), algorithm 3.
+    """
+    size = jnp.maximum(jnp.abs(delta), 1) * jnp.sum(jnp.abs(z), axis=-1)
+    return step_size / jnp.maximum(1, step_size * kappa * size)

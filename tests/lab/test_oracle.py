@@ -108,6 +108,14 @@ def test_policy_iteration_modified_policy_iteration_and_value_iteration_agree(md
         assert (oracle.value(mdp, policy) <= exact.value + 1e-8).all()
 
 
+@pytest.mark.parametrize(
+    ("env_id", "best"), [("FrozenLake-v1", 14 / 17), ("CliffWalking-v1", -13), ("Taxi-v4", 7.93)]
+)
+def test_toy_text_has_its_known_undiscounted_optima(env_id, best):
+    mdp = finite.from_gymnasium(env_id, gamma=1.0)
+    assert oracle.policy_iteration(mdp).value @ mdp.rho0 == pytest.approx(best, abs=1e-8)
+
+
 def test_deterministic_frozen_lake_undiscounted():
     mdp = finite.from_gymnasium("FrozenLake-v1", gamma=1.0, is_slippery=False)
     assert oracle.policy_iteration(mdp).value @ mdp.rho0 == pytest.approx(1, abs=1e-8)

@@ -30,6 +30,8 @@ SETTINGS = {
     "a2c": {"n_steps": 4},
     "ppo": {"n_steps": 8, "batch_size": 16, "n_epochs": 2, "normalize": True},
     "ppo-kl": {"n_steps": 8, "batch_size": 16, "n_epochs": 2},
+    "trpo": {"n_steps": 8, "batch_size": 16, "n_critic_updates": 2, "normalize": True},
+    "acktr": {"n_steps": 8, "n_critic_updates": 2},
     "actor-critic": {"critic": "td-lambda:0.9", "actor": "ppo-clip:0.3", "n_steps": 8, "batch_size": 16},
 }
 ON_POLICY = tuple(SETTINGS)

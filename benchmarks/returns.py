@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 
 from actrix import experiment, make_vec_env
@@ -56,11 +57,36 @@ class Job:
     """CartPole's positions only: solved with memory alone."""
     label: str = ""
     """Tells apart jobs of one algorithm with other settings."""
+    dataset: str = ""
+    """Offline: the name of a data set of datasets.py; `steps` counts updates."""
 
     @property
     def name(self) -> str:
         what = self.algorithm or f"{self.critic}+{self.actor}"
         return f"{what}-{self.env_id}" + ("-positions-lstm" if self.hide_velocities else "") + self.label
+
+
+def rainbow_parts() -> list[Job]:
+    """Each part of Rainbow alone on top of DQN, and Rainbow without it, at one budget."""
+    support = dict(v_min=-1.0, v_max=20.0)
+    parts: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "double": (dict(double=True), dict(double=False)),
+        "dueling": (dict(dueling=True), dict(dueling=False)),
+        "per": (dict(prioritized=True, priority_alpha=0.5), dict(prioritized=False)),
+        "n-step": (dict(n_steps=3), dict(n_steps=1)),
+        "c51": (dict(distributional="c51", **support), dict(distributional=None)),
+        "noisy": (dict(noisy=True), dict(noisy=False)),
+    }
+    job = lambda algorithm, label, settings: Job(
+        "Breakout-MinAtar", PARTS_STEPS, None, algorithm, seeds=(10, 11, 12), settings=settings, label=label
+    )
+    jobs = [job("dqn", "-parts", {}), job("rainbow", "-parts", {})]
+    for name, (on, off) in parts.items():
+        jobs += [job("dqn", f"-parts+{name}", on), job("rainbow", f"-parts-no-{name}", off)]
+    return jobs
+
+
+PARTS_STEPS = 100_000
 
 
 def composition(critic: str, actor: str, **settings: Any) -> Job:
@@ -128,8 +154,13 @@ JOBS = [
     Job("LunarLanderContinuous-v3", 500_000, 250, "sac", seeds=(10,)),
     Job("LunarLanderContinuous-v3", 300_000, 210, "td3", seeds=(10,)),
     Job("HalfCheetah-v5", 300_000, None, "sac", seeds=(10,), episodes=20),
+    *(
+        Job("Pendulum-v1", 20_000, None, name, dataset="pendulum-mixed", label="-mixed")
+        for name in ("bc", "iql", "cql", "td3-bc")
+    ),
     Job("Breakout-MinAtar", 500_000, None, "dqn", seeds=(10, 11, 12)),
     Job("Breakout-MinAtar", 500_000, None, "rainbow", seeds=(10, 11, 12)),
+    *rainbow_parts(),
     Job("Breakout-MinAtar", 2_000_000, 10, "ppo", seeds=(10,)),
     Job("HalfCheetah-v5", 1_000_000, 5700, "ppo", seeds=(10,), episodes=20),
 ]
@@ -141,6 +172,7 @@ def train_by_id(job: Job) -> tuple[experiment.RunConfig, dict[int, np.ndarray], 
     config = experiment.resolve(
         job.algorithm, job.env_id, critic=job.critic, actor=job.actor, steps=job.steps, seeds=job.seeds,
         settings=dict(job.settings), n_envs=job.n_envs, policy=job.policy,
+        dataset=[str(datasets.build(job.dataset))] if job.dataset else (),
     )  # fmt: skip
     finished = all((path / "evaluation.json").exists() for path, _ in experiment.seed_folders(folder, config))
     seconds = 0.0  # of a run that had finished before: not known

@@ -26,10 +26,14 @@ def ppo(
     total_steps: int = 204_800,
     backend: str = "jax",
     seeds: int = 1,
+    algo: str = "ppo",
     **settings: Any,
 ) -> Run:
-    """PPO after its first iterations (compilation is not timed); `settings` are Stable-Baselines3's names."""
-    runner = _runner(env_id, n_envs, n_steps, backend, range(seeds), settings)
+    """PPO, or another on-policy preset, after its first iterations (compilation is not timed).
+
+    `settings` are Stable-Baselines3's names.
+    """
+    runner = _runner(env_id, n_envs, n_steps, backend, range(seeds), settings, algo)
     iterations = max(1, round(total_steps / (n_envs * n_steps)))
     runner.set_training(total_steps=10 * total_steps)
     runner.warm()
@@ -47,8 +51,8 @@ def ppo(
             runner.advance(1)
     seconds = time.perf_counter() - start
     what = what_ran(
-        "actrix", "actrix", "jax", env_id=env_id, n_envs=n_envs, n_steps=n_steps, backend=runner.backend, seeds=seeds,
-        **settings,
+        "actrix", "actrix", "jax", algo=algo, env_id=env_id, n_envs=n_envs, n_steps=n_steps, backend=runner.backend,
+        seeds=seeds, **settings,
     )  # fmt: skip
     return Run(iterations * n_envs * n_steps, seconds, what)
 
@@ -111,7 +115,13 @@ def memory(env_id: str = "LunarLander-v3", n_envs: int = 16, n_steps: int = 1024
 
 
 def _runner(
-    env_id: str, n_envs: int, n_steps: int, backend: str, seeds: Any, settings: dict[str, Any]
+    env_id: str,
+    n_envs: int,
+    n_steps: int,
+    backend: str,
+    seeds: Any,
+    settings: dict[str, Any],
+    algo: str = "ppo",
 ) -> Any:
     from actrix import make_vec_env
     from actrix.algorithms.presets import PRESETS, configure
@@ -119,7 +129,7 @@ def _runner(
     from actrix.run.compiled import CompiledRunner
     from actrix.run.host import HostRunner
 
-    algorithm = configure(PRESETS["ppo"].algorithm, {"n_steps": n_steps, **settings})
+    algorithm = configure(PRESETS[algo].algorithm, {"n_steps": n_steps, **settings})
     if backend == "jax":
         return CompiledRunner(algorithm, jax_env(env_id), n_envs, list(seeds))
     return HostRunner(algorithm, make_vec_env(env_id, n_envs, 0, backend=backend), next(iter(seeds)))

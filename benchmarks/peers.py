@@ -62,6 +62,11 @@ def sbx_ppo(env_id: str, n_envs: int, n_steps: int, total_steps: int, **settings
     return _learn_on_policy("sbx", "PPO", env_id, n_envs, n_steps, total_steps, settings)
 
 
+def sb3_contrib_trpo(env_id: str, n_envs: int, n_steps: int, total_steps: int, **settings: Any) -> Run:
+    """sb3-contrib's TRPO in Stable-Baselines3's loop; `settings` are its keywords."""
+    return _learn_on_policy("sb3-contrib", "TRPO", env_id, n_envs, n_steps, total_steps, settings)
+
+
 def sb3_off_policy(algo: str, env_id: str, total_steps: int, **settings: Any) -> Run:
     """Stable-Baselines3's DQN, DDPG, TD3 or SAC, one environment; `settings` are SB3's keywords."""
     return _learn_off_policy("sb3", algo, env_id, total_steps, settings)
@@ -175,7 +180,7 @@ def _learn_off_policy(peer_name: str, algo: str, env_id: str, total_steps: int, 
 
 
 def _model(peer_name: str, algo: str, env_id: str, n_envs: int, **settings: Any):
-    library = peer({"sb3": "stable_baselines3", "sbx": "sbx"}[peer_name])
+    library = peer({"sb3": "stable_baselines3", "sb3-contrib": "sb3_contrib", "sbx": "sbx"}[peer_name])
     from stable_baselines3.common.env_util import make_vec_env
 
     _one_thread()
@@ -188,7 +193,8 @@ def _timed_learn(model, total_steps: int, peer_name: str, algo: str, env_id: str
     before, start = model.num_timesteps, time.perf_counter()
     model.learn(total_steps, reset_num_timesteps=False)
     seconds = time.perf_counter() - start
-    packages = ("stable-baselines3", "torch") + (("sbx-rl", "jax") if peer_name == "sbx" else ())
+    more = {"sbx": ("sbx-rl", "jax"), "sb3-contrib": ("sb3-contrib",)}
+    packages = ("stable-baselines3", "torch", *more.get(peer_name, ()))
     what = what_ran(peer_name, *packages, algo=algo.upper(), env_id=env_id, torch_threads=1, **settings)
     return Run(model.num_timesteps - before, seconds, what)
 

@@ -106,6 +106,10 @@ JOBS = [
     Job("CartPole-v1", 500_000, 475, "qac"),
     Job("CartPole-v1", 500_000, 475, "tdac"),
     Job("CartPole-v1", 500_000, 475, "ppo-kl"),
+    Job("CartPole-v1", 100_000, 475, "trpo"),
+    Job("Acrobot-v1", 100_000, -86, "trpo"),
+    Job("CartPole-v1", 500_000, 475, "npg"),
+    Job("CartPole-v1", 500_000, 475, "acktr"),
     Job(
         "CartPole-v1",
         500_000,
@@ -163,6 +167,7 @@ JOBS = [
     *rainbow_parts(),
     Job("Breakout-MinAtar", 2_000_000, 10, "ppo", seeds=(10,)),
     Job("HalfCheetah-v5", 1_000_000, 5700, "ppo", seeds=(10,), episodes=20),
+    Job("Hopper-v5", 1_000_000, 2400, "trpo", seeds=(10,), episodes=20),
 ]
 
 

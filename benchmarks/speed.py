@@ -70,6 +70,9 @@ CARTPOLE = dict(env_id="CartPole-v1", n_envs=8, n_steps=256, batch_size=64, n_ep
 LANDER = dict(env_id="LunarLander-v3", n_envs=16, n_steps=1024, batch_size=64, n_epochs=4, gamma=0.999,
               gae_lambda=0.98, ent_coef=0.01)  # fmt: skip
 CHEETAH = dict(env_id="HalfCheetah-v5", n_envs=1, n_steps=2048, batch_size=64, n_epochs=10)
+# Both libraries' own defaults but for the number of rows: the policy's one step takes a chunk, the critic minibatches.
+TRPO_CARTPOLE = dict(env_id="CartPole-v1", n_envs=8, n_steps=256, batch_size=128, n_critic_updates=10,
+                     target_kl=0.01, cg_max_steps=15, cg_damping=0.1, gae_lambda=0.95, learning_rate=1e-3)  # fmt: skip
 
 # Default settings of both libraries, which are the same: networks, batch, one update per step.
 SAC_CHEETAH = dict(algo="sac", env_id="HalfCheetah-v5", buffer_size=100_000, learning_starts=1000)
@@ -97,6 +100,12 @@ COMPARISONS = [
                ours("random_actions", env_id="LunarLander-v3", n_envs=16), 0.4, 0.55),
     Comparison("ppo-cheetah/sb3", ours(**CHEETAH, backend="auto", total_steps=61_440),
                peer("sb3_ppo", **CHEETAH, total_steps=10_240), 3.5, 6),
+    Comparison("trpo-cartpole-compiled/sb3-contrib",
+               ours(algo="trpo", **TRPO_CARTPOLE, backend="jax", total_steps=819_200),
+               peer("sb3_contrib_trpo", **TRPO_CARTPOLE, total_steps=20_480), 5),
+    Comparison("trpo-cartpole-host/sb3-contrib",
+               ours(algo="trpo", **TRPO_CARTPOLE, backend="auto", total_steps=204_800),
+               peer("sb3_contrib_trpo", **TRPO_CARTPOLE, total_steps=20_480), 5),
     Comparison("ppo-two-seeds/one-seed", ours(**CARTPOLE, backend="jax", total_steps=819_200, seeds=2),
                ours(**CARTPOLE, backend="jax", total_steps=819_200), 1.15, 1.05, time_ratio=True),
     Comparison("off-policy-sac-cheetah/sb3", ours("off_policy", **SAC_CHEETAH, total_steps=1500),

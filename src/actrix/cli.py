@@ -350,7 +350,7 @@ def _record(path: Path, out: Path | None, episodes: int, seed: int, env_id: str 
     with headless():
         env = _render_env(model, env_id, "rgb_array")
         try:
-            recording = record_video(_predictor(model), env, out, episodes=episodes, seed=seed)
+            recording = record_video(_predictor(model, env), env, out, episodes=episodes, seed=seed)
         finally:
             env.close()
     returns = ", ".join(f"{r:.1f}" for r in recording.returns)
@@ -360,6 +360,7 @@ def _record(path: Path, out: Path | None, episodes: int, seed: int, env_id: str 
 def _render_env(model: Any, env_id: str | None, mode: str | None) -> Any:
     from actrix.algorithms.presets import SettingError
     from actrix.envs.atari import PLAY, atari_single_env, is_atari
+    from actrix.envs.gymnasium import MaskKeeper
     from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
     from actrix.envs.make import single_env
     from actrix.experiment import model_env_id
@@ -368,13 +369,14 @@ def _render_env(model: Any, env_id: str | None, mode: str | None) -> Any:
     if is_atari(env_id):
         return atari_single_env(env_id, render_mode=mode, **PLAY)
     if has_jax_env(env_id) and env_id not in JAX_TWINS:
-        raise SettingError(f"{env_id} is a JAX environment that Gymnasium cannot draw.")
-    return single_env(env_id, model.env_kwargs, render_mode=mode)
+        raise SettingError(f"{env_id} exists in JAX only: it can be neither drawn nor recorded.")
+    env = single_env(env_id, model.env_kwargs, render_mode=mode)
+    return env if model._known_spec().mask_size is None else MaskKeeper(env)
 
 
-def _predictor(model: Any) -> Any:
+def _predictor(model: Any, env: Any, deterministic: bool = True) -> Any:
     def predict(obs: Any, state: Any, episode_start: Any) -> Any:
-        return model.predict(obs, state, episode_start, deterministic=True)
+        return model.predict(obs, state, episode_start, deterministic, getattr(env, "mask", None))
 
     return predict
 
@@ -395,11 +397,10 @@ def _record_data(args: argparse.Namespace) -> None:
     model = Model.load(next(iter(_model_paths(args.path).values())))
     env = _render_env(model, args.env, None)
 
-    def predict(obs: Any, state: Any, episode_start: Any) -> Any:
-        if args.random:
-            return env.action_space.sample(), None
-        return model.predict(obs, state, episode_start, deterministic=not args.stochastic)
+    def random(obs: Any, state: Any, episode_start: Any) -> Any:
+        return getattr(env, "sample_legal", env.action_space.sample)(), None
 
+    predict = random if args.random else _predictor(model, env, not args.stochastic)
     env.action_space.seed(args.seed)
     returns = []
 
@@ -426,7 +427,7 @@ def _watch(args: argparse.Namespace) -> None:
     model = Model.load(next(iter(_model_paths(args.path).values())))
     env = _render_env(model, args.env, "human")
     try:
-        returns, _ = watch(_predictor(model), env, args.episodes, seed=args.seed)
+        returns, _ = watch(_predictor(model, env), env, args.episodes, seed=args.seed)
     finally:
         env.close()
     print("returns", ", ".join(f"{r:.1f}" for r in returns))

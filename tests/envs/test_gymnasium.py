@@ -4,9 +4,11 @@ import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from toys import Counting, Line
 
+from actrix import DQN, cli
+from actrix.data.offline import record_episodes
 from actrix.envs.base import HostEnv
 from actrix.envs.guard import EnvError
-from actrix.envs.gymnasium import GymnasiumEnvs
+from actrix.envs.gymnasium import GymnasiumEnvs, MaskKeeper
 from actrix.envs.make import as_host_env, make_vec_env
 
 SEEDS = [3, 14, 15]
@@ -180,3 +182,21 @@ def test_bad_masks_are_named(by):
     envs = make_vec_env(Line, 2, env_kwargs={"by": by, "broken": "length"})
     with pytest.raises(EnvError, match=r"environment 0 at step 0: .* shape \(4,\); .* needs \(3,\)"):
         envs.reset()
+
+
+@pytest.mark.parametrize("by", ["method", "info"])
+def test_a_kept_mask_is_the_current_states(by):
+    """Line refuses illegal actions itself."""
+    env = MaskKeeper(gym.wrappers.TimeLimit(Line(by), 20))
+    seen = set()
+    for episode in record_episodes(lambda *_: (env.sample_legal(), None), env, steps=200, seed=3):
+        seen |= set(zip(episode.obs.tolist(), episode.action.tolist(), strict=False))
+    legal = {(x, a) for x in range(3) for a in range(3) if (x, a) != (0, 0)}
+    assert seen == legal, "every legal action is drawn, no other"
+
+
+def test_the_command_line_plays_with_masks():
+    env = MaskKeeper(gym.wrappers.TimeLimit(Line(), 20))
+    model = DQN("MlpPolicy", make_vec_env(Line, 1, backend="gymnasium"), policy_kwargs={"net_arch": [4]})
+    predict = cli._predictor(model, env, deterministic=False)
+    assert sum(len(e.action) for e in record_episodes(predict, env, steps=100)) == 100

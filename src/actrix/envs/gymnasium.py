@@ -219,6 +219,41 @@ def find_masks_of(env: gym.Env) -> str:
     return "info" if "action_mask" in env.reset()[1] else "none"
 
 
+class MaskKeeper(gym.Wrapper):
+    """Remembers the legal actions of the current state in `mask` (flat bool, None where there are no masks)."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        self._source = find_masks_of(env)
+        self.mask: np.ndarray | None = None
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(**kwargs)
+        self._note(info)
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._note(info)
+        return obs, reward, terminated, truncated, info
+
+    def sample_legal(self) -> Any:
+        """A uniformly random legal action."""
+        space = self.action_space
+        if self.mask is None:
+            return space.sample()
+        if isinstance(space, spaces.Discrete):
+            return space.sample(mask=self.mask.astype(np.int8))
+        parts = np.split(self.mask.astype(np.int8), np.cumsum(space.nvec)[:-1])  # type: ignore[attr-defined]
+        return space.sample(mask=tuple(parts))
+
+    def _note(self, info: dict[str, Any]) -> None:
+        if self._source == "none":
+            return
+        found = self.get_wrapper_attr("action_masks")() if self._source == "method" else info["action_mask"]
+        self.mask = np.asarray(found, bool).reshape(-1)
+
+
 def _time_limit(envs: VectorEnv) -> int | None:
     spec = envs.spec
     if spec is None and isinstance(envs.unwrapped, SyncVectorEnv):

@@ -325,6 +325,8 @@ def _draw(key: jax.Array, cumulative: jax.Array) -> jax.Array:
     if len(cumulative) == 1:
         return jnp.zeros((), jnp.int32)
     u = jax.random.uniform(key, (), jnp.float32)
+    if len(cumulative) > 16:  # a binary search: Taxi starts in 300 states, and a start is drawn at every step
+        return jnp.searchsorted(cumulative, u, side="right").astype(jnp.int32)
     return jnp.sum(u >= cumulative, dtype=jnp.int32)
 
 

@@ -20,6 +20,7 @@ from actrix.algorithms.pathwise import Pathwise
 from actrix.algorithms.presets import PRESETS, Preset, settings_of
 from actrix.algorithms.q_learning import QLearning
 from actrix.algorithms.regression import Regression
+from actrix.algorithms.trust_region import NaturalActorCritic
 from actrix.data.answers import ReplayBuffer
 
 DOCS = Path(__file__).resolve().parent
@@ -59,6 +60,25 @@ MEANING = {
     "optimizer_eps": "ε of the optimiser",
 }
 """What a setting of the policy-gradient algorithms means, in the order of the tables."""
+
+NATURAL_MEANING = MEANING | {
+    "batch_size": "rows per minibatch of the critic (`None`: the whole chunk)",
+    "n_critic_updates": "passes over a chunk that fit the critic",
+    "learning_rate": "step size of the critic; a number, `lin_<number>` or a function of the remaining progress",
+    "max_grad_norm": "bound of the norm of the critic's gradient (`None`: off)",
+    "normalize_advantage": "ψ to mean 0 and standard deviation 1, over the chunk",
+    "target_kl": "$\\delta$, of the mean KL",
+    "max_step": "largest $\\eta$; a number, `lin_<number>` or a function",
+    "cg_max_steps": "steps of conjugate gradients at most",
+    "cg_damping": "$\\lambda$ of $F + \\lambda I$",
+    "line_search_shrinking_factor": "$\\beta$",
+    "line_search_max_iter": "trials of the line search",
+    "damping": "$\\lambda$, shared between a layer's two factors",
+    "stats_decay": "decay of the factors' running averages, per chunk",
+    "sub_sampling_factor": "the policy's step takes every k-th row",
+    "optimizer": "of the critic: `adam`, `rmsprop`, `sgd` or `radam`",
+}
+"""The same for the natural-gradient algorithms."""
 
 REPLAY_MEANING = {
     "target": "`q-learning`, `double`, `expected-sarsa`, `sarsa` or `soft`",
@@ -204,7 +224,7 @@ def psi_forms() -> str:
 def settings(preset: Preset) -> dict[str, tuple[Any, str]]:
     """Setting → (default, meaning): the flat settings of a preset that have an effect on it."""
     algorithm = preset.algorithm
-    if isinstance(algorithm, ActorCritic):
+    if isinstance(algorithm, ActorCritic | NaturalActorCritic):
         return _policy_gradient_settings(algorithm)
     values, hidden = settings_of(algorithm), _without_effect(algorithm)
     meaning = REPLAY_MEANING
@@ -220,12 +240,14 @@ def settings(preset: Preset) -> dict[str, tuple[Any, str]]:
     return {name: (values[name], meaning[name]) for name in meaning if name in values and name not in hidden}
 
 
-def _policy_gradient_settings(algorithm: ActorCritic) -> dict[str, tuple[Any, str]]:
+def _policy_gradient_settings(algorithm: ActorCritic | NaturalActorCritic) -> dict[str, tuple[Any, str]]:
     out = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
     # Of two parts with a field of one name, the first has the setting.
     for part in (algorithm.data, algorithm.actor, algorithm.critic.estimator):
         out |= {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
     hidden = set()
+    if isinstance(algorithm, NaturalActorCritic):
+        return {name: (out[name], text) for name, text in NATURAL_MEANING.items() if name in out}
     if algorithm.critic.function == "none":
         hidden |= {"vf_coef", "clip_range_vf"}
     if not algorithm.n_critic_updates:

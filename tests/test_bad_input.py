@@ -230,6 +230,7 @@ UNBOUNDED = spaces.Box(-np.inf, np.inf, (1,), np.float32)
         (DQN, {"dueling": "off"}, "dueling='off'"),
         (DQN, {"noisy": "no"}, "noisy='no'"),
         (DQN, {"double": "no"}, "double='no'"),
+        (PPO, {"normalize": "no"}, "normalize='no'"),
         (DQN, {"exploration_rate": 0.1}, "unknown setting 'exploration_rate'.*did you mean exploration"),
     ],
 )

@@ -210,7 +210,7 @@ PRESETS: dict[str, Preset] = {
         Preset("q-lambda", "QLambda", Tabular(lam=0.9), 1, "Watkins 1989"),
         Preset("tree-backup", "TreeBackup", Tabular("tree-backup", n_steps=4), 1, "Precup et al. 2000"),
         Preset("cpi", "CPI", ConservativeIteration(), 8, "Kakade & Langford 2002"),
-        Preset("td-lambda-ac", "TDLambdaAC", OnlineTraces(actor_learning_rate=3e-4), 1, "Sutton & Barto 2018, §13.6"),
+        Preset("td-lambda-ac", "TDLambdaAC", OnlineTraces(), 1, "Sutton & Barto 2018, §13.6"),
         Preset(
             "stream-ac", "StreamAC",
             OnlineTraces(learning_rate=1.0, step="bounded", ent_coef=0.01, sparsity=0.9, normalize_obs=True,
@@ -397,7 +397,8 @@ def _set(algorithm: Any, name: str, value: Any) -> Any:
         raise SettingError(
             f"target_update_interval={value!r}: the targets follow every update; choose tau instead."
         )
-    if name in ("double", "noisy") and isinstance(algorithm, QLearning) and not isinstance(value, bool):
+    switches = ("double", "noisy") if isinstance(algorithm, QLearning) else ("normalize", "use_rms_prop")
+    if name in switches and not isinstance(value, bool):
         raise SettingError(f"{name}={value!r} must be True or False.")
     if name == "double" and isinstance(algorithm, QLearning):
         if value and algorithm.target not in ("q-learning", "double"):
@@ -423,7 +424,7 @@ def _set(algorithm: Any, name: str, value: Any) -> Any:
         noise = action_noise_settings(value)
         return dataclasses.replace(algorithm, actor=dataclasses.replace(algorithm.actor, **noise))
     if name == "normalize" and isinstance(algorithm, COMPOSABLE):
-        return dataclasses.replace(algorithm, normalize_obs=bool(value), normalize_reward=bool(value))
+        return dataclasses.replace(algorithm, normalize_obs=value, normalize_reward=value)
     if name == "use_rms_prop" and isinstance(algorithm, ActorCritic):
         return dataclasses.replace(algorithm, optimizer="rmsprop" if value else "adam")
     if name == "policy_kwargs":

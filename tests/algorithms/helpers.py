@@ -15,11 +15,14 @@ from actrix.actors.answers import ScoreFunction
 from actrix.actors.pathwise import Soft
 from actrix.algorithms import estimates
 from actrix.algorithms.actor_critic import ActorCritic
+from actrix.algorithms.conservative import ConservativeIteration
+from actrix.algorithms.online_traces import OnlineTraces
 from actrix.algorithms.parallel_q import ParallelQLearning
 from actrix.algorithms.pathwise import Pathwise
 from actrix.algorithms.presets import PRESETS, configure
 from actrix.algorithms.q_learning import QLearning
 from actrix.algorithms.regression import Regression
+from actrix.algorithms.tabular import Tabular
 from actrix.algorithms.trust_region import NaturalActorCritic
 from actrix.core import q_networks
 from actrix.core.networks import apply
@@ -134,9 +137,26 @@ class Several:
         return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(i) for i in x])[kind], *results)
 
 
+@dataclasses.dataclass(frozen=True)
+class Numbered(Several):
+    """`Several` with a number for every observation: what tables can learn."""
+
+    @functools.cached_property
+    def spec(self) -> Spec:
+        return dataclasses.replace(super().spec, observation_space=spaces.Discrete(3 * len(self.parts)))
+
+    def see(self, kind: int, x: float) -> int:
+        return 3 * kind + int(x) + 1
+
+    def _place(self, kind, obs):
+        return (3 * kind + obs[0].astype(jnp.int32) + 1).astype(jnp.int32)
+
+
 DISCRETE = Several(
     (ObsDependent(), Discount(), InfiniteTimeLimit(steps=2), ActionObs(), Masked(), MaskedLater())
 )
+NUMBERED = Numbered(DISCRETE.parts)
+TABLES = Tabular | ConservativeIteration
 CONTINUOUS = Several(
     (
         ObsDependent(continuous=True),
@@ -157,7 +177,9 @@ def continuous(algorithm: Any) -> bool:
 
 
 def probes(algorithm: Any) -> Several:
-    """All probes with the algorithm's kind of actions."""
+    """All probes with the algorithm's kind of observations and actions."""
+    if isinstance(algorithm, TABLES):
+        return NUMBERED
     return CONTINUOUS if continuous(algorithm) else DISCRETE
 
 
@@ -182,6 +204,20 @@ def small(algorithm: Any, **settings: Any) -> Any:
     if isinstance(algorithm, NaturalActorCritic):
         changes = {"policy_kwargs": SMALL["policy_kwargs"], "learning_rate": 0.02, "batch_size": 64}
         changes |= {"n_steps": 4 if algorithm.whole_episodes else 8, "n_critic_updates": 4}
+        return configure(algorithm, changes | settings)
+    if isinstance(algorithm, TABLES):
+        changes = {"episode_length": 4}
+        if isinstance(algorithm, Tabular):
+            changes |= {"train_freq": 4, "learning_rate": 0.2}
+        else:
+            changes |= {"mixing": 0.02, "learning_rate": 0.2}
+        return configure(algorithm, changes | settings)
+    if isinstance(algorithm, OnlineTraces):
+        changes = {"policy_kwargs": {"net_arch": [16]}, "train_freq": 8, "ent_coef": 0.0}
+        if algorithm.step == "plain":
+            changes |= {"learning_rate": 0.05, "actor_learning_rate": 0.05}
+        else:  # constant inputs have no variance to divide by
+            changes |= {"normalize_obs": False, "normalize_reward": False, "sparsity": 0.5}
         return configure(algorithm, changes | settings)
     if isinstance(algorithm, ParallelQLearning):
         changes = {"policy_kwargs": NETWORK, "learning_rate": 0.01, "n_steps": 8, "batch_size": 64}
@@ -209,8 +245,8 @@ def small(algorithm: Any, **settings: Any) -> Any:
 
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "sarsa": ("dqn", {"target": "sarsa"}),
-    "expected-sarsa": ("dqn", {"target": "expected-sarsa", "n_steps": 2}),
+    "deep sarsa": ("dqn", {"target": "sarsa"}),
+    "deep expected-sarsa": ("dqn", {"target": "expected-sarsa", "n_steps": 2}),
 }
 """Compositions without a name of their own: (preset, settings)."""
 
@@ -294,8 +330,14 @@ def values(algorithm: Any, acting: Any, obs: list[float]) -> np.ndarray:
     """V(obs), or Q(obs, ·) of discrete actions, or Q(obs, π(obs)); the smallest of several critics."""
     if isinstance(algorithm, Regression) and algorithm.critic is None:
         return np.zeros(0)
+    if isinstance(algorithm, TABLES):
+        predicts = isinstance(algorithm, Tabular) and algorithm.predicts
+        table = acting.net.values if predicts else acting.net.all_q()
+        return np.atleast_1d(np.asarray(table[obs]))
     batch = normalize_observation(acting.obs_moments, jnp.asarray([obs], jnp.float32), algorithm.clip_obs)
     net = acting.net
+    if isinstance(algorithm, OnlineTraces):
+        return np.asarray(q_networks.apply(net.critic, batch))
     if isinstance(algorithm, ActorCritic | NaturalActorCritic):
         out, _ = apply(net, batch)
         return np.atleast_1d(np.asarray(out.value[0]))
@@ -319,7 +361,8 @@ def preferred(algorithm: Any, acting: Any, obs: list[float]) -> float:
 def greedy(algorithm: Any, acting: Any, obs: list[float]) -> np.ndarray:
     """The target policy's action without noise."""
     mask = jnp.ones((1, 2), bool)
-    action, _ = algorithm.policy(acting, None, jnp.asarray([obs], jnp.float32), mask, None)
+    batch = jnp.asarray([obs], jnp.int32 if isinstance(algorithm, TABLES) else jnp.float32)
+    action, _ = algorithm.policy(acting, None, batch, mask, None)
     return np.asarray(action[0])
 
 

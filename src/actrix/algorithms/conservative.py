@@ -202,8 +202,8 @@ class ConservativeIteration:
         return jnp.zeros(net.cells.size).at[rows.state].add(weight) / rows.reward.shape[1]
 
     def _legal(self, net: Tables, rows: tables.Row) -> jax.Array | None:
-        """Legal actions `[S, A]` where the chunk saw them; everything elsewhere, which the mask corrects in acting."""
+        """Actions `[S, A]` that were legal somewhere in the chunk; acting heeds the mask of the moment besides."""
         if rows.mask is None:
             return None
-        seen = jnp.ones((net.cells.size, net.head.size), bool)
-        return seen.at[rows.state].min(rows.mask | ~rows.valid[..., None])
+        seen = jnp.zeros((net.cells.size, net.head.size), bool)
+        return seen.at[rows.state].max(rows.mask & rows.valid[..., None])

@@ -84,6 +84,7 @@ def model():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"normalize": "no"}, "normalize='no' must be True or False"),
         ({"learning_rate": 0}, "learning_rate=0.0 must be positive"),
         ({"learning_rate": -1e-3}, "learning_rate=-0.001 must be positive"),
         ({"learning_rate": float("nan")}, "learning_rate=nan must be positive"),
@@ -230,7 +231,6 @@ UNBOUNDED = spaces.Box(-np.inf, np.inf, (1,), np.float32)
         (DQN, {"dueling": "off"}, "dueling='off'"),
         (DQN, {"noisy": "no"}, "noisy='no'"),
         (DQN, {"double": "no"}, "double='no'"),
-        (PPO, {"normalize": "no"}, "normalize='no'"),
         (DQN, {"exploration_rate": 0.1}, "unknown setting 'exploration_rate'.*did you mean exploration"),
     ],
 )

@@ -17,6 +17,7 @@ from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
+from machine import machine
 
 from actrix import experiment, make_vec_env
 from actrix.core.distributions import importance_ratio
@@ -51,7 +52,7 @@ def run(lag: int, corrected: bool) -> dict[str, Any]:
         "high": round(float(summary.high), 1), "per_seed": [round(float(np.mean(returns[s])), 1) for s in SEEDS],
         "seeds": list(SEEDS), "steps": STEPS, "episodes_per_seed": EPISODES, "settings": config.settings,
         "command": "python benchmarks/lag.py", "date": datetime.date.today().isoformat(),
-        "versions": experiment.package_versions(),
+        "versions": experiment.package_versions(), "machine": machine(),
     }  # fmt: skip
 
 

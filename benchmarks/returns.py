@@ -14,14 +14,13 @@ import argparse
 import dataclasses
 import datetime
 import json
-import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+from machine import machine
 
 from actrix import experiment, make_vec_env
 from actrix.envs.jax_envs import ClassicEnv
@@ -228,7 +227,7 @@ def run(job: Job) -> dict[str, Any]:
         "backend": config.backend, "n_envs": config.n_envs, "seconds": round(seconds, 1),
         "settings": config.settings, "command": f"python benchmarks/returns.py --only {job.name}",
         "date": datetime.date.today().isoformat(), "versions": experiment.package_versions(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "machine": machine(),
     }  # fmt: skip
 
 

@@ -23,6 +23,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from machine import machine
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "speed.jsonl"
 PEER_PYTHON = os.environ.get("ACTRIX_BENCH_PYTHON", sys.executable)
@@ -162,7 +164,7 @@ def _row(
         "name": name, "ratio": round(ratio, 3), "ratios": [round(r, 3) for r in ratios], "bar": bar, "stretch": stretch,
         "met": ratio <= bar if lower else ratio >= bar, "lower_is_better": lower, **more,
         "command": f"python benchmarks/speed.py --only {name}", "date": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}", "python": platform.python_version(),
+        "machine": machine(), "python": platform.python_version(),
     }  # fmt: skip
 
 

@@ -27,6 +27,14 @@ SPEED_TITLES = {
         "its environments with random actions",
     ),
     "ppo-cheetah/sb3": ("PPO HalfCheetah, 1×2048, 10 epochs, host loop", "Stable-Baselines3"),
+    "off-policy-sac-cheetah/sb3": ("SAC HalfCheetah, one update per step, host loop", "Stable-Baselines3"),
+    "off-policy-sac-cheetah/sbx": ("the same", "SBX"),
+    "off-policy-td3-pendulum/sb3": ("TD3 Pendulum, one update per step, host loop", "Stable-Baselines3"),
+    "off-policy-dqn-cartpole/sb3": ("DQN CartPole, one update per step, host loop", "Stable-Baselines3"),
+    "off-policy-replay-growth": (
+        "DQN with 1,000,000 rows of memory: time of a step with its update",
+        "10,000 rows",
+    ),
     "ppo-two-seeds/one-seed": ("two seeds at once, compiled: time", "one seed"),
     "ppo-first-update-warm/cold": (
         "process start to first update, warm compilation cache: time",
@@ -34,6 +42,10 @@ SPEED_TITLES = {
     ),
     "ppo-lander-memory-gib": ("peak resident memory of PPO LunarLander, host loop (GiB)", "—"),
 }
+
+
+PARTS, MIXED = "-parts", "-mixed"
+"""Endings of the names of jobs that have tables of their own."""
 
 
 def newest(path: Path, key: str) -> dict[str, dict[str, Any]]:
@@ -64,7 +76,7 @@ def returns_table(rows: dict[str, dict[str, Any]], composed: bool) -> str:
     """Markdown of the learning results."""
     lines = ["| algorithm | environment | steps | return | bar | per seed |", "|---|---|---|---|---|---|"]
     for name, r in rows.items():
-        if (r["algorithm"] == "actor-critic") != composed:
+        if (r["algorithm"] == "actor-critic") != composed or any(tag in name for tag in (PARTS, MIXED)):
             continue
         what = f"`{r['critic']}` × `{r['actor']}`" if composed else r["algorithm"]
         env = r["env"] + (" without velocities, LSTM" if "positions" in name else "")
@@ -72,21 +84,65 @@ def returns_table(rows: dict[str, dict[str, Any]], composed: bool) -> str:
             figure, value = ", ".join(f"{x:.1f}" for x in r["per_seed"]), r["mean"]
         else:
             figure, value = f"**{r['iqm']:.1f}** [{r['low']:.1f}, {r['high']:.1f}]", r["iqm"]
-        met = "" if r["bar"] is None or value >= r["bar"] else " (missed)"
+        bar = "–" if r["bar"] is None else f"{r['bar']:g}" + ("" if value >= r["bar"] else " (missed)")
         each = ", ".join(f"{x:.1f}" for x in r["per_seed"])
-        lines.append(f"| {what} | {env} | {r['steps']:,} | {figure} | {r['bar']:g}{met} | {each} |")
+        lines.append(f"| {what} | {env} | {r['steps']:,} | {figure} | {bar} | {each} |")
+    return "\n".join(lines)
+
+
+def parts_table(rows: dict[str, dict[str, Any]]) -> str:
+    """Markdown: each part of Rainbow alone on DQN, and Rainbow without it."""
+    at = lambda name: rows.get(f"{name}")
+    each = lambda r: (
+        "–" if r is None else f"**{r['mean']:.1f}** ({', '.join(f'{x:.1f}' for x in r['per_seed'])})"
+    )
+    lines = ["| part | DQN with it alone | Rainbow without it |", "|---|---|---|"]
+    dqn, rainbow = f"dqn-Breakout-MinAtar{PARTS}", f"rainbow-Breakout-MinAtar{PARTS}"
+    lines.append(f"| none / all | DQN: {each(at(dqn))} | Rainbow: {each(at(rainbow))} |")
+    for part in ("double", "dueling", "per", "n-step", "c51", "noisy"):
+        lines.append(f"| {part} | {each(at(f'{dqn}+{part}'))} | {each(at(f'{rainbow}-no-{part}'))} |")
+    return "\n".join(lines)
+
+
+def offline_table(rows: dict[str, dict[str, Any]]) -> str:
+    """Markdown: algorithms on the fixed mixed data set."""
+    lines = ["| algorithm | updates | return | per seed |", "|---|---|---|---|"]
+    for name, r in rows.items():
+        if name.endswith(MIXED):
+            each = ", ".join(f"{x:.1f}" for x in r["per_seed"])
+            lines.append(
+                f"| {r['algorithm']} | {r['steps']:,} | **{r['iqm']:.1f}** [{r['low']:.1f}, {r['high']:.1f}] | {each} |"
+            )
+    return "\n".join(lines)
+
+
+def lag_table(path: Path) -> str:
+    """Markdown: V-trace and the uncorrected learner by lag."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    last = {(r["lag"], r["corrected"]): r for r in rows}
+    cell = lambda r: "–" if r is None else f"**{r['iqm']:.1f}** [{r['low']:.1f}, {r['high']:.1f}]"
+    lines = ["| lag (updates) | V-trace | uncorrected |", "|---|---|---|"]
+    for lag in sorted({lag for lag, _ in last}):
+        lines.append(f"| {lag} | {cell(last.get((lag, True)))} | {cell(last.get((lag, False)))} |")
     return "\n".join(lines)
 
 
 def provenance(rows: dict[str, dict[str, Any]]) -> str:
-    """When and with what the rows were measured."""
-    if not rows:
-        return ""
-    row = next(iter(rows.values()))
-    dates = sorted({r["date"] for r in rows.values()})
-    versions = row.get("versions") or row["ours"]["versions"]
-    listed = ", ".join(f"{k} {v}" for k, v in versions.items())
-    return f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} on {row['machine']}, with {listed}."
+    """When, where and with what the rows were measured: a sentence for each machine, which other days' rows share."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows.values():
+        groups.setdefault(row["machine"], []).append(row)
+    lines = []
+    for where, measured in groups.items():
+        dates = sorted({r["date"] for r in measured})
+        last = measured[-1]
+        versions = last.get("versions") or last.get("ours", {}).get("versions") or {}
+        listed = ", ".join(f"{k} {v}" for k, v in versions.items())
+        whose = "" if len(groups) == 1 else f" ({len(measured)} of {len(rows)} rows)"
+        lines.append(
+            f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} on {where}{whose}, with {listed}."
+        )
+    return "\n".join(lines)
 
 
 def replace(path: Path, name: str, text: str) -> None:
@@ -106,7 +162,7 @@ def curves(rows: dict[str, dict[str, Any]]) -> None:
     out.mkdir(exist_ok=True)
     for name, row in rows.items():
         folder = RUNS / name.replace(":", "_").replace("+", "-").replace("/", "-")
-        if row["algorithm"] != "actor-critic" and (folder / "config.json").exists():
+        if row["algorithm"] != "actor-critic" and PARTS not in name and (folder / "config.json").exists():
             plot_run([folder / f"seed-{s}" for s in row["seeds"]], out / f"{name}.png")
 
 
@@ -118,6 +174,9 @@ def main() -> None:
     page = DOCS / "benchmarks.md"
     replace(page, "speed", f"{speed_table(speed)}\n\n{provenance(speed)}")
     replace(page, "returns", f"{returns_table(results, False)}\n\n{provenance(results)}")
+    replace(page, "rainbow-parts", parts_table(results))
+    replace(page, "offline", offline_table(results))
+    replace(page, "lag", lag_table(HERE / "lag.jsonl"))
     replace(page, "compositions", returns_table(results, True))
     replace(HERE.parent / "README.md", "speed", speed_table(speed))
     if args.curves:

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "actors": {"core"},
     "data": {"core"},
     "envs": {"core"},
-    "lab": {"core", "critics", "actors", "envs"},
+    "lab": {"core", "critics", "actors", "envs", "run"},
     "algorithms": {"core", "critics", "actors", "data"},
     "run": {"core", "critics", "actors", "data", "algorithms", "envs"},
     "zoo": {"core", "critics", "actors", "algorithms"},

@@ -1,4 +1,4 @@
-"""The command line: `actrix train | eval | video | watch | record | plot | resume | list`.
+"""The command line: `actrix train | eval | video | watch | record | plot | resume | list | lab`.
 
 Exit codes: 0 done, 1 a failed run, 2 a mistake in what was typed, 130 interrupted (a checkpoint was saved).
 """
@@ -188,6 +188,11 @@ def _parser() -> argparse.ArgumentParser:
         help="the critic × actor × data table, sound cells and refusals",
     )
     p.add_argument("--envs", metavar="ALGORITHM", help="the environments an algorithm has tuned settings for")
+
+    p = command("lab", _lab, "Study estimators, bounds and objectives against exact MDPs: table, figure, JSON.")
+    p.add_argument("study", nargs="?", metavar="NAME", help="without it: lists the studies")
+    p.add_argument("--out", type=Path, help="folder of the files (default: lab/NAME)")
+    p.add_argument("--seed", type=int, default=0)
 
     p = commands.add_parser("train-folder", parents=[common])  # the worker of a many-seed run; not for users
     p.set_defaults(run=_train_folder)
@@ -489,6 +494,12 @@ def _list(args: argparse.Namespace) -> None:
         table.add_row(preset.name, preset.class_name, *preset.answers, preset.paper)
     console.print(table)
     print("compose your own: actrix train --critic td-lambda:0.9 --actor ppo-clip:0.2 ENV")
+
+
+def _lab(args: argparse.Namespace) -> None:
+    from actrix.lab import command
+
+    command.run(args.study, args.out, args.seed)
 
 
 def _list_compositions(console: Any) -> None:

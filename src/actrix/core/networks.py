@@ -29,6 +29,23 @@ ACTIVATIONS: dict[str, Callable] = {
 SQRT2 = float(np.sqrt(2))
 
 
+def host_draw(
+    draw: Callable[[np.random.Generator], list[np.ndarray]], key: Key, shapes: Sequence[tuple[int, ...]]
+) -> list[Array]:
+    """`draw`'s arrays of these shapes as float32, drawn on the host from `key`: JAX would compile one program each.
+
+    Under a trace nothing is drawn yet, so that the shapes of a network cost no memory.
+    """
+
+    def arrays(data: Any) -> list[np.ndarray]:
+        return [np.asarray(x, np.float32) for x in draw(np.random.default_rng(np.asarray(data)))]
+
+    if isinstance(key, jax.core.Tracer):
+        out = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        return jax.pure_callback(arrays, out, jax.random.key_data(key), vmap_method="sequential")
+    return [jnp.asarray(x) for x in arrays(jax.random.key_data(key))]
+
+
 class Linear(eqx.Module):
     """x ↦ xW + b with orthogonal W `[inputs, outputs]` of the given gain and b = 0 (Saxe et al. 2014).
 
@@ -39,18 +56,15 @@ class Linear(eqx.Module):
     bias: Array
 
     def __init__(self, inputs: int, outputs: int, gain: float | None, key: Key):
-        # Drawn on the host: the initialiser would otherwise compile one program per layer shape.
-        seed = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-        if gain is None:
-            bound = 1 / np.sqrt(max(inputs, 1))
-            self.weight = jnp.asarray(seed.uniform(-bound, bound, (inputs, outputs)), jnp.float32)
-            self.bias = jnp.asarray(seed.uniform(-bound, bound, outputs), jnp.float32)
-            return
-        a = seed.standard_normal((max(inputs, outputs), min(inputs, outputs)))
-        q, r = np.linalg.qr(a)
-        q = q * np.sign(np.diag(r))
-        self.weight = jnp.asarray(gain * (q if inputs > outputs else q.T), jnp.float32)
-        self.bias = jnp.zeros(outputs)
+        def draw(rng: np.random.Generator) -> list[np.ndarray]:
+            if gain is None:
+                bound = 1 / np.sqrt(max(inputs, 1))
+                return [rng.uniform(-bound, bound, (inputs, outputs)), rng.uniform(-bound, bound, outputs)]
+            q, r = np.linalg.qr(rng.standard_normal((max(inputs, outputs), min(inputs, outputs))))
+            q = q * np.sign(np.diag(r))
+            return [gain * (q if inputs > outputs else q.T), np.zeros(outputs)]
+
+        self.weight, self.bias = host_draw(draw, key, [(inputs, outputs), (outputs,)])
 
     def __call__(self, x: Float[Array, " i"]) -> Float[Array, " o"]:
         return x @ self.weight + self.bias

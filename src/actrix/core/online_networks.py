@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from actrix.core.distributions import ActionHead, Distribution, action_head
-from actrix.core.networks import MLP, SQRT2, Linear, NetworkConfig, resolve_activation
+from actrix.core.networks import MLP, SQRT2, Linear, NetworkConfig, host_draw, resolve_activation
 from actrix.core.q_networks import build_encoder, hidden_widths
 from actrix.core.types import Key, PyTree, Spec
 
@@ -99,19 +99,24 @@ def _body(
 
 def sparsify(net: Any, key: Key, sparsity: float) -> Any:
     """Every dense layer drawn anew: ⌈sparsity · inputs⌉ incoming weights of each unit 0, but never all; biases 0."""
-    seed = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     dense = lambda x: isinstance(x, Linear)
+    shapes = [x.weight.shape for x in jax.tree.leaves(net, is_leaf=dense) if dense(x)]
+
+    def draw(rng: np.random.Generator) -> list[np.ndarray]:
+        weights = []
+        for inputs, outputs in shapes:
+            weight = rng.uniform(-1, 1, (inputs, outputs)) / np.sqrt(inputs)
+            zeros = min(int(np.ceil(sparsity * inputs)), inputs - 1)
+            for j in range(outputs):
+                weight[rng.permutation(inputs)[:zeros], j] = 0
+            weights.append(weight)
+        return weights
+
+    drawn = iter(host_draw(draw, key, shapes))
 
     def redraw(x: Any) -> Any:
         if not dense(x):
             return x
-        inputs, outputs = x.weight.shape
-        weight = seed.uniform(-1, 1, (inputs, outputs)) / np.sqrt(inputs)
-        zeros = min(int(np.ceil(sparsity * inputs)), inputs - 1)
-        for j in range(outputs):
-            weight[seed.permutation(inputs)[:zeros], j] = 0
-        return eqx.tree_at(
-            lambda l: (l.weight, l.bias), x, (jnp.asarray(weight, jnp.float32), jnp.zeros(outputs))
-        )
+        return eqx.tree_at(lambda l: (l.weight, l.bias), x, (next(drawn), jnp.zeros_like(x.bias)))
 
     return jax.tree.map(redraw, net, is_leaf=dense)

@@ -12,14 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from actrix.algorithms import checks
 from actrix.algorithms.learner import Acting, Learner, count, first_bad_row, scrub
 from actrix.core import normalize
 from actrix.core.networks import normalized_shapes
-from actrix.core.optim import flatten
+from actrix.core.optim import flatten, make_optimizer
 from actrix.core.schedules import evaluate
 from actrix.core.types import Chunk, Key, PyTree, Spec, Transition, record
 from actrix.critics import returns
-from actrix.data.answers import ReplayBuffer
 from actrix.data.replay import Ends, Replay, weights
 
 WARM_UP_ROWS = 1024
@@ -79,6 +79,70 @@ class Batch:
     next_action: jax.Array | None = None
     next_action_known: jax.Array | None = None
     """False where the next action was never taken (an episode's end, the newest row)."""
+
+
+class Replayed:
+    """What `QLearning`, `Pathwise` and `Regression` share: everything around their updates.
+
+    They bring `initial_acting`, `noise`, `act`, `policy`, `explore`, `split`, `target_names` and `update`.
+    """
+
+    whole_episodes = False
+    normalize_reward = False
+    data: Any
+    optimizer: Any
+    max_grad_norm: Any
+    optimizer_eps: Any
+
+    def rows(self, spec: Spec) -> int:
+        """T, the rows per environment of a chunk."""
+        return self.data.train_freq
+
+    def warm_up(self, rows: int, num_envs: int) -> tuple[int, int]:
+        """(chunks, rows of each) of the random phase: at least `learning_starts` steps in all."""
+        rows = -(-self.data.learning_starts // num_envs)
+        pieces = -(-rows // WARM_UP_ROWS)
+        return pieces, -(-rows // max(pieces, 1))
+
+    def init(self, key: Key, spec: Spec, num_envs: int, reference: Any = None) -> Learner:
+        """A fresh learner with an empty memory."""
+        checks.no_reference(reference)
+        return initial_learner(self, key, spec, num_envs, self.initial_scalars())
+
+    def initial_scalars(self) -> dict[str, jax.Array]:
+        """Learned numbers that are no part of a network."""
+        return {}
+
+    def initial_memory(self, acting: Acting, num_envs: int) -> None:
+        """The target policy remembers nothing."""
+
+    def explore_metrics(self, explore: Any) -> dict[str, jax.Array]:
+        """What is logged of the behaviour policy's numbers: nothing."""
+        return {}
+
+    def observe(self, learner: Learner, chunk: Chunk) -> Learner:
+        """Remember a chunk of the random phase."""
+        return remember(learner, chunk)
+
+    def learn(self, learner: Learner, chunk: Chunk, key: Key) -> tuple[Learner, dict[str, jax.Array]]:
+        """Remember a chunk and make `gradient_steps` updates."""
+        return learn(self, learner, chunk, key)
+
+    def with_acting(self, learner: Learner, acting: Acting) -> Learner:
+        """The learner with another policy (a warm start); its targets start as copies."""
+        return with_acting(self, learner, acting)
+
+    def adopt(self, learner: Learner, fresh: Learner) -> Learner:
+        """The learner in other environments, for which `fresh` was made."""
+        return adopt(learner, fresh)
+
+    def optimizer_of(self, name: str) -> Any:
+        """The optimiser of a parameter vector."""
+        return make_optimizer(self.optimizer, self.max_grad_norm, self.optimizer_eps)
+
+    def synchronize(self, state: State, before: jax.Array, after: jax.Array) -> State:
+        """Before a chunk's updates: nothing, where the targets follow every update."""
+        return state
 
 
 def initial_learner(
@@ -284,13 +348,6 @@ def split_one(net: Any, name: str) -> tuple[dict[str, jax.Array], Any]:
     """({name: θ}, weights -> network) of a network that is learned as one vector."""
     theta, unflatten = flatten(net)
     return {name: theta}, lambda weights: unflatten(weights[name])
-
-
-def warm_up(data: ReplayBuffer, num_envs: int) -> tuple[int, int]:
-    """(chunks, rows of each) of the random phase: at least `learning_starts` steps in all."""
-    rows = -(-data.learning_starts // num_envs)
-    pieces = -(-rows // WARM_UP_ROWS)
-    return pieces, -(-rows // max(pieces, 1))
 
 
 def _progress(training: Training) -> jax.Array:

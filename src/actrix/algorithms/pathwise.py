@@ -17,16 +17,16 @@ from actrix.actors import pathwise as losses
 from actrix.actors.greedy import explore, ou_step
 from actrix.actors.pathwise import Deterministic, Soft
 from actrix.algorithms import checks, off_policy
-from actrix.algorithms.learner import Acting, Learner
-from actrix.algorithms.off_policy import Batch, State, weighted_mean
+from actrix.algorithms.learner import Acting
+from actrix.algorithms.off_policy import Batch, Replayed, State, weighted_mean
 from actrix.core import normalize
 from actrix.core.distributions import legal_actions
 from actrix.core.fields import choose, finite, switch, whole
 from actrix.core.networks import NetworkConfig
-from actrix.core.optim import descend_if_finite, flatten, make_optimizer, polyak
+from actrix.core.optim import descend_if_finite, flatten, polyak
 from actrix.core.q_networks import ActorCritics, apply, bounded, build_actor_critics
 from actrix.core.schedules import Schedule, evaluate
-from actrix.core.types import Chunk, Key, PyTree, Spec, record
+from actrix.core.types import Key, PyTree, Spec, record
 from actrix.critics import distributional as dist
 from actrix.data.answers import ReplayBuffer
 
@@ -82,7 +82,7 @@ class CriticEnsemble:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pathwise:
+class Pathwise(Replayed):
     """An ensemble of critics Q(s, a), an actor that follows their gradient, replayed data."""
 
     critic: CriticEnsemble = CriticEnsemble()
@@ -106,9 +106,6 @@ class Pathwise:
     normalize_obs: bool = False
     clip_obs: float = 10.0
     network: NetworkConfig = NetworkConfig(activation_fn="relu", ortho_init=False)
-
-    whole_episodes = False
-    normalize_reward = False
 
     def __post_init__(self) -> None:
         checks.settle_off_policy(self)
@@ -151,26 +148,16 @@ class Pathwise:
         data = "offline" if offline else "prioritised replay" if self.data.prioritized else "replay"
         return ", ".join(words), actor, data
 
-    def rows(self, spec: Spec) -> int:
-        """T, the rows per environment of a chunk."""
-        return self.data.train_freq
-
-    def warm_up(self, rows: int, num_envs: int) -> tuple[int, int]:
-        """(chunks, rows) of the random phase."""
-        return off_policy.warm_up(self.data, num_envs)
-
     @property
     def target_names(self) -> tuple[str, ...]:
         """Which networks have targets: a soft actor has none."""
         return ("actor", "critic") if isinstance(self.actor, Deterministic) else ("critic",)
 
-    def init(self, key: Key, spec: Spec, num_envs: int, reference: Any = None) -> Learner:
-        """A fresh learner with an empty memory."""
-        checks.no_reference(reference)
-        scalars = {}
+    def initial_scalars(self) -> dict[str, jax.Array]:
+        """log α of an adapted temperature."""
         if isinstance(self.actor, Soft) and self.actor.adapted:
-            scalars = {"log_alpha": jnp.full(1, math.log(self.actor.initial_coef), jnp.float32)}
-        return off_policy.initial_learner(self, key, spec, num_envs, scalars)
+            return {"log_alpha": jnp.full(1, math.log(self.actor.initial_coef), jnp.float32)}
+        return {}
 
     def initial_acting(self, key: Key, spec: Spec) -> Acting:
         """A fresh actor and critics: what a model file holds."""
@@ -188,16 +175,9 @@ class Pathwise:
             return None
         return jnp.zeros((num_envs, acting.net.head.size))
 
-    def initial_memory(self, acting: Acting, num_envs: int) -> None:
-        """The target policy remembers nothing."""
-
     def explore(self, progress: jax.Array) -> Explore:
         """No random actions after the random phase."""
         return Explore(jnp.zeros(()))
-
-    def explore_metrics(self, explore: Explore) -> dict[str, jax.Array]:
-        """Nothing of it is worth logging."""
-        return {}
 
     def warm_acting(self, acting: Acting) -> Acting:
         """Uniformly random actions."""
@@ -240,28 +220,12 @@ class Pathwise:
             out = out.mode() if noise is None else out.sample(noise.action)
         return acting.net.head.unflatten_action(out), carry
 
-    def with_acting(self, learner: Learner, acting: Acting) -> Learner:
-        """The learner with another policy (a warm start); its targets start as copies."""
-        return off_policy.with_acting(self, learner, acting)
-
-    def adopt(self, learner: Learner, fresh: Learner) -> Learner:
-        """The learner in other environments, for which `fresh` was made."""
-        return off_policy.adopt(learner, fresh)
-
-    def observe(self, learner: Learner, chunk: Chunk) -> Learner:
-        """Remember a chunk of the random phase."""
-        return off_policy.remember(learner, chunk)
-
     def _actor(self, acting: Acting, obs: PyTree, mask: jax.Array | None) -> Any:
         return apply(
             acting.net.actor, normalize.normalize_observation(acting.obs_moments, obs, self.clip_obs), mask
         )
 
     # ------------------------------------------------------------------ learning
-
-    def learn(self, learner: Learner, chunk: Chunk, key: Key) -> tuple[Learner, dict[str, jax.Array]]:
-        """Remember a chunk and make `gradient_steps` updates."""
-        return off_policy.learn(self, learner, chunk, key)
 
     def split(self, net: ActorCritics):
         """Actor and critics as a parameter vector each, and the way back."""
@@ -272,14 +236,6 @@ class Pathwise:
             return ActorCritics(to_actor(weights["actor"]), to_critics(weights["critic"]))
 
         return {"actor": actor, "critic": critic}, build
-
-    def optimizer_of(self, name: str):
-        """The optimiser of a parameter vector."""
-        return make_optimizer(self.optimizer, self.max_grad_norm, self.optimizer_eps)
-
-    def synchronize(self, state: State, before: jax.Array, after: jax.Array) -> State:
-        """The targets follow every update instead."""
-        return state
 
     def update(
         self, state: State, build: Any, batch: Batch, number: jax.Array, key: Key, progress: jax.Array

@@ -15,15 +15,15 @@ from gymnasium import spaces
 from actrix.actors import greedy
 from actrix.actors.exploration import Draws, Explore, Greedy
 from actrix.algorithms import checks, off_policy
-from actrix.algorithms.learner import Acting, Learner
-from actrix.algorithms.off_policy import Batch, State
+from actrix.algorithms.learner import Acting
+from actrix.algorithms.off_policy import Batch, Replayed, State
 from actrix.core import normalize
 from actrix.core.fields import choose, finite, switch, whole
 from actrix.core.networks import NetworkConfig, noise_size, perturb
-from actrix.core.optim import descend_if_finite, make_optimizer, polyak
+from actrix.core.optim import descend_if_finite, polyak
 from actrix.core.q_networks import QNet, apply, build_q_net
 from actrix.core.schedules import Schedule, evaluate
-from actrix.core.types import Chunk, Key, PyTree, Spec, record
+from actrix.core.types import Key, PyTree, Spec, record
 from actrix.critics import distributional as dist
 from actrix.critics import q_targets
 from actrix.data.answers import ReplayBuffer
@@ -41,7 +41,7 @@ class Noise:
 
 
 @dataclasses.dataclass(frozen=True)
-class QLearning:
+class QLearning(Replayed):
     """A critic Q(s, ·) fitted to a one- or n-step target, an actor that is greedy in it, replayed data."""
 
     target: str = "q-learning"
@@ -118,19 +118,6 @@ class QLearning:
         words += [f"{self.data.n_steps}-step"] if self.data.n_steps > 1 else []
         return " ".join(words), str(self.actor), "prioritised replay" if self.data.prioritized else "replay"
 
-    def rows(self, spec: Spec) -> int:
-        """T, the rows per environment of a chunk."""
-        return self.data.train_freq
-
-    def warm_up(self, rows: int, num_envs: int) -> tuple[int, int]:
-        """(chunks, rows) of the random phase."""
-        return off_policy.warm_up(self.data, num_envs)
-
-    def init(self, key: Key, spec: Spec, num_envs: int, reference: Any = None) -> Learner:
-        """A fresh learner with an empty memory."""
-        checks.no_reference(reference)
-        return off_policy.initial_learner(self, key, spec, num_envs)
-
     def initial_acting(self, key: Key, spec: Spec) -> Acting:
         """A fresh Q network: what a model file holds."""
         atoms = {"c51": self.n_atoms, "qr": self.n_quantiles}.get(self.distributional or "", 1)
@@ -144,8 +131,6 @@ class QLearning:
 
     def initial_carry(self, acting: Acting, num_envs: int) -> None:
         """The behaviour policy remembers nothing."""
-
-    initial_memory = initial_carry
 
     def explore(self, progress: jax.Array) -> Explore:
         """ε and the temperature at this share of training."""
@@ -179,31 +164,11 @@ class QLearning:
         q = self._q(acting.net, normalize.normalize_observation(acting.obs_moments, obs, self.clip_obs))
         return greedy.greedy_action(q, mask), carry
 
-    def with_acting(self, learner: Learner, acting: Acting) -> Learner:
-        """The learner with another policy (a warm start); its targets start as copies."""
-        return off_policy.with_acting(self, learner, acting)
-
-    def adopt(self, learner: Learner, fresh: Learner) -> Learner:
-        """The learner in other environments, for which `fresh` was made."""
-        return off_policy.adopt(learner, fresh)
-
-    def observe(self, learner: Learner, chunk: Chunk) -> Learner:
-        """Remember a chunk of the random phase."""
-        return off_policy.remember(learner, chunk)
-
     # ------------------------------------------------------------------ learning
-
-    def learn(self, learner: Learner, chunk: Chunk, key: Key) -> tuple[Learner, dict[str, jax.Array]]:
-        """Remember a chunk and make `gradient_steps` updates."""
-        return off_policy.learn(self, learner, chunk, key)
 
     def split(self, net: QNet):
         """The network as parameter vectors, and the way back."""
         return off_policy.split_one(net, "q")
-
-    def optimizer_of(self, name: str):
-        """The optimiser of a parameter vector."""
-        return make_optimizer(self.optimizer, self.max_grad_norm, self.optimizer_eps)
 
     def synchronize(self, state: State, before: jax.Array, after: jax.Array) -> State:
         """Move the target network whenever a multiple of `target_update_interval` steps was passed."""

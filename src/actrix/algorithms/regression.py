@@ -17,17 +17,17 @@ from gymnasium import spaces
 from jaxtyping import Array, Float
 
 from actrix.algorithms import checks, off_policy
-from actrix.algorithms.learner import Acting, Learner
-from actrix.algorithms.off_policy import Batch, State, weighted_mean
+from actrix.algorithms.learner import Acting
+from actrix.algorithms.off_policy import Batch, Replayed, State, weighted_mean
 from actrix.algorithms.pathwise import Explore, Noise
 from actrix.core import normalize
 from actrix.core.distributions import ActionHead, DiagGaussian, Distribution, action_head
 from actrix.core.fields import whole
 from actrix.core.networks import MLP, SQRT2, Linear, NetworkConfig, resolve_activation
-from actrix.core.optim import descend_if_finite, flatten, make_optimizer, polyak
+from actrix.core.optim import descend_if_finite, flatten, polyak
 from actrix.core.q_networks import Actor, Critics, apply, bounded, build_encoder, hidden_widths
 from actrix.core.schedules import Schedule, evaluate
-from actrix.core.types import Chunk, Key, PyTree, Spec
+from actrix.core.types import Key, PyTree, Spec
 from actrix.data.answers import ReplayBuffer
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
@@ -138,7 +138,7 @@ def build_regressor(config: NetworkConfig, spec: Spec, key: Key, n_critics: int)
 
 
 @dataclasses.dataclass(frozen=True)
-class Regression:
+class Regression(Replayed):
     """A policy fitted to the data's actions, all alike (behaviour cloning) or by their advantage (IQL).
 
     Behaviour cloning (Pomerleau 1991): −E[log π(a|s)]. IQL (Kostrikov et al. 2022), in this order, Q̂ the minimum of
@@ -164,9 +164,6 @@ class Regression:
     network: NetworkConfig = NetworkConfig(activation_fn="relu", ortho_init=False)
 
     # What the loops ask of every algorithm.
-    whole_episodes = False
-    normalize_reward = False
-
     def __post_init__(self) -> None:
         checks.settle_off_policy(self)
         if self.critic is None and self.data.prioritized:
@@ -193,19 +190,6 @@ class Regression:
         """Which networks have targets."""
         return () if self.critic is None else ("critic",)
 
-    def rows(self, spec: Spec) -> int:
-        """T, the rows per environment of a chunk."""
-        return self.data.train_freq
-
-    def warm_up(self, rows: int, num_envs: int) -> tuple[int, int]:
-        """(chunks, rows) of the random phase, where an environment and not a data set is learned from."""
-        return off_policy.warm_up(self.data, num_envs)
-
-    def init(self, key: Key, spec: Spec, num_envs: int, reference: Any = None) -> Learner:
-        """A fresh learner with an empty memory."""
-        checks.no_reference(reference)
-        return off_policy.initial_learner(self, key, spec, num_envs)
-
     def initial_acting(self, key: Key, spec: Spec) -> Acting:
         """Fresh networks: what a model file holds."""
         n_critics = 0 if self.critic is None else self.critic.n_critics
@@ -217,15 +201,9 @@ class Regression:
     def initial_carry(self, acting: Acting, num_envs: int) -> None:
         """The policy remembers nothing."""
 
-    initial_memory = initial_carry
-
     def explore(self, progress: jax.Array) -> Explore:
         """No random actions after the random phase."""
         return Explore(jnp.zeros(()))
-
-    def explore_metrics(self, explore: Explore) -> dict[str, jax.Array]:
-        """Nothing of it is worth logging."""
-        return {}
 
     def warm_acting(self, acting: Acting) -> Acting:
         """Uniformly random actions."""
@@ -261,23 +239,7 @@ class Regression:
     def _dist(self, acting: Acting, obs: PyTree, mask: jax.Array | None) -> Distribution:
         return acting.net.dist(normalize.normalize_observation(acting.obs_moments, obs, self.clip_obs), mask)
 
-    def with_acting(self, learner: Learner, acting: Acting) -> Learner:
-        """The learner with another policy (a warm start); its targets start as copies."""
-        return off_policy.with_acting(self, learner, acting)
-
-    def adopt(self, learner: Learner, fresh: Learner) -> Learner:
-        """The learner in other environments, for which `fresh` was made."""
-        return off_policy.adopt(learner, fresh)
-
-    def observe(self, learner: Learner, chunk: Chunk) -> Learner:
-        """Remember a chunk of the random phase."""
-        return off_policy.remember(learner, chunk)
-
     # ------------------------------------------------------------------ learning
-
-    def learn(self, learner: Learner, chunk: Chunk, key: Key) -> tuple[Learner, dict[str, jax.Array]]:
-        """Remember a chunk and make `gradient_steps` updates."""
-        return off_policy.learn(self, learner, chunk, key)
 
     def split(self, net: Regressor):
         """Policy, critics and V as a parameter vector each, and the way back."""
@@ -290,14 +252,6 @@ class Regression:
             return Regressor(actor, log_std, new.get("critic"), new.get("value"))
 
         return {name: theta for name, (theta, _) in pairs.items()}, build
-
-    def optimizer_of(self, name: str):
-        """The optimiser of a parameter vector."""
-        return make_optimizer(self.optimizer, self.max_grad_norm, self.optimizer_eps)
-
-    def synchronize(self, state: State, before: jax.Array, after: jax.Array) -> State:
-        """The targets follow every update instead."""
-        return state
 
     def update(
         self, state: State, build: Any, batch: Batch, number: jax.Array, key: Key, progress: jax.Array

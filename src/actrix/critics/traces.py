@@ -143,8 +143,10 @@ def add_mean(
 def bounded_step(
     z: Float[Array, "*B K"], delta: Float[Array, "*B"], step_size: Number, kappa: float
 ) -> Float[Array, "*B"]:
-    """α / max(1, α κ max(|δ|, 1) ‖z‖₁): ObGD's step size, which no update overshoots its target with if κ > 1.
+    """α / max(1, α κ max(|δ|, 1) ‖z‖₁): ObGD's step size, which is meant to keep an update from overshooting.
 
+    For z = x(s) with no entry beyond ±1 and κ > 1, V(s) then moves by less than |δ|; for a network it is a bound
+    of the first order.
     Elsayed, Vasan & Mahmood, "Streaming Deep Reinforcement Learning Finally Works" (2024), algorithm 3.
     """
     size = jnp.maximum(jnp.abs(delta), 1) * jnp.sum(jnp.abs(z), axis=-1)

@@ -43,15 +43,15 @@ class Report:
         """Write NAME.png, NAME.json, NAME.txt (the tables) and, if there are frames, NAME.gif."""
         paths = [folder / f"{name}.{suffix}" for suffix in ("png", "json", "txt")]
         with atomic.replacing(paths[0]) as temporary:
-            # 64 colours are enough for lines on white, and halve the file.
-            _image(picture(self.figure)).quantize(64, dither=0).save(temporary, optimize=True)
+            # 256 colours are enough for lines on white, and halve the file.
+            _image(picture(self.figure)).quantize(256, dither=0).save(temporary, optimize=True)
         atomic.write_json(paths[1], _finite(self.numbers))
         text = io.StringIO()
         self.show(Console(file=text, width=160, highlight=False))
         atomic.write_text(paths[2], "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n")
         if self.frames:
             paths.append(folder / f"{name}.gif")
-            first, *rest = [_image(frame).quantize(64, dither=0) for frame in self.frames]
+            first, *rest = [_image(frame).quantize(128, dither=0) for frame in self.frames]
             with atomic.replacing(paths[-1]) as temporary:
                 pause = [1500] + [250] * (len(rest) - 1) + [3000]
                 first.save(

@@ -51,9 +51,9 @@ class Report:
         atomic.write_text(paths[2], "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n")
         if self.frames:
             paths.append(folder / f"{name}.gif")
-            first, *rest = [_image(frame).quantize(128, dither=0) for frame in self.frames]
+            first, *rest = [_image(frame).quantize(64, dither=0) for frame in self.frames]
             with atomic.replacing(paths[-1]) as temporary:
-                pause = [1500] + [250] * (len(rest) - 1) + [3000]
+                pause = [1500] + [500] * (len(rest) - 1) + [3000]
                 first.save(
                     temporary, save_all=True, append_images=rest, duration=pause, loop=0, optimize=True
                 )

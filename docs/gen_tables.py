@@ -16,10 +16,13 @@ from actrix import zoo
 from actrix.actors.answers import PSI
 from actrix.algorithms.actor_critic import ActorCritic
 from actrix.algorithms.compositions import Cell, table
+from actrix.algorithms.conservative import ConservativeIteration
+from actrix.algorithms.online_traces import OnlineTraces
 from actrix.algorithms.pathwise import Pathwise
 from actrix.algorithms.presets import PRESETS, Preset, settings_of
 from actrix.algorithms.q_learning import QLearning
 from actrix.algorithms.regression import Regression
+from actrix.algorithms.tabular import DEEP, TRACED, Tabular
 from actrix.algorithms.trust_region import NaturalActorCritic
 from actrix.data.answers import ReplayBuffer
 
@@ -135,6 +138,48 @@ REPLAY_MEANING = {
     "optimizer_eps": "ε of the optimiser",
 }
 """The same for the algorithms that learn Q, or replay transitions."""
+TABLE_MEANING = {
+    "train_freq": "steps that the acting policy stays fixed for (1: the textbook's loop)",
+    "n_steps": "n of the n-step return",
+    "lam": "$\\lambda$ of the traces",
+    "trace": "`accumulating`, `replacing` or `dutch`",
+    "visits": "`first` or `every` visit of an episode to a cell",
+    "importance": "`none`, `ordinary`, `weighted` or `per-decision`",
+    "predict": "evaluate a given policy instead of improving one",
+    "exploration": "`epsilon-greedy` or `boltzmann`",
+    "exploration_fraction": "share of training over which ε falls",
+    "exploration_initial_eps": "ε at the start",
+    "exploration_final_eps": "ε from then on",
+    "gamma": "discount $\\gamma$",
+    "learning_rate": "α; a number, `lin_<number>` or a function; `None`: the mean of all targets",
+    "mixing": "α of the mixture (`None`: the largest with the guarantee)",
+    "tolerance": "no step unless the estimated gain exceeds this",
+    "initial_value": "of every cell",
+    "episode_length": "rows of the longest episode (`None`: the environment's time limit)",
+}
+"""What a setting of the tabular methods means."""
+TRACES_MEANING = {
+    "gamma": "discount $\\gamma$",
+    "lam": "$\\lambda$ of the critic's traces",
+    "actor_lam": "λ of the actor's (`None`: the same)",
+    "learning_rate": "$\\alpha_w$; a number, `lin_<number>` or a function of the remaining progress",
+    "actor_learning_rate": "$\\alpha_\\theta$ (`None`: the same; 0: the policy stays)",
+    "step": "`plain` or `bounded`",
+    "kappa": "κ of the critic's bounded step",
+    "actor_kappa": "κ of the actor's",
+    "ent_coef": "weight $c$ of the entropy",
+    "gamma_weight": "multiply the score by $\\gamma^t$, as the theorem has it",
+    "sparsity": "share of incoming weights that start at 0 (0: orthogonal)",
+    "normalize_obs": "standardise observations",
+    "normalize_reward": "divide rewards by the deviation of the discounted return",
+    "train_freq": "steps that the acting policy stays fixed for",
+}
+FAMILIES = {
+    "tabular": ("q-learning", "double-q", "sarsa", "expected-sarsa", "sarsa-lambda", "q-lambda", "tree-backup", "mc"),
+    "tabular-prediction": ("td", "td-lambda"),
+    "online-traces": ("td-lambda-ac", "stream-ac"),
+}
+"""Pages that describe several algorithms: one class, and a field that differs."""
 PQN_MEANING = {"n_steps": "rows per environment and chunk", "batch_size": "rows per minibatch"}
 
 
@@ -143,9 +188,14 @@ def presets() -> str:
     rows = ["| command | class | 1 critic | 2 actor × ψ | 3 data | paper |", "|---|---|---|---|---|---|"]
     for p in PRESETS.values():
         critic, actor, data = p.answers
-        name = f"[`{p.name}`]({p.name}.md)"
+        name = f"[`{p.name}`]({page(p.name)}.md)"
         rows.append(f"| {name} | `{p.class_name}` | `{critic}` | {actor} | {data} | {p.paper} |")
     return "\n".join(rows)
+
+
+def page(name: str) -> str:
+    """The page of docs/algorithms that describes an algorithm."""
+    return next((family for family, names in FAMILIES.items() if name in names), name)
 
 
 def compositions() -> str:
@@ -228,7 +278,11 @@ def settings(preset: Preset) -> dict[str, tuple[Any, str]]:
         return _policy_gradient_settings(algorithm)
     values, hidden = settings_of(algorithm), _without_effect(algorithm)
     meaning = REPLAY_MEANING
-    if not isinstance(algorithm.data, ReplayBuffer):
+    if isinstance(algorithm, Tabular | ConservativeIteration):
+        meaning = TABLE_MEANING
+    elif isinstance(algorithm, OnlineTraces):
+        meaning = TRACES_MEANING
+    elif not isinstance(algorithm.data, ReplayBuffer):
         meaning = PQN_MEANING | {k: text for k, text in meaning.items() if k not in PQN_MEANING}
     if isinstance(algorithm, Pathwise) and algorithm.critic.n_quantiles:
         meaning = meaning | {
@@ -266,7 +320,12 @@ def _without_effect(algorithm: Any) -> set[str]:
         hidden |= {"priority_alpha", "priority_beta"}
     if algorithm.answers[2] == "offline":  # one update per step, and all of the data set is kept
         hidden |= {"buffer_size", "learning_starts", "train_freq", "gradient_steps"}
-    actor = algorithm.actor
+    if isinstance(algorithm, Tabular):
+        hidden |= {"train_freq"} if algorithm.whole_episodes else {"visits", "importance", "episode_length", "predict"}
+        hidden |= set() if algorithm.method in DEEP and not algorithm.lam else {"n_steps"}
+        hidden |= set() if algorithm.method in TRACED else {"lam", "trace"}
+        hidden |= {"exploration"} if algorithm.predicts else set()
+    actor = getattr(algorithm, "actor", None)
     if hasattr(actor, "exploration"):
         if actor.exploration != "epsilon-greedy":
             hidden |= {"exploration_fraction", "exploration_initial_eps", "exploration_final_eps"}
@@ -296,6 +355,28 @@ def defaults(preset: Preset) -> str:
             f"| `n_envs` | {preset.n_envs} | parallel environments, from the command line (Python: 1) |"
         )
     rows += [f"| `{k}` | {_value(v)} | {text} |" for k, (v, text) in settings(preset).items()]
+    return "\n".join(rows)
+
+
+def family_defaults(names: tuple[str, ...]) -> str:
+    """The settings of several algorithms in one table: the commonest default, and who has another or none."""
+    every = {name: settings(PRESETS[name]) for name in names}
+    order = list(dict.fromkeys(k for found in every.values() for k in found))
+    order.sort(key=lambda k: list(TABLE_MEANING | TRACES_MEANING).index(k))
+    rows = ["| setting | default | of the others | meaning |", "|---|---|---|---|"]
+    counts = {name: PRESETS[name].n_envs for name in names}
+    assert len(set(counts.values())) == 1
+    count = next(iter(counts.values()))
+    rows.append(f"| `n_envs` | {count} | | parallel environments, from the command line (Python: 1) |")
+    for key in order:
+        values = {name: _value(found[key][0]) for name, found in every.items() if key in found}
+        common = max(values.values(), key=list(values.values()).count)
+        other = [f"`{n}`: {v}" for n, v in values.items() if v != common]
+        has = [n for n in names if n in values]
+        if len(has) < len(names):
+            other.append("only " + ", ".join(f"`{n}`" for n in has))
+        text = next(found[key][1] for found in every.values() if key in found)
+        rows.append(f"| `{key}` | {common} | {'; '.join(other)} | {text} |")
     return "\n".join(rows)
 
 
@@ -340,7 +421,9 @@ def blocks() -> dict[tuple[str, str], str]:
         ("algorithms/composition.md", "psi"): psi_forms(),
         ("zoo.md", "zoo"): zoo_tables(),
     }
-    return out | {(f"algorithms/{p.name}.md", "defaults"): defaults(p) for p in PRESETS.values()}
+    out |= {(f"algorithms/{family}.md", "defaults"): family_defaults(names) for family, names in FAMILIES.items()}
+    alone = [p for p in PRESETS.values() if page(p.name) == p.name]
+    return out | {(f"algorithms/{p.name}.md", "defaults"): defaults(p) for p in alone}
 
 
 def rewrite(text: str, name: str, block: str) -> str:

@@ -456,8 +456,8 @@ def test_zoo_entries_all_configure():
             settings = {k: v for k, v in entry.items() if k not in zoo.RUN_KEYS}
             algorithm = configure(preset.algorithm, settings)
             replayed = isinstance(algorithm.data, ReplayBuffer)
-            rows = None if replayed else algorithm.n_steps
-            if rows is not None and algorithm.batch_size is not None:
+            rows = getattr(algorithm, "n_steps", None)
+            if not replayed and rows is not None and getattr(algorithm, "batch_size", None) is not None:
                 assert rows * entry.get("n_envs", preset.n_envs) % algorithm.batch_size == 0, (name, env_id)
             if replayed and entry.get("n_timesteps"):
                 assert algorithm.data.learning_starts < entry["n_timesteps"], (name, env_id)

@@ -86,7 +86,7 @@ def test_algorithms_that_need_a_data_set_or_an_environment_say_so():
     for name in experiment.OFFLINE_ONLY:
         with pytest.raises(SettingError, match=f"{name} learns from a data set: give --dataset PATH"):
             experiment.resolve(name, "CartPole-v1")
-    for name in ("ppo", "a2c", "pqn", "v-trace", "acer"):
+    for name in ("ppo", "a2c", "pqn", "v-trace", "acer", "q-learning", "cpi", "stream-ac"):
         with pytest.raises(SettingError, match=f"{name} needs an environment: bc, cql, iql, td3-bc and"):
             experiment.check_offline(PRESETS[name])
     for name in (*experiment.OFFLINE_ONLY, "dqn", "rainbow", "sac", "td3"):

@@ -544,7 +544,12 @@ def test_schedules_of_a_loaded_model_go_on_where_they_were(mode, tmp_path):
 
 # --------------------------------------------------------------------------- replayed and fixed data
 
-OFF_POLICY = tuple(name for name in MODELS if name not in ON_POLICY)
+TABLES = (
+    "mc", "td", "td-lambda", "sarsa", "expected-sarsa", "sarsa-lambda", "q-learning", "double-q", "q-lambda",
+    "tree-backup", "cpi",
+)  # fmt: skip
+"""Neither networks nor these observations: `test_tabular_models.py` does the same for them."""
+OFF_POLICY = tuple(name for name in MODELS if name not in ON_POLICY + TABLES)
 CONTINUOUS = ("ddpg", "td3", "sac", "tqc", "droq", "cql", "td3-bc")
 OFFLINE = ("bc", "cql", "iql", "td3-bc")
 REPLAY = {"learning_starts": 8, "batch_size": 8, "buffer_size": 200, "train_freq": 1}

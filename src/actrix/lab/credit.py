@@ -37,7 +37,7 @@ def study(seed: int = 0, *, n_runs: int = 100, n_episodes: int = 40, animate: bo
     """V of each method along one run, and the error against V^π over many; goal +1, everything else 0."""
     mdp = grid_world(GRID, gamma=GAMMA)
     # A policy that mostly knows the way, so that its episodes are short enough to draw.
-    policy = np.exp(boltzmann_log_probs(oracle.policy_iteration(mdp).q, 0.03))
+    policy = np.exp(boltzmann_log_probs(jnp.asarray(oracle.policy_iteration(mdp).q), 0.03))
     truth = oracle.value(mdp, policy)
     paths = play(mdp, policy, n_runs * n_episodes, HORIZON, np.random.default_rng(seed))
     values = {name: _learn(mdp, paths, n_runs, name) for name in METHODS}
@@ -94,7 +94,8 @@ def _episode(v: Any, state: Any, next_state: Any, rows: dict[str, Any], gamma: A
 
 def _episodes(v: Any, state: Any, next_state: Any, rows: dict[str, Any], gamma: Any, name: str) -> Any:
     def step(v: Any, episode: Any) -> Any:
-        v = _episode(v, *episode, gamma, name)
+        states, following, data = episode
+        v = _episode(v, states, following, data, gamma, name)
         return v, v
 
     return jax.lax.scan(step, v, (state, next_state, rows))[1]

@@ -48,7 +48,7 @@ def study(seed: int = 0, *, n_batches: int = 400, batch_size: int = 50) -> Repor
         exact = _exact_variance(mdp, target, behaviour, horizon, start, action) / batch_size
         return {"horizon": horizon, "kl": kl, "truth": truth, "exact ordinary": exact, **found}
 
-    numbers = {
+    numbers: dict[str, Any] = {
         "batch_size": batch_size,
         "n_batches": n_batches,
         "horizon": [at(DISTANCE, horizon) for horizon in HORIZONS],
@@ -84,9 +84,9 @@ def _estimates(
     last = np.arange(horizon)[:, None] == horizon - 1
     cut = cut._replace(truncated=cut.valid & ~cut.terminated & last)
     critic = oracle.finite_horizon_value(mdp, behaviour, horizon)  # 0 after the last step: a hard stop
-    q = oracle.finite_horizon_q(mdp, behaviour, horizon)
+    q: Any = oracle.finite_horizon_q(mdp, behaviour, horizon)
     # V(s′) under π, as Retrace wants it, from the same table Q of μ.
-    mean_q = np.concatenate([np.asarray(expected_value(q, np.broadcast_to(target, q.shape))), critic[-1:]])
+    mean_q = np.concatenate([np.asarray(expected_value(q, jnp.broadcast_to(target, q.shape))), critic[-1:]])
     ratio = cut.taken(target / behaviour)
     log_prob = cut.taken(np.log(target))
     columns = lambda x: jnp.asarray(x).reshape(horizon, -1, batch_size).swapaxes(0, 1)

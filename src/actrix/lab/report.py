@@ -77,7 +77,7 @@ def cell(x: Any) -> str:
         return "–"
     if not isinstance(x, float | np.floating):
         return str(x)
-    return f"{x:.3g}" if 1e-3 <= abs(x) < 1e3 or x == 0 else f"{x:.2e}"
+    return f"{x:.3g}" if 1e-3 <= abs(float(x)) < 1e3 or x == 0 else f"{x:.2e}"
 
 
 def panels(

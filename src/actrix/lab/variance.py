@@ -34,7 +34,7 @@ def study(seed: int = 0, *, n_batches: int = 4000, batch_size: int = 8) -> Repor
     """Sampled episodes of a slippery 3×4 grid world under a half-trained policy; 95% intervals over the batches."""
     mdp = slippery_grid()
     # Half-trained: Boltzmann in the optimal Q. The logits of its table are the parameters.
-    theta = np.array(boltzmann_log_probs(oracle.policy_iteration(mdp).q, 0.25))
+    theta = np.array(boltzmann_log_probs(jnp.asarray(oracle.policy_iteration(mdp).q), 0.25))
     policy = oracle.softmax_policy(theta)
     paths = play(mdp, policy, n_batches * batch_size, HORIZON, np.random.default_rng(seed))
     exact = oracle.finite_horizon_gradient(mdp, policy, HORIZON).ravel()
@@ -75,8 +75,8 @@ class _Episodes:
         self.policy = oracle.softmax_policy(theta)
         self.rows: dict[str, Any] = {**paths.rows(), "gamma": mdp.gamma}
         flags = {name: x for name, x in self.rows.items() if name != "reward"}
-        self.weight = np.asarray(pg.discount_weights(**flags))
-        self.to_go = np.asarray(returns.monte_carlo(next_value=np.zeros_like(self.weight), **self.rows))
+        self.weight: Any = np.asarray(pg.discount_weights(**flags))
+        self.to_go = np.asarray(returns.monte_carlo(next_value=jnp.zeros_like(self.weight), **self.rows))
 
     def critic(self, policy: np.ndarray) -> np.ndarray:
         """The values V_t [T+1, S] of a policy with HORIZON − t steps to go."""
@@ -100,12 +100,15 @@ class _Episodes:
 
     def exact_forms(self, v: np.ndarray) -> dict[str, np.ndarray]:
         """ψ whose mean is the exact gradient, given the right values v."""
-        values, rows, weight = self.paths.values(v), self.rows, self.weight
+        values: dict[str, Any] = self.paths.values(v)
+        rows, weight = self.rows, self.weight
         q = np.stack([oracle.backup(self.mdp, following) for following in v[1:]])
         n_step = lambda n: returns.n_step(n=n, next_value=values["next_value"], **rows) - values["value"]
         plain = self.scores(np.ones_like(weight))
         samples = self.scores(weight * self.to_go)
-        baseline = np.asarray(pg.optimal_baseline(plain, samples, leave_one_out=True))
+        baseline = np.asarray(
+            pg.optimal_baseline(jnp.asarray(plain), jnp.asarray(samples), leave_one_out=True)
+        )
         forms = {
             "R(τ), whole return": returns.trajectory_return(**rows),
             "G, reward-to-go": weight * self.to_go,
@@ -124,7 +127,8 @@ class _Episodes:
 
     def mistakes(self, wrong: np.ndarray) -> dict[str, np.ndarray]:
         """ψ that look much alike and are biased; `wrong` holds the values of another policy."""
-        values, weight = self.paths.values(wrong), self.weight
+        values: dict[str, Any] = self.paths.values(wrong)
+        weight = self.weight
         whole = np.asarray(returns.trajectory_return(**self.rows))
         own = self.batches(whole[0])
         own_mean = np.broadcast_to(own.mean(axis=1, keepdims=True), own.shape).reshape(-1)

@@ -364,31 +364,35 @@ class Model:
         `env` may be given to go on training (the optimiser starts anew). A file saved with a network of your own
         needs `template`, a model built with that network. Raises ModelFileError, FileNotFoundError.
         """
-        meta = modelfile.read_meta(path)
-        name = meta.get("algorithm")
-        expected = cls.preset_name
+        header = modelfile.read_header(path)
+        meta = modelfile.check_model(header)
+        name, expected = meta["algorithm"], cls.preset_name
         if cls is not Model and name != expected:
             raise modelfile.ModelFileError(
                 f"{path} holds {name!r}, not {expected!r}: load it with Model.load."
             )
-        maker = cls if cls is not Model else model_class(name)
-        settings = dict(meta["settings"])
-        network = settings.pop("policy_kwargs", {})
-        if network.get("custom"):
-            if template is None:
-                raise modelfile.ModelFileError(
-                    f"{path} was saved with a network of the user's own: load it with template=model."
-                )
+        settings = meta["settings"]
+        custom = settings["policy_kwargs"].get("custom", False)
+        if custom and template is None:
+            raise modelfile.ModelFileError(
+                f"{path} was saved with a network of the user's own: load it with template=model."
+            )
+        with modelfile.blaming(header.path, "its settings"):
+            maker = cls if cls is not Model else model_class(name)
+            settings = {k: v for k, v in settings.items() if not (custom and k == "policy_kwargs")}
+            model = maker("MlpPolicy", seed=meta["seed"], **settings)
+        with modelfile.blaming(header.path, "its spec"):
+            spec = modelfile.spec_from_json(meta["spec"])
+            model.algorithm.check(spec, meta["n_envs"])
+        if kwargs or device != "auto":
             model = maker("MlpPolicy", **{"seed": meta["seed"], "device": device} | settings | kwargs)
+        if custom and template is not None:
             model.algorithm = dataclasses.replace(model.algorithm, network=template.algorithm.network)
-        else:
-            settings |= {"policy_kwargs": network}
-            model = maker("MlpPolicy", **{"seed": meta["seed"], "device": device} | settings | kwargs)
-        model.spec = modelfile.spec_from_json(meta["spec"])
-        model.env_id, model.env_kwargs = meta["env_id"], meta.get("env_kwargs")
-        model._acting = modelfile.read_tree(
-            path, model.algorithm.initial_acting(jax.random.key(0), model.spec)
-        )
+        with modelfile.blaming(header.path, "its settings and spec"):
+            initial = lambda key: model.algorithm.initial_acting(key, spec)
+            shapes = initial(jax.random.key(0)) if custom else modelfile.shapes_of(initial)
+        model._acting, model.spec = modelfile.read_tree(header, shapes), spec
+        model.env_id, model.env_kwargs = meta["env_id"], meta["env_kwargs"]
         model.run.steps = meta["num_timesteps"]
         if env is not None:
             if meta.get("reference") and "reference" not in kwargs:
@@ -538,7 +542,7 @@ def write_model(
     meta = {
         "kind": "model", "algorithm": name, "settings": presets.settings_of(algorithm),
         "spec": modelfile.spec_to_json(spec), "env_id": env_id, "env_kwargs": env_kwargs, "seed": seed,
-        "num_timesteps": num_timesteps, "n_envs": n_envs, "reference": reference,
+        "num_timesteps": num_timesteps, "n_envs": n_envs, "reference": reference, "versions": modelfile.versions(),
     }  # fmt: skip
     return modelfile.save(path, meta, acting)
 

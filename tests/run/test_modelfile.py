@@ -1,5 +1,6 @@
 """Model files: what is written is read; what is damaged, foreign or does not fit is refused, all listed."""
 
+import hashlib
 import json
 
 import gymnasium as gym
@@ -20,7 +21,7 @@ TREE = {
     "n": jnp.asarray(3, jnp.int32),
     "s": {"var": jnp.ones(()), "e": jnp.zeros((0, 2))},
 }
-META = {"kind": "model", "text": "ünï \x1b[31m", "list": [1, 2.5, None]}
+META = {"kind": "test", "text": "ünï \x1b[31m", "list": [1, 2.5, None]}
 
 
 @pytest.fixture
@@ -29,11 +30,12 @@ def path(tmp_path):
 
 
 def write(path, tree, meta=None):
-    """A file with a right checksum, whatever it holds."""
-    text = json.dumps({"format": modelfile.FORMAT} | (meta or {}))
+    """A file with right checksums, whatever it holds."""
     arrays = {k: np.asarray(v) for k, v in tree.items()}
-    metadata = {modelfile.KEY: text, modelfile.DIGEST: modelfile._digest(text, arrays)}
-    path.write_bytes(safetensors.numpy.save(arrays, metadata=metadata))
+    data = b"".join(x.tobytes() for x in arrays.values())
+    text = json.dumps({"format": modelfile.FORMAT} | (meta or {}))
+    entries = {k: (x.dtype, x.shape) for k, x in arrays.items()}
+    path.write_bytes(modelfile.header_bytes(text, entries, hashlib.sha256(data).hexdigest()) + data)
     return path
 
 
@@ -144,7 +146,7 @@ def test_pickles_and_empty_files_are_refused(tmp_path):
 def test_a_failed_save_keeps_the_old_file(path):
     with pytest.raises(ValueError, match="JSON"):
         modelfile.save(path, {"x": float("nan")}, TREE)
-    assert modelfile.read_meta(path)["kind"] == "model"
+    assert modelfile.read_meta(path)["kind"] == "test"
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 

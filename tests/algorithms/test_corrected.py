@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,10 @@ from actrix.actors import policy_gradient as pg
 from actrix.actors.answers import PGQL, PPOClip, ScoreFunction
 from actrix.algorithms import estimates
 from actrix.algorithms.actor_critic import ActorCritic
-from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.learner import Batch
+from actrix.algorithms.presets import PRESETS, configure
 from actrix.core.distributions import Categorical
-from actrix.core.networks import NetworkConfig, apply
+from actrix.core.networks import NetworkConfig, Output, apply
 from actrix.core.optim import flatten
 from actrix.critics import corrections
 from actrix.critics.answers import GAE, Critic, ImportanceMC, VTrace
@@ -187,6 +189,25 @@ def test_pgql_q_values_and_loss(float64):
     gradients = jax.grad(lambda v, t: loss(v, t).sum(), (0, 1))(value, target)
     np.testing.assert_allclose(gradients[0], -error, atol=1e-12)
     np.testing.assert_array_equal(gradients[1], 0.0)
+
+
+def test_pgql_rests_where_its_q_is_the_advantage(float64, monkeypatch):
+    """Where Â = α(log π + H), which is Q − V of the replayed half, the fresh gradient is 0, whatever η."""
+    algorithm = configure(PRESETS["pgql"].algorithm, {"eta": 0.3, "ent_coef": 0.7, "vf_coef": 0.0})
+    logits = jnp.log(jnp.array([0.5, 0.25, 0.25]))
+    action = jnp.array([0, 0, 1, 2])  # as often as π takes them
+    psi = algorithm.actor.q_values(Categorical(logits), jnp.zeros(()), 0.7)[action]
+    none, zeros = [None] * 4, jnp.zeros(4)
+    batch = Batch(None, action, logits[action], *none, psi=psi, target=zeros, value=zeros)
+    monkeypatch.setattr(estimates, "outputs", lambda a, net, batch: Output(net, zeros))
+
+    def loss(z, psi):
+        dist = Categorical(jnp.broadcast_to(jax.nn.log_softmax(z), (4, 3)))
+        now = dataclasses.replace(batch, psi=psi)
+        return algorithm._loss(dist, types.SimpleNamespace(beta=0.0), jnp.zeros(()), now)[0]
+
+    np.testing.assert_allclose(jax.grad(loss)(logits, psi), 0.0, atol=1e-12)
+    assert np.abs(jax.grad(loss)(logits, 2 * psi)).max() > 0.05
 
 
 def test_pgql_replays_one_step_q_learning():

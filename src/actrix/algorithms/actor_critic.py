@@ -230,7 +230,9 @@ class ActorCritic(StochasticPolicy):
         policy_loss = -pg.masked_mean(objective, batch.valid)
         value_loss = self._value_loss(out, batch)
         entropy = pg.masked_mean(out.dist.entropy(), batch.valid)
-        loss = policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy
+        # PGQL's whole regularised gradient has the share 1 − η: else the α that π settles at is not the α of its Q.
+        share = 1 - self.actor.eta if isinstance(self.actor, PGQL) else 1.0
+        loss = policy_loss + self.vf_coef * value_loss - share * self.ent_coef * entropy
         if self.ref_kl_coef and self.ref_kl_in == "loss":
             kl = out.dist.kl(batch.reference_dist)
             loss -= pg.masked_mean(pg.kl_penalty(kl=kl, tau=self.ref_kl_coef), batch.valid)

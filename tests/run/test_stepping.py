@@ -18,6 +18,7 @@ from actrix import (
     EnvError,
     EvalCallback,
     EveryNTimesteps,
+    OffPAC,
     StopTrainingOnMaxEpisodes,
     evaluate_policy,
     make_vec_env,
@@ -227,6 +228,25 @@ def test_a_stop_inside_a_chunk_and_learning_goes_on_afterwards():
     count = Count()
     model.learn(24, callback=EveryNTimesteps(8, count))
     assert count.seen == [8, 16, 24]
+
+
+@pytest.mark.parametrize("settings", [SMALL, PAIRS], ids=["whole chunk", "half a chunk"])
+def test_going_on_in_the_episodes_that_a_stop_interrupted_jumps_over_no_step(settings):
+    model = DQN("MlpPolicy", two(), **settings)
+    model.learn(500, callback=lambda local, everything: model.num_timesteps < 21)
+    assert model.num_timesteps == 22
+    model.learn(42, reset_num_timesteps=False)
+    which, obs, next_obs, *_ = remembered(model)
+    assert len(which) == model.num_timesteps  # every step is there
+    assert (next_obs[:, 1] - obs[:, 1] == 1).all()
+
+
+def test_trajectories_after_a_stop_are_cut_there():
+    model = OffPAC("MlpPolicy", two(), n_steps=4, learning_starts=0, replay_ratio=1, seed=0)
+    model.learn(500, callback=lambda local, everything: model.num_timesteps < 21)
+    model.learn(40, reset_num_timesteps=False)
+    _, obs, next_obs, *_ = remembered(model)
+    assert (next_obs[:, 1] - obs[:, 1] == 1).all()
 
 
 # --------------------------------------------------------------------------- errors

@@ -134,6 +134,8 @@ class HostRunner:
         noise_key = iteration_keys(self.iteration_key, self.iteration)[0]
         chunk, episodes = self._collect(self.rows, noise_key, self.learner.acting)
         if self.stopped:
+            if self.learner.memory is not None:  # the next row must not seem to follow the last one in it
+                self._first = np.ones(self.num_envs, bool)
             return [report(_valid_rows(chunk), 0, {}, *episodes)]
         self.learner, metrics = self._learn(self.learner, chunk, self.iteration_key, np.int32(self.iteration))
         self.iteration += 1

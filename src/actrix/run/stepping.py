@@ -108,6 +108,7 @@ class SteppingRunner(HostRunner):
             chunk = self._steps(returns, lengths)
             steps += int(chunk.reward.size if chunk.valid is None else np.sum(chunk.valid))
             if self.stopped:
+                self._remember_stopped(chunk)
                 break
             self._leaves, totals, *self._pending = self._round(
                 self._leaves, totals, chunk, self._memory, self._first, self._obs, self._mask,
@@ -120,6 +121,13 @@ class SteppingRunner(HostRunner):
         metrics.pop("bad_row", None)  # the guard has seen every row before it was learned from
         episodes = np.asarray(returns, np.float64), np.asarray(lengths, np.int64)
         return [report(steps, done, metrics, *episodes)]
+
+    def _remember_stopped(self, chunk: Chunk) -> None:
+        """Keep what a stop cut off: training may go on in the same episodes, and no row may seem to jump over it."""
+        if isinstance(self.algorithm.data, ReplayBuffer):
+            self.learner = jax.jit(self.algorithm.observe, donate_argnums=0)(self.learner, chunk)
+        else:
+            self._first = np.ones(self.num_envs, bool)
 
     def _example(self) -> PyTree:
         """A chunk's shapes, to learn the names of the metrics without stepping."""

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from actrix import (
     A2C,
     C51,
+    CQL,
     DQN,
     IQN,
     PPO,
@@ -219,6 +220,12 @@ UNBOUNDED = spaces.Box(-np.inf, np.inf, (1,), np.float32)
         (DQN, {"n_step": 0}, "n_steps=0 must be a whole number of at least 1"),
         (SAC, {"target_entropy": "low"}, "target_entropy='low'"),
         (SAC, {"ent_coef": None}, "ent_coef=None"),
+        (SAC, {"ent_coef": float("inf")}, "ent_coef=inf"),
+        (SAC, {"target_entropy": float("nan")}, "target_entropy=nan"),
+        (DQN, {"prioritized": True, "priority_alpha": 0.0}, "priority_alpha=0 draws uniformly"),
+        (TQC, {"cql_alpha": 1.0}, "cql_alpha=1.0 needs a soft actor.* without quantiles"),
+        (TD3, {"cql_alpha": 1.0}, "cql_alpha=1.0 needs a soft actor"),
+        (DiscreteSAC, {"n_quantiles": 5}, "n_quantiles=5: the critics of discrete actions are plain numbers"),
         (TD3, {"noise_std": "wide"}, "noise_std='wide'"),
         (C51, {"v_min": "low"}, "v_min='low'"),
         (C51, {"v_min": float("-inf")}, "v_min=-inf"),
@@ -281,6 +288,10 @@ def acting(space):
         (lambda: off(DQN, ContinuousTarget()), r"needs a Discrete action space, not Box.*sac, td3 or ddpg"),
         (lambda: off(IQN, ContinuousTarget()), "needs a Discrete action space"),
         (lambda: off(SAC, ActionObs()), r"SAC needs a Box action space, not Discrete\(2\): use discrete-sac"),
+        (
+            lambda: off(CQL, ActionObs()),
+            r"CQL needs a Box action space, not Discrete\(2\): set discrete=True",
+        ),
         (lambda: off(TQC, ActionObs()), "needs a Box action space.*use discrete-sac"),
         (
             lambda: off(TD3, ActionObs()),

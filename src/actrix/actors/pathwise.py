@@ -6,6 +6,7 @@ Question 2 answered by `Deterministic` (DDPG, TD3) or `Soft` (SAC and its relati
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax
@@ -58,11 +59,14 @@ class Soft:
             initial = self.initial_coef
         except (TypeError, ValueError):
             initial = -1.0
-        if not (initial > 0 or (text == 0 and not self.adapted)):
+        if not (0 < initial < math.inf or (text == 0 and not self.adapted)):
             raise ValueError(f"ent_coef={text!r}: write 'auto', 'auto_<number>' or a number of at least 0.")
         if self.target_entropy != "auto":
             try:
-                object.__setattr__(self, "target_entropy", float(self.target_entropy))
+                target = float(self.target_entropy)
+                if not math.isfinite(target):
+                    raise ValueError
+                object.__setattr__(self, "target_entropy", target)
             except (TypeError, ValueError):
                 raise ValueError(
                     f"target_entropy={self.target_entropy!r}: write 'auto' or a number."

@@ -114,6 +114,15 @@ class Pathwise(Replayed):
         finite(self, "cql_alpha", least=0)
         if self.bc_alpha is not None and not (self.bc_alpha > 0 and isinstance(self.actor, Deterministic)):
             raise ValueError(f"bc_alpha={self.bc_alpha} must be positive, with a deterministic actor.")
+        if self.cql_alpha and not (isinstance(self.actor, Soft) and not self.critic.n_quantiles):
+            raise ValueError(
+                f"cql_alpha={self.cql_alpha} needs a soft actor, whose density it weighs by, and critics without "
+                "quantiles: take cql, or sac."
+            )
+        if self.discrete and self.critic.n_quantiles:
+            raise ValueError(
+                f"n_quantiles={self.critic.n_quantiles}: the critics of discrete actions are plain numbers."
+            )
 
     def check(self, spec: Spec, num_envs: int) -> None:
         """Refuse what does not fit the environment, with the numbers; raises ValueError."""
@@ -127,7 +136,9 @@ class Pathwise(Replayed):
             hint = "use discrete-sac or dqn" if isinstance(space, spaces.Discrete) else "use ppo"
             raise ValueError(f"a {self.actor.name} actor needs a Box action space, not {space}: {hint}.")
         elif not self.discrete:
-            raise ValueError(f"SAC needs a Box action space, not {space}: use discrete-sac (or dqn).")
+            what = "CQL" if self.cql_alpha else "SAC"
+            hint = "set discrete=True" if self.cql_alpha else "use discrete-sac (or dqn)"
+            raise ValueError(f"{what} needs a Box action space, not {space}: {hint}.")
         if self.discrete and isinstance(space, spaces.Box):
             raise ValueError(f"discrete SAC needs a Discrete action space, not {space}: use sac.")
         checks.fits_off_policy(self, spec, num_envs)

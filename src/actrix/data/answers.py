@@ -109,6 +109,8 @@ class ReplayBuffer:
                 "a batch could never be filled from the buffer."
             )
         share(self, "priority_alpha")
+        if self.prioritized and not self.priority_alpha > 0:
+            raise ValueError("priority_alpha=0 draws uniformly: leave out prioritized=True, or give another.")
         object.__setattr__(self, "priority_beta", as_schedule(self.priority_beta, "priority_beta"))
         low, high = bounds(self.priority_beta)
         if not 0 <= low <= high <= 1:

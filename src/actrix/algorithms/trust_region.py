@@ -95,14 +95,10 @@ class NaturalActorCritic(StochasticPolicy):
         new, state, metrics = self._step(
             theta, lambda theta: join(theta, theta_v), training.opt_state, self._thin(batch), progress
         )
-        rate = evaluate(self.learning_rate, progress)
-        new_v, critic_state = theta_v, training.critic_opt_state
-        if self.critic.function != "none":
-            new_v, critic_state, fit_metrics = self._fit(
-                lambda theta_v, batch: self._value_loss(join(theta, theta_v), batch),
-                lambda theta_v: batch, theta_v, critic_state, rate, self.n_critic_updates, key,
-            )  # fmt: skip
-            metrics |= fit_metrics
+        new_v, critic_state, fit_metrics = self._fit_critic(
+            lambda theta_v: join(theta, theta_v), theta_v, training.critic_opt_state, batch, progress, key
+        )
+        metrics |= fit_metrics
 
         bad_row = first_bad_row(raw)
         finite = jnp.isfinite(jnp.sum(new) + jnp.sum(new_v) + metrics["train/policy_objective"]) & (
@@ -122,7 +118,7 @@ class NaturalActorCritic(StochasticPolicy):
         metrics |= {
             "nonfinite": 1.0 - finite,
             "bad_row": bad_row,
-            "train/learning_rate": jnp.asarray(rate),
+            "train/learning_rate": jnp.asarray(evaluate(self.learning_rate, progress)),
             "train/explained_variance": pg.explained_variance(batch.value, batch.target, batch.valid),
             "train/n_updates": training.update,
         }
@@ -160,6 +156,16 @@ class NaturalActorCritic(StochasticPolicy):
             "train/entropy_loss": -pg.masked_mean(dist.entropy(), batch.valid),
         }
         return new, state, metrics
+
+    def _fit_critic(
+        self, net_of: Callable, theta_v, state: PyTree, batch: Batch, progress, key: Key
+    ) -> tuple:
+        """(θ of the critic, its optimiser's state, metrics) after its passes over the chunk."""
+        if self.critic.function == "none":
+            return theta_v, state, {}
+        loss = lambda theta_v, batch: self._value_loss(net_of(theta_v), batch)
+        rate = evaluate(self.learning_rate, progress)
+        return self._fit(loss, lambda theta_v: batch, theta_v, state, rate, self.n_critic_updates, key)
 
     def _thin(self, batch: Batch) -> Batch:
         """Every k-th row (or sequence); the phase moves on, else k = n_envs would take one environment only."""

@@ -1,12 +1,13 @@
 # make train   install, train PPO on LunarLander-v3 for 1M steps, evaluate, curve and video (about a minute)
 # make test    install if needed and run all tests
+# make fuzz    a million damaged and forged model files (about a quarter of an hour)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/ppo-LunarLander-v3
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: train install dev test test-all lint format types docs bench lock clean
+.PHONY: train install dev test test-all fuzz lint format types docs bench lock clean
 
 train: $(VENV)/.installed
 	$(BIN)/actrix train ppo LunarLander-v3 --out $(RUN) --video --require 200
@@ -33,6 +34,9 @@ test: $(VENV)/.dev
 
 test-all: $(VENV)/.dev
 	$(BIN)/pytest -n 2
+
+fuzz: $(VENV)/.dev
+	ACTRIX_FUZZ=1000000 $(BIN)/pytest -n 2 tests/run/test_fuzz.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

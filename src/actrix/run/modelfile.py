@@ -169,7 +169,7 @@ def read_header(path: str | os.PathLike) -> Header:
         length = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or length > min(size - 8, MAX_HEADER):
             raise ModelFileError(
-                f"{path} is cut short or no safetensors file: its header would have {length} bytes of the file's {size}."
+                f"{path} is cut short or no safetensors file: its header would have {length} bytes of {size}."
             )
         head = file.read(length)
     if len(head) < length:

@@ -107,7 +107,7 @@ def _draw(numbers: dict[str, Any]) -> Any:
     best = float(np.interp(step, numbers["near"]["alpha"], numbers["near"]["cpi"]))
     near.plot([step], [best], "o", color=PALETTE[0], markersize=6)
     near.annotate(
-        f"the step α = {step:.3f} that\nthe CPI bound guarantees", (step, best),
+        f"α = {step:.3f}: the largest\nguaranteed improvement", (step, best),
         (0.03 * NEAR, start + 0.6 * near_reach), fontsize=8.5, color=PALETTE[0],
         arrowprops=dict(arrowstyle="->", color=PALETTE[0]),
     )  # fmt: skip

@@ -111,7 +111,13 @@ def _draw(mdp: FiniteMDP, numbers: dict[str, Any], n_episodes: int) -> Any:
     for k, (name, v) in enumerate(numbers["values"].items()):
         _map(axes[0, k], mdp, v[1], f"{name}, after 1 episode", numbers["path"])
         image = _map(axes[1, k], mdp, v[n_episodes], f"{name}, after {n_episodes}")
-    figure.colorbar(image, ax=axes[:2, :], label="V(s), discounted reward to come", shrink=0.8, pad=0.01)
+    figure.colorbar(
+        image,
+        ax=axes[:2, :],
+        label="V(s), discounted reward to come (numbers: hundredths)",
+        shrink=0.8,
+        pad=0.01,
+    )
     grid = axes[2, 0].get_gridspec()
     for a in axes[2]:
         a.remove()

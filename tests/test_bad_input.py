@@ -11,11 +11,13 @@ from gymnasium import spaces
 
 from actrix import (
     A2C,
+    ACER,
     C51,
     CQL,
     DQN,
     IQN,
     PPO,
+    PQN,
     QAC,
     REINFORCE,
     SAC,
@@ -244,6 +246,22 @@ UNBOUNDED = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 def test_refused_settings_of_replayed_data(cls, settings, message):
     with pytest.raises(SettingError, match=message):
         cls("MlpPolicy", **OFF | settings)
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings", "message"),
+    [
+        (PQN, {"dueling": "no"}, "^dueling='no' must be True or False"),
+        (ACER, {"normalize_advantage": "no"}, "^normalize_advantage='no' must be True or False"),
+        (PQN, {"n_epochs": "four"}, "^n_epochs='four' must be a whole number"),
+        # Where a comparison fails, the sentence still has the setting in it.
+        (TD3, {"bc_alpha": "much"}, "wrong type among bc_alpha='much'"),
+        (ACER, {"trust_region": None}, "wrong type among trust_region=None"),
+    ],
+)
+def test_values_of_the_wrong_type_are_named(cls, settings, message):
+    with pytest.raises(SettingError, match=message):
+        cls("MlpPolicy", **settings)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def settle(algorithm: Any) -> None:
         value = getattr(algorithm, name)
         if value is not None and not value > 0:
             raise ValueError(f"{name}={value} must be positive, or None for 'off'.")
+    switch(algorithm, "normalize_obs", "normalize_reward", "normalize_advantage", "recompute_advantages")
     for name, choices in CHOICES.items():
         if getattr(algorithm, name) not in choices:
             raise ValueError(f"{name}={getattr(algorithm, name)!r}: choose one of {', '.join(choices)}.")

@@ -17,7 +17,7 @@ from actrix.actors.exploration import Draws, Explore, Greedy
 from actrix.algorithms import checks, off_policy
 from actrix.algorithms.learner import Acting, Learner, count, first_bad_row
 from actrix.core import normalize
-from actrix.core.fields import share, whole
+from actrix.core.fields import share, switch, whole
 from actrix.core.networks import NetworkConfig
 from actrix.core.optim import descend_if_finite, flatten, make_optimizer
 from actrix.core.q_networks import QNet, apply, build_q_net
@@ -62,6 +62,7 @@ class ParallelQLearning:
         checks.settle_off_policy(self)
         whole(self, "n_steps", "batch_size", "n_epochs")
         share(self, "lam")
+        switch(self, "dueling")
 
     def check(self, spec: Spec, num_envs: int) -> None:
         """Refuse what does not fit the environment, with the numbers; raises ValueError."""

@@ -327,8 +327,11 @@ def configure(algorithm: Any, settings: Mapping[str, Any]) -> Any:
             algorithm = changed
     except SettingError:
         raise
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise SettingError(str(error)) from None
+    except TypeError as error:  # it says what could not be compared, not of which setting
+        given = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+        raise SettingError(f"a value of the wrong type among {given}: {error}.") from None
     a = algorithm
     reason = unsound(a.critic, a.actor, getattr(a, "n_epochs", None), a.data) if composable else None
     if reason:
@@ -463,7 +466,7 @@ _WHOLE = (*checks.WHOLE, "n_critic_updates", "sub_sampling_factor")
 
 def _typed(name: str, value: Any) -> Any:
     if name in _WHOLE and value is not None:
-        if isinstance(value, bool) or not float(value).is_integer():
+        if isinstance(value, bool | str) or not float(value).is_integer():
             raise SettingError(f"{name}={value!r} must be a whole number.")
         return int(value)
     return value

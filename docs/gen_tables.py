@@ -40,7 +40,7 @@ MEANING = {
     "gae_lambda": "$\\lambda$ of GAE",
     "n": "n of the n-step target",
     "lam": "$\\lambda$ of the target",
-    "rho_max": "$\\rho_\\text{max}$ of the critic's target",
+    "rho_max": "$\\rho_\\text{max}$, the bound of the ratio in the critic's target and the actor's step",
     "c_max": "$c_\\text{max}$, the bound of the trace",
     "learning_rate": "step size; a number, `lin_<number>` or a function of the remaining progress",
     "ent_coef": "weight of the entropy bonus",

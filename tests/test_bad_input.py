@@ -88,6 +88,7 @@ def model():
     ("settings", "message"),
     [
         ({"normalize": "no"}, "normalize='no' must be True or False"),
+        ({"n_step": 3}, "n_step=3 is the target's n on replayed data; set n_steps"),
         ({"learning_rate": 0}, "learning_rate=0.0 must be positive"),
         ({"learning_rate": -1e-3}, "learning_rate=-0.001 must be positive"),
         ({"learning_rate": float("nan")}, "learning_rate=nan must be positive"),

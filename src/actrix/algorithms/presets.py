@@ -314,6 +314,10 @@ def configure(algorithm: Any, settings: Mapping[str, Any]) -> Any:
         # Fields of one part are replaced together: some are only sound with each other.
         together: dict[tuple[str, ...], dict[str, Any]] = {}
         for name, value in values.items():
+            if name == "n_step" and not isinstance(getattr(algorithm, "data", None), ReplayBuffer):
+                raise SettingError(
+                    f"n_step={value!r} is the target's n on replayed data; set n_steps, the rows of a chunk, instead."
+                )
             name = _ALIASES.get(name, name)
             paths = _paths(algorithm, name)
             for path in paths:

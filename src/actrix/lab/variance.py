@@ -28,6 +28,10 @@ from actrix.run.stats import bootstrap_interval
 GRID = ("S...", ".#.H", "...G")
 LAMBDAS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
 HORIZON = 40
+BIASED = (
+    "γᵗ·R(τ)", "G without γᵗ", "R(τ) − own batch's mean", "G − b(s, a)", "Q of another policy", "δ with a wrong V",
+)  # fmt: skip
+"""ψ whose mean is not ∇J; all others are unbiased."""
 
 
 def study(seed: int = 0, *, n_batches: int = 4000, batch_size: int = 8) -> Report:
@@ -109,21 +113,18 @@ class _Episodes:
         baseline = np.asarray(
             pg.optimal_baseline(jnp.asarray(plain), jnp.asarray(samples), leave_one_out=True)
         )
-        forms = {
-            "R(τ), whole return": returns.trajectory_return(**rows),
-            "G, reward-to-go": weight * self.to_go,
-            "G − moving average": weight * (self.to_go - self._moving_average()),
-            "G − V": weight * (self.to_go - values["value"]),
-            "Q": weight * self.paths.taken(q),
-            "A": weight * self.paths.taken(q - v[:-1, :, None]),
-            "δ": weight * returns.td_error(**values, **rows),
-            "3 steps − V": weight * n_step(3),
-            "GAE, λ = 0.95": self.gae(v, 0.95),
+        return {
+            "R(τ), whole return": self.estimate(returns.trajectory_return(**rows)),
+            "G, reward-to-go": self.estimate(weight * self.to_go),
+            "G − moving average": self.estimate(weight * (self.to_go - self._moving_average())),
+            "G − optimal constant": self.batches(samples - baseline * plain).mean(axis=1),
+            "G − V": self.estimate(weight * (self.to_go - values["value"])),
+            "Q": self.estimate(weight * self.paths.taken(q)),
+            "A": self.estimate(weight * self.paths.taken(q - v[:-1, :, None])),
+            "δ": self.estimate(weight * returns.td_error(**values, **rows)),
+            "3 steps − V": self.estimate(weight * n_step(3)),
+            "GAE, λ = 0.95": self.estimate(self.gae(v, 0.95)),
         }
-        found = {name: self.estimate(psi) for name, psi in forms.items()}
-        optimal = {"G − optimal constant": self.batches(samples - baseline * plain).mean(axis=1)}
-        head = list(found.items())[:3]
-        return dict(head) | optimal | dict(list(found.items())[3:])
 
     def mistakes(self, wrong: np.ndarray) -> dict[str, np.ndarray]:
         """ψ that look much alike and are biased; `wrong` holds the values of another policy."""
@@ -133,15 +134,15 @@ class _Episodes:
         own = self.batches(whole[0])
         own_mean = np.broadcast_to(own.mean(axis=1, keepdims=True), own.shape).reshape(-1)
         q = np.stack([oracle.backup(self.mdp, following) for following in wrong[1:]])
-        forms = {
-            "γᵗ·R(τ)": weight * whole,
-            "G without γᵗ": self.to_go,
-            "R(τ) − own batch's mean": whole - own_mean,
-            "G − b(s, a)": weight * (self.to_go - self.paths.taken(q)),
-            "Q of another policy": weight * self.paths.taken(q),
-            "δ with a wrong V": weight * returns.td_error(**values, **self.rows),
-        }
-        return {name: self.estimate(psi) for name, psi in forms.items()}
+        psis = (
+            weight * whole,
+            self.to_go,
+            whole - own_mean,
+            weight * (self.to_go - self.paths.taken(q)),
+            weight * self.paths.taken(q),
+            weight * returns.td_error(**values, **self.rows),
+        )
+        return {name: self.estimate(psi) for name, psi in zip(BIASED, psis, strict=True)}
 
     def _moving_average(self) -> np.ndarray:
         """The baseline of each episode: the mean return to go of earlier batches."""
@@ -205,7 +206,7 @@ def _draw(numbers: dict[str, Any]) -> Any:
     )  # fmt: skip
     forms = numbers["forms"]
     names, y = list(forms), -np.arange(len(forms), dtype=float)
-    n_exact = len(forms) - 6
+    n_exact = len(forms) - len(BIASED)
     y[n_exact:] -= 0.6
     for k, a in enumerate(axes[0]):
         for name, height in zip(names, y, strict=True):

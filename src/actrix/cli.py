@@ -1,4 +1,4 @@
-"""The command line: `actrix train | eval | video | watch | record | plot | resume | list | lab`.
+"""The command line: `actrix train | eval | video | watch | record | plot | inspect | resume | list | lab`.
 
 Exit codes: 0 done, 1 a failed run, 2 a mistake in what was typed, 130 interrupted (a checkpoint was saved).
 """
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from actrix.envs.guard import EnvError
     from actrix.envs.make import UnknownEnvError
     from actrix.experiment import RunError
-    from actrix.run.modelfile import ModelFileError
+    from actrix.run.modelfile import ModelFileError, printable
     from actrix.run.train import NonFiniteError
 
     usage = (
@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (*usage, *failed, ValueError) as error:
         if getattr(args, "debug", False):
             raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"actrix: {error}", markup=False)
+        text = "\n".join(map(printable, str(error).splitlines()))  # it may quote a stranger's file
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"actrix: {text}", markup=False)
         return EXIT_FAILED if isinstance(error, failed) and not isinstance(error, usage) else EXIT_USAGE
 
 
@@ -169,6 +170,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("paths", type=Path, nargs="+", metavar="RUN")
     p.add_argument("--out", type=Path, default=None, help="default: RUN/curve.png, or compare.png")
 
+    p = command("inspect", _inspect, "Print what a model file says of itself, without building anything.")
+    p.add_argument("path", type=Path, metavar="FILE|RUN")
+
     p = command("resume", _resume, "Go on with an interrupted run from its newest checkpoint.")
     p.add_argument("path", type=Path, metavar="RUN")
     p.add_argument("--steps", type=_count, help="a larger budget than the run's")
@@ -212,7 +216,7 @@ _PARTS = {
 
 def _q_parts(args: argparse.Namespace) -> dict[str, Any]:
     """The settings behind --double, --dueling, --per, --noisy, --n-step and --distributional."""
-    given = {part: getattr(args, part) for part in _PARTS} | {"n_steps": args.n_step}
+    given = {part: getattr(args, part) for part in _PARTS} | {"n_step": args.n_step}
     settings = {name: value for name, value in given.items() if value is not None}
     if args.distributional is not None:
         settings["distributional"] = None if args.distributional == "none" else args.distributional
@@ -455,6 +459,12 @@ def _plot(args: argparse.Namespace) -> None:
             labels[title if title not in labels else f"{title} ({path.name})"] = folders(path)
         out = plot_compare(labels, args.out or Path("compare.png"))
     print(f"wrote {out}")
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from actrix.run.describe import describe_file
+
+    print("\n\n".join(describe_file(path) for path in _model_paths(args.path).values()))
 
 
 def _resume(args: argparse.Namespace) -> int:

@@ -337,8 +337,9 @@ def load_config(folder: Path) -> RunConfig:
         data["seeds"], data["dataset"] = tuple(data["seeds"]), tuple(data.get("dataset", ()))
         config = RunConfig(**{f.name: data[f.name] for f in dataclasses.fields(RunConfig) if f.name in data})
         for name, kind in _KINDS.items():
-            if not isinstance(getattr(config, name), kind):
-                raise ValueError(f"{name} is {getattr(config, name)!r}.")
+            value = getattr(config, name)
+            if not isinstance(value, kind) or (isinstance(value, str) and not value.isprintable()):
+                raise ValueError(f"{name} is {value!r}.")
         if not config.seeds or not all(isinstance(seed, int) for seed in config.seeds):
             raise ValueError(f"seeds is {list(config.seeds)}.")
         return config

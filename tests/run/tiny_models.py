@@ -10,6 +10,7 @@ from actrix.model import MODELS
 BOX = spaces.Box(np.array([-1.0, -np.inf, 0.0], np.float32), np.array([1.0, np.inf, 2.0], np.float32))
 PARTS = spaces.Dict({"a": BOX, "b": spaces.MultiDiscrete([2, 3])})
 MOVES = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32))
+V_TRACE = {"critic": "v-trace", "actor": "score", "data": "lag:2"}
 TINY = {"policy_kwargs": {"net_arch": [4]}}
 CASES = {
     "ppo": (

@@ -76,6 +76,32 @@ def off_policy(algo: str, env_id: str, total_steps: int = 2000, **settings: Any)
     )
 
 
+def tabular_q(
+    env_id: str = "Taxi-v4", n_envs: int = 1, total_steps: int = 1_000_000, train_freq: int = 16,
+    learning_rate: float = 0.1, epsilon: float = 0.1,
+) -> Run:  # fmt: skip
+    """Q-learning on one table in the compiled loop, past compilation."""
+    from actrix.algorithms.presets import PRESETS, configure
+    from actrix.envs.jax_envs import jax_env
+    from actrix.run.compiled import CompiledRunner
+
+    settings = {"train_freq": train_freq, "learning_rate": learning_rate, "exploration_initial_eps": epsilon,
+                "exploration_final_eps": epsilon}  # fmt: skip
+    algorithm = configure(PRESETS["q-learning"].algorithm, settings)
+    runner = CompiledRunner(algorithm, jax_env(env_id), n_envs, [0])
+    runner.set_training(total_steps=10 * total_steps)
+    runner.advance(1)
+    iterations = left = max(1, round(total_steps / (n_envs * train_freq)))
+    start = time.perf_counter()
+    while left:
+        count = min(left, runner.capacity)
+        runner.advance(count)
+        left -= count
+    seconds = time.perf_counter() - start
+    what = what_ran("actrix", "actrix", "jax", algo="q-learning", env_id=env_id, n_envs=n_envs, **settings)
+    return Run(iterations * n_envs * train_freq, seconds, what)
+
+
 def random_actions(env_id: str, n_envs: int = 16, total_steps: int = 163_840, backend: str = "auto") -> Run:
     """The ceiling: the same adapter stepped with random actions, nothing learned."""
     from actrix import make_vec_env

@@ -65,27 +65,31 @@ class Job:
         return f"{what}-{self.env_id}" + ("-positions-lstm" if self.hide_velocities else "") + self.label
 
 
+PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "double": (dict(double=True), dict(double=False)),
+    "dueling": (dict(dueling=True), dict(dueling=False)),
+    "per": (dict(prioritized=True), dict(prioritized=False)),
+    "n-step": (dict(n_steps=3), dict(n_steps=1)),
+    "c51": (dict(distributional="c51"), dict(distributional=None)),
+    "noisy": (dict(noisy=True), dict(noisy=False, exploration_fraction=0.2, exploration_final_eps=0.02)),
+}
+"""Each part of Rainbow: the settings that switch it on and off."""
+
+
 def rainbow_parts() -> list[Job]:
-    """Each part of Rainbow alone on top of DQN, and Rainbow without it, at one budget."""
-    support = dict(v_min=-1.0, v_max=20.0)
-    parts: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-        "double": (dict(double=True), dict(double=False)),
-        "dueling": (dict(dueling=True), dict(dueling=False)),
-        "per": (dict(prioritized=True, priority_alpha=0.5), dict(prioritized=False)),
-        "n-step": (dict(n_steps=3), dict(n_steps=1)),
-        "c51": (dict(distributional="c51", **support), dict(distributional=None)),
-        "noisy": (dict(noisy=True), dict(noisy=False)),
-    }
-    job = lambda algorithm, label, settings: Job(
-        "Breakout-MinAtar", PARTS_STEPS, None, algorithm, seeds=(10, 11, 12), settings=settings, label=label
-    )
-    jobs = [job("dqn", "-parts", {}), job("rainbow", "-parts", {})]
-    for name, (on, off) in parts.items():
-        jobs += [job("dqn", f"-parts+{name}", on), job("rainbow", f"-parts-no-{name}", off)]
+    """Each part of Rainbow alone on top of DQN, and Rainbow without it; all else as in Rainbow's CartPole settings."""
+
+    def job(on: set[str], label: str) -> Job:
+        settings: dict[str, Any] = {}
+        for name, (yes, no) in PARTS.items():
+            settings |= yes if name in on else no
+        return Job("CartPole-v1", 20_000, None, "rainbow", settings=settings, label="-parts" + label)
+
+    every = set(PARTS)
+    jobs = [job(set(), "=none"), job(every, "=all")]
+    for name in PARTS:
+        jobs += [job({name}, f"+{name}"), job(every - {name}, f"-no-{name}")]
     return jobs
-
-
-PARTS_STEPS = 100_000
 
 
 def composition(critic: str, actor: str, **settings: Any) -> Job:

@@ -82,6 +82,10 @@ TD3_PENDULUM = dict(algo="td3", env_id="Pendulum-v1", buffer_size=100_000, learn
 DQN_CARTPOLE = dict(algo="dqn", env_id="CartPole-v1", buffer_size=100_000, learning_starts=1000, train_freq=1)
 
 
+# The same table, ε and learning rate; the acting table is refreshed every 16 steps on both sides.
+TAXI = dict(train_freq=16, learning_rate=0.1, epsilon=0.1)
+
+
 def replay(rows: int) -> Side:
     """Adding, sampling and updating with a buffer of so many rows."""
     return ours("off_policy", **{**DQN_CARTPOLE, "buffer_size": rows}, total_steps=10_000)
@@ -118,6 +122,10 @@ COMPARISONS = [
                peer("sb3_off_policy", **TD3_PENDULUM, total_steps=500), 3, 5),
     Comparison("off-policy-dqn-cartpole/sb3", ours("off_policy", **DQN_CARTPOLE, total_steps=10_000),
                peer("sb3_off_policy", **DQN_CARTPOLE, total_steps=4000), 6, 10),
+    Comparison("tabular-q-taxi-1-env/python-loop", ours("tabular_q", **TAXI, total_steps=1_000_000),
+               peer("python_tabular_q", **TAXI, total_steps=100_000), 5, None),
+    Comparison("tabular-q-taxi-256-envs/python-loop", ours("tabular_q", **TAXI, n_envs=256, total_steps=20_480_000),
+               peer("python_tabular_q", **TAXI, total_steps=100_000), 50, None),
     Comparison("off-policy-replay-growth", replay(1_000_000), replay(10_000), 1.3, 1.1, time_ratio=True),
 ]  # fmt: skip
 

@@ -92,15 +92,15 @@ def returns_table(rows: dict[str, dict[str, Any]], composed: bool) -> str:
 
 def parts_table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown: each part of Rainbow alone on DQN, and Rainbow without it."""
-    at = lambda name: rows.get(f"{name}")
-    each = lambda r: (
-        "–" if r is None else f"**{r['mean']:.1f}** ({', '.join(f'{x:.1f}' for x in r['per_seed'])})"
-    )
+
+    def cell(ending: str) -> str:
+        r = rows.get(f"rainbow-CartPole-v1{PARTS}{ending}")
+        return "–" if r is None else f"**{r['iqm']:.0f}** [{r['low']:.0f}, {r['high']:.0f}]"
+
     lines = ["| part | DQN with it alone | Rainbow without it |", "|---|---|---|"]
-    dqn, rainbow = f"dqn-Breakout-MinAtar{PARTS}", f"rainbow-Breakout-MinAtar{PARTS}"
-    lines.append(f"| none / all | DQN: {each(at(dqn))} | Rainbow: {each(at(rainbow))} |")
+    lines.append(f"| (plain DQN, whole Rainbow) | {cell('=none')} | {cell('=all')} |")
     for part in ("double", "dueling", "per", "n-step", "c51", "noisy"):
-        lines.append(f"| {part} | {each(at(f'{dqn}+{part}'))} | {each(at(f'{rainbow}-no-{part}'))} |")
+        lines.append(f"| {part} | {cell(f'+{part}')} | {cell(f'-no-{part}')} |")
     return "\n".join(lines)
 
 

@@ -193,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--envs", metavar="ALGORITHM", help="the environments an algorithm has tuned settings for")
 
-    p = command("lab", _lab, "Study estimators, bounds and objectives against exact MDPs: table, figure, JSON.")
+    p = command("lab", _lab, "Study estimators and bounds against exact MDPs: table, figure, JSON.")
     p.add_argument("study", nargs="?", metavar="NAME", help="without it: lists the studies")
     p.add_argument("--out", type=Path, help="folder of the files (default: lab/NAME)")
     p.add_argument("--seed", type=int, default=0)

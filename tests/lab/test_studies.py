@@ -50,6 +50,8 @@ def test_the_command_line(tmp_path, capsys):
     assert main(["lab"]) == 0
     listed = capsys.readouterr().out
     assert all(f"actrix lab {name}" in listed for name in command.STUDIES)
+    assert main(["lab", "clip", "--seed", "-1"]) == 2
+    assert capsys.readouterr().err == "actrix: --seed -1 must be at least 0.\n"
     assert main(["lab", "nope"]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "actrix: no study is named 'nope': choose one of variance, credit, importance, bounds, clip, soft."

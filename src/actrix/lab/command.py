@@ -21,9 +21,11 @@ STUDIES = {
 
 
 def study(name: str, seed: int = 0) -> Report:
-    """Run one study in float64. Raises ValueError for an unknown name."""
+    """Run one study in float64. Raises ValueError for an unknown name or a negative seed."""
     if name not in STUDIES:
         raise ValueError(f"no study is named {name!r}: choose one of {', '.join(STUDIES)}.")
+    if seed < 0:
+        raise ValueError(f"--seed {seed} must be at least 0.")
     import jax
 
     with jax.enable_x64(True):

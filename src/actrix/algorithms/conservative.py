@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from gymnasium import spaces
 
+from actrix.actors import natural
 from actrix.algorithms import checks, tables
 from actrix.algorithms.learner import Acting, Learner, count, first_bad_row, scrub
 from actrix.algorithms.tables import Tables, Training
@@ -31,9 +32,7 @@ def conservative_step(
     Learning" (2002), for the unnormalised ρ_π, which sums to 1/(1−γ).
     """
     mean, largest = jnp.sum(visitation * gain), jnp.max(jnp.abs(gain))
-    scale = 4 * largest * gamma
-    full = jnp.where(scale > 0, (1 - gamma) ** 2 * mean / jnp.where(scale > 0, scale, 1), 1)
-    return jnp.where(mean > 0, jnp.minimum(1, full), 0), mean, largest
+    return natural.conservative_step(mean, largest, gamma), mean, largest
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,6 +85,8 @@ class Row:
     first: jax.Array
     mask: jax.Array | None
     next_mask: jax.Array | None
+    share: jax.Array
+    """n-step: weight among the environments that came to the cell together; else 1."""
 
     @property
     def cut(self) -> jax.Array:
@@ -102,6 +104,7 @@ def as_rows(net: Tables, chunk: Chunk) -> Row:
         terminated=jnp.asarray(chunk.terminated), truncated=jnp.asarray(chunk.truncated),
         valid=true if chunk.valid is None else jnp.asarray(chunk.valid),
         first=~true if chunk.first is None else jnp.asarray(chunk.first), mask=chunk.mask, next_mask=chunk.next_mask,
+        share=jnp.ones(chunk.reward.shape),
     )  # fmt: skip
 
 

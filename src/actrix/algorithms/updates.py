@@ -43,7 +43,7 @@ def initial_memory(algorithm: Any, net: Tables, spec: Spec, num_envs: int) -> Me
     """Nothing pending, traces 0."""
     whole, none, no = algorithm.whole_episodes, jnp.zeros(num_envs, jnp.int32), jnp.zeros(num_envs, bool)
     mask = None if spec.mask_size is None else jnp.ones((num_envs, spec.mask_size), bool)
-    row = Row(none, none, jnp.zeros(num_envs), none, none, no, no, no, no, mask, mask)
+    row = Row(none, none, jnp.zeros(num_envs), none, none, no, no, no, no, mask, mask, jnp.ones(num_envs))
     n, traced = algorithm.n_steps, algorithm.lam > 0 or algorithm.trace == "dutch"
     window = jax.tree.map(lambda x: jnp.stack([x] * n), row)
     return jax.tree.map(
@@ -76,23 +76,22 @@ def learn(
         row, draw = both
         if algorithm.method != "sarsa":
             return enter(state, row, row.valid, draw)
-        # Row t−1 is learned from now that a_t is known; row t at once if nothing follows it.
+        # Row t−1 is learned from now that a_t is known. One environment learns from a last row at once, as the
+        # textbook; several learn from all rows of one time together, else last ones were averaged over fewer.
         pending: Row = state.memory.pending  # type: ignore[assignment]
-        known = dataclasses.replace(pending, next_action=row.action)
-        state, error = enter(state, known, pending.valid & row.valid & ~row.first)
-        ended = row.valid & row.cut
-
-        def at_once(state: State) -> tuple[State, jax.Array]:
-            here = net.replace(values=state.values)
-            action = behave(algorithm, here, explore, row.next_state, row.next_mask, draw)
-            return enter(state, dataclasses.replace(row, next_action=action), ended)
-
-        state, last = jax.lax.cond(
-            jnp.any(ended), at_once, lambda state: (state, jnp.zeros_like(error)), state
-        )
-        pending = dataclasses.replace(row, valid=row.valid & ~ended)
-        memory = dataclasses.replace(state.memory, pending=pending)
-        return dataclasses.replace(state, memory=memory), error + last
+        next_action = jnp.where(pending.cut, pending.next_action, row.action)
+        known = dataclasses.replace(pending, next_action=next_action)
+        state, error = enter(state, known, pending.valid & (pending.cut | (row.valid & ~row.first)))
+        here = net.replace(values=state.values)
+        sampled = behave(algorithm, here, explore, row.next_state, row.next_mask, draw)
+        row = dataclasses.replace(row, next_action=sampled)
+        if shape[1] == 1:
+            ended = row.valid & row.cut
+            nothing = lambda state: (state, jnp.zeros_like(error))
+            state, last = jax.lax.cond(ended[0], lambda state: enter(state, row, ended), nothing, state)
+            row, error = dataclasses.replace(row, valid=row.valid & ~ended), error + last
+        memory = dataclasses.replace(state.memory, pending=row)
+        return dataclasses.replace(state, memory=memory), error
 
     state = State(net.values, learner.training.weight, learner.memory)
     state, error = jax.lax.scan(step, state, (rows, draws))
@@ -131,14 +130,22 @@ def _enter(
 
 
 def move(
-    values: jax.Array, weight: jax.Array | None, index: jax.Array, error: jax.Array, due: jax.Array, rate: Any
+    values: jax.Array,
+    weight: jax.Array | None,
+    index: jax.Array,
+    error: jax.Array,
+    due: jax.Array,
+    rate: Any,
+    share: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Values moved by rate·error, averaged over the environments; rate None: by error/number of updates so far."""
+    """Values moved by rate·share·error; rate None: by error/number of updates so far. No `share`: an even one."""
     if weight is None:
-        return traces.add_mean(values, index, rate * error, due), None
+        if share is None:
+            return traces.add_mean(values, index, rate * error, due), None
+        return values.at[index].add(jnp.where(due, rate * share * error, 0)), None
     weight = weight.at[index].add(due.astype(weight.dtype))
-    share = jnp.where(due, error / jnp.maximum(weight[index], 1), 0)
-    return values.at[index].add(share), weight
+    part = jnp.where(due, error / jnp.maximum(weight[index], 1), 0)
+    return values.at[index].add(part), weight
 
 
 def _traced(
@@ -185,6 +192,7 @@ def _n_step(
     They are learned from one after the other, each target read from the table that the one before left.
     """
     window: Row = state.memory.window  # type: ignore[assignment]
+    row = dataclasses.replace(row, share=traces.shares(cell(net, row), due, state.values.size))
     shifted = jax.tree.map(lambda w, x: jnp.concatenate([w[1:], x[None]]), window, row)
     window = jax.tree.map(lambda s, w: jnp.where(_over(due, s[0])[None], s, w), shifted, window)
     kept = window.valid & ~(due & row.first)[None]  # rows of an episode that was left without an end
@@ -196,7 +204,7 @@ def _n_step(
         old = jax.tree.map(lambda x: jnp.take(x, k, axis=0), window)
         index, now = cell(net, old), now & old.valid
         error = jnp.where(now, target - state.values[index], 0)
-        values, weight = move(state.values, state.weight, index, error, now, rate)
+        values, weight = move(state.values, state.weight, index, error, now, rate, old.share)
         return State(values, weight, state.memory), error
 
     state, error = one(state, jnp.zeros((), jnp.int32), due)

@@ -11,7 +11,6 @@ With a network x is ∇V(s), and only the accumulating trace has a meaning.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -126,6 +125,18 @@ def mean_over_environments(change: Float[Array, "N K"], z: Float[Array, "N K"]) 
     return jnp.sum(change, axis=0) / jnp.maximum(number, 1)
 
 
+def shares(index: Int[Array, " N"], due: Bool[Array, " N"], size: int) -> Float[Array, " N"]:
+    """1/(number of environments that are due at the same entry), so that their changes add up to a mean.
+
+    A row that is learned from later keeps the share it came with: one taken then would depend on what became of the
+    others, and weigh rows that ended differently from those that went on.
+    """
+    if index.shape[0] == 1:
+        return jnp.ones(1)
+    count = jnp.zeros(size).at[index].add(due.astype(jnp.float32))
+    return 1 / jnp.maximum(count[index], 1)
+
+
 def add_mean(
     table: Float[Array, " K"],
     index: Int[Array, " N"],
@@ -133,11 +144,8 @@ def add_mean(
     due: Bool[Array, " N"],
 ) -> Float[Array, " K"]:
     """The table with `change` added at `index` where due; several changes of one entry are averaged."""
-    change = jnp.where(due, change, 0)
-    if index.shape[0] > 1:
-        count = jnp.zeros(table.shape, table.dtype).at[index].add(due.astype(table.dtype))
-        change = change / jnp.maximum(count[index], 1)
-    return jax.lax.convert_element_type(table.at[index].add(change), table.dtype)
+    share = shares(index, due, table.shape[0]).astype(table.dtype)
+    return table.at[index].add(jnp.where(due, share * change, 0))
 
 
 def bounded_step(

@@ -107,6 +107,10 @@ def conform(space: Any, obs: Any, complain: Any, field: str = "observation") -> 
         complain(f"{field} holds {array.dtype}; its space says {space.dtype}, which cannot hold it.")
     if isinstance(space, spaces.Discrete) and not space.start <= array < space.start + space.n:
         complain(f"{field} is {array}; it must lie in [{space.start}, {space.start + space.n - 1}].")
+    if isinstance(space, spaces.MultiDiscrete):
+        low, high = space.start, space.start + space.nvec - 1
+        if ((array < low) | (array > high)).any():
+            complain(f"{field} is {array}; it must lie in {low} to {high}.")
     return array
 
 

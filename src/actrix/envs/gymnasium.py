@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import batch_space
 
 from actrix.core.spaces import (
     _box_map,
@@ -20,7 +21,7 @@ from actrix.core.spaces import (
 )
 from actrix.core.types import Spec
 from actrix.envs.base import Step
-from actrix.envs.guard import EnvError, Guard
+from actrix.envs.guard import EnvError, Guard, conform
 
 
 class GymnasiumEnvs:
@@ -60,6 +61,8 @@ class GymnasiumEnvs:
         limit = max_episode_steps or _time_limit(envs)
         self.spec = Spec(envs.single_observation_space, envs.single_action_space, limit, mask_size)
         self._to_env = action_map(envs.single_action_space)
+        self._batch: Any = batch_space(envs.single_observation_space, self.num_envs)
+        self._guards = isinstance(envs, SyncVectorEnv) and all(isinstance(env, Guard) for env in envs.envs)
         self._seeds, self._failed = seeds, False
         self._ended, self._shape = np.zeros(self.num_envs, bool), (self.num_envs,)
 
@@ -69,6 +72,7 @@ class GymnasiumEnvs:
         if seeds is not None:
             seeds = [int(seed) for seed in seeds]
         obs, infos = self._guarded(self.envs.reset, seed=seeds)
+        obs = self._fitting(obs)
         self._ended = np.zeros(self.num_envs, bool)
         mask = self._masks(infos, range(self.num_envs))
         self._check_legal(mask)
@@ -79,7 +83,7 @@ class GymnasiumEnvs:
         self.steps += 1
         obs, reward, terminated, truncated, infos = self._guarded(self.envs.step, self._to_env(action))
         self._check(reward, terminated, truncated)
-        obs, reward, valid = own(obs), reward.astype(np.float32), None
+        obs, reward, valid = own(self._fitting(obs)), reward.astype(np.float32), None
         mask = self._masks(infos, range(self.num_envs))
         if np.count_nonzero(self._ended):  # NEXT_STEP only; count_nonzero is ten times cheaper than any
             valid = ~self._ended
@@ -118,6 +122,13 @@ class GymnasiumEnvs:
                 raise
             what = _dead_workers(self.envs, error) or f"{type(error).__name__}: {error}"
             raise EnvError(f"the vector environment failed at step {self.steps}: {what}") from error
+
+    def _fitting(self, obs: Any) -> Any:
+        """The observations, if they fit their space: those of a user's own vector environment may not."""
+        return obs if self._guards else conform(self._batch, obs, self._complain)
+
+    def _complain(self, sentence: str) -> NoReturn:
+        raise EnvError(f"the vector environment at step {self.steps}: {sentence}")
 
     def _check(self, reward: Any, terminated: Any, truncated: Any) -> None:
         for name, value in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):

@@ -1,4 +1,4 @@
-"""Share of host-mode time that is spent checking data: `python benchmarks/guards.py [--env LunarLander-v3] [--n-envs 16]`.
+"""Share of host-mode time that is spent checking data: `python benchmarks/guards.py --env LunarLander-v3 --n-envs 16`.
 
 A checking call's own cost is its time on an environment that does nothing, less that environment's; the rest is the
 check of each chunk and of each vector step. All is set against the time of training, updates included.
@@ -15,8 +15,8 @@ import gymnasium as gym
 import numpy as np
 
 import actrix
-from actrix.envs.gymnasium import GymnasiumEnvs
 from actrix.envs.guard import Guard
+from actrix.envs.gymnasium import GymnasiumEnvs
 from actrix.run import host, stepping
 
 
@@ -82,7 +82,7 @@ def main() -> None:
     steps = model.num_timesteps
     share = (one * steps + np.sum(spent)) / seconds
     print(
-        f"{args.algorithm} on {args.env}, {args.n_envs} environments: guards take {100 * share:.2f}% of {seconds:.1f} s "
+        f"{args.algorithm} on {args.env} × {args.n_envs}: guards take {100 * share:.2f}% of {seconds:.1f} s "
         f"({1e6 * one:.2f} µs per environment step, {1e6 * np.sum(spent) / steps:.2f} µs for chunks and vectors)"
     )
 

@@ -82,8 +82,8 @@ TD3_PENDULUM = dict(algo="td3", env_id="Pendulum-v1", buffer_size=100_000, learn
 DQN_CARTPOLE = dict(algo="dqn", env_id="CartPole-v1", buffer_size=100_000, learning_starts=1000, train_freq=1)
 
 
-# The same table, ε and learning rate; the acting table is refreshed every 16 steps on both sides.
-TAXI = dict(train_freq=16, learning_rate=0.1, epsilon=0.1)
+# The same table, ε and learning rate; the acting table is refreshed every 64 steps on both sides.
+TAXI = dict(train_freq=64, learning_rate=0.1, epsilon=0.1)
 
 
 def replay(rows: int) -> Side:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from actrix.envs.guard import env_seeds
 from actrix.envs.make import make_vec_env
 
 EVAL_ENVS = 10
+ENDLESS = 20_000
 
 
 @functools.lru_cache(maxsize=64)
@@ -73,7 +75,8 @@ def evaluate(
     """Undiscounted returns and lengths of `episodes` fresh episodes, in the order in which they end.
 
     Each environment plays its fixed share, so that short episodes are not favoured. `seed` seeds the
-    environments (None = their own streams).
+    environments (None = their own streams). Where there is no time limit an episode is cut, with a warning, after
+    `ENDLESS` steps: a greedy policy may walk in circles.
     """
     if episodes < 1:
         raise ValueError(f"n_eval_episodes={episodes} must be at least 1.")
@@ -82,6 +85,7 @@ def evaluate(
     obs, mask = env.reset(None if seed is None else env_seeds(seed, n))
     memory, first = policy.initial_memory(n), np.ones(n, bool)
     total, length, count = np.zeros(n), np.zeros(n, int), np.zeros(n, int)
+    limit = ENDLESS if env.spec.max_episode_steps is None else None
     returns, lengths = [], []
     while (count < share).any():
         action, memory = policy(obs, memory, first, mask, deterministic)
@@ -89,6 +93,15 @@ def evaluate(
         valid = np.ones(n, bool) if step.valid is None else step.valid
         total, length = total + np.where(valid, step.reward, 0.0), length + valid
         done = (step.terminated | step.truncated) & valid
+        endless = np.zeros(n, bool) if limit is None else (length >= limit) & ~done & (count < share)
+        if endless.any():
+            warnings.warn(
+                f"an episode of an environment without a time limit was cut after {limit} steps.",
+                stacklevel=2,
+            )
+            returns += total[endless].tolist()
+            lengths += length[endless].tolist()
+            count = np.where(endless, share, count)  # it would go on for ever: no further episodes there
         for i in np.flatnonzero(done & (count < share)):
             returns.append(total[i])
             lengths.append(length[i])

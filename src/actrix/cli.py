@@ -1,4 +1,4 @@
-"""The command line: `actrix train | eval | video | watch | record | plot | inspect | resume | list | lab`.
+"""The command line: `actrix train | eval | video | watch | record | plot | inspect | doctor | resume | list | lab`.
 
 Exit codes: 0 done, 1 a failed run, 2 a mistake in what was typed, 130 interrupted (a checkpoint was saved).
 """
@@ -172,6 +172,11 @@ def _parser() -> argparse.ArgumentParser:
 
     p = command("inspect", _inspect, "Print what a model file says of itself, without building anything.")
     p.add_argument("path", type=Path, metavar="FILE|RUN")
+
+    p = command("doctor", _doctor, "Examine an environment and say in plain words what to fix.")
+    p.add_argument("env", metavar="ENV|MODULE:CLASS")
+    p.add_argument("--env-kwargs", nargs="+", default=[], metavar="KEY=VALUE", action="extend")
+    p.add_argument("--seed", type=int, default=0)
 
     p = command("resume", _resume, "Go on with an interrupted run from its newest checkpoint.")
     p.add_argument("path", type=Path, metavar="RUN")
@@ -465,6 +470,77 @@ def _inspect(args: argparse.Namespace) -> None:
     from actrix.run.describe import describe_file
 
     print("\n\n".join(describe_file(path) for path in _model_paths(args.path).values()))
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from actrix.envs import doctor
+    from actrix.run.modelfile import printable
+
+    kwargs = _pairs(args.env_kwargs, "--env-kwargs")
+    build = _builder(args.env, kwargs)
+    findings = doctor.examine(build, args.seed)
+    if not any(f.level == "fix" and f.check in ("construction", "data") for f in findings):
+        findings += _uses(args.env, kwargs, doctor.spec_of(build()))
+    table = Table(title=printable(args.env), title_justify="left")
+    for column in ("", "check", "result", "what to do"):
+        table.add_column(column, overflow="fold")
+    for f in findings:
+        mark = Text(f.level, {"fine": "green", "note": "yellow", "fix": "bold red"}[f.level])
+        table.add_row(mark, *(Text(printable(text)) for text in (f.check, f.result, f.remedy)))
+    Console(highlight=False).print(table)
+    wrong = sum(f.level == "fix" for f in findings)
+    print(f"{wrong} to fix: see 'fix' above" if wrong else "nothing to fix")
+    return EXIT_FAILED if wrong else 0
+
+
+def _builder(name: str, kwargs: dict[str, Any]) -> Any:
+    """What makes the environment that the user typed: an id, or a class (or function) of a module."""
+    import pkgutil
+
+    from actrix.algorithms.presets import SettingError
+    from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
+    from actrix.envs.make import single_env
+
+    if has_jax_env(name) and name not in JAX_TWINS:
+        raise SettingError(f"{name} is a JAX environment: the doctor examines Gymnasium's.")
+    module, colon, attribute = name.partition(":")
+    if colon:
+        try:
+            made = pkgutil.resolve_name(name)
+            return lambda: made(**kwargs)
+        except AttributeError:  # not a class: an id that the module registers
+            pass
+        except ImportError as error:
+            raise ImportError(f"{module} cannot be imported for {attribute}: {error}") from error
+    single_env(name, kwargs).close()  # an unknown id is a mistake in what was typed
+    return lambda: single_env(name, kwargs)
+
+
+def _uses(name: str, kwargs: dict[str, Any], spec: Any) -> list[Any]:
+    """Which backend would train, and which algorithms fit the spaces."""
+    from actrix.algorithms.presets import PRESETS
+    from actrix.envs.doctor import Finding
+    from actrix.envs.make import choose_backend
+    from actrix.experiment import OFFLINE_ONLY
+
+    backend = "gymnasium" if ":" in name else choose_backend("auto", name, kwargs, 8)
+    loop = "the compiled loop" if backend == "jax" else "the host loop"
+    fits = []
+    for preset in PRESETS.values():
+        try:
+            preset.algorithm.check(spec, preset.n_envs)
+            fits += [preset.name] if preset.name not in OFFLINE_ONLY else []
+        except (ValueError, TypeError):
+            continue
+    fitting = f"for {type(spec.action_space).__name__} actions: {', '.join(fits) or 'none'}"
+    return [
+        Finding("fine", "backend", f"{backend}, {loop}"),
+        Finding("fine" if fits else "fix", "algorithms", fitting),
+    ]
 
 
 def _resume(args: argparse.Namespace) -> int:

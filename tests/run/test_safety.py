@@ -204,7 +204,7 @@ def test_the_source_has_no_reader_of_code():
                 k.arg == "allow_pickle" and getattr(k.value, "value", 1) is False for k in node.keywords
             )
             typed = file.name == "cli.py" and name == "resolve_name"  # the module that the user typed
-            own = typed or node.args and ast.unparse(node.args[0]).lstrip("f'\"").startswith("actrix.")
+            own = typed or (node.args and ast.unparse(node.args[0]).lstrip("f'\"").startswith("actrix."))
             if (name in CALLS and owner not in ("re", "jax") and not own) or (
                 owner == "yaml" and name == "load"
             ):

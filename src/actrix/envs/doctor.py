@@ -121,7 +121,8 @@ def _gymnasium(env: gym.Env) -> list[Finding]:
         finally:
             env.close()
     said = dict.fromkeys(_said(w.message).split(": ", 1)[1].removeprefix("WARN: ") for w in caught)
-    findings += [_note("Gymnasium's checker", text) for text in said if "render" not in text]
+    scaled = lambda text: "nothing: actrix scales actions" if "symmetric and normalized" in text else ""
+    findings += [_note("Gymnasium's checker", text, scaled(text)) for text in said if "render" not in text]
     return findings or [_fine("Gymnasium's checker", "no complaint")]
 
 
@@ -283,8 +284,9 @@ def _ends(env: gym.Env, play: Play) -> list[Finding]:
                         "register it with max_episode_steps, or wrap it in gymnasium.wrappers.TimeLimit")]  # fmt: skip
     terminated, truncated = (sum(end[i] for end in play.ends) for i in (1, 2))
     ends = f"{terminated} of {len(lengths)} episodes terminated, {truncated} truncated"
-    at_limit = [(t, cut) for length, t, cut in play.ends if length == (limit or _shared(lengths))]
-    name = _own_limit(env, at_limit and (limit or _shared(lengths)) or -1)
+    step = limit or _shared(lengths)
+    at_limit = [(t, cut) for length, t, cut in play.ends if length == step]
+    name = _own_limit(env, step) if step else None
     remedy = "at the limit return terminated=False, truncated=True: the value of what would have followed still counts"
     if limit and any(length > limit for length in lengths):
         return [
@@ -295,7 +297,6 @@ def _ends(env: gym.Env, play: Play) -> list[Finding]:
             )
         ]
     if at_limit and all(t and not cut for t, cut in at_limit) and (name or len(at_limit) >= 3):
-        step = limit or _shared(lengths)
         what = (
             f"{len(at_limit)} of {len(lengths)} episodes ended after exactly {step} steps, all as terminated"
         )
@@ -329,8 +330,10 @@ def _rewards(play: Play) -> list[Finding]:
         return [_note("reward scale", f"every reward of {rewards.size} random steps was 0",
                         "if success is that rare: shape the reward, or start nearer to the goal")]  # fmt: skip
     if rewards.std() == 0 and len({length for length, *_ in play.ends}) == 1:
-        return [_note("reward scale", f"{figures}: all episodes had the same length and reward, so no action was "
-                        "better than another", "let the reward depend on what is done")]  # fmt: skip
+        text = f"{figures}: in random play every episode had the same length and reward"
+        return [
+            _note("reward scale", text, "if success is not just rare: let the reward depend on what is done")
+        ]
     if not 1e-3 <= np.abs(rewards).max() <= 100:
         return [
             _note(

@@ -383,7 +383,7 @@ class Model:
             model = maker("MlpPolicy", seed=meta["seed"], **settings)
         with modelfile.blaming(header.path, "its spec"):
             spec = modelfile.spec_from_json(meta["spec"])
-            model.algorithm.check(spec, meta["n_envs"])
+            _check_spaces(model.algorithm, spec)
         if kwargs or device != "auto":
             model = maker("MlpPolicy", **{"seed": meta["seed"], "device": device} | settings | kwargs)
         if custom and template is not None:
@@ -394,12 +394,12 @@ class Model:
         model._acting, model.spec = modelfile.read_tree(header, shapes), spec
         model.env_id, model.env_kwargs = meta["env_id"], meta["env_kwargs"]
         model.run.steps = meta["num_timesteps"]
+        model.n_envs = kwargs.get("n_envs", meta["n_envs"])
         if env is not None:
             if meta.get("reference") and "reference" not in kwargs:
                 raise modelfile.ModelFileError(
                     f"{path} was trained near a reference policy, which it does not hold: give reference=model."
                 )
-            model.n_envs = kwargs.get("n_envs", meta["n_envs"])
             model.set_env(env)
         return model
 
@@ -923,6 +923,15 @@ def _network(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> An
     else:
         raise presets.SettingError(f"policy must be a name or (spec, key) -> equinox module, not {policy!r}.")
     return presets.network_config(kwargs, base)
+
+
+def _check_spaces(algorithm: Any, spec: Spec) -> None:
+    """Refuse spaces in which the algorithm cannot act; whether batches fit the environments matters when it learns."""
+    try:
+        algorithm.check(spec, 1)
+    except ValueError as error:
+        if "action space" in str(error):
+            raise
 
 
 def _batch(space: Any, observation: Any) -> tuple[Any, bool]:

@@ -491,8 +491,11 @@ def test_what_is_saved_loads_equal(case, tmp_path):
     """Parameters, settings and spaces by the last bit, the counter beyond 2³¹."""
     model = tiny(case)
     loaded = Model.load(model.save(tmp_path / case))
+    again = Model.load(loaded.save(tmp_path / "again"))
     assert same(loaded, model)
-    assert loaded.num_timesteps == 2**40
+    assert same(again, model)
+    assert again.num_timesteps == 2**40
+    assert again.n_envs == 8
 
 
 def test_what_could_not_be_read_again_is_not_written(tmp_path):

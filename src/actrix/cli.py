@@ -573,11 +573,13 @@ def _list(args: argparse.Namespace) -> None:
         names = [n for n in zoo.load(find_preset(args.envs).name) if n != "default"]
         print("\n".join(names))
         return
-    table = Table(title="algorithms by their three answers", title_justify="left")
-    for column in ("name", "Python", "1 critic", "2 actor × ψ", "3 data", "paper"):
-        table.add_column(column, overflow="fold")
+    # A narrow terminal keeps a line per algorithm: the three answers, without the Python class and the paper.
+    wide = console.width >= 130
+    table = Table(title="algorithms by their three answers", title_justify="left", padding=(0, 1))
+    for column in ("name", "1 critic", "2 actor × ψ", "3 data", *(("Python", "paper") if wide else ())):
+        table.add_column(column, overflow="fold", no_wrap=column == "name")
     for preset in PRESETS.values():
-        table.add_row(preset.name, preset.class_name, *preset.answers, preset.paper)
+        table.add_row(preset.name, *preset.answers, *((preset.class_name, preset.paper) if wide else ()))
     console.print(table)
     print("compose your own: actrix train --critic td-lambda:0.9 --actor ppo-clip:0.2 ENV")
 

@@ -106,6 +106,12 @@ def test_unfit_tensors(tmp_path, name, value, message):
         modelfile.read_tree(path, TREE)
 
 
+def test_a_byte_that_is_neither_true_nor_false_is_refused(tmp_path):
+    path = write(tmp_path / "x.safetensors", {"['b']": np.array([0, 2], np.uint8).view(bool)})
+    with pytest.raises(ModelFileError, match=r"\['b'\] holds bytes that are neither true nor false"):
+        modelfile.read_tree(path, {"b": jnp.zeros(2, bool)})
+
+
 def test_a_negative_variance_is_refused(tmp_path):
     from actrix.core.normalize import init_moments
 

@@ -303,6 +303,19 @@ def _places(value, way=()):
         yield from _places(part, (*way, key))
 
 
+@pytest.mark.parametrize("count", [257, 1e300, 1e4, 10**30])
+def test_critics_without_end_are_refused_at_once(count, tmp_path):
+    """A number that stands for a loop is bounded, also where it is written as a fraction's type."""
+    file = File("sac", tmp_path)
+    meta = json.loads(file.header["__metadata__"]["actrix"])
+    meta["settings"]["n_critics"] = count
+    header = file.fresh()
+    header["__metadata__"]["actrix"] = json.dumps(meta)
+    file.path.write_bytes(file.sealed(header))
+    with pytest.raises(ModelFileError, match=r"n_critics is .*, above 256"):
+        Model.load(file.path)
+
+
 @pytest.mark.parametrize(
     "claim",
     [

@@ -370,6 +370,7 @@ def test_numbers_that_cannot_be_are_refused(part, value, message, path):
         ("sac", {"low": 2, "high": -2}, "low values must be less"),
         ("sac", {"low": 1, "high": 1}, "low 1.0 >= high 1.0"),
         ("sac", {"low": "nan", "high": 1}, "nan"),
+        ("sac", {"low": -1, "high": [1, 1e300]}, "overflow"),
         ("sac", {"low": "-inf", "high": "inf"}, "infinite bounds: a tanh actor needs finite ones"),
         ("ppo-lstm", {"low": 2, "high": -2}, "low values must be less"),
         ("sac", {"low": -1, "high": 1, "shape": [3]}, "does not fit"),

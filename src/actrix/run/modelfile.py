@@ -372,7 +372,7 @@ def _unbounded(value: Any, where: str = "") -> Iterator[str]:
     """What of the settings would make reading long: longer lists and more critics than any network has."""
     if isinstance(value, dict):
         for key, part in value.items():
-            if key == "n_critics" and type(part) is int and part > MAX_LIST:
+            if key == "n_critics" and isinstance(part, int | float) and part > MAX_LIST:
                 yield f"n_critics is {part}, above {MAX_LIST}"
             yield from _unbounded(part, key)
     elif isinstance(value, list):
@@ -436,7 +436,8 @@ def space_from_json(data: dict[str, Any]) -> gym.Space:
     try:
         if _numbers(data) > MAX_NUMBERS:
             raise ValueError(f"it has more than {MAX_NUMBERS} numbers")
-        return _space(data)
+        with np.errstate(over="raise", invalid="raise"):  # a bound that its dtype cannot hold
+            return _space(data)
     except ModelFileError:
         raise
     except Exception as error:

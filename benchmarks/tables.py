@@ -163,7 +163,8 @@ def curves(rows: dict[str, dict[str, Any]]) -> None:
     for name, row in rows.items():
         folder = RUNS / name.replace(":", "_").replace("+", "-").replace("/", "-")
         if row["algorithm"] != "actor-critic" and PARTS not in name and (folder / "config.json").exists():
-            plot_run([folder / f"seed-{s}" for s in row["seeds"]], out / f"{name}.png")
+            seeds = [folder] if len(row["seeds"]) == 1 else [folder / f"seed-{s}" for s in row["seeds"]]
+            plot_run(seeds, out / f"{name}.png")
 
 
 def main() -> None:

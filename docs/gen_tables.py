@@ -175,7 +175,16 @@ TRACES_MEANING = {
     "train_freq": "steps that the acting policy stays fixed for",
 }
 FAMILIES = {
-    "tabular": ("q-learning", "double-q", "sarsa", "expected-sarsa", "sarsa-lambda", "q-lambda", "tree-backup", "mc"),
+    "tabular": (
+        "q-learning",
+        "double-q",
+        "sarsa",
+        "expected-sarsa",
+        "sarsa-lambda",
+        "q-lambda",
+        "tree-backup",
+        "mc",
+    ),
     "tabular-prediction": ("td", "td-lambda"),
     "online-traces": ("td-lambda-ac", "stream-ac"),
 }
@@ -321,7 +330,11 @@ def _without_effect(algorithm: Any) -> set[str]:
     if algorithm.answers[2] == "offline":  # one update per step, and all of the data set is kept
         hidden |= {"buffer_size", "learning_starts", "train_freq", "gradient_steps"}
     if isinstance(algorithm, Tabular):
-        hidden |= {"train_freq"} if algorithm.whole_episodes else {"visits", "importance", "episode_length", "predict"}
+        hidden |= (
+            {"train_freq"}
+            if algorithm.whole_episodes
+            else {"visits", "importance", "episode_length", "predict"}
+        )
         hidden |= set() if algorithm.method in DEEP and not algorithm.lam else {"n_steps"}
         hidden |= set() if algorithm.method in TRACED else {"lam", "trace"}
         hidden |= {"exploration"} if algorithm.predicts else set()
@@ -421,7 +434,9 @@ def blocks() -> dict[tuple[str, str], str]:
         ("algorithms/composition.md", "psi"): psi_forms(),
         ("zoo.md", "zoo"): zoo_tables(),
     }
-    out |= {(f"algorithms/{family}.md", "defaults"): family_defaults(names) for family, names in FAMILIES.items()}
+    out |= {
+        (f"algorithms/{family}.md", "defaults"): family_defaults(names) for family, names in FAMILIES.items()
+    }
     alone = [p for p in PRESETS.values() if page(p.name) == p.name]
     return out | {(f"algorithms/{p.name}.md", "defaults"): defaults(p) for p in alone}
 

@@ -35,6 +35,16 @@ SPEED_TITLES = {
         "DQN with 1,000,000 rows of memory: time of a step with its update",
         "10,000 rows",
     ),
+    "trpo-cartpole-compiled/sb3-contrib": ("TRPO CartPole, equal settings, compiled", "sb3-contrib"),
+    "trpo-cartpole-host/sb3-contrib": ("the same, host loop", "sb3-contrib"),
+    "tabular-q-taxi-1-env/python-loop": (
+        "tabular Q-learning on Taxi, compiled, one environment, learning every 64 steps",
+        "the same updates in a Python loop",
+    ),
+    "tabular-q-taxi-256-envs/python-loop": (
+        "the same with 256 environments",
+        "the same loop, one environment",
+    ),
     "ppo-two-seeds/one-seed": ("two seeds at once, compiled: time", "one seed"),
     "ppo-first-update-warm/cold": (
         "process start to first update, warm compilation cache: time",

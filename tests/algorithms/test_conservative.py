@@ -9,7 +9,7 @@ import pytest
 
 from actrix.algorithms.conservative import ConservativeIteration, conservative_step
 from actrix.algorithms.presets import PRESETS, configure
-from actrix.envs.finite import chain, grid_world, random_mdp
+from actrix.envs.finite import FiniteMDP, chain, grid_world, random_mdp
 from actrix.lab import oracle
 from actrix.run.compiled import CompiledRunner
 
@@ -112,10 +112,26 @@ def test_the_estimates_of_a_fixed_policy_are_right():
     assert found.sum() == pytest.approx(right.sum(), rel=0.1)
 
 
+def test_illegal_actions_have_no_part_in_the_gain():
+    """Their Q stays 0, which beats every cost: with weight on them no step would ever seem to gain anything."""
+    P, r = np.zeros((3, 3, 3)), np.zeros((3, 3))
+    P[0, 0, 1] = P[0, 1, 2] = P[0, 2, 0] = 1
+    P[1:, :, 2] = 1
+    r[:2] = [[-1, -4, 0], [-1, -2, 0]]
+    legal = np.array([[1, 1, 0], [1, 1, 0], [1, 1, 1]], bool)
+    mdp = FiniteMDP(P, r, 0.9, 0, [2], legal, max_episode_steps=10)
+    run = runner(mdp, 16, mixing=0.1)
+    run.advance(60)
+    policy = policy_of(run, mdp)
+    np.testing.assert_allclose(policy[:2, 2], 0)
+    assert (policy[:2, 0] > 0.9).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"mixing": 2}, r"mixing=2 must lie in \[0, 1\]"),
+        ({"gamma": 1.0}, "gamma=1: .* set mixing"),
         ({"tolerance": -1}, "tolerance=-1 must be"),
         ({"policy_kwargs": {"net_arch": [4]}}, "a table has no network"),
     ],

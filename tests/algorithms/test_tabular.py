@@ -13,6 +13,7 @@ from actrix.algorithms.presets import PRESETS, configure
 from actrix.algorithms.tabular import Tabular
 from actrix.core.spaces import UnsupportedSpaceError, cells
 from actrix.core.types import Chunk, Spec
+from actrix.envs.finite import chain
 
 S, A, GAMMA, ALPHA = 5, 3, 0.9, 0.3
 SPEC = Spec(spaces.Discrete(S), spaces.Discrete(A), max_episode_steps=12)
@@ -494,3 +495,14 @@ def test_observations_are_numbered():
     np.testing.assert_array_equal(
         blackjack.index((np.array([1, 0]), np.array([2, 0]), np.array([1, 1]))), [27, 1]
     )
+
+
+def test_a_table_of_q_is_no_policy_to_evaluate_where_actions_are_masked():
+    """Illegal actions keep Q = 0 and would be its best ones wherever rewards are costs."""
+    mdp = chain(3, gamma=0.9, max_episode_steps=10)
+    q = configure(PRESETS["q-learning"].algorithm, {}).initial_acting(jax.random.key(0), mdp.spec)
+    td = configure(PRESETS["td"].algorithm, {})
+    td.init(jax.random.key(0), mdp.spec, 1, q)
+    masked = mdp.replace(legal=np.ones((5, 2), bool))
+    with pytest.raises(ValueError, match="does not say which of its best actions are legal"):
+        td.init(jax.random.key(0), masked.spec, 1, q)

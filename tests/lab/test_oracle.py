@@ -265,6 +265,15 @@ def test_estimator_moments_are_those_of_the_samples():
     np.testing.assert_allclose(linear.mean, np.einsum("sad,sa->d", phi, found.mean), **EXACT)
 
 
+def test_the_soft_optimum_leaves_out_what_its_reference_does_not_do():
+    mdp = finite.random_mdp(4, 3, seed=1)
+    mdp = mdp.replace(r=np.where(np.arange(3)[:, None] == 0, 50.0, mdp.r))
+    reference = np.tile([0, 0.5, 0.5], (4, 1))
+    found = oracle.soft_optimal(mdp, reference, 0.01)
+    assert (found.policy[:, 0] == 0).all()
+    np.testing.assert_allclose(found.policy.sum(1), 1)
+
+
 # Bad input
 
 

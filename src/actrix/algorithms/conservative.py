@@ -64,6 +64,10 @@ class ConservativeIteration:
         share(self, "gamma", "learning_rate")
         if self.mixing is not None:
             share(self, "mixing")
+        elif self.gamma == 1:
+            raise ValueError(
+                "gamma=1: the paper's step is of the order of (1−γ)², so none would be made; set mixing."
+            )
         if isinstance(self.tolerance, str | bool) or not self.tolerance >= 0:
             raise ValueError(f"tolerance={self.tolerance!r} must be a number of at least 0.")
         if self.episode_length is not None:
@@ -158,13 +162,17 @@ class ConservativeIteration:
         rows = tables.as_rows(net, scrub(chunk))
         values, error = self._evaluate(net, rows)
         q = values.reshape(net.cells.size, net.head.size)
-        towards = jax.nn.one_hot(greedy_action(q, self._legal(net, rows)), net.head.size)
-        gain = jnp.sum((towards - net.policy) * q, axis=-1)  # E_{π′}A = Σ(π′ − π)Q
+        legal = self._legal(net, rows)
+        old = _acted(net.policy, legal)  # type: ignore[arg-type]
+        towards = jax.nn.one_hot(greedy_action(q, legal), net.head.size)
+        if legal is not None:  # what is legal elsewhere, the chunk does not say
+            towards = jnp.where(jnp.any(legal, axis=-1, keepdims=True), towards, old)
+        gain = jnp.sum((towards - old) * q, axis=-1)  # E_{π′}A = Σ(π′ − π)Q
         alpha, mean, largest = conservative_step(gain, self.visitation(net, rows), self.gamma)
         alpha = alpha if self.mixing is None else jnp.where(mean > 0, self.mixing, 0.0)
         alpha = jnp.where(mean > self.tolerance, alpha, 0.0)
         good = (bad_row < 0) & jnp.all(jnp.isfinite(values))
-        policy = jnp.where(good, (1 - alpha) * net.policy + alpha * towards, net.policy)
+        policy = jnp.where(good, (1 - alpha) * old + alpha * towards, net.policy)
         net = net.replace(values=jnp.where(good, values, net.values), policy=policy)
         training = count(learner.training, chunk)
         metrics = {
@@ -181,8 +189,9 @@ class ConservativeIteration:
     def _evaluate(self, net: Tables, rows: tables.Row) -> tuple[jax.Array, jax.Array]:
         """(Q, errors) after every visit has moved it towards its return, the last one first."""
         q = tables.q_of(net.values, net, rows.next_state)
+        probs = _acted(net.policy[rows.next_state], rows.next_mask)  # type: ignore[index]
         target = returns.monte_carlo(
-            reward=rows.reward, next_value=q_targets.expected_value(q, net.policy[rows.next_state]),  # type: ignore[index]
+            reward=rows.reward, next_value=q_targets.expected_value(q, probs),
             terminated=rows.terminated, truncated=rows.truncated, valid=rows.valid, gamma=self.gamma,
         )  # fmt: skip
         index = rows.state * net.head.size + rows.action
@@ -206,3 +215,11 @@ class ConservativeIteration:
             return None
         seen = jnp.zeros((net.cells.size, net.head.size), bool)
         return seen.at[rows.state].max(rows.mask & rows.valid[..., None])
+
+
+def _acted(policy: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """π `[..., A]` as it acts: over the legal actions only."""
+    if mask is None:
+        return policy
+    legal = jnp.where(legal_actions(policy, mask), policy, 0)
+    return legal / jnp.maximum(jnp.sum(legal, axis=-1, keepdims=True), jnp.finfo(policy.dtype).tiny)

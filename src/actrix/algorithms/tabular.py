@@ -173,7 +173,7 @@ class Tabular:
         """A fresh learner; `reference` is the policy to evaluate (None = the uniform one)."""
         acting = self.initial_acting(key, spec)
         if reference is not None:
-            acting = self._evaluating(acting, reference)
+            acting = self._evaluating(acting, reference, spec)
         zero, table = jnp.zeros(()), acting.net.values
         training = Training(
             weight=jnp.zeros_like(table) if self.learning_rate is None else None,
@@ -181,11 +181,16 @@ class Tabular:
         )  # fmt: skip
         return Learner(acting, training, updates.initial_memory(self, acting.net, spec, num_envs))
 
-    def _evaluating(self, acting: Acting, reference: Acting) -> Acting:
+    def _evaluating(self, acting: Acting, reference: Acting, spec: Spec) -> Acting:
         if not self.predicts:
             checks.no_reference(reference)
         if not isinstance(reference.net, Tables):
             raise ValueError("reference: the policy to evaluate must be a tabular one, e.g. q-learning's.")
+        if reference.net.policy is None and spec.mask_size is not None:
+            raise ValueError(
+                "reference: a table of Q does not say which of its best actions are legal, and this environment masks "
+                "actions; take a model that holds probabilities, e.g. cpi's."
+            )
         policy = reference.net.target_policy()
         if policy.shape != acting.net.policy.shape:
             raise ValueError(

@@ -267,7 +267,9 @@ def soft_value(q: ActionTable, reference: Policy, tau: float) -> StateTable:
 
 def soft_policy(q: ActionTable, reference: Policy, tau: float) -> Policy:
     """π(a|s) = π̄(a|s) exp((Q(s,a) − V(s))/τ), the maximiser of `soft_value`."""
-    return reference * np.exp((q - soft_value(q, reference, tau)[:, None]) / tau)
+    # Where π̄ is 0, Q may lie so far above V that exp overflows, and 0·∞ is NaN.
+    excess = np.where(reference > 0, q - soft_value(q, reference, tau)[:, None], 0)
+    return reference * np.exp(excess / tau)
 
 
 def soft_optimal(mdp: FiniteMDP, reference: Policy, tau: float) -> Solution:

@@ -65,6 +65,8 @@ BAD = [
     ({"rho0": [1.5, -0.5]}, "rho0 of state 1 is -0.5"),
     ({"rho0": [1.0]}, "rho0 has shape"),
     ({"terminal": [5]}, "terminal state 5 is unknown"),
+    ({"terminal": [0.5]}, "terminal state 0.5 is unknown"),
+    ({"rho0": 0.5}, "start state 0.5 is unknown"),
     ({"terminal": [True]}, "terminal has shape"),
     ({"legal": [[False, False], [True, True]]}, "state 0 has no legal action"),
     ({"legal": [[True, True]]}, "legal has shape"),

@@ -292,6 +292,30 @@ TAXI = finite.from_gymnasium("Taxi-v4")
 M = endless(0)
 U = uniform(M)
 BAD = [
+    (
+        lambda: oracle.soft_value(U, np.zeros_like(U), 1.0),
+        "reference policy of state 0 is 0 for every action",
+    ),
+    (
+        lambda: oracle.vtrace_operator(M, np.zeros(len(U)), 3 * U, U),
+        "of state 0 sum to 3",
+    ),
+    (
+        lambda: oracle.off_policy_q_operator(
+            M, np.zeros_like(U), changed(U, 1, [0.5, 0.6]), U, kind="retrace"
+        ),
+        "of state 1 sum to 1.1",
+    ),
+    (
+        lambda: oracle.off_policy_q_operator(
+            M, np.zeros_like(U), U, changed(U, 0, [1, 0]), kind="importance-sampling"
+        ),
+        "never takes state 0, action 1, the target does",
+    ),
+    (
+        lambda: oracle.lambda_operator(CLIFF, np.eye(4)[[0] * 12], np.zeros(12), 1.0),
+        "gamma is 1 and from state 0, action 0 .* never ends",
+    ),
     (lambda: oracle.value(M, np.ones((2, 2))), "the policy has shape"),
     (lambda: oracle.value(M, changed(U, 1, [0.5, 0.4])), "of state 1 sum to 0.9"),
     (lambda: oracle.value(M, changed(U, 1, [1.5, -0.5])), "state 1, action 1 is -0.5"),

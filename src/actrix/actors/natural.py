@@ -104,7 +104,10 @@ def natural_direction(
 
 
 def step_length(curvature: Float[Array, ""], target_kl: float | Array) -> Float[Array, ""]:
-    """√(2δ/xᵀFx): along x, the length at which the quadratic model ½η²xᵀFx of the KL is δ; 0 where xᵀFx is."""
+    """√(2δ/xᵀFx): along x, the length at which the quadratic model ½η²xᵀFx of the KL is δ; 0 where xᵀFx is.
+
+    With the curvature xᵀ(F+λI)x of a damped solution the step is a little shorter.
+    """
     positive = curvature > 0
     return jnp.where(positive, jnp.sqrt(2 * target_kl / jnp.where(positive, curvature, 1)), 0)
 

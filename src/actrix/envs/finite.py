@@ -222,10 +222,10 @@ class FiniteMDP:
         what = f"{self.env_id}: " if self.env_id else ""
         return f"FiniteMDP({what}{self.n_states} states, {self.n_actions} actions, γ={self.gamma:g})"
 
-    def _known(self, s: int, what: str = "state") -> int:
-        if not 0 <= s < len(self.P):
+    def _known(self, s: Any, what: str = "state") -> int:
+        if not (0 <= s < len(self.P) and float(s).is_integer()):
             raise MDPError(f"{what} {s} is unknown: states are 0 to {len(self.P) - 1}.")
-        return s
+        return int(s)
 
     def _flags(self, given: Any) -> np.ndarray:
         flags = np.zeros(len(self.P), bool)
@@ -236,13 +236,13 @@ class FiniteMDP:
             if given.shape != flags.shape:
                 raise MDPError(f"terminal has shape {given.shape}; it must be {flags.shape}.")
             return given.copy()
-        for s in given.astype(int).ravel():
-            flags[self._known(int(s), "terminal state")] = True
+        for s in given.ravel():
+            flags[self._known(s, "terminal state")] = True
         return flags
 
     def _start(self, given: Any) -> np.ndarray:
         if np.ndim(given) == 0:
-            return np.eye(len(self.P))[self._known(int(given), "start state")]
+            return np.eye(len(self.P))[self._known(given, "start state")]
         rho0 = np.array(given, np.float64)
         if rho0.shape != (len(self.P),):
             raise MDPError(f"rho0 has shape {rho0.shape}; it must be {(len(self.P),)}.")

@@ -91,6 +91,8 @@ def lambda_operator(mdp: FiniteMDP, policy: Policy, v: StateTable, lam: float) -
     Tsitsiklis, Neuro-Dynamic Programming (1996), §5.3.
     """
     policy = check_policy(mdp, policy)
+    if mdp.gamma == lam == 1:
+        _check_proper(mdp, policy)
     v = np.where(mdp.terminal, 0, v)
     delta = np.sum(policy * backup(mdp, v), axis=1) - v
     return v + np.linalg.solve(np.eye(len(v)) - lam * transition(mdp, policy), delta)
@@ -261,7 +263,12 @@ def regularised_q(mdp: FiniteMDP, policy: Policy, reference: Policy, tau: float)
 
 
 def soft_value(q: ActionTable, reference: Policy, tau: float) -> StateTable:
-    """V(s) = τ log Σ_a π̄(a|s) exp(Q(s,a)/τ) = max_π [E_π Q − τ KL(π‖π̄)]. Schulman et al. (2017), eq. 8."""
+    """V(s) = τ log Σ_a π̄(a|s) exp(Q(s,a)/τ) = max_π [E_π Q − τ KL(π‖π̄)]. Schulman et al. (2017), eq. 8.
+
+    Raises OracleError where π̄(·|s) is 0 everywhere.
+    """
+    if (empty := ~(np.asarray(reference) > 0).any(axis=1)).any():
+        raise OracleError(f"the reference policy of state {int(empty.argmax())} is 0 for every action.")
     return tau * logsumexp(q / tau, b=reference, axis=1)
 
 
@@ -426,7 +433,8 @@ def vtrace_operator(
 
     ρ̄ = min(ρ_max, π/μ), c = λ min(c_max, π/μ), P_{cμ} = Σ_a μ c P. Espeholt et al. (2018), eq. 1 without a horizon.
     """
-    behaviour, rho = check_policy(mdp, behaviour), _ratio(target, behaviour)
+    target, behaviour = check_policy(mdp, target), check_policy(mdp, behaviour)
+    rho = _ratio(target, behaviour)
     v = np.where(mdp.terminal, 0, v)
     delta = np.sum(behaviour * np.minimum(rho, rho_max) * (backup(mdp, v) - v[:, None]), axis=1)
     trace = transition(mdp, behaviour * lam * np.minimum(rho, c_max))
@@ -452,7 +460,12 @@ def off_policy_q_operator(
     """
     if kind not in TRACES:
         raise OracleError(f"trace {kind!r}: unknown; choose one of {', '.join(TRACES)}.")
-    behaviour, (S, A) = check_policy(mdp, behaviour), q.shape
+    target, behaviour, (S, A) = check_policy(mdp, target), check_policy(mdp, behaviour), q.shape
+    missed = (target > 0) & (behaviour == 0) & ~mdp.terminal[:, None]
+    if kind == "importance-sampling" and missed.any():
+        raise OracleError(
+            f"the behaviour policy never takes {_at(mdp, *np.argwhere(missed)[0])}, the target does."
+        )
     weight = behaviour * lam * TRACES[kind](_ratio(target, behaviour), target)
     trace = np.einsum("sap,pb->sapb", mdp.discount, weight).reshape(S * A, S * A)
     delta = backup(mdp, np.sum(target * q, axis=1)) - q

@@ -163,16 +163,16 @@ class ConservativeIteration:
         values, error = self._evaluate(net, rows)
         q = values.reshape(net.cells.size, net.head.size)
         legal = self._legal(net, rows)
-        old = _acted(net.policy, legal)  # type: ignore[arg-type]
         towards = jax.nn.one_hot(greedy_action(q, legal), net.head.size)
         if legal is not None:  # what is legal elsewhere, the chunk does not say
-            towards = jnp.where(jnp.any(legal, axis=-1, keepdims=True), towards, old)
-        gain = jnp.sum((towards - old) * q, axis=-1)  # E_{π′}A = Σ(π′ − π)Q
+            towards = jnp.where(jnp.any(legal, axis=-1, keepdims=True), towards, net.policy)
+        acted = _acted(net.policy, legal)  # type: ignore[arg-type]
+        gain = jnp.sum((towards - acted) * q, axis=-1)  # E_{π′}A = Σ(π′ − π)Q
         alpha, mean, largest = conservative_step(gain, self.visitation(net, rows), self.gamma)
         alpha = alpha if self.mixing is None else jnp.where(mean > 0, self.mixing, 0.0)
         alpha = jnp.where(mean > self.tolerance, alpha, 0.0)
         good = (bad_row < 0) & jnp.all(jnp.isfinite(values))
-        policy = jnp.where(good, (1 - alpha) * old + alpha * towards, net.policy)
+        policy = jnp.where(good, (1 - alpha) * net.policy + alpha * towards, net.policy)
         net = net.replace(values=jnp.where(good, values, net.values), policy=policy)
         training = count(learner.training, chunk)
         metrics = {
@@ -218,8 +218,11 @@ class ConservativeIteration:
 
 
 def _acted(policy: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """π `[..., A]` as it acts: over the legal actions only."""
+    """π `[..., A]` as it acts: over the legal actions only, evenly where it had no weight on them."""
     if mask is None:
         return policy
-    legal = jnp.where(legal_actions(policy, mask), policy, 0)
-    return legal / jnp.maximum(jnp.sum(legal, axis=-1, keepdims=True), jnp.finfo(policy.dtype).tiny)
+    legal = legal_actions(policy, mask)
+    kept = jnp.where(legal, policy, 0)
+    mass = jnp.sum(kept, axis=-1, keepdims=True)
+    even = legal / jnp.sum(legal, axis=-1, keepdims=True)
+    return jnp.where(mass > 0, kept / jnp.where(mass > 0, mass, 1), even)

@@ -34,11 +34,11 @@ def get_state(env: gym.Env) -> dict[str, Any]:
         raise EnvError(f"the environment's state cannot be saved: {reason}.")
     levels = _levels(env)
     base = levels[-1]
-    generator = base._np_random
+    generator, seed = base._np_random, base._np_random_seed
     # Before the levels are asked, so that one that draws random numbers meanwhile does not shift them.
     rng = None if generator is None else copy_plain(dict(generator.bit_generator.state))
     parts = [{"class": _path(level), "state": _known(level).read(level)} for level in levels]
-    return {"levels": parts, "id": _id(base), "rng": rng, "seed": base._np_random_seed}
+    return {"levels": parts, "id": _id(base), "rng": rng, "seed": None if seed is None else int(seed)}
 
 
 def set_state(env: gym.Env, state: dict[str, Any]) -> None:
@@ -56,11 +56,13 @@ def set_state(env: gym.Env, state: dict[str, Any]) -> None:
         raise EnvError("the environment's state has no list of levels.")
     for part in state["levels"]:
         _keys("a level of the environment", part, {"class", "state"})
+        if type(part["class"]) is not str:
+            raise EnvError(f"the class of a level of the environment is {_shown(part['class'])}.")
     saved, own = [part["class"] for part in state["levels"]], [_path(level) for level in levels]
     if saved != own:
         raise EnvError(f"the state was taken of {_chain(saved)}; this environment is {_chain(own)}.")
-    if state["id"] != _id(base):
-        raise EnvError(f"the state was taken of {state['id']}; this environment is {_id(base)}.")
+    if type(state["id"]) not in (str, type(None)) or state["id"] != _id(base):
+        raise EnvError(f"the state was taken of {_shown(state['id'])}; this environment is {_id(base)!r}.")
     restore_rng = _rng(base, state["rng"], state["seed"])
     writes = [
         _known(level).write(level, part["state"]) for level, part in zip(levels, state["levels"], strict=True)
@@ -73,9 +75,11 @@ def set_state(env: gym.Env, state: dict[str, Any]) -> None:
 
 def unsupported(env: gym.Env) -> str | None:
     """Why the state of `env` cannot be saved, as a clause; None if it can."""
-    for level in _levels(env):
+    for level in reversed(_levels(env)):
         name = type(level).__name__
-        if _known(level) is not None:
+        if (known := _known(level)) is not None:
+            if (reason := known.unsupported(level)) is not None:
+                return reason
             continue
         if isinstance(level, gym.Wrapper):
             return f"the wrapper {name} has no get_state() and set_state(state), and actrix does not know its state"
@@ -85,11 +89,9 @@ def unsupported(env: gym.Env) -> str | None:
                 return f"{_id(level) or name} keeps its state in {where}"
         return f"{name} has no get_state() and set_state(state)"
     generator = _levels(env)[-1]._np_random
-    if generator is not None and (
-        type(generator) is not np.random.Generator
-        or type(generator.bit_generator) not in _BIT_GENERATORS.values()
-    ):
-        return f"its np_random is a {type(generator).__name__} that actrix does not know"
+    bits = getattr(generator, "bit_generator", generator)
+    if generator is not None and (type(generator) is not np.random.Generator or not _is_known(bits)):
+        return f"its np_random is of {type(bits).__name__}, which actrix does not know"
     return None
 
 
@@ -97,6 +99,10 @@ _OUT_OF_REACH = {"gymnasium.envs.box2d": "Box2D", "ale_py": "the emulator"}
 _BIT_GENERATORS: dict[str, Any] = {
     name: getattr(np.random, name) for name in ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 }
+
+
+def _is_known(bits: Any) -> bool:
+    return type(bits) in _BIT_GENERATORS.values()
 
 
 def _levels(env: gym.Env) -> list[Any]:
@@ -113,7 +119,7 @@ def _path(level: gym.Env) -> str:
 
 
 def _chain(paths: list[str]) -> str:
-    names = [str(path).rpartition(".")[2] for path in paths]
+    names = [path.rpartition(".")[2] for path in paths]
     return "<".join(names) + ">" * (len(names) - 1)
 
 
@@ -121,12 +127,19 @@ def _id(base: gym.Env) -> str | None:
     return None if base.spec is None else base.spec.id
 
 
+def _shown(value: Any) -> str:
+    try:
+        return _show(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"a {type(value).__name__}"
+
+
 def _keys(what: str, given: Any, expected: set[str]) -> None:
     if type(given) is not dict:
-        raise EnvError(f"the state of {what} is {_show(given)}; it must be a dict.")
-    for key in expected - given.keys():
+        raise EnvError(f"the state of {what} is {_shown(given)}; it must be a dict.")
+    for key in sorted(expected - given.keys()):
         raise EnvError(f"the state of {what} lacks {key!r}.")
-    for key in given.keys() - expected:
+    for key in sorted(given.keys() - expected, key=str):
         raise EnvError(f"the state of {what} has {key!r}, which is unknown.")
 
 
@@ -135,7 +148,7 @@ def _keys(what: str, given: Any, expected: set[str]) -> None:
 
 def _rng(base: Any, rng: Any, seed: Any) -> Callable[[], None]:
     if seed is not None and type(seed) is not int:
-        raise EnvError(f"the seed of np_random is {_show(seed)}; it must be an integer or None.")
+        raise EnvError(f"the seed of np_random is {_shown(seed)}; it must be an integer or None.")
     fresh = None if rng is None else _generator(rng, seed)
 
     def write() -> None:
@@ -174,6 +187,9 @@ def _equal(a: Any, b: Any) -> bool:
 class _Asked:
     """A level that offers get_state() and set_state(state)."""
 
+    def unsupported(self, level: Any) -> str | None:
+        return None
+
     def read(self, level: Any) -> Any:
         name = type(level).__name__
         try:
@@ -207,6 +223,9 @@ class _Fields:
     def __init__(self, **fields: Check):
         self.fields = {name.replace("__", "."): check for name, check in fields.items()}
 
+    def unsupported(self, level: Any) -> str | None:
+        return None
+
     def read(self, level: Any) -> Any:
         found = {name: _attribute(level, name) for name in self.fields}
         unset = [name for name, value in found.items() if value is _MISSING]
@@ -225,7 +244,7 @@ class _Fields:
         values = _plain_copy(name, values)
         for field, value in values.items():
             if not self.fields[field](value, level):
-                raise EnvError(f"the state of {name} does not fit: {field} is {_show(value)}.")
+                raise EnvError(f"the state of {name} does not fit: {field} is {_shown(value)}.")
 
         def write() -> None:
             for field in unset:
@@ -266,6 +285,84 @@ class _Checker(_Fields):
         return write
 
 
+class _Mujoco(_Fields):
+    """A MuJoCo environment: what MuJoCo integrates, and what the last step left for the next one to read.
+
+    The first alone is not enough: Ant, Humanoid, Pusher and Reacher read positions and forces before they step.
+    Only arrays of floats are written, never sizes, indices or addresses, which a bad file could make point anywhere.
+    """
+
+    derived = (
+        *(
+            "xpos",
+            "xquat",
+            "xmat",
+            "xipos",
+            "ximat",
+            "xanchor",
+            "xaxis",
+            "geom_xpos",
+            "geom_xmat",
+            "site_xpos",
+        ),
+        *("site_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir", "subtree_com", "subtree_linvel"),
+        *("subtree_angmom", "cinert", "cvel", "cacc", "cfrc_int", "cfrc_ext", "ten_length", "ten_velocity"),
+        *("actuator_length", "actuator_velocity", "actuator_force", "qfrc_actuator", "qfrc_passive"),
+        *("qfrc_bias", "qfrc_constraint", "qfrc_inverse", "qacc", "qacc_smooth", "sensordata", "energy"),
+    )
+
+    def unsupported(self, level: Any) -> str | None:
+        import mujoco
+
+        sleep = getattr(mujoco.mjtEnableBit, "mjENBL_SLEEP", 0)
+        if level.model.opt.enableflags & int(sleep):
+            return f"{_id(level) or type(level).__name__} lets bodies sleep, which MuJoCo's state leaves out"
+        return None
+
+    def read(self, level: Any) -> Any:
+        import mujoco
+
+        physics = np.zeros(self._sizes(level)["physics"])
+        mujoco.mj_getState(level.model, level.data, physics, mujoco.mjtState.mjSTATE_INTEGRATION)
+        derived = np.concatenate([array.ravel() for array in self._derived(level)])
+        return {**super().read(level), "physics": physics, "derived": derived}
+
+    def write(self, level: Any, state: Any) -> Callable[[], None]:
+        name, sizes = type(level).__name__, self._sizes(level)
+        _keys(name, state, {"fields", "unset", *sizes})
+        for part, size in sizes.items():
+            array = state[part]
+            if type(array) is not np.ndarray or array.shape != (size,) or array.dtype != np.float64:
+                raise EnvError(
+                    f"the state of {name} does not fit: {part} is {_shown(array)}; it must be float64 ({size},)."
+                )
+        fields = super().write(level, {key: state[key] for key in ("fields", "unset")})
+        physics, derived = state["physics"].copy(), state["derived"].copy()
+
+        def write() -> None:
+            import mujoco
+
+            fields()
+            mujoco.mj_setState(level.model, level.data, physics, mujoco.mjtState.mjSTATE_INTEGRATION)
+            rest = derived
+            for array in self._derived(level):
+                array[...], rest = rest[: array.size].reshape(array.shape), rest[array.size :]
+
+        return write
+
+    def _sizes(self, level: Any) -> dict[str, int]:
+        import mujoco
+
+        return {
+            "physics": mujoco.mj_stateSize(level.model, mujoco.mjtState.mjSTATE_INTEGRATION),
+            "derived": sum(array.size for array in self._derived(level)),
+        }
+
+    def _derived(self, level: Any) -> list[np.ndarray]:
+        # Some versions of MuJoCo lack some; the sizes tell.
+        return [getattr(level.data, name) for name in self.derived if hasattr(level.data, name)]
+
+
 def _attribute(level: Any, name: str) -> Any:
     for part in name.split(".") if name else []:
         level = getattr(level, part, _MISSING)
@@ -290,7 +387,7 @@ def _flag(value: Any, _: Any) -> bool:
 
 
 def _integer(value: Any, _: Any = None) -> bool:
-    return type(value) is int or isinstance(value, np.integer)
+    return (type(value) is int and abs(value) < 2**63) or isinstance(value, np.integer)
 
 
 def _count(value: Any, _: Any = None) -> bool:
@@ -373,6 +470,16 @@ _TOY = "gymnasium.envs.toy_text."
 _WRAP = "gymnasium.wrappers."
 _CARDS = _each(lambda value, _: _integer(value) and 1 <= value <= 10)
 _STATISTICS = _queue(_number, lambda level: level.return_queue.maxlen)
+_PLANE = lambda value, _: isinstance(value, np.ndarray) and value.shape == (2,) and value.dtype.kind in "if"
+_MUJOCO: dict[str, dict[str, Check]] = {
+    "Reacher": {"goal": _PLANE},
+    "Pusher": {"goal_pos": _PLANE, "cylinder_pos": _PLANE},
+    **{
+        name: {}
+        for name in ("Ant", "Half_Cheetah", "Hopper", "Humanoid", "HumanoidStandup", "Swimmer", "Walker2d")
+    },
+    **{name: {} for name in ("Inverted_Pendulum", "Inverted_Double_Pendulum")},
+}
 
 _KNOWN: dict[str, _Fields] = {
     _CLASSIC + "cartpole.CartPoleEnv": _Fields(state=_VECTOR[4], steps_beyond_terminated=_optional(_count)),
@@ -386,6 +493,11 @@ _KNOWN: dict[str, _Fields] = {
     _TOY + "blackjack.BlackjackEnv": _Fields(
         dealer=_CARDS, player=_CARDS, dealer_top_card_suit=_text, dealer_top_card_value_str=_text
     ),
+    **{
+        f"gymnasium.envs.mujoco.{name.lower()}_{version}.{name.replace('_', '')}Env": _Mujoco(**goals)
+        for version in ("v4", "v5")
+        for name, goals in _MUJOCO.items()
+    },
     "actrix.envs.finite.FiniteEnv": _Fields(
         s=lambda v, level: _integer(v) and -1 <= v < level.mdp.n_states, t=_count
     ),

@@ -69,8 +69,7 @@ def set_state(env: gym.Env, state: dict[str, Any]) -> None:
     ]
     for write in reversed(writes):  # the base first: a wrapper may look at what it wraps
         write()
-        if write is writes[-1]:
-            restore_rng()  # after a set_state that draws or resets
+    restore_rng()  # last: a level's own set_state may draw or reset
 
 
 def unsupported(env: gym.Env) -> str | None:

@@ -110,7 +110,14 @@ def test_resume_of_other_loops(more, tmp_path, capsys):
         assert json.loads((path / "evaluation.json").read_text())["num_timesteps"] == 1536
     shutil.rmtree(paths[-1] / "checkpoints")
     assert main(["resume", str(folder), "--steps", "2048", "--quiet"]) == 2
-    assert "no checkpoint" in capsys.readouterr().err
+    assert "a model but not the checkpoint" in capsys.readouterr().err
+    for path in paths:  # as if it had been killed before its first checkpoint
+        (path / "model.safetensors").unlink()
+        (path / "evaluation.json").unlink()
+    assert main(["resume", str(folder), "--steps", "2048", "--quiet"]) == 0
+    assert "begins anew" in capsys.readouterr().err
+    for path in paths:
+        assert read_metrics(path)[STEP][0] < 1024
 
 
 def test_a_killed_final_evaluation_is_made_up_for(run, tmp_path):
@@ -385,7 +392,6 @@ def test_a_signal_stops_the_processes_of_all_seeds(number, tmp_path):
         assert steps[-1] >= total
         assert (np.diff(steps) >= 0).all()
         assert (path / "evaluation.json").exists()
-    assert not (paths[1] / "resumes.json").exists()
     assert len(list(paths[1].glob("events.out.tfevents*"))) == 2  # training and final evaluation
 
 
@@ -623,7 +629,8 @@ def test_resume_restores_networks_targets_optimiser_and_memory(dqn_run, tmp_path
         assert main(["resume", str(tmp_path / name), "--steps", "400", "--quiet"]) == 0
         parameters.append(Model.load(tmp_path / name).get_parameters())
     learner, steps = restored[0]
-    saved, counters = checkpoint.load_newest(dqn_run / "checkpoints", learner)
+    found, counters = checkpoint.load_newest(dqn_run / "checkpoints", learner)
+    saved = found.learner
     assert steps == counters["num_timesteps"] == 304
     jax.tree.map(np.testing.assert_array_equal, learner, saved)
     assert int(np.sum(learner.memory.rows.ready)) == 304

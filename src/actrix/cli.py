@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from actrix.envs.guard import EnvError
     from actrix.envs.make import UnknownEnvError
     from actrix.experiment import RunError
+    from actrix.run.lock import RunLockedError
     from actrix.run.modelfile import ModelFileError, printable
     from actrix.run.train import NonFiniteError
 
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         UnsupportedSpaceError,
         ModelFileError,
         RunError,
+        RunLockedError,
         FileNotFoundError,
         ImportError,
     )
@@ -124,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RETURN",
         help="exit with 1 unless the final evaluation reaches this mean",
     )
+    _checkpoint_option(p)
     p.add_argument("--quiet", action="store_true", help="no live display")
     p.add_argument(
         "--verbose", action="store_true", help="print every row of metrics instead of the live display"
@@ -173,6 +176,11 @@ def _parser() -> argparse.ArgumentParser:
     p = command("inspect", _inspect, "Print what a model file says of itself, without building anything.")
     p.add_argument("path", type=Path, metavar="FILE|RUN")
 
+    p = command("export", _export, "Write a run's deterministic policy as a file that runs without actrix.")
+    p.add_argument("path", type=Path, metavar="RUN")
+    p.add_argument("--to", required=True, choices=["onnx", "stablehlo"], help="the format")
+    p.add_argument("--out", type=Path, metavar="FILE", help="default: beside the model, e.g. RUN/model.onnx")
+
     p = command("doctor", _doctor, "Examine an environment and say in plain words what to fix.")
     p.add_argument("env", metavar="ENV|MODULE:CLASS")
     p.add_argument("--env-kwargs", nargs="+", default=[], metavar="KEY=VALUE", action="extend")
@@ -183,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=_count, help="a larger budget than the run's")
     p.add_argument("--quiet", action="store_true")
     p.add_argument("--verbose", action="store_true")
+    _checkpoint_option(p)
 
     p.add_argument("--env", help="confirms an environment that imports a module (module:Id)")
 
@@ -208,7 +217,29 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("path", type=Path)
     p.add_argument("--quiet", action="store_true")
     p.add_argument("--resume", action="store_true")
+    p.add_argument("--follow", action="store_true", help="stop when standard input is closed")
+    _checkpoint_option(p)
     return parser
+
+
+def _checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=_seconds,
+        default=60.0,
+        metavar="S",
+        help="time between checkpoints (default: 60)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds of at least 0")
+    return value
 
 
 _PARTS = {
@@ -284,7 +315,13 @@ def _train(args: argparse.Namespace) -> int:
             where = f"evaluated in {config.env_id}" if config.env_id else "no environment to evaluate in"
             amount = f"{config.n_timesteps:,} updates, {where}"
         print(f"{config.title}: {amount}, {few}, {tuned} → {folder}", flush=True)
-    results = experiment.start(config, folder, quiet=args.quiet, verbose=int(args.verbose))
+    results = experiment.start(
+        config,
+        folder,
+        quiet=args.quiet,
+        verbose=int(args.verbose),
+        checkpoint_seconds=args.checkpoint_seconds,
+    )
     code = _report(results)
     if code == 0 and args.video:
         _record(experiment.seed_folders(folder, config)[0][0], None, 1, 0, config.env_id)
@@ -472,6 +509,16 @@ def _inspect(args: argparse.Namespace) -> None:
     print("\n\n".join(describe_file(path) for path in _model_paths(args.path).values()))
 
 
+def _export(args: argparse.Namespace) -> None:
+    from actrix.model import Model
+    from actrix.run import modelfile
+    from actrix.run.export import FORMATS
+
+    path = next(iter(_model_paths(args.path).values()))
+    model = Model.load(path)
+    print(model.export(args.out or modelfile.find(path).with_suffix(FORMATS[args.to]), args.to))
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
@@ -547,15 +594,28 @@ def _resume(args: argparse.Namespace) -> int:
     from actrix import experiment
 
     results = experiment.resume(
-        args.path, steps=args.steps, env_id=args.env, quiet=args.quiet, verbose=int(args.verbose)
-    )
+        args.path, steps=args.steps, env_id=args.env, quiet=args.quiet, verbose=int(args.verbose),
+        checkpoint_seconds=args.checkpoint_seconds,
+    )  # fmt: skip
     return _report(results)
 
 
 def _train_folder(args: argparse.Namespace) -> int:
+    import os
+    import signal
+    import threading
+
     from actrix import experiment
 
-    return _report(experiment.train_folder(args.path, resumed=args.resume, quiet=args.quiet))
+    def follow() -> None:  # who started this process holds the other end, and closes it by dying
+        while os.read(0, 1 << 10):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if args.follow:
+        threading.Thread(target=follow, daemon=True).start()
+    session = experiment.Session(args.resume, args.quiet, checkpoint_seconds=args.checkpoint_seconds)
+    return _report(experiment.train_folder(args.path, session))
 
 
 def _list(args: argparse.Namespace) -> None:

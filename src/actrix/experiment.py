@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import signal
 import subprocess
@@ -29,16 +27,17 @@ from actrix.data.offline import Dataset, check_spaces, load_dataset, mix
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import check_inert, choose_backend, training_env
 from actrix.model import POLICIES, Model, write_model
-from actrix.run import atomic, checkpoint
+from actrix.run import atomic, checkpoint, manifest
 from actrix.run.compiled import CompiledRunner
 from actrix.run.display import Display
 from actrix.run.evaluate import Policy, check_same_spaces, evaluate, evaluation_env
+from actrix.run.lock import RunLock
 from actrix.run.log import METRICS, STEP, Logger, read_metrics
 from actrix.run.offline import OfflineRunner
 from actrix.run.plot import plot_run
 from actrix.run.stats import Summary, summarize
 from actrix.run.stepping import host_runner
-from actrix.run.train import SeedRun, save_checkpoints, train
+from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints, train
 
 CHECKPOINT_SECONDS = 60.0
 EVAL_EPISODES = 20
@@ -224,18 +223,28 @@ def default_folder(config: RunConfig) -> Path:
     return Path("runs") / re.sub(r"[^\w.-]+", "-", f"{config.algorithm}-{config.env_id}-{stamp}")
 
 
-def start(config: RunConfig, folder: Path, *, quiet: bool = False, verbose: int = 0) -> Results:
+def start(
+    config: RunConfig,
+    folder: Path,
+    *,
+    quiet: bool = False,
+    verbose: int = 0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Results:
     """Train into a new folder; RunError if it exists."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(
             f"{folder} exists already: choose another --out, or go on with `actrix resume {folder}`."
         )
     _check(config)  # before anything is written
-    for path, seed in seed_folders(folder, config):
-        path.mkdir(parents=True, exist_ok=True)
-        atomic.write_json(path / "config.json", _config_json(dataclasses.replace(config, seeds=(seed,))))
-    atomic.write_json(folder / "config.json", _config_json(config))
-    return _train(config, folder, resumed=False, quiet=quiet, verbose=verbose)
+    folder.mkdir(parents=True, exist_ok=True)
+    with RunLock(folder):
+        for path, seed in seed_folders(folder, config):
+            path.mkdir(parents=True, exist_ok=True)
+            atomic.write_json(path / "config.json", _config_json(dataclasses.replace(config, seeds=(seed,))))
+        atomic.write_json(folder / "config.json", _config_json(config))
+        session = Session(quiet=quiet, verbose=verbose, checkpoint_seconds=checkpoint_seconds)
+        return _train(config, folder, session)
 
 
 def _check(config: RunConfig) -> None:
@@ -289,12 +298,22 @@ def resume(
     env_id: str | None = None,
     quiet: bool = False,
     verbose: int = 0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Results:
     """Go on from the newest checkpoint of every seed to the configured (or a larger) number of steps.
 
-    Environments start new episodes, from seeds that depend on the run's seed and on how often it was resumed.
+    The result is that of the run without the interruption, bit for bit, in the compiled loop and where the host loop's
+    environments can be restored; otherwise new episodes start, from seeds that depend on the run's seed and on how
+    often that happened. A seed that was killed before its first checkpoint begins anew, which comes to the same.
     """
     config = load_config(folder)
+    with RunLock(folder):
+        return _resume(config, folder, steps, env_id, Session(True, quiet, verbose, checkpoint_seconds))
+
+
+def _resume(
+    config: RunConfig, folder: Path, steps: int | None, env_id: str | None, session: Session
+) -> Results:
     if env_id is None:
         check_inert(config.env_id)
     elif env_id != config.env_id:
@@ -314,7 +333,7 @@ def resume(
         atomic.write_json(folder / "config.json", _config_json(config))
         for path, seed in pairs:
             atomic.write_json(path / "config.json", _config_json(dataclasses.replace(config, seeds=(seed,))))
-    return _train(config, folder, resumed=True, quiet=quiet, verbose=verbose)
+    return _train(config, folder, session)
 
 
 def seed_folders(folder: Path, config: RunConfig) -> list[tuple[Path, int]]:
@@ -349,19 +368,18 @@ def load_config(folder: Path) -> RunConfig:
         raise RunError(f"{folder / 'config.json'} cannot be read: {error}") from None
 
 
-def package_versions() -> dict[str, str]:
-    """Python's and the packages' versions that bear on a result."""
-    versions = {"python": platform.python_version()}
-    for name in ("actrix", "jax", "jaxlib", "optax", "equinox", "gymnasium", "numpy", "envpool", "gymnax"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
 def _config_json(config: RunConfig) -> dict[str, Any]:
-    return {**dataclasses.asdict(config), "seed": config.seeds[0], "versions": package_versions()}
+    return {**dataclasses.asdict(config), "seed": config.seeds[0], "versions": manifest.package_versions()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """How one process trains a run, which bears on nothing that it computes."""
+
+    resumed: bool = False
+    quiet: bool = False
+    verbose: int = 0
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
 
 
 def make_env(config: RunConfig, seed: int) -> HostEnv | JaxEnv:
@@ -386,13 +404,13 @@ class Results:
         return summarize(self.returns)
 
 
-def _train(config: RunConfig, folder: Path, *, resumed: bool, quiet: bool, verbose: int) -> Results:
+def _train(config: RunConfig, folder: Path, session: Session) -> Results:
     begun = time.monotonic()
     pairs = seed_folders(folder, config)
     if len(pairs) > 1 and not _together(config):
-        finished = _train_in_processes(config, pairs, quiet, resumed)
+        finished = _train_in_processes(config, pairs, session)
     else:
-        finished = _train_here(config, pairs, resumed, quiet, verbose)
+        finished = _train_here(config, pairs, session)
     if not finished:
         return Results(folder, config, {}, time.monotonic() - begun, finished=False)
     returns = {}
@@ -412,8 +430,7 @@ def _together(config: RunConfig) -> bool:
 
 def _checkpointed_steps(path: Path) -> int:
     """Environment steps at a seed's newest checkpoint; -1 without one."""
-    found = checkpoint.checkpoints(path / "checkpoints")
-    return int(found[-1].stem.removeprefix("step_")) if found else -1
+    return checkpoint.newest_step(path / "checkpoints")
 
 
 def _evaluated_steps(path: Path) -> int:
@@ -468,9 +485,7 @@ def model_env_id(model: Model, env_id: str | None = None) -> str:
     return model.env_id
 
 
-def _train_here(
-    config: RunConfig, pairs: Sequence[tuple[Path, int]], resumed: bool, quiet: bool, verbose: int
-) -> bool:
+def _train_here(config: RunConfig, pairs: Sequence[tuple[Path, int]], session: Session) -> bool:
     algorithm, seeds = config.build(), [seed for _, seed in pairs]
     runner: Any
     if config.dataset:
@@ -483,17 +498,23 @@ def _train_here(
         else:
             runner = CompiledRunner(algorithm, env, config.n_envs, seeds)
     spec = runner.spec
-    runs = [SeedRun(seed, folder=path) for path, seed in pairs]
-    if resumed:
-        _restore(runner, runs, config)
+    runs = [
+        SeedRun(seed, folder=path, checkpoints=path / "checkpoints", identity=_identity(config))
+        for path, seed in pairs
+    ]
+    notes = _begin(runner, runs, session)
+    verbose, shown = session.verbose, not (session.quiet or session.verbose)
+    resumed = runs[0].iterations > 0
     for run in runs:
         run.logger = Logger(run.folder, tensorboard=run.folder, verbose=verbose,
                             resume_step=run.steps if resumed else None)  # fmt: skip
     with (
         _StopRequest() as stop,
-        Display(config.n_timesteps, config.title, enabled=False if quiet or verbose else None,
+        Display(config.n_timesteps, config.title, enabled=None if shown else False,
                 seeds=seeds if len(seeds) > 1 else None, start=runs[0].steps) as display,
     ):  # fmt: skip
+        for note in notes:
+            display.message(note) if shown else print(note, file=sys.stderr, flush=True)
         what = config.title if config.dataset else f"{config.algorithm} for {config.n_envs} × {config.env_id}"
         display.status(f"compiling {what} ({config.backend}) …")
         evaluations = _Evaluations(config, runner, runs) if config.dataset and config.env_id else None
@@ -503,29 +524,90 @@ def _train_here(
                 evaluations()
             return not stop.requested
 
-        try:
-            finished = train(
-                runner, runs, config.n_timesteps, display=display, checkpoint_seconds=CHECKPOINT_SECONDS,
-                log_interval=_log_interval(config, runner), on_update=on_update,
-            )  # fmt: skip
+        with contextlib.ExitStack() as stack:
+            stack.callback(runner.close)
+            for run in runs:
+                stack.callback(run.logger.close)  # type: ignore[union-attr]
+
+            def write() -> None:
+                save_checkpoints(runner, runs)
+                for run, acting in zip(runs, runner.actings, strict=True):
+                    if not run.iterations or run.folder is None:
+                        continue
+                    write_model(
+                        run.folder / "model.safetensors", config.algorithm, algorithm, acting, spec,
+                        env_id=config.env_id or None, env_kwargs=config.env_kwargs or None, seed=run.seed,
+                        num_timesteps=run.steps, n_envs=config.n_envs,
+                    )  # fmt: skip
+
+            try:
+                finished = train(
+                    runner, runs, config.n_timesteps, display=display, on_update=on_update,
+                    checkpoint_seconds=session.checkpoint_seconds, log_interval=_log_interval(config, runner),
+                )  # fmt: skip
+            except (KeyboardInterrupt, checkpoint.CheckpointError):
+                raise  # a second Ctrl-C took the state with it; a full disk takes no more
+            except BaseException:
+                write()  # after a non-finite update, too: the runner holds the last good parameters
+                raise
             if not finished:
                 display.message("interrupted: saving a checkpoint")
-        finally:
-            # After a non-finite update too: the runner holds the last good parameters.
-            for run, learner in zip(runs, runner.learners, strict=True):
-                run.logger.sync() if run.logger is not None else None
-                assert run.folder is not None
-                write_model(
-                    run.folder / "model.safetensors", config.algorithm, algorithm, learner.acting, spec,
-                    env_id=config.env_id or None, env_kwargs=config.env_kwargs or None, seed=run.seed,
-                    num_timesteps=run.steps, n_envs=config.n_envs,
-                )  # fmt: skip
-            save_checkpoints(runner, runs)
-            for run in runs:
-                if run.logger is not None:
-                    run.logger.close()
-            runner.close()
+            write()
     return finished
+
+
+def _identity(config: RunConfig) -> dict[str, Any]:
+    """What must not change between a checkpoint and its resumption: all but the budget and the seeds' number."""
+    kept = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("seeds", "n_timesteps", "tuned")}
+    return json.loads(json.dumps(kept))
+
+
+def _begin(runner: Any, runs: Sequence[SeedRun], session: Session) -> list[str]:
+    """Restore what there is to go on from, and note the session in the manifest; lines that the user should see."""
+    notes, event, reason = [], "start", None
+    if session.resumed and any(_checkpointed_steps(run.folder) < 0 for run in runs if run.folder):
+        for run in runs:
+            assert run.folder is not None
+            if (run.folder / "model.safetensors").exists():
+                raise RunError(
+                    f"{run.folder} has a model but not the checkpoint to go on from: start anew with another --out."
+                )
+        for run in runs:
+            assert run.folder is not None
+            _remove_traces(run.folder)
+        notes.append("there is no checkpoint yet: the run begins anew")
+    elif session.resumed:
+        event = "resume"
+        assert runs[0].folder is not None
+        changed = manifest.differences(runs[0].folder)
+        reason = load_checkpoints(runner, runs, _check_identity)
+        notes.append(f"resumed at step {runs[0].steps:,}, " + (
+            "exactly where it was" if reason is None else
+            f"in new episodes, {runs[0].dropped_episodes} dropped so far: {reason}"
+        ))  # fmt: skip
+        if changed:
+            notes.append(
+                f"this is not quite where the run trained before ({'; '.join(changed)}): it goes on, but its bits may "
+                "differ from those of an uninterrupted run"
+            )
+    for run in runs:
+        assert run.folder is not None
+        checkpoint.remove_leftovers(run.folder)
+        checkpoint.remove_leftovers(run.folder / "checkpoints")
+        more = {} if event == "start" else {"exact": reason is None, "dropped_episodes": run.dropped_episodes}
+        manifest.append(run.folder, event, run.steps, **more)
+    return notes
+
+
+def _check_identity(run: SeedRun, meta: dict[str, Any]) -> None:
+    """Raise RunError where the checkpoint was written under another configuration."""
+    old, new = meta["run"] | {"seed": meta["seed"]}, run.identity | {"seed": run.seed}
+    changed = checkpoint.differences(old, new)
+    if changed:
+        raise RunError(
+            f"{run.folder}/config.json is not what its checkpoint was trained with: {'; '.join(changed)}. Put it back, "
+            "or start another run; only the number of steps may grow (--steps)."
+        )
 
 
 class _Evaluations:
@@ -534,7 +616,7 @@ class _Evaluations:
     def __init__(self, config: RunConfig, runner: Any, runs: Sequence[SeedRun]):
         self.config, self.runner, self.runs = config, runner, runs
         self.every = max(1, config.n_timesteps // OFFLINE_EVALUATIONS)
-        self.next = self.every
+        self.next = (runs[0].steps // self.every + 1) * self.every
 
     def __call__(self) -> None:
         if self.runs[0].steps < self.next or self.runs[0].steps >= self.config.n_timesteps:
@@ -557,31 +639,6 @@ def _log_interval(config: RunConfig, runner: Any) -> int:
     if runner.capacity > 1:
         return 1
     return max(1, config.n_timesteps // (runner.rows * runner.num_envs) // 500)
-
-
-def _restore(runner: Any, runs: Sequence[SeedRun], config: RunConfig) -> None:
-    learners = []
-    for run, template in zip(runs, runner.learners, strict=True):
-        assert run.folder is not None
-        found = checkpoint.load_newest(run.folder / "checkpoints", template)
-        if found is None:
-            raise RunError(f"{run.folder} has no checkpoint to resume from; start anew with another --out.")
-        learner, counters = found
-        run.restore(counters)
-        learners.append(learner)
-    resumes = 1 + _resumes(runs[0])
-    for run in runs:
-        assert run.folder is not None
-        atomic.write_json(run.folder / "resumes.json", {"resumes": resumes})
-    runner.set_learners(learners, [run.iterations for run in runs])
-    runner.reseed([int(np.random.SeedSequence([run.seed, resumes]).generate_state(1)[0]) for run in runs])
-
-
-def _resumes(run: SeedRun) -> int:
-    """How often this run was resumed before."""
-    assert run.folder is not None
-    path = run.folder / "resumes.json"
-    return int(json.loads(path.read_text())["resumes"]) if path.exists() else 0
 
 
 class _StopRequest:
@@ -610,19 +667,28 @@ class _StopRequest:
         self.requested = True
 
 
-def _train_in_processes(
-    config: RunConfig, pairs: Sequence[tuple[Path, int]], quiet: bool, resumed: bool
-) -> bool:
+def _train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], session: Session) -> bool:
     """One process per seed, as many at a time as there are cores; their logs show the progress.
 
     Returns False if it was asked to stop. The processes have sessions of their own, so that Ctrl-C reaches
     them once, through this one.
     """
     waiting, failed = list(pairs), []
+    resumed, quiet = session.resumed, session.quiet
     if resumed:
         waiting = [(path, seed) for path, seed in pairs if _evaluated_steps(path) < config.n_timesteps]
     running: dict[int, tuple[subprocess.Popen, Path, Any]] = {}
-    command = [sys.executable, "-m", "actrix", "train-folder", "--quiet"]
+    seconds = str(session.checkpoint_seconds)
+    command = [
+        sys.executable,
+        "-m",
+        "actrix",
+        "train-folder",
+        "--quiet",
+        "--follow",
+        "--checkpoint-seconds",
+        seconds,
+    ]
     seeds = [seed for _, seed in pairs]
     try:
         with (
@@ -638,13 +704,10 @@ def _train_in_processes(
                     return False
                 while waiting and len(running) < (os.cpu_count() or 1):
                     path, seed = waiting.pop(0)
-                    begun = resumed and _checkpointed_steps(path) >= 0
-                    if resumed and not begun:
-                        _remove_logs(path)
                     log = open(path / "output.log", "ab")  # noqa: SIM115
                     child = subprocess.Popen(
-                        [*command, *(["--resume"] if begun else []), str(path)],
-                        stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+                        [*command, *(["--resume"] if resumed else []), str(path)],
+                        stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True,
                     )  # fmt: skip
                     running[seed] = (child, path, log)
                 time.sleep(0.3)
@@ -652,6 +715,7 @@ def _train_in_processes(
                     _show_progress(display, path, seed)
                     if child.poll() is not None:
                         log.close()
+                        _close_input(child)
                         del running[seed]
                         if child.returncode:
                             failed.append((seed, path, child.returncode))
@@ -677,11 +741,18 @@ def _stop(running: dict[int, tuple[subprocess.Popen, Path, Any]]) -> None:
             child.kill()
             child.wait()
         log.close()
+        _close_input(child)
 
 
-def _remove_logs(path: Path) -> None:
-    """A seed that starts anew would refuse, or continue, the log of an attempt that left no checkpoint."""
-    for file in (path / METRICS, *path.glob("events.out.tfevents*")):
+def _close_input(child: subprocess.Popen) -> None:
+    """The end of a pipe whose closing tells the child that this process is gone."""
+    if child.stdin is not None:
+        child.stdin.close()
+
+
+def _remove_traces(path: Path) -> None:
+    """Of an attempt that left no checkpoint (of every seed), so that the run can begin anew."""
+    for file in (path / METRICS, *path.glob("events.out.tfevents*"), *path.glob("checkpoints/*.safetensors")):
         file.unlink(missing_ok=True)
 
 
@@ -696,9 +767,10 @@ def _show_progress(display: Display, path: Path, seed: int) -> None:
     display.update(int(metrics[STEP][-1]), last, seed=seed)
 
 
-def train_folder(folder: Path, *, resumed: bool = False, quiet: bool = False) -> Results:
+def train_folder(folder: Path, session: Session) -> Results:
     """Train the run that a folder's `config.json` describes (the worker of a many-seed run)."""
-    return _train(load_config(folder), folder, resumed=resumed, quiet=quiet, verbose=0)
+    with RunLock(folder):
+        return _train(load_config(folder), folder, session)
 
 
 def train_seeds(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,15 +22,17 @@ from actrix.core.types import Spec
 from actrix.data.offline import Dataset, check_spaces, load_dataset
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import as_host_env, choose_backend, training_env
-from actrix.run import modelfile
+from actrix.run import checkpoint, modelfile
 from actrix.run.compiled import CompiledRunner
 from actrix.run.display import Display
 from actrix.run.evaluate import Policy, check_same_spaces, evaluate
+from actrix.run.export import Exported, export
 from actrix.run.host import HostRunner
+from actrix.run.lock import RunLock
 from actrix.run.log import Logger
 from actrix.run.offline import OfflineRunner
 from actrix.run.stepping import host_runner
-from actrix.run.train import SeedRun, train
+from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints, train
 
 POLICIES = (
     "MlpPolicy",
@@ -241,47 +244,93 @@ class Model:
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_seconds: float = 60.0,
+        resume_from: str | os.PathLike | None = None,
     ) -> Self:
         """Train for `total_timesteps` environment steps (rounded up to whole chunks); returns the model.
 
         Calling it again goes on with the same parameters and optimiser, and (host loop) starts new episodes;
         `reset_num_timesteps=False` goes on with the open episodes and with counting: the steps are added to those
         already taken.
+
+        `checkpoint_dir` gets the whole training state every `checkpoint_seconds`, on Ctrl-C and SIGTERM, and at the
+        end. `resume_from` such a folder, the same call on a model built alike (in another process) goes on from its
+        newest checkpoint and comes, bit for bit, to what the call without interruption would have; where environments
+        cannot be restored (EnvPool, Box2D, processes) new episodes start. The seed is the checkpoint's, and checkpoints
+        go on being written there. What callbacks remember is their own.
+
+        Raises FileNotFoundError where there is no checkpoint, ModelFileError and ValueError for one of another model,
+        CheckpointError where one cannot be written, RunLockedError where another process writes there.
         """
         if self.runner is None:
             raise ValueError("no environment: pass env=… when building the model, or call set_env first.")
         if not float(total_timesteps).is_integer() or total_timesteps < 1:
             raise ValueError(f"total_timesteps={total_timesteps} must be a whole number of at least 1.")
-        first = self.run.iterations == 0
-        if first and not isinstance(self.runner, OfflineRunner):
-            checks.budget(self.algorithm, int(total_timesteps))
-        if reset_num_timesteps:
-            kept = self.run
-            self.run = SeedRun(self.seed, window=self.stats_window_size)
-            self.run.iterations = kept.iterations
-            self._reset_schedule()
-            if isinstance(self.runner, HostRunner):
-                self.runner.restart()
-        total = int(total_timesteps) + self.run.steps
-        if reset_num_timesteps or isinstance(self.logger, _NoLogger):
-            self.logger.close()
-            self.logger = Logger(tensorboard=self._tb_folder(tb_log_name), verbose=self.verbose)
-        self.run.logger = self.logger
-        hooks = _Hooks(self, as_callback(callback))
-        title = f"{type(self).__name__} on {self.env_id or 'your environment'}"
+        folder = checkpoint_dir if checkpoint_dir is not None else resume_from
         with contextlib.ExitStack() as stack:
-            display = stack.enter_context(Display(total, title)) if progress_bar else None
+            if folder is not None:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                stack.enter_context(RunLock(Path(folder)))
+            first = self.run.iterations == 0 and resume_from is None
+            if first and not isinstance(self.runner, OfflineRunner):
+                checks.budget(self.algorithm, int(total_timesteps))
+            if resume_from is not None:
+                self._restore(Path(resume_from))
+            elif reset_num_timesteps:
+                kept = self.run
+                self.run = SeedRun(self.seed, window=self.stats_window_size)
+                self.run.iterations = kept.iterations
+                self._reset_schedule()
+                if isinstance(self.runner, HostRunner):
+                    self.runner.restart()
+            else:
+                self.run.start_steps = self.run.steps
+            total = int(total_timesteps) + self.run.start_steps
+            if reset_num_timesteps or isinstance(self.logger, _NoLogger):
+                self.logger.close()
+                self.logger = Logger(tensorboard=self._tb_folder(tb_log_name), verbose=self.verbose)
+            self.run.logger = self.logger
+            self.run.checkpoints = None if folder is None else Path(folder)
+            self.run.identity = self._identity()
+            hooks = _Hooks(self, as_callback(callback))
+            title = f"{type(self).__name__} on {self.env_id or 'your environment'}"
+            display = None
+            if progress_bar:
+                display = stack.enter_context(Display(total, title, start=self.run.steps))
             hooks.start()
             try:
                 train(
                     self.runner, [self.run], total, display=display, on_update=hooks.on_update,
-                    log_interval=log_interval, warm=first,
+                    log_interval=log_interval, checkpoint_seconds=checkpoint_seconds, warm=first,
                 )  # fmt: skip
+                save_checkpoints(self.runner, [self.run])
             finally:
                 self._acting, self._policy = None, None
                 hooks.end()
                 self.logger.sync()
         return self
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must share with this model."""
+        found = {
+            "algorithm": self.preset.name, "settings": presets.settings_of(self.algorithm),
+            "spec": modelfile.spec_to_json(self._known_spec()), "n_envs": self.n_envs,
+        }  # fmt: skip
+        return json.loads(json.dumps(found))
+
+    def _restore(self, folder: Path) -> None:
+        """Take the newest checkpoint's whole state."""
+        run = SeedRun(self.seed, window=self.stats_window_size, checkpoints=folder, identity=self._identity())
+
+        def check(run: SeedRun, meta: dict[str, Any]) -> None:
+            if changed := checkpoint.differences(meta["run"], run.identity):
+                raise ValueError(f"the checkpoints in {folder} are of another model: {'; '.join(changed)}.")
+
+        reason = load_checkpoints(self.runner, [run], check)
+        self.run, self.seed = run, run.seed
+        if reason is not None and self.verbose:
+            print(f"resumed at step {run.steps:,} in new episodes: {reason}")
 
     def _reset_schedule(self) -> None:
         self.runner.set_training(steps=0, steps_rest=0)
@@ -348,6 +397,15 @@ class Model:
             path, self.preset.name, self.algorithm, self.acting, self._known_spec(), env_id=self.env_id,
             env_kwargs=self.env_kwargs, seed=self.seed, num_timesteps=self.num_timesteps, n_envs=self.n_envs,
             reference=self.reference is not None,
+        )  # fmt: skip
+
+    def export(self, path: str | os.PathLike, to: str = "onnx") -> Exported:
+        """Write the deterministic policy as a file that runs without actrix: `to` "onnx" or "stablehlo".
+
+        What goes in and out: `actrix.run.export.export`. Raises ExportError, ImportError (ONNX without its packages).
+        """
+        return export(
+            path, to, self.algorithm, self.acting, self._known_spec(), name=self.preset.name, env_id=self.env_id
         )  # fmt: skip
 
     @_class_only

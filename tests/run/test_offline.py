@@ -21,7 +21,7 @@ from actrix.data.offline import Episode, assemble
 from actrix.run import checkpoint
 from actrix.run.evaluate import Policy
 from actrix.run.offline import STD_FLOOR, OfflineRunner, fill, observation_moments
-from actrix.run.train import NonFiniteError, SeedRun, train
+from actrix.run.train import NonFiniteError, SeedRun, load_checkpoints, save_checkpoints, train
 
 NET = NetworkConfig(pi=(16,), vf=(16,), activation_fn="relu", ortho_init=False)
 COMMON = dict(network=NET, data=ReplayBuffer(batch_size=16, buffer_size=10**6, n_steps=2))
@@ -80,16 +80,16 @@ def test_same_seed_same_bits_in_segments_of_any_length_and_resumed(name, tmp_pat
 
     parts = runner_of(name)
     parts.advance(3)
-    checkpoint.save(tmp_path, parts.learners[0], {"num_timesteps": 3})
+    run = SeedRun(3, checkpoints=tmp_path, steps=3, iterations=3)
+    save_checkpoints(parts, [run])
     parts.advance([4])
     assert same(parts.learners[0], whole.learners[0])
     assert parts.iteration == 7
     training = parts.learners[0].training
     assert (int(training.steps), int(training.update), int(training.gradient_steps)) == (7, 7, 7)
 
-    resumed = runner_of(name)
-    learner, _ = checkpoint.load_newest(tmp_path, resumed.learners[0])
-    resumed.set_learners([learner], [3])
+    resumed = runner_of(name, [5])
+    assert load_checkpoints(resumed, [SeedRun(5, checkpoints=tmp_path)]) is None
     resumed.advance(4)
     assert same(resumed.learners[0], whole.learners[0])
 
@@ -148,7 +148,7 @@ def test_observation_statistics_are_the_data_s_and_stay():
 def test_the_training_loop_drives_it_to_its_budget(tmp_path):
     algorithm, _ = ALGORITHMS["dqn"]
     runner = runner_of("dqn", [0])
-    run = SeedRun(0, folder=tmp_path)
+    run = SeedRun(0, checkpoints=tmp_path / "checkpoints")
     assert train(runner, [run], 40, checkpoint_seconds=0.0)
     assert (run.steps, run.iterations, run.episodes) == (40, 40, 0)
     assert "train/loss" in run.metrics

@@ -29,6 +29,7 @@ class EnvPoolEnvs:
     """
 
     backend = "envpool"
+    unsupported = "EnvPool does not give the state of its environments"
 
     def __init__(self, env_id: str, num_envs: int, seed: int | None = None, **kwargs: Any):
         """`kwargs` go to `envpool.make_gymnasium`. Raises ValueError where EnvPool has no equal of the id."""

@@ -24,6 +24,7 @@ from actrix.core.types import Spec
 from actrix.envs.base import JaxEnv, Step, step_keys
 from actrix.envs.blackjack import Blackjack
 from actrix.envs.finite import from_gymnasium
+from actrix.envs.guard import EnvError
 
 # ----------------------------------------------------------------------------------------------- batches
 
@@ -114,6 +115,28 @@ class HostJax:
             raise RuntimeError("HostJax.step was called before reset.")
         self.state, step = self._step(self.key, self._next(), self.state, action)
         return jax.tree.map(np.asarray, step)
+
+    def get_state(self) -> dict[str, Any] | None:
+        """Everything that the next steps depend on, as plain data; None before the first reset."""
+        if self.state is None:
+            return None
+        key = np.asarray(jax.random.key_data(self.key))
+        return {
+            "key": key,
+            "number": self.number,
+            "state": [np.asarray(x) for x in jax.tree.leaves(self.state)],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `get_state` gave; EnvError where that was another environment's."""
+        template = jax.eval_shape(lambda: self._reset(self.key, np.uint32(0))[0])
+        expected, tree = jax.tree.flatten(template)
+        found = [(np.shape(x), x.dtype) for x in state["state"]]
+        if found != [(x.shape, x.dtype) for x in expected]:
+            raise EnvError(f"the saved state of {self.env} holds {found}, which does not fit it.")
+        self.state = jax.tree.unflatten(tree, [jnp.array(x) for x in state["state"]])
+        self.key = jax.random.wrap_key_data(jnp.asarray(state["key"]), impl="threefry2x32")
+        self.number = state["number"]
 
     def close(self) -> None:
         self.state = None

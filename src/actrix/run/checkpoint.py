@@ -1,26 +1,58 @@
-"""Run-state checkpoints: the learner and the counters, enough to go on training with fresh environments."""
+"""Checkpoints: the whole state of a run in one file, so that nothing of it can be older than the rest."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from actrix.core.plain import pack, unpack
 from actrix.core.types import PyTree
 from actrix.run import modelfile
+from actrix.run.modelfile import Header, ModelFileError
+from actrix.run.runner import Snapshot
 
 KEEP = 3
+LARGE, KEEP_LARGE = 2**30, 2
+"""Of files with a big memory in them, fewer are kept."""
 _NAME = re.compile(r"step_(\d+)\.safetensors$")
+_LOOP = "['loop']"
+_FIELDS: dict[str, type] = {
+    "num_timesteps": int, "iterations": int, "seed": int, "episodes": int, "start_steps": int, "resumes": int,
+    "dropped_episodes": int, "run": dict, "versions": dict, "loop": dict,
+}  # fmt: skip
 
 
-def save(folder: str | os.PathLike, learner: PyTree, counters: dict[str, Any], keep: int = KEEP) -> Path:
-    """Write `step_<n>.safetensors` atomically, then remove all but the newest `keep`."""
+class CheckpointError(OSError):
+    """A checkpoint could not be written; the message says what is kept."""
+
+
+def save(folder: str | os.PathLike, snapshot: Snapshot, counters: dict[str, Any]) -> Path:
+    """Write `step_<n>.safetensors` atomically, then remove all but the newest `KEEP` (`KEEP_LARGE` of large ones).
+
+    `counters` has the JSON fields of `_FIELDS` besides "loop", and "history", plain data. Arrays go to the file from
+    where they are. Raises CheckpointError where the disk refuses.
+    """
     folder = Path(folder)
     path = folder / f"step_{counters['num_timesteps']:012d}.safetensors"
-    modelfile.save(path, {"kind": "checkpoint", **counters}, learner)
-    for old in checkpoints(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+    meta = {key: value for key, value in counters.items() if key != "history"}
+    skeleton, arrays = pack({"loop": snapshot.loop, "history": counters.get("history")})
+    meta = {"kind": "checkpoint", **meta, "loop": skeleton}
+    try:
+        modelfile.save(path, meta, {"learner": snapshot.learner, "loop": arrays})
+        kept = checkpoints(folder)
+        for old in kept[: -(KEEP if path.stat().st_size < LARGE else KEEP_LARGE)]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        left = [p for p in checkpoints(folder) if p != path]
+        kept_ = f"that of step {_step(left[-1])} is kept" if left else "there is none yet"
+        reason = error.strerror or error
+        raise CheckpointError(f"the checkpoint {path} cannot be written: {reason}; {kept_}.") from error
     return path
 
 
@@ -29,14 +61,90 @@ def checkpoints(folder: str | os.PathLike) -> list[Path]:
     return sorted(p for p in Path(folder).glob("step_*.safetensors") if _NAME.search(p.name))
 
 
-def load_newest(folder: str | os.PathLike, template: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
-    """(learner, counters) of the newest complete checkpoint; a damaged one is passed over. None if there is none."""
-    damaged = []
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
+
+
+def newest_step(folder: str | os.PathLike) -> int:
+    """Environment steps at the newest checkpoint; −1 without one."""
+    found = checkpoints(folder)
+    return _step(found[-1]) if found else -1
+
+
+def load(
+    path: str | os.PathLike, template: PyTree, check: Callable[[dict[str, Any]], None] | None = None
+) -> tuple[Snapshot, dict[str, Any]]:
+    """(snapshot, counters) of one file. `check` sees the metadata first, and may refuse it.
+
+    `template` is the learner, or its shapes. Raises ModelFileError for a file that is damaged or does not fit.
+    """
+    header = modelfile.read_header(path)
+    meta = _checked(header)
+    if check is not None:
+        check(meta)
+    names = [f"{_LOOP}[{i}]" for i in range(sum(name.startswith(_LOOP) for name in header.tensors))]
+    found = [
+        header.tensors[name] for name in names if name in header.tensors
+    ]  # what is missing is complained of
+    loop = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in found]
+    tree = modelfile.read_tree(header, {"learner": template, "loop": loop}, plain=_LOOP)
+    with modelfile.blaming(header.path, "its loop"):
+        plain = unpack(meta["loop"], tree["loop"])
+        snapshot, history = Snapshot(tree["learner"], plain["loop"]), plain["history"]
+    counters = {key: value for key, value in meta.items() if key not in ("format", "kind", "loop")}
+    return snapshot, {**counters, "history": history}
+
+
+def _checked(header: Header) -> dict[str, Any]:
+    meta = header.meta
+    if meta.get("kind") != "checkpoint":
+        raise ModelFileError(f"{header.path} holds a {meta.get('kind')!r}, not a checkpoint.")
+    wrong = [
+        f"{name} is {str(meta.get(name))[:80]!r}"
+        for name, kind in _FIELDS.items()
+        if type(meta.get(name)) is not kind
+    ]
+    if wrong:
+        raise ModelFileError(f"{header.path} does not fit: {'; '.join(wrong)}.")
+    return meta
+
+
+def load_newest(
+    folder: str | os.PathLike, template: PyTree, check: Callable[[dict[str, Any]], None] | None = None
+) -> tuple[Snapshot, dict[str, Any]] | None:
+    """`load` of the newest complete checkpoint; None if there is none. Newer, damaged ones are set aside.
+
+    They are renamed `….damaged`, so that they do not pass for newer than what is written next.
+    """
+    damaged: list[tuple[Path, ModelFileError]] = []
     for path in reversed(checkpoints(folder)):
         try:
-            return modelfile.read_tree(path, template), modelfile.read_meta(path)
-        except modelfile.ModelFileError as error:
-            damaged.append(str(error))
+            found = load(path, template, check)
+        except ModelFileError as error:
+            damaged.append((path, error))
+            continue
+        for bad, _ in damaged:
+            bad.rename(bad.with_name(bad.name + ".damaged"))
+        return found
     if damaged:
-        raise modelfile.ModelFileError(f"no checkpoint in {folder} can be read: {damaged[0]}")
+        raise ModelFileError(f"no checkpoint in {folder} can be read: {damaged[0][1]}")
     return None
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Remove the temporary files of a writer that was killed; only who holds the run's lock may."""
+    for path in Path(folder).glob(".tmp-*"):
+        path.unlink(missing_ok=True)
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """In which entries the JSON of a checkpoint and of who resumes it differ, one sentence's part each."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        path = f"{where}." if where else ""
+        return [d for k in sorted({*old, *new}) for d in differences(old.get(k), new.get(k), path + k)]
+    return [] if old == new else [f"{where} is {_short(new)}, the checkpoint has {_short(old)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -16,11 +16,16 @@ from actrix.envs.base import JaxEnv, step_keys
 from actrix.envs.jax_envs import vector_reset, vector_step
 from actrix.run.runner import (
     Report,
+    Snapshot,
     finished_episodes,
     iteration_keys,
+    key_from,
+    leaves,
     report,
     run_keys,
+    views,
     warm_up_key,
+    with_leaves,
 )
 
 SEGMENT_ROWS = 1 << 20
@@ -160,6 +165,35 @@ class CompiledRunner:
         """Go on from these learners (a resumed run, a warm start) after so many iterations of each."""
         done = self._stack([jnp.asarray(n, jnp.int32) for n in iterations])
         self.state = dataclasses.replace(self.state, learner=self._stack(learners), iteration=done)
+
+    def snapshots(self) -> list[Snapshot]:
+        """Each seed's whole training state."""
+        learner, env = views((self.state.learner, self.state.env))
+        keys = views(jax.random.key_data(jnp.stack([self.state.env_key, self.state.iteration_key])))
+        of = lambda tree, i: jax.tree.map(lambda x: x[i], tree)
+        return [
+            Snapshot(
+                of(learner, i),
+                {"iteration_key": keys[1, i], "env": {"key": keys[0, i], "carry": leaves(of(env, i))}},
+            )
+            for i in range(len(self.seeds))
+        ]
+
+    def set_loops(self, loops: Sequence[dict[str, Any]]) -> bool:
+        """Go on in the episodes and random streams of these snapshots' loops; whether the episodes could be.
+
+        Raises ValueError where they are another loop's.
+        """
+        iteration_keys = [key_from(loop["iteration_key"], "iteration_key") for loop in loops]
+        state = dataclasses.replace(self.state, iteration_key=self._stack(iteration_keys))
+        known = all(loop["env"] is not None for loop in loops)
+        if known:
+            template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.state.env)
+            carries = [with_leaves(template, loop["env"]["carry"], "carry") for loop in loops]
+            env_keys = [key_from(loop["env"]["key"], "key") for loop in loops]
+            state = dataclasses.replace(state, env=self._stack(carries), env_key=self._stack(env_keys))
+        self.state = state
+        return known
 
     def _stack(self, trees: Sequence[Any]) -> Any:
         return jax.tree.map(lambda *x: jnp.stack(x), *trees, *[trees[-1]] * self.idle)

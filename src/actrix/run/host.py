@@ -17,11 +17,16 @@ from actrix.envs.guard import check_chunk
 from actrix.envs.jax_envs import HostJax
 from actrix.run.runner import (
     Report,
+    Snapshot,
     finished_episodes,
     iteration_keys,
+    key_from,
+    leaves,
     report,
     run_keys,
+    views,
     warm_up_key,
+    with_leaves,
 )
 
 
@@ -44,6 +49,7 @@ class HostRunner:
         self._obs: Any = None
         self._env_seed = seed
         self._total_rows = 0
+        self._between = True  # two chunks; False where one was broken off by an error
         self._learn = jax.jit(self._learn_chunk, donate_argnums=0)
         self._noise = jax.jit(algorithm.noise, static_argnums=(2, 3))
         self._act: Callable | None = None
@@ -101,6 +107,56 @@ class HostRunner:
         training = dataclasses.replace(self.learner.training, **arrays)
         self.learner = dataclasses.replace(self.learner, training=training)
 
+    def snapshots(self) -> list[Snapshot]:
+        """The whole training state, in a list."""
+        loop = {"iteration_key": views(jax.random.key_data(self.iteration_key)), "open": self.open_episodes}
+        get_state = getattr(self.env, "get_state", lambda: None)
+        envs = get_state() if self._between and self._obs is not None else None
+        return [
+            Snapshot(
+                views(self.learner), {**loop, "env": None if envs is None else {"envs": envs, **self._open()}}
+            )
+        ]
+
+    def _open(self) -> dict[str, Any]:
+        """What the loop carries from one chunk to the next besides the environments, as plain data."""
+        return {
+            "key": views(jax.random.key_data(self._env_key)), "obs": self._obs, "mask": self._mask,
+            "first": self._first, "memory": leaves(self._memory), "ep_return": self._ep_return,
+            "ep_length": self._ep_length, "rows": self._total_rows,
+        }  # fmt: skip
+
+    def set_loops(self, loops: Sequence[dict[str, Any]]) -> bool:
+        """Go on in the episodes and random streams of this snapshot's loop; whether the episodes could be.
+
+        Raises ValueError where it is another loop's, EnvError where the environments are others.
+        """
+        (loop,) = loops
+        self.iteration_key = key_from(loop["iteration_key"], "iteration_key")
+        if (
+            loop["env"] is None
+            or getattr(self.env, "unsupported", None)
+            or not hasattr(self.env, "set_state")
+        ):
+            return False
+        self.env.set_state(loop["env"]["envs"])
+        self._reopen(loop["env"])
+        return True
+
+    def _reopen(self, open_: dict[str, Any]) -> None:
+        """The inverse of `_open`."""
+        carry = jax.eval_shape(lambda: self.algorithm.initial_carry(self.learner.acting, self.num_envs))
+        self._memory = with_leaves(carry, open_["memory"], "memory")
+        self._env_key = key_from(open_["key"], "key")
+        self._obs, self._mask, self._first = open_["obs"], open_["mask"], open_["first"]
+        self._ep_return, self._ep_length = open_["ep_return"], open_["ep_length"]
+        self._total_rows = open_["rows"]
+
+    @property
+    def open_episodes(self) -> int:
+        """Episodes that have begun and not ended."""
+        return 0 if self._obs is None else int(np.count_nonzero(self._ep_length))
+
     def restart(self) -> None:
         """Start new episodes at the next step, from the environments' own random streams."""
         if self._obs is not None:
@@ -118,6 +174,7 @@ class HostRunner:
         pieces, rows = self.warm_up
         observe = jax.jit(self.algorithm.observe, donate_argnums=0)
         steps, episodes = 0, []
+        self._between = False
         on_step, self.on_step = self.on_step, None  # callbacks see training only
         for piece in range(pieces):
             acting = self.algorithm.warm_acting(self.learner.acting)
@@ -126,19 +183,23 @@ class HostRunner:
             steps += _valid_rows(chunk)
             episodes.append(finished)
         self.on_step = on_step
+        self._between = True
         returns, lengths = zip(*episodes, strict=True) if episodes else ((), ())
         return [report(steps, pieces, {}, np.concatenate(returns), np.concatenate(lengths))] if pieces else []
 
     def advance(self, iterations: int | Sequence[int] = 1) -> list[Report]:
         """One chunk and one update (`iterations` may say no more); returns one report in a list."""
         noise_key = iteration_keys(self.iteration_key, self.iteration)[0]
+        self._between = False
         chunk, episodes = self._collect(self.rows, noise_key, self.learner.acting)
         if self.stopped:
             if self.learner.memory is not None:  # the next row must not seem to follow the last one in it
                 self._first = np.ones(self.num_envs, bool)
+            self._between = True
             return [report(_valid_rows(chunk), 0, {}, *episodes)]
         self.learner, metrics = self._learn(self.learner, chunk, self.iteration_key, np.int32(self.iteration))
         self.iteration += 1
+        self._between = True
         out = report(_valid_rows(chunk), 1, jax.device_get(metrics), *episodes)
         if out.nonfinite:
             self.bad_chunk = chunk

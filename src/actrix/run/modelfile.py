@@ -201,11 +201,12 @@ def read_meta(path: str | os.PathLike) -> dict[str, Any]:
     return header.meta
 
 
-def read_tree(path: str | os.PathLike | Header, template: PyTree) -> PyTree:
+def read_tree(path: str | os.PathLike | Header, template: PyTree, plain: str = "") -> PyTree:
     """The tensors of a file in the structure of `template` (arrays, or their shapes and dtypes).
 
     Names, shapes and dtypes are compared before anything is read; then the checksum must be right and every number
-    finite. Raises ModelFileError that lists every difference.
+    finite. Tensors whose name begins with `plain` may hold any number and stay NumPy's, 64 bits wide where they are.
+    Raises ModelFileError that lists every difference.
     """
     header = path if isinstance(path, Header) else read_header(path)
     expected = dict(zip(leaf_names(template), jax.tree.leaves(template), strict=True))
@@ -217,10 +218,22 @@ def read_tree(path: str | os.PathLike | Header, template: PyTree) -> PyTree:
         if (found[name].shape, found[name].dtype) != (shape, dtype):
             wrong.append(f"{name} is {found[name]}, expected {dtype}{list(shape)}")
     _refuse(header.path, sorted(wrong))
+    digest, faults = hashlib.sha256(), []
+    arrays: dict[str, Any] = {}
     with open(header.path, "rb") as file:
-        arrays = _read(file, header)
-    _refuse(header.path, [f"{n} {fault}" for n, x in arrays.items() if (fault := _fault(n, x))])
-    return jax.tree.unflatten(jax.tree.structure(template), [jax.numpy.asarray(arrays[n]) for n in expected])
+        file.seek(header.start)
+        for name, x in _read(file, header, digest):
+            if plain and name.startswith(plain):
+                arrays[name] = x.copy()
+                continue
+            if fault := _fault(name, x):
+                faults.append(f"{name} {fault}")
+            arrays[name] = jax.numpy.array(
+                x
+            )  # one at a time: a memory of many gigabytes is never there twice
+    _check_digest(header, digest)
+    _refuse(header.path, faults)
+    return jax.tree.unflatten(jax.tree.structure(template), [arrays[n] for n in expected])
 
 
 def _refuse(path: Path, wrong: list[str]) -> None:
@@ -238,17 +251,13 @@ def _fault(name: str, x: np.ndarray) -> str | None:
     return None
 
 
-def _read(file: BinaryIO, header: Header) -> dict[str, np.ndarray]:
-    file.seek(header.start)
-    digest, arrays = hashlib.sha256(), {}
+def _read(file: BinaryIO, header: Header, digest: Any) -> Iterator[tuple[str, np.ndarray]]:
     for name, tensor in header.tensors.items():
         data = file.read(tensor.size)
         if len(data) < tensor.size:
             raise ModelFileError(f"{header.path} is cut short in {name}.")
         digest.update(data)
-        arrays[name] = np.frombuffer(data, tensor.dtype).reshape(tensor.shape)
-    _check_digest(header, digest)
-    return arrays
+        yield name, np.frombuffer(data, tensor.dtype).reshape(tensor.shape)
 
 
 def _check_digest(header: Header, digest: Any) -> None:

@@ -19,7 +19,7 @@ from actrix.core.types import Chunk, PyTree
 from actrix.data.answers import ReplayBuffer
 from actrix.data.offline import Dataset
 from actrix.run.compiled import SEGMENT_ITERATIONS
-from actrix.run.runner import Report, iteration_keys, report, run_keys
+from actrix.run.runner import Report, Snapshot, iteration_keys, key_from, report, run_keys, views
 
 STD_FLOOR = 1e-3
 """Added to each observation's standard deviation (Fujimoto & Gu 2021): a feature that is constant in the data must
@@ -49,7 +49,8 @@ class OfflineRunner:
         self.algorithm, self.seeds, self.spec = algorithm, tuple(seeds), dataset.spec
         algorithm.check(self.spec, 1)
         self.capacity = SEGMENT_ITERATIONS
-        init_keys, _, self._keys = zip(*map(run_keys, self.seeds), strict=True)
+        init_keys, _, keys = zip(*map(run_keys, self.seeds), strict=True)
+        self._keys = list(keys)
         # Built for a tiny memory, which is thrown away: the settings' own may be far larger than the data.
         small = dataclasses.replace(data, buffer_size=data.batch_size, train_freq=1)
         fitted = dataclasses.replace(algorithm, data=small)
@@ -88,6 +89,20 @@ class OfflineRunner:
                 self._rows[i] = dataclasses.replace(rows, levels=levels, largest=largest)
             self._learners[i] = jax.tree.map(jnp.array, dataclasses.replace(learner, memory=None))
         self._iterations = [int(n) for n in iterations]
+
+    def snapshots(self) -> list[Snapshot]:
+        """Each seed's whole training state, apart from the data."""
+        found = []
+        for learner, rows, key in zip(self._learners, self._rows, self._keys, strict=True):
+            full = dataclasses.replace(learner, memory=_priorities(rows))
+            loop = {"iteration_key": views(jax.random.key_data(key)), "env": None}
+            found.append(Snapshot(views(full), loop))
+        return found
+
+    def set_loops(self, loops: Sequence[dict[str, Any]]) -> bool:
+        """Go on in the random streams of these snapshots' loops; there are no episodes to go on in."""
+        self._keys = [key_from(loop["iteration_key"], "iteration_key") for loop in loops]
+        return True
 
     @property
     def iteration(self) -> int:

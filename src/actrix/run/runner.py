@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from actrix.core.types import Key
+from actrix.core.types import Key, PyTree
 
 
 def run_keys(seed: int) -> tuple[Key, Key, Key]:
@@ -32,6 +33,43 @@ WARM_UP = 2**31 - 1
 def warm_up_key(key: Key, piece: jax.Array | int) -> Key:
     """Acting noise of one chunk of the warm-up."""
     return iteration_keys(key, WARM_UP - piece)[0]
+
+
+@dataclasses.dataclass
+class Snapshot:
+    """One seed's whole training state between two updates."""
+
+    learner: PyTree
+    """NumPy views of the runner's own arrays, which the next `advance` overwrites: nothing is doubled."""
+    loop: dict[str, Any]
+    """Plain data: random keys, and under "env" the environments, open episodes and what acting carries on; None there
+    where environments cannot be restored, or were broken off inside a chunk."""
+
+
+def views(tree: PyTree) -> PyTree:
+    """The arrays as NumPy's, without a copy on a CPU."""
+    return jax.tree.map(np.asarray, tree)
+
+
+def leaves(tree: PyTree) -> list[np.ndarray]:
+    """The arrays of a tree, whose structure need not be kept: the runner that reads them back has it."""
+    return [np.asarray(x) for x in jax.tree.leaves(tree)]
+
+
+def with_leaves(template: PyTree, arrays: Sequence[Any], what: str) -> PyTree:
+    """`arrays` in the structure of `template` (arrays, or their shapes and dtypes); ValueError where they differ."""
+    expected, tree = jax.tree.flatten(template)
+    found = [(np.shape(x), getattr(x, "dtype", None)) for x in arrays]
+    wanted = [(x.shape, x.dtype) for x in expected]
+    if found != wanted:
+        raise ValueError(f"{what} holds {found}, which must be {wanted}.")
+    return jax.tree.unflatten(tree, [jax.numpy.array(x) for x in arrays])
+
+
+def key_from(data: Any, what: str) -> Key:
+    """The random key of these numbers."""
+    (data,) = with_leaves([jax.ShapeDtypeStruct((2,), np.uint32)], [data], what)
+    return jax.random.wrap_key_data(data, impl="threefry2x32")
 
 
 @dataclasses.dataclass

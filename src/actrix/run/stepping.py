@@ -21,7 +21,7 @@ from actrix.envs.base import HostEnv
 from actrix.envs.guard import check_chunk
 from actrix.run.compiled import SEGMENT_ITERATIONS
 from actrix.run.host import HostRunner, row
-from actrix.run.runner import Report, iteration_keys, report
+from actrix.run.runner import Report, iteration_keys, leaves, report, with_leaves
 
 
 class SteppingRunner(HostRunner):
@@ -55,6 +55,24 @@ class SteppingRunner(HostRunner):
     def _reset(self, seeds: list[int] | None) -> None:
         super()._reset(seeds)
         self._pending = None
+
+    def _open(self) -> dict[str, Any]:
+        # The next action is kept: a program that draws it alone might round otherwise than the round that drew it.
+        return super()._open() | {"pending": None if self._pending is None else leaves(tuple(self._pending))}
+
+    def _reopen(self, open_: dict[str, Any]) -> None:
+        super()._reopen(open_)
+        if open_["pending"] is None:
+            self._pending = None
+            return
+        algorithm, acting = self.algorithm, self.learner.acting
+
+        def first() -> tuple:
+            noise = algorithm.noise(acting, self.iteration_key, self.rows, self.num_envs)
+            action, _, _, memory = algorithm.act(acting, self._memory, self._obs, self._mask, row(noise, 0))
+            return action, memory, noise
+
+        self._pending = with_leaves(jax.eval_shape(first), open_["pending"], "pending")
 
     def _compile(self) -> None:
         algorithm, rows, num_envs = self.algorithm, self.rows, self.num_envs
@@ -104,6 +122,7 @@ class SteppingRunner(HostRunner):
         steps, done = 0, 0
         returns: list[float] = []
         lengths: list[int] = []
+        self._between = False
         for _ in range(count):
             chunk = self._steps(returns, lengths)
             steps += int(chunk.reward.size if chunk.valid is None else np.sum(chunk.valid))
@@ -116,6 +135,7 @@ class SteppingRunner(HostRunner):
             )  # fmt: skip
             self.iteration += 1
             done += 1
+        self._between = True
         sums, counts = np.asarray(totals)
         metrics = {n: s / c for n, s, c in zip(self._names, sums, counts, strict=True) if c}
         metrics.pop("bad_row", None)  # the guard has seen every row before it was learned from

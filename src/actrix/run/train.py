@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import signal
 import threading
@@ -15,12 +16,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from actrix.run import checkpoint
+from actrix.run import checkpoint, modelfile
 from actrix.run.atomic import replacing
 from actrix.run.log import Logger
+from actrix.run.modelfile import versions
 from actrix.run.runner import Report
 
 SEGMENT_SECONDS = 0.5
+SAVE_SHARE = 0.03
+"""At most this share of the time is spent saving: where one save is long, the next comes later than asked for."""
 
 
 class NonFiniteError(FloatingPointError):
@@ -34,12 +38,23 @@ class SeedRun:
     seed: int
     logger: Logger | None = None
     folder: Path | None = None
+    """Where the batch of a non-finite update goes."""
+    checkpoints: Path | None = None
+    """Folder of the checkpoints; None = none are written."""
+    identity: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What a run must share with a checkpoint to go on from it: algorithm, settings, environments (JSON)."""
     steps: int = 0
+    start_steps: int = 0
+    """`steps` when `learn` was called."""
     iterations: int = 0
     window: int = 100
     returns: deque = dataclasses.field(init=False)
     lengths: deque = dataclasses.field(init=False)
     episodes: int = 0
+    resumes: int = 0
+    """How often training went on in new episodes, because the environments could not be restored."""
+    dropped_episodes: int = 0
+    """Open episodes lost that way."""
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,18 +75,26 @@ class SeedRun:
 
     @property
     def counters(self) -> dict[str, Any]:
-        """What a checkpoint keeps besides the learner."""
+        """What a checkpoint keeps besides the learner and the loop."""
+        history = {
+            "ep_returns": np.array(self.returns, float),
+            "ep_lengths": np.array(self.lengths, np.int64),
+        }
         return {
-            "num_timesteps": self.steps, "iterations": self.iterations, "seed": self.seed,
-            "episodes": self.episodes, "ep_returns": list(self.returns), "ep_lengths": list(self.lengths),
+            "num_timesteps": self.steps, "iterations": self.iterations, "seed": self.seed, "episodes": self.episodes,
+            "start_steps": self.start_steps, "resumes": self.resumes, "dropped_episodes": self.dropped_episodes,
+            "run": self.identity, "versions": versions(), "history": history,
         }  # fmt: skip
 
     def restore(self, counters: dict[str, Any]) -> None:
         """Take the counters of a checkpoint."""
-        self.steps, self.iterations = counters["num_timesteps"], counters["iterations"]
-        self.episodes = counters["episodes"]
-        self.returns.extend(counters["ep_returns"])
-        self.lengths.extend(counters["ep_lengths"])
+        self.seed, self.steps, self.iterations = (
+            counters[n] for n in ("seed", "num_timesteps", "iterations")
+        )
+        self.episodes, self.resumes = counters["episodes"], counters["resumes"]
+        self.start_steps, self.dropped_episodes = counters["start_steps"], counters["dropped_episodes"]
+        self.returns.extend(counters["history"]["ep_returns"].tolist())
+        self.lengths.extend(counters["history"]["ep_lengths"].tolist())
 
 
 def train(
@@ -87,9 +110,12 @@ def train(
 ) -> bool:
     """Train every seed until it has taken `total_steps` environment steps; returns False if stopped early.
 
-    `on_update` runs after each segment (compiled) or update (host); returning False stops. Checkpoints go to
-    `<folder>/checkpoints` every `checkpoint_seconds`. Raises NonFiniteError after a non-finite update, with the
-    last good parameters in the runner (and, in host mode, the batch saved as `nonfinite_batch.npz`).
+    `on_update` runs after each segment (compiled) or update (host); returning False stops. Runs that have a folder for
+    them get a checkpoint every `checkpoint_seconds`, less often where saving would take more than `SAVE_SHARE` of the
+    time; Ctrl-C and SIGTERM, unless somebody else handles them, wait for the end of the segment and save one, too.
+
+    Raises NonFiniteError after a non-finite update, with the last good parameters in the runner (and, in host mode, the
+    batch saved as `nonfinite_batch.npz`), CheckpointError.
     """
     runner.set_training(total_steps=total_steps)
     begun = saved = time.monotonic()
@@ -98,8 +124,8 @@ def train(
         for run, report in zip(runs, runner.warm(), strict=False):
             run.add(dataclasses.replace(report, iterations=0))
     chunk = runner.rows * runner.num_envs
-    ahead, updates = 1, 0
-    with _DeferredInterrupt() as interrupt:
+    ahead, updates, pause = 1, 0, 0.0
+    with _DeferredInterrupt(any(run.checkpoints for run in runs)) as interrupt:
         while any(run.steps < total_steps for run in runs):
             # A chunk holds at most `chunk` steps (whole episodes: fewer), so no seed overshoots by more than one.
             counts = [
@@ -120,10 +146,14 @@ def train(
                 return False
             if getattr(runner, "stopped", False):
                 return False
-            interrupt.check()
-            if checkpoint_seconds is not None and time.monotonic() - saved > checkpoint_seconds:
+            if interrupt.pending:
+                save_checkpoints(runner, runs)
+                interrupt.strike()
+            if checkpoint_seconds is not None and time.monotonic() - saved > max(checkpoint_seconds, pause):
+                tick = time.monotonic()
                 save_checkpoints(runner, runs)
                 saved = time.monotonic()
+                pause = (saved - tick) / SAVE_SHARE
             if updates > 1:  # the first call compiled
                 iterations = math.ceil(total_steps / chunk)
                 fitting = round(max(counts) * SEGMENT_SECONDS / max(seconds, 1e-4))
@@ -134,37 +164,89 @@ def train(
 class _DeferredInterrupt:
     """Ctrl-C is raised between segments: raised inside one, it could lose the state the segment was given.
 
-    A second Ctrl-C is raised at once. A handler that somebody installed stays in charge.
+    A second Ctrl-C is raised at once. SIGTERM waits likewise where there are checkpoints to save. A handler that
+    somebody installed stays in charge.
     """
 
+    def __init__(self, checkpoints: bool):
+        self._numbers: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
+        if checkpoints:
+            self._numbers[signal.SIGTERM] = signal.SIG_DFL
+        self.pending: int | None = None
+
     def __enter__(self) -> _DeferredInterrupt:
-        self._pending = False
         main = threading.current_thread() is threading.main_thread()
-        self._ours = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        if self._ours:
-            signal.signal(signal.SIGINT, self._handle)
+        self._ours = [n for n, default in self._numbers.items() if main and signal.getsignal(n) is default]
+        for number in self._ours:
+            signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in self._ours:
+            signal.signal(number, self._numbers[number])
 
-    def _handle(self, *_: Any) -> None:
-        if self._pending:
+    def _handle(self, number: int, _: Any) -> None:
+        if self.pending is not None:
             raise KeyboardInterrupt
-        self._pending = True
+        self.pending = number
 
-    def check(self) -> None:
-        """Raise the Ctrl-C that came meanwhile."""
-        if self._pending:
-            raise KeyboardInterrupt
+    def strike(self) -> None:
+        """Do what the signal that came meanwhile would have done."""
+        if self.pending == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
+        raise KeyboardInterrupt
 
 
 def save_checkpoints(runner: Any, runs: Sequence[SeedRun]) -> None:
-    """One checkpoint per seed that has a folder."""
-    for run, learner in zip(runs, runner.learners, strict=True):
-        if run.folder is not None:
-            checkpoint.save(run.folder / "checkpoints", learner, run.counters)
+    """One checkpoint per seed that wants one; none before the first update, whose repetition costs nothing."""
+    if not any(run.checkpoints and run.iterations for run in runs):
+        return
+    for run, snapshot in zip(runs, runner.snapshots(), strict=True):
+        if run.logger is not None:
+            run.logger.sync()  # no checkpoint is newer than the log
+        if run.checkpoints is not None and run.iterations:
+            checkpoint.save(run.checkpoints, snapshot, run.counters)
+
+
+def load_checkpoints(
+    runner: Any, runs: Sequence[SeedRun], check: Callable[[SeedRun, dict[str, Any]], None] | None = None
+) -> str | None:
+    """Put every run's newest checkpoint into the runner; why the episodes could not be gone on with, or None.
+
+    `check(run, metadata)` may refuse one. Where environments cannot be restored, all of them start anew with seeds from
+    (the run's seed, how often that happened): open episodes are dropped, and two resumes of one checkpoint agree.
+    Raises FileNotFoundError where there is none, ModelFileError where none can be read or fits.
+    """
+    found = []
+    for run, now in zip(runs, runner.snapshots(), strict=True):
+        assert run.checkpoints is not None
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), now.learner)
+        may = functools.partial(check, run) if check else None
+        loaded = checkpoint.load_newest(run.checkpoints, shapes, may)
+        if loaded is None:
+            raise FileNotFoundError(f"{run.checkpoints} has no checkpoint to resume from.")
+        found.append(loaded)
+    snapshots, counters = zip(*found, strict=True)
+    for run, numbers in zip(runs, counters, strict=True):
+        run.restore(numbers)
+    runner.set_learners([snapshot.learner for snapshot in snapshots], [run.iterations for run in runs])
+    try:
+        restored = runner.set_loops([snapshot.loop for snapshot in snapshots])
+    except (ValueError, KeyError, TypeError) as error:
+        raise modelfile.ModelFileError(
+            f"the checkpoint in {runs[0].checkpoints} does not fit: {error}"
+        ) from error
+    if restored:
+        return None
+    for run, snapshot in zip(runs, snapshots, strict=True):
+        run.resumes += 1
+        run.dropped_episodes += int(snapshot.loop.get("open", 0))
+    runner.reseed([int(np.random.SeedSequence([run.seed, run.resumes]).generate_state(1)[0]) for run in runs])
+    broken = any(snapshot.loop["env"] is None for snapshot in snapshots)
+    return getattr(getattr(runner, "env", None), "unsupported", None) or (
+        "training was broken off inside a chunk" if broken else "these environments cannot be restored"
+    )
 
 
 def _log(

@@ -1,0 +1,60 @@
+"""One process per run folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from actrix.run.modelfile import printable
+
+
+class RunLockedError(RuntimeError):
+    """Another process trains into this folder."""
+
+
+class RunLock:
+    """Held while a process trains into `folder`; RunLockedError where another one holds it.
+
+    The operating system gives it back when the process ends, however it ends: no lock is ever stale.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = folder / ".lock"
+        self._file: int | None = None
+
+    def __enter__(self) -> RunLock:
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _lock(file)
+        except OSError:
+            owner = os.read(file, 20).decode(errors="replace").strip()
+            os.close(file)
+            who = f"another process ({printable(owner)})" if owner else "another process"
+            raise RunLockedError(
+                f"{self.path.parent} is in use by {who}: wait for it to end, or stop it."
+            ) from None
+        os.ftruncate(file, 0)
+        os.write(file, f"pid {os.getpid()}".encode())
+        self._file = file
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: int) -> None:
+        os.lseek(file, 1 << 20, os.SEEK_SET)  # beyond what is written: locked bytes cannot be read there
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        os.lseek(file, 0, os.SEEK_SET)
+
+else:
+    import fcntl
+
+    def _lock(file: int) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

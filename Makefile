@@ -25,8 +25,10 @@ $(VENV)/.installed: $(VENV)/.venv pyproject.toml constraints.txt
 	$(PIP) --editable ".[all]"
 	touch $@
 
+# jax2onnx asks for an older orbax-checkpoint than the pinned one and imports neither: it comes without its dependencies.
 $(VENV)/.dev: $(VENV)/.installed
 	$(PIP) --editable ".[all,dev]"
+	$(PIP) --no-deps jax2onnx
 	touch $@
 
 test: $(VENV)/.dev

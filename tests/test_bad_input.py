@@ -463,13 +463,41 @@ def test_a_non_finite_update_keeps_the_parameters_and_hands_out_its_batch(mode, 
         assert np.isfinite(after[key]).all(), key
         if ".net" in key:
             np.testing.assert_array_equal(before[key], after[key])
-    if mode == "host":
-        run = SeedRun(0, folder=tmp_path)
-        with pytest.raises(NonFiniteError, match=r"nonfinite_batch\.npz"):
-            train(model.runner, [run], 64)
-        batch = np.load(tmp_path / "nonfinite_batch.npz")
-        assert (batch["reward"] == np.float32(1e30)).all()
-        assert batch["obs"].shape == (8, 4, 2)
+    run = SeedRun(0, folder=tmp_path)
+    with pytest.raises(NonFiniteError, match=r"nonfinite_batch\.npz"):
+        train(model.runner, [run], 64)
+    batch = np.load(tmp_path / "nonfinite_batch.npz")
+    assert (batch["reward"] == np.float32(1e30)).all()
+    assert batch["obs"].shape == (8, 4, 2)
+
+
+@pytest.mark.parametrize("mode", ["compiled", "host"])
+@pytest.mark.parametrize("prioritized", [False, True])
+@pytest.mark.parametrize("gradient_steps", [1, 3])
+def test_so_does_a_non_finite_update_from_a_memory(mode, prioritized, gradient_steps, tmp_path):
+    """What the first such update drew from the memory: the square of its rewards is more than float32 holds."""
+    settings = {
+        "learning_starts": 16,
+        "train_freq": 4,
+        "batch_size": 8,
+        "buffer_size": 64,
+        "seed": 0,
+        "n_step": 3,
+    }
+    env = Reward(value=3e38)
+    model = DQN(
+        "MlpPolicy", env if mode == "compiled" else HostJax(env, 1), policy_kwargs={"net_arch": [4]},
+        gradient_steps=gradient_steps, per=prioritized, **settings,
+    )  # fmt: skip
+    before = model.get_parameters()
+    with pytest.raises(NonFiniteError, match="non-finite"):
+        model.learn(64, checkpoint_dir=tmp_path)
+    for key, value in model.get_parameters().items():
+        if ".net" in key:
+            np.testing.assert_array_equal(before[key], value)
+    batch = np.load(tmp_path / "nonfinite_batch.npz")
+    assert batch["obs"].shape == (8, 2)
+    assert (batch["reward"] == np.float32(3e38)).any()
 
 
 def test_nan_in_a_jax_environment_is_an_error_and_spoils_no_statistics():

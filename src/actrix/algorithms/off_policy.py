@@ -237,7 +237,8 @@ def adopt(learner: Learner, fresh: Learner) -> Learner:
 def learn(algorithm: Any, learner: Learner, chunk: Chunk, key: Key) -> tuple[Learner, dict[str, jax.Array]]:
     """Remember a chunk, then make `gradient_steps` updates from the memory; returns the learner and metrics.
 
-    A non-finite gradient changes nothing and sets the metric 'nonfinite' to 1.
+    A non-finite gradient changes nothing and sets the metric 'nonfinite' to 1. The metric 'batch' is what the first
+    such update learned from, if there was one.
     """
     before, frozen = learner.training.steps, learner.acting
     bad_row = first_bad_row(chunk)
@@ -262,7 +263,7 @@ def update_many(
     state = algorithm.synchronize(state, before, training.steps)
     ring, beta = memory.ring, evaluate(data.priority_beta, progress)
 
-    def update(state: State, rows: PyTree, number: jax.Array, key: Key) -> tuple[State, PyTree, dict]:
+    def update(state: State, rows: PyTree, number: jax.Array, key: Key) -> tuple[State, PyTree, dict, Batch]:
         draw_key, key = jax.random.split(key)
         draw = ring.draw(rows, draw_key, data.batch_size)
         weight = weights(draw, rows, beta) if data.prioritized else draw.ok.astype(jnp.float32)
@@ -271,30 +272,30 @@ def update_many(
         state, priority, metrics = algorithm.update(state, build, batch, number, key, progress)
         if data.prioritized:
             rows = ring.priorities(rows, draw, priority)
-        return state, rows, metrics
+        return state, rows, metrics, batch
 
     number = training.gradient_steps
     if steps == 1:
-        state, rows, metrics = update(state, memory.rows, number, key)
-    elif data.prioritized:
-
-        def both(carry: tuple, key: Key) -> tuple[tuple, dict]:
-            state, rows, number = carry
-            state, rows, metrics = update(state, rows, number, key)
-            return (state, rows, number + 1), metrics
-
-        (state, rows, _), metrics = jax.lax.scan(
-            both, (state, memory.rows, number), jax.random.split(key, steps)
+        state, rows, metrics, batch = update(state, memory.rows, number, key)
+    else:
+        keys = jax.random.split(key, steps)
+        empty = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(update, state, memory.rows, number, key)[3]
         )
-    else:  # the memory stays outside the carry: nothing in it changes
 
         def one(carry: tuple, key: Key) -> tuple[tuple, dict]:
-            state, number = carry
-            state, _, metrics = update(state, memory.rows, number, key)
-            return (state, number + 1), metrics
+            state, changed, number, known, kept = carry
+            state, rows, metrics, batch = update(
+                state, memory.rows if changed is None else changed, number, key
+            )
+            bad = metrics["nonfinite"] > 0
+            kept = jax.lax.cond(bad & ~known, lambda: batch, lambda: kept)
+            return (state, None if changed is None else rows, number + 1, known | bad, kept), metrics
 
-        rows = memory.rows
-        (state, _), metrics = jax.lax.scan(one, (state, number), jax.random.split(key, steps))
+        # The memory stays outside the carry where nothing in it changes.
+        start = (state, memory.rows if data.prioritized else None, number, jnp.zeros((), bool), empty)
+        (state, changed, _, _, batch), metrics = jax.lax.scan(one, start, keys)
+        rows = memory.rows if changed is None else changed
     nonfinite = jnp.max(jnp.atleast_1d(metrics.pop("nonfinite")))
     metrics = {name: jnp.mean(x) for name, x in metrics.items()}
     scalars = {name: state.weights[name] for name in training.scalars}
@@ -307,6 +308,7 @@ def update_many(
     )
     acting = dataclasses.replace(learner.acting, net=build(state.weights))
     metrics |= {
+        "batch": batch,
         "nonfinite": nonfinite,
         "train/n_updates": training.gradient_steps,
         "train/learning_rate": jnp.asarray(evaluate(algorithm.learning_rate, progress)),

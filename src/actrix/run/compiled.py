@@ -19,8 +19,10 @@ from actrix.run.runner import (
     Snapshot,
     finished_episodes,
     iteration_keys,
+    keep_batch,
     key_from,
     leaves,
+    no_batch,
     report,
     run_keys,
     views,
@@ -253,36 +255,42 @@ class CompiledRunner:
             self._segment = self._compile()
         each = np.zeros(len(self.seeds) + self.idle, np.int32)
         each[: len(self.seeds)] = iterations
-        self.state, out = self._segment(self.state, each)
-        return self._reports(out, each)
+        self.state, out, (_, batches) = self._segment(self.state, each)
+        reports = self._reports(out, each)
+        for i, found in enumerate(reports):
+            if found.nonfinite:
+                found.batch = jax.tree.map(lambda x, i=i: np.asarray(x[i]), batches)
+        return reports
 
     def close(self) -> None:
         """Nothing to release."""
 
-    def _iteration(self, state: TrainState) -> tuple[TrainState, tuple]:
+    def _iteration(self, state: TrainState) -> tuple[TrainState, tuple, tuple]:
         noise_key, learn_key = iteration_keys(state.iteration_key, state.iteration)
         carry, chunk, episodes = collect(
             self.algorithm, state.learner.acting, self.env, state.env, state.env_key, noise_key, self.rows
         )
         learner, metrics = self.algorithm.learn(state.learner, chunk, learn_key)
         state = TrainState(learner, carry, state.env_key, state.iteration_key, state.iteration + 1)
-        return state, (metrics, episodes, _valid_rows(chunk))
+        return state, (metrics, chunk), (episodes, _valid_rows(chunk))
 
     def _compile(self):
         capacity = self.capacity
 
-        def one(state: TrainState, iterations: jax.Array) -> tuple[TrainState, tuple]:
-            shapes = jax.eval_shape(self._iteration, state)[1]
+        def one(state: TrainState, iterations: jax.Array) -> tuple[TrainState, tuple, tuple]:
+            _, learned, more = jax.eval_shape(self._iteration, state)
+            shapes = ({name: s for name, s in learned[0].items() if name != "batch"}, *more)
             record = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
 
             def body(i: jax.Array, both: tuple) -> tuple:
-                state, record = both
-                state, out = self._iteration(state)
-                return state, jax.tree.map(lambda r, o: r.at[i].set(o), record, out)
+                state, record, kept = both
+                state, learned, more = self._iteration(state)
+                kept, metrics = keep_batch(kept, *learned)
+                return state, jax.tree.map(lambda r, o: r.at[i].set(o), record, (metrics, *more)), kept
 
-            return jax.lax.fori_loop(0, iterations, body, (state, record))
+            return jax.lax.fori_loop(0, iterations, body, (state, record, no_batch(learned)))
 
-        def many(states: TrainState, iterations: jax.Array) -> tuple[TrainState, tuple]:
+        def many(states: TrainState, iterations: jax.Array) -> tuple[TrainState, tuple, tuple]:
             return _map(lambda pair: one(*pair), (states, iterations))
 
         if self.shards == 1:

@@ -200,9 +200,10 @@ class HostRunner:
         self.learner, metrics = self._learn(self.learner, chunk, self.iteration_key, np.int32(self.iteration))
         self.iteration += 1
         self._between = True
-        out = report(_valid_rows(chunk), 1, jax.device_get(metrics), *episodes)
+        numbers = {name: x for name, x in metrics.items() if name != "batch"}
+        out = report(_valid_rows(chunk), 1, jax.device_get(numbers), *episodes)
         if out.nonfinite:
-            self.bad_chunk = chunk
+            out.batch = metrics.get("batch", chunk)
         return [out]
 
     def close(self) -> None:

@@ -19,7 +19,17 @@ from actrix.core.types import Chunk, PyTree
 from actrix.data.answers import ReplayBuffer
 from actrix.data.offline import Dataset
 from actrix.run.compiled import SEGMENT_ITERATIONS
-from actrix.run.runner import Report, Snapshot, iteration_keys, key_from, report, run_keys, views
+from actrix.run.runner import (
+    Report,
+    Snapshot,
+    iteration_keys,
+    keep_batch,
+    key_from,
+    no_batch,
+    report,
+    run_keys,
+    views,
+)
 
 STD_FLOOR = 1e-3
 """Added to each observation's standard deviation (Fujimoto & Gu 2021): a feature that is constant in the data must
@@ -140,7 +150,7 @@ class OfflineRunner:
         nothing = np.zeros(0)
         if not number:
             return report(0, 0, {}, nothing, nothing)
-        self._learners[seed], rows, record = self._segment(
+        self._learners[seed], rows, record, (_, batch) = self._segment(
             self._learners[seed],
             self._rows[seed],
             self._keys[seed],
@@ -150,7 +160,9 @@ class OfflineRunner:
         self._rows[seed] = self._rows[seed] if rows is None else rows
         self._iterations[seed] += number
         metrics = {name: np.asarray(values)[:number] for name, values in record.items()}
-        return report(number, number, metrics, nothing, nothing)
+        out = report(number, number, metrics, nothing, nothing)
+        out.batch = views(batch) if out.nonfinite else None
+        return out
 
     def _compile(self) -> Any:
         prioritized, capacity = self.algorithm.data.prioritized, self.capacity
@@ -159,17 +171,20 @@ class OfflineRunner:
             learner: Learner, rows: PyTree, key: jax.Array, start: jax.Array, number: jax.Array
         ) -> tuple:
             shapes = jax.eval_shape(self._update, learner, rows, key, start)[2]
-            record = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
+            empty = no_batch((shapes, None))
+            numbers = {name: s for name, s in shapes.items() if name != "batch"}
+            record = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), numbers)
 
             def body(i: jax.Array, state: tuple) -> tuple:
-                learner, changed, record = state
+                learner, changed, record, kept = state
                 now = rows if changed is None else changed
                 learner, now, metrics = self._update(learner, now, key, start + i)
+                kept, metrics = keep_batch(kept, metrics, None)
                 record = jax.tree.map(lambda r, x: r.at[i].set(x), record, metrics)
-                return learner, None if changed is None else now, record
+                return learner, None if changed is None else now, record, kept
 
             # The data stay outside the carry where nothing in them changes.
-            return jax.lax.fori_loop(0, number, body, (learner, rows if prioritized else None, record))
+            return jax.lax.fori_loop(0, number, body, (learner, rows if prioritized else None, record, empty))
 
         return jax.jit(segment, donate_argnums=(0, 1) if prioritized else 0)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from actrix.core.types import Key, PyTree
@@ -16,7 +17,7 @@ def run_keys(seed: int) -> tuple[Key, Key, Key]:
     """(initialisation, environments, iterations): the random streams of one run, for any seed ≥ 0."""
     # SeedSequence takes integers of any size, where a JAX key would wrap at 2^32.
     state = np.random.SeedSequence(seed).generate_state(2, np.uint32)
-    key = jax.random.wrap_key_data(jax.numpy.asarray(state), impl="threefry2x32")
+    key = jax.random.wrap_key_data(jnp.asarray(state), impl="threefry2x32")
     return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
 
 
@@ -63,7 +64,7 @@ def with_leaves(template: PyTree, arrays: Sequence[Any], what: str) -> PyTree:
     wanted = [(x.shape, x.dtype) for x in expected]
     if found != wanted:
         raise ValueError(f"{what} holds {found}, which must be {wanted}.")
-    return jax.tree.unflatten(tree, [jax.numpy.array(x) for x in arrays])
+    return jax.tree.unflatten(tree, [jnp.array(x) for x in arrays])
 
 
 def key_from(data: Any, what: str) -> Key:
@@ -87,6 +88,25 @@ class Report:
     nonfinite: bool = False
     bad_row: int | None = None
     """t·N + n of the first row whose reward or observation was not finite."""
+    batch: PyTree = None
+    """What the first non-finite update learned from."""
+
+
+def no_batch(shapes: tuple[dict[str, Any], PyTree]) -> tuple[jax.Array, PyTree]:
+    """Room for what a non-finite update learned from; `shapes` are those of (metrics, chunk)."""
+    metrics, chunk = shapes
+    room = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics.get("batch", chunk))
+    return jnp.zeros((), bool), room
+
+
+def keep_batch(
+    kept: tuple[jax.Array, PyTree], metrics: dict[str, Any], chunk: PyTree
+) -> tuple[tuple[jax.Array, PyTree], dict[str, Any]]:
+    """`kept` with the batch of this update if it is the first non-finite one; and the metrics without the batch."""
+    metrics = dict(metrics)
+    batch, (known, old) = metrics.pop("batch", chunk), kept
+    bad = metrics["nonfinite"] > 0
+    return (known | bad, jax.lax.cond(bad & ~known, lambda: batch, lambda: old)), metrics
 
 
 def finished_episodes(
@@ -100,7 +120,7 @@ def report(
     steps: int, iterations: int, metrics: dict[str, Any], ep_returns: np.ndarray, ep_lengths: np.ndarray
 ) -> Report:
     """A `Report` from metrics `[iterations]` (or scalars) as `learn` returns them."""
-    values = {name: np.atleast_1d(np.asarray(value)) for name, value in metrics.items()}
+    values = {name: np.atleast_1d(np.asarray(x)) for name, x in metrics.items() if name != "batch"}
     nonfinite = bool(np.any(values.pop("nonfinite", np.zeros(1)) > 0))
     rows = values.pop("bad_row", np.full(1, -1))
     bad_row = int(rows[rows >= 0][0]) if np.any(rows >= 0) else None

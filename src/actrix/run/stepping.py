@@ -7,6 +7,7 @@ update per step, the calls would otherwise cost as much as the work in them.
 # mypy: disable-error-code="arg-type"
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from actrix.envs.base import HostEnv
 from actrix.envs.guard import check_chunk
 from actrix.run.compiled import SEGMENT_ITERATIONS
 from actrix.run.host import HostRunner, row
-from actrix.run.runner import Report, iteration_keys, leaves, report, with_leaves
+from actrix.run.runner import Report, iteration_keys, keep_batch, leaves, no_batch, report, views, with_leaves
 
 
 class SteppingRunner(HostRunner):
@@ -91,20 +92,21 @@ class SteppingRunner(HostRunner):
         def begin(leaves, memory, first, obs, mask, key, iteration):
             return first_action(jax.tree.unflatten(tree, leaves), memory, first, obs, mask, key, iteration)
 
-        def round_(leaves, totals, chunk, memory, first, obs, mask, key, iteration):
+        def round_(leaves, totals, kept, chunk, memory, first, obs, mask, key, iteration):
             learner = jax.tree.unflatten(tree, leaves)
             learner, metrics = algorithm.learn(learner, chunk, iteration_keys(key, iteration)[1])
+            kept, metrics = keep_batch(kept, metrics, _with_valid(chunk))
             values = jnp.stack([jnp.asarray(metrics[name], jnp.float32) for name in sorted(metrics)])
             known = ~jnp.isnan(values)
             totals = totals + jnp.stack([jnp.where(known, values, 0.0), known.astype(jnp.float32)])
             out = first_action(learner, memory, first, obs, mask, key, iteration + 1)
-            return tuple(jax.tree.leaves(learner)), totals, *out
+            return tuple(jax.tree.leaves(learner)), totals, kept, *out
 
         def next_action(leaves, memory, first, obs, mask, noise, t):
             return act(jax.tree.unflatten(tree, leaves).acting, memory, first, obs, mask, row(noise, t))
 
         self._begin = jax.jit(begin)
-        self._round = jax.jit(round_, donate_argnums=(0, 1))
+        self._round = jax.jit(round_, donate_argnums=(0, 1, 2))
         self._next = jax.jit(next_action)
 
     def advance(self, iterations: int | Sequence[int] = 1) -> list[Report]:
@@ -114,10 +116,10 @@ class SteppingRunner(HostRunner):
             self._start()
         if self._round is None:
             self._compile()
-            shapes = jax.eval_shape(self.algorithm.learn, self.learner, self._example(), self.iteration_key)[
-                1
-            ]
-            self._names = sorted(shapes)
+            example = self._example()
+            shapes = jax.eval_shape(self.algorithm.learn, self.learner, example, self.iteration_key)[1]
+            self._names = sorted(shapes.keys() - {"batch"})
+            self._kept = no_batch((shapes, _with_valid(example)))
         totals = jnp.zeros((2, len(self._names)))
         steps, done = 0, 0
         returns: list[float] = []
@@ -129,8 +131,8 @@ class SteppingRunner(HostRunner):
             if self.stopped:
                 self._remember_stopped(chunk)
                 break
-            self._leaves, totals, *self._pending = self._round(
-                self._leaves, totals, chunk, self._memory, self._first, self._obs, self._mask,
+            self._leaves, totals, self._kept, *self._pending = self._round(
+                self._leaves, totals, self._kept, chunk, self._memory, self._first, self._obs, self._mask,
                 self.iteration_key, np.int32(self.iteration),
             )  # fmt: skip
             self.iteration += 1
@@ -140,7 +142,11 @@ class SteppingRunner(HostRunner):
         metrics = {n: s / c for n, s, c in zip(self._names, sums, counts, strict=True) if c}
         metrics.pop("bad_row", None)  # the guard has seen every row before it was learned from
         episodes = np.asarray(returns, np.float64), np.asarray(lengths, np.int64)
-        return [report(steps, done, metrics, *episodes)]
+        out = report(steps, done, metrics, *episodes)
+        if out.nonfinite:
+            out.batch = views(self._kept[1])
+            self._kept = (jnp.zeros((), bool), jax.tree.map(jnp.array, out.batch))
+        return [out]
 
     def _remember_stopped(self, chunk: Chunk) -> None:
         """Keep what a stop cut off: training may go on in the same episodes, and no row may seem to jump over it."""
@@ -223,6 +229,15 @@ class SteppingRunner(HostRunner):
             lengths.extend(self._ep_length[done].tolist())
             self._ep_return = np.where(done, 0.0, self._ep_return)
             self._ep_length = np.where(done, 0, self._ep_length)
+
+
+def _with_valid(chunk: Chunk) -> Chunk:
+    """The chunk in one form, whether or not all its rows are valid."""
+    return (
+        chunk
+        if chunk.valid is not None
+        else dataclasses.replace(chunk, valid=np.ones(chunk.reward.shape, bool))
+    )
 
 
 def _join(rows: list[Chunk]) -> Chunk:

@@ -114,8 +114,8 @@ def train(
     them get a checkpoint every `checkpoint_seconds`, less often where saving would take more than `SAVE_SHARE` of the
     time; Ctrl-C and SIGTERM, unless somebody else handles them, wait for the end of the segment and save one, too.
 
-    Raises NonFiniteError after a non-finite update, with the last good parameters in the runner (and, in host mode, the
-    batch saved as `nonfinite_batch.npz`), CheckpointError.
+    Raises NonFiniteError after a non-finite update, with the last good parameters in the runner and the batch saved as
+    `nonfinite_batch.npz`, CheckpointError.
     """
     runner.set_training(total_steps=total_steps)
     begun = saved = time.monotonic()
@@ -277,11 +277,11 @@ def _describe(runner: Any, run: SeedRun, report: Report) -> str:
             f"({where}); the parameters before it were kept."
         )
     text = f"the update became non-finite ({where}); the parameters before it were kept."
-    chunk, folder = getattr(runner, "bad_chunk", None), run.folder
-    if chunk is not None and folder is not None:
+    batch, folder = report.batch, run.folder or run.checkpoints
+    if batch is not None and folder is not None:
         path = folder / "nonfinite_batch.npz"
         with replacing(path) as temporary, open(temporary, "wb") as file:
-            leaves = jax.tree_util.tree_leaves_with_path(chunk)
+            leaves = jax.tree_util.tree_leaves_with_path(batch)
             arrays: dict[str, Any] = {jax.tree_util.keystr(p).strip("."): np.asarray(x) for p, x in leaves}
             np.savez(file, **arrays)
         text += f" The batch is in {path}."

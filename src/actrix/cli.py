@@ -1,4 +1,4 @@
-"""The command line: `actrix train | eval | video | watch | record | plot | inspect | export | doctor | resume | list | lab`.
+"""The command line: `actrix train | eval | video | watch | record | plot | inspect | export | doctor | resume | list`, …
 
 Exit codes: 0 done, 1 a failed run, 2 a mistake in what was typed, 130 interrupted (a checkpoint was saved).
 """
@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a failed run, 2 a mistake in what was typed, 130 interrupt
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `actrix inspect FILE | head`; nothing more can be written, at the exit neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     except (*usage, *failed, ValueError) as error:
         if getattr(args, "debug", False):
             raise
@@ -601,7 +605,6 @@ def _resume(args: argparse.Namespace) -> int:
 
 
 def _train_folder(args: argparse.Namespace) -> int:
-    import os
     import signal
     import threading
 

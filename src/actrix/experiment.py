@@ -329,6 +329,9 @@ def _resume(
         raise RunError(
             f"{folder} has already finished its {config.n_timesteps} steps: go on with a larger --steps."
         )
+    for path, seed in pairs:  # before anything is written
+        if (meta := checkpoint.newest_meta(path / "checkpoints")) is not None:
+            _check_identity(SeedRun(seed, folder=path, identity=_identity(config)), meta)
     if steps is not None:
         atomic.write_json(folder / "config.json", _config_json(config))
         for path, seed in pairs:

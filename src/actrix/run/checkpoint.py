@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -107,6 +108,14 @@ def _checked(header: Header) -> dict[str, Any]:
     if wrong:
         raise ModelFileError(f"{header.path} does not fit: {'; '.join(wrong)}.")
     return meta
+
+
+def newest_meta(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """The metadata of the newest checkpoint; None without one whose header can be read."""
+    for path in reversed(checkpoints(folder)):
+        with contextlib.suppress(ModelFileError):
+            return _checked(modelfile.read_header(path))
+    return None
 
 
 def load_newest(

@@ -258,7 +258,8 @@ class Model:
         end. `resume_from` such a folder, the same call on a model built alike (in another process) goes on from its
         newest checkpoint and comes, bit for bit, to what the call without interruption would have; where environments
         cannot be restored (EnvPool, Box2D, processes) new episodes start. The seed is the checkpoint's, and checkpoints
-        go on being written there. What callbacks remember is their own.
+        go on being written there. What callbacks remember is their own. `resume_from` may be a run folder, too, which
+        gets no more checkpoints from here.
 
         Raises FileNotFoundError where there is no checkpoint, ModelFileError and ValueError for one of another model,
         CheckpointError where one cannot be written, RunLockedError where another process writes there.
@@ -267,7 +268,14 @@ class Model:
             raise ValueError("no environment: pass env=… when building the model, or call set_env first.")
         if not float(total_timesteps).is_integer() or total_timesteps < 1:
             raise ValueError(f"total_timesteps={total_timesteps} must be a whole number of at least 1.")
-        folder = checkpoint_dir if checkpoint_dir is not None else resume_from
+        source = None if resume_from is None else Path(resume_from)
+        if (
+            source is not None and (source / "config.json").exists()
+        ):  # a run folder: its own command writes there
+            source = source / "checkpoints"
+            folder = checkpoint_dir
+        else:
+            folder = checkpoint_dir if checkpoint_dir is not None else resume_from
         with contextlib.ExitStack() as stack:
             if folder is not None:
                 Path(folder).mkdir(parents=True, exist_ok=True)
@@ -275,8 +283,8 @@ class Model:
             first = self.run.iterations == 0 and resume_from is None
             if first and not isinstance(self.runner, OfflineRunner):
                 checks.budget(self.algorithm, int(total_timesteps))
-            if resume_from is not None:
-                self._restore(Path(resume_from))
+            if source is not None:
+                self._restore(source)
             elif reset_num_timesteps:
                 kept = self.run
                 self.run = SeedRun(self.seed, window=self.stats_window_size)
@@ -324,7 +332,11 @@ class Model:
         run = SeedRun(self.seed, window=self.stats_window_size, checkpoints=folder, identity=self._identity())
 
         def check(run: SeedRun, meta: dict[str, Any]) -> None:
-            if changed := checkpoint.differences(meta["run"], run.identity):
+            shared = (
+                meta["run"].keys() & run.identity.keys()
+            )  # a run folder's checkpoint says more of the environment
+            old, new = ({name: x[name] for name in shared} for x in (meta["run"], run.identity))
+            if changed := checkpoint.differences(old, new):
                 raise ValueError(f"the checkpoints in {folder} are of another model: {'; '.join(changed)}.")
 
         reason = load_checkpoints(self.runner, [run], check)

@@ -180,6 +180,27 @@ def test_a_checkpoint_of_another_model_is_refused(change, message, tmp_path):
     assert sorted(p.name for p in tmp_path.glob("step_*")) == before
 
 
+def test_from_a_run_folder(tmp_path):
+    """What `actrix train` left goes on in Python; its folder stays as it is."""
+    from actrix import experiment
+
+    config = experiment.resolve("ppo", "CartPole-v1", steps=64, n_envs=2, seeds=[5], settings=ROLLOUT)
+    experiment.start(config, tmp_path / "run", quiet=True)
+    before = sorted(p.name for p in (tmp_path / "run").rglob("*"))
+    settings = {k: v for k, v in config.settings.items() if k not in ("critic", "actor", "data")}
+    answers = {"gae_lambda": 0.8, "clip_range": "lin_0.2"}  # the zoo's, which the command line starts from
+    model = PPO("MlpPolicy", "CartPole-v1", n_envs=2, **settings, **answers)
+    model.learn(96, resume_from=tmp_path / "run", checkpoint_dir=tmp_path / "more")
+    assert (model.num_timesteps, model.seed) == (96, 5)
+    assert sorted(p.name for p in (tmp_path / "run").rglob("*")) == before
+    longer = experiment.resume(tmp_path / "run", steps=96, quiet=True)
+    assert longer.finished
+    whole, _ = tensors(tmp_path / "run" / "checkpoints")
+    found, _ = tensors(tmp_path / "more")
+    other = "['learner'].training.total_steps"
+    assert {n for n in whole if whole[n] != found[n]} <= {other}
+
+
 def test_other_bad_input(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no checkpoint to resume from"):
         build("ppo").learn(64, resume_from=tmp_path / "nothing")

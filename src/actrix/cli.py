@@ -106,6 +106,25 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--envs", type=_count, metavar="N", help="parallel environments")
     p.add_argument("--backend", default="auto", choices=["auto", "gymnasium", "envpool", "jax"])
     p.add_argument(
+        "--workers",
+        type=_count,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="N",
+        help="run Gymnasium's environments in processes: one each, or N in all",
+    )
+    p.add_argument(
+        "--step-timeout", type=_seconds, default=60.0, metavar="S", help="with --workers (default: 60)"
+    )
+    p.add_argument(
+        "--max-restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --workers: processes to replace (default: 0)",
+    )
+    p.add_argument(
         "--set",
         nargs="+",
         default=[],
@@ -309,6 +328,7 @@ def _train(args: argparse.Namespace) -> int:
         steps=args.steps, n_envs=args.envs, seeds=seeds, backend=args.backend,
         settings=_q_parts(args) | _pairs(args.set, "--set"),
         env_kwargs=_pairs(args.env_kwargs, "--env-kwargs"), recurrent=args.recurrent, dataset=args.dataset,
+        workers=args.workers, step_timeout=args.step_timeout, max_restarts=args.max_restarts,
     )  # fmt: skip
     folder = args.out or experiment.default_folder(config)
     if not args.quiet:

@@ -25,7 +25,7 @@ from actrix.algorithms import checks, presets
 from actrix.data.answers import ReplayBuffer, Trajectories
 from actrix.data.offline import Dataset, check_spaces, load_dataset, mix
 from actrix.envs.base import HostEnv, JaxEnv
-from actrix.envs.make import check_inert, choose_backend, training_env
+from actrix.envs.make import STEP_TIMEOUT, check_inert, choose_backend, training_env, worker_count
 from actrix.model import POLICIES, Model, write_model
 from actrix.run import atomic, checkpoint, manifest
 from actrix.run.compiled import CompiledRunner
@@ -69,6 +69,10 @@ class RunConfig:
     """The settings started from the zoo's entry for this environment."""
     dataset: tuple[str, ...] = ()
     """Folders or ids of the data sets trained on, where there is no environment to act in; backend 'offline'."""
+    workers: bool | int = False
+    """Gymnasium environments in processes: True = one each, or how many; see `make_vec_env`."""
+    step_timeout: float = STEP_TIMEOUT
+    max_restarts: int = 0
 
     @property
     def title(self) -> str:
@@ -111,6 +115,9 @@ def resolve(
     policy: str | None = None,
     recurrent: bool = False,
     dataset: Sequence[str] = (),
+    workers: bool | int = False,
+    step_timeout: float = STEP_TIMEOUT,
+    max_restarts: int = 0,
 ) -> RunConfig:
     """The configuration of a run: preset ← zoo ← user. Raises SettingError, UnknownEnvError, EnvError.
 
@@ -164,13 +171,21 @@ def resolve(
         raise presets.SettingError(f"seeds {list(seeds)} must be different whole numbers of at least 0.")
     total = _whole("steps", run["n_timesteps"], 100_000 if dataset else 1_000_000)
     env_kwargs, count = dict(env_kwargs or {}), _whole("n_envs", run["n_envs"], preset.n_envs)
+    processes: dict[str, Any] = {
+        "workers": workers,
+        "step_timeout": step_timeout,
+        "max_restarts": max_restarts,
+    }
+    if dataset and workers:
+        raise presets.SettingError("workers run environments: a data set has none.")
+    worker_count(count, **processes)  # refuses what makes no sense
     if dataset:
         count, backend = 1, "offline"
     else:
-        backend = choose_backend(backend, env_id, env_kwargs, count)
+        backend = choose_backend(backend, env_id, env_kwargs, count, workers)
     return RunConfig(
         preset.name, env_id, seeds, total, count, backend, presets.settings_of(configured), env_kwargs, tuned,
-        tuple(str(Path(path).resolve() if Path(path).exists() else path) for path in dataset),
+        tuple(str(Path(path).resolve() if Path(path).exists() else path) for path in dataset), **processes,
     )  # fmt: skip
 
 
@@ -387,7 +402,10 @@ class Session:
 
 def make_env(config: RunConfig, seed: int) -> HostEnv | JaxEnv:
     """The training environment."""
-    return training_env(config.env_id, config.n_envs, seed, config.env_kwargs or None, config.backend)
+    return training_env(
+        config.env_id, config.n_envs, seed, config.env_kwargs or None, config.backend,
+        workers=config.workers, step_timeout=config.step_timeout, max_restarts=config.max_restarts,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -560,8 +578,9 @@ def _train_here(config: RunConfig, pairs: Sequence[tuple[Path, int]], session: S
 
 
 def _identity(config: RunConfig) -> dict[str, Any]:
-    """What must not change between a checkpoint and its resumption: all but the budget and the seeds' number."""
-    kept = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("seeds", "n_timesteps", "tuned")}
+    """What must not change between a checkpoint and its resumption: all that bears on what is computed."""
+    free = ("seeds", "n_timesteps", "tuned", "workers", "step_timeout", "max_restarts")
+    kept = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
     return json.loads(json.dumps(kept))
 
 

@@ -1,6 +1,10 @@
 """Small Gymnasium environments for the tests of the adapters."""
 
+import ctypes
 import os
+import re
+import signal
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -131,3 +135,100 @@ class Bad(gym.Env):
             case "none":
                 return None
         return good
+
+
+class Fragile(gym.Env):
+    """Breaks in the way `fault` names, in `method` (step: its third), where its seed is `seed` (None: any).
+
+    obs = (number drawn at reset, t, process id); an episode ends after `length` steps.
+    """
+
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, fault="", method="step", seed=None, length=100, start=None):
+        self.fault, self.method, self.seed, self.length = fault, method, seed, length
+        self.t, self.steps, self.own_seed, self.draw = 0, 0, None, 0.0
+        self.started = None if start is None else start()
+        self._enter("constructor")
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.own_seed = self.own_seed if seed is None else seed
+        self._enter("reset")
+        self.t, self.draw = 0, self.np_random.random()
+        return self._obs(), {}
+
+    def step(self, action):
+        self.t, self.steps = self.t + 1, self.steps + 1
+        if self.steps == 3:
+            self._enter("step")
+        info = {"huge": "x" * 10**8} if self.fault == "huge info" else {}
+        return self._obs(), 1.0, self.t >= self.length, False, info
+
+    def close(self):
+        self._enter("close")
+
+    def _obs(self):
+        return np.array([self.draw, self.t, os.getpid()])
+
+    def _enter(self, method):
+        if method == self.method and (self.seed is None or self.seed == self.own_seed):
+            FAULTS.get(self.fault, lambda: None)()
+
+
+class Odd(Exception):
+    """Can be neither pickled nor made from its message."""
+
+    def __init__(self, one, two, *, three):
+        super().__init__("odd one out")
+        self.function = lambda: three
+
+
+class Mute(Exception):
+    """Has no message."""
+
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+class Not(BaseException):
+    """No Exception."""
+
+
+def raise_(error):
+    raise error
+
+
+def endless():
+    while True:
+        pass
+
+
+def hold():
+    """Endless, and no other thread runs meanwhile."""
+    re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+def talk():
+    print("printed before the end")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+FAULTS = {
+    "raises": lambda: raise_(ZeroDivisionError("division by zero")),
+    "odd": lambda: raise_(Odd(1, 2, three=3)),
+    "mute": lambda: raise_(Mute()),
+    "not": lambda: raise_(Not("no exception")),
+    "leaves": lambda: sys.exit(4),
+    "long": lambda: raise_(ValueError("long " * 10**7)),
+    "surrogate": lambda: raise_(ValueError("half \ud800 a letter")),
+    "exit": lambda: os._exit(3),
+    "segfault": lambda: ctypes.string_at(0),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "closes": lambda: os.closerange(3, 1000),
+    "endless": endless,
+    "hold": hold,
+    "talk": talk,
+    "prints": lambda: [print("x" * 1000) for _ in range(1000)],
+}

@@ -16,6 +16,7 @@ from actrix.envs.envpool import EnvPoolEnvs, has_envpool
 from actrix.envs.guard import EnvError, Guard, env_seeds
 from actrix.envs.gymnasium import GymnasiumEnvs, find_masks_of, quiet_make
 from actrix.envs.jax_envs import JAX_TWINS, HostJax, gymnax_ids, has_jax_env, jax_env
+from actrix.envs.workers import STEP_TIMEOUT, ProcessEnvs, WorkerTraceback, check_options
 
 BACKENDS = ("auto", "gymnasium", "envpool", "jax")
 
@@ -33,31 +34,44 @@ def make_vec_env(
     wrapper_kwargs: dict[str, Any] | None = None,
     vec_env_cls: type[VectorEnv] | None = None,
     backend: str = "auto",
+    *,
+    workers: bool | int = False,
+    step_timeout: float = STEP_TIMEOUT,
+    max_restarts: int = 0,
 ) -> HostEnv:
     """`n_envs` environments stepped together; Stable-Baselines3's parameter names.
 
     `env_id` is an id, a class or function that returns a `gym.Env`, or a JAX environment (a `FiniteMDP`). Backend
     'auto' takes EnvPool where it has the id, `n_envs` > 1 and nothing else is asked for, else Gymnasium (for one
     environment EnvPool's threads cost more than they gain). `vec_env_cls` is
-    `SyncVectorEnv` (default) or `AsyncVectorEnv` (one process each; scripts then need `if __name__ ==
-    "__main__":`). `seed` serves the first reset: environments get spawned seeds, never seed + i.
+    `SyncVectorEnv` (default) or `AsyncVectorEnv`. `seed` serves the first reset: environments get spawned seeds,
+    never seed + i.
+
+    `workers` puts Gymnasium environments into processes of their own (`ProcessEnvs`): True one each, a number so
+    many that share them. A step or reset that takes longer than `step_timeout` seconds is a failure; `max_restarts`
+    failures are answered by a fresh process, the next one ends training. Scripts then need `if __name__ ==
+    "__main__":`.
 
     Raises UnknownEnvError, ImportError (a missing extra), UnsupportedSpaceError, EnvError (the environment's
-    own constructor raised), ValueError (bad `n_envs`, `backend`, `seed`).
+    own constructor raised), ValueError (bad `n_envs`, `backend`, `seed`, `workers`), TypeError (what cannot be
+    sent to a process).
     """
     if int(n_envs) != n_envs or n_envs < 1:
         raise ValueError(f"n_envs must be a positive integer, got {n_envs}.")
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    count = worker_count(n_envs, workers, step_timeout, max_restarts)
+    if count and (vec_env_cls or backend not in ("auto", "gymnasium")):
+        raise ValueError("workers run Gymnasium environments: no other backend, no vec_env_cls.")
     seeds = env_seeds(seed, n_envs)
     if isinstance(env_id, JaxEnv) and not isinstance(env_id, type | gym.Env):
-        if wrapper_class or env_kwargs or vec_env_cls or backend not in ("auto", "jax"):
+        if wrapper_class or env_kwargs or vec_env_cls or count or backend not in ("auto", "jax"):
             raise ValueError(
-                "a JAX environment takes no wrapper_class, env_kwargs, vec_env_cls or other backend."
+                "a JAX environment takes no wrapper_class, env_kwargs, vec_env_cls, workers or other backend."
             )
         return HostJax(env_id, n_envs, seeds[0])
     name = env_id if isinstance(env_id, str) else ""
-    plain = name and not (wrapper_class or env_kwargs or vec_env_cls)
+    plain = name and not (wrapper_class or env_kwargs or vec_env_cls or count)
     if backend == "envpool" and not plain:
         raise ValueError("backend='envpool' takes an id only: no class, wrapper, env_kwargs or vec_env_cls.")
     if plain and (backend == "envpool" or (backend == "auto" and n_envs > 1)) and has_envpool(name):
@@ -69,6 +83,13 @@ def make_vec_env(
             raise ValueError("backend='jax' takes an id only: no class, wrapper_class or vec_env_cls.")
         return HostJax(make_jax_env(name, **(env_kwargs or {})), n_envs, seeds[0])
     build = functools.partial(single_env, env_id, env_kwargs, wrapper_class, wrapper_kwargs)
+    if count:
+        registered = gym.registry.get(name)
+        known = registered.id if registered and not (wrapper_class or env_kwargs) else None
+        return _in_workers(
+            build, n_envs, seeds, workers=count, step_timeout=step_timeout, max_restarts=max_restarts,
+            env_id=known, registered=registered,
+        )  # fmt: skip
     return _vectorise(build, n_envs, seeds, vec_env_cls or SyncVectorEnv)
 
 
@@ -78,32 +99,49 @@ def training_env(
     seed: int | None,
     env_kwargs: dict[str, Any] | None = None,
     backend: str = "auto",
+    *,
+    workers: bool | int = False,
+    step_timeout: float = STEP_TIMEOUT,
+    max_restarts: int = 0,
 ) -> HostEnv | JaxEnv:
     """What an id trains on: Atari games preprocessed (`make_atari_env`), else a JAX environment or `make_vec_env`.
 
-    `backend` is what `choose_backend` gives.
+    `backend` is what `choose_backend` gives; the rest is as in `make_vec_env`. Raises ValueError for `workers` where
+    they cannot be had.
     """
     from actrix.envs.atari import is_atari, make_atari_env  # which needs this module
 
+    count = worker_count(n_envs, workers, step_timeout, max_restarts)
+    if count and (is_atari(env_id) or backend not in ("auto", "gymnasium")):
+        raise ValueError(f"workers run Gymnasium environments, not {env_id} with backend {backend!r}.")
     if is_atari(env_id):
         return make_atari_env(env_id, n_envs, seed, backend, env_kwargs=env_kwargs)
     if backend == "jax":
         return make_jax_env(env_id, **(env_kwargs or {}))
-    return make_vec_env(env_id, n_envs, seed, env_kwargs=env_kwargs, backend=backend)
+    return make_vec_env(
+        env_id, n_envs, seed, env_kwargs=env_kwargs, backend=backend,
+        workers=workers, step_timeout=step_timeout, max_restarts=max_restarts,
+    )  # fmt: skip
 
 
 def choose_backend(
-    backend: str, env_id: str, env_kwargs: dict[str, Any] | None = None, n_envs: int = 2
+    backend: str,
+    env_id: str,
+    env_kwargs: dict[str, Any] | None = None,
+    n_envs: int = 2,
+    workers: bool | int = False,
 ) -> str:
     """'jax', 'envpool' or 'gymnasium' for an id.
 
     'auto' takes JAX where it matches Gymnasium's dynamics or Gymnasium has no such environment, else EnvPool
     where it has the id and there are several environments (one alone is faster without its threads), else
-    Gymnasium; keyword arguments rule out what would not know them. Raises UnknownEnvError with the nearest
-    names, EnvError where the constructor raises.
+    Gymnasium; keyword arguments rule out what would not know them, `workers` all but Gymnasium (whose environment
+    is not built here then). Raises UnknownEnvError with the nearest names, EnvError where the constructor raises.
     """
     from actrix.envs.atari import atari_backend, is_atari  # which needs this module
 
+    if workers and backend == "auto":
+        return "gymnasium"
     if is_atari(env_id):
         return atari_backend(backend, env_id, n_envs, env_kwargs=env_kwargs)
     if backend != "auto":
@@ -189,6 +227,36 @@ def _vectorise(
     else:
         makers[0] = lambda: first
     return GymnasiumEnvs(vec_env_cls(makers, **options), limit, seeds, masks)
+
+
+def worker_count(n_envs: int, workers: bool | int, step_timeout: float, max_restarts: int) -> int:
+    """The number of processes asked for, 0 for none; ValueError for options that make no sense."""
+    if isinstance(workers, str):
+        raise ValueError(f"workers must be True, False or a number of processes, got {workers!r}.")
+    if not workers:
+        if step_timeout != STEP_TIMEOUT or max_restarts != 0:
+            raise ValueError("step_timeout and max_restarts need workers: pass workers=True or a number.")
+        return 0
+    count = n_envs if workers is True else workers
+    check_options(n_envs, count, step_timeout, max_restarts)
+    return int(count)
+
+
+def _in_workers(build: Callable[[], gym.Env], n_envs: int, seeds: list[int], **options: Any) -> ProcessEnvs:
+    try:
+        return ProcessEnvs(build, n_envs, seeds, **options)
+    except EnvError as error:
+        name = error.__cause__.kind if isinstance(error.__cause__, WorkerTraceback) else ""
+        _, constructor, message = str(error).partition(f": its constructor raised {name}: ")
+        if constructor and name in (
+            "UnknownEnvError",
+            "ImportError",
+            "ModuleNotFoundError",
+        ):  # as in `_construct`
+            raise (UnknownEnvError if name == "UnknownEnvError" else ImportError)(
+                message
+            ) from error.__cause__
+        raise
 
 
 def _construct(build: Callable[[], gym.Env], index: int) -> gym.Env:

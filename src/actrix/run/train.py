@@ -135,8 +135,11 @@ def train(
             reports = runner.advance(counts)
             seconds = time.monotonic() - tick
             going = [(run, report) for run, report, n in zip(runs, reports, counts, strict=True) if n]
+            restarts = getattr(getattr(runner, "env", None), "restarts", 0)
             for run, report in going:
                 run.add(report)
+                if restarts:
+                    run.metrics["rollout/env_restarts"] = float(restarts)
             updates += 1
             _log(runs, [run for run, _ in going], begun, start_steps, updates % log_interval == 0, display)
             bad = [(run, report) for run, report in going if report.nonfinite]
@@ -243,10 +246,12 @@ def load_checkpoints(
         run.resumes += 1
         run.dropped_episodes += int(snapshot.loop.get("open", 0))
     runner.reseed([int(np.random.SeedSequence([run.seed, run.resumes]).generate_state(1)[0]) for run in runs])
-    broken = any(snapshot.loop["env"] is None for snapshot in snapshots)
-    return getattr(getattr(runner, "env", None), "unsupported", None) or (
-        "training was broken off inside a chunk" if broken else "these environments cannot be restored"
-    )
+    env = getattr(runner, "env", None)
+    if getattr(env, "unsupported", None):
+        return str(env.unsupported)
+    if not hasattr(env, "set_state"):
+        return f"the state of {type(env).__name__} cannot be had"
+    return "training was broken off inside a chunk"
 
 
 def _log(

@@ -246,7 +246,7 @@ def load_checkpoints(
         run.resumes += 1
         run.dropped_episodes += int(snapshot.loop.get("open", 0))
     runner.reseed([int(np.random.SeedSequence([run.seed, run.resumes]).generate_state(1)[0]) for run in runs])
-    env = getattr(runner, "env", None)
+    env: Any = getattr(runner, "env", None)
     if getattr(env, "unsupported", None):
         return str(env.unsupported)
     if not hasattr(env, "set_state"):

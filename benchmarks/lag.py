@@ -21,6 +21,7 @@ from machine import machine
 
 from actrix import experiment, make_vec_env
 from actrix.core.distributions import importance_ratio
+from actrix.run import manifest
 from actrix.run.compiled import CompiledRunner
 from actrix.run.evaluate import Policy, evaluate
 from actrix.run.stats import summarize
@@ -52,7 +53,7 @@ def run(lag: int, corrected: bool) -> dict[str, Any]:
         "high": round(float(summary.high), 1), "per_seed": [round(float(np.mean(returns[s])), 1) for s in SEEDS],
         "seeds": list(SEEDS), "steps": STEPS, "episodes_per_seed": EPISODES, "settings": config.settings,
         "command": "python benchmarks/lag.py", "date": datetime.date.today().isoformat(),
-        "versions": experiment.package_versions(), "machine": machine(),
+        "versions": manifest.package_versions(), "machine": machine(),
     }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from actrix import experiment, make_vec_env
 from actrix.envs.jax_envs import ClassicEnv
 from actrix.envs.probes import MaskVelocity, PositionOnly
 from actrix.model import Model
+from actrix.run import manifest
 from actrix.run.compiled import CompiledRunner
 from actrix.run.evaluate import Policy, evaluate
 from actrix.run.stats import summarize
@@ -230,7 +231,7 @@ def run(job: Job) -> dict[str, Any]:
         "mean": _round(summary.mean), "std": _round(summary.std), "episodes_per_seed": job.episodes,
         "backend": config.backend, "n_envs": config.n_envs, "seconds": round(seconds, 1),
         "settings": config.settings, "command": f"python benchmarks/returns.py --only {job.name}",
-        "date": datetime.date.today().isoformat(), "versions": experiment.package_versions(),
+        "date": datetime.date.today().isoformat(), "versions": manifest.package_versions(),
         "machine": machine(),
     }  # fmt: skip
 

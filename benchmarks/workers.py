@@ -1,7 +1,7 @@
 """What processes gain: `python benchmarks/workers.py --n-envs 8`, on a quiet machine.
 
-Steps per second of one environment after the other, of Gymnasium's AsyncVectorEnv and of `workers`, on environments whose
-step sleeps (a simulator elsewhere) or computes, and the ratio to the first. A busy step gains up to the number of
+Steps per second of one environment after the other, of Gymnasium's AsyncVectorEnv and of `workers`, on environments
+whose step sleeps (a simulator elsewhere) or computes, and the ratio to the first. A busy step gains up to the number of
 cores, less the messages; a sleeping one up to the number of processes.
 """
 

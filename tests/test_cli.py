@@ -385,7 +385,8 @@ def test_a_signal_stops_the_processes_of_all_seeds(number, tmp_path):
     if number == signal.SIGINT:
         return
     total = _shorten(folder, paths)
-    shutil.rmtree(paths[1] / "checkpoints")
+    shutil.rmtree(paths[1] / "checkpoints")  # as if it had been killed before its first one
+    (paths[1] / "model.safetensors").unlink()
     assert main(["resume", str(folder), "--quiet"]) == 0
     for path in paths:
         steps = read_metrics(path)[STEP]

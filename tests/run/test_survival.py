@@ -1,0 +1,243 @@
+"""Runs killed with SIGKILL at random moments, resumed, and compared with the uninterrupted run, array by array."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from test_resume import assert_same
+
+from actrix import experiment
+from actrix.run import checkpoint
+from actrix.run.lock import RunLockedError
+from actrix.run.log import STEP, read_metrics
+
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="POSIX signals"),
+    pytest.mark.timeout(240),
+]
+
+# Saving may take any share of the time here, so that there is a checkpoint wherever the kill comes.
+DRIVER = """
+import sys
+from actrix.run import train
+train.SAVE_SHARE = float("inf")
+from actrix.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+NET = "policy_kwargs={'net_arch': [8]}"
+PPO = ["--envs", "4", "--set", "n_steps=16", "batch_size=32", "n_epochs=2", "normalize=True", NET]
+DQN = ["--per", "--set", "learning_starts=64", "train_freq=4", "batch_size=16", "buffer_size=512", NET]
+SAC = ["--set", "learning_starts=64", "batch_size=16", "buffer_size=512", NET]
+CASES = {
+    "ppo compiled": ["ppo", "CartPole-v1", "--backend", "jax", "--steps", "400000", *PPO],
+    "ppo gymnasium": ["ppo", "CartPole-v1", "--backend", "gymnasium", "--steps", "12000", *PPO],
+    "dqn prioritised gymnasium": ["dqn", "CartPole-v1", "--backend", "gymnasium", "--steps", "4000", *DQN],
+    "dqn prioritised compiled": ["dqn", "CartPole-v1", "--backend", "jax", "--steps", "30000", *DQN],
+    "sac gymnasium": ["sac", "Pendulum-v1", "--backend", "gymnasium", "--steps", "2500", *SAC],
+}
+KILLS = [("ppo compiled", 1), ("ppo gymnasium", 1), ("dqn prioritised gymnasium", 2), ("sac gymnasium", 1)]
+"""Case and how often it is killed before it may end: five; and one before the first checkpoint."""
+MANY = [(case, 6) for case in CASES]
+
+
+def launch(words, **kwargs):
+    command = [sys.executable, "-c", DRIVER, *map(str, words), "--quiet", "--checkpoint-seconds", "0"]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    return subprocess.Popen(command, **pipes | kwargs)
+
+
+def kill(child):
+    child.kill()
+    child.wait(30)
+    with contextlib.suppress(AttributeError):
+        child.stderr.close()
+
+
+def finish(folder):
+    """Resume to the end, compiled as the others were (this process may compile otherwise); what it said."""
+    child = launch(["resume", folder])
+    _, said = child.communicate(timeout=120)
+    assert child.returncode == 0, said
+    return said
+
+
+def wait_until(true, child=None, seconds=90):
+    """False if the process ended before it was true."""
+    end = time.monotonic() + seconds
+    while not true():
+        if child is not None and child.poll() is not None:
+            return False
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.005)
+    return True
+
+
+def newest(folder):
+    return checkpoint.newest_step(folder / "checkpoints")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The uninterrupted run of a case, made once: (its folder, seconds of training after the first checkpoint)."""
+    made = {}
+
+    def make(case):
+        if case not in made:
+            folder = tmp_path_factory.mktemp("whole") / "run"
+            child = launch(["train", *CASES[case], "--seed", "3", "--out", folder])
+            wait_until(lambda: newest(folder) > 0, child)
+            begun = time.monotonic()
+            wait_until(lambda: (folder / "model.safetensors").exists(), child)
+            seconds = time.monotonic() - begun
+            assert child.wait(60) == 0, child.stderr.read()
+            child.stderr.close()
+            made[case] = folder, seconds
+        return made[case]
+
+    return make
+
+
+def survive(case, kills, whole, tmp_path, seed):
+    reference, seconds = whole(case)
+    folder, rng, killed = tmp_path / "run", random.Random(seed), 0
+    first = ["train", *CASES[case], "--seed", "3", "--out", folder]
+    for attempt in range(6 * kills):
+        before = newest(folder)
+        child = launch(["resume", folder] if folder.exists() else first)
+        going = wait_until(lambda before=before: newest(folder) > before, child)
+        # A share of the run's length that leaves something for the kills to come; shorter if it was too late before.
+        if going:
+            time.sleep(rng.random() * seconds * 0.8 / kills / (1 + attempt // kills))
+        ended = child.poll() is not None
+        kill(child)
+        if ended or (folder / "model.safetensors").exists():  # too late: once more from the beginning
+            killed = 0
+            for path in sorted(folder.rglob("*"), reverse=True):
+                path.unlink() if path.is_file() else path.rmdir()
+            folder.rmdir()
+            continue
+        killed += 1
+        if killed == kills:
+            break
+    assert killed == kills, "every attempt came too late"
+    assert newest(folder) < newest(reference), "it was killed before its end"
+    assert "exactly where it was" in finish(folder)
+    assert_same(folder / "checkpoints", reference / "checkpoints")
+    steps = read_metrics(folder)[STEP]
+    assert (np.diff(steps[:-1]) > 0).all(), "no row twice"
+    assert steps[-1] == steps[-2] == read_metrics(reference)[STEP][-1], "the last is the final evaluation's"
+    assert not list(folder.rglob(".tmp-*"))
+    events = [s["event"] for s in json.loads((folder / "manifest.json").read_text())["sessions"]]
+    assert events == ["start"] + ["resume"] * kills
+
+
+@pytest.mark.parametrize(("case", "kills"), KILLS, ids=[case for case, _ in KILLS])
+def test_killed_and_resumed(case, kills, whole, tmp_path):
+    survive(case, kills, whole, tmp_path, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("case", "kills"), MANY, ids=[case for case, _ in MANY])
+def test_killed_many_times_and_resumed(case, kills, whole, tmp_path):
+    """30 kills."""
+    survive(case, kills, whole, tmp_path, seed=1)
+
+
+def test_killed_before_the_first_checkpoint(whole, tmp_path):
+    """The run begins anew, which comes to the same."""
+    reference, _ = whole("ppo gymnasium")
+    folder = tmp_path / "run"
+    child = launch(["train", *CASES["ppo gymnasium"], "--seed", "3", "--out", folder])
+    wait_until(lambda: (folder / "config.json").exists(), child)
+    kill(child)
+    assert newest(folder) < 0
+    assert "begins anew" in finish(folder)
+    assert_same(folder / "checkpoints", reference / "checkpoints")
+
+
+def processes_naming(folder):
+    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in found.splitlines() if str(folder) in line and "ps -eo" not in line]
+
+
+def test_a_killed_parent_leaves_no_processes(tmp_path):
+    """Those of the seeds notice it, save and end; then the run can be resumed."""
+    folder = tmp_path / "run"
+    words = ["train", *CASES["ppo gymnasium"], "--seeds", "2", "--out", folder]
+    words[words.index("--steps") + 1] = "50000000"
+    child = launch(words)
+    seeds = [folder / "seed-0", folder / "seed-1"]
+    assert wait_until(lambda: all(newest(path) > 0 for path in seeds), child)
+    kill(child)
+    wait_until(lambda: not processes_naming(folder), seconds=60)
+    steps = [newest(path) for path in seeds]
+    for path in (folder, *seeds):
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps({**config, "n_timesteps": max(steps) + 64}))
+    assert experiment.resume(folder, quiet=True).finished
+    assert all(newest(path) >= max(steps) + 64 for path in seeds)
+
+
+def test_a_second_ctrl_c_aborts_and_a_second_process_is_refused(tmp_path):
+    folder = tmp_path / "run"
+    words = ["train", *CASES["ppo gymnasium"], "--seed", "1", "--out", folder]
+    words[words.index("--steps") + 1] = "50000000"
+    child = launch(words)
+    assert wait_until(lambda: newest(folder) > 0, child)
+    before = {p: p.read_bytes() for p in folder.glob("*.json")}
+    with pytest.raises(RunLockedError, match=rf"is in use by another process \(pid {child.pid}\)"):
+        experiment.resume(folder, quiet=True)
+    assert before == {p: p.read_bytes() for p in folder.glob("*.json")}
+    for _ in range(2):
+        child.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    assert child.wait(30) == 130, child.stderr.read()
+    child.stderr.close()
+    (snapshot, counters) = checkpoint.load_newest(folder / "checkpoints", _learner(folder))
+    assert counters["num_timesteps"] == newest(folder)
+    assert snapshot.loop["env"] is not None
+
+
+def _learner(folder):
+    config = experiment.load_config(folder)
+    env = experiment.make_env(config, 1)
+    try:
+        return experiment.host_runner(config.build(), env, 1).snapshots()[0].learner
+    finally:
+        env.close()
+
+
+def test_another_configuration_and_other_versions(tmp_path, capsys):
+    """A changed setting is refused and nothing is touched; other versions are told."""
+    settings = {"n_steps": 16, "batch_size": 32, "policy_kwargs": {"net_arch": [4]}}
+    config = experiment.resolve(
+        "ppo", "CartPole-v1", steps=128, n_envs=4, seeds=[2], backend="gymnasium", settings=settings
+    )
+    folder = tmp_path / "run"
+    experiment.start(config, folder, quiet=True)
+    right = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(right.replace('"gamma": 0.98', '"gamma": 0.5'))
+    files = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+    with pytest.raises(experiment.RunError, match=r"settings.gamma is 0.5, the checkpoint has 0.98"):
+        experiment.resume(folder, steps=256, quiet=True)
+    assert files == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+    (folder / "config.json").write_text(right)
+    manifest = (folder / "manifest.json").read_text()
+    version = json.loads(manifest)["sessions"][0]["versions"]["jax"]
+    (folder / "manifest.json").write_text(manifest.replace(f'"jax": "{version}"', '"jax": "0.1"'))
+    capsys.readouterr()
+    assert experiment.resume(folder, steps=256, quiet=True).finished
+    text = capsys.readouterr().err
+    assert "exactly where it was" in text
+    assert f"jax 0.1 → {version}" in text
+    sessions = json.loads((folder / "manifest.json").read_text())["sessions"]
+    assert [(s["event"], s["step"]) for s in sessions] == [("start", 0), ("resume", 128)]
+    assert sessions[1]["exact"] is True

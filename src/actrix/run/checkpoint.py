@@ -77,18 +77,18 @@ def load(
 ) -> tuple[Snapshot, dict[str, Any]]:
     """(snapshot, counters) of one file. `check` sees the metadata first, and may refuse it.
 
-    `template` is the learner, or its shapes. Raises ModelFileError for a file that is damaged or does not fit.
+    `template` is the learner, or its shapes; the snapshot's is made of NumPy arrays that must not be written to. Raises
+    ModelFileError for a file that is damaged or does not fit.
     """
     header = modelfile.read_header(path)
     meta = _checked(header)
     if check is not None:
         check(meta)
     names = [f"{_LOOP}[{i}]" for i in range(sum(name.startswith(_LOOP) for name in header.tensors))]
-    found = [
-        header.tensors[name] for name in names if name in header.tensors
-    ]  # what is missing is complained of
+    # What is missing is complained of.
+    found = [header.tensors[name] for name in names if name in header.tensors]
     loop = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in found]
-    tree = modelfile.read_tree(header, {"learner": template, "loop": loop}, plain=_LOOP)
+    tree = modelfile.read_tree(header, {"learner": template, "loop": loop}, plain=_LOOP, device=False)
     with modelfile.blaming(header.path, "its loop"):
         plain = unpack(meta["loop"], tree["loop"])
         snapshot, history = Snapshot(tree["learner"], plain["loop"]), plain["history"]

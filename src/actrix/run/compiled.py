@@ -23,6 +23,7 @@ from actrix.run.runner import (
     key_from,
     leaves,
     no_batch,
+    own,
     report,
     run_keys,
     views,
@@ -166,6 +167,7 @@ class CompiledRunner:
     def set_learners(self, learners: Sequence[Any], iterations: Sequence[int]) -> None:
         """Go on from these learners (a resumed run, a warm start) after so many iterations of each."""
         done = self._stack([jnp.asarray(n, jnp.int32) for n in iterations])
+        self.state = dataclasses.replace(self.state, learner=None)  # its memory goes before another one comes
         self.state = dataclasses.replace(self.state, learner=self._stack(learners), iteration=done)
 
     def snapshots(self) -> list[Snapshot]:
@@ -198,6 +200,8 @@ class CompiledRunner:
         return known
 
     def _stack(self, trees: Sequence[Any]) -> Any:
+        if len(trees) + self.idle == 1:  # `stack` would copy a memory twice
+            return jax.tree.map(lambda x: x[None] if isinstance(x, jax.Array) else own(x[None]), trees[0])
         return jax.tree.map(lambda *x: jnp.stack(x), *trees, *[trees[-1]] * self.idle)
 
     def reseed(self, seeds: Sequence[int]) -> None:

@@ -22,6 +22,7 @@ from actrix.run.runner import (
     iteration_keys,
     key_from,
     leaves,
+    own,
     report,
     run_keys,
     views,
@@ -93,7 +94,8 @@ class HostRunner:
 
     def set_learners(self, learners: Sequence[Any], iterations: Sequence[int]) -> None:
         """Go on from this learner (a resumed run, a warm start)."""
-        self.learner = jax.tree.map(jnp.array, learners[0])
+        self.learner = None  # its memory goes before another one comes
+        self.learner = own(learners[0])
         (self.iteration,) = iterations
 
     @property

@@ -201,12 +201,15 @@ def read_meta(path: str | os.PathLike) -> dict[str, Any]:
     return header.meta
 
 
-def read_tree(path: str | os.PathLike | Header, template: PyTree, plain: str = "") -> PyTree:
+def read_tree(
+    path: str | os.PathLike | Header, template: PyTree, plain: str = "", device: bool = True
+) -> PyTree:
     """The tensors of a file in the structure of `template` (arrays, or their shapes and dtypes).
 
     Names, shapes and dtypes are compared before anything is read; then the checksum must be right and every number
-    finite. Tensors whose name begins with `plain` may hold any number and stay NumPy's, 64 bits wide where they are.
-    Raises ModelFileError that lists every difference.
+    finite. Tensors whose name begins with `plain` may hold any number and stay NumPy's, 64 bits wide where they are;
+    without `device` the others stay NumPy's too, read-only and without a second copy. Raises ModelFileError that lists
+    every difference.
     """
     header = path if isinstance(path, Header) else read_header(path)
     expected = dict(zip(leaf_names(template), jax.tree.leaves(template), strict=True))
@@ -228,9 +231,8 @@ def read_tree(path: str | os.PathLike | Header, template: PyTree, plain: str = "
                 continue
             if fault := _fault(name, x):
                 faults.append(f"{name} {fault}")
-            arrays[name] = jax.numpy.array(
-                x
-            )  # one at a time: a memory of many gigabytes is never there twice
+            # One at a time: a memory of many gigabytes is never there twice.
+            arrays[name] = jax.numpy.array(x) if device else x
     _check_digest(header, digest)
     _refuse(header.path, faults)
     return jax.tree.unflatten(jax.tree.structure(template), [arrays[n] for n in expected])

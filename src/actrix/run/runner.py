@@ -52,6 +52,18 @@ def views(tree: PyTree) -> PyTree:
     return jax.tree.map(np.asarray, tree)
 
 
+def own(tree: PyTree) -> PyTree:
+    """A copy of the arrays on the device, one after the other, so that a memory is there once more and not thrice."""
+    return jax.tree.map(_own, tree)
+
+
+def _own(x: Any) -> jax.Array:
+    if isinstance(x, jax.Array):
+        return jnp.array(x)
+    # `jnp.array` would copy NumPy's array on the host and that to the device, and return before it has.
+    return jax.device_put(x, may_alias=False).block_until_ready()
+
+
 def leaves(tree: PyTree) -> list[np.ndarray]:
     """The arrays of a tree, whose structure need not be kept: the runner that reads them back has it."""
     return [np.asarray(x) for x in jax.tree.leaves(tree)]

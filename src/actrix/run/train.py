@@ -222,9 +222,11 @@ def load_checkpoints(
     Raises FileNotFoundError where there is none, ModelFileError where none can be read or fits.
     """
     found = []
-    for run, now in zip(runs, runner.snapshots(), strict=True):
+    shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
+    # Shapes only: a view would keep the runner's own memory beside the file's and the copy of it.
+    templates = [jax.tree.map(shape, snapshot.learner) for snapshot in runner.snapshots()]
+    for run, shapes in zip(runs, templates, strict=True):
         assert run.checkpoints is not None
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), now.learner)
         may = functools.partial(check, run) if check else None
         loaded = checkpoint.load_newest(run.checkpoints, shapes, may)
         if loaded is None:

@@ -244,7 +244,10 @@ def _refuse(path: Path, wrong: list[str]) -> None:
 
 
 def _fault(name: str, x: np.ndarray) -> str | None:
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
+    flat, piece = x.reshape(-1), 2**22  # in pieces: the flags of a large memory are a quarter of it
+    if x.dtype.kind == "f" and not all(
+        np.isfinite(flat[i : i + piece]).all() for i in range(0, x.size, piece)
+    ):
         return "holds non-finite numbers"
     if x.dtype.kind == "b" and (x.view(np.uint8) > 1).any():
         return "holds bytes that are neither true nor false"

@@ -42,7 +42,7 @@ from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints, train
 CHECKPOINT_SECONDS = 60.0
 EVAL_EPISODES = 20
 OFFLINE_EVALUATIONS = 10
-EVALUATION = "evaluation.json"
+EVALUATION, CURVE = "evaluation.json", "curve.png"
 STOP_SECONDS = 60.0
 """How long the processes of a stopped run may take to write their checkpoints."""
 
@@ -247,19 +247,32 @@ def start(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Results:
     """Train into a new folder; RunError if it exists."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(
-            f"{folder} exists already: choose another --out, or go on with `actrix resume {folder}`."
-        )
+    _refuse_taken(folder)
     _check(config)  # before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder):
+        _refuse_taken(folder)  # by a run that began, and may have ended, meanwhile
         for path, seed in seed_folders(folder, config):
             path.mkdir(parents=True, exist_ok=True)
             atomic.write_json(path / "config.json", _config_json(dataclasses.replace(config, seeds=(seed,))))
         atomic.write_json(folder / "config.json", _config_json(config))
         session = Session(quiet=quiet, verbose=verbose, checkpoint_seconds=checkpoint_seconds)
         return _train(config, folder, session)
+
+
+def _refuse_taken(folder: Path) -> None:
+    """Raise RunError where there is anything but what a start that was killed before its `config.json` leaves."""
+
+    def ours(path: Path) -> bool:
+        if path.name == ".lock" or path.name.startswith(".tmp-"):
+            return True
+        of_seed = path.name == "config.json" and path.parent != folder
+        return of_seed or (path.is_dir() and path.name.startswith("seed-"))
+
+    if folder.exists() and (not folder.is_dir() or not all(map(ours, folder.rglob("*")))):
+        raise RunError(
+            f"{folder} exists already: choose another --out, or go on with `actrix resume {folder}`."
+        )
 
 
 def _check(config: RunConfig) -> None:
@@ -337,10 +350,11 @@ def _resume(
         if steps < config.n_timesteps:
             raise RunError(f"--steps {steps} is less than the {config.n_timesteps} of this run.")
         config = dataclasses.replace(config, n_timesteps=steps)
+    checkpoint.remove_leftovers(folder)  # of who was killed while writing what concerns all seeds
     pairs = seed_folders(folder, config)
     done = [_evaluated_steps(path) for path, _ in pairs]
     ahead = done[:1] if _together(config) else done  # seeds in one program stop together, at the first one's
-    if min(done) >= 0 and min(ahead) >= config.n_timesteps:
+    if min(done) >= 0 and min(ahead) >= config.n_timesteps and (folder / CURVE).exists():
         raise RunError(
             f"{folder} has already finished its {config.n_timesteps} steps: go on with a larger --steps."
         )
@@ -440,7 +454,7 @@ def _train(config: RunConfig, folder: Path, session: Session) -> Results:
             returns[seed] = np.asarray(json.loads((path / EVALUATION).read_text())["returns"])
         else:
             returns[seed] = final_evaluation(path, seed)
-    plot_run([path for path, _ in pairs] if len(pairs) > 1 else folder, folder / "curve.png")
+    plot_run([path for path, _ in pairs] if len(pairs) > 1 else folder, folder / CURVE)
     return Results(folder, config, returns, time.monotonic() - begun)
 
 
@@ -469,16 +483,25 @@ def final_evaluation(path: Path, seed: int, episodes: int = EVAL_EPISODES) -> np
     """Evaluate a seed's final policy, note it in `evaluation.json` and as the last row of its metrics."""
     model = Model.load(path)
     returns, lengths = evaluate_model(model, episodes, seed, env_id=model.env_id)
+    if not _noted(path, model.run.steps):
+        with Logger(path, tensorboard=path, resume_step=model.run.steps) as logger:
+            logger.record("eval/mean_reward", float(np.mean(returns)))
+            logger.record("eval/mean_ep_length", float(np.mean(lengths)))
+            logger.dump(model.run.steps)
+    # Last, as it says that all of this is done.
     atomic.write_json(
         path / EVALUATION,
         {"episodes": episodes, "deterministic": True, "returns": returns.tolist(), "lengths": lengths.tolist(),
          "num_timesteps": model.run.steps},
     )  # fmt: skip
-    with Logger(path, tensorboard=path, resume_step=model.run.steps) as logger:
-        logger.record("eval/mean_reward", float(np.mean(returns)))
-        logger.record("eval/mean_ep_length", float(np.mean(lengths)))
-        logger.dump(model.run.steps)
     return returns
+
+
+def _noted(path: Path, steps: int) -> bool:
+    """Whether the log ends with the row of the final evaluation: a process was killed right after it."""
+    metrics = read_metrics(path)
+    last = {name: values[-1] for name, values in metrics.items() if len(values)}
+    return last.get(STEP) == steps and not np.isnan(last.get("eval/mean_ep_length", np.nan))
 
 
 def evaluate_model(

@@ -205,11 +205,12 @@ class _Csv:
             raise
 
     def sync(self) -> None:
-        os.fsync(self.file.fileno())
+        with atomic.naming(self.path):
+            os.fsync(self.file.fileno())
 
     def close(self) -> None:
         try:
-            os.fsync(self.file.fileno())
+            self.sync()
         finally:
             self.file.close()
 

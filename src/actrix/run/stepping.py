@@ -53,6 +53,12 @@ class SteppingRunner(HostRunner):
         """A copy of what the policy acts with."""
         return [jax.tree.map(jnp.array, self.learner.acting)]
 
+    def set_training(self, **numbers: float) -> None:
+        """Replace numbers of the learner's `training`, e.g. its step counter; the next action stays as it was drawn."""
+        pending = self._pending
+        super().set_training(**numbers)
+        self._pending = pending
+
     def _reset(self, seeds: list[int] | None) -> None:
         super()._reset(seeds)
         self._pending = None

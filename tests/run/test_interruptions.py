@@ -1,0 +1,139 @@
+"""What a killed process leaves behind: a log without gap or torn row, no lock, no children, its checkpoint."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from test_resume import assert_same
+from test_survival import CASES, finish, kill, launch, newest, wait_until
+
+from actrix.cli import main
+from actrix.run.lock import RunLock, RunLockedError
+from actrix.run.log import STEP, read_metrics
+
+pytestmark = [pytest.mark.skipif(os.name == "nt", reason="POSIX signals"), pytest.mark.timeout(240)]
+
+
+def words(case, folder, steps=None, *more):
+    out = ["train", *CASES[case], *more, "--out", folder]
+    if steps is not None:
+        out[out.index("--steps") + 1] = str(steps)
+    return out
+
+
+def uninterrupted(words):
+    child = launch(words)
+    _, said = child.communicate(timeout=120)
+    assert child.returncode == 0, said
+
+
+def rows(folder):
+    """The log's rows but for what the clock says."""
+    metrics = read_metrics(folder)
+    names = sorted(metrics.keys() - {"time/fps", "time/time_elapsed"})
+    return names, [tuple(map(str, row)) for row in zip(*(metrics[n] for n in names), strict=True)]
+
+
+def test_the_log_has_no_gap_and_the_lock_goes_with_its_process_gymnasium(tmp_path, capsys):
+    """Killed twice in one run, each time with a last row that is torn; others are refused while it lives."""
+    case, steps = "ppo gymnasium", 8000
+    uninterrupted(words(case, tmp_path / "whole", steps, "--seed", "3"))
+    folder = tmp_path / "run"
+    first = words(case, folder, steps, "--seed", "3")
+    for target in (0, steps // 3):
+        child = launch(["resume", folder] if folder.exists() else first)
+        assert wait_until(lambda target=target: newest(folder) > target, child)
+        config = (folder / "config.json").read_bytes()
+        assert main(["resume", str(folder), "--steps", str(10 * steps)]) == 2
+        assert f"is in use by another process (pid {child.pid}): wait for it" in capsys.readouterr().err
+        assert main([*map(str, first), "--quiet"]) == 2
+        assert "exists already" in capsys.readouterr().err
+        assert (folder / "config.json").read_bytes() == config
+        kill(child)
+        assert newest(folder) < steps, "killed before its end"
+        with RunLock(folder):
+            pass
+        with open(folder / "metrics.csv", "ab") as file:
+            file.write(b"99999999,0.1,0.")
+    assert "exactly where it was" in finish(folder)
+    assert_same(folder / "checkpoints", tmp_path / "whole" / "checkpoints")
+    assert rows(folder) == rows(tmp_path / "whole")
+    assert (np.diff(read_metrics(folder)[STEP][:-1]) > 0).all()
+
+
+def test_seeds_whose_parent_was_killed_go_on_to_the_same_bits_gymnasium(tmp_path):
+    """Their processes save and end within seconds, and the locks of their folders with them."""
+    case, steps = "ppo gymnasium", 8000
+    uninterrupted(words(case, tmp_path / "whole", steps, "--seeds", "2"))
+    folder = tmp_path / "run"
+    seeds = [folder / "seed-0", folder / "seed-1"]
+    child = launch([*words(case, folder, steps, "--seeds", "2")])
+    assert wait_until(lambda: all(newest(path) > 0 for path in seeds), child)
+    kill(child)
+    begun = time.monotonic()
+    wait_until(lambda: not any(map(locked, seeds)), seconds=30)
+    assert time.monotonic() - begun < 20
+    assert not list(folder.rglob(".tmp-*")), "they ended by themselves"
+    assert min(map(newest, seeds)) < steps
+    finish(folder)
+    for path in seeds:
+        other = tmp_path / "whole" / path.name
+        assert_same(path / "checkpoints", other / "checkpoints")
+        assert rows(path) == rows(other)
+
+
+def locked(folder):
+    try:
+        with RunLock(folder):
+            return False
+    except RunLockedError:
+        return True
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.slow)])
+def test_seeds_in_one_program_go_on_to_the_same_bits_compiled(kills, tmp_path):
+    """They are saved one after the other: a kill in between leaves one ahead of the other."""
+    case, steps = "ppo compiled", 60_000
+    uninterrupted(words(case, tmp_path / "whole", steps, "--seeds", "2"))
+    folder, rng = tmp_path / "run", np.random.default_rng(kills)
+    seeds = [folder / "seed-0", folder / "seed-1"]
+    for i in range(kills):
+        child = launch(["resume", folder] if folder.exists() else words(case, folder, steps, "--seeds", "2"))
+        target = 0.8 * steps * i / kills
+        assert wait_until(lambda target=target: newest(seeds[0]) > target, child)
+        time.sleep(0.05 * rng.random())
+        kill(child)
+        assert newest(seeds[1]) < steps
+    finish(folder)
+    for path in seeds:
+        assert_same(path / "checkpoints", tmp_path / "whole" / path.name / "checkpoints")
+        steps_ = read_metrics(path)[STEP]
+        assert (np.diff(steps_[:-1]) > 0).all()
+    assert not list(folder.rglob(".tmp-*"))
+
+
+def test_a_second_ctrl_c_aborts_inside_a_chunk_gymnasium(tmp_path):
+    """The first one waits for the end of the chunk, which takes seconds here; the second one does not."""
+    folder, steps = tmp_path / "run", 3 * 4 * 15_000
+    more = ["--seed", "3", "--set", "n_steps=15000", "batch_size=15000", "n_epochs=1"]
+    child = launch(words("ppo gymnasium", folder, steps, *more))
+    assert wait_until(lambda: newest(folder) > 0, child)
+    step = newest(folder)
+    time.sleep(0.3)
+    child.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert child.poll() is None, "the first one waits"
+    begun = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=30)
+    assert child.returncode == 130, said
+    assert time.monotonic() - begun < 2
+    assert said.strip().endswith("interrupted")
+    assert "Traceback" not in said
+    assert newest(folder) == step
+    assert not list(folder.rglob(".tmp-*"))
+    assert not (folder / "model.safetensors").exists()
+    assert "exactly where it was" in finish(folder)
+    assert newest(folder) >= steps

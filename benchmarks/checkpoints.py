@@ -1,21 +1,26 @@
 """Share of a run's time that is spent saving: `python benchmarks/checkpoints.py`, on a quiet machine.
 
 PPO on LunarLander-v3 with the zoo's settings saves every second instead of every minute, so that there are enough saves
-to measure; a save a minute then takes the mean of them in 60 seconds.
+to measure; a save a minute then takes the mean of them in 60 seconds. `--record` appends that share, in percent, to
+speed.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from speed import RESULTS, _row
 
 from actrix import experiment
 from actrix.run import train
+
+COMMAND = "python benchmarks/checkpoints.py --record"
 
 
 def main() -> None:
@@ -23,6 +28,7 @@ def main() -> None:
     parser.add_argument("--algorithm", default="ppo")
     parser.add_argument("--env", default="LunarLander-v3")
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--record", action="store_true")
     args = parser.parse_args()
     spent: list[float] = []
     inner = train.save_checkpoints
@@ -46,6 +52,13 @@ def main() -> None:
         f"  share    {100 * mean / 60:.3f}% of the time with a save every minute (at most 3% are meant to be)"
     )
     print(f"           {100 * sum(spent) / seconds:.2f}% of this run, with a save every second")
+    if len(spent) < 20:
+        print(f"  {len(spent)} saves are few: give more --steps")
+    if args.record:
+        row = _row(f"checkpoints-{args.algorithm}-{args.env}-percent", [100 * mean / 60], 3.0, None, True)
+        more = {"saves": len(spent), "save_seconds": mean, "file_bytes": size, "command": COMMAND}
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(row | more) + "\n")
 
 
 if __name__ == "__main__":

@@ -361,10 +361,14 @@ def _resume(
     for path, seed in pairs:  # before anything is written
         if (meta := checkpoint.newest_meta(path / "checkpoints")) is not None:
             _check_identity(SeedRun(seed, folder=path, identity=_identity(config)), meta)
-    if steps is not None:
+    for path, seed in pairs if len(pairs) > 1 else []:
+        own = dataclasses.replace(config, seeds=(seed,))
+        # Also without --steps: an earlier resume may have been killed between two of these writes.
+        if not (path / "config.json").exists() or load_config(path) != own:
+            path.mkdir(exist_ok=True)
+            atomic.write_json(path / "config.json", _config_json(own))
+    if steps is not None:  # last: it is what the next resume goes by
         atomic.write_json(folder / "config.json", _config_json(config))
-        for path, seed in pairs:
-            atomic.write_json(path / "config.json", _config_json(dataclasses.replace(config, seeds=(seed,))))
     return _train(config, folder, session)
 
 
@@ -375,9 +379,9 @@ def seed_folders(folder: Path, config: RunConfig) -> list[tuple[Path, int]]:
     return [(folder / f"seed-{seed}", seed) for seed in config.seeds]
 
 
-_KINDS: dict[str, type] = {
+_KINDS: dict[str, Any] = {
     "algorithm": str, "env_id": str, "n_timesteps": int, "n_envs": int, "backend": str, "settings": dict,
-    "env_kwargs": dict, "dataset": tuple,
+    "env_kwargs": dict, "dataset": tuple, "step_timeout": (int, float), "max_restarts": int, "workers": (bool, int),
 }  # fmt: skip
 
 
@@ -393,8 +397,12 @@ def load_config(folder: Path) -> RunConfig:
                 raise ValueError(f"{name} is {value!r}.")
         if not config.seeds or not all(isinstance(seed, int) for seed in config.seeds):
             raise ValueError(f"seeds is {list(config.seeds)}.")
+        if config.n_timesteps < 1 or config.n_envs < 1:
+            raise ValueError(
+                f"n_timesteps is {config.n_timesteps} and n_envs {config.n_envs}: at least 1 each."
+            )
         return config
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{folder} is not a run folder: it has no config.json.") from None
     except (ValueError, TypeError, KeyError) as error:
         raise RunError(f"{folder / 'config.json'} cannot be read: {error}") from None
@@ -451,7 +459,7 @@ def _train(config: RunConfig, folder: Path, session: Session) -> Results:
     returns = {}
     for path, seed in pairs if config.env_id else []:
         if _evaluated_steps(path) >= 0:  # by the seed's own process, or before an interruption
-            returns[seed] = np.asarray(json.loads((path / EVALUATION).read_text())["returns"])
+            returns[seed] = _evaluation(path)[1]
         else:
             returns[seed] = final_evaluation(path, seed)
     plot_run([path for path, _ in pairs] if len(pairs) > 1 else folder, folder / CURVE)
@@ -471,12 +479,20 @@ def _checkpointed_steps(path: Path) -> int:
 def _evaluated_steps(path: Path) -> int:
     """Environment steps at a seed's final evaluation; -1 if there is none of its newest checkpoint."""
     try:
-        steps = int(json.loads((path / EVALUATION).read_text())["num_timesteps"])
+        steps, _ = _evaluation(path)
     except FileNotFoundError:
         return -1
-    except (ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{path / EVALUATION} cannot be read: {error}") from None
     return steps if steps == _checkpointed_steps(path) else -1
+
+
+def _evaluation(path: Path) -> tuple[int, np.ndarray]:
+    """(environment steps, returns) of a seed's final evaluation."""
+    try:
+        found = json.loads((path / EVALUATION).read_text())
+        return int(found["num_timesteps"]), np.asarray(found["returns"], float).reshape(-1)
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise RunError(f"{path / EVALUATION} cannot be read: {reason}") from None
 
 
 def final_evaluation(path: Path, seed: int, episodes: int = EVAL_EPISODES) -> np.ndarray:
@@ -541,17 +557,27 @@ def _train_here(config: RunConfig, pairs: Sequence[tuple[Path, int]], session: S
             runner = host_runner(algorithm, env, seeds[0])
         else:
             runner = CompiledRunner(algorithm, env, config.n_envs, seeds)
-    spec = runner.spec
     runs = [
         SeedRun(seed, folder=path, checkpoints=path / "checkpoints", identity=_identity(config))
         for path, seed in pairs
     ]
+    with contextlib.ExitStack() as locks:
+        for run in runs if len(runs) > 1 else []:  # a seed's folder is a run folder, too
+            assert run.folder is not None
+            locks.enter_context(RunLock(run.folder))
+        return _train_runs(config, algorithm, runner, runs, session)
+
+
+def _train_runs(
+    config: RunConfig, algorithm: Any, runner: Any, runs: Sequence[SeedRun], session: Session
+) -> bool:
+    """`_train_here` with everything built and locked."""
+    spec, seeds = runner.spec, [run.seed for run in runs]
     notes = _begin(runner, runs, session)
     verbose, shown = session.verbose, not (session.quiet or session.verbose)
-    resumed = runs[0].iterations > 0
     for run in runs:
         run.logger = Logger(run.folder, tensorboard=run.folder, verbose=verbose,
-                            resume_step=run.steps if resumed else None)  # fmt: skip
+                            resume_step=run.steps if run.iterations else None)  # fmt: skip
     with (
         _StopRequest() as stop,
         Display(config.n_timesteps, config.title, enabled=None if shown else False,
@@ -610,25 +636,29 @@ def _identity(config: RunConfig) -> dict[str, Any]:
 def _begin(runner: Any, runs: Sequence[SeedRun], session: Session) -> list[str]:
     """Restore what there is to go on from, and note the session in the manifest; lines that the user should see."""
     notes, event, reason = [], "start", None
-    if session.resumed and any(_checkpointed_steps(run.folder) < 0 for run in runs if run.folder):
-        for run in runs:
+    new = [run for run in runs if run.folder and _checkpointed_steps(run.folder) < 0]
+    if session.resumed:
+        for run in new:
             assert run.folder is not None
             if (run.folder / "model.safetensors").exists():
                 raise RunError(
                     f"{run.folder} has a model but not the checkpoint to go on from: start anew with another --out."
                 )
-        for run in runs:
-            assert run.folder is not None
             _remove_traces(run.folder)
-        notes.append("there is no checkpoint yet: the run begins anew")
-    elif session.resumed:
+            whose = f"of seed {run.seed} yet: it" if len(new) < len(runs) else "yet: the run"
+            if run is new[0] or len(new) < len(runs):
+                notes.append(f"there is no checkpoint {whose} begins anew")
+    if session.resumed and len(new) < len(runs):
         event = "resume"
-        assert runs[0].folder is not None
-        changed = manifest.differences(runs[0].folder)
-        reason = load_checkpoints(runner, runs, _check_identity)
-        notes.append(f"resumed at step {runs[0].steps:,}, " + (
+        first = next(run for run in runs if run not in new)
+        assert first.folder is not None
+        changed = manifest.differences(first.folder)
+        reason = load_checkpoints(
+            runner, runs, _check_identity, lambda path, error: notes.append(checkpoint.set_aside(path, error))
+        )
+        notes.append(f"resumed at step {first.steps:,}, " + (
             "exactly where it was" if reason is None else
-            f"in new episodes, {runs[0].dropped_episodes} dropped so far: {reason}"
+            f"in new episodes, {first.dropped_episodes} dropped so far: {reason}"
         ))  # fmt: skip
         if changed:
             notes.append(
@@ -639,7 +669,11 @@ def _begin(runner: Any, runs: Sequence[SeedRun], session: Session) -> list[str]:
         assert run.folder is not None
         checkpoint.remove_leftovers(run.folder)
         checkpoint.remove_leftovers(run.folder / "checkpoints")
-        more = {} if event == "start" else {"exact": reason is None, "dropped_episodes": run.dropped_episodes}
+        more = (
+            {}
+            if event == "start" or run in new
+            else {"exact": reason is None, "dropped_episodes": run.dropped_episodes}
+        )
         manifest.append(run.folder, event, run.steps, **more)
     return notes
 
@@ -796,8 +830,8 @@ def _close_input(child: subprocess.Popen) -> None:
 
 
 def _remove_traces(path: Path) -> None:
-    """Of an attempt that left no checkpoint (of every seed), so that the run can begin anew."""
-    for file in (path / METRICS, *path.glob("events.out.tfevents*"), *path.glob("checkpoints/*.safetensors")):
+    """Of an attempt that left no checkpoint, so that it can begin anew."""
+    for file in (path / METRICS, *path.glob("events.out.tfevents*")):
         file.unlink(missing_ok=True)
 
 

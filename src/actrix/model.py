@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -261,8 +262,11 @@ class Model:
         go on being written there. What callbacks remember is their own. `resume_from` may be a run folder, too, which
         gets no more checkpoints from here.
 
-        Raises FileNotFoundError where there is no checkpoint, ModelFileError and ValueError for one of another model,
-        CheckpointError where one cannot be written, RunLockedError where another process writes there.
+        An environment's error or a non-finite update leaves a checkpoint of the last good state behind.
+
+        Raises FileNotFoundError where there is no checkpoint, ModelFileError and ValueError for one of another model
+        or environment, and for a `checkpoint_dir` in which another training's are, CheckpointError where one cannot be
+        written, RunLockedError where another process writes there.
         """
         if self.runner is None:
             raise ValueError("no environment: pass env=… when building the model, or call set_env first.")
@@ -276,15 +280,19 @@ class Model:
             folder = checkpoint_dir
         else:
             folder = checkpoint_dir if checkpoint_dir is not None else resume_from
+        if source is not None and not source.is_dir():
+            raise FileNotFoundError(f"{source} is no folder: it has no checkpoint to resume from.")
         with contextlib.ExitStack() as stack:
             if folder is not None:
+                self._refuse_taken(Path(folder), source, reset_num_timesteps)
                 Path(folder).mkdir(parents=True, exist_ok=True)
                 stack.enter_context(RunLock(Path(folder)))
+                checkpoint.remove_leftovers(folder)
             first = self.run.iterations == 0 and resume_from is None
             if first and not isinstance(self.runner, OfflineRunner):
                 checks.budget(self.algorithm, int(total_timesteps))
             if source is not None:
-                self._restore(source)
+                self._restore(source, ours=folder is not None and source == Path(folder))
             elif reset_num_timesteps:
                 kept = self.run
                 self.run = SeedRun(self.seed, window=self.stats_window_size)
@@ -313,6 +321,11 @@ class Model:
                     log_interval=log_interval, checkpoint_seconds=checkpoint_seconds, warm=first,
                 )  # fmt: skip
                 save_checkpoints(self.runner, [self.run])
+            except (KeyboardInterrupt, checkpoint.CheckpointError):
+                raise  # the first has saved one, a second Ctrl-C took the state with it; a full disk takes no more
+            except BaseException:
+                save_checkpoints(self.runner, [self.run])  # the last good state
+                raise
             finally:
                 self._acting, self._policy = None, None
                 hooks.end()
@@ -323,12 +336,23 @@ class Model:
         """What a checkpoint must share with this model."""
         found = {
             "algorithm": self.preset.name, "settings": presets.settings_of(self.algorithm),
-            "spec": modelfile.spec_to_json(self._known_spec()), "n_envs": self.n_envs,
+            "spec": modelfile.spec_to_json(self._known_spec()), "n_envs": self.n_envs, "env_id": self.env_id or "",
+            "env_kwargs": self.env_kwargs or {}, "env": _env_class(self.env),
         }  # fmt: skip
-        return json.loads(json.dumps(found))
+        return json.loads(json.dumps(found, default=repr))
 
-    def _restore(self, folder: Path) -> None:
-        """Take the newest checkpoint's whole state."""
+    def _refuse_taken(self, folder: Path, source: Path | None, reset: bool) -> None:
+        """Raise ValueError where a training that does not go on from `folder` would write among its checkpoints."""
+        newest = checkpoint.newest_step(folder)
+        goes_on = folder == source if source is not None else not reset and self.run.checkpoints == folder
+        if newest >= 0 and not goes_on:
+            raise ValueError(
+                f"{folder} has checkpoints of another training, up to step {newest}: go on from them with "
+                f"resume_from={str(folder)!r}, or choose another checkpoint_dir."
+            )
+
+    def _restore(self, folder: Path, ours: bool) -> None:
+        """Take the newest checkpoint's whole state; in a folder of `ours` damaged ones are set aside."""
         run = SeedRun(self.seed, window=self.stats_window_size, checkpoints=folder, identity=self._identity())
 
         def check(run: SeedRun, meta: dict[str, Any]) -> None:
@@ -338,8 +362,20 @@ class Model:
             old, new = ({name: x[name] for name in shared} for x in (meta["run"], run.identity))
             if changed := checkpoint.differences(old, new):
                 raise ValueError(f"the checkpoints in {folder} are of another model: {'; '.join(changed)}.")
+            if other := checkpoint.differences(meta["versions"], modelfile.versions()):
+                warnings.warn(
+                    f"resuming under other versions ({'; '.join(other)}): bits may differ from an uninterrupted run's.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
 
-        reason = load_checkpoints(self.runner, [run], check)
+        def damaged(path: Path, error: modelfile.ModelFileError) -> None:
+            said = (
+                checkpoint.set_aside(path, error) if ours else f"{path} is damaged and passed over: {error}"
+            )
+            warnings.warn(said, RuntimeWarning, stacklevel=2)
+
+        reason = load_checkpoints(self.runner, [run], check, damaged)
         self.run, self.seed = run, run.seed
         if reason is not None and self.verbose:
             print(f"resumed at step {run.steps:,} in new episodes: {reason}")
@@ -601,6 +637,19 @@ def evaluate_policy(
     if return_episode_rewards:
         return returns.tolist(), lengths.tolist()
     return float(np.mean(returns)), float(np.std(returns))
+
+
+def _env_class(env: Any) -> list[Any]:
+    """The class of the (first) environment under its wrappers, and what it was made with, as far as Gymnasium knows."""
+    vector = getattr(env, "envs", env)
+    inner = getattr(vector, "envs", None)
+    first = inner[0] if isinstance(inner, list | tuple) and inner else vector
+    spec = getattr(first, "spec", None)
+    kwargs = getattr(spec, "kwargs", None) or {}
+    return [
+        type(getattr(first, "unwrapped", first)).__qualname__,
+        {name: repr(x) for name, x in kwargs.items()},
+    ]
 
 
 def write_model(

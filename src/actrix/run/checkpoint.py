@@ -6,16 +6,18 @@ import contextlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from actrix.core.plain import pack, unpack
 from actrix.core.types import PyTree
 from actrix.run import modelfile
-from actrix.run.modelfile import Header, ModelFileError
+from actrix.run.modelfile import Header, ModelFileError, NewerFormatError
 from actrix.run.runner import Snapshot
 
 KEEP = 3
@@ -46,8 +48,8 @@ def save(folder: str | os.PathLike, snapshot: Snapshot, counters: dict[str, Any]
     meta = {"kind": "checkpoint", **meta, "loop": skeleton}
     try:
         modelfile.save(path, meta, {"learner": snapshot.learner, "loop": arrays})
-        kept = checkpoints(folder)
-        for old in kept[: -(KEEP if path.stat().st_size < LARGE else KEEP_LARGE)]:
+        others = [p for p in checkpoints(folder) if p != path]
+        for old in others[: 1 - (KEEP if path.stat().st_size < LARGE else KEEP_LARGE)]:
             old.unlink(missing_ok=True)
     except OSError as error:
         left = [p for p in checkpoints(folder) if p != path]
@@ -92,6 +94,10 @@ def load(
     with modelfile.blaming(header.path, "its loop"):
         plain = unpack(meta["loop"], tree["loop"])
         snapshot, history = Snapshot(tree["learner"], plain["loop"]), plain["history"]
+        if history is not None:
+            returns, lengths = (np.asarray(history[name]) for name in ("ep_returns", "ep_lengths"))
+            if returns.ndim != 1 or returns.shape != lengths.shape:
+                raise ValueError(f"its history has {returns.shape} returns and {lengths.shape} lengths.")
     counters = {key: value for key, value in meta.items() if key not in ("format", "kind", "loop")}
     return snapshot, {**counters, "history": history}
 
@@ -103,7 +109,7 @@ def _checked(header: Header) -> dict[str, Any]:
     wrong = [
         f"{name} is {str(meta.get(name))[:80]!r}"
         for name, kind in _FIELDS.items()
-        if type(meta.get(name)) is not kind
+        if type(meta.get(name)) is not kind or (kind is int and not 0 <= meta[name] < 2**63)
     ]
     if wrong:
         raise ModelFileError(f"{header.path} does not fit: {'; '.join(wrong)}.")
@@ -119,25 +125,42 @@ def newest_meta(folder: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def load_newest(
-    folder: str | os.PathLike, template: PyTree, check: Callable[[dict[str, Any]], None] | None = None
+    folder: str | os.PathLike,
+    template: PyTree,
+    check: Callable[[dict[str, Any]], None] | None = None,
+    damaged: Callable[[Path, ModelFileError], Any] | None = None,
 ) -> tuple[Snapshot, dict[str, Any]] | None:
-    """`load` of the newest complete checkpoint; None if there is none. Newer, damaged ones are set aside.
+    """`load` of the newest complete checkpoint; None if there is none.
 
-    They are renamed `….damaged`, so that they do not pass for newer than what is written next.
+    `damaged(path, error)` is called for each newer one that cannot be read; by default `set_aside`, with a warning. One
+    of a later version's format is not damaged: ModelFileError.
     """
-    damaged: list[tuple[Path, ModelFileError]] = []
+    if damaged is None:
+        damaged = lambda path, error: warnings.warn(set_aside(path, error), RuntimeWarning, stacklevel=2)
+    bad: list[tuple[Path, ModelFileError]] = []
     for path in reversed(checkpoints(folder)):
         try:
             found = load(path, template, check)
+        except NewerFormatError:
+            raise
         except ModelFileError as error:
-            damaged.append((path, error))
+            bad.append((path, error))
             continue
-        for bad, _ in damaged:
-            bad.rename(bad.with_name(bad.name + ".damaged"))
+        for newer, reason in bad:
+            damaged(newer, reason)
         return found
-    if damaged:
-        raise ModelFileError(f"no checkpoint in {folder} can be read: {damaged[0][1]}")
+    if bad:
+        raise ModelFileError(f"no checkpoint in {folder} can be read: {bad[0][1]}")
     return None
+
+
+def set_aside(path: Path, error: ModelFileError) -> str:
+    """Rename a damaged checkpoint `….damaged`, lest it pass for newer than what is written next; says so."""
+    aside = path.with_name(path.name + ".damaged")
+    path.rename(aside)
+    return (
+        f"the newest checkpoint was damaged and is set aside as {aside}, the one before it is taken: {error}"
+    )
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:

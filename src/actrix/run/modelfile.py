@@ -56,6 +56,10 @@ class ModelFileError(ValueError):
         super().__init__(printable(message))
 
 
+class NewerFormatError(ModelFileError):
+    """A file of a later version of actrix: nothing is wrong with it."""
+
+
 def printable(text: str) -> str:
     r"""The text with control characters, line ends and other invisible ones written as escapes (\x1b)."""
     if text.isprintable():
@@ -279,7 +283,7 @@ def _check_format(path: Path, version: Any) -> None:
     if type(version) is not int or version < 0:
         raise ModelFileError(f"{path}: its metadata has format {version!r}, which must be a whole number.")
     if version != FORMAT:
-        raise ModelFileError(f"{path} has format {version}; this version reads {FORMAT}: upgrade actrix.")
+        raise NewerFormatError(f"{path} has format {version}; this version reads {FORMAT}: upgrade actrix.")
 
 
 def _json(text: bytes | str, path: Path, what: str) -> dict[str, Any]:

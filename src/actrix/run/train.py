@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import math
@@ -120,7 +121,7 @@ def train(
     runner.set_training(total_steps=total_steps)
     begun = saved = time.monotonic()
     start_steps = runs[0].steps
-    if warm and runs[0].iterations == 0:
+    if warm and all(run.iterations == 0 for run in runs):
         for run, report in zip(runs, runner.warm(), strict=False):
             run.add(dataclasses.replace(report, iterations=0))
     chunk = runner.rows * runner.num_envs
@@ -213,28 +214,40 @@ def save_checkpoints(runner: Any, runs: Sequence[SeedRun]) -> None:
 
 
 def load_checkpoints(
-    runner: Any, runs: Sequence[SeedRun], check: Callable[[SeedRun, dict[str, Any]], None] | None = None
+    runner: Any,
+    runs: Sequence[SeedRun],
+    check: Callable[[SeedRun, dict[str, Any]], None] | None = None,
+    damaged: Callable[[Path, modelfile.ModelFileError], Any] | None = None,
 ) -> str | None:
     """Put every run's newest checkpoint into the runner; why the episodes could not be gone on with, or None.
 
-    `check(run, metadata)` may refuse one. Where environments cannot be restored, all of them start anew with seeds from
+    `check(run, metadata)` may refuse one; `damaged`: `checkpoint.load_newest`. Of several seeds, those without a
+    checkpoint begin anew. Where environments cannot be restored, all of them start anew with seeds from
     (the run's seed, how often that happened): open episodes are dropped, and two resumes of one checkpoint agree.
     Raises FileNotFoundError where there is none, ModelFileError where none can be read or fits.
     """
-    found = []
+    found: list[tuple[Any, dict[str, Any] | None]] = []
     shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
     # Shapes only: a view would keep the runner's own memory beside the file's and the copy of it.
     templates = [jax.tree.map(shape, snapshot.learner) for snapshot in runner.snapshots()]
     for run, shapes in zip(runs, templates, strict=True):
         assert run.checkpoints is not None
         may = functools.partial(check, run) if check else None
-        loaded = checkpoint.load_newest(run.checkpoints, shapes, may)
-        if loaded is None:
-            raise FileNotFoundError(f"{run.checkpoints} has no checkpoint to resume from.")
-        found.append(loaded)
+        found.append(checkpoint.load_newest(run.checkpoints, shapes, may, damaged) or (None, None))
+    if all(snapshot is None for snapshot, _ in found):
+        raise FileNotFoundError(f"{runs[0].checkpoints} has no checkpoint to resume from.")
+    if any(snapshot is None for snapshot, _ in found):  # killed between the first saves of two seeds
+        reports = runner.warm()
+        for i, (run, fresh) in enumerate(zip(runs, runner.snapshots(), strict=True)):
+            if found[i][0] is None:
+                fresh.learner, fresh.loop = jax.tree.map(np.array, fresh.learner), copy.deepcopy(fresh.loop)
+                found[i] = fresh, None
+                if reports:
+                    run.add(dataclasses.replace(reports[i], iterations=0))
     snapshots, counters = zip(*found, strict=True)
     for run, numbers in zip(runs, counters, strict=True):
-        run.restore(numbers)
+        if numbers is not None:
+            run.restore(numbers)
     runner.set_learners([snapshot.learner for snapshot in snapshots], [run.iterations for run in runs])
     try:
         restored = runner.set_loops([snapshot.loop for snapshot in snapshots])

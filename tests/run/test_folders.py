@@ -1,0 +1,344 @@
+"""Folders that are reused, damaged in part, or belong to somebody else: nothing trained is lost, and it is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import jax
+import numpy as np
+import pytest
+
+from actrix import DQN, PPO, experiment
+from actrix.run import checkpoint, modelfile
+from actrix.run.lock import RunLock, RunLockedError
+from actrix.run.train import NonFiniteError
+
+OPTION = "jax_disable_most_optimizations"
+PPO_SMALL = dict(n_steps=16, n_envs=2, batch_size=32, n_epochs=1)
+
+
+@pytest.fixture(scope="module")
+def two_seeds(tmp_path_factory):
+    """A compiled run of two seeds, and its configuration."""
+    folder = tmp_path_factory.mktemp("runs") / "two"
+    jax.config.update(OPTION, True)  # as in the tests, whose bits are compared with these
+    settings = {
+        "n_steps": 16,
+        "batch_size": 32,
+        "n_epochs": 1,
+        "gamma": 0.99,
+        "learning_rate": 3e-4,
+        "critic": "gae:0.95",
+        "actor": "ppo-clip:0.2:advantage",
+    }  # as PPO's defaults, not the zoo's
+    config = experiment.resolve(
+        "ppo", "CartPole-v1", seeds=[0, 1], steps=256, n_envs=2, backend="jax", settings=settings
+    )
+    experiment.start(config, folder, quiet=True)
+    jax.config.update(OPTION, False)
+    return folder
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """A copy that has not been evaluated yet."""
+    shutil.copytree(folder, to)
+    for path in [*to.glob("seed-*/model.safetensors"), *to.glob("seed-*/evaluation.json"), to / "curve.png"]:
+        path.unlink()
+    return to
+
+
+def tensors(folder: Path) -> bytes:
+    """All numbers of a seed's newest checkpoint."""
+    data = newest(folder).read_bytes()
+    return data[8 + struct.unpack("<Q", data[:8])[0] :]
+
+
+def newest(folder: Path) -> Path:
+    return checkpoint.checkpoints(folder / "checkpoints")[-1]
+
+
+def test_a_seed_without_a_checkpoint_begins_anew_and_the_others_keep_theirs(two_seeds, tmp_path, capsys):
+    folder = copied(two_seeds, tmp_path / "run")
+    kept = checkpoint.checkpoints(folder / "seed-0" / "checkpoints")
+    for path in checkpoint.checkpoints(folder / "seed-1" / "checkpoints"):
+        path.unlink()
+    experiment.resume(folder, quiet=True)
+    assert "no checkpoint of seed 1 yet" in capsys.readouterr().err
+    assert kept[-1].exists()
+    for seed in ("seed-0", "seed-1"):  # as without the kill
+        assert tensors(folder / seed) == tensors(two_seeds / seed)
+
+
+def test_a_resume_killed_between_two_configs_is_made_up_for(two_seeds, tmp_path):
+    """`--steps` reached the run's config, but not the seeds'."""
+    folder = copied(two_seeds, tmp_path / "run")
+    data = json.loads((folder / "config.json").read_text()) | {"n_timesteps": 512}
+    (folder / "config.json").write_text(json.dumps(data))
+    experiment.resume(folder, quiet=True)
+    for seed in (0, 1):
+        assert json.loads((folder / f"seed-{seed}" / "config.json").read_text())["n_timesteps"] == 512
+        assert checkpoint.newest_step(folder / f"seed-{seed}" / "checkpoints") >= 512
+
+
+def test_the_folder_of_a_seed_is_locked_with_the_run(two_seeds, tmp_path):
+    folder = copied(two_seeds, tmp_path / "run")
+    with RunLock(folder / "seed-1"), pytest.raises(RunLockedError, match="seed-1 is in use"):
+        experiment.resume(folder, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("n_timesteps", -5), ("n_envs", 0), ("workers", [1]), ("step_timeout", "x"), ("max_restarts", None)],
+)
+def test_a_config_that_makes_no_sense_is_named(two_seeds, tmp_path, key, value):
+    data = json.loads((two_seeds / "config.json").read_text()) | {key: value}
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    with pytest.raises(experiment.RunError, match=key):
+        experiment.load_config(tmp_path)
+
+
+def test_an_evaluation_without_returns_is_named(two_seeds, tmp_path):
+    folder = copied(two_seeds, tmp_path / "run")
+    (folder / "seed-0" / "evaluation.json").write_text('{"num_timesteps": 256}')
+    with pytest.raises(experiment.RunError, match=r"evaluation\.json cannot be read: it has no 'returns'"):
+        experiment.resume(folder, quiet=True)
+
+
+def test_a_file_is_no_run_folder(two_seeds):
+    with pytest.raises(experiment.RunError, match="not a run folder"):
+        experiment.resume(two_seeds / "config.json")
+
+
+# ------------------------------------------------------------------ checkpoints of `learn`
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the checkpoints of PPO, seed 0."""
+    folder = tmp_path_factory.mktemp("learn") / "c"
+    PPO("MlpPolicy", "CartPole-v1", seed=0, **PPO_SMALL).learn(
+        96, checkpoint_dir=folder, checkpoint_seconds=0
+    )
+    assert len(checkpoint.checkpoints(folder)) >= 2
+    return folder
+
+
+def copy_of(folder: Path, to: Path) -> Path:
+    to.mkdir()
+    for path in checkpoint.checkpoints(folder):
+        (to / path.name).write_bytes(path.read_bytes())
+    return to
+
+
+def test_another_training_does_not_write_among_its_checkpoints(trained, tmp_path):
+    model = PPO("MlpPolicy", "CartPole-v1", seed=7, **PPO_SMALL)
+    before = sorted(os.listdir(trained))
+    with pytest.raises(ValueError, match=r"checkpoints of another training, up to step 96"):
+        model.learn(32, checkpoint_dir=trained)
+    other = tmp_path / "other"
+    model.learn(32, checkpoint_dir=other)
+    with pytest.raises(
+        ValueError, match="another training"
+    ):  # counting would begin at 0 among higher numbers
+        model.learn(32, checkpoint_dir=other)
+    model.learn(32, checkpoint_dir=other, reset_num_timesteps=False)
+    assert checkpoint.newest_step(other) == 64
+    assert sorted(os.listdir(trained)) == before
+
+
+def test_what_was_just_written_is_never_rotated_out(tmp_path):
+    snapshot = checkpoint.Snapshot({"w": np.ones(1, np.float32)}, {"x": 0})
+    numbers = dict.fromkeys(
+        ("iterations", "seed", "episodes", "start_steps", "resumes", "dropped_episodes"), 0
+    )
+    for step in (10, 11, 12, 13, 5):
+        path = checkpoint.save(
+            tmp_path, snapshot, numbers | {"num_timesteps": step, "run": {}, "versions": {}}
+        )
+        assert path.exists()
+    assert len(checkpoint.checkpoints(tmp_path)) == checkpoint.KEEP
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-10] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def test_a_damaged_checkpoint_is_told_of(trained, tmp_path):
+    folder = copy_of(trained, tmp_path / "c")
+    newest = checkpoint.checkpoints(folder)[-1]
+    damage(newest)
+    model = PPO("MlpPolicy", "CartPole-v1", seed=0, **PPO_SMALL)
+    with pytest.warns(RuntimeWarning, match="was damaged and is set aside"):
+        model.learn(96, resume_from=folder)
+    assert newest.with_name(newest.name + ".damaged").exists()
+
+
+def test_a_damaged_checkpoint_of_a_run_folder_is_passed_over(two_seeds, tmp_path):
+    folder = copied(two_seeds, tmp_path / "run") / "seed-0"
+    before = sorted(os.listdir(folder / "checkpoints"))
+    assert len(before) == 1
+    newest = checkpoint.checkpoints(folder / "checkpoints")[0]
+    later = newest.with_name("step_000000009999.safetensors")
+    later.write_bytes(newest.read_bytes())
+    damage(later)
+    model = PPO("MlpPolicy", "CartPole-v1", seed=0, **PPO_SMALL)
+    with pytest.warns(RuntimeWarning, match="passed over"):
+        model.learn(256, resume_from=folder)
+    assert sorted(os.listdir(folder / "checkpoints")) == [*before, later.name]
+
+
+def test_a_later_format_is_not_damage(trained, tmp_path, monkeypatch):
+    folder = copy_of(trained, tmp_path / "c")
+    newest = checkpoint.checkpoints(folder)[-1]
+    header = modelfile.read_header(newest)
+    arrays = {"w": np.ones(1, np.float32)}
+    monkeypatch.setattr(modelfile, "FORMAT", 2)
+    modelfile.save(newest, {k: v for k, v in header.meta.items() if k != "format"}, arrays)
+    monkeypatch.undo()
+    with pytest.raises(modelfile.ModelFileError, match="has format 2; this version reads 1: upgrade"):
+        PPO("MlpPolicy", "CartPole-v1", seed=0, **PPO_SMALL).learn(96, resume_from=folder)
+    assert newest.exists()
+
+
+def test_other_versions_are_warned_of(trained, tmp_path, monkeypatch):
+    folder = copy_of(trained, tmp_path / "c")
+    import actrix.model as model_module
+
+    now = modelfile.versions()
+    monkeypatch.setattr(model_module.modelfile, "versions", lambda: now | {"jax": "99.0"})
+    with pytest.warns(RuntimeWarning, match=r'under other versions \(jax is "99\.0"'):
+        PPO("MlpPolicy", "CartPole-v1", seed=0, **PPO_SMALL).learn(96, resume_from=folder)
+
+
+@pytest.mark.parametrize("key", ["num_timesteps", "iterations", "seed"])
+@pytest.mark.parametrize("value", [-5, 10**30])
+def test_counters_out_of_range_are_refused(tmp_path, key, value):
+    snapshot = checkpoint.Snapshot({"w": np.ones(1, np.float32)}, {"x": 0})
+    names = ("num_timesteps", "iterations", "seed", "episodes", "start_steps", "resumes", "dropped_episodes")
+    path = checkpoint.save(tmp_path, snapshot, dict.fromkeys(names, 0) | {"run": {}, "versions": {}})
+    meta = modelfile.read_header(path).meta
+    meta = {k: v for k, v in meta.items() if k != "format"} | {key: value}
+    modelfile.save(path, meta, {"learner": snapshot.learner, "loop": []})
+    with pytest.raises(modelfile.ModelFileError, match=key):
+        checkpoint.load(path, snapshot.learner)
+
+
+def test_a_typing_error_makes_no_folder(tmp_path):
+    model = PPO("MlpPolicy", "CartPole-v1", seed=0, **PPO_SMALL)
+    with pytest.raises(FileNotFoundError, match="nope is no folder"):
+        model.learn(32, resume_from=tmp_path / "nope")
+    assert not (tmp_path / "nope").exists()
+
+
+def test_leftovers_of_a_killed_writer_go(trained, tmp_path):
+    folder = copy_of(trained, tmp_path / "c")
+    (folder / ".tmp-x.safetensors").write_bytes(b"half")
+    PPO("MlpPolicy", "CartPole-v1", seed=0, **PPO_SMALL).learn(96, resume_from=folder)
+    assert not (folder / ".tmp-x.safetensors").exists()
+
+
+class Walk(gym.Env):
+    """A walk on a line, the reward of a step its direction times `sign`."""
+
+    observation_space = gym.spaces.Box(-100.0, 100.0, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, sign: float = 1.0):
+        self.sign, self.count = sign, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.count += 1
+        if self.count == 70:
+            raise OSError("the robot fell over")
+        return np.full(1, self.count, np.float32), self.sign, False, False, {}
+
+
+class Backwards(Walk):
+    """Another environment with the same spaces."""
+
+
+SMALL_DQN = dict(buffer_size=500, learning_starts=10, batch_size=8, seed=0)
+
+
+def test_another_environment_is_refused(tmp_path):
+    make = lambda env: DQN("MlpPolicy", gym.wrappers.TimeLimit(env, 20), **SMALL_DQN)
+    make(Walk()).learn(40, checkpoint_dir=tmp_path / "c")
+    with pytest.raises(ValueError, match=r'env\S* is \["Backwards"'):
+        make(Backwards()).learn(40, resume_from=tmp_path / "c")
+    lake = lambda **kwargs: DQN("MlpPolicy", "FrozenLake-v1", env_kwargs=kwargs, **SMALL_DQN)
+    lake(is_slippery=False).learn(40, checkpoint_dir=tmp_path / "lake")
+    with pytest.raises(ValueError, match=r"env_kwargs\.is_slippery is true, the checkpoint has false"):
+        lake(is_slippery=True).learn(40, resume_from=tmp_path / "lake")
+
+
+def test_an_error_of_the_environment_leaves_a_checkpoint(tmp_path):
+    model = DQN("MlpPolicy", gym.wrappers.TimeLimit(Walk(), 100), **SMALL_DQN)
+    with pytest.raises(Exception, match="fell over"):
+        model.learn(200, checkpoint_dir=tmp_path / "c", checkpoint_seconds=1e9)
+    assert checkpoint.newest_step(tmp_path / "c") >= 60
+
+
+def test_a_non_finite_update_leaves_a_checkpoint(tmp_path):
+    model = DQN(
+        "MlpPolicy", "CartPole-v1", learning_rate=1e38, max_grad_norm=1e38, optimizer="sgd", **SMALL_DQN
+    )
+    with pytest.raises(NonFiniteError):
+        model.learn(2000, checkpoint_dir=tmp_path / "c", checkpoint_seconds=1e9)
+    assert checkpoint.newest_step(tmp_path / "c") > 0
+    assert (tmp_path / "c" / "nonfinite_batch.npz").exists()
+
+
+# ------------------------------------------------------------------ signals during `learn`
+
+SCRIPT = """
+import sys
+from actrix import PPO
+model = PPO("MlpPolicy", "CartPole-v1", seed=0, n_steps=16, n_envs=2, batch_size=32, n_epochs=1)
+print("begin", flush=True)
+model.learn(10**8, checkpoint_dir=sys.argv[1], checkpoint_seconds=0.2)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_learn_saves_and_ends(tmp_path, number):
+    folder = tmp_path / "c"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder)], stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    guard = threading.Timer(100, process.kill)
+    guard.start()
+    try:
+        while not checkpoint.checkpoints(folder) and process.poll() is None:
+            time.sleep(0.05)
+        seen = checkpoint.newest_step(folder)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    finally:
+        guard.cancel()
+        process.kill()
+    if number == signal.SIGINT:
+        assert b"KeyboardInterrupt" in err
+        assert process.returncode != 0
+    else:
+        assert process.returncode == -signal.SIGTERM
+    assert checkpoint.newest_step(folder) > seen  # written by the signal, not by the clock: see below
+    model = PPO("MlpPolicy", "CartPole-v1", seed=0, **PPO_SMALL)
+    model.learn(checkpoint.newest_step(folder), resume_from=folder)  # already there: nothing is missing
+    assert model.num_timesteps == checkpoint.newest_step(folder)

@@ -21,6 +21,7 @@ import pytest
 from actrix import DQN, PPO, experiment
 from actrix.run import checkpoint, modelfile
 from actrix.run.lock import RunLock, RunLockedError
+from actrix.run.log import Logger
 from actrix.run.train import NonFiniteError
 
 OPTION = "jax_disable_most_optimizations"
@@ -310,14 +311,24 @@ def test_a_non_finite_update_leaves_a_checkpoint(tmp_path):
 SCRIPT = """
 import sys
 from actrix import PPO
+from actrix.callbacks import BaseCallback
+
+class Told(BaseCallback):
+    def _on_rollout_end(self):
+        if self.num_timesteps > 100:
+            print("trains", flush=True)
+
+    def _on_step(self):
+        return True
+
 model = PPO("MlpPolicy", "CartPole-v1", seed=0, n_steps=16, n_envs=2, batch_size=32, n_epochs=1)
-print("begin", flush=True)
-model.learn(10**8, checkpoint_dir=sys.argv[1], checkpoint_seconds=0.2)
+model.learn(10**8, callback=Told(), checkpoint_dir=sys.argv[1], checkpoint_seconds=1e9)
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_learn_saves_and_ends(tmp_path, number):
+    """No clock saves: the checkpoint is the signal's."""
     folder = tmp_path / "c"
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(folder)], stderr=subprocess.PIPE, stdout=subprocess.PIPE
@@ -325,9 +336,7 @@ def test_a_signal_during_learn_saves_and_ends(tmp_path, number):
     guard = threading.Timer(100, process.kill)
     guard.start()
     try:
-        while not checkpoint.checkpoints(folder) and process.poll() is None:
-            time.sleep(0.05)
-        seen = checkpoint.newest_step(folder)
+        assert process.stdout.readline().strip() == b"trains"
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     finally:
@@ -338,7 +347,44 @@ def test_a_signal_during_learn_saves_and_ends(tmp_path, number):
         assert process.returncode != 0
     else:
         assert process.returncode == -signal.SIGTERM
-    assert checkpoint.newest_step(folder) > seen  # written by the signal, not by the clock: see below
+    steps = checkpoint.newest_step(folder)
+    assert steps > 0
     model = PPO("MlpPolicy", "CartPole-v1", seed=0, **PPO_SMALL)
-    model.learn(checkpoint.newest_step(folder), resume_from=folder)  # already there: nothing is missing
-    assert model.num_timesteps == checkpoint.newest_step(folder)
+    model.learn(steps, resume_from=folder)  # already there: nothing is missing
+    assert model.num_timesteps == steps
+
+
+def test_no_checkpoint_is_newer_than_the_log(tmp_path, monkeypatch):
+    """Every row is forced to disk before the checkpoint that counts it is."""
+    done = []
+    for owner, name in ((Logger, "dump"), (Logger, "sync"), (checkpoint, "save")):
+        original = getattr(owner, name)
+
+        def noted(*args, name=name, original=original, **kwargs):
+            done.append(name)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, noted)
+    config = experiment.resolve("ppo", "CartPole-v1", seeds=[0], steps=256, n_envs=2, backend="gymnasium",
+                                settings={"n_steps": 16, "batch_size": 32, "n_epochs": 1})  # fmt: skip
+    experiment.start(config, tmp_path / "run", quiet=True, checkpoint_seconds=0)
+    saves = [i for i, name in enumerate(done) if name == "save"]
+    assert len(saves) > 1
+    for save, before in zip(saves, [0, *saves], strict=False):
+        since = done[before:save]
+        assert "sync" in since
+        assert "dump" not in since[len(since) - since[::-1].index("sync") :]
+
+
+def test_processes_that_do_not_end_are_killed(tmp_path, monkeypatch):
+    """A seed's process that ignores SIGTERM is waited for so long, then killed."""
+    monkeypatch.setattr(experiment, "STOP_SECONDS", 0.5)
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(100)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE)
+    assert child.stdout.readline() == b"1\n"
+    with open(tmp_path / "log", "wb") as log:
+        begun = time.monotonic()
+        experiment._stop({0: (child, tmp_path, log)})
+    child.stdout.close()
+    assert child.returncode == -signal.SIGKILL
+    assert time.monotonic() - begun < 30

@@ -87,12 +87,21 @@ class Countless(gym.Wrapper):
     """A wrapper that actrix does not know: its state cannot be saved."""
 
 
-def test_new_episodes_where_environments_cannot_be_restored(tmp_path, capsys):
-    """Two resumes of one checkpoint agree, the open episodes are counted as dropped, and the reason is said."""
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        (dict(env_id="CartPole-v1", wrapper_class=Countless), "the wrapper Countless"),
+        (dict(env_id="CartPole-v1", backend="envpool"), "EnvPool does not give the state"),
+        (dict(env_id="LunarLander-v3", backend="gymnasium"), "LunarLander"),
+    ],
+    ids=["wrapper", "envpool", "box2d"],
+)
+def test_new_episodes_where_environments_cannot_be_restored(what, why, tmp_path, capsys):
+    """Two resumes of one checkpoint agree, the open episodes are counted as dropped, and the reason is said; another
+    resume of the same step by the same seed does not repeat their episodes."""
 
     def model():
-        env = make_vec_env("CartPole-v1", 2, seed=1, wrapper_class=Countless)
-        return PPO("MlpPolicy", env, seed=5, **ROLLOUT)
+        return PPO("MlpPolicy", make_vec_env(n_envs=2, seed=1, **what), seed=5, **ROLLOUT)
 
     model().learn(96, checkpoint_dir=tmp_path / "whole")
     for name in ("a", "b"):
@@ -100,12 +109,21 @@ def test_new_episodes_where_environments_cannot_be_restored(tmp_path, capsys):
         again = model()
         again.verbose = 1
         again.learn(160, resume_from=tmp_path / name)
-        assert (again.run.resumes, again.run.dropped_episodes) == (1, 2)
+        assert again.run.resumes == 1
+        assert 1 <= again.run.dropped_episodes <= 2, "one may just have ended"
     assert_same(tmp_path / "a", tmp_path / "b")
-    assert "new episodes: the wrapper Countless" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "new episodes" in out
+    assert why in out
     third = model()
+    seeds, reseed = [], third.runner.reseed
+    third.runner.reseed = lambda given: (seeds.extend(given), reseed(given))
     third.learn(192, resume_from=tmp_path / "a")
     assert third.run.resumes == 2
+    first = model()
+    first.runner.reseed = seeds.extend
+    train.load_checkpoints(first.runner, [SeedRun(5, checkpoints=tmp_path / "whole")])
+    assert len({*seeds}) == 2
 
 
 def test_what_a_memory_holds_is_cut_where_episodes_were_dropped(tmp_path):

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from actrix import DQN, PPO, experiment
+from actrix.cli import main
 from actrix.run import checkpoint, modelfile
 from actrix.run.lock import RunLock, RunLockedError
 from actrix.run.log import Logger
@@ -388,3 +389,60 @@ def test_processes_that_do_not_end_are_killed(tmp_path, monkeypatch):
     child.stdout.close()
     assert child.returncode == -signal.SIGKILL
     assert time.monotonic() - begun < 30
+
+
+# ------------------------------------------------------------------ links, paths, foreign files
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="no such flag")
+def test_a_lock_that_leads_elsewhere_is_refused(two_seeds, tmp_path):
+    folder = copied(two_seeds, tmp_path / "run")
+    precious = tmp_path / "precious.txt"
+    precious.write_text("mine")
+    (folder / ".lock").unlink(missing_ok=True)
+    (folder / ".lock").symlink_to(precious)
+    with pytest.raises(RunLockedError, match="cannot be locked"):
+        experiment.resume(folder, quiet=True)
+    assert precious.read_text() == "mine"
+    (folder / ".lock").unlink()
+    os.mkfifo(folder / ".lock")
+    with pytest.raises(RunLockedError, match="no regular file"):
+        experiment.resume(folder, quiet=True)
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    import errno
+
+    from actrix.run import lock
+
+    def refuse(file):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(lock, "_lock", refuse)
+    with pytest.raises(RunLockedError, match="does its file system have locks"), RunLock(tmp_path):
+        pass
+
+
+def test_the_folder_one_is_in_can_be_named(two_seeds, monkeypatch, capsys):
+    monkeypatch.chdir(two_seeds / "seed-0")
+    assert main(["inspect", "."]) == 0
+    assert "model.safetensors" in capsys.readouterr().out
+    assert main(["inspect", "/"]) == 2
+    assert "no model file at /" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"spec": [1]}, "spec is '[1]'"),
+        ({"settings": [1]}, "settings is '[1]'"),
+        ({"versions": 5}, "versions is '5'"),
+        ({"kind": "virus"}, "neither a model nor a checkpoint"),
+        ({"kind": None}, "neither a model nor a checkpoint"),
+    ],
+)
+def test_foreign_metadata_is_refused(tmp_path, capsys, change, said):
+    path = tmp_path / "x.safetensors"
+    modelfile.save(path, {"kind": "checkpoint"} | change, {"w": np.ones(1, np.float32)})
+    assert main(["inspect", str(path)]) == 2
+    assert said in capsys.readouterr().err

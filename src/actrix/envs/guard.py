@@ -105,6 +105,9 @@ def conform(space: Any, obs: Any, complain: Any, field: str = "observation") -> 
         complain(f"{field} has shape {array.shape}; its space says {space.shape}.")
     if not np.can_cast(array.dtype, space.dtype, "same_kind"):
         complain(f"{field} holds {array.dtype}; its space says {space.dtype}, which cannot hold it.")
+    if array.dtype != space.dtype and array.dtype.kind in "iu" and (array.astype(space.dtype) != array).any():
+        wrong = array[array.astype(space.dtype) != array].flat[0]
+        complain(f"{field} holds {wrong}; its space says {space.dtype}, which cannot hold it.")
     if isinstance(space, spaces.Discrete) and not space.start <= array < space.start + space.n:
         complain(f"{field} is {array}; it must lie in [{space.start}, {space.start + space.n - 1}].")
     if isinstance(space, spaces.MultiDiscrete):

@@ -214,7 +214,10 @@ def quiet_make(env_id: str, **kwargs: Any) -> gym.Env:
 
 
 def own(obs: Any) -> Any:
-    """A copy of an observation tree in the dtypes JAX holds: float32 for floats, int32 for wide integers."""
+    """A copy of an observation tree in the dtypes JAX holds: float32 for floats, int32 for wide integers.
+
+    Raises EnvError for an integer that 32 bits cannot hold.
+    """
     if isinstance(obs, dict):
         return {key: own(part) for key, part in obs.items()}
     if isinstance(obs, tuple):
@@ -222,7 +225,15 @@ def own(obs: Any) -> Any:
     dtype = obs.dtype
     if dtype.kind == "f":
         return obs.astype(np.float32)
-    return obs.astype(np.int32 if dtype.kind in "iu" and dtype.itemsize == 8 else dtype)
+    if dtype.kind not in "iu" or dtype.itemsize < 8:
+        return obs.astype(dtype)
+    narrow = obs.astype(np.int32)
+    if (narrow != obs).any():
+        raise EnvError(
+            f"an observation holds {obs[narrow != obs].flat[0]}, which no 32-bit integer can, and JAX has no "
+            "wider ones: return it as floats, or scale it."
+        )
+    return narrow
 
 
 def action_map(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:

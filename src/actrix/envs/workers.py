@@ -143,7 +143,7 @@ class ProcessEnvs:
             raise EnvError(f"environment 0: {probe.ending()}.") from error
         check_observation_space(space)
         check_action_space(actions)
-        self._stop_at(self._call(self._workers, {"command": "close"}, START_TIMEOUT))
+        self._stop_at(self._call(self._workers, {"command": "close"}, self.step_timeout))
         _end(self._workers)
         size = None if masks == "none" else mask_length(actions)
         self.spec, self._to_env = Spec(space, actions, limit, size), action_map(actions)

@@ -29,6 +29,7 @@ from actrix.run.runner import (
     views,
     warm_up_key,
     with_leaves,
+    wrapped,
 )
 
 SEGMENT_ROWS = 1 << 20
@@ -166,7 +167,7 @@ class CompiledRunner:
 
     def set_learners(self, learners: Sequence[Any], iterations: Sequence[int]) -> None:
         """Go on from these learners (a resumed run, a warm start) after so many iterations of each."""
-        done = self._stack([jnp.asarray(n, jnp.int32) for n in iterations])
+        done = self._stack([jnp.asarray(wrapped(n)) for n in iterations])
         self.state = dataclasses.replace(self.state, learner=None)  # its memory goes before another one comes
         self.state = dataclasses.replace(self.state, learner=self._stack(learners), iteration=done)
 

@@ -8,15 +8,21 @@ import os
 from typing import Any
 
 from actrix.run import modelfile
-from actrix.run.modelfile import printable
+from actrix.run.modelfile import ModelFileError, printable
 
 
 def describe_file(path: str | os.PathLike) -> str:
     """Metadata and tensors of a file whose checksums are right, safe to print; raises ModelFileError."""
     header = modelfile.read_header(path)
     meta = dict(modelfile.read_meta(path))
-    if meta.get("kind") == "model":
+    kind = meta.get("kind")
+    if kind not in ("model", "checkpoint"):
+        raise ModelFileError(f"{header.path} holds a {str(kind)[:80]!r}, neither a model nor a checkpoint.")
+    if kind == "model":
         modelfile.check_model(header)
+    for name in ("spec", "settings", "env_kwargs", "versions"):
+        if not isinstance(meta.get(name) or {}, dict):
+            raise ModelFileError(f"{header.path} does not fit: {name} is {str(meta[name])[:80]!r}.")
     size = header.path.stat().st_size
     lines = [f"{header.path}: {size:,} bytes, format {meta.pop('format')}, checksums right"]
     spec = meta.pop("spec", None) or {}

@@ -28,6 +28,7 @@ from actrix.run.runner import (
     views,
     warm_up_key,
     with_leaves,
+    wrapped,
 )
 
 
@@ -191,7 +192,7 @@ class HostRunner:
 
     def advance(self, iterations: int | Sequence[int] = 1) -> list[Report]:
         """One chunk and one update (`iterations` may say no more); returns one report in a list."""
-        noise_key = iteration_keys(self.iteration_key, self.iteration)[0]
+        noise_key = iteration_keys(self.iteration_key, wrapped(self.iteration))[0]
         self._between = False
         chunk, episodes = self._collect(self.rows, noise_key, self.learner.acting)
         if self.stopped:
@@ -199,7 +200,7 @@ class HostRunner:
                 self._first = np.ones(self.num_envs, bool)
             self._between = True
             return [report(_valid_rows(chunk), 0, {}, *episodes)]
-        self.learner, metrics = self._learn(self.learner, chunk, self.iteration_key, np.int32(self.iteration))
+        self.learner, metrics = self._learn(self.learner, chunk, self.iteration_key, wrapped(self.iteration))
         self.iteration += 1
         self._between = True
         numbers = {name: x for name, x in metrics.items() if name != "batch"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -24,10 +26,27 @@ class RunLock:
         self._file: int | None = None
 
     def __enter__(self) -> RunLock:
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        # A link would lead out of the folder, to a file that is then overwritten.
+        links = getattr(os, "O_NOFOLLOW", 0)
+        try:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | links | getattr(os, "O_NONBLOCK", 0), 0o644)
+        except OSError as error:
+            if not self.path.is_symlink() and not self.path.exists():
+                raise
+            raise RunLockedError(
+                f"{self.path} cannot be locked ({error.strerror}): remove it, if no process trains there."
+            ) from None
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise RunLockedError(f"{self.path} is no regular file: remove it.")
         try:
             _lock(file)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLOCK):
+                os.close(file)
+                raise RunLockedError(
+                    f"{self.path} cannot be locked: {error.strerror}; does its file system have locks?"
+                ) from error
             owner = os.read(file, 20).decode(errors="replace").strip()
             os.close(file)
             who = f"another process ({printable(owner)})" if owner else "another process"

@@ -157,7 +157,7 @@ def _bytes(x: np.ndarray) -> Any:
 def find(path: str | os.PathLike) -> Path:
     """The file itself, with .safetensors added, or a run folder's model; FileNotFoundError names what was tried."""
     path = Path(path)
-    tried = [path, path.with_suffix(".safetensors"), path / "model.safetensors"]
+    tried = [path, *([path.with_suffix(".safetensors")] if path.name else []), path / "model.safetensors"]
     for candidate in tried:
         if candidate.is_file():
             return candidate

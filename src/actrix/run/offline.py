@@ -29,6 +29,7 @@ from actrix.run.runner import (
     report,
     run_keys,
     views,
+    wrapped,
 )
 
 STD_FLOOR = 1e-3
@@ -154,7 +155,7 @@ class OfflineRunner:
             self._learners[seed],
             self._rows[seed],
             self._keys[seed],
-            np.int32(self._iterations[seed]),
+            wrapped(self._iterations[seed]),
             np.int32(number),
         )
         self._rows[seed] = self._rows[seed] if rows is None else rows

@@ -21,10 +21,18 @@ def run_keys(seed: int) -> tuple[Key, Key, Key]:
     return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
 
 
-def iteration_keys(key: Key, iteration: jax.Array | int) -> tuple[Key, Key]:
+def iteration_keys(key: Key, iteration: jax.Array | np.ndarray | int) -> tuple[Key, Key]:
     """(acting noise, learning) of one iteration, alike in both modes."""
     key = jax.random.fold_in(key, iteration)
     return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+
+
+def wrapped(iteration: int) -> np.ndarray:
+    """An iteration's number as int32, wrapping at 2³¹ as the compiled loop's counter does.
+
+    Random streams repeat after 2³² iterations; number `WARM_UP` and the few below it share theirs with the warm-up.
+    """
+    return np.asarray(iteration & 0xFFFFFFFF, np.uint32).astype(np.int32)
 
 
 WARM_UP = 2**31 - 1

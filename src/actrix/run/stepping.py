@@ -22,7 +22,17 @@ from actrix.envs.base import HostEnv
 from actrix.envs.guard import check_chunk
 from actrix.run.compiled import SEGMENT_ITERATIONS
 from actrix.run.host import HostRunner, row
-from actrix.run.runner import Report, iteration_keys, keep_batch, leaves, no_batch, report, views, with_leaves
+from actrix.run.runner import (
+    Report,
+    iteration_keys,
+    keep_batch,
+    leaves,
+    no_batch,
+    report,
+    views,
+    with_leaves,
+    wrapped,
+)
 
 
 class SteppingRunner(HostRunner):
@@ -139,7 +149,7 @@ class SteppingRunner(HostRunner):
                 break
             self._leaves, totals, self._kept, *self._pending = self._round(
                 self._leaves, totals, self._kept, chunk, self._memory, self._first, self._obs, self._mask,
-                self.iteration_key, np.int32(self.iteration),
+                self.iteration_key, wrapped(self.iteration),
             )  # fmt: skip
             self.iteration += 1
             done += 1
@@ -183,7 +193,7 @@ class SteppingRunner(HostRunner):
                 if pending is None:
                     pending = self._begin(
                         self._leaves, self._memory, self._first, self._obs, self._mask, self.iteration_key,
-                        np.int32(self.iteration),
+                        wrapped(self.iteration),
                     )  # fmt: skip
                 action, self._memory, noise = pending
             else:

@@ -548,14 +548,18 @@ def _doctor(args: argparse.Namespace) -> int:
     from rich.table import Table
     from rich.text import Text
 
+    from actrix.algorithms.presets import SettingError
     from actrix.envs import doctor
     from actrix.run.modelfile import printable
 
     kwargs = _pairs(args.env_kwargs, "--env-kwargs")
+    if args.seed < 0:
+        raise SettingError(f"--seed {args.seed} must be at least 0.")
     build = _builder(args.env, kwargs)
     findings = doctor.examine(build, args.seed)
-    if not any(f.level == "fix" and f.check in ("construction", "data") for f in findings):
-        findings += _uses(args.env, kwargs, doctor.spec_of(build()))
+    stopped = ("construction", "data", "examination", "hanging")
+    if not any(f.level == "fix" and f.check in stopped for f in findings):
+        findings += doctor.uses(build, lambda spec: _uses(args.env, kwargs, spec))
     table = Table(title=printable(args.env), title_justify="left")
     for column in ("", "check", "result", "what to do"):
         table.add_column(column, overflow="fold")
@@ -585,8 +589,9 @@ def _builder(name: str, kwargs: dict[str, Any]) -> Any:
             return lambda: made(**kwargs)
         except AttributeError:  # not a class: an id that the module registers
             pass
-        except ImportError as error:
-            raise ImportError(f"{module} cannot be imported for {attribute}: {error}") from error
+        except Exception as error:  # whatever its code does when it is imported
+            why = f"{type(error).__name__}: {error}"
+            raise ImportError(f"{module} cannot be imported for {attribute}: {why}") from error
     single_env(name, kwargs).close()  # an unknown id is a mistake in what was typed
     return lambda: single_env(name, kwargs)
 

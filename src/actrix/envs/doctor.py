@@ -6,9 +6,12 @@ import contextlib
 import dataclasses
 import functools
 import re
+import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -19,12 +22,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from actrix.core.spaces import UnsupportedSpaceError, check_action_space, check_observation_space, mask_length
 from actrix.core.types import Spec
-from actrix.envs.guard import EnvError, Guard
+from actrix.envs.guard import EnvError, Guard, words
 from actrix.envs.gymnasium import find_masks_of, own
 from actrix.envs.make import as_host_env, make_vec_env
 
 SECONDS, STEPS, EPISODES = 10.0, 5000, 20
-"""Random play stops at the first of these."""
+"""Random play stops at the first of these; seeds and resets are looked at in about as much time again."""
+LIMIT = 120.0
+"""Seconds after which an examination that is not done is given up."""
 SLOW = 2e-3
 """Seconds per step from which a process for each environment pays."""
 
@@ -58,30 +63,81 @@ class Play:
 def examine(build: Callable[[], Any], seed: int = 0) -> list[Finding]:
     """Examine what `build()` makes (a `gym.Env`, or a vector environment); every finding in the order of the checks.
 
-    Plays at most 5000 random steps, 20 episodes or 10 seconds.
+    Random play takes at most 5000 steps, 20 episodes or 10 seconds, the other checks about as long. An examination that
+    is not done after `LIMIT` seconds, because a call does not return, ends with the finding which one; its thread is
+    left behind. Whatever the environment raises is a finding.
     """
-    try:
+    findings: list[Finding] = []
+    thread = threading.Thread(target=_examine, args=(build, seed, findings), daemon=True)
+    thread.start()
+    thread.join(LIMIT)
+    if thread.is_alive():
+        text = f"not done after {LIMIT:g} seconds: it was in {_call_of(thread)}"
+        return [*findings, _fix("hanging", text, "let every call return soon")]
+    return findings
+
+
+def _examine(build: Callable[[], Any], seed: int, findings: list[Finding]) -> None:
+    """`examine` into a list, which holds what was found before a call that does not return."""
+    with _blame(findings, "construction", "the constructor must not raise"):
         env = build()
-    except Exception as error:
-        return [_fix("construction", _said(error), "the constructor must not raise")]
-    if isinstance(env, VectorEnv):
-        return [*_space_findings(env.single_observation_space, env.single_action_space), *_vector(env, seed)]
-    if not isinstance(env, gym.Env):
-        return [_fix("construction", f"it is a {type(env).__name__}", "inherit from gymnasium.Env")]
-    try:
-        findings = [*_gymnasium(build()), *_space_findings(env.observation_space, env.action_space)]
-        if any(finding.level == "fix" for finding in findings if finding.check.endswith("space")):
-            return findings
-        play = _play(env, seed)
-        findings += play.findings or [
-            _fine("data", f"{len(play.rewards)} random steps: shapes, dtypes, bounds, flags, finite")
-        ]
-        findings += [*_ends(env, play), *_rewards(play), *_determinism(build, seed), *_autoreset(build, seed)]
-        return [*findings, *_speed(play)]
-    except EnvError as error:
-        return [*findings, _fix("data", str(error), "see the sentence")]
-    finally:
+    if findings:
+        return
+    with _blame(findings, "examination"):
+        if isinstance(env, VectorEnv):
+            findings += _space_findings(env.single_observation_space, env.single_action_space)
+            findings += _vector(env, seed)
+        elif isinstance(env, gym.Env):
+            _examine_one(env, build, seed, findings)
+        else:
+            findings += [_fix("construction", f"it is a {type(env).__name__}", "inherit from gymnasium.Env")]
+            return
+    with _blame(findings, "close"):
         env.close()
+
+
+def _examine_one(env: gym.Env, build: Callable[[], Any], seed: int, findings: list[Finding]) -> None:
+    findings += _gymnasium(build())
+    findings += _space_findings(env.observation_space, env.action_space)
+    if any(finding.level == "fix" for finding in findings if finding.check.endswith("space")):
+        return
+    play = _play(env, seed)
+    findings += play.findings or [
+        _fine("data", f"{len(play.rewards)} random steps: shapes, dtypes, bounds, flags, finite")
+    ]
+    pace = play.seconds / max(1, len(play.rewards))
+    findings += [*_ends(env, play), *_rewards(play)]
+    findings += _determinism(build, seed, _fitting(pace, 4, 200))
+    findings += _autoreset(build, seed, _fitting(pace, 5, 1000))
+    findings += _speed(play)
+
+
+def _fitting(pace: float, times: int, most: int) -> int:
+    """How many steps of `pace` seconds each to take so many times, in half of `SECONDS` together."""
+    return max(3, min(most, int(SECONDS / 2 / times / max(pace, 1e-9))))
+
+
+def _call_of(thread: threading.Thread) -> str:
+    """The environment's call that a thread is in: "step of Endless (file.py, line 12)"."""
+    frame: Any = sys._current_frames().get(thread.ident or 0)
+    found = "no call of the environment"
+    while frame is not None:
+        name, this = frame.f_code.co_name, frame.f_locals.get("self")
+        if name in ("__init__", "reset", "step", "close") and isinstance(this, gym.Env | VectorEnv):
+            found = f"{name} of {type(this).__name__} ({Path(frame.f_code.co_filename).name}, line {frame.f_lineno})"
+            break  # the innermost: wrappers call it
+        frame = frame.f_back
+    return found
+
+
+def uses(build: Callable[[], Any], describe: Callable[[Spec], list[Finding]]) -> list[Finding]:
+    """`describe(spec)` of what `build()` makes; what that raises is a finding, too."""
+    findings: list[Finding] = []
+    with _blame(findings, "construction"):
+        env = build()
+        findings += describe(spec_of(env))
+        env.close()
+    return findings
 
 
 def spec_of(env: Any) -> Spec:
@@ -96,18 +152,22 @@ def spec_of(env: Any) -> Spec:
 
 
 def _said(error: Any) -> str:
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    text = re.sub(
+        r"\x1b\[[0-9;]*m", "", words(error) if isinstance(error, BaseException) else str(error)
+    ).strip()
     return f"{type(error).__name__}: {' '.join(text.split())[:400]}"
 
 
 @contextlib.contextmanager
-def _blame(findings: list[Finding], check: str) -> Iterator[None]:
+def _blame(
+    findings: list[Finding], check: str, remedy: str = "mend what the sentence names"
+) -> Iterator[None]:
     """What an environment raises becomes a finding."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a step that calls sys.exit() would end the training
         text = str(error) if isinstance(error, EnvError) else _said(error)
-        findings.append(_fix(check, text, "mend what the sentence names"))
+        findings.append(_fix(check, text, remedy))
 
 
 def _gymnasium(env: gym.Env) -> list[Finding]:
@@ -116,9 +176,9 @@ def _gymnasium(env: gym.Env) -> list[Finding]:
         warnings.simplefilter("always")
         try:
             check_env(env.unwrapped, skip_render_check=True, skip_close_check=True)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             findings.append(_fix("Gymnasium's checker", _said(error), "mend what the sentence names"))
-        finally:
+        with _blame(findings, "close"):
             env.close()
     said = dict.fromkeys(_said(w.message).split(": ", 1)[1].removeprefix("WARN: ") for w in caught)
     scaled = lambda text: "nothing: actrix scales actions" if "symmetric and normalized" in text else ""
@@ -351,14 +411,14 @@ def _speed(play: Play) -> list[Finding]:
     step = play.seconds / len(play.rewards)
     text = f"{1e6 * step:.0f} µs per step of one environment"
     if step > SLOW:
-        return [_note("speed", text, "a process for each pays: make_vec_env(…, vec_env_cls=AsyncVectorEnv)")]
+        return [_note("speed", text, "a process for each pays: --workers, or make_vec_env(…, workers=True)")]
     return [_fine("speed", text)]
 
 
 # ---------------------------------------------------------------------------- seeds, resets
 
 
-def _trajectory(env: gym.Env, seed: int, steps: int = 200) -> list[tuple]:
+def _trajectory(env: gym.Env, seed: int, steps: int) -> list[tuple]:
     masks = find_masks_of(env)
     env.action_space.seed(seed)
     obs, info = env.reset(seed=seed)
@@ -372,12 +432,12 @@ def _trajectory(env: gym.Env, seed: int, steps: int = 200) -> list[tuple]:
     return rows
 
 
-def _determinism(build: Callable[[], Any], seed: int) -> list[Finding]:
+def _determinism(build: Callable[[], Any], seed: int, steps: int) -> list[Finding]:
     findings: list[Finding] = []
     with _blame(findings, "seeds"):
         one, two = build(), build()
-        first, again = _trajectory(one, seed), _trajectory(two, seed)
-        reused, other = _trajectory(one, seed), _trajectory(two, seed + 1)
+        first, again = _trajectory(one, seed, steps), _trajectory(two, seed, steps)
+        reused, other = _trajectory(one, seed, steps), _trajectory(two, seed + 1, steps)
         one.close()
         two.close()
         remedy = "draw all randomness from self.np_random, after super().reset(seed=seed)"
@@ -404,7 +464,7 @@ def _same(one: tuple, two: tuple) -> bool:
     return _equal(one[0], two[0]) and np.array_equal(one[1:], two[1:], equal_nan=True)
 
 
-def _autoreset(build: Callable[[], Any], seed: int) -> list[Finding]:
+def _autoreset(build: Callable[[], Any], seed: int, steps: int) -> list[Finding]:
     """Whether the last observation of an episode is its own, and two copies run side by side."""
     findings: list[Finding] = []
     with _blame(findings, "resets"):
@@ -415,7 +475,7 @@ def _autoreset(build: Callable[[], Any], seed: int) -> list[Finding]:
             obs, info = env.reset(seed=seed + episode)
             starts.append(_copy(obs))
             seen = False
-            for _ in range(1000):
+            for _ in range(steps):
                 obs, _, terminated, truncated, info = env.step(_random_action(env, info, masks))
                 if terminated or truncated:
                     lasts.append((_copy(obs), starts[-1], seen))
@@ -432,7 +492,7 @@ def _autoreset(build: Callable[[], Any], seed: int) -> list[Finding]:
         envs.reset([seed, seed + 1])
         space = envs.spec.action_space
         if isinstance(space, spaces.Box | spaces.Discrete) and envs.spec.mask_size is None:
-            for _ in range(20):
+            for _ in range(min(20, steps)):
                 envs.step(
                     np.zeros(
                         (2, *(space.shape or ())), np.float32 if isinstance(space, spaces.Box) else np.int32
@@ -450,7 +510,12 @@ def _vector(envs: VectorEnv, seed: int) -> list[Finding]:
     if declared is None:
         findings.append(_note("autoreset", "metadata has no autoreset_mode: it is taken as NEXT_STEP",
                                 'metadata["autoreset_mode"] = gymnasium.vector.AutoresetMode.…'))  # fmt: skip
-    mode = AutoresetMode(declared or AutoresetMode.NEXT_STEP)
+    try:
+        mode = AutoresetMode(declared or AutoresetMode.NEXT_STEP)
+    except ValueError:
+        modes = ", ".join(mode.name for mode in AutoresetMode)
+        text = f"metadata has autoreset_mode {declared!r}"
+        return [*findings, _fix("autoreset", text, f"one of gymnasium.vector.AutoresetMode: {modes}")]
     with _blame(findings, "autoreset"):
         host = as_host_env(envs, seed=seed)
         host.reset()
@@ -479,5 +544,4 @@ def _vector(envs: VectorEnv, seed: int) -> list[Finding]:
         own(obs)
         if all(finding.level != "fix" for finding in findings):
             findings.append(_fine("autoreset", f"{mode.name}, {seen} ends seen"))
-    envs.close()
     return findings

@@ -79,10 +79,19 @@ class Guard(gym.Wrapper):
     def _raised(self, method: str, error: Exception) -> NoReturn:
         if isinstance(error, EnvError):
             raise error
-        raise EnvError(f"{self._where()}: {method} raised {type(error).__name__}: {error}") from error
+        raise EnvError(f"{self._where()}: {method} raised {type(error).__name__}: {words(error)}") from error
 
     def _complain(self, sentence: str) -> NoReturn:
         raise EnvError(f"{self._where()}: {sentence}") from None
+
+
+def words(error: BaseException) -> str:
+    """An error's message, even where it cannot be had."""
+    try:
+        text = str(error)
+    except BaseException:
+        text = "(it has no message)"
+    return text if len(text) <= 1000 else f"{text[:1000]}..."
 
 
 def conform(space: Any, obs: Any, complain: Any, field: str = "observation") -> Any:

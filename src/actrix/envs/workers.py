@@ -40,7 +40,7 @@ from gymnasium.vector.utils import CloudpickleWrapper
 from actrix.core.spaces import check_action_space, check_observation_space, mask_length
 from actrix.core.types import Spec
 from actrix.envs.base import Step
-from actrix.envs.guard import EnvError, Guard, env_seeds
+from actrix.envs.guard import EnvError, Guard, env_seeds, words
 from actrix.envs.gymnasium import action_map, find_masks_of, own
 
 STEP_TIMEOUT = 60.0
@@ -695,7 +695,7 @@ class _Hosted:
     def report(self, error: BaseException) -> bytes:
         """What happened, as JSON: exceptions themselves may be neither picklable nor small."""
         origin = error.__cause__ if isinstance(error, EnvError) and error.__cause__ else error
-        sentence = _words(error)
+        sentence = words(error)
         if not isinstance(error, EnvError):
             where, env = f"environment {self.at}", self.env
             if env is not None:
@@ -711,14 +711,6 @@ class _Hosted:
             text = f"{text[:6000]}\n[...]\n{text[-2000:]}"
         told = {"sentence": sentence, "kind": type(origin).__name__, "traceback": text}
         return json.dumps(told).encode()  # in ASCII, so that half a letter does no harm
-
-
-def _words(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except BaseException:
-        text = "(it has no message)"
-    return text if len(text) <= 1000 else f"{text[:1000]}..."
 
 
 def _write(arrays: Any, i: int, obs: Any) -> None:

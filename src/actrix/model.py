@@ -423,13 +423,17 @@ class Model:
         """(action, state) for one observation or a batch; actions are scaled and clipped for the environment.
 
         `state` is the memory of a recurrent policy, None otherwise; `episode_start` [N] zeroes it. Raises
-        ValueError for a wrong shape or a non-finite observation.
+        ValueError for a wrong shape, a non-finite observation or one outside a discrete space.
         """
         spec = self._known_spec()
         obs, batched = _batch(spec.observation_space, observation)
         n = len(jax.tree.leaves(obs)[0])
         first = np.zeros(n, bool) if episode_start is None else np.atleast_1d(np.asarray(episode_start, bool))
-        memory = self.policy.initial_memory(n) if state is None else state
+        if first.shape != (n,):
+            raise ValueError(f"episode_start has shape {first.shape}; expected ({n},).")
+        memory = self.policy.initial_memory(n)
+        if state is not None:
+            memory = _check_memory(memory, state)
         mask = None if action_masks is None else np.atleast_2d(np.asarray(action_masks, bool))
         if mask is not None:
             _check_mask(mask, spec, n)
@@ -1077,6 +1081,13 @@ def _batch(space: Any, observation: Any) -> tuple[Any, bool]:
             )
     elif not np.issubdtype(x.dtype, np.integer) and x.dtype != bool:
         raise ValueError(f"the observation has dtype {x.dtype}; expected numbers.")
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        low = np.asarray(space.start)
+        high = low + (space.n if isinstance(space, gym.spaces.Discrete) else space.nvec) - 1
+        if x.shape[x.ndim - low.ndim :] == low.shape and ((x < low) | (x > high)).any():
+            raise ValueError(
+                f"the observation is {x.tolist()}; it must lie in {low.tolist()} to {high.tolist()}."
+            )
     if x.shape == space.shape:
         return x[None], False
     if x.shape[1:] == space.shape and x.ndim == len(space.shape) + 1:
@@ -1084,6 +1095,19 @@ def _batch(space: Any, observation: Any) -> tuple[Any, bool]:
     raise ValueError(
         f"the observation has shape {x.shape}; expected {space.shape}, or a batch (n, *{space.shape})."
     )
+
+
+def _check_memory(zero: Any, state: Any) -> Any:
+    """`state`, if it is a memory like `zero`; ValueError says what it should be."""
+    if zero is None:
+        raise ValueError(f"state is {str(state)[:60]}; this policy remembers nothing: it must be None.")
+    shapes = lambda tree: [np.shape(x) for x in jax.tree.leaves(tree)]
+    if jax.tree.structure(zero) != jax.tree.structure(state) or shapes(zero) != shapes(state):  # type: ignore[operator]
+        raise ValueError(
+            f"state has parts of shapes {shapes(state)}; expected {shapes(zero)}, as predict returned it "
+            "for so many observations."
+        )
+    return state
 
 
 def _one_batch(parts: list[tuple[Any, bool]]) -> bool:

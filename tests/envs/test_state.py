@@ -237,7 +237,6 @@ WRAPPED = {
     "normalised": lambda: cart_pole(wrappers.NormalizeObservation, wrappers.NormalizeReward),
     "frozen": lambda: PositionOnly(cart_pole()),
     "transformed": lambda: cart_pole(
-        lambda env: wrappers.TransformObservation(env, lambda obs: 2 * obs, None),
         lambda env: wrappers.ClipReward(env, 0, 0.5),
         lambda env: wrappers.DtypeObservation(env, np.float64),
         lambda env: wrappers.ReshapeObservation(env, (2, 2)),
@@ -360,6 +359,11 @@ class Only(gym.Env):
         (lambda: Held(gym.make("LunarLander-v3")), "LunarLander-v3 keeps its state in Box2D"),
         (lambda: Held(cart_pole()), "the wrapper Held has no get_state"),
         (lambda: Forwarding(Drifting()), "the wrapper Forwarding has no"),
+        (
+            lambda: wrappers.TransformObservation(gym.make("CartPole-v1"), lambda obs: obs, None),
+            "the wrapper TransformObservation",
+        ),
+        (lambda: wrappers.TransformReward(gym.make("CartPole-v1"), float), "the wrapper TransformReward"),
         (Pole, "Pole has no get_state"),
         (Only, "Only has no get_state"),
         (lambda: wrappers.TimeLimit(Pole(), 5), "Pole has no get_state"),

@@ -546,18 +546,19 @@ _KNOWN: dict[str, _Fields] = {
     **{
         _WRAP + path: _STATELESS
         for path in (
-            *(f"transform_action.{name}Action" for name in ("Transform", "Clip", "Rescale", "Discretize")),
+            *(f"transform_action.{name}Action" for name in ("Clip", "Rescale", "Discretize")),
             *(
                 f"transform_observation.{name}Observation"
-                for name in ("Transform", "Filter", "Flatten", "Grayscale", "Resize", "Reshape", "Rescale")
+                for name in ("Filter", "Flatten", "Grayscale", "Resize", "Reshape", "Rescale")
             ),
             *(f"transform_observation.{name}Observation" for name in ("Dtype", "AddRender", "Discretize")),
-            *(f"transform_reward.{name}Reward" for name in ("Transform", "Clip")),
+            "transform_reward.ClipReward",
             *(f"rendering.{name}" for name in ("HumanRendering", "AddWhiteNoise", "ObstructView")),
         )
     },
 }
-"""Exact classes by path (so that nothing is imported for it); a subclass may hold more."""
+"""Exact classes by path (so that nothing is imported for it); a subclass may hold more, and so may the functions of
+TransformObservation, -Action and -Reward."""
 _ASKED = _Asked()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -19,8 +20,9 @@ import numpy as np
 import pytest
 
 from actrix import DQN, PPO, experiment
+from actrix.callbacks import BaseCallback
 from actrix.cli import main
-from actrix.run import checkpoint, modelfile
+from actrix.run import checkpoint, modelfile, train
 from actrix.run.lock import RunLock, RunLockedError
 from actrix.run.log import Logger
 from actrix.run.train import NonFiniteError
@@ -446,3 +448,25 @@ def test_foreign_metadata_is_refused(tmp_path, capsys, change, said):
     modelfile.save(path, {"kind": "checkpoint"} | change, {"w": np.ones(1, np.float32)})
     assert main(["inspect", str(path)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_slow_saves_come_less_often(tmp_path, monkeypatch):
+    """After a save that took 0.1 s the next one waits until that was at most a fifth of the time."""
+    times = []
+
+    def slow(runner, runs):
+        begun = time.monotonic()
+        time.sleep(0.1)
+        times.append((begun, time.monotonic()))
+
+    monkeypatch.setattr(train, "save_checkpoints", slow)
+    monkeypatch.setattr(train, "SAVE_SHARE", 0.2)
+    model = PPO("MlpPolicy", "CartPole-v1", seed=0, backend="gymnasium", **PPO_SMALL)
+
+    class Enough(BaseCallback):
+        def _on_step(self):
+            return len(times) < 4
+
+    model.learn(10**7, callback=Enough(), checkpoint_dir=tmp_path / "c", checkpoint_seconds=0)
+    pauses = [later[0] - ended for (_, ended), later in itertools.pairwise(times[:4])]
+    assert all(pause >= 0.5 for pause in pauses)

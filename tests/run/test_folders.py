@@ -312,7 +312,7 @@ def test_a_non_finite_update_leaves_a_checkpoint(tmp_path):
 # ------------------------------------------------------------------ signals during `learn`
 
 SCRIPT = """
-import sys
+import signal, sys
 from actrix import PPO
 from actrix.callbacks import BaseCallback
 
@@ -324,6 +324,7 @@ class Told(BaseCallback):
     def _on_step(self):
         return True
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 model = PPO("MlpPolicy", "CartPole-v1", seed=0, n_steps=16, n_envs=2, batch_size=32, n_epochs=1)
 model.learn(10**8, callback=Told(), checkpoint_dir=sys.argv[1], checkpoint_seconds=1e9)
 """
@@ -333,18 +334,17 @@ model.learn(10**8, callback=Told(), checkpoint_dir=sys.argv[1], checkpoint_secon
 def test_a_signal_during_learn_saves_and_ends(tmp_path, number):
     """No clock saves: the checkpoint is the signal's."""
     folder = tmp_path / "c"
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder)], stderr=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    guard = threading.Timer(100, process.kill)
-    guard.start()
-    try:
-        assert process.stdout.readline().strip() == b"trains"
-        process.send_signal(number)
-        _, err = process.communicate(timeout=60)
-    finally:
-        guard.cancel()
-        process.kill()
+    command = [sys.executable, "-c", SCRIPT, str(folder)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        guard = threading.Timer(100, process.kill)
+        guard.start()
+        try:
+            assert process.stdout.readline().strip() == b"trains"
+            process.send_signal(number)
+            _, err = process.communicate(timeout=60)
+        finally:
+            guard.cancel()
+            process.kill()
     if number == signal.SIGINT:
         assert b"KeyboardInterrupt" in err
         assert process.returncode != 0

@@ -746,6 +746,11 @@ class _StopRequest:
         self.requested = True
 
 
+def _unlinked(path: str, flags: int) -> int:
+    """An opener that follows no link: a run folder may come from elsewhere, and what is written stays in it."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o644)
+
+
 def _train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], session: Session) -> bool:
     """One process per seed, as many at a time as there are cores; their logs show the progress.
 
@@ -783,7 +788,7 @@ def _train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], se
                     return False
                 while waiting and len(running) < (os.cpu_count() or 1):
                     path, seed = waiting.pop(0)
-                    log = open(path / "output.log", "ab")  # noqa: SIM115
+                    log = open(path / "output.log", "ab", opener=_unlinked)  # noqa: SIM115
                     child = subprocess.Popen(
                         [*command, *(["--resume"] if resumed else []), str(path)],
                         stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True,

@@ -1,11 +1,23 @@
 """Counters beyond 2³¹: training goes on, alike in both loops, and can be resumed there."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from actrix import DQN, PPO
+from actrix.algorithms.presets import PRESETS, configure
+from actrix.core.types import Spec
+from actrix.data.offline import Episode, assemble
+from actrix.envs.jax_envs import ClassicEnv, HostJax
+from actrix.model import MODELS
+from actrix.run.compiled import CompiledRunner
+from actrix.run.offline import OfflineRunner
 from actrix.run.runner import iteration_keys, wrapped
+from actrix.run.stepping import host_runner
+from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints
 
 EDGE = 2**31 - 2
 PPO_SMALL = dict(n_steps=16, n_envs=2, batch_size=32, n_epochs=1)
@@ -43,3 +55,110 @@ def test_random_streams_stay_what_they_were_and_wrap():
         "as the compiled loop counts"
     )
     assert data(wrapped(2**32 + 5)) == data(5)
+
+
+NET = {"policy_kwargs": {"net_arch": [8]}}
+REPLAY = {
+    "learning_starts": 16,
+    "batch_size": 8,
+    "buffer_size": 128,
+    "train_freq": 4,
+    "gradient_steps": 2,
+    **NET,
+}
+MODES = {
+    "ppo": ({"n_steps": 8, "batch_size": 16, "n_epochs": 1, **NET}, "CartPole-v1"),
+    "reinforce": ({"n_steps": 8, **NET}, "CartPole-v1"),
+    "dqn": (REPLAY, "CartPole-v1"),
+    "td3": (REPLAY, "Pendulum-v1"),
+}
+
+
+def to_the_edge(runner):
+    """The loop's counter and, as in a run that got there, the learner's."""
+    learner = runner.learners[0]
+    now = {
+        name: np.full_like(x, EDGE)
+        for name in ("update", "gradient_steps")
+        if (x := getattr(learner.training, name, None)) is not None
+    }
+    learner = dataclasses.replace(learner, training=dataclasses.replace(learner.training, **now))
+    runner.set_learners([jax.tree.map(jax.numpy.array, learner)], [EDGE])
+
+
+def close(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
+def equal(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_both_loops_agree_across_the_edge_and_resume_beyond_it(name, tmp_path):
+    settings, env_id = MODES[name]
+    algorithm = configure(PRESETS[name].algorithm, settings)
+    env = ClassicEnv(env_id, max_episode_steps=12)
+    build = {
+        "jax": lambda: CompiledRunner(algorithm, env, 2, [3]),
+        "host": lambda: host_runner(algorithm, HostJax(env, 2), 3),
+    }
+    done = {}
+    for loop, make in build.items():
+        runner = make()
+        runner.set_training(total_steps=1e10)
+        runner.warm()
+        to_the_edge(runner)
+        for _ in range(4):
+            runner.advance(1)
+        assert runner.iteration == EDGE + 4
+        save_checkpoints(
+            runner, [SeedRun(3, checkpoints=tmp_path / loop, steps=100, iterations=runner.iteration)]
+        )
+        again, run = make(), SeedRun(3, checkpoints=tmp_path / loop)
+        again.set_training(total_steps=1e10)
+        load_checkpoints(again, [run])
+        assert (run.iterations, again.iteration) == (EDGE + 4, EDGE + 4)
+        runner.advance(1)
+        again.advance(1)
+        equal(runner.learners, again.learners)
+        done[loop] = runner.learners
+    close(done["jax"], done["host"])
+
+
+def test_the_offline_loop_passes_in_segments_of_any_length(tmp_path):
+    rng = np.random.default_rng(0)
+    episode = Episode(rng.normal(size=(31, 3)), rng.integers(3, size=30), rng.normal(size=30),
+                      np.arange(30) == 29, np.zeros(30, bool))  # fmt: skip
+    data = assemble([episode], Spec(spaces.Box(-np.inf, np.inf, (3,), np.float32), spaces.Discrete(3)))
+    algorithm = configure(PRESETS["dqn"].algorithm, REPLAY)
+    learned = []
+    for parts in ([5], [1, 1, 3], [4, None, 1]):
+        runner = OfflineRunner(algorithm, data, [3])
+        to_the_edge(runner)
+        for n in parts:
+            if n is None:  # resumed
+                save_checkpoints(
+                    runner, [SeedRun(3, checkpoints=tmp_path, steps=4, iterations=runner.iteration)]
+                )
+                runner = OfflineRunner(algorithm, data, [3])
+                load_checkpoints(runner, [SeedRun(3, checkpoints=tmp_path)])
+            else:
+                runner.advance(n)
+        assert runner.iteration == EDGE + 5
+        learned.append(runner.learners)
+    equal(learned[0], learned[1])
+    equal(learned[0], learned[2])
+
+
+@pytest.mark.parametrize("name", ["sarsa", "q-lambda", "stream-ac"])
+def test_online_loops_pass(name):
+    env = "CartPole-v1" if name == "stream-ac" else "FrozenLake-v1"
+    model = MODELS[name]("MlpPolicy", env, seed=1, backend="gymnasium")
+    model.learn(1100)
+    to_the_edge(model.runner)
+    model.run.iterations = EDGE
+    model.learn(200, reset_num_timesteps=False)
+    assert model.run.iterations > 2**31

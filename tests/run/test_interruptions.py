@@ -1,5 +1,6 @@
 """What a killed process leaves behind: a log without gap or torn row, no lock, no children, its checkpoint."""
 
+import errno
 import os
 import signal
 import time
@@ -168,3 +169,14 @@ def test_a_start_that_was_killed_is_no_run_yet(tmp_path, monkeypatch):
     with pytest.raises(experiment.RunError, match="exists already"):
         experiment.start(config, late)
     assert (late / "config.json").read_text() == "its"
+
+
+def test_a_lock_is_refused_where_the_platform_lacks_an_error_number(tmp_path, monkeypatch):
+    """macOS has no EDEADLOCK; "in use" must not become an AttributeError there."""
+    monkeypatch.delattr(errno, "EDEADLOCK", raising=False)
+    with (
+        RunLock(tmp_path),
+        pytest.raises(RunLockedError, match="in use by another process"),
+        RunLock(tmp_path),
+    ):
+        pass

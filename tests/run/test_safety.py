@@ -25,6 +25,7 @@ from actrix.envs.make import UnknownEnvError
 from actrix.envs.probes import ActionObs, ContinuousTarget
 from actrix.model import PPO, Model
 from actrix.run import modelfile
+from actrix.run.log import Logger
 from actrix.run.modelfile import ModelFileError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -269,6 +270,23 @@ def test_names_in_a_file_lead_nowhere_and_links_are_replaced_not_followed(path, 
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(FileNotFoundError, match="no model file"):
         Model.load(tmp_path / "pipe")  # would wait for ever
+
+
+@pytest.mark.parametrize("resume_step", [None, 10])
+def test_a_log_that_leads_elsewhere_is_refused(tmp_path, resume_step):
+    """Rows are appended to no link's target, and a pipe is not waited for."""
+    precious = tmp_path / "precious.csv"
+    precious.write_text("time/total_timesteps\n1\n")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "metrics.csv").symlink_to(precious)
+    with pytest.raises(ValueError, match="no regular file"):
+        Logger(folder, resume_step=resume_step)
+    assert precious.read_text() == "time/total_timesteps\n1\n"
+    (folder / "metrics.csv").unlink()
+    os.mkfifo(folder / "metrics.csv")
+    with pytest.raises(ValueError, match="no regular file"):
+        Logger(folder, resume_step=resume_step)
 
 
 # ---------------------------------------------------------------------------- what is refused, and how

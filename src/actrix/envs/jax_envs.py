@@ -143,7 +143,7 @@ class HostJax:
 
     def _next(self) -> np.uint32:
         self.number += 1
-        return np.uint32(self.number - 1)
+        return np.uint32((self.number - 1) % 2**32)
 
 
 class TimedState(NamedTuple):

@@ -221,8 +221,8 @@ class CompiledRunner:
 
     @property
     def iteration(self) -> int:
-        """Iterations done so far."""
-        return int(self.state.iteration[0])
+        """Iterations done so far, modulo 2³²: the counter is an int32 that wraps."""
+        return int(self.state.iteration[0]) % 2**32
 
     def set_training(self, **numbers: float) -> None:
         """Replace numbers of every seed's `training`, e.g. its step counter."""

@@ -42,7 +42,7 @@ class RunLock:
         try:
             _lock(file)
         except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLOCK):
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
                 os.close(file)
                 raise RunLockedError(
                     f"{self.path} cannot be locked: {error.strerror}; does its file system have locks?"

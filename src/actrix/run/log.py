@@ -38,7 +38,7 @@ class Logger:
 
     Raises:
         FileExistsError: `metrics.csv` is already there and `resume_step` is None.
-        ValueError: the log to continue has no `time/total_timesteps` column.
+        ValueError: the log to continue has no `time/total_timesteps` column, or is no regular file.
         OSError: the folder cannot be written, or, from `dump`, the disk is full; the file then ends at its
             last full row.
     """
@@ -152,6 +152,9 @@ class _Csv:
     def __init__(self, path: Path, resume_step: int | None):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Rows would be written to wherever a link leads, and a pipe waits for ever.
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise ValueError(f"{path} is no regular file: remove it, or move the real one there.")
         self.columns: list[str] = []
         if resume_step is None:
             # "x": a run's log is never silently replaced.

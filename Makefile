@@ -1,6 +1,6 @@
 # make train   install, train PPO on LunarLander-v3 for 1M steps, evaluate, curve and video (about a minute)
 # make test    install if needed and run all tests
-# make fuzz    a million damaged and forged model files (about a quarter of an hour)
+# make fuzz    a million damaged and forged model files and checkpoints (about ten minutes)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -38,7 +38,7 @@ test-all: $(VENV)/.dev
 	$(BIN)/pytest -n 2
 
 fuzz: $(VENV)/.dev
-	ACTRIX_FUZZ=1000000 $(BIN)/pytest -n 2 tests/run/test_fuzz.py
+	ACTRIX_FUZZ=1000000 $(BIN)/pytest -n 2 tests/run/test_fuzz.py tests/run/test_fuzz_checkpoints.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium.vector.utils import batch_space
 
 from actrix.core.networks import zero_where
 from actrix.core.types import Chunk, PyTree
 from actrix.envs.base import HostEnv, Step
-from actrix.envs.guard import check_chunk
+from actrix.envs.guard import check_chunk, conform
 from actrix.envs.jax_envs import HostJax
 from actrix.run.runner import (
     Report,
@@ -147,8 +148,18 @@ class HostRunner:
         return True
 
     def _reopen(self, open_: dict[str, Any]) -> None:
-        """The inverse of `_open`."""
-        carry = jax.eval_shape(lambda: self.algorithm.initial_carry(self.learner.acting, self.num_envs))
+        """The inverse of `_open`; ValueError where it is none."""
+        n, spec = self.num_envs, self.spec
+        conform(batch_space(spec.observation_space, n), open_["obs"], _misfit, "obs")
+        mask = None if spec.mask_size is None else (bool, (n, spec.mask_size))
+        of = {"mask": mask, "first": (bool, (n,)), "ep_return": (float, (n,)), "ep_length": (np.int64, (n,))}
+        for name, wanted in of.items():
+            x = open_[name]
+            if (None if x is None else (x.dtype, x.shape)) != wanted:
+                _misfit(f"{name} does not fit {n} environments.")
+        if type(open_["rows"]) is not int or open_["rows"] < 0:
+            _misfit(f"rows is {str(open_['rows'])[:80]}.")
+        carry = jax.eval_shape(lambda: self.algorithm.initial_carry(self.learner.acting, n))
         self._memory = with_leaves(carry, open_["memory"], "memory")
         self._env_key = key_from(open_["key"], "key")
         self._obs, self._mask, self._first = open_["obs"], open_["mask"], open_["first"]
@@ -302,6 +313,10 @@ class HostRunner:
             before[n], length[n] = totals[t, n], counts[t, n]
         self._ep_return, self._ep_length = totals[-1] - before, counts[-1] - length
         return finished_episodes(np.asarray(done), ep_return, ep_length)
+
+
+def _misfit(what: str) -> NoReturn:
+    raise ValueError(what)
 
 
 def row(noise: PyTree, t: jax.Array | int) -> PyTree:

@@ -36,6 +36,8 @@ FORMAT = 1
 KEY, DIGEST, HEADER_DIGEST = "actrix", "sha256", "sha256.header"
 MAX_HEADER = 2**24
 MAX_TENSORS = 2**14
+MAX_EMPTY = 2**40
+"""Of an array without numbers: the product of its other lengths."""
 MAX_NUMBERS, MAX_ACTION_NUMBERS = 2**24, 2**16
 """Of an observation, all its parts together, and of an action."""
 MAX_LIST = 256
@@ -331,6 +333,9 @@ def _tensors(path: Path, header: dict[str, Any], size: int) -> dict[str, Tensor]
         if not _sizes(shape, 32) or not _sizes(offsets, 2) or len(offsets) != 2:
             raise ModelFileError(f"{here}: shape and data_offsets must hold whole numbers of at least 0.")
         bytes_ = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
+        # An empty array may still have lengths that no array can have.
+        if math.prod(n or 1 for n in shape) > MAX_EMPTY and not bytes_:
+            raise ModelFileError(f"{here} has shape {str(shape)[:80]}, which is beyond any array.")
         if offsets != [at, at + bytes_] or at + bytes_ > size:
             raise ModelFileError(
                 f"{here} of shape {shape} stands at {offsets}; it must stand at [{at}, {at + bytes_}], and the tensors "

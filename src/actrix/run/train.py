@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from actrix.envs.guard import EnvError
 from actrix.run import checkpoint, modelfile
 from actrix.run.atomic import replacing
 from actrix.run.log import Logger
@@ -251,9 +252,12 @@ def load_checkpoints(
     runner.set_learners([snapshot.learner for snapshot in snapshots], [run.iterations for run in runs])
     try:
         restored = runner.set_loops([snapshot.loop for snapshot in snapshots])
-    except (ValueError, KeyError, TypeError) as error:
+    except EnvError:
+        raise
+    except Exception as error:  # whatever a forged file makes of it
+        reason = str(error) if isinstance(error, ValueError) else repr(error)
         raise modelfile.ModelFileError(
-            f"the checkpoint in {runs[0].checkpoints} does not fit: {error}"
+            f"the checkpoint in {runs[0].checkpoints} does not fit: {reason[:500]}"
         ) from error
     if restored:
         return None

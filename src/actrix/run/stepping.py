@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from actrix.core.networks import zero_where
+from actrix.core.platform import one_thread
 from actrix.core.types import Chunk, PyTree
 from actrix.data.answers import Online, ReplayBuffer
 from actrix.envs.base import HostEnv
@@ -33,6 +34,9 @@ from actrix.run.runner import (
     with_leaves,
     wrapped,
 )
+
+SMALL = 1 << 22
+"""Weights times rows of a batch below which a round is compiled for one thread."""
 
 
 class SteppingRunner(HostRunner):
@@ -121,9 +125,11 @@ class SteppingRunner(HostRunner):
         def next_action(leaves, memory, first, obs, mask, noise, t):
             return act(jax.tree.unflatten(tree, leaves).acting, memory, first, obs, mask, row(noise, t))
 
-        self._begin = jax.jit(begin)
-        self._round = jax.jit(round_, donate_argnums=(0, 1, 2))
-        self._next = jax.jit(next_action)
+        weights = sum(x.size for x in jax.tree.leaves(self.learner.acting.net))
+        options = one_thread() if weights * getattr(algorithm.data, "batch_size", rows) < SMALL else None
+        self._begin = jax.jit(begin, compiler_options=options)
+        self._round = jax.jit(round_, donate_argnums=(0, 1, 2), compiler_options=options)
+        self._next = jax.jit(next_action, compiler_options=options)
 
     def advance(self, iterations: int | Sequence[int] = 1) -> list[Report]:
         """So many rounds of `train_freq` steps and an update; one report in a list."""

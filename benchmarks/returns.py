@@ -11,6 +11,7 @@ actions, fresh episodes on Gymnasium's own environment; interquartile mean over 
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
 import datetime
 import json
@@ -166,8 +167,10 @@ JOBS = [
         Job("Pendulum-v1", 20_000, None, name, dataset="pendulum-mixed", label="-mixed")
         for name in ("bc", "iql", "cql", "td3-bc")
     ),
-    Job("Breakout-MinAtar", 500_000, None, "dqn", seeds=(10, 11, 12)),
-    Job("Breakout-MinAtar", 500_000, None, "rainbow", seeds=(10, 11, 12)),
+    # Without exploration gymnax's Breakout has two games, by the side the ball starts on: what counts is `train_per_seed`,
+    # at the same ε in both.
+    Job("Breakout-MinAtar", 500_000, None, "dqn", settings=dict(exploration_final_eps=0.01)),
+    Job("Breakout-MinAtar", 500_000, None, "rainbow"),
     *rainbow_parts(),
     Job("Breakout-MinAtar", 2_000_000, 10, "ppo", seeds=(10,)),
     Job("HalfCheetah-v5", 1_000_000, 5700, "ppo", seeds=(10,), episodes=20),
@@ -175,8 +178,15 @@ JOBS = [
 ]
 
 
-def train_by_id(job: Job) -> tuple[experiment.RunConfig, dict[int, np.ndarray], float]:
-    """Train (or go on with) a job through run folders: (configuration, returns by seed, seconds)."""
+def last_hundred(folder: Path) -> float:
+    """Mean return of the last hundred training episodes."""
+    with (folder / "metrics.csv").open() as file:
+        column = [row["rollout/ep_rew_mean"] for row in csv.DictReader(file)]
+    return round(float([x for x in column if x][-1]), 2)
+
+
+def train_by_id(job: Job) -> tuple[experiment.RunConfig, dict[int, np.ndarray], float, list[float] | None]:
+    """Train (or go on with) a job through run folders: (configuration, returns by seed, seconds, `last_hundred`s)."""
     folder = RUNS / job.name.replace(":", "_").replace("+", "-").replace("/", "-")
     config = experiment.resolve(
         job.algorithm, job.env_id, critic=job.critic, actor=job.actor, steps=job.steps, seeds=job.seeds,
@@ -192,12 +202,14 @@ def train_by_id(job: Job) -> tuple[experiment.RunConfig, dict[int, np.ndarray], 
             raise KeyboardInterrupt
         seconds = results.seconds
     returns = {}
-    for path, seed in experiment.seed_folders(folder, config):
+    folders = experiment.seed_folders(folder, config)
+    for path, seed in folders:
         returns[seed] = experiment.evaluate_model(Model.load(path), job.episodes, seed)[0]
-    return config, returns, seconds
+    trained = None if job.dataset else [last_hundred(path) for path, _ in folders]
+    return config, returns, seconds, trained
 
 
-def train_without_velocities(job: Job) -> tuple[experiment.RunConfig, dict[int, np.ndarray], float]:
+def train_without_velocities(job: Job) -> tuple[experiment.RunConfig, dict[int, np.ndarray], float, None]:
     """The same for CartPole without its velocities, which has no id; not resumable, but short."""
     config = experiment.resolve(
         job.algorithm,
@@ -215,18 +227,21 @@ def train_without_velocities(job: Job) -> tuple[experiment.RunConfig, dict[int, 
         seed: evaluate(Policy(algorithm, learner.acting), env, job.episodes, seed=seed + 10**6)[0]
         for seed, learner in zip(job.seeds, runner.learners, strict=True)
     }
-    return config, returns, time.monotonic() - begun
+    return config, returns, time.monotonic() - begun, None
 
 
 def run(job: Job) -> dict[str, Any]:
     """Train and evaluate a job; the row for results.jsonl."""
-    config, returns, seconds = (train_without_velocities if job.hide_velocities else train_by_id)(job)
+    config, returns, seconds, trained = (train_without_velocities if job.hide_velocities else train_by_id)(
+        job
+    )
     summary = summarize(returns)
     critic, actor, data = config.build().answers
     return {
         "job": job.name, "env": job.env_id, "algorithm": config.algorithm, "critic": critic, "actor": actor,
         "data": data, "steps": job.steps, "bar": job.bar,
         "seeds": list(job.seeds), "per_seed": [round(float(np.mean(returns[s])), 2) for s in job.seeds],
+        "train_per_seed": trained,
         "iqm": _round(summary.iqm), "low": _round(summary.low), "high": _round(summary.high),
         "mean": _round(summary.mean), "std": _round(summary.std), "episodes_per_seed": job.episodes,
         "backend": config.backend, "n_envs": config.n_envs, "seconds": round(seconds, 1),

@@ -167,8 +167,8 @@ JOBS = [
         Job("Pendulum-v1", 20_000, None, name, dataset="pendulum-mixed", label="-mixed")
         for name in ("bc", "iql", "cql", "td3-bc")
     ),
-    # Without exploration gymnax's Breakout has two games, by the side the ball starts on: what counts is `train_per_seed`,
-    # at the same ε in both.
+    # Without exploration gymnax's Breakout has two games, by the side the ball starts on: compare `train_per_seed`, at
+    # the same ε in both.
     Job("Breakout-MinAtar", 500_000, None, "dqn", settings=dict(exploration_final_eps=0.01)),
     Job("Breakout-MinAtar", 500_000, None, "rainbow"),
     *rainbow_parts(),

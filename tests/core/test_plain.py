@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from actrix.core.plain import MAX_DEPTH, copy_plain, pack, unpack
+from actrix.core.plain import MAX_DEPTH, copy_plain, from_bytes, pack, to_bytes, unpack
 
 DTYPES = [
     "bool",
@@ -61,6 +61,7 @@ def through(value):
 def test_round_trip(value):
     assert same(through(value), value)
     assert same(copy_plain(value), value)
+    assert same(from_bytes(to_bytes(value)), value)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,14 @@ def test_round_trip(value):
 )
 def test_round_trip_of_the_awkward(value):
     assert same(through(value), value)
+    assert same(from_bytes(to_bytes(value)), value)
+
+
+def test_bytes_that_are_no_plain_data():
+    whole = to_bytes([np.arange(3), {"a": 1}])
+    for data in (whole[:-1], whole + b"x", whole[:20], b"", b"\xff" * 40, whole.replace(b"int64", b"objec")):
+        with pytest.raises(ValueError, match=r"."):
+            from_bytes(data)
 
 
 def test_the_order_of_keys_in_the_skeleton_is_free():

@@ -56,6 +56,119 @@ def steps(envs, n=5):
     return [envs.step(action) for _ in range(n)]
 
 
+# --------------------------------------------------------------------------- states
+
+
+def corridor(fault=""):
+    return Corridor(fault)
+
+
+class Corridor(gym.Env):
+    """Offers its state, or breaks doing so."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, fault=""):
+        self.fault = fault
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at, self.map = 0, self.np_random.normal(size=50_000)  # more than a pipe holds
+        return self.seen(), {}
+
+    def seen(self):
+        return np.array([self.at, self.map[self.at]], np.float32)
+
+    def step(self, action):
+        self.at += 1
+        self.map[self.at] += self.np_random.normal()
+        return self.seen(), float(action), self.at > 6, False, {}
+
+    def get_state(self):
+        if self.fault == "raises":
+            raise RuntimeError("no state today")
+        if self.fault == "hangs":
+            time.sleep(3600)
+        return {"at": self.at, "map": object() if self.fault == "object" else self.map}
+
+    def set_state(self, state):
+        if self.fault == "dies":
+            os._exit(3)
+        self.at, self.map = state["at"], state["map"].copy()
+
+
+def rows_of(envs, n, rng):
+    return [envs.step(rng.integers(2, size=envs.num_envs)) for _ in range(n)]
+
+
+@pytest.mark.parametrize(
+    "build", [functools.partial(gym.make, "CartPole-v1", max_episode_steps=15), corridor]
+)
+def test_a_saved_state_goes_on_in_other_processes(build):
+    whole, other = (ProcessEnvs(build, 3, seeds, workers=2) for seeds in ([1, 2, 3], [7, 8, 9]))
+    try:
+        whole.reset()
+        rows_of(whole, 17, np.random.default_rng(0))
+        saved = whole.get_state()
+        expected = rows_of(whole, 30, np.random.default_rng(1))
+        assert any(row.terminated.any() or row.truncated.any() for row in expected)
+        other.set_state(saved)  # never reset
+        for a, b in zip(expected, rows_of(other, 30, np.random.default_rng(1)), strict=True):
+            for x, y in zip(a, b, strict=True):
+                np.testing.assert_array_equal(x, y)
+        assert (other.steps, whole._now) == (47, other._now)
+    finally:
+        whole.close()
+        other.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raises", "get_state of Corridor raised RuntimeError: no state today"),
+        ("hangs", r"environment 0 at step 0.*get_state took longer than 1 s"),
+        ("object", "no plain data"),
+        ("dies", r"exit code 3"),
+    ],
+)
+def test_a_state_that_cannot_be_had_ends_in_a_sentence(fault, message):
+    good = ProcessEnvs(corridor, 1, [1])
+    good.reset()
+    saved = good.get_state()
+    good.close()
+    envs = ProcessEnvs(functools.partial(corridor, fault), 1, [1], step_timeout=1)
+    envs.reset()
+    with pytest.raises(EnvError, match=message):
+        envs.set_state(saved) if fault == "dies" else envs.get_state()
+    assert envs.get_state() is None, "closed"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"envs": []}, "not that of 1 environments"),
+        ({"steps": "x"}, "the saved state has steps 'x'"),
+        ({"envs": [3]}, "must be a dict"),
+        ({"envs": [{"levels": [], "id": None, "rng": None, "seed": None}]}, "Guard<Corridor>"),
+    ],
+)
+def test_another_state_is_refused(change, message):
+    envs = ProcessEnvs(corridor, 1, [1])
+    envs.reset()
+    with pytest.raises(EnvError, match=message):
+        envs.set_state(envs.get_state() | change)
+    envs.close()
+
+
+def test_what_has_no_state_says_why():
+    envs = pool()
+    assert envs.unsupported == "Fragile has no get_state() and set_state(state)"
+    envs.reset()
+    assert envs.get_state() is None
+    envs.close()
+
+
 # --------------------------------------------------------------------------- the same rows
 
 

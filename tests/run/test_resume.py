@@ -28,6 +28,7 @@ CASES = {
     "sac": ("Pendulum-v1", 1, REPLAY | {"train_freq": 1, "gradient_steps": 1}),
     "ddpg": ("MountainCarContinuous-v0", 1, REPLAY | {"noise_type": "ornstein-uhlenbeck", "noise_std": 0.5}),
     "acer": ("CartPole-v1", 2, {"n_steps": 8, **NET}),
+    "sac workers": ("Pendulum-v1", 2, REPLAY),
     "sarsa": ("FrozenLake-v1", 2, {}),
     "q-lambda": ("Taxi-v4", 1, {}),
     "stream-ac": ("CartPole-v1", 1, {**NET}),
@@ -39,7 +40,7 @@ WARM_UP = {"stream-ac": 1024}
 
 def build(case, seed=5, **more):
     env_id, n_envs, settings = CASES[case]
-    env = make_vec_env(env_id, n_envs, seed=1, backend="gymnasium")
+    env = make_vec_env(env_id, n_envs, seed=1, backend="gymnasium", workers="workers" in case)
     return MODELS[case.split()[0]]("MlpPolicy", env, seed=seed, **settings | more)
 
 

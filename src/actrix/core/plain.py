@@ -5,6 +5,7 @@ For what a file may hold without pickle: nothing is executed on the way back, an
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -57,6 +58,34 @@ def unpack(skeleton: Any, arrays: Sequence[np.ndarray]) -> Any:
     if len(used) != len(arrays):
         raise ValueError(f"{len(arrays)} arrays are given, of which the skeleton names {len(used)}.")
     return value
+
+
+def to_bytes(value: Any) -> bytes:
+    """Plain data as bytes, for a pipe: the length of a JSON header, the header, the arrays one after the other.
+
+    Raises ValueError as `pack` does.
+    """
+    skeleton, arrays = pack(value)
+    head = json.dumps([skeleton, [[x.dtype.name, list(x.shape)] for x in arrays]], allow_nan=False).encode()
+    return b"".join([len(head).to_bytes(8, "little"), head, *(x.tobytes() for x in arrays)])
+
+
+def from_bytes(data: bytes) -> Any:
+    """What `to_bytes` was given; ValueError for bytes that it does not make."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    try:
+        skeleton, kinds = json.loads(data[8:start])
+        arrays = []
+        for dtype, shape in kinds:
+            if dtype not in _DTYPES:
+                raise ValueError(f"dtype {_short(dtype)}")
+            arrays.append(np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape))
+            start += arrays[-1].nbytes
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"the header is not readable: {error}") from error
+    if start != len(data):
+        raise ValueError(f"{len(data)} bytes are given, of which {start} are described.")
+    return unpack(skeleton, arrays)
 
 
 def _copy(value: Any, path: str, depth: int) -> Any:

@@ -113,7 +113,7 @@ class GymnasiumEnvs:
     def unsupported(self) -> str | None:
         """Why the environments' state cannot be saved, or None where it can (see `actrix.envs.state`)."""
         if not self._guards or self.mode is not AutoresetMode.DISABLED:
-            return "the state of a vector environment of one's own, or in other processes, is not known"
+            return "the state of a vector environment of one's own, or of AsyncVectorEnv, is not known"
         return next(filter(None, map(state.unsupported, self.envs.envs)), None)
 
     def get_state(self) -> dict[str, Any] | None:

@@ -3,7 +3,8 @@
 The only module that starts processes, always with an explicit start method: a fork server that has never started JAX
 (Linux) or a fresh interpreter; a forked copy of a process in which JAX runs can deadlock. Pickled is only what
 multiprocessing sends to a process at its start, and the spaces that the first one sends back. From then on numbers
-go through shared memory that has no name, so that none can be left behind, and pipes carry JSON.
+go through shared memory that has no name, so that none can be left behind, and pipes carry JSON; states of environments
+follow it as plain data (`actrix.core.plain`).
 
 Gymnasium's AsyncVectorEnv, which `make_vec_env` takes as well, loses tracebacks and what `close` raises, builds one
 environment in the parent, waits for ever on an endless step, sends every info, and cannot replace a worker.
@@ -37,8 +38,10 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import CloudpickleWrapper
 
+from actrix.core.plain import from_bytes, to_bytes
 from actrix.core.spaces import check_action_space, check_observation_space, mask_length
 from actrix.core.types import Spec
+from actrix.envs import state
 from actrix.envs.base import Step
 from actrix.envs.guard import EnvError, Guard, env_seeds, words
 from actrix.envs.gymnasium import action_map, find_masks_of, own
@@ -51,8 +54,15 @@ GRACE = 2.0
 """Seconds that a worker gets to end by itself, and again after SIGTERM."""
 
 _OK = b"ok"
-_START, _BUILD, _RESET, _STEP, _CLOSE, _IDLE = range(6)  # what a worker is doing
-_CALLS = {_BUILD: "its constructor", _RESET: "reset", _STEP: "step", _CLOSE: "close"}
+_START, _BUILD, _RESET, _STEP, _CLOSE, _IDLE, _GET, _SET = range(8)  # what a worker is doing
+_CALLS = {
+    _BUILD: "its constructor",
+    _RESET: "reset",
+    _STEP: "step",
+    _CLOSE: "close",
+    _GET: "get_state",
+    _SET: "set_state",
+}
 
 
 class WorkerTraceback(Exception):
@@ -79,6 +89,8 @@ class ProcessEnvs:
     """
 
     backend = "gymnasium"
+    unsupported: str | None
+    """Why the environments' state cannot be saved, or None where it can (see `actrix.envs.state`)."""
 
     def __init__(
         self,
@@ -138,7 +150,7 @@ class ProcessEnvs:
         try:
             if not probe.pipe.poll(GRACE):
                 raise EOFError
-            space, actions, masks, limit = probe.pipe.recv()
+            space, actions, masks, limit, self.unsupported = probe.pipe.recv()
         except (EOFError, OSError) as error:
             raise EnvError(f"environment 0: {probe.ending()}.") from error
         check_observation_space(space)
@@ -202,6 +214,41 @@ class ProcessEnvs:
             next_obs = _with_rows(next_obs, ~valid, room.obs)
             next_mask = None if next_mask is None else _with_rows(next_mask, ~valid, room.mask)
         return Step(obs, next_obs, reward, terminated, truncated, valid, mask, next_mask)
+
+    def get_state(self) -> dict[str, Any] | None:
+        """Everything that the next steps depend on, as plain data; None where it cannot be had, or was broken off.
+
+        Raises EnvError where an environment's own `get_state` raised, took longer than `step_timeout` or gave
+        anything but plain data.
+        """
+        if self.unsupported or not self._open or any(worker.busy for worker in self._workers):
+            return None
+        self._stop_at(self._call(self._workers, {"command": "get"}, self.step_timeout))
+        envs: dict[int, Any] = {}
+        for worker in self._workers:
+            try:
+                if not worker.pipe.poll(self.step_timeout):
+                    raise EOFError
+                envs |= zip(worker.rows, from_bytes(worker.pipe.recv_bytes()), strict=True)
+            except (EOFError, OSError):
+                self._stop_at([_Failure(worker.fail(), f"{self._where(worker)}: {worker.ending()}.")])
+        seeds = {"base": self._base, "now": self._now}
+        return {"steps": self.steps, "envs": [envs[i] for i in range(self.num_envs)], **seeds}
+
+    def set_state(self, saved: dict[str, Any]) -> None:
+        """Go on from what `get_state` gave; EnvError where that was of other environments, which are then closed."""
+        self._check_open()
+        lists = [saved[name] for name in ("envs", "base", "now")]
+        if any(type(x) is not list or len(x) != self.num_envs for x in lists):
+            raise EnvError(f"the saved state is not that of {self.num_envs} environments in processes.")
+        steps, (envs, base, now) = saved["steps"], lists
+        if any(type(x) is not int for x in (steps, *base)) or any(
+            type(x) not in (int, type(None)) for x in now
+        ):
+            raise EnvError(f"the saved state has steps {steps!r:.80}, seeds {base!r:.80} and {now!r:.80}.")
+        parts = [to_bytes([envs[i] for i in worker.rows]) for worker in self._workers]
+        self._stop_at(self._call(self._workers, {"command": "set"}, self.step_timeout, parts))
+        self.steps, self._base, self._now, self._seeds = steps, base, now, None
 
     def close(self) -> None:
         """Close the environments and end all processes, by force those that do not end by themselves.
@@ -282,13 +329,20 @@ class ProcessEnvs:
         raise EnvError(sentence) from (WorkerTraceback(kind, text) if text else None)
 
     def _call(
-        self, workers: Sequence[_Worker], message: dict[str, Any] | bytes, limit: float
+        self,
+        workers: Sequence[_Worker],
+        message: dict[str, Any] | bytes,
+        limit: float,
+        parts: Sequence[bytes] | None = None,
     ) -> list[_Failure]:
+        """Send a message, and each worker its part behind it; wait for the answers."""
         data = message if isinstance(message, bytes) else json.dumps(message).encode()
-        for worker in workers:
+        for k, worker in enumerate(workers):
             worker.busy = True
             with contextlib.suppress(OSError):  # it is gone, as its answer will show
                 worker.pipe.send_bytes(data)
+                if parts is not None:
+                    worker.pipe.send_bytes(parts[k])
         return self._await(workers, limit)
 
     def _await(self, workers: Sequence[_Worker], limit: float) -> list[_Failure]:
@@ -560,6 +614,13 @@ def _work(pipe: Any, room: _Room, number: int, rows: list[int], steps: int) -> N
                 hosted.step()
             elif message["command"] == "reset":
                 hosted.reset(message["seeds"])
+            elif message["command"] == "get":
+                found = hosted.get_state()
+                hosted.answer(pipe)
+                pipe.send_bytes(found)
+                continue
+            elif message["command"] == "set":
+                hosted.set_state(pipe.recv_bytes())
             else:
                 hosted.close()
             hosted.answer(pipe)
@@ -640,7 +701,8 @@ class _Hosted:
         self.turn(_RESET, i)
         limit = env.spec.max_episode_steps if env.spec else None
         masks = find_masks_of(env)
-        return bytes(ForkingPickler.dumps((env.observation_space, env.action_space, masks, limit)))
+        spaces_ = env.observation_space, env.action_space
+        return bytes(ForkingPickler.dumps((*spaces_, masks, limit, state.unsupported(env))))
 
     def reset(self, seeds: list[int] | None) -> None:
         for i in self.rows:
@@ -666,6 +728,18 @@ class _Hosted:
             room.stepped[i] = True
             if ended:
                 self._reset(i, None)
+
+    def get_state(self) -> bytes:
+        out = []
+        for i, env in self.envs.items():
+            self.turn(_GET, i)
+            out.append(state.get_state(env))
+        return to_bytes(out)
+
+    def set_state(self, data: bytes) -> None:
+        for (i, env), saved in zip(self.envs.items(), from_bytes(data), strict=True):
+            self.turn(_SET, i)
+            state.set_state(env, saved)
 
     def close(self) -> None:
         for i in list(self.envs):

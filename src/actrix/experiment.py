@@ -41,6 +41,8 @@ from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints, train
 
 CHECKPOINT_SECONDS = 60.0
 EVAL_EPISODES = 20
+ORPHAN_SECONDS = 60.0
+"""How long a seed's process waits for that of a killed parent to end."""
 OFFLINE_EVALUATIONS = 10
 EVALUATION, CURVE = "evaluation.json", "curve.png"
 STOP_SECONDS = 60.0
@@ -853,7 +855,8 @@ def _show_progress(display: Display, path: Path, seed: int) -> None:
 
 def train_folder(folder: Path, session: Session) -> Results:
     """Train the run that a folder's `config.json` describes (the worker of a many-seed run)."""
-    with RunLock(folder):
+    # Another parent may just have been killed: its workers save what they have and end.
+    with RunLock(folder, patience=ORPHAN_SECONDS):
         return _train(load_config(folder), folder, session)
 
 

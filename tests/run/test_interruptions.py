@@ -66,7 +66,7 @@ def test_the_log_has_no_gap_and_the_lock_goes_with_its_process_gymnasium(tmp_pat
 
 
 def test_seeds_whose_parent_was_killed_go_on_to_the_same_bits_gymnasium(tmp_path):
-    """Their processes save and end within seconds, and the locks of their folders with them."""
+    """Their processes save and end within seconds; a `resume` at once waits for the locks of their folders."""
     case, steps = "ppo gymnasium", 8000
     uninterrupted(words(case, tmp_path / "whole", steps, "--seeds", "2"))
     folder = tmp_path / "run"
@@ -74,12 +74,10 @@ def test_seeds_whose_parent_was_killed_go_on_to_the_same_bits_gymnasium(tmp_path
     child = launch([*words(case, folder, steps, "--seeds", "2")])
     assert wait_until(lambda: all(newest(path) > 0 for path in seeds), child)
     kill(child)
-    begun = time.monotonic()
-    wait_until(lambda: not any(map(locked, seeds)), seconds=30)
-    assert time.monotonic() - begun < 20
-    assert not list(folder.rglob(".tmp-*")), "they ended by themselves"
+    assert any(map(locked, seeds)), "they outlive their parent for a moment"
     assert min(map(newest, seeds)) < steps
     finish(folder)
+    assert not list(folder.rglob(".tmp-*")), "they ended by themselves"
     for path in seeds:
         other = tmp_path / "whole" / path.name
         assert_same(path / "checkpoints", other / "checkpoints")

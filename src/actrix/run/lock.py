@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import sys
+import time
 from pathlib import Path
 
 from actrix.run.modelfile import printable
@@ -21,8 +22,9 @@ class RunLock:
     The operating system gives it back when the process ends, however it ends: no lock is ever stale.
     """
 
-    def __init__(self, folder: Path):
-        self.path = folder / ".lock"
+    def __init__(self, folder: Path, patience: float = 0.0):
+        """`patience`: seconds to wait for a process that is about to end."""
+        self.path, self.patience = folder / ".lock", patience
         self._file: int | None = None
 
     def __enter__(self) -> RunLock:
@@ -40,7 +42,7 @@ class RunLock:
             os.close(file)
             raise RunLockedError(f"{self.path} is no regular file: remove it.")
         try:
-            _lock(file)
+            self._wait_for(file)
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
                 os.close(file)
@@ -57,6 +59,16 @@ class RunLock:
         os.write(file, f"pid {os.getpid()}".encode())
         self._file = file
         return self
+
+    def _wait_for(self, file: int) -> None:
+        end = time.monotonic() + self.patience
+        while True:
+            try:
+                return _lock(file)
+            except OSError:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(0.1)
 
     def __exit__(self, *error: object) -> None:
         if self._file is not None:

@@ -232,12 +232,15 @@ def test_another_configuration_and_other_versions(tmp_path, capsys):
     (folder / "config.json").write_text(right)
     manifest = (folder / "manifest.json").read_text()
     version = json.loads(manifest)["sessions"][0]["versions"]["jax"]
-    (folder / "manifest.json").write_text(manifest.replace(f'"jax": "{version}"', '"jax": "0.1"'))
+    manifest = manifest.replace(f'"jax": "{version}"', '"jax": "0.1"')
+    manifest = manifest.replace('"jax_enable_x64": false', '"jax_enable_x64": true')
+    (folder / "manifest.json").write_text(manifest)
     capsys.readouterr()
     assert experiment.resume(folder, steps=256, quiet=True).finished
     text = capsys.readouterr().err
     assert "exactly where it was" in text
     assert f"jax 0.1 → {version}" in text
+    assert "jax_enable_x64 True → False" in text
     sessions = json.loads((folder / "manifest.json").read_text())["sessions"]
     assert [(s["event"], s["step"]) for s in sessions] == [("start", 0), ("resume", 128)]
     assert sessions[1]["exact"] is True

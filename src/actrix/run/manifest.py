@@ -30,6 +30,9 @@ PACKAGES = (
     "gymnax",
     "mujoco",
 )
+JAX_OPTIONS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_threefry_partitionable", "jax_optimization_level",
+               "jax_disable_most_optimizations")  # fmt: skip
+"""Of JAX's own configuration, what changes numbers."""
 
 
 def package_versions() -> dict[str, str]:
@@ -44,10 +47,12 @@ def package_versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """What of the machine bears on rounding: the processor, the devices, XLA's flags."""
+    """What of the machine bears on rounding: the processor, the devices, XLA's flags, JAX's options."""
+    options = {name: getattr(jax.config, name, None) for name in JAX_OPTIONS}
     return {
         "system": platform.system(), "processor": _processor(), "platform": jax.default_backend(),
         "devices": jax.local_device_count(), "cores": os.cpu_count(), "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        **{name: x if isinstance(x, bool | None) else str(x) for name, x in options.items()},
     }  # fmt: skip
 
 

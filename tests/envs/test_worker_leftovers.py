@@ -1,5 +1,6 @@
 """What an environment in a process starts, prints and leaves behind when nobody closes it."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -23,14 +24,19 @@ pytestmark = [
 
 
 class Simulator(gym.Env):
-    """Starts a program that would run for ever and writes its pid into a folder; `hang`: so does its fifth step."""
+    """Starts a program, or a process of multiprocessing's, that would run for ever and writes its pid into a folder;
+    `hang`: so does its fifth step."""
 
     observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
     action_space = gym.spaces.Discrete(2)
 
-    def __init__(self, folder, hang=False):
+    def __init__(self, folder, hang=False, fork=False):
         self.hang, self.count = hang, 0
-        program = subprocess.Popen(["sleep", "1000"])
+        if fork:
+            program = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
+            program.start()
+        else:
+            program = subprocess.Popen(["sleep", "1000"])
         Path(folder, str(program.pid)).touch()
 
     def reset(self, *, seed=None, options=None):
@@ -59,8 +65,9 @@ def stopped(folder):
             os.kill(pid, signal.SIGKILL)
 
 
-def test_what_an_environment_started_ends_with_it(tmp_path):
-    envs = ProcessEnvs(lambda: Simulator(tmp_path), 2, [1, 2])
+@pytest.mark.parametrize("fork", [False, True])
+def test_what_an_environment_started_ends_with_it(fork, tmp_path):
+    envs = ProcessEnvs(lambda: Simulator(tmp_path, fork=fork), 2, [1, 2])
     envs.reset()
     assert len(programs(tmp_path)) == 3  # one is the probe's
     assert sum(map(alive, programs(tmp_path))) >= 2

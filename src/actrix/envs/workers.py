@@ -281,9 +281,8 @@ class ProcessEnvs:
 
     def _spawn(self, number: int, rows: list[int]) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=_work, args=(theirs, self._room, number, rows, self.steps), daemon=True
-        )  # fmt: skip
+        # No daemon, which could have no processes of its own; `_end_all` ends what nobody closed.
+        process = self._context.Process(target=_work, args=(theirs, self._room, number, rows, self.steps))
         self._room.at[number], self._room.doing[number] = -1, _START
         process.start()
         theirs.close()  # so that the pipe ends with the worker

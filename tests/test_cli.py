@@ -774,3 +774,20 @@ def test_an_environment_that_a_data_set_names_is_not_imported(dataset, tmp_path,
     )
     assert "without an environment" in capsys.readouterr().out
     assert "canary" not in sys.modules
+
+
+def test_modules_of_the_current_folder_are_found(tmp_path):
+    """By the installed command, too; they hide no installed one."""
+    source = "import gymnasium as gym\n\n\ndef make():\n    return gym.make('CartPole-v1')\n"
+    (tmp_path / "only_here.py").write_text(source)
+    (tmp_path / "optax.py").write_text("raise RuntimeError('hidden')\n")
+    words = ["train", "ppo", "only_here:make", *SMALL, "--out", "run"]
+    command = [str(Path(sys.executable).parent / "actrix"), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-1000:]
+    evaluate = [command[0], "eval", "run", "--episodes", "1"]
+    done = subprocess.run(evaluate, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert "give --env only_here:make yourself" in done.stderr
+    evaluate += ["--env", "only_here:make"]
+    done = subprocess.run(evaluate, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert "over 1 episodes" in done.stdout, done.stderr

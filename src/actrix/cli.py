@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a failed run, 2 a mistake in what was typed, 130 interrupt
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. A user's mistake prints one line on stderr."""
     args = _parser().parse_args(argv)
+    # A user's own module beside the run; last, so that it hides no installed one.
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
     from rich.console import Console
 
     from actrix.algorithms.presets import SettingError
@@ -216,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--verbose", action="store_true")
     _checkpoint_option(p)
 
-    p.add_argument("--env", help="confirms an environment that imports a module (module:Id)")
+    p.add_argument("--env", help="confirms an environment that imports a module (module:Class)")
 
     p = command(
         "list",
@@ -573,27 +577,17 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _builder(name: str, kwargs: dict[str, Any]) -> Any:
-    """What makes the environment that the user typed: an id, or a class (or function) of a module."""
-    import pkgutil
-
+    """What makes the environment that the user typed."""
     from actrix.algorithms.presets import SettingError
     from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
-    from actrix.envs.make import single_env
+    from actrix.envs.make import named, single_env
 
     if has_jax_env(name) and name not in JAX_TWINS:
         raise SettingError(f"{name} is a JAX environment: the doctor examines Gymnasium's.")
-    module, colon, attribute = name.partition(":")
-    if colon:
-        try:
-            made = pkgutil.resolve_name(name)
-            return lambda: made(**kwargs)
-        except AttributeError:  # not a class: an id that the module registers
-            pass
-        except Exception as error:  # whatever its code does when it is imported
-            why = f"{type(error).__name__}: {error}"
-            raise ImportError(f"{module} cannot be imported for {attribute}: {why}") from error
-    single_env(name, kwargs).close()  # an unknown id is a mistake in what was typed
-    return lambda: single_env(name, kwargs)
+    if ":" not in name:
+        single_env(name, kwargs).close()  # an unknown id is a mistake in what was typed
+    made = named(name)
+    return functools.partial(made, **kwargs) if made else lambda: single_env(name, kwargs)
 
 
 def _uses(name: str, kwargs: dict[str, Any], spec: Any) -> list[Any]:

@@ -120,3 +120,17 @@ def test_as_host_env_takes_what_users_have():
 def test_single_env_renders():
     env = single_env("CartPole-v1", render_mode="rgb_array")
     assert env.render_mode == "rgb_array"
+
+
+def test_a_class_of_a_module_is_named():
+    envs = make_vec_env("toys:Counting", 2, env_kwargs={"kind": "box"}, backend="gymnasium")
+    assert envs.num_envs == 2
+    envs.close()
+    with pytest.raises(
+        UnknownEnvError, match="toys has no class or function 'Nothing' and registers no such id"
+    ):
+        make_vec_env("toys:Nothing", 1)
+    with pytest.raises(ImportError, match="no_such_module cannot be imported for Env: ModuleNotFoundError"):
+        make_vec_env("no_such_module:Env", 1)
+    with pytest.raises(UnknownEnvError, match="toys:Counting refuses the env_kwargs"):
+        make_vec_env("toys:Counting", 1, env_kwargs={"size": 3})

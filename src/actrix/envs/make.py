@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -284,8 +285,9 @@ def check_inert(env_id: str | None) -> None:
 def _make(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
     if env_id.startswith("ALE/"):
         _register_atari()
+    made = named(env_id)
     try:
-        return quiet_make(env_id, **kwargs)
+        return quiet_make(env_id, **kwargs) if made is None else made(**kwargs)
     except gym.error.DependencyNotInstalled as error:
         raise ImportError(
             f'{env_id} needs an optional package: pip install "actrix[envs]" ({error})'
@@ -299,6 +301,23 @@ def _make(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
             raise
         reason = str(error).split(" was raised from")[0]
         raise UnknownEnvError(f"{env_id} refuses the env_kwargs: {reason}.") from error
+
+
+def named(env_id: str) -> Callable[..., Any] | None:
+    """The class or function that 'module:name' names; None for an id, also one that the module registers."""
+    module, colon, name = env_id.partition(":")
+    if not colon:
+        return None
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # whatever its code does when it is imported
+        raise ImportError(
+            f"{module} cannot be imported for {name}: {type(error).__name__}: {error}"
+        ) from error
+    made = None if name in gym.registry else getattr(found, name, None)
+    if made is None and name not in gym.registry:
+        raise UnknownEnvError(f"{module} has no class or function {name!r} and registers no such id.")
+    return made
 
 
 def _register_atari() -> None:

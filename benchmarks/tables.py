@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,21 @@ def parts_table(rows: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def minatar_table(rows: dict[str, dict[str, Any]]) -> str:
+    """Markdown: DQN and Rainbow on MinAtar Breakout, in training and without exploration."""
+    lines = [
+        "| algorithm | last 100 training episodes | per seed | without exploration, per seed |",
+        "|---|---|---|---|",
+    ]
+    each = lambda values: ", ".join(f"{x:.1f}" for x in values)
+    for name in ("dqn", "rainbow"):
+        r = rows[f"{name}-Breakout-MinAtar"]
+        x = r["train_per_seed"]
+        figure = f"**{statistics.mean(x):.1f}** ± {statistics.stdev(x):.1f}"
+        lines.append(f"| {name} | {figure} | {each(x)} | {each(r['per_seed'])} |")
+    return "\n".join(lines)
+
+
 def offline_table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown: algorithms on the fixed mixed data set."""
     lines = ["| algorithm | updates | return | per seed |", "|---|---|---|---|"]
@@ -186,6 +202,7 @@ def main() -> None:
     replace(page, "speed", f"{speed_table(speed)}\n\n{provenance(speed)}")
     replace(page, "returns", f"{returns_table(results, False)}\n\n{provenance(results)}")
     replace(page, "rainbow-parts", parts_table(results))
+    replace(page, "minatar", minatar_table(results))
     replace(page, "offline", offline_table(results))
     replace(page, "lag", lag_table(HERE / "lag.jsonl"))
     replace(page, "compositions", returns_table(results, True))

@@ -776,13 +776,18 @@ def test_an_environment_that_a_data_set_names_is_not_imported(dataset, tmp_path,
     assert "canary" not in sys.modules
 
 
-def test_modules_of_the_current_folder_are_found(tmp_path):
-    """By the installed command, too; they hide no installed one."""
+def test_modules_of_the_current_folder_are_found_where_one_is_named(tmp_path):
+    """By the installed command, too; they hide no installed one. Else none is run (tensorboardX tries torch)."""
     source = "import gymnasium as gym\n\n\ndef make():\n    return gym.make('CartPole-v1')\n"
     (tmp_path / "only_here.py").write_text(source)
     (tmp_path / "optax.py").write_text("raise RuntimeError('hidden')\n")
-    words = ["train", "ppo", "only_here:make", *SMALL, "--out", "run"]
-    command = [str(Path(sys.executable).parent / "actrix"), *words]
+    (tmp_path / "torch.py").write_text("import os; os._exit(9)\n")
+    actrix = str(Path(sys.executable).parent / "actrix")
+    command = [actrix, "train", "ppo", "CartPole-v1", *SMALL, "--out", "other"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-1000:]
+    (tmp_path / "torch.py").unlink()
+    command = [actrix, "train", "ppo", "only_here:make", *SMALL, "--out", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-1000:]
     evaluate = [command[0], "eval", "run", "--episodes", "1"]

@@ -19,9 +19,6 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. A user's mistake prints one line on stderr."""
     args = _parser().parse_args(argv)
-    # A user's own module beside the run; last, so that it hides no installed one.
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())
     from rich.console import Console
 
     from actrix.algorithms.presets import SettingError

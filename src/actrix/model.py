@@ -258,7 +258,7 @@ class Model:
         `checkpoint_dir` gets the whole training state every `checkpoint_seconds`, on Ctrl-C and SIGTERM, and at the
         end. `resume_from` such a folder, the same call on a model built alike (in another process) goes on from its
         newest checkpoint and comes, bit for bit, to what the call without interruption would have; where environments
-        cannot be restored (EnvPool, Box2D, processes) new episodes start. The seed is the checkpoint's, and checkpoints
+        cannot be restored (EnvPool, Box2D, …) new episodes start. The seed is the checkpoint's, and checkpoints
         go on being written there. What callbacks remember is their own. `resume_from` may be a run folder, too, which
         gets no more checkpoints from here.
 

@@ -122,14 +122,19 @@ def test_single_env_renders():
     assert env.render_mode == "rgb_array"
 
 
-def test_a_class_of_a_module_is_named():
+def test_a_class_of_a_module_is_named(tmp_path, monkeypatch):
     envs = make_vec_env("toys:Counting", 2, env_kwargs={"kind": "box"}, backend="gymnasium")
     assert envs.num_envs == 2
     envs.close()
-    with pytest.raises(
-        UnknownEnvError, match="toys has no class or function 'Nothing' and registers no such id"
-    ):
+    with pytest.raises(UnknownEnvError, match=r"named 'toys:Nothing' \(the module has no such class"):
         make_vec_env("toys:Nothing", 1)
+    with pytest.raises(UnknownEnvError, match="toys:FAULTS is a dict: name a class"):
+        make_vec_env("toys:FAULTS", 1)
+    make_vec_env("toys:Nested.Counting", 1).close()
+    (tmp_path / "leaves.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match="leaves cannot be imported for Env: SystemExit: 0"):
+        make_vec_env("leaves:Env", 1)
     with pytest.raises(ImportError, match="no_such_module cannot be imported for Env: ModuleNotFoundError"):
         make_vec_env("no_such_module:Env", 1)
     with pytest.raises(UnknownEnvError, match="toys:Counting refuses the env_kwargs"):

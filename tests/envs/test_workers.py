@@ -113,7 +113,8 @@ def test_a_saved_state_goes_on_in_other_processes(build):
         saved = whole.get_state()
         expected = rows_of(whole, 30, np.random.default_rng(1))
         assert any(row.terminated.any() or row.truncated.any() for row in expected)
-        other.set_state(saved)  # never reset
+        other.set_state(saved | {"restarts": 2})  # never reset
+        assert other.restarts == 2, "a replacement's seed follows from it"
         for a, b in zip(expected, rows_of(other, 30, np.random.default_rng(1)), strict=True):
             for x, y in zip(a, b, strict=True):
                 np.testing.assert_array_equal(x, y)
@@ -159,6 +160,74 @@ def test_another_state_is_refused(change, message):
     with pytest.raises(EnvError, match=message):
         envs.set_state(envs.get_state() | change)
     envs.close()
+
+
+def test_a_broken_off_question_is_no_answer_to_the_next_one():
+    envs = ProcessEnvs(corridor, 2, [1, 2])
+    envs.reset()
+    for worker in envs._workers:  # Ctrl-C while the states were waited for
+        worker.busy = True
+        worker.pipe.send_bytes(b'{"command": "get"}')
+    assert envs.get_state() is None
+    action = np.zeros(2, np.int64)
+    assert not envs.step(action).valid.any()
+    assert envs.step(action).valid is None
+    assert envs.get_state() is not None
+    envs.close()
+
+
+def test_who_dies_when_asked_for_its_state_is_replaced_within_the_budget():
+    envs = ProcessEnvs(corridor, 2, [1, 2], max_restarts=1)
+    envs.reset()
+    os.kill(envs._workers[1].process.pid, signal.SIGKILL)
+    assert envs.get_state() is None
+    assert envs.get_state() is None
+    with pytest.warns(RuntimeWarning, match="restart 1 of 1"):
+        step = envs.step(np.zeros(2, np.int64))
+    np.testing.assert_array_equal(step.valid, [True, False])
+    assert envs.get_state()["restarts"] == 1
+    os.kill(envs._workers[1].process.pid, signal.SIGKILL)
+    with pytest.raises(EnvError, match=r"killed by SIGKILL.*1 of 1 restarts were used"):
+        envs.get_state()
+
+
+def test_sigterm_to_everybody_is_the_parents_business():
+    envs = pool()
+    envs.reset()
+    for worker in envs._workers:
+        os.kill(worker.process.pid, signal.SIGTERM)
+    assert all(step.valid is None for step in steps(envs))
+    pids = [worker.process.pid for worker in envs._workers]
+    envs.close()
+    assert gone(pids)
+
+
+UNCLOSED = """
+import multiprocessing, sys
+from actrix import make_vec_env
+
+def work(fails):
+    global envs
+    envs = make_vec_env("CartPole-v1", 2, seed=0, workers=2)
+    envs.reset()
+    if fails:
+        raise SystemExit(5)
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=work, args=(len(sys.argv) > 1,))
+    child.start()
+    child.join(60)
+    print("exit code", child.exitcode, flush=True)
+    child.kill()
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_nobody_closed_ends_in_a_process_of_multiprocessings(fails, tmp_path):
+    (tmp_path / "script.py").write_text(UNCLOSED)
+    command = [sys.executable, str(tmp_path / "script.py"), *["fails"] * fails]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert f"exit code {5 * fails}" in done.stdout, done.stderr[-1000:]
 
 
 def test_what_has_no_state_says_why():

@@ -232,3 +232,9 @@ FAULTS = {
     "talk": talk,
     "prints": lambda: [print("x" * 1000) for _ in range(1000)],
 }
+
+
+class Nested:
+    """A class in a class is named by its path."""
+
+    Counting = Counting

@@ -10,7 +10,7 @@ import pytest
 from actrix import DQN, PPO, SAC, BaseCallback, make_vec_env
 from actrix.model import MODELS
 from actrix.run import checkpoint, modelfile, train
-from actrix.run.train import SeedRun, load_checkpoints
+from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints
 
 NET = {"policy_kwargs": {"net_arch": [8]}}
 ROLLOUT = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "normalize": True, **NET}
@@ -153,6 +153,14 @@ def test_an_error_inside_a_chunk_leaves_a_checkpoint_without_episodes(tmp_path):
         model.learn(32, reset_num_timesteps=False)
     (snapshot,) = model.runner.snapshots()
     assert snapshot.loop["env"] is None
+    # Where an earlier file of this step still has its episodes, it stays.
+    run, kept = SeedRun(5, checkpoints=tmp_path, steps=64, iterations=2), b"with its episodes"
+    (tmp_path / "step_000000000064.safetensors").write_bytes(kept)
+    save_checkpoints(model.runner, [run])
+    assert checkpoint.checkpoints(tmp_path)[0].read_bytes() == kept
+    run.steps = 96
+    save_checkpoints(model.runner, [run])
+    assert len(checkpoint.checkpoints(tmp_path)) == 2
     model.env.step = original
     model.learn(32)
     assert model.runner.snapshots()[0].loop["env"] is not None

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import importlib.util
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -293,7 +296,10 @@ def _make(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
             f'{env_id} needs an optional package: pip install "actrix[envs]" ({error})'
         ) from error
     except gym.error.UnregisteredEnv as error:
-        raise UnknownEnvError(f"no environment is named {env_id!r}{_nearest(env_id)}.") from error
+        hint = (
+            " (the module has no such class or function, and registers no such id)" if ":" in env_id else ""
+        )
+        raise UnknownEnvError(f"no environment is named {env_id!r}{hint or _nearest(env_id)}.") from error
     except gym.error.Error as error:  # a deprecated version, a malformed id, an unknown render mode
         raise UnknownEnvError(f"{env_id!r}: {error}") from error
     except TypeError as error:
@@ -304,20 +310,38 @@ def _make(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
 
 
 def named(env_id: str) -> Callable[..., Any] | None:
-    """The class or function that 'module:name' names; None for an id, also one that the module registers."""
+    """The class or function that 'module:name' names; None for an id, also one that the module registers.
+
+    A module that is not installed is looked for in the current folder, which from then on ends `sys.path`: only where
+    the user named one, so that nothing else in a folder is ever run.
+    """
     module, colon, name = env_id.partition(":")
     if not colon:
         return None
     try:
-        found = importlib.import_module(module)
-    except Exception as error:  # whatever its code does when it is imported
+        if not sys.flags.safe_path and _not_installed(module) and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        found: Any = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # whatever its code does when it is imported
         raise ImportError(
             f"{module} cannot be imported for {name}: {type(error).__name__}: {error}"
         ) from error
-    made = None if name in gym.registry else getattr(found, name, None)
-    if made is None and name not in gym.registry:
-        raise UnknownEnvError(f"{module} has no class or function {name!r} and registers no such id.")
-    return made
+    if name in gym.registry:
+        return None
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is not None and not callable(found):
+        raise UnknownEnvError(
+            f"{env_id} is a {type(found).__name__}: name a class, or a function that makes one environment."
+        )
+    return found
+
+
+def _not_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module.partition(".")[0]) is None
+    except ValueError:  # a module without a spec, such as __main__
+        return False
 
 
 def _register_atari() -> None:

@@ -12,7 +12,6 @@ environment in the parent, waits for ever on an endless step, sends every info, 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import dataclasses
@@ -31,6 +30,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing import connection
 from multiprocessing.reduction import ForkingPickler
+from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -129,7 +129,9 @@ class ProcessEnvs:
         self._now: list[int | None] = [None] * num_envs  # the latest seed of each environment
         self._workers: list[_Worker] = []
         self._open, self._pid = True, os.getpid()
+        self._broken: list[_Failure] = []  # failures that the next step or reset answers
         _ALL.add(self)
+        _register_end()
         try:
             setup = self._probe(_Setup(CloudpickleWrapper((build, registered))))  # type: ignore[arg-type]
             self._setup = _pickled(setup)
@@ -169,9 +171,11 @@ class ProcessEnvs:
         if seeds is not None:
             self._base = [int(seed) for seed in seeds]
             self._now = list(self._base)
-        late = self._await([worker for worker in self._workers if worker.busy], self.step_timeout)
+        asked = [worker for worker in self._workers if worker.busy and not worker.failed]
+        late = self._await(asked, self.step_timeout)
         good = [worker for worker in self._workers if not worker.failed]
         message = {"command": "reset", "seeds": None if seeds is None else self._base}
+        late, self._broken = self._broken + late, []
         self._recover(late + self._call(good, message, self.step_timeout))
         return own(self._room.obs), None if self.spec.mask_size is None else self._room.mask.copy()
 
@@ -180,13 +184,17 @@ class ProcessEnvs:
         self._check_open()
         self.steps += 1
         room = self._room
-        if any(worker.busy for worker in self._workers):  # Ctrl-C broke off a call, whose episodes are lost
+        if any(
+            worker.busy and not worker.failed for worker in self._workers
+        ):  # Ctrl-C broke off a call, whose episodes are lost
             self.reset()
             room.stepped[...] = False
             return self._read(np.zeros(self.num_envs, bool))
         room.action[...] = self._to_env(action)
         room.stepped[...] = False
-        failures = self._call(self._workers, {"command": "step"}, self.step_timeout)
+        failures, self._broken = self._broken, []
+        good = [worker for worker in self._workers if not worker.failed]
+        failures = failures + self._call(good, {"command": "step"}, self.step_timeout)
         if not failures:
             return self._read(None)
         valid = np.ones(self.num_envs, bool)
@@ -218,21 +226,23 @@ class ProcessEnvs:
     def get_state(self) -> dict[str, Any] | None:
         """Everything that the next steps depend on, as plain data; None where it cannot be had, or was broken off.
 
-        Raises EnvError where an environment's own `get_state` raised, took longer than `step_timeout` or gave
-        anything but plain data.
+        An environment fails whose own `get_state` raises, takes longer than `step_timeout` or gives anything but plain
+        data: EnvError, or None where `max_restarts` allows that its process is replaced in the next step.
         """
-        if self.unsupported or not self._open or any(worker.busy for worker in self._workers):
+        idle = self._open and not self._broken and not any(worker.busy for worker in self._workers)
+        if self.unsupported or not idle:
             return None
-        self._stop_at(self._call(self._workers, {"command": "get"}, self.step_timeout))
+        failures = self._call(self._workers, {"command": "get"}, self.step_timeout)
+        if self.restarts + len(failures) > self.max_restarts:
+            self._stop_at(failures)
+        self._broken = failures
+        if failures:
+            return None
         envs: dict[int, Any] = {}
         for worker in self._workers:
-            try:
-                if not worker.pipe.poll(self.step_timeout):
-                    raise EOFError
-                envs |= zip(worker.rows, from_bytes(worker.pipe.recv_bytes()), strict=True)
-            except (EOFError, OSError):
-                self._stop_at([_Failure(worker.fail(), f"{self._where(worker)}: {worker.ending()}.")])
-        seeds = {"base": self._base, "now": self._now}
+            envs |= zip(worker.rows, from_bytes(worker.answer), strict=True)
+            worker.answer = b""
+        seeds = {"base": self._base, "now": self._now, "restarts": self.restarts}
         return {"steps": self.steps, "envs": [envs[i] for i in range(self.num_envs)], **seeds}
 
     def set_state(self, saved: dict[str, Any]) -> None:
@@ -241,14 +251,14 @@ class ProcessEnvs:
         lists = [saved[name] for name in ("envs", "base", "now")]
         if any(type(x) is not list or len(x) != self.num_envs for x in lists):
             raise EnvError(f"the saved state is not that of {self.num_envs} environments in processes.")
-        steps, (envs, base, now) = saved["steps"], lists
-        if any(type(x) is not int for x in (steps, *base)) or any(
+        steps, restarts, (envs, base, now) = saved["steps"], saved["restarts"], lists
+        if any(type(x) is not int for x in (steps, restarts, *base)) or any(
             type(x) not in (int, type(None)) for x in now
         ):
             raise EnvError(f"the saved state has steps {steps!r:.80}, seeds {base!r:.80} and {now!r:.80}.")
         parts = [to_bytes([envs[i] for i in worker.rows]) for worker in self._workers]
         self._stop_at(self._call(self._workers, {"command": "set"}, self.step_timeout, parts))
-        self.steps, self._base, self._now, self._seeds = steps, base, now, None
+        self.steps, self.restarts, self._base, self._now, self._seeds = steps, restarts, base, now, None
 
     def close(self) -> None:
         """Close the environments and end all processes, by force those that do not end by themselves.
@@ -259,7 +269,7 @@ class ProcessEnvs:
         if not self._open:
             return
         try:
-            idle = [worker for worker in self._workers if not worker.busy]
+            idle = [worker for worker in self._workers if not (worker.busy or worker.failed)]
             failures = self._call(idle, {"command": "close"}, self.step_timeout)
         finally:
             self._shut()
@@ -365,8 +375,8 @@ class ProcessEnvs:
         """What went wrong according to the answer that is there, or None."""
         try:
             answer = worker.pipe.recv_bytes()
-            if answer == _OK:
-                worker.busy = False
+            if answer.startswith(_OK):
+                worker.busy, worker.answer = False, answer[len(_OK) :]
                 return None
             told = json.loads(answer)
             worker.leaving = True
@@ -437,6 +447,8 @@ class _Worker:
     busy: bool = False
     """A message has not been answered."""
     failed: bool = False
+    answer: bytes = b""
+    """What stood behind its latest "ok"."""
     leaving: bool = False
     """It said what went wrong, and is closing its environments."""
 
@@ -470,10 +482,10 @@ def _end(workers: Sequence[_Worker]) -> None:
     for worker in workers:
         worker.pipe.close()  # an idle one leaves
     _join(leaving, GRACE)
-    for sign in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+    for sign, seconds in ((signal.SIGTERM, 0.1), (getattr(signal, "SIGKILL", signal.SIGTERM), GRACE)):
         for worker in workers:
             _kill(worker.process, sign)
-        _join(workers, GRACE)
+        _join(workers, seconds)
 
 
 def _join(workers: Sequence[_Worker], seconds: float) -> None:
@@ -493,10 +505,20 @@ def _kill(process: Any, sign: int) -> None:
 _ALL: weakref.WeakSet[ProcessEnvs] = weakref.WeakSet()
 
 
-@atexit.register  # before multiprocessing's own, which was registered earlier and would wait
+_ENDED_BY: set[int] = set()  # the process in which `_end_all` is registered
+
+
 def _end_all() -> None:
     for envs in list(_ALL):
         envs.__del__()
+
+
+def _register_end() -> None:
+    """End at exit what nobody closed, before multiprocessing waits for it: in a process of multiprocessing's, too,
+    which forgets at its start what was registered, and runs no atexit functions."""
+    if os.getpid() not in _ENDED_BY:
+        _ENDED_BY.add(os.getpid())
+        Finalize(None, _end_all, exitpriority=100)
 
 
 def _with_rows(tree: Any, rows: np.ndarray, source: Any) -> Any:
@@ -614,9 +636,7 @@ def _work(pipe: Any, room: _Room, number: int, rows: list[int], steps: int) -> N
             elif message["command"] == "reset":
                 hosted.reset(message["seeds"])
             elif message["command"] == "get":
-                found = hosted.get_state()
-                hosted.answer(pipe)
-                pipe.send_bytes(found)
+                hosted.answer(pipe, hosted.get_state())
                 continue
             elif message["command"] == "set":
                 hosted.set_state(pipe.recv_bytes())
@@ -634,7 +654,10 @@ def _work(pipe: Any, room: _Room, number: int, rows: list[int], steps: int) -> N
 
 def _detach() -> None:
     """Live as long as the parent, and no signal that is meant for it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent decides
+    # Ctrl-C, or SIGTERM to all processes of a service: the parent decides. A handler, unlike SIG_IGN, is not inherited
+    # by the programs that environments start.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: None)
     if hasattr(os, "setsid"):
         os.setsid()  # what the environments start is ended with them
     for stream in (sys.stdout, sys.stderr):
@@ -675,9 +698,9 @@ class _Hosted:
         room.since[self.number] = time.monotonic()
         room.doing[self.number], room.at[self.number] = doing, at
 
-    def answer(self, pipe: Any) -> None:
+    def answer(self, pipe: Any, more: bytes = b"") -> None:
         self.turn(_IDLE)
-        pipe.send_bytes(_OK)
+        pipe.send_bytes(_OK + more)
 
     def build(self, setup: _Setup) -> bytes | None:
         """Make the environments; what the parent does not know yet of the first, pickled, or None."""

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from actrix.run.modelfile import printable
 
+_TAKEN = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
+"""Error numbers of a lock that somebody holds."""
+
 
 class RunLockedError(RuntimeError):
     """Another process trains into this folder."""
@@ -44,7 +47,7 @@ class RunLock:
         try:
             self._wait_for(file)
         except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+            if error.errno not in _TAKEN:
                 os.close(file)
                 raise RunLockedError(
                     f"{self.path} cannot be locked: {error.strerror}; does its file system have locks?"
@@ -65,8 +68,8 @@ class RunLock:
         while True:
             try:
                 return _lock(file)
-            except OSError:
-                if time.monotonic() >= end:
+            except OSError as error:
+                if error.errno not in _TAKEN or time.monotonic() >= end:
                     raise
             time.sleep(0.1)
 

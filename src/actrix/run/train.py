@@ -210,7 +210,10 @@ def save_checkpoints(runner: Any, runs: Sequence[SeedRun]) -> None:
     for run, snapshot in zip(runs, runner.snapshots(), strict=True):
         if run.logger is not None:
             run.logger.sync()  # no checkpoint is newer than the log
-        if run.checkpoints is not None and run.iterations:
+        if run.checkpoints is None or not run.iterations:
+            continue
+        # After an error inside a chunk: an older file of the same step still has its episodes.
+        if snapshot.loop.get("env") is not None or checkpoint.newest_step(run.checkpoints) != run.steps:
             checkpoint.save(run.checkpoints, snapshot, run.counters)
 
 

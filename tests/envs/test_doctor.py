@@ -77,7 +77,7 @@ def test_a_clean_environment_has_nothing_to_fix():
     findings = examined("")
     assert not said(findings, "fix")
     checks = {"Gymnasium's checker", "observation space", "action space", "data", "time limit", "reward scale", "seeds",
-              "resets", "speed"}  # fmt: skip
+              "resuming", "resets", "speed"}  # fmt: skip
     assert {f.check for f in findings} == checks
     assert all(f.level == "fine" for f in findings), said(findings, "note")
 
@@ -240,3 +240,39 @@ def test_the_command(capsys, tmp_path, monkeypatch):
     assert "Catch-bsuite is a JAX environment" in err
     assert "did you mean CartPole-v1" in err
     assert "no_such_module cannot be imported" in err
+
+
+class Stateful(Clean):
+    """`fault` breaks its state."""
+
+    def get_state(self):
+        held = {"x": self.x, "t": self.t, "steps": self.max_steps}
+        return held | {"object": {"f": object()}, "raises": {1: 2}}.get(self.fault, {})
+
+    def set_state(self, saved):
+        self.x, self.t, self.max_steps = saved["x"], saved["t"], saved["steps"]
+        if self.fault == "forgets":
+            self.x = 0.0
+
+
+@pytest.mark.parametrize(
+    ("fault", "level", "says"),
+    [
+        ("", "fine", "resuming: a resumed run goes on in the same episodes"),
+        ("object", "fix", "no plain data"),
+        (
+            "forgets",
+            "fix",
+            "resuming: an environment with a saved state goes on otherwise: step 1 after it differs",
+        ),
+    ],
+)
+def test_a_state_is_saved_and_put_back(fault, level, says):
+    findings = doctor.examine(lambda: Stateful(fault))
+    assert any(says in text for text in said(findings, level)), said(findings)
+    assert bool(fault) == bool(said(findings, "fix"))
+
+
+def test_without_a_state_new_episodes_begin():
+    (found,) = [text for text in said(examined("")) if text.startswith("resuming")]
+    assert "begins new episodes: Clean has no get_state()" in found

@@ -20,8 +20,10 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from actrix.core.plain import from_bytes, to_bytes
 from actrix.core.spaces import UnsupportedSpaceError, check_action_space, check_observation_space, mask_length
 from actrix.core.types import Spec
+from actrix.envs import state
 from actrix.envs.guard import EnvError, Guard, words
 from actrix.envs.gymnasium import find_masks_of, own
 from actrix.envs.make import as_host_env, make_vec_env
@@ -107,7 +109,9 @@ def _examine_one(env: gym.Env, build: Callable[[], Any], seed: int, findings: li
     ]
     pace = play.seconds / max(1, len(play.rewards))
     findings += [*_ends(env, play), *_rewards(play)]
-    findings += _determinism(build, seed, _fitting(pace, 4, 200))
+    findings += (seeds := _determinism(build, seed, _fitting(pace, 4, 200)))
+    if not any(finding.level == "fix" for finding in seeds):  # else nothing could be compared
+        findings += _resuming(build, seed, _fitting(pace, 4, 100))
     findings += _autoreset(build, seed, _fitting(pace, 5, 1000))
     findings += _speed(play)
 
@@ -123,7 +127,9 @@ def _call_of(thread: threading.Thread) -> str:
     found = "no call of the environment"
     while frame is not None:
         name, this = frame.f_code.co_name, frame.f_locals.get("self")
-        if name in ("__init__", "reset", "step", "close") and isinstance(this, gym.Env | VectorEnv):
+        if name in ("__init__", "reset", "step", "close", "get_state", "set_state") and isinstance(
+            this, gym.Env | VectorEnv
+        ):
             found = f"{name} of {type(this).__name__} ({Path(frame.f_code.co_filename).name}, line {frame.f_lineno})"
             break  # the innermost: wrappers call it
         frame = frame.f_back
@@ -457,6 +463,42 @@ def _determinism(build: Callable[[], Any], seed: int, steps: int) -> list[Findin
         if len(first) == len(other) and _same(first[0], other[0]):
             text += "; another seed starts in the same state"
         findings.append(_fine("seeds", text))
+    return findings
+
+
+def _resuming(build: Callable[[], Any], seed: int, steps: int) -> list[Finding]:
+    """Whether a resumed run goes on in the same episodes: another environment is put into the state of one."""
+    findings: list[Finding] = []
+    with _blame(
+        findings, "resuming", "give plain data (numbers, text, arrays, lists, dicts), and take it back"
+    ):
+        one, two = build(), build()
+        if reason := state.unsupported(one):
+            return [_fine("resuming", f"a resumed run begins new episodes: {reason}")]
+        masks = find_masks_of(one)
+        one.action_space.seed(seed)
+        _, info = one.reset(seed=seed)
+        for _ in range(steps // 2):
+            _, _, terminated, truncated, info = one.step(_random_action(one, info, masks))
+            if terminated or truncated:
+                _, info = one.reset()
+        begun = time.perf_counter()
+        saved = to_bytes(state.get_state(one))
+        seconds = time.perf_counter() - begun
+        state.set_state(two, from_bytes(saved))
+        for t in range(steps // 2):
+            action = _random_action(one, info, masks)
+            obs, reward, terminated, truncated, info = one.step(action)
+            other = two.step(action)[:4]
+            if not _same((obs, reward, terminated, truncated), other):
+                text = f"an environment with a saved state goes on otherwise: step {t + 1} after it differs"
+                return [_fix("resuming", text, "put all that the next steps depend on into get_state()")]
+            if terminated or truncated:
+                break
+        one.close()
+        two.close()
+        text = f"a resumed run goes on in the same episodes: {len(saved):,} bytes each, saved in {1e3 * seconds:.1f} ms"
+        findings.append(_fine("resuming", text))
     return findings
 
 

@@ -57,14 +57,26 @@ def ppo(
     return Run(iterations * n_envs * n_steps, seconds, what)
 
 
-def off_policy(algo: str, env_id: str, total_steps: int = 2000, **settings: Any) -> Run:
-    """A replay-based algorithm in the host loop, one Gymnasium environment, past compilation and the random phase."""
+def off_policy(
+    algo: str, env_id: str, total_steps: int = 2000, backend: str = "gymnasium", **settings: Any
+) -> Run:
+    """A replay-based algorithm with one environment, past compilation and the random phase.
+
+    `backend`: 'gymnasium', the host loop, or 'jax', the compiled one.
+    """
     from actrix import make_vec_env
     from actrix.algorithms.presets import PRESETS, configure
+    from actrix.envs.jax_envs import jax_env
+    from actrix.run.compiled import CompiledRunner
     from actrix.run.stepping import host_runner
 
     algorithm = configure(PRESETS[algo].algorithm, settings)
-    runner = host_runner(algorithm, make_vec_env(env_id, 1, 0, backend="gymnasium"), 0)
+    runner: Any
+    if backend == "jax":
+        runner = CompiledRunner(algorithm, jax_env(env_id), 1, [0])
+        assert total_steps <= runner.capacity
+    else:
+        runner = host_runner(algorithm, make_vec_env(env_id, 1, 0, backend=backend), 0)
     runner.set_training(total_steps=10 * total_steps)
     runner.warm()
     runner.advance(100)
@@ -72,7 +84,9 @@ def off_policy(algo: str, env_id: str, total_steps: int = 2000, **settings: Any)
     runner.advance(total_steps)
     seconds = time.perf_counter() - start
     return Run(
-        total_steps, seconds, what_ran("actrix", "actrix", "jax", algo=algo, env_id=env_id, **settings)
+        total_steps,
+        seconds,
+        what_ran("actrix", "actrix", "jax", algo=algo, env_id=env_id, backend=backend, **settings),
     )
 
 

@@ -32,6 +32,10 @@ SPEED_TITLES = {
     "off-policy-sac-cheetah/sbx": ("the same", "SBX"),
     "off-policy-td3-pendulum/sb3": ("TD3 Pendulum, one update per step, host loop", "Stable-Baselines3"),
     "off-policy-dqn-cartpole/sb3": ("DQN CartPole, one update per step, host loop", "Stable-Baselines3"),
+    "off-policy-dqn-cartpole-compiled/sb3": (
+        "the same, compiled loop (what `auto` takes for CartPole)",
+        "Stable-Baselines3",
+    ),
     "off-policy-replay-growth": (
         "DQN with 1,000,000 rows of memory: time of a step with its update",
         "10,000 rows",

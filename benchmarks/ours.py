@@ -33,7 +33,7 @@ def ppo(
 
     `settings` are Stable-Baselines3's names.
     """
-    runner = _runner(env_id, n_envs, n_steps, backend, range(seeds), settings, algo)
+    runner = _runner(env_id, n_envs, backend, range(seeds), {"n_steps": n_steps, **settings}, algo)
     iterations = max(1, round(total_steps / (n_envs * n_steps)))
     runner.set_training(total_steps=10 * total_steps)
     runner.warm()
@@ -64,19 +64,8 @@ def off_policy(
 
     `backend`: 'gymnasium', the host loop, or 'jax', the compiled one.
     """
-    from actrix import make_vec_env
-    from actrix.algorithms.presets import PRESETS, configure
-    from actrix.envs.jax_envs import jax_env
-    from actrix.run.compiled import CompiledRunner
-    from actrix.run.stepping import host_runner
-
-    algorithm = configure(PRESETS[algo].algorithm, settings)
-    runner: Any
-    if backend == "jax":
-        runner = CompiledRunner(algorithm, jax_env(env_id), 1, [0])
-        assert total_steps <= runner.capacity
-    else:
-        runner = host_runner(algorithm, make_vec_env(env_id, 1, 0, backend=backend), 0)
+    runner = _runner(env_id, 1, backend, [0], settings, algo)
+    assert total_steps <= runner.capacity
     runner.set_training(total_steps=10 * total_steps)
     runner.warm()
     runner.advance(100)
@@ -140,14 +129,14 @@ def random_actions(env_id: str, n_envs: int = 16, total_steps: int = 163_840, ba
 def first_update(cache: str) -> Run:
     """Seconds from process start to the end of the first PPO update, with the compilation cache in `cache`."""
     os.environ["ACTRIX_CACHE_DIR"] = cache
-    runner = _runner("CartPole-v1", 8, 256, "jax", [0], {})
+    runner = _runner("CartPole-v1", 8, "jax", [0], {"n_steps": 256})
     runner.advance(1)
     return Run(2048, time.time() - _process_start(), what_ran("actrix", "actrix", "jax"))
 
 
 def memory(env_id: str = "LunarLander-v3", n_envs: int = 16, n_steps: int = 1024, **settings: Any) -> Run:
     """Peak resident memory (MiB, in `what`) of host-mode PPO over ten iterations."""
-    runner = _runner(env_id, n_envs, n_steps, "auto", [0], settings)
+    runner = _runner(env_id, n_envs, "auto", [0], {"n_steps": n_steps, **settings})
     for _ in range(10):
         runner.advance(1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -157,7 +146,6 @@ def memory(env_id: str = "LunarLander-v3", n_envs: int = 16, n_steps: int = 1024
 def _runner(
     env_id: str,
     n_envs: int,
-    n_steps: int,
     backend: str,
     seeds: Any,
     settings: dict[str, Any],
@@ -167,12 +155,12 @@ def _runner(
     from actrix.algorithms.presets import PRESETS, configure
     from actrix.envs.jax_envs import jax_env
     from actrix.run.compiled import CompiledRunner
-    from actrix.run.host import HostRunner
+    from actrix.run.stepping import host_runner
 
-    algorithm = configure(PRESETS[algo].algorithm, {"n_steps": n_steps, **settings})
+    algorithm = configure(PRESETS[algo].algorithm, settings)
     if backend == "jax":
         return CompiledRunner(algorithm, jax_env(env_id), n_envs, list(seeds))
-    return HostRunner(algorithm, make_vec_env(env_id, n_envs, 0, backend=backend), next(iter(seeds)))
+    return host_runner(algorithm, make_vec_env(env_id, n_envs, 0, backend=backend), next(iter(seeds)))
 
 
 def _process_start() -> float:

@@ -11,7 +11,6 @@ actions, fresh episodes on Gymnasium's own environment; interquartile mean over 
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import datetime
 import json
@@ -30,6 +29,7 @@ from actrix.model import Model
 from actrix.run import manifest
 from actrix.run.compiled import CompiledRunner
 from actrix.run.evaluate import Policy, evaluate
+from actrix.run.log import read_metrics
 from actrix.run.stats import summarize
 from actrix.run.train import SeedRun, train
 
@@ -180,9 +180,8 @@ JOBS = [
 
 def last_hundred(folder: Path) -> float:
     """Mean return of the last hundred training episodes."""
-    with (folder / "metrics.csv").open() as file:
-        column = [row["rollout/ep_rew_mean"] for row in csv.DictReader(file)]
-    return round(float([x for x in column if x][-1]), 2)
+    column = read_metrics(folder)["rollout/ep_rew_mean"]
+    return round(float(column[~np.isnan(column)][-1]), 2)
 
 
 def train_by_id(job: Job) -> tuple[experiment.RunConfig, dict[int, np.ndarray], float, list[float] | None]:

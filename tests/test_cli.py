@@ -776,6 +776,42 @@ def test_an_environment_that_a_data_set_names_is_not_imported(dataset, tmp_path,
     assert "canary" not in sys.modules
 
 
+def test_where_a_file_is_written(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in (["plot", str(run)], ["export", str(run), "--to", "stablehlo"]):
+        for folder in (".", ".."):
+            assert main([*words, "--out", folder]) == 2
+            assert f"'{folder}' is a folder: name a file" in capsys.readouterr().err
+    assert main(["plot", str(run), "--out", "picture"]) == 0
+    assert (tmp_path / "picture.png").stat().st_size > 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_what_the_processes_of_seeds_print_goes_nowhere_else(tmp_path, capsys):
+    run, precious = tmp_path / "run", tmp_path / "precious"
+    words = [
+        "train",
+        "ppo",
+        "CartPole-v1",
+        "--backend",
+        "gymnasium",
+        "--seeds",
+        "2",
+        *SMALL,
+        "--out",
+        str(run),
+    ]
+    assert main(words) == 0
+    log = run / "seed-1" / "output.log"
+    precious.write_text("kept")
+    for make in (lambda: log.symlink_to(precious), lambda: os.mkfifo(log)):  # a pipe would be waited for
+        log.unlink()
+        make()
+        assert main(["resume", str(run), "--steps", "2048", "--quiet"]) == 2
+        assert f"{log} is no regular file: remove it" in capsys.readouterr().err
+    assert precious.read_text() == "kept"
+
+
 def test_modules_of_the_current_folder_are_found_where_one_is_named(tmp_path):
     """By the installed command, too; they hide no installed one. Else none is run (tensorboardX tries torch)."""
     source = "import gymnasium as gym\n\n\ndef make():\n    return gym.make('CartPole-v1')\n"

@@ -581,10 +581,10 @@ def _builder(name: str, kwargs: dict[str, Any]) -> Any:
 
     if has_jax_env(name) and name not in JAX_TWINS:
         raise SettingError(f"{name} is a JAX environment: the doctor examines Gymnasium's.")
-    if ":" not in name:
-        single_env(name, kwargs).close()  # an unknown id is a mistake in what was typed
-    made = named(name)
-    return functools.partial(made, **kwargs) if made else lambda: single_env(name, kwargs)
+    if made := named(name):
+        return functools.partial(made, **kwargs)
+    single_env(name, kwargs).close()  # an unknown id is a mistake in what was typed
+    return lambda: single_env(name, kwargs)
 
 
 def _uses(name: str, kwargs: dict[str, Any], spec: Any) -> list[Any]:

@@ -44,7 +44,7 @@ EVAL_EPISODES = 20
 ORPHAN_SECONDS = 60.0
 """How long a seed's process waits for that of a killed parent to end."""
 OFFLINE_EVALUATIONS = 10
-EVALUATION, CURVE = "evaluation.json", "curve.png"
+EVALUATION, CURVE, OUTPUT = "evaluation.json", "curve.png", "output.log"
 STOP_SECONDS = 60.0
 """How long the processes of a stopped run may take to write their checkpoints."""
 
@@ -748,11 +748,6 @@ class _StopRequest:
         self.requested = True
 
 
-def _unlinked(path: str, flags: int) -> int:
-    """An opener that follows no link: a run folder may come from elsewhere, and what is written stays in it."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o644)
-
-
 def _train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], session: Session) -> bool:
     """One process per seed, as many at a time as there are cores; their logs show the progress.
 
@@ -763,6 +758,8 @@ def _train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], se
     resumed, quiet = session.resumed, session.quiet
     if resumed:
         waiting = [(path, seed) for path, seed in pairs if _evaluated_steps(path) < config.n_timesteps]
+    for path, _ in waiting:
+        atomic.check_regular(path / OUTPUT)
     running: dict[int, tuple[subprocess.Popen, Path, Any]] = {}
     seconds = str(session.checkpoint_seconds)
     command = [
@@ -790,7 +787,7 @@ def _train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], se
                     return False
                 while waiting and len(running) < (os.cpu_count() or 1):
                     path, seed = waiting.pop(0)
-                    log = open(path / "output.log", "ab", opener=_unlinked)  # noqa: SIM115
+                    log = open(path / OUTPUT, "ab")  # noqa: SIM115
                     child = subprocess.Popen(
                         [*command, *(["--resume"] if resumed else []), str(path)],
                         stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True,
@@ -810,7 +807,7 @@ def _train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], se
         raise
     if failed:
         seed, path, code = failed[0]
-        lines = (path / "output.log").read_text(errors="replace").strip().splitlines()
+        lines = (path / OUTPUT).read_text(errors="replace").strip().splitlines()
         raise RunError(f"seed {seed} failed with exit code {code}: {lines[-1] if lines else 'no output'}")
     return True
 

@@ -128,6 +128,9 @@ def test_a_class_of_a_module_is_named(tmp_path, monkeypatch):
     envs.close()
     with pytest.raises(UnknownEnvError, match=r"named 'toys:Nothing' \(the module has no such class"):
         make_vec_env("toys:Nothing", 1)
+    for name in (":Env", "toys:", "..toys:Counting", ":"):
+        with pytest.raises(UnknownEnvError, match="write module:Class, or module:Id"):
+            make_vec_env(name, 1)
     with pytest.raises(UnknownEnvError, match="toys:FAULTS is a dict: name a class"):
         make_vec_env("toys:FAULTS", 1)
     make_vec_env("toys:Nested.Counting", 1).close()

@@ -59,10 +59,6 @@ def steps(envs, n=5):
 # --------------------------------------------------------------------------- states
 
 
-def corridor(fault=""):
-    return Corridor(fault)
-
-
 class Corridor(gym.Env):
     """Offers its state, or breaks doing so."""
 
@@ -103,7 +99,7 @@ def rows_of(envs, n, rng):
 
 
 @pytest.mark.parametrize(
-    "build", [functools.partial(gym.make, "CartPole-v1", max_episode_steps=15), corridor]
+    "build", [functools.partial(gym.make, "CartPole-v1", max_episode_steps=15), Corridor]
 )
 def test_a_saved_state_goes_on_in_other_processes(build):
     whole, other = (ProcessEnvs(build, 3, seeds, workers=2) for seeds in ([1, 2, 3], [7, 8, 9]))
@@ -134,11 +130,11 @@ def test_a_saved_state_goes_on_in_other_processes(build):
     ],
 )
 def test_a_state_that_cannot_be_had_ends_in_a_sentence(fault, message):
-    good = ProcessEnvs(corridor, 1, [1])
+    good = ProcessEnvs(Corridor, 1, [1])
     good.reset()
     saved = good.get_state()
     good.close()
-    envs = ProcessEnvs(functools.partial(corridor, fault), 1, [1], step_timeout=1)
+    envs = ProcessEnvs(functools.partial(Corridor, fault), 1, [1], step_timeout=1)
     envs.reset()
     with pytest.raises(EnvError, match=message):
         envs.set_state(saved) if fault == "dies" else envs.get_state()
@@ -155,7 +151,7 @@ def test_a_state_that_cannot_be_had_ends_in_a_sentence(fault, message):
     ],
 )
 def test_another_state_is_refused(change, message):
-    envs = ProcessEnvs(corridor, 1, [1])
+    envs = ProcessEnvs(Corridor, 1, [1])
     envs.reset()
     with pytest.raises(EnvError, match=message):
         envs.set_state(envs.get_state() | change)
@@ -163,7 +159,7 @@ def test_another_state_is_refused(change, message):
 
 
 def test_a_broken_off_question_is_no_answer_to_the_next_one():
-    envs = ProcessEnvs(corridor, 2, [1, 2])
+    envs = ProcessEnvs(Corridor, 2, [1, 2])
     envs.reset()
     for worker in envs._workers:  # Ctrl-C while the states were waited for
         worker.busy = True
@@ -177,7 +173,7 @@ def test_a_broken_off_question_is_no_answer_to_the_next_one():
 
 
 def test_who_dies_when_asked_for_its_state_is_replaced_within_the_budget():
-    envs = ProcessEnvs(corridor, 2, [1, 2], max_restarts=1)
+    envs = ProcessEnvs(Corridor, 2, [1, 2], max_restarts=1)
     envs.reset()
     os.kill(envs._workers[1].process.pid, signal.SIGKILL)
     assert envs.get_state() is None

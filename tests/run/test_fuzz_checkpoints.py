@@ -51,7 +51,6 @@ class Checkpoint(File):
         save_checkpoints(self.runner, [run])
         (self.path,) = checkpoint.checkpoints(folder)
         self.take_apart()
-        self.template = self.runner.snapshots()[0].learner
         self.whole = self.state()
 
     def state(self):

@@ -177,7 +177,10 @@ def test_a_killed_parent_leaves_no_processes(tmp_path):
     seeds = [folder / "seed-0", folder / "seed-1"]
     assert wait_until(lambda: all(newest(path) > 0 for path in seeds), child)
     kill(child)
+    begun = time.monotonic()
     wait_until(lambda: not processes_naming(folder), seconds=60)
+    assert time.monotonic() - begun < 20
+    assert not list(folder.rglob(".tmp-*")), "they ended by themselves"
     steps = [newest(path) for path in seeds]
     for path in (folder, *seeds):
         config = json.loads((path / "config.json").read_text())

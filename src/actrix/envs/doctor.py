@@ -111,7 +111,7 @@ def _examine_one(env: gym.Env, build: Callable[[], Any], seed: int, findings: li
     findings += [*_ends(env, play), *_rewards(play)]
     findings += (seeds := _determinism(build, seed, _fitting(pace, 4, 200)))
     if not any(finding.level == "fix" for finding in seeds):  # else nothing could be compared
-        findings += _resuming(build, seed, _fitting(pace, 4, 100))
+        findings += _resuming(env, build, seed, _fitting(pace, 4, 100))
     findings += _autoreset(build, seed, _fitting(pace, 5, 1000))
     findings += _speed(play)
 
@@ -426,16 +426,23 @@ def _speed(play: Play) -> list[Finding]:
 
 def _trajectory(env: gym.Env, seed: int, steps: int) -> list[tuple]:
     masks = find_masks_of(env)
-    env.action_space.seed(seed)
     obs, info = env.reset(seed=seed)
-    rows: list[tuple] = [(_copy(obs), 0.0, False, False)]
+    return [(_copy(obs), 0.0, False, False), *_play_on(env, info, masks, seed, steps)[0]]
+
+
+def _play_on(
+    env: gym.Env, info: dict[str, Any], masks: str, seed: int, steps: int
+) -> tuple[list[tuple], dict[str, Any]]:
+    """So many random steps from where `env` is: their rows, those of resets among them, and the newest info."""
+    rows = []
+    env.action_space.seed(seed)  # each time: two environments may share one space
     for _ in range(steps):
         obs, reward, terminated, truncated, info = env.step(_random_action(env, info, masks))
         rows.append((_copy(obs), float(reward), bool(terminated), bool(truncated)))
         if terminated or truncated:
             obs, info = env.reset()
             rows.append((_copy(obs), 0.0, False, False))
-    return rows
+    return rows, info
 
 
 def _determinism(build: Callable[[], Any], seed: int, steps: int) -> list[Finding]:
@@ -448,9 +455,7 @@ def _determinism(build: Callable[[], Any], seed: int, steps: int) -> list[Findin
         two.close()
         remedy = "draw all randomness from self.np_random, after super().reset(seed=seed)"
         for rows, what in ((again, "two environments"), (reused, "two resets of one environment")):
-            differ = next(
-                (i for i, (a, b) in enumerate(zip(first, rows, strict=False)) if not _same(a, b)), None
-            )
+            differ = _first_difference(first, rows)
             if differ is not None or len(first) != len(rows):
                 return [
                     _fix(
@@ -466,40 +471,35 @@ def _determinism(build: Callable[[], Any], seed: int, steps: int) -> list[Findin
     return findings
 
 
-def _resuming(build: Callable[[], Any], seed: int, steps: int) -> list[Finding]:
-    """Whether a resumed run goes on in the same episodes: another environment is put into the state of one."""
+def _resuming(env: gym.Env, build: Callable[[], Any], seed: int, steps: int) -> list[Finding]:
+    """Whether a resumed run goes on in the same episodes: an environment is put into the state of another one."""
+    if reason := state.unsupported(env):
+        return [_fine("resuming", f"a resumed run begins new episodes: {reason}")]
     findings: list[Finding] = []
-    with _blame(
-        findings, "resuming", "give plain data (numbers, text, arrays, lists, dicts), and take it back"
+    remedy = "give plain data (numbers, text, arrays, lists, dicts), and take it back"
+    with (
+        _blame(findings, "resuming", remedy),
+        contextlib.closing(build()) as one,
+        contextlib.closing(build()) as two,
     ):
-        one, two = build(), build()
-        if reason := state.unsupported(one):
-            return [_fine("resuming", f"a resumed run begins new episodes: {reason}")]
-        masks = find_masks_of(one)
-        one.action_space.seed(seed)
+        masks = find_masks_of(one)  # which resets it
         _, info = one.reset(seed=seed)
-        for _ in range(steps // 2):
-            _, _, terminated, truncated, info = one.step(_random_action(one, info, masks))
-            if terminated or truncated:
-                _, info = one.reset()
+        _, info = _play_on(one, info, masks, seed, steps // 2)
         begun = time.perf_counter()
         saved = to_bytes(state.get_state(one))
         seconds = time.perf_counter() - begun
         state.set_state(two, from_bytes(saved))
-        for t in range(steps // 2):
-            action = _random_action(one, info, masks)
-            obs, reward, terminated, truncated, info = one.step(action)
-            other = two.step(action)[:4]
-            if not _same((obs, reward, terminated, truncated), other):
-                text = f"an environment with a saved state goes on otherwise: step {t + 1} after it differs"
-                return [_fix("resuming", text, "put all that the next steps depend on into get_state()")]
-            if terminated or truncated:
-                break
-        one.close()
-        two.close()
+        rows, others = (_play_on(each, info, masks, seed, steps // 2)[0] for each in (one, two))
+        if (differ := _first_difference(rows, others)) is not None:
+            text = f"an environment with a saved state goes on otherwise: step {differ + 1} after it differs"
+            return [_fix("resuming", text, "put all that the next steps depend on into get_state()")]
         text = f"a resumed run goes on in the same episodes: {len(saved):,} bytes each, saved in {1e3 * seconds:.1f} ms"
         findings.append(_fine("resuming", text))
     return findings
+
+
+def _first_difference(rows: list[tuple], others: list[tuple]) -> int | None:
+    return next((i for i, (a, b) in enumerate(zip(rows, others, strict=False)) if not _same(a, b)), None)
 
 
 def _same(one: tuple, two: tuple) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
 import importlib.util
 import os
 import sys
@@ -296,10 +295,9 @@ def _make(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
             f'{env_id} needs an optional package: pip install "actrix[envs]" ({error})'
         ) from error
     except gym.error.UnregisteredEnv as error:
-        hint = (
-            " (the module has no such class or function, and registers no such id)" if ":" in env_id else ""
-        )
-        raise UnknownEnvError(f"no environment is named {env_id!r}{hint or _nearest(env_id)}.") from error
+        hint = " (the module has no such class or function, and registers no such id)"
+        why = hint if ":" in env_id else _nearest(env_id)
+        raise UnknownEnvError(f"no environment is named {env_id!r}{why}.") from error
     except gym.error.Error as error:  # a deprecated version, a malformed id, an unknown render mode
         raise UnknownEnvError(f"{env_id!r}: {error}") from error
     except TypeError as error:
@@ -318,6 +316,8 @@ def named(env_id: str) -> Callable[..., Any] | None:
     module, colon, name = env_id.partition(":")
     if not colon:
         return None
+    if not name or not all(module.split(".")):
+        raise UnknownEnvError(f"no environment is named {env_id!r}: write module:Class, or module:Id.")
     try:
         if not sys.flags.safe_path and _not_installed(module) and os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())

@@ -171,12 +171,11 @@ class ProcessEnvs:
         if seeds is not None:
             self._base = [int(seed) for seed in seeds]
             self._now = list(self._base)
-        asked = [worker for worker in self._workers if worker.busy and not worker.failed]
-        late = self._await(asked, self.step_timeout)
+        late = self._await([worker for worker in self._workers if worker.owes], self.step_timeout)
         good = [worker for worker in self._workers if not worker.failed]
         message = {"command": "reset", "seeds": None if seeds is None else self._base}
-        late, self._broken = self._broken + late, []
-        self._recover(late + self._call(good, message, self.step_timeout))
+        broken, self._broken = self._broken, []
+        self._recover(broken + late + self._call(good, message, self.step_timeout))
         return own(self._room.obs), None if self.spec.mask_size is None else self._room.mask.copy()
 
     def step(self, action: np.ndarray) -> Step:
@@ -184,17 +183,15 @@ class ProcessEnvs:
         self._check_open()
         self.steps += 1
         room = self._room
-        if any(
-            worker.busy and not worker.failed for worker in self._workers
-        ):  # Ctrl-C broke off a call, whose episodes are lost
+        if any(worker.owes for worker in self._workers):  # Ctrl-C broke off a call, whose episodes are lost
             self.reset()
             room.stepped[...] = False
             return self._read(np.zeros(self.num_envs, bool))
         room.action[...] = self._to_env(action)
         room.stepped[...] = False
-        failures, self._broken = self._broken, []
-        good = [worker for worker in self._workers if not worker.failed]
-        failures = failures + self._call(good, {"command": "step"}, self.step_timeout)
+        idle = [worker for worker in self._workers if worker.idle]
+        broken, self._broken = self._broken, []
+        failures = broken + self._call(idle, {"command": "step"}, self.step_timeout)
         if not failures:
             return self._read(None)
         valid = np.ones(self.num_envs, bool)
@@ -229,8 +226,7 @@ class ProcessEnvs:
         An environment fails whose own `get_state` raises, takes longer than `step_timeout` or gives anything but plain
         data: EnvError, or None where `max_restarts` allows that its process is replaced in the next step.
         """
-        idle = self._open and not self._broken and not any(worker.busy for worker in self._workers)
-        if self.unsupported or not idle:
+        if self.unsupported or not self._open or not all(worker.idle for worker in self._workers):
             return None
         failures = self._call(self._workers, {"command": "get"}, self.step_timeout)
         if self.restarts + len(failures) > self.max_restarts:
@@ -269,7 +265,7 @@ class ProcessEnvs:
         if not self._open:
             return
         try:
-            idle = [worker for worker in self._workers if not (worker.busy or worker.failed)]
+            idle = [worker for worker in self._workers if worker.idle]
             failures = self._call(idle, {"command": "close"}, self.step_timeout)
         finally:
             self._shut()
@@ -452,6 +448,16 @@ class _Worker:
     leaving: bool = False
     """It said what went wrong, and is closing its environments."""
 
+    @property
+    def idle(self) -> bool:
+        """It waits for a message."""
+        return not (self.busy or self.failed)
+
+    @property
+    def owes(self) -> bool:
+        """Its answer may still come."""
+        return self.busy and not self.failed
+
     def fail(self) -> _Worker:
         self.failed = True
         return self
@@ -503,9 +509,8 @@ def _kill(process: Any, sign: int) -> None:
 
 
 _ALL: weakref.WeakSet[ProcessEnvs] = weakref.WeakSet()
-
-
-_ENDED_BY: set[int] = set()  # the process in which `_end_all` is registered
+_REGISTERED: set[int] = set()
+"""The processes in which `_end_all` is registered: this one, and those it was forked from."""
 
 
 def _end_all() -> None:
@@ -514,10 +519,13 @@ def _end_all() -> None:
 
 
 def _register_end() -> None:
-    """End at exit what nobody closed, before multiprocessing waits for it: in a process of multiprocessing's, too,
-    which forgets at its start what was registered, and runs no atexit functions."""
-    if os.getpid() not in _ENDED_BY:
-        _ENDED_BY.add(os.getpid())
+    """End at exit what nobody closed, before multiprocessing waits for it.
+
+    Once in each process: one of multiprocessing's forgets at its start what was registered, and runs no atexit
+    functions.
+    """
+    if os.getpid() not in _REGISTERED:
+        _REGISTERED.add(os.getpid())
         Finalize(None, _end_all, exitpriority=100)
 
 
@@ -631,18 +639,18 @@ def _work(pipe: Any, room: _Room, number: int, rows: list[int], steps: int) -> N
             pipe.send_bytes(found)
         while True:
             message = json.loads(pipe.recv_bytes())
+            more = b""
             if message["command"] == "step":
                 hosted.step()
             elif message["command"] == "reset":
                 hosted.reset(message["seeds"])
             elif message["command"] == "get":
-                hosted.answer(pipe, hosted.get_state())
-                continue
+                more = hosted.get_state()
             elif message["command"] == "set":
                 hosted.set_state(pipe.recv_bytes())
             else:
                 hosted.close()
-            hosted.answer(pipe)
+            hosted.answer(pipe, more)
     except BaseException as error:  # whatever it is, it must not end here in silence
         with contextlib.suppress(OSError):
             pipe.send_bytes(hosted.report(error))

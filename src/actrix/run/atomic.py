@@ -35,6 +35,14 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         sync_folder(path.parent)
 
 
+def with_suffix(path: str | os.PathLike, suffix: str) -> Path:
+    """The file's path, with `suffix` where it has none; ValueError for a folder's ('.', '..', '/')."""
+    path = Path(path)
+    if not path.name or path.name == "..":
+        raise ValueError(f"'{path}' is a folder: name a file.")
+    return path if path.suffix else path.with_suffix(suffix)
+
+
 @contextlib.contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
     """Let an `OSError` of the block name `path`: those of a full disk name no file."""
@@ -66,6 +74,12 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     for, both before a file is touched.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
+
+
+def check_regular(path: Path) -> None:
+    """Raise ValueError where what is to be appended to would be written elsewhere (a link) or never (a pipe)."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ValueError(f"{path} is no regular file: remove it, or move the real one there.")
 
 
 def sync(path: str | os.PathLike) -> None:

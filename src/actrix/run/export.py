@@ -122,8 +122,7 @@ def output_path(path: str | os.PathLike, to: str) -> Path:
     """`path` with the ending of the format `to`; raises ExportError for an unknown format or another's ending."""
     if to not in FORMATS:
         raise ExportError(f"to={to!r} is no format to export to: choose {' or '.join(FORMATS)}.")
-    target = Path(path)
-    target = target if target.suffix else target.with_suffix(FORMATS[to])
+    target = atomic.with_suffix(path, FORMATS[to])
     if target.suffix != FORMATS[to]:
         raise ExportError(f"{target} ends in {target.suffix}; a file of {to} must end in {FORMATS[to]}.")
     return target

@@ -152,9 +152,7 @@ class _Csv:
     def __init__(self, path: Path, resume_step: int | None):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Rows would be written to wherever a link leads, and a pipe waits for ever.
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise ValueError(f"{path} is no regular file: remove it, or move the real one there.")
+        atomic.check_regular(path)
         self.columns: list[str] = []
         if resume_step is None:
             # "x": a run's log is never silently replaced.

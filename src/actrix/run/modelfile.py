@@ -106,8 +106,7 @@ def save(path: str | os.PathLike, meta: dict[str, Any], tree: PyTree) -> Path:
 
     The file is whole and on disk when this returns; on any error `path` is as before.
     """
-    path = Path(path)
-    path = path if path.suffix else path.with_suffix(".safetensors")
+    path = atomic.with_suffix(path, ".safetensors")
     text = json.dumps({"format": FORMAT, **meta}, allow_nan=False)
     if meta.get("kind") == "model":  # what could not be read again is not written
         spec_from_json(check_model(Header(path, json.loads(text), {}, 0, ""))["spec"])

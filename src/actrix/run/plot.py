@@ -291,7 +291,7 @@ def _save(figure: Figure, axes: Axes, out: Folder) -> Path:
         legend.get_frame().set_edgecolor("none")
         for text in legend.get_texts():
             text.set_parse_math(False)
-    out = Path(out)
+    out = atomic.with_suffix(out, ".png")  # else Matplotlib adds it, to a name that is not awaited
     with atomic.replacing(out) as temporary:
         figure.savefig(temporary, dpi=DPI, facecolor="white")
     return out

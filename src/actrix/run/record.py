@@ -95,8 +95,7 @@ def record_video(
             no uint8 [H, W, 3] or changes its size.
         OSError: ffmpeg could not write (disk full).
     """
-    path = Path(path)
-    path = path if path.suffix else path.with_suffix(".mp4")
+    path = atomic.with_suffix(path, ".mp4")
     if path.suffix.lower() != ".mp4":
         raise ValueError(f"videos are written as .mp4, not {path.suffix} ({path})")
     _check_mode(env, "rgb_array")

@@ -164,8 +164,9 @@ def test_killed_before_the_first_checkpoint(whole, tmp_path):
 
 
 def processes_naming(folder):
-    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in found.splitlines() if str(folder) in line and "ps -eo" not in line]
+    # Twice w: without a terminal a line ends after 80 columns, before the folder.
+    found = subprocess.run(["ps", "-eww", "-o", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in found.splitlines() if str(folder) in line and "ps -eww" not in line]
 
 
 def test_a_killed_parent_leaves_no_processes(tmp_path):
@@ -176,6 +177,7 @@ def test_a_killed_parent_leaves_no_processes(tmp_path):
     child = launch(words)
     seeds = [folder / "seed-0", folder / "seed-1"]
     assert wait_until(lambda: all(newest(path) > 0 for path in seeds), child)
+    assert len(processes_naming(folder)) == 3
     kill(child)
     begun = time.monotonic()
     wait_until(lambda: not processes_naming(folder), seconds=60)

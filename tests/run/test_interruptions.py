@@ -74,11 +74,22 @@ def test_seeds_whose_parent_was_killed_go_on_to_the_same_bits_gymnasium(tmp_path
     folder = tmp_path / "run"
     seeds = [folder / "seed-0", folder / "seed-1"]
     child = launch([*words(case, folder, steps, "--seeds", "2")])
-    assert wait_until(lambda: all(newest(path) > 0 for path in seeds), child)
-    kill(child)
-    assert any(map(locked, seeds)), "they outlive their parent for a moment"
-    assert min(map(newest, seeds)) < steps
-    finish(folder)
+    pids = []
+    try:
+        for path in seeds:  # held, so that they are still there when the run is resumed
+            assert wait_until(lambda path=path: newest(path) > 0, child)
+            pids.append(int((path / ".lock").read_text().removeprefix("pid ")))
+            os.kill(pids[-1], signal.SIGSTOP)
+        kill(child)
+        assert all(map(locked, seeds)) and max(map(newest, seeds)) < steps
+        resumed = launch(["resume", folder])
+        time.sleep(5)
+        assert resumed.poll() is None and all(map(locked, seeds))
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    _, said = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, said
     assert not list(folder.rglob(".tmp-*")), "they ended by themselves"
     for path in seeds:
         other = tmp_path / "whole" / path.name

@@ -81,10 +81,12 @@ def test_seeds_whose_parent_was_killed_go_on_to_the_same_bits_gymnasium(tmp_path
             pids.append(int((path / ".lock").read_text().removeprefix("pid ")))
             os.kill(pids[-1], signal.SIGSTOP)
         kill(child)
-        assert all(map(locked, seeds)) and max(map(newest, seeds)) < steps
+        assert all(map(locked, seeds))
+        assert max(map(newest, seeds)) < steps
         resumed = launch(["resume", folder])
         time.sleep(5)
-        assert resumed.poll() is None and all(map(locked, seeds))
+        assert resumed.poll() is None
+        assert all(map(locked, seeds))
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)

@@ -165,7 +165,9 @@ def test_killed_before_the_first_checkpoint(whole, tmp_path):
 
 def processes_naming(folder):
     # Twice w: without a terminal a line ends after 80 columns, before the folder.
-    found = subprocess.run(["ps", "-eww", "-o", "pid,args"], capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(
+        ["ps", "-eww", "-o", "pid,args"], capture_output=True, text=True, check=True
+    ).stdout
     return [line for line in found.splitlines() if str(folder) in line and "ps -eww" not in line]
 
 

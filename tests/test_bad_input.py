@@ -327,6 +327,10 @@ def acting(space):
             lambda: off(DQN, ActionObs()).learn(4),
             "learning_starts=4 is not smaller than the budget of 4 steps",
         ),
+        (
+            lambda: off(DQN, ActionObs(), n_envs=3).learn(6),
+            r"learning_starts=4 \(6 in whole steps of 3 environments\) is not smaller than the budget of 6",
+        ),
         (lambda: off(DQN, ActionObs(), n_envs=101), "buffer_size=100 cannot hold one step of n_envs=101"),
         (
             lambda: off(DQN, ActionObs(), "MlpLstmPolicy"),

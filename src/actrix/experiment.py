@@ -289,7 +289,7 @@ def _check(config: RunConfig) -> None:
     env = make_env(config, config.seeds[0])
     try:
         algorithm.check(env.spec, config.n_envs)
-        checks.budget(algorithm, config.n_timesteps)
+        checks.budget(algorithm, config.n_timesteps, config.n_envs)
         try:
             _small(algorithm, config.n_envs).init(jax.random.key(0), env.spec, config.n_envs)
         except (TypeError, ValueError) as error:

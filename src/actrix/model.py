@@ -290,7 +290,7 @@ class Model:
                 checkpoint.remove_leftovers(folder)
             first = self.run.iterations == 0 and resume_from is None
             if first and not isinstance(self.runner, OfflineRunner):
-                checks.budget(self.algorithm, int(total_timesteps))
+                checks.budget(self.algorithm, int(total_timesteps), self.n_envs)
             if source is not None:
                 self._restore(source, ours=folder is not None and source == Path(folder))
             elif reset_num_timesteps:

@@ -19,6 +19,7 @@ from actrix.algorithms.presets import PRESETS, configure
 from actrix.core.distributions import Categorical
 from actrix.core.networks import NetworkConfig, Output, apply
 from actrix.core.optim import flatten
+from actrix.core.types import Chunk
 from actrix.critics import corrections
 from actrix.critics.answers import GAE, Critic, ImportanceMC, VTrace
 from actrix.data.answers import Lagged, OnPolicy
@@ -35,6 +36,30 @@ SCORE = dict(
 def float64():
     with jax.enable_x64(True):
         yield
+
+
+# ------------------------------------------------------------------ the KL in the reward
+
+
+@pytest.mark.parametrize("behaviour", [0.9, 0.5, 0.1])
+def test_the_policy_learned_pays_for_its_kl_not_the_behaviour(behaviour):
+    """One terminal step: V-trace's target is V + ρ̄ (r − τ log π/π̄ − V), with the π̄ = ½ of the uniform reference."""
+    tau = 0.7
+    algorithm = small(PRESETS["v-trace"].algorithm, lag=8, ref_kl_coef=tau)
+    learner = algorithm.init(jax.random.key(0), ActionObs().spec, 2)
+    obs, action = jnp.asarray([[[1.0, 0.0], [-1.0, 0.0]]]), jnp.asarray([[0, 1]], jnp.int32)
+    out, _ = apply(learner.acting.net, obs, axes=2)
+    yes = jnp.ones((1, 2), bool)
+    chunk = Chunk(
+        obs=obs, action=action, reward=jnp.ones((1, 2)), next_obs=obs, terminated=yes, truncated=~yes,
+        log_prob=jnp.full((1, 2), np.log(behaviour)), dist=out.dist, first=yes, valid=yes,
+    )  # fmt: skip
+    prepared, reference = estimates.prepare(algorithm, learner, chunk)
+    batch = estimates.estimate(algorithm, learner.acting.net, learner.training, prepared, reference)
+    pi, value = np.exp(out.dist.log_prob(action))[0], np.asarray(out.value)[0]
+    charged = 1 - tau * np.log(pi / 0.5)
+    expected = value + np.minimum(1, pi / behaviour) * (charged - value)
+    np.testing.assert_allclose(np.asarray(batch.target).ravel(), expected, rtol=1e-5)
 
 
 # ------------------------------------------------------------------ lag

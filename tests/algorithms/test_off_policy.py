@@ -23,6 +23,7 @@ from actrix.core.optim import flatten, polyak
 from actrix.core.types import Chunk, Spec
 from actrix.data.replay import SMALLEST_PRIORITY, Ends, weights
 from actrix.envs.jax_envs import ClassicEnv
+from actrix.envs.probes import ContinuousTarget
 from actrix.run.compiled import collect, reset
 
 GAMMA, N, ACTIONS = 0.9, 4, 3
@@ -683,3 +684,29 @@ def test_illegal_actions_are_never_taken():
 def test_ensembles_refuse_what_cannot_be():
     with pytest.raises(ValueError, match="leaves none"):
         CriticEnsemble(2, n_quantiles=2, top_quantiles_to_drop_per_net=2)
+
+
+@pytest.mark.parametrize("name", ["td3", "droq"])
+def test_the_updates_of_a_delayed_actor_are_reported(name):
+    """They are in some updates of a round only, and the mean is over those."""
+    alg = algorithm(name, gradient_steps=4, policy_delay=2, learning_rate=1e-3)
+    env = ContinuousTarget()
+    learner, key = start(alg, env.spec), jax.random.key(3)
+    carry = reset(alg, learner.acting, env, N, key, jnp.uint32(0))
+    _, chunk, _ = collect(alg, learner.acting, env, carry, key, key, 2)
+    _, metrics = alg.learn(learner, chunk, KEY)
+    assert np.isfinite(metrics["train/actor_loss"])
+    assert name == "td3" or np.isfinite(metrics["train/ent_coef"])
+
+
+def test_the_target_entropy_of_discrete_actions_counts_the_legal_ones():
+    """Half the largest entropy there is: ½ log 3 would be out of reach where one action is legal."""
+    alg = algorithm("discrete-sac")
+    head = start(alg).acting.net.actor.head
+    masks = jnp.asarray(
+        [[True, True, True], [True, False, True], [False, True, False], [False, False, False]]
+    )
+    np.testing.assert_allclose(
+        alg._target_entropy(head, masks), 0.5 * np.log([3, 2, 1, 3]), rtol=1e-6, atol=1e-7
+    )
+    assert alg._target_entropy(head, None) == pytest.approx(0.5 * np.log(3))

@@ -110,7 +110,7 @@ def discrete_soft_value(
 
 
 def temperature_loss(
-    log_alpha: jax.Array, entropy: Float[Array, "*B"], target_entropy: float
+    log_alpha: jax.Array, entropy: Float[Array, "*B"], target_entropy: float | Float[Array, "*B"]
 ) -> Float[Array, "*B"]:
     """log α · (H(π(·|s)) − H̄): α falls while the entropy exceeds its target.
 

@@ -141,12 +141,16 @@ def plain_network(network: Any) -> None:
         raise ValueError(f"policy_kwargs: {what} is offered by the policy-gradient algorithms only.")
 
 
-def budget(algorithm: Any, total_steps: int) -> None:
+def budget(algorithm: Any, total_steps: int, num_envs: int) -> None:
     """Raise ValueError where nothing would be learned because the random phase is as long as training."""
-    starts = algorithm.data.learning_starts if isinstance(algorithm.data, ReplayBuffer) else 0
-    if starts >= total_steps:
+    if not isinstance(algorithm.data, ReplayBuffer):
+        return
+    starts, (pieces, rows) = algorithm.data.learning_starts, algorithm.warm_up(1, num_envs)
+    whole_steps = pieces * rows * num_envs
+    if max(starts, whole_steps) >= total_steps:
+        more = f" ({whole_steps} in whole steps of {num_envs} environments)" if whole_steps > starts else ""
         raise ValueError(
-            f"learning_starts={starts} is not smaller than the budget of {total_steps} steps: "
+            f"learning_starts={starts}{more} is not smaller than the budget of {total_steps} steps: "
             "nothing would be learned."
         )
 

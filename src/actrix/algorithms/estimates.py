@@ -20,11 +20,12 @@ from actrix.core.networks import Output, apply, unroll
 from actrix.core.optim import flatten
 from actrix.core.types import Chunk, PyTree
 from actrix.critics import corrections, returns
+from actrix.data.answers import OnPolicy
 from actrix.data.rollout import sequences
 
 
 def prepare(a: Any, learner: Learner, chunk: Chunk) -> tuple[Chunk, PyTree]:
-    """Normalise observations and rewards by the statistics the policy acted with; charge the KL.
+    """Normalise observations and rewards by the statistics the policy acted with; charge the KL of on-policy data.
 
     Also returns the reference policy's distribution where there is a KL to it.
     """
@@ -35,10 +36,18 @@ def prepare(a: Any, learner: Learner, chunk: Chunk) -> tuple[Chunk, PyTree]:
     if training.reward_scale is not None:
         reward = normalize.scale_reward(training.reward_scale, reward, a.clip_reward)
     reference = reference_dist(a, training.reference, chunk) if a.ref_kl_coef else None
-    if reference is not None and a.ref_kl_in == "reward":
-        log_ratio = chunk.log_prob - reference.log_prob(learner.acting.net.head.flatten_action(chunk.action))
-        reward = pg.kl_reward(reward=reward, kl=log_ratio, tau=a.ref_kl_coef)
+    if reference is not None and a.ref_kl_in == "reward" and isinstance(a.data, OnPolicy):
+        action = learner.acting.net.head.flatten_action(chunk.action)
+        reward = _charged(a, reward, chunk.log_prob, reference, action)
     return dataclasses.replace(chunk, obs=obs, next_obs=next_obs, reward=reward), reference
+
+
+def _charged(
+    a: Any, reward: jax.Array, log_prob: jax.Array | None, reference: PyTree, action: jax.Array
+) -> jax.Array:
+    """r − τ log π(a|s)/π̄(a|s)."""
+    assert log_prob is not None
+    return pg.kl_reward(reward=reward, kl=log_prob - reference.log_prob(action), tau=a.ref_kl_coef)
 
 
 def estimate(
@@ -51,6 +60,10 @@ def estimate(
     else:
         next_out, _ = unroll(net, chunk.next_obs, None, None, chunk.next_mask)
     action = net.head.flatten_action(chunk.action)
+    if reference is not None and a.ref_kl_in == "reward" and not isinstance(a.data, OnPolicy):
+        # What was recorded is the behaviour's probability; it is the policy learned that pays.
+        log_prob = jax.lax.stop_gradient(out.dist.log_prob(action))
+        chunk = dataclasses.replace(chunk, reward=_charged(a, chunk.reward, log_prob, reference, action))
     value, next_value = state_value(a, out), state_value(a, next_out)
     rows: dict[str, Any] = dict(
         reward=chunk.reward, next_value=next_value, terminated=chunk.terminated, truncated=chunk.truncated,

@@ -297,7 +297,9 @@ def update_many(
         (state, changed, _, _, batch), metrics = jax.lax.scan(one, start, keys)
         rows = memory.rows if changed is None else changed
     nonfinite = jnp.max(jnp.atleast_1d(metrics.pop("nonfinite")))
-    metrics = {name: jnp.mean(x) for name, x in metrics.items()}
+    metrics = {
+        name: jnp.nanmean(x) for name, x in metrics.items()
+    }  # a delayed actor has none in some updates
     scalars = {name: state.weights[name] for name in training.scalars}
     training = dataclasses.replace(
         training,

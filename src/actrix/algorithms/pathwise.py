@@ -308,7 +308,7 @@ class Pathwise(Replayed):
         if isinstance(self.actor, Soft):
             metrics |= {"train/ent_coef": alpha, "train/entropy": jnp.mean(entropy)}
             if self.actor.adapted:
-                target_entropy = self._target_entropy(build(state.weights).actor.head)
+                target_entropy = self._target_entropy(build(state.weights).actor.head, batch.mask)
                 rows = lambda x: losses.temperature_loss(x[0], entropy, target_entropy)
                 temperature = lambda x: weighted_mean(rows(x), drawn)
                 loss, gradient = jax.value_and_grad(temperature)(state.weights["log_alpha"])
@@ -439,11 +439,14 @@ class Pathwise(Replayed):
             return jnp.asarray(self.actor.initial_coef, jnp.float32)
         return jnp.exp(state.weights["log_alpha"][0])
 
-    def _target_entropy(self, head: Any) -> float:
+    def _target_entropy(self, head: Any, mask: jax.Array | None) -> float | jax.Array:
+        """H̄: as given, or −dim A; of discrete actions half the largest entropy, ½ log of how many are legal."""
         assert isinstance(self.actor, Soft)
         if self.actor.target_entropy != "auto":
             return float(self.actor.target_entropy)
-        return -float(head.size) if head.continuous else 0.5 * math.log(head.size)
+        if head.continuous or mask is None:
+            return -float(head.size) if head.continuous else 0.5 * math.log(head.size)
+        return 0.5 * jnp.log(jnp.sum(legal_actions(jnp.zeros(mask.shape), mask), axis=-1))
 
     def _dropout_keys(self, key: Key, rows: int) -> jax.Array | None:
         return jax.random.split(key, rows) if self.network.dropout else None

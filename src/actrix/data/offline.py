@@ -162,7 +162,7 @@ def mix(datasets: Sequence[Dataset], sizes: Sequence[int], seed: int) -> Dataset
         raise ValueError(f"mix needs one size for each data set, got {len(datasets)} and {len(sizes)}.")
     parts, streams = [], np.random.SeedSequence(seed).spawn(len(datasets))
     for data, size, stream in zip(datasets, sizes, streams, strict=True):
-        check_spaces(datasets[0], data.spec)
+        check_spaces(datasets[0], data.spec, f"the data set {data.name}" if data.name else "another data set")
         if not 1 <= size <= data.transitions:
             raise ValueError(
                 f"{data.name or 'a data set'} has {data.transitions} transitions: {size} cannot be drawn."
@@ -179,12 +179,12 @@ def mix(datasets: Sequence[Dataset], sizes: Sequence[int], seed: int) -> Dataset
     return Dataset(datasets[0].spec, chunk, env_id, dict(kwargs), name)
 
 
-def check_spaces(dataset: Dataset, spec: Spec) -> None:
-    """Raise ValueError, with the difference, unless an environment has the data set's spaces."""
+def check_spaces(dataset: Dataset, spec: Spec, whose: str = "the environment") -> None:
+    """Raise ValueError, with the difference, unless `whose` spaces, an environment's by default, are the data set's."""
     for what in ("observation_space", "action_space"):
         difference = _difference(getattr(dataset.spec, what), getattr(spec, what), what)
         if difference:
-            raise ValueError(f"the environment does not fit the data set {dataset.name}: {difference}.")
+            raise ValueError(f"{whose} does not fit the data set {dataset.name}: {difference}.")
 
 
 def _difference(ours: gym.Space, theirs: gym.Space, where: str) -> str:

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from test_resume import assert_same
-from test_survival import CASES, finish, kill, launch, newest, wait_until
+from test_survival import CASES, ended, finish, kill, launch, newest, wait_until
 
 from actrix import experiment
 from actrix.cli import main
@@ -28,9 +28,7 @@ def words(case, folder, steps=None, *more):
 
 
 def uninterrupted(words):
-    child = launch(words)
-    _, said = child.communicate(timeout=120)
-    assert child.returncode == 0, said
+    ended(launch(words))
 
 
 def rows(folder):
@@ -90,8 +88,7 @@ def test_seeds_whose_parent_was_killed_go_on_to_the_same_bits_gymnasium(tmp_path
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
-    _, said = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, said
+    ended(resumed)
     assert not list(folder.rglob(".tmp-*")), "they ended by themselves"
     for path in seeds:
         other = tmp_path / "whole" / path.name

@@ -62,7 +62,11 @@ def kill(child):
 
 def finish(folder):
     """Resume to the end, compiled as the others were (this process may compile otherwise); what it said."""
-    child = launch(["resume", folder])
+    return ended(launch(["resume", folder]))
+
+
+def ended(child):
+    """What it said; it must end well."""
     _, said = child.communicate(timeout=120)
     assert child.returncode == 0, said
     return said

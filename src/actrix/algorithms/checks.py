@@ -147,7 +147,7 @@ def budget(algorithm: Any, total_steps: int, num_envs: int) -> None:
         return
     starts, (pieces, rows) = algorithm.data.learning_starts, algorithm.warm_up(1, num_envs)
     whole_steps = pieces * rows * num_envs
-    if max(starts, whole_steps) >= total_steps:
+    if whole_steps >= total_steps:
         more = f" ({whole_steps} in whole steps of {num_envs} environments)" if whole_steps > starts else ""
         raise ValueError(
             f"learning_starts={starts}{more} is not smaller than the budget of {total_steps} steps: "

@@ -444,8 +444,10 @@ class Pathwise(Replayed):
         assert isinstance(self.actor, Soft)
         if self.actor.target_entropy != "auto":
             return float(self.actor.target_entropy)
-        if head.continuous or mask is None:
-            return -float(head.size) if head.continuous else 0.5 * math.log(head.size)
+        if head.continuous:
+            return -float(head.size)
+        if mask is None:
+            return 0.5 * math.log(head.size)
         return 0.5 * jnp.log(jnp.sum(legal_actions(jnp.zeros(mask.shape), mask), axis=-1))
 
     def _dropout_keys(self, key: Key, rows: int) -> jax.Array | None:

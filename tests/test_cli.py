@@ -380,7 +380,9 @@ def test_a_signal_stops_the_processes_of_all_seeds(number, tmp_path):
     paths = [folder / "seed-0", folder / "seed-1"]
     message = _train_until_stopped(folder, paths, number, ["--seeds", "2"])
     assert "actrix resume" in message
-    assert all(list((path / "checkpoints").glob("*.safetensors")) for path in paths)
+    for path in paths:
+        output = (path / "output.log").read_text()
+        assert list((path / "checkpoints").glob("*.safetensors")), f"{sorted(path.rglob('*'))}\n{output}"
     assert not _processes_naming(folder)
     if number == signal.SIGINT:
         return

@@ -22,6 +22,7 @@ import numpy as np
 
 from actrix import zoo
 from actrix.algorithms import checks, presets
+from actrix.cli import EXIT_INTERRUPTED
 from actrix.data.answers import ReplayBuffer, Trajectories
 from actrix.data.offline import Dataset, check_spaces, load_dataset, mix
 from actrix.envs.base import HostEnv, JaxEnv
@@ -754,7 +755,7 @@ def _train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], se
     Returns False if it was asked to stop. The processes have sessions of their own, so that Ctrl-C reaches
     them once, through this one.
     """
-    waiting, failed = list(pairs), []
+    waiting, ended = list(pairs), []
     resumed, quiet = session.resumed, session.quiet
     if resumed:
         waiting = [(path, seed) for path, seed in pairs if _evaluated_steps(path) < config.n_timesteps]
@@ -783,8 +784,8 @@ def _train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], se
             while waiting or running:
                 if stop.requested:
                     display.message("interrupted: saving checkpoints")
-                    _stop(running)
-                    return False
+                    ended += _stop(running)
+                    break
                 while waiting and len(running) < (os.cpu_count() or 1):
                     path, seed = waiting.pop(0)
                     log = open(path / OUTPUT, "ab")  # noqa: SIM115
@@ -800,24 +801,29 @@ def _train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], se
                         log.close()
                         _close_input(child)
                         del running[seed]
-                        if child.returncode:
-                            failed.append((seed, path, child.returncode))
+                        ended.append((seed, path, child.returncode))
     except BaseException:
         _stop(running)
         raise
+    fine = (0, EXIT_INTERRUPTED) if stop.requested else (0,)
+    failed = [(seed, path, code) for seed, path, code in ended if code not in fine]
     if failed:
         seed, path, code = failed[0]
         lines = (path / OUTPUT).read_text(errors="replace").strip().splitlines()
-        raise RunError(f"seed {seed} failed with exit code {code}: {lines[-1] if lines else 'no output'}")
-    return True
+        hint = f"; go on from the checkpoints with: actrix resume {path.parent}" if stop.requested else ""
+        raise RunError(
+            f"seed {seed} failed with exit code {code}: {lines[-1] if lines else 'no output'}{hint}"
+        )
+    return not stop.requested
 
 
-def _stop(running: dict[int, tuple[subprocess.Popen, Path, Any]]) -> None:
-    """Ask every process once to save a checkpoint and end; kill what has not ended in time."""
+def _stop(running: dict[int, tuple[subprocess.Popen, Path, Any]]) -> list[tuple[int, Path, int]]:
+    """Ask each once to save a checkpoint and end, kill what has not ended in time; (seed, folder, exit code)."""
     for child, _, _ in running.values():
         child.terminate()
     end = time.monotonic() + STOP_SECONDS
-    for child, _, log in running.values():
+    ended = []
+    for seed, (child, path, log) in running.items():
         try:
             child.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -825,6 +831,8 @@ def _stop(running: dict[int, tuple[subprocess.Popen, Path, Any]]) -> None:
             child.wait()
         log.close()
         _close_input(child)
+        ended.append((seed, path, child.returncode))
+    return ended
 
 
 def _close_input(child: subprocess.Popen) -> None:

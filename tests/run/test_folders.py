@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -387,10 +388,45 @@ def test_processes_that_do_not_end_are_killed(tmp_path, monkeypatch):
     assert child.stdout.readline() == b"1\n"
     with open(tmp_path / "log", "wb") as log:
         begun = time.monotonic()
-        experiment._stop({0: (child, tmp_path, log)})
+        ended = experiment._stop({0: (child, tmp_path, log)})
     child.stdout.close()
-    assert child.returncode == -signal.SIGKILL
+    assert ended == [(0, tmp_path, -signal.SIGKILL)]
     assert time.monotonic() - begun < 30
+
+
+@pytest.mark.parametrize(
+    ("code", "stopped"), [(130, None), (3, "seed 0 failed with exit code 3: no room; go on")]
+)
+def test_a_seed_that_fails_while_it_is_stopped_is_named(tmp_path, monkeypatch, code, stopped):
+    """Asked to stop, a seed saves and exits with 130; whatever else it ends with has saved nothing."""
+
+    def processes(command, **kwargs):
+        program = f"import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))\n"
+        program += "print('no room', flush=True); time.sleep(100)"
+        return Popen([sys.executable, "-c", program], **kwargs)
+
+    Popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", processes)
+    config = experiment.resolve("ppo", "CartPole-v1", seeds=[0, 1], steps=256, backend="gymnasium")
+    pairs = [(tmp_path / f"seed-{seed}", seed) for seed in (0, 1)]
+    for path, _ in pairs:
+        path.mkdir()
+
+    def stop():  # both print after they have a handler, and are started after we have ours
+        while not all(
+            (path / experiment.OUTPUT).exists() and (path / experiment.OUTPUT).stat().st_size
+            for path, _ in pairs
+        ):
+            time.sleep(0.05)
+        signal.raise_signal(signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    run = functools.partial(experiment._train_in_processes, config, pairs, experiment.Session(quiet=True))
+    if stopped is None:
+        assert run() is False
+    else:
+        with pytest.raises(experiment.RunError, match=stopped):
+            run()
 
 
 # ------------------------------------------------------------------ links, paths, foreign files

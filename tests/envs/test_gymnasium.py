@@ -1,4 +1,5 @@
 import gymnasium as gym
+import jax
 import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
@@ -93,6 +94,35 @@ def test_workers_give_the_same_transitions():
         assert by_adapter(envs, 12) == by_adapter(make_vec_env(Counting, len(SEEDS)), 12)
     finally:
         envs.close()
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "Blackjack-v1"])
+def test_our_vector_steps_as_gymnasiums_does(env_id):
+    ours, theirs = (
+        make_vec_env(env_id, 3, 0, None, vec_env_cls=cls, backend="gymnasium")
+        for cls in (None, SyncVectorEnv)
+    )
+    assert type(ours.envs) is not type(theirs.envs)
+    rng, same = np.random.default_rng(0), lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)
+    same(ours.reset(), theirs.reset())
+    for _ in range(250):
+        if isinstance(ours.spec.action_space, gym.spaces.Box):
+            action = rng.uniform(-1, 1, (3, 1)).astype(np.float32)
+        else:
+            action = rng.integers(0, ours.spec.action_space.n, 3, np.int32)
+        same(ours.step(action), theirs.step(action))
+
+
+def test_a_mask_that_one_environment_forgets_is_named():
+    class Forgets(Line):
+        def step(self, action):
+            *step, info = super().step(action)
+            return *step, {} if self.np_random.bit_generator.seed_seq.entropy == 7 else info
+
+    envs = make_vec_env(Forgets, 3, env_kwargs={"by": "info"})
+    envs.reset([1, 2, 7])
+    with pytest.raises(EnvError, match="environment 2 at step 1: info has no 'action_mask'"):
+        envs.step(np.array([1, 1, 1], np.int32))
 
 
 def test_dtypes_are_those_jax_holds():

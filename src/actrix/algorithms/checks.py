@@ -14,7 +14,7 @@ from actrix.core.optim import OPTIMIZERS
 from actrix.core.schedules import as_schedule, bounds
 from actrix.core.spaces import is_image
 from actrix.core.types import Spec
-from actrix.data.answers import OnPolicy, ReplayBuffer
+from actrix.data.answers import OnPolicy, ReplayBuffer, Trajectories
 
 RANGES: dict[str, tuple[float, float]] = {
     "gamma": (0, 1),
@@ -142,16 +142,21 @@ def plain_network(network: Any) -> None:
 
 
 def budget(algorithm: Any, total_steps: int, num_envs: int) -> None:
-    """Raise ValueError where nothing would be learned because the random phase is as long as training."""
-    if not isinstance(algorithm.data, ReplayBuffer):
+    """Raise ValueError where training is over before anything would be learned from the replay memory."""
+    data = algorithm.data
+    if isinstance(data, ReplayBuffer):
+        pieces, rows = algorithm.warm_up(1, num_envs)
+        whole_steps, what = pieces * rows * num_envs, "learned"
+    elif isinstance(data, Trajectories) and data.replay_ratio:
+        whole_steps, what = data.learning_starts, "learned from the memory"
+    else:
         return
-    starts, (pieces, rows) = algorithm.data.learning_starts, algorithm.warm_up(1, num_envs)
-    whole_steps = pieces * rows * num_envs
     if whole_steps >= total_steps:
+        starts = data.learning_starts
         more = f" ({whole_steps} in whole steps of {num_envs} environments)" if whole_steps > starts else ""
         raise ValueError(
             f"learning_starts={starts}{more} is not smaller than the budget of {total_steps} steps: "
-            "nothing would be learned."
+            f"nothing would be {what}."
         )
 
 

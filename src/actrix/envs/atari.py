@@ -15,7 +15,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, TransformReward
 
 from actrix.envs.base import HostEnv
@@ -172,7 +171,7 @@ def make_atari_env(
         envs = EnvPoolAtari(str(atari_pool_id(game)), n_envs, seed, **_pool_options(settings))
     else:
         build = functools.partial(_single, game, env_kwargs, settings)
-        envs = _vectorise(build, n_envs, seeds, SyncVectorEnv)
+        envs = _vectorise(build, n_envs, seeds)
         limit = settings["max_episode_frames"] // settings["frame_skip"]
         envs.spec = dataclasses.replace(
             envs.spec, max_episode_steps=limit, frame_stack=settings["frame_stack"]

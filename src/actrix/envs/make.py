@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
 from actrix.core.spaces import check_action_space, check_observation_space
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.envpool import EnvPoolEnvs, has_envpool
 from actrix.envs.guard import EnvError, Guard, env_seeds
-from actrix.envs.gymnasium import GymnasiumEnvs, find_masks_of, quiet_make
+from actrix.envs.gymnasium import GymnasiumEnvs, RowVectorEnv, find_masks_of, quiet_make
 from actrix.envs.jax_envs import JAX_TWINS, HostJax, gymnax_ids, has_jax_env, jax_env
 from actrix.envs.workers import STEP_TIMEOUT, ProcessEnvs, WorkerTraceback, check_options
 
@@ -46,9 +46,9 @@ def make_vec_env(
 
     `env_id` is an id, a class or function that returns a `gym.Env`, or a JAX environment (a `FiniteMDP`). Backend
     'auto' takes EnvPool where it has the id, `n_envs` > 1 and nothing else is asked for, else Gymnasium (for one
-    environment EnvPool's threads cost more than they gain). `vec_env_cls` is
-    `SyncVectorEnv` (default) or `AsyncVectorEnv`. `seed` serves the first reset: environments get spawned seeds,
-    never seed + i.
+    environment EnvPool's threads cost more than they gain). `vec_env_cls` is `SyncVectorEnv`
+    (None: one of ours, which does the same more quickly) or `AsyncVectorEnv`. `seed` serves the first reset:
+    environments get spawned seeds, never seed + i.
 
     `workers` puts Gymnasium environments into processes of their own (`ProcessEnvs`): True one each, a number so
     many that share them. A step or reset that takes longer than `step_timeout` seconds is a failure; `max_restarts`
@@ -93,7 +93,7 @@ def make_vec_env(
             build, n_envs, seeds, workers=count, step_timeout=step_timeout, max_restarts=max_restarts,
             env_id=known, registered=registered,
         )  # fmt: skip
-    return _vectorise(build, n_envs, seeds, vec_env_cls or SyncVectorEnv)
+    return _vectorise(build, n_envs, seeds, vec_env_cls)
 
 
 def training_env(
@@ -200,7 +200,7 @@ def as_host_env(env: Any, n_envs: int = 1, seed: int | None = None) -> HostEnv:
             raise ValueError(
                 f"one environment object cannot be {n_envs}: pass its id or class to make_vec_env."
             )
-        return _vectorise(lambda: env, 1, None if seed is None else env_seeds(seed, 1), SyncVectorEnv)
+        return _vectorise(lambda: env, 1, None if seed is None else env_seeds(seed, 1))
     if isinstance(env, str | type) or (callable(env) and not isinstance(env, HostEnv | JaxEnv)):
         return make_vec_env(env, n_envs, seed)
     if isinstance(env, HostEnv):
@@ -214,7 +214,7 @@ def as_host_env(env: Any, n_envs: int = 1, seed: int | None = None) -> HostEnv:
 
 
 def _vectorise(
-    build: Callable[[], gym.Env], n_envs: int, seeds: list[int] | None, vec_env_cls
+    build: Callable[[], gym.Env], n_envs: int, seeds: list[int] | None, vec_env_cls: Any = None
 ) -> GymnasiumEnvs:
     guarded = functools.partial(_construct, build)
     # The first one shows, before any worker starts, whether its spaces are supported and where masks are.
@@ -223,6 +223,9 @@ def _vectorise(
     check_action_space(first.action_space)
     masks, limit = find_masks_of(first), first.spec.max_episode_steps if first.spec else None
     makers: list[Callable[[], gym.Env]] = [functools.partial(guarded, i) for i in range(n_envs)]
+    if vec_env_cls is None:
+        makers[0] = lambda: first
+        return GymnasiumEnvs(RowVectorEnv(makers), limit, seeds, masks)
     options: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode.DISABLED}
     if issubclass(vec_env_cls, AsyncVectorEnv):
         first.close()

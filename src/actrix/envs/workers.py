@@ -44,7 +44,7 @@ from actrix.core.types import Spec
 from actrix.envs import state
 from actrix.envs.base import Step
 from actrix.envs.guard import EnvError, Guard, env_seeds, words
-from actrix.envs.gymnasium import action_map, find_masks_of, own
+from actrix.envs.gymnasium import action_map, find_masks_of, own, write_row
 
 STEP_TIMEOUT = 60.0
 """Seconds that one step, reset or close may take unless the user says otherwise."""
@@ -741,7 +741,7 @@ class _Hosted:
     def _reset(self, i: int, seed: int | None) -> None:
         self.turn(_RESET, i)
         obs, info = self.envs[i].reset(seed=seed)
-        _write(self.room.obs, i, obs)
+        write_row(self.room.obs, i, obs)
         if self.masks != "none":
             self.room.mask[i] = self._mask(i, info, False)
 
@@ -750,7 +750,7 @@ class _Hosted:
         for i, env in self.envs.items():
             self.turn(_STEP, i)
             obs, reward, terminated, truncated, info = env.step(room.action[i].copy())
-            _write(room.next_obs, i, obs)
+            write_row(room.next_obs, i, obs)
             room.reward[i], room.terminated[i], room.truncated[i] = reward, terminated, truncated
             ended = bool(terminated or truncated)
             if self.masks != "none":
@@ -815,14 +815,3 @@ class _Hosted:
             text = f"{text[:6000]}\n[...]\n{text[-2000:]}"
         told = {"sentence": sentence, "kind": type(origin).__name__, "traceback": text}
         return json.dumps(told).encode()  # in ASCII, so that half a letter does no harm
-
-
-def _write(arrays: Any, i: int, obs: Any) -> None:
-    if isinstance(arrays, dict):
-        for key, part in arrays.items():
-            _write(part, i, obs[key])
-    elif isinstance(arrays, tuple):
-        for part, value in zip(arrays, obs, strict=True):
-            _write(part, i, value)
-    else:
-        arrays[i] = obs

@@ -541,6 +541,29 @@ def resolved(arguments, monkeypatch):
     return found[0]
 
 
+@pytest.mark.parametrize(("steps", "refused"), [(1024, True), (1025, False)])
+def test_a_run_too_short_to_replay_anything_is_refused(steps, refused, tmp_path, capsys):
+    """The first chunk of 128 steps that begins at step 1000 or later is the one at 1024."""
+    arguments = [
+        "train",
+        "acer",
+        "CartPole-v1",
+        "--steps",
+        str(steps),
+        "--out",
+        str(tmp_path / "run"),
+        "--quiet",
+    ]
+    assert main([*arguments, "--set", "n_steps=16", "n_envs=8", "learning_starts=1000"]) == (
+        2 if refused else 0
+    )
+    if refused:
+        assert "learning_starts=1000 is more than the 896 steps before the last" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+    else:
+        assert np.isfinite(read_metrics(tmp_path / "run")["train/replay_loss"]).any()
+
+
 PARTS = {
     "--double": {"target": "double"},
     "--no-double": {"target": "q-learning"},

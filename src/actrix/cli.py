@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from actrix.core.spaces import UnsupportedSpaceError
     from actrix.envs.guard import EnvError
     from actrix.envs.make import UnknownEnvError
-    from actrix.experiment import RunError
+    from actrix.experiment import RunError, SeedError
     from actrix.run.lock import RunLockedError
     from actrix.run.modelfile import ModelFileError, printable
     from actrix.run.train import NonFiniteError
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         FileNotFoundError,
         ImportError,
     )
-    failed = (EnvError, NonFiniteError, OSError)
+    failed = (EnvError, NonFiniteError, SeedError, OSError)
     try:
         return args.run(args) or 0
     except KeyboardInterrupt:

@@ -54,6 +54,10 @@ class RunError(RuntimeError):
     """A run folder that is missing, taken, incomplete or does not fit."""
 
 
+class SeedError(RuntimeError):
+    """The process of a seed failed."""
+
+
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     """Everything resolved: what `config.json` holds."""
@@ -291,6 +295,7 @@ def _check(config: RunConfig) -> None:
     try:
         algorithm.check(env.spec, config.n_envs)
         checks.budget(algorithm, config.n_timesteps, config.n_envs)
+        checks.replays(algorithm, env.spec, config.n_timesteps, config.n_envs)
         try:
             _small(algorithm, config.n_envs).init(jax.random.key(0), env.spec, config.n_envs)
         except (TypeError, ValueError) as error:
@@ -724,9 +729,10 @@ def _log_interval(config: RunConfig, runner: Any) -> int:
 
 
 class _StopRequest:
-    """The first Ctrl-C or SIGTERM asks training to stop after the current segment; a second one aborts.
+    """The first Ctrl-C or SIGTERM asks training to stop after the current segment; a second Ctrl-C aborts.
 
-    Raising at once could lose the state that the running segment was given to overwrite.
+    Raising at once could lose the state that the running segment was given to overwrite. A second SIGTERM is ignored:
+    services send it to all processes, and the parent of many seeds passes on its own.
     """
 
     def __init__(self) -> None:
@@ -743,8 +749,8 @@ class _StopRequest:
         for number, old in self._old.items():
             signal.signal(number, old)
 
-    def _handle(self, *_: Any) -> None:
-        if self.requested:
+    def _handle(self, number: int, _: Any) -> None:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
 
@@ -762,17 +768,10 @@ def _train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], se
     for path, _ in waiting:
         atomic.check_regular(path / OUTPUT)
     running: dict[int, tuple[subprocess.Popen, Path, Any]] = {}
+    begun: dict[int, int] = {}  # where this session's lines begin in the log
     seconds = str(session.checkpoint_seconds)
-    command = [
-        sys.executable,
-        "-m",
-        "actrix",
-        "train-folder",
-        "--quiet",
-        "--follow",
-        "--checkpoint-seconds",
-        seconds,
-    ]
+    program = [sys.executable, "-X", "faulthandler", "-m", "actrix"]  # a crash leaves its traces in the log
+    command = [*program, "train-folder", "--quiet", "--follow", "--checkpoint-seconds", seconds]
     seeds = [seed for _, seed in pairs]
     try:
         with (
@@ -789,6 +788,7 @@ def _train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], se
                 while waiting and len(running) < (os.cpu_count() or 1):
                     path, seed = waiting.pop(0)
                     log = open(path / OUTPUT, "ab")  # noqa: SIM115
+                    begun[seed] = log.tell()
                     child = subprocess.Popen(
                         [*command, *(["--resume"] if resumed else []), str(path)],
                         stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True,
@@ -805,16 +805,20 @@ def _train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], se
     except BaseException:
         _stop(running)
         raise
-    fine = (0, EXIT_INTERRUPTED) if stop.requested else (0,)
+    # Who is stopped before it trains, or in its final evaluation, has nothing to save and ends by the signal.
+    fine = (0, EXIT_INTERRUPTED, -signal.SIGTERM) if stop.requested else (0,)
     failed = [(seed, path, code) for seed, path, code in ended if code not in fine]
     if failed:
         seed, path, code = failed[0]
-        lines = (path / OUTPUT).read_text(errors="replace").strip().splitlines()
+        with open(path / OUTPUT, "rb") as output:
+            output.seek(begun[seed])
+            lines = output.read().decode(errors="replace").strip().splitlines()
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         hint = f"; go on from the checkpoints with: actrix resume {path.parent}" if stop.requested else ""
-        raise RunError(
-            f"seed {seed} failed with exit code {code}: {lines[-1] if lines else 'no output'}{hint}"
+        raise SeedError(
+            f"seed {seed}{more} failed with exit code {code}: {lines[-1] if lines else 'no output'}{hint}"
         )
-    return not stop.requested
+    return not waiting and not any(code for _, _, code in ended)
 
 
 def _stop(running: dict[int, tuple[subprocess.Popen, Path, Any]]) -> list[tuple[int, Path, int]]:
@@ -829,6 +833,9 @@ def _stop(running: dict[int, tuple[subprocess.Popen, Path, Any]]) -> list[tuple[
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+            log.write(
+                f"killed: it had not saved a checkpoint {STOP_SECONDS:g} s after it was asked to stop\n".encode()
+            )
         log.close()
         _close_input(child)
         ended.append((seed, path, child.returncode))

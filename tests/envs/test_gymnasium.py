@@ -125,6 +125,30 @@ def test_a_mask_that_one_environment_forgets_is_named():
         envs.step(np.array([1, 1, 1], np.int32))
 
 
+def test_masks_of_one_shared_array_are_kept_apart():
+    shared = np.zeros(3, bool)
+
+    class Shares(Line):
+        def _note(self, info):
+            shared[:] = info["action_mask"]
+            return {"action_mask": shared}
+
+        def reset(self, **kwargs):
+            obs, info = super().reset(**kwargs)
+            return obs, self._note(info)
+
+        def step(self, action):
+            *step, info = super().step(action)
+            return *step, self._note(info)
+
+    ours, apart = (make_vec_env(cls, 3, env_kwargs={"by": "info"}) for cls in (Shares, Line))
+    for action in (None, [1, 2, 1], [1, 1, 2], [2, 1, 1]):
+        mine, theirs = (
+            (e.reset([0, 1, 2]) if action is None else e.step(np.array(action))) for e in (ours, apart)
+        )
+        jax.tree.map(np.testing.assert_array_equal, tuple(mine), tuple(theirs))
+
+
 def test_dtypes_are_those_jax_holds():
     obs, _ = make_vec_env(Counting, 2, env_kwargs={"kind": "float64"}).reset()
     assert obs.dtype == np.float32

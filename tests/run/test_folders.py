@@ -394,39 +394,55 @@ def test_processes_that_do_not_end_are_killed(tmp_path, monkeypatch):
     assert time.monotonic() - begun < 30
 
 
-@pytest.mark.parametrize(
-    ("code", "stopped"), [(130, None), (3, "seed 0 failed with exit code 3: no room; go on")]
-)
-def test_a_seed_that_fails_while_it_is_stopped_is_named(tmp_path, monkeypatch, code, stopped):
-    """Asked to stop, a seed saves and exits with 130; whatever else it ends with has saved nothing."""
-
-    def processes(command, **kwargs):
-        program = f"import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))\n"
-        program += "print('no room', flush=True); time.sleep(100)"
-        return Popen([sys.executable, "-c", program], **kwargs)
-
+@pytest.mark.parametrize("code", [0, 3, 130, -signal.SIGTERM])
+def test_a_seed_that_fails_while_it_is_stopped_is_named(tmp_path, monkeypatch, code):
+    """Asked to stop, a seed saves and exits with 130, or ends by the signal where it has nothing to save."""
+    handler = f"signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))" if code >= 0 else "pass"
+    program = f"import signal, sys, time\n{handler}\nprint('no room', flush=True)\ntime.sleep(100)"
     Popen = subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", processes)
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **kw: Popen([sys.executable, "-c", program], **kw))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     config = experiment.resolve("ppo", "CartPole-v1", seeds=[0, 1], steps=256, backend="gymnasium")
     pairs = [(tmp_path / f"seed-{seed}", seed) for seed in (0, 1)]
-    for path, _ in pairs:
-        path.mkdir()
+    outputs = [path / experiment.OUTPUT for path, _ in pairs]
+    for output in outputs:
+        output.parent.mkdir()
+        output.write_text("of an earlier session\n")
 
     def stop():  # both print after they have a handler, and are started after we have ours
-        while not all(
-            (path / experiment.OUTPUT).exists() and (path / experiment.OUTPUT).stat().st_size
-            for path, _ in pairs
-        ):
+        while not all("no room" in output.read_text() for output in outputs):
             time.sleep(0.05)
         signal.raise_signal(signal.SIGTERM)
 
     threading.Thread(target=stop, daemon=True).start()
     run = functools.partial(experiment._train_in_processes, config, pairs, experiment.Session(quiet=True))
-    if stopped is None:
-        assert run() is False
-    else:
-        with pytest.raises(experiment.RunError, match=stopped):
-            run()
+    if code != 3:
+        assert run() is (code == 0)  # then all were done at that moment
+        return
+    with pytest.raises(
+        experiment.SeedError, match=r"seed 0 \(and 1 more\) failed with exit code 3: no room; go on"
+    ):
+        run()
+
+
+def test_only_a_second_ctrl_c_aborts():
+    """A service sends SIGTERM to all processes, and the parent of many seeds its own: one must not undo the other."""
+    old = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where the tests run in the background
+    with experiment._StopRequest() as stop:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with train._DeferredInterrupt(checkpoints=True) as interrupt:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGTERM)
+        assert interrupt.pending == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, old)
 
 
 # ------------------------------------------------------------------ links, paths, foreign files

@@ -11,8 +11,10 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from actrix import (
+    ACER,
     DDPG,
     DQN,
+    PGQL,
     BaseCallback,
     CheckpointCallback,
     EnvError,
@@ -247,6 +249,22 @@ def test_trajectories_after_a_stop_are_cut_there():
     model.learn(40, reset_num_timesteps=False)
     _, obs, next_obs, *_ = remembered(model)
     assert (next_obs[:, 1] - obs[:, 1] == 1).all()
+
+
+@pytest.mark.parametrize("cls", [ACER, OffPAC, PGQL])
+@pytest.mark.parametrize("backend", ["jax", "gymnasium"])
+def test_trajectories_are_replayed_behind_a_warm_up_of_the_statistics(cls, backend):
+    small = {
+        "n_envs": 2,
+        "n_steps": 4,
+        "learning_starts": 16,
+        "replay_ratio": 2,
+        "policy_kwargs": {"net_arch": [4]},
+    }
+    model = cls("MlpPolicy", "CartPole-v1", backend=backend, normalize=True, seed=0, **small)
+    assert model.runner.algorithm.warm_up(4, 2)[0]
+    model.learn(64)
+    assert np.isfinite(model.run.metrics["train/replay_loss"])
 
 
 # --------------------------------------------------------------------------- errors

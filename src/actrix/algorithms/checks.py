@@ -142,21 +142,38 @@ def plain_network(network: Any) -> None:
 
 
 def budget(algorithm: Any, total_steps: int, num_envs: int) -> None:
-    """Raise ValueError where training is over before anything would be learned from the replay memory."""
-    data = algorithm.data
-    if isinstance(data, ReplayBuffer):
-        pieces, rows = algorithm.warm_up(1, num_envs)
-        whole_steps, what = pieces * rows * num_envs, "learned"
-    elif isinstance(data, Trajectories) and data.replay_ratio:
-        whole_steps, what = data.learning_starts, "learned from the memory"
-    else:
+    """Raise ValueError where nothing would be learned because the random phase is as long as training."""
+    if not isinstance(algorithm.data, ReplayBuffer):
         return
+    starts, (pieces, rows) = algorithm.data.learning_starts, algorithm.warm_up(1, num_envs)
+    whole_steps = pieces * rows * num_envs
     if whole_steps >= total_steps:
-        starts = data.learning_starts
         more = f" ({whole_steps} in whole steps of {num_envs} environments)" if whole_steps > starts else ""
         raise ValueError(
             f"learning_starts={starts}{more} is not smaller than the budget of {total_steps} steps: "
-            f"nothing would be {what}."
+            "nothing would be learned."
+        )
+
+
+def replays(algorithm: Any, spec: Spec, total_steps: int, num_envs: int) -> None:
+    """Raise ValueError where training would be over before the memory of trajectories is first learned from.
+
+    Such an algorithm learns from its fresh chunks all the while, so this concerns whole runs and no call of `learn`.
+    """
+    data = algorithm.data
+    if not (isinstance(data, Trajectories) and data.replay_ratio):
+        return
+    rows = algorithm.rows(spec)
+    pieces, warm_rows = algorithm.warm_up(rows, num_envs)
+    left = (
+        total_steps - pieces * warm_rows * num_envs
+    )  # the warm-up of the statistics counts as steps, not as learning
+    chunk = rows * num_envs
+    before_last = max(0, math.ceil(left / chunk) - 1) * chunk
+    if before_last < data.learning_starts:
+        raise ValueError(
+            f"learning_starts={data.learning_starts} is more than the {before_last} steps before the last of "
+            f"{total_steps} steps' chunks: nothing would be learned from the memory. Lower it, or set replay_ratio=0."
         )
 
 

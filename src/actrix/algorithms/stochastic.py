@@ -166,6 +166,7 @@ class StochasticPolicy:
         return Learner(
             dataclasses.replace(acting, obs_moments=moments),
             dataclasses.replace(training, reward_scale=scale),
+            learner.memory,
         )
 
     # ------------------------------------------------------------------ learning

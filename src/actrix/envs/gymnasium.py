@@ -179,7 +179,7 @@ class GymnasiumEnvs:
             raise EnvError(f"environment {rows[0]} at step {self.steps}: info has no 'action_mask'.")
         masks = np.empty((len(rows), size), bool)
         for k, i in enumerate(rows):
-            if found[i] is None:
+            if found[i] is None and self._masks_from == "info":
                 raise EnvError(f"environment {i} at step {self.steps}: info has no 'action_mask'.")
             mask = np.asarray(found[i])
             if mask.shape != (size,):
@@ -219,23 +219,31 @@ class RowVectorEnv(SyncVectorEnv):
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environments of `options["reset_mask"]`, or all, with one seed each."""
-        which = range(self.num_envs) if not options else np.flatnonzero(options["reset_mask"]).tolist()
+        seeds = [None] * self.num_envs if seed is None else seed
+        which = np.ones(self.num_envs, bool) if not options else options["reset_mask"]
         masks: list = [None] * self.num_envs
-        for i in which:
-            obs, info = self.envs[i].reset(seed=None if seed is None else seed[i])
-            write_row(self._row[0], i, obs)
-            masks[i] = info.get("action_mask")
+        for i, (env, one, due) in enumerate(list(zip(self.envs, seeds, which, strict=True))):
+            if due:
+                obs, info = env.reset(seed=one)
+                write_row(self._row[0], i, obs)
+                masks[i] = _mask_of(info)
         return self._row[0], _mask_infos(masks)
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One step of each environment."""
         observations, reward, terminated, truncated = self._row
         masks = []
-        for i, env in enumerate(self.envs):
-            obs, reward[i], terminated[i], truncated[i], info = env.step(actions[i])
+        for i, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
+            obs, reward[i], terminated[i], truncated[i], info = env.step(action)
             write_row(observations, i, obs)
-            masks.append(info.get("action_mask"))
+            masks.append(_mask_of(info))
         return *self._row, _mask_infos(masks)
+
+
+def _mask_of(info: dict[str, Any]) -> np.ndarray | None:
+    """A copy: environments may share the array, or write to it again."""
+    mask = info.get("action_mask")
+    return None if mask is None else np.array(mask)
 
 
 def _mask_infos(masks: list) -> dict[str, Any]:

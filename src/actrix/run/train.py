@@ -169,7 +169,8 @@ def train(
 class _DeferredInterrupt:
     """Ctrl-C is raised between segments: raised inside one, it could lose the state the segment was given.
 
-    A second Ctrl-C is raised at once. SIGTERM waits likewise where there are checkpoints to save. A handler that
+    A second Ctrl-C is raised at once; a second SIGTERM is not, as services send it to all processes and their parents
+    pass it on. SIGTERM waits likewise where there are checkpoints to save. A handler that
     somebody installed stays in charge.
     """
 
@@ -191,9 +192,9 @@ class _DeferredInterrupt:
             signal.signal(number, self._numbers[number])
 
     def _handle(self, number: int, _: Any) -> None:
-        if self.pending is not None:
+        if self.pending is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.pending = number
+        self.pending = self.pending or number
 
     def strike(self) -> None:
         """Do what the signal that came meanwhile would have done."""

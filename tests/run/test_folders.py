@@ -427,9 +427,8 @@ def test_a_seed_that_fails_while_it_is_stopped_is_named(tmp_path, monkeypatch, c
 
 def test_only_a_second_ctrl_c_aborts():
     """A service sends SIGTERM to all processes, and the parent of many seeds its own: one must not undo the other."""
-    old = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored where the tests run in the background
+    # It is ignored where the tests run in the background.
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
     with experiment._StopRequest() as stop:
         for _ in range(3):
             signal.raise_signal(signal.SIGTERM)

@@ -165,10 +165,10 @@ def replays(algorithm: Any, spec: Spec, total_steps: int, num_envs: int) -> None
         return
     rows = algorithm.rows(spec)
     pieces, warm_rows = algorithm.warm_up(rows, num_envs)
+    chunk = rows * num_envs
     left = (
         total_steps - pieces * warm_rows * num_envs
-    )  # the warm-up of the statistics counts as steps, not as learning
-    chunk = rows * num_envs
+    )  # the warm-up's steps count in the budget, not in training
     before_last = max(0, math.ceil(left / chunk) - 1) * chunk
     if before_last < data.learning_starts:
         raise ValueError(

@@ -223,16 +223,14 @@ def _vectorise(
     check_action_space(first.action_space)
     masks, limit = find_masks_of(first), first.spec.max_episode_steps if first.spec else None
     makers: list[Callable[[], gym.Env]] = [functools.partial(guarded, i) for i in range(n_envs)]
-    if vec_env_cls is None:
-        makers[0] = lambda: first
-        return GymnasiumEnvs(RowVectorEnv(makers), limit, seeds, masks)
     options: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode.DISABLED}
-    if issubclass(vec_env_cls, AsyncVectorEnv):
+    if vec_env_cls is not None and issubclass(vec_env_cls, AsyncVectorEnv):
         first.close()
         options["context"] = "forkserver"  # forking a process in which JAX runs can deadlock
     else:
         makers[0] = lambda: first
-    return GymnasiumEnvs(vec_env_cls(makers, **options), limit, seeds, masks)
+    envs = RowVectorEnv(makers) if vec_env_cls is None else vec_env_cls(makers, **options)
+    return GymnasiumEnvs(envs, limit, seeds, masks)
 
 
 def worker_count(n_envs: int, workers: bool | int, step_timeout: float, max_restarts: int) -> int:

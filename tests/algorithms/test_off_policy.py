@@ -568,7 +568,11 @@ def test_prioritised_weights_enter_the_loss_and_errors_become_priorities():
 WITH_MEMORY = ("dqn", "rainbow", "sac", "td3", "iql", "acer", "pgql", "off-pac")
 
 
-@pytest.mark.parametrize("name", [*WITH_MEMORY, "pqn", "v-trace"])
+@pytest.mark.parametrize(
+    "name",
+    ["rainbow", "sac", "acer", "pqn", "v-trace",
+     *(pytest.param(x, marks=pytest.mark.slow) for x in ("dqn", "td3", "iql", "pgql", "off-pac"))],
+)  # fmt: skip
 def test_a_non_finite_reward_is_named_and_reaches_nothing(name):
     alg = preset(name)
     spec = spec_of(alg)

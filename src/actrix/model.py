@@ -26,7 +26,7 @@ from actrix.envs.make import as_host_env, choose_backend, training_env
 from actrix.run import checkpoint, modelfile
 from actrix.run.compiled import CompiledRunner
 from actrix.run.display import Display
-from actrix.run.evaluate import Policy, check_same_spaces, evaluate
+from actrix.run.evaluate import Noise, Policy, check_same_spaces, evaluate
 from actrix.run.export import Exported, export
 from actrix.run.host import HostRunner
 from actrix.run.lock import RunLock
@@ -132,6 +132,8 @@ class Model:
         self._open_steps = self._open_episodes = 0  # of the chunk that is being collected
         self._acting: Acting | None = None
         self._policy: Policy | None = None
+        # Of stochastic predictions: it goes on whatever is learned in between.
+        self._noise = Noise(self.seed)
         if env is not None and dataset is not None:
             raise ValueError("give either an environment to learn in or a data set to learn from.")
         if env is not None:
@@ -376,7 +378,7 @@ class Model:
             warnings.warn(said, RuntimeWarning, stacklevel=2)
 
         reason = load_checkpoints(self.runner, [run], check, damaged)
-        self.run, self.seed = run, run.seed
+        self.run, self.seed, self._noise = run, run.seed, Noise(run.seed)
         if reason is not None and self.verbose:
             print(f"resumed at step {run.steps:,} in new episodes: {reason}")
 
@@ -409,7 +411,7 @@ class Model:
     def policy(self) -> Policy:
         """The frozen policy for batches, in policy coordinates."""
         if self._policy is None or self._policy.acting is not self.acting:
-            self._policy = Policy(self.algorithm, self.acting, self.seed % 2**31)
+            self._policy = Policy(self.algorithm, self.acting, self._noise)
         return self._policy
 
     def predict(

@@ -36,14 +36,32 @@ def _compiled(algorithm: Any) -> tuple[Callable, Callable]:
     return jax.jit(call), jax.jit(draw, static_argnums=2)
 
 
-class Policy:
-    """A frozen policy for batches of observations: acting parameters behind one compiled call."""
+class Noise:
+    """The stream of what stochastic actions are drawn with: reproducible from its seed, another key at every call."""
 
-    def __init__(self, algorithm: Any, acting: PyTree, seed: int = 0):
+    def __init__(self, seed: int = 0):
+        self.seed, self.calls = seed % 2**31, 0
+
+    def next(self) -> jax.Array:
+        """The next key."""
+        self.calls += 1
+        return jax.random.fold_in(self._key, self.calls - 1)
+
+    @functools.cached_property
+    def _key(self) -> jax.Array:
+        return jax.random.key(self.seed)
+
+
+class Policy:
+    """A frozen policy for batches of observations: acting parameters behind one compiled call.
+
+    `noise` is a seed, or a stream that goes on: policies that follow one another share it.
+    """
+
+    def __init__(self, algorithm: Any, acting: PyTree, noise: int | Noise = 0):
         self.algorithm, self.acting = algorithm, acting
-        self.key = jax.random.key(seed)
-        self.calls = 0
-        self._call, self._noise = _compiled(algorithm)
+        self.noise = noise if isinstance(noise, Noise) else Noise(noise)
+        self._call, self._draw = _compiled(algorithm)
 
     def initial_memory(self, num_envs: int) -> PyTree:
         """Zero memory of a recurrent policy; None for others."""
@@ -58,8 +76,7 @@ class Policy:
         """
         noise = None
         if not deterministic or getattr(self.algorithm, "plays_at_random", False):
-            noise = self._noise(self.acting, jax.random.fold_in(self.key, self.calls), len(first))
-            self.calls += 1
+            noise = self._draw(self.acting, self.noise.next(), len(first))
         action, memory = self._call(self.acting, memory, first, obs, mask, noise)
         return np.asarray(action), memory
 
@@ -74,13 +91,15 @@ def evaluate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Undiscounted returns and lengths of `episodes` fresh episodes, in the order in which they end.
 
-    Each environment plays its fixed share, so that short episodes are not favoured. `seed` seeds the
-    environments (None = their own streams). Where there is no time limit an episode is cut, with a warning, after
-    `ENDLESS` steps: a greedy policy may walk in circles.
+    Each environment plays its fixed share, so that short episodes are not favoured. `seed` seeds the environments and
+    what stochastic actions are drawn with (None = their own streams, and the policy's). Where there is no time limit an
+    episode is cut, with a warning, after `ENDLESS` steps: a greedy policy may walk in circles.
     """
     if episodes < 1:
         raise ValueError(f"n_eval_episodes={episodes} must be at least 1.")
     n = env.num_envs
+    if seed is not None:
+        policy = Policy(policy.algorithm, policy.acting, seed)
     share = np.array([(episodes + i) // n for i in range(n)])
     obs, mask = env.reset(None if seed is None else env_seeds(seed, n))
     memory, first = policy.initial_memory(n), np.ones(n, bool)

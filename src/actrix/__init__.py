@@ -10,7 +10,7 @@ from actrix.core import platform as _platform
 
 _platform.set_up()
 
-from actrix.actors.exploration import NormalActionNoise, OrnsteinUhlenbeckActionNoise  # noqa: E402
+from actrix.actors.pathwise import NormalActionNoise, OrnsteinUhlenbeckActionNoise  # noqa: E402
 from actrix.algorithms.presets import SettingError  # noqa: E402
 from actrix.callbacks import (  # noqa: E402
     BaseCallback,

@@ -592,7 +592,6 @@ def _uses(name: str, kwargs: dict[str, Any], spec: Any) -> list[Any]:
     from actrix.algorithms.presets import PRESETS
     from actrix.envs.doctor import Finding
     from actrix.envs.make import choose_backend
-    from actrix.experiment import OFFLINE_ONLY
 
     backend = "gymnasium" if ":" in name else choose_backend("auto", name, kwargs, 8)
     loop = "the compiled loop" if backend == "jax" else "the host loop"
@@ -600,7 +599,7 @@ def _uses(name: str, kwargs: dict[str, Any], spec: Any) -> list[Any]:
     for preset in PRESETS.values():
         try:
             preset.algorithm.check(spec, preset.n_envs)
-            fits += [preset.name] if preset.name not in OFFLINE_ONLY else []
+            fits += [] if preset.offline else [preset.name]
         except (ValueError, TypeError):
             continue
     fitting = f"for {type(spec.action_space).__name__} actions: {', '.join(fits) or 'none'}"
@@ -672,7 +671,7 @@ def _lab(args: argparse.Namespace) -> None:
 def _list_compositions(console: Any) -> None:
     from rich.table import Table
 
-    from actrix.algorithms.compositions import table as cells
+    from actrix.algorithms.sound import table as cells
 
     rows = [cell for cell in cells() if cell.data == "on-policy"]
     other = [cell for cell in cells() if cell.data != "on-policy" and cell.reason is None]

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actrix.algorithms import checks, presets
-from actrix.algorithms.actor_critic import Acting
+from actrix.algorithms import presets
+from actrix.algorithms import settings as settings_
 from actrix.callbacks import BaseCallback, as_callback
 from actrix.core import spaces
+from actrix.core.contract import Acting
 from actrix.core.types import Spec
 from actrix.data.offline import Dataset, check_spaces, load_dataset
 from actrix.envs.base import HostEnv, JaxEnv
@@ -110,7 +111,7 @@ class Model:
         **settings: Any,
     ):
         self.preset = self._find_preset(settings)
-        self.algorithm = presets.configure(self.preset.algorithm, settings)
+        self.algorithm = settings_.configure(self.preset.algorithm, settings)
         network = _network(policy, policy_kwargs, self.algorithm.network)
         self.algorithm = dataclasses.replace(self.algorithm, network=network)
         self.seed = _seed(seed)
@@ -290,7 +291,7 @@ class Model:
                 checkpoint.remove_leftovers(folder)
             first = self.run.iterations == 0 and resume_from is None
             if first and not isinstance(self.runner, OfflineRunner):
-                checks.budget(self.algorithm, int(total_timesteps), self.n_envs)
+                self.algorithm.check_budget(int(total_timesteps), self.n_envs)
             if source is not None:
                 self._restore(source, ours=folder is not None and source == Path(folder))
             elif reset_num_timesteps:
@@ -335,7 +336,7 @@ class Model:
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must share with this model."""
         found = {
-            "algorithm": self.preset.name, "settings": presets.settings_of(self.algorithm),
+            "algorithm": self.preset.name, "settings": settings_.settings_of(self.algorithm),
             "spec": modelfile.spec_to_json(self._known_spec()), "n_envs": self.n_envs, "env_id": self.env_id or "",
             "env_kwargs": self.env_kwargs or {}, "env": _env_class(self.env),
         }  # fmt: skip
@@ -490,6 +491,8 @@ class Model:
         with modelfile.blaming(header.path, "its settings"):
             maker = cls if cls is not Model else model_class(name)
             settings = {k: v for k, v in settings.items() if not (custom and k == "policy_kwargs")}
+            if name != presets.COMPOSED:
+                settings = settings_.upgraded(presets.find_preset(name).algorithm, settings)
             model = maker("MlpPolicy", seed=meta["seed"], **settings)
         with modelfile.blaming(header.path, "its spec"):
             spec = modelfile.spec_from_json(meta["spec"])
@@ -663,7 +666,7 @@ def write_model(
 ) -> Path:  # fmt: skip
     """One model file for these acting parameters; what `Model.save` and the command line write."""
     meta = {
-        "kind": "model", "algorithm": name, "settings": presets.settings_of(algorithm),
+        "kind": "model", "algorithm": name, "settings": settings_.settings_of(algorithm),
         "spec": modelfile.spec_to_json(spec), "env_id": env_id, "env_kwargs": env_kwargs, "seed": seed,
         "num_timesteps": num_timesteps, "n_envs": n_envs, "reference": reference, "versions": modelfile.versions(),
     }  # fmt: skip
@@ -1034,7 +1037,7 @@ def _network(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> An
     kwargs = dict(policy_kwargs or {})
     if isinstance(policy, str):
         if policy not in POLICIES:
-            raise presets.SettingError(
+            raise settings_.SettingError(
                 f"policy {policy!r} is unknown: choose one of {', '.join(POLICIES)}, or a function."
             )
         if "Lstm" in policy:
@@ -1044,8 +1047,10 @@ def _network(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> An
     elif callable(policy):
         kwargs["module"] = policy
     else:
-        raise presets.SettingError(f"policy must be a name or (spec, key) -> equinox module, not {policy!r}.")
-    return presets.network_config(kwargs, base)
+        raise settings_.SettingError(
+            f"policy must be a name or (spec, key) -> equinox module, not {policy!r}."
+        )
+    return settings_.network_config(kwargs, base)
 
 
 def _check_spaces(algorithm: Any, spec: Spec) -> None:

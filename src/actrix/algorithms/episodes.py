@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from actrix.algorithms import tables
-from actrix.algorithms.learner import Learner
 from actrix.algorithms.tables import Row, Tables
+from actrix.core.contract import Learner
 from actrix.core.types import Chunk, Key
 from actrix.critics import corrections, q_targets, returns, traces
 

@@ -7,24 +7,25 @@ explores (`actor`) are fields. The updates are in `algorithms/updates.py` and `a
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from gymnasium import spaces
 
 from actrix.actors import greedy
-from actrix.actors.exploration import Draws, Explore, Greedy
-from actrix.algorithms import checks, episodes, tables, updates
-from actrix.algorithms.learner import Acting, Learner, count, first_bad_row, scrub
+from actrix.actors.greedy import Draws, EpsilonGreedy, Explore, Greedy
+from actrix.algorithms import episodes, tables, updates
+from actrix.algorithms.reference import refuse
 from actrix.algorithms.tables import Tables, Training
+from actrix.core.contract import Acting, Algorithm, Learner, count, first_bad_row, scrub
 from actrix.core.fields import choose, finite, share, switch, whole
-from actrix.core.networks import NetworkConfig
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
 from actrix.core.spaces import cells
 from actrix.core.types import Chunk, Key, PyTree, Spec
 from actrix.critics import traces
-from actrix.data.answers import Online
+from actrix.data.online import Online
+from actrix.nets.networks import NetworkConfig
 
 METHODS = ("mc", "td", "sarsa", "expected-sarsa", "q-learning", "double-q", "tree-backup")
 DEEP = ("td", "sarsa", "expected-sarsa", "tree-backup")
@@ -34,7 +35,7 @@ LARGEST_TABLE = 10**8
 
 
 @dataclasses.dataclass(frozen=True)
-class Tabular:
+class Tabular(Algorithm):
     """A table of values, learned online from each transition (mc: from whole episodes), and an actor that reads it.
 
     With one environment and `train_freq` = 1 the updates are the textbook's loop, one by one. Several environments
@@ -45,7 +46,7 @@ class Tabular:
     """What follows r_t: 'mc' G_{t+1}; 'td' V(s′) of the policy that is evaluated; 'sarsa' Q(s′,a′); 'expected-sarsa'
     Σ_a μ(a|s′)Q(s′,a); 'q-learning' max_a Q(s′,a); 'double-q' Q₂(s′, argmax_a Q₁(s′,a)) and the other way round, by a
     coin (van Hasselt 2010); 'tree-backup' for one step the maximum, for more the tree of Precup et al. (2000)."""
-    actor: Greedy = Greedy(exploration_fraction=0.5)
+    actor: Greedy = EpsilonGreedy(exploration_fraction=0.5)
     data: Online = Online()
     predict: bool = False
     """mc: learn V of the policy that `reference` gives (uniform by default) and improve nothing, as td always does."""
@@ -70,7 +71,8 @@ class Tabular:
     network: NetworkConfig = NetworkConfig()
     """There is none: must stay as it is."""
 
-    normalize_obs = normalize_reward = False
+    normalize_obs: ClassVar[bool] = False
+    normalize_reward: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.learning_rate is not None:
@@ -117,7 +119,7 @@ class Tabular:
             return "importance sampling is offered for mc; tree-backup and q-learning need none"
         if self.importance == "weighted" and self.learning_rate is not None:
             return "weighted importance sampling divides by the sum of the weights: take learning_rate=None"
-        if self.actor.exploration == "none" and not self.predicts and self.importance != "none":
+        if self.actor.name == Greedy.name and not self.predicts and self.importance != "none":
             return "importance sampling needs a behaviour policy that explores"
         return None
 
@@ -140,6 +142,12 @@ class Tabular:
         """V of a given policy is learned; nothing is improved."""
         return self.predict or self.method == "td"
 
+    @property
+    def steps_singly(self) -> bool:
+        """Whether it learns every few steps."""
+        return not self.whole_episodes
+
+    cuts_at_stop: ClassVar[bool] = True
     plays_at_random = predicts
     """The policy that evaluation plays is random itself: its most probable actions are another policy."""
 
@@ -163,7 +171,7 @@ class Tabular:
         """T, the rows per environment of a chunk."""
         if not self.whole_episodes:
             return self.data.train_freq
-        return checks.episode_rows(self.episode_length, spec)
+        return tables.episode_rows(self.episode_length, spec)
 
     def warm_up(self, rows: int, num_envs: int) -> tuple[int, int]:
         """Nothing is collected before learning."""
@@ -183,7 +191,7 @@ class Tabular:
 
     def _evaluating(self, acting: Acting, reference: Acting, spec: Spec) -> Acting:
         if not self.predicts:
-            checks.no_reference(reference)
+            refuse(reference)
         if not isinstance(reference.net, Tables):
             raise ValueError("reference: the policy to evaluate must be a tabular one, e.g. q-learning's.")
         if reference.net.policy is None and spec.mask_size is not None:

@@ -38,14 +38,14 @@ def make_optimizer(name: str, max_grad_norm: float | None, eps: float) -> optax.
 
 def descend(
     optimizer: optax.GradientTransformation,
-    gradient: jax.Array,
+    gradient: PyTree,
     state: optax.OptState,
-    theta: jax.Array,
+    theta: PyTree,
     learning_rate: jax.Array | float,
-) -> tuple[jax.Array, optax.OptState]:
+) -> tuple[PyTree, optax.OptState]:
     """θ ← θ − learning_rate · preconditioned gradient."""
     update, state = optimizer.update(gradient, state, theta)
-    return theta - jnp.asarray(learning_rate, theta.dtype) * update, state
+    return jax.tree.map(lambda t, u: t - jnp.asarray(learning_rate, t.dtype) * u, theta, update), state
 
 
 def descend_if_finite(
@@ -63,6 +63,11 @@ def descend_if_finite(
     return *kept, finite
 
 
-def polyak(target: jax.Array, theta: jax.Array, tau: float | jax.Array) -> jax.Array:
+def polyak(target: PyTree, theta: PyTree, tau: float | jax.Array) -> PyTree:
     """(1 − τ)·target + τ·θ; τ = 1 copies."""
-    return target + tau * (theta - target)
+    return jax.tree.map(lambda old, new: old + tau * (new - old), target, theta)
+
+
+def copied(theta: PyTree) -> PyTree:
+    """Arrays of their own: what is donated together must not share a buffer."""
+    return jax.tree.map(jnp.array, theta)

@@ -22,9 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from actrix.core.networks import space_leaves, zero_where
 from actrix.core.spaces import to_env_action
 from actrix.core.types import PyTree, Spec
+from actrix.nets.memory import zero_where
+from actrix.nets.torso import space_leaves
 from actrix.run import atomic, modelfile
 
 FORMATS = {"onnx": ".onnx", "stablehlo": ".stablehlo"}
@@ -103,7 +104,7 @@ def export(
     ONNX does not have) and ImportError (ONNX without its packages).
     """
     target = output_path(path, to)
-    if getattr(algorithm, "plays_at_random", False):
+    if algorithm.plays_at_random:
         raise ExportError(
             f"{name} cannot be exported: its policy draws each action at random, and a file holds no random numbers."
         )

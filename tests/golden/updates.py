@@ -28,7 +28,8 @@ import jaxlib
 import numpy as np
 from gymnasium import spaces
 
-from actrix.algorithms.presets import PRESETS, composed, configure
+from actrix.algorithms.presets import PRESETS, composed
+from actrix.algorithms.settings import configure
 from actrix.core.types import Spec
 from actrix.envs.jax_envs import HostJax, jax_env
 from actrix.run.compiled import CompiledRunner
@@ -177,6 +178,7 @@ RING: dict[str, Any] = NET | {
 }  # fmt: skip
 """Full and wrapped around after four chunks."""
 Q: dict[str, Any] = RING | {"target_update_interval": 10, "exploration_fraction": 0.5}
+QUIET: dict[str, Any] = RING | {"target_update_interval": 10}
 SUPPORT: dict[str, Any] = {"n_atoms": 7, "v_min": -4.0, "v_max": 4.0}
 QUANTILES: dict[str, Any] = {"n_quantiles": 5}
 PATH: dict[str, Any] = RING | {"tau": 0.1}
@@ -202,9 +204,9 @@ CASES: dict[str, Case] = {
     "c51": Case("c51", BOX, Q | SUPPORT),
     "qr-dqn": Case("qr-dqn", BOX, Q | QUANTILES),
     "iqn": Case("iqn", BOX, Q | QUANTILES | {"n_policy_quantiles": 4, "quantile_dim": 6}),
-    "rainbow": Case("rainbow", BOX, Q | SUPPORT | {"n_steps": 3}),
+    "rainbow": Case("rainbow", BOX, QUIET | SUPPORT | {"n_steps": 3}),
     "pqn": Case("pqn", BOX, BATCHES),
-    "soft-q": Case("soft-q", BOX, Q),
+    "soft-q": Case("soft-q", BOX, QUIET),
     "ddpg": Case("ddpg", MOVES, PATH),
     "td3": Case("td3", MOVES, PATH),
     "sac": Case("sac", MOVES, PATH),

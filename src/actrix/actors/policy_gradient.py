@@ -192,7 +192,7 @@ class StochasticActor(Actor):
     def backup(self, view, kept, rows, q, key):
         if not view.net.head.continuous:
             value = jnp.sum(jnp.exp(view.policy("next_obs").logits) * q(None), axis=-1)
-            return value[:, None, None], jnp.zeros(())
+            return value[:, None, None], jnp.zeros(rows.reward.shape)
         action = view.policy("next_obs").sample(view.net.head.draw(key, rows.reward.shape))
         return q(action), jnp.zeros(rows.reward.shape)
 

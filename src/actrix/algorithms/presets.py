@@ -63,7 +63,7 @@ def compose(
     except ValueError as error:
         raise SettingError(str(error)) from None
     given = _usual(c, a, d)
-    base = Composition(c, a, d, fit, network=_usual_network(c))
+    base = Composition(c, a, d, fit, network=_usual_network(c, a))
     # What the words say stands: only what they leave at its default is replaced by what such compositions usually take.
     told = {name for word, x in ((critic, c), (actor, a), (data, d)) for name in _named(word, x)}
     usual = {name: value for name, value in given.items() if name not in told}
@@ -111,8 +111,9 @@ def _usual(critic: Critic, actor: Actor, data: Data) -> dict[str, Any]:
 _RELU = NetworkConfig(activation_fn="relu", ortho_init=False)
 
 
-def _usual_network(critic: Critic) -> NetworkConfig:
-    return NetworkConfig() if critic.facts.gives in ("V", "Q of a policy") or critic.name == "none" else _RELU
+def _usual_network(critic: Critic, actor: Actor) -> NetworkConfig:
+    joint = critic.facts.gives in ("V", "Q of a policy", "none") and not actor.facts.clones
+    return NetworkConfig() if joint else _RELU
 
 
 def usual_envs(algorithm: Composition) -> int:

@@ -275,5 +275,5 @@ class Tabular(Algorithm):
             metrics["train/learning_rate"] = jnp.asarray(rate)
         acting = Acting(acting.net.replace(values=values), None, explore)
         return Learner(acting, training, memory), metrics | (
-            {} if self.predicts else self.actor.metrics(explore)
+            {} if self.predicts else self.actor.number_metrics(explore)
         )

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from gymnasium import spaces
 
 from actrix.core.answers import Critic, CriticFacts
 from actrix.core.distributions import legal_actions
@@ -45,7 +46,7 @@ class Ensemble(Critic):
 
     def check(self, spec, config):
         # The critics of discrete actions put out one number for each of them.
-        if not spec.continuous and self.joined.distributional:
+        if not isinstance(spec.action_space, spaces.Box) and self.joined.distributional:
             raise ValueError(f"{self.joined.name}: the critics of discrete actions are plain numbers.")
 
     def build(self, config, spec, key, actor):

@@ -91,7 +91,8 @@ class OnPolicy(Data):
         else:
             state, _, metrics = learning.update(state, _take(first, index), learning.clock.before, key)
         if self.n_critic_updates:
-            passes, key = self.n_critic_updates, jax.random.fold_in(key, 1)
+            passes = self.n_critic_updates
+            key = jax.random.fold_in(key, 1) if index is None else key  # one whole step has drawn nothing
             state, more = self._passes(learning, learning.update_critic, again, state, passes, key)
             metrics = more | metrics
         metrics |= {"train/n_updates": learning.clock.update * self.n_epochs}

@@ -12,19 +12,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from actrix import zoo
-from actrix.actors.answers import PSI
 from actrix.algorithms.actor_critic import ActorCritic
-from actrix.algorithms.compositions import Cell, table
-from actrix.algorithms.conservative import ConservativeIteration
-from actrix.algorithms.online_traces import OnlineTraces
-from actrix.algorithms.pathwise import Pathwise
-from actrix.algorithms.presets import PRESETS, Preset, settings_of
 from actrix.algorithms.q_learning import QLearning
 from actrix.algorithms.regression import Regression
-from actrix.algorithms.tabular import DEEP, TRACED, Tabular
 from actrix.algorithms.trust_region import NaturalActorCritic
-from actrix.data.answers import ReplayBuffer
+
+from actrix import zoo
+from actrix.actors.pathwise import Pathwise
+from actrix.actors.psi import PSI
+from actrix.algorithms.conservative import ConservativeIteration
+from actrix.algorithms.online_traces import OnlineTraces
+from actrix.algorithms.presets import PRESETS, Preset
+from actrix.algorithms.settings import settings_of
+from actrix.algorithms.sound import Cell, table
+from actrix.algorithms.tabular import DEEP, TRACED, Tabular
+from actrix.data.replay import ReplayBuffer
 
 DOCS = Path(__file__).resolve().parent
 

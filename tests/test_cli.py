@@ -296,7 +296,7 @@ def test_an_environment_that_cannot_be_built_is_one_line(tmp_path, capsys):
 
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_debug_shows_the_traceback(where):
-    from actrix.algorithms.presets import SettingError
+    from actrix.algorithms.settings import SettingError
 
     arguments = ["train", "ppoo", "CartPole-v1"]
     with pytest.raises(SettingError):
@@ -457,8 +457,9 @@ def _wait_for(condition, seconds=90):
 
 def test_zoo_entries_all_configure():
     from actrix import zoo
-    from actrix.algorithms.presets import PRESETS, configure
-    from actrix.data.answers import ReplayBuffer
+    from actrix.algorithms.presets import PRESETS
+    from actrix.algorithms.settings import configure
+    from actrix.data.replay import ReplayBuffer
 
     for name, preset in PRESETS.items():
         for env_id, entry in zoo.load(name).items():

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from actrix import experiment
-from actrix.actors.answers import PPOKL
-from actrix.algorithms.presets import PRESETS, SettingError, configure, settings_of
-from actrix.critics.answers import GAE, NStep
+from actrix.actors.policy_gradient import PPOKL
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import SettingError, configure, settings_of
+from actrix.critics.value import GAE, NStep
 
 
 def network(env_id="CartPole-v1", **given):

@@ -13,12 +13,13 @@ from gymnasium import spaces
 
 import actrix
 from actrix import A2C, PPO, ModelFileError, SettingError
-from actrix.core.networks import Linear
-from actrix.data.answers import ReplayBuffer, Trajectories
 from actrix.data.offline import Episode, assemble
+from actrix.data.replay import ReplayBuffer
+from actrix.data.trajectories import Trajectories
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, ContinuousTarget, Masked, TMaze
 from actrix.model import MODELS, Model
+from actrix.nets.torso import Linear
 from actrix.run.evaluate import evaluate
 
 SMALL = {"net_arch": [8]}

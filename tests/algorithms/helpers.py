@@ -9,26 +9,27 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnasium import spaces
-
-from actrix.actors.answers import ScoreFunction
-from actrix.actors.pathwise import Soft
-from actrix.algorithms import estimates
 from actrix.algorithms.actor_critic import ActorCritic
-from actrix.algorithms.conservative import ConservativeIteration
-from actrix.algorithms.online_traces import OnlineTraces
 from actrix.algorithms.parallel_q import ParallelQLearning
-from actrix.algorithms.pathwise import Pathwise
-from actrix.algorithms.presets import PRESETS, configure
 from actrix.algorithms.q_learning import QLearning
 from actrix.algorithms.regression import Regression
-from actrix.algorithms.tabular import Tabular
 from actrix.algorithms.trust_region import NaturalActorCritic
+from actrix.critics.answers import MonteCarlo
+from gymnasium import spaces
+
+from actrix.actors.pathwise import Pathwise, Soft
+from actrix.actors.policy_gradient import ScoreFunction
+from actrix.algorithms import estimates
+from actrix.algorithms.conservative import ConservativeIteration
+from actrix.algorithms.online_traces import OnlineTraces
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
+from actrix.algorithms.tabular import Tabular
 from actrix.core import q_networks
-from actrix.core.networks import apply
+from actrix.core.answers import Critic
 from actrix.core.normalize import normalize_observation
 from actrix.core.types import Spec
-from actrix.critics.answers import GAE, Critic, MonteCarlo
+from actrix.critics.value import GAE
 from actrix.envs.probes import (
     ActionObs,
     ContinuousTarget,
@@ -38,6 +39,7 @@ from actrix.envs.probes import (
     ObsDependent,
     Probe,
 )
+from actrix.nets.memory import apply
 from actrix.run.compiled import CompiledRunner, collect, reset
 from actrix.run.runner import iteration_keys, run_keys
 

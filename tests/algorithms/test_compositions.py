@@ -1,13 +1,14 @@
 """Every sound critic × actor × data learns to act, the others are refused; and how compositions are written."""
 
 import pytest
+from actrix.actors.answers import format_actor
+from actrix.data.answers import format_data
 from helpers import policy_of, small, train_apart
 
-from actrix.actors.answers import format_actor, parse_actor
-from actrix.algorithms.compositions import table
-from actrix.algorithms.presets import SettingError, composed
-from actrix.critics.answers import parse_critic
-from actrix.data.answers import format_data, parse_data
+from actrix.algorithms.answers import parse_actor, parse_critic, parse_data
+from actrix.algorithms.presets import composed
+from actrix.algorithms.settings import SettingError
+from actrix.algorithms.sound import table
 from actrix.envs.probes import ActionObs
 
 CELLS = table()

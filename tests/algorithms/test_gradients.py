@@ -11,16 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from actrix.algorithms.actor_critic import ActorCritic
+from actrix.critics.answers import MonteCarlo
 from gymnasium import spaces
 
-from actrix.actors.answers import PPOKL, PPOClip, ScoreFunction
-from actrix.algorithms.actor_critic import ActorCritic
-from actrix.core.networks import NetworkConfig
+from actrix.actors.policy_gradient import PPOKL, PPOClip, ScoreFunction
+from actrix.core.answers import Critic
 from actrix.core.normalize import Moments
 from actrix.core.types import Chunk, Spec
-from actrix.critics.answers import GAE, TD, Critic, MonteCarlo
+from actrix.critics.value import GAE, TD
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, Masked
+from actrix.nets.networks import NetworkConfig
 from actrix.run.compiled import CompiledRunner
 from actrix.run.host import HostRunner
 

@@ -20,7 +20,8 @@ from helpers import (
     values,
 )
 
-from actrix.algorithms.presets import PRESETS, composed, configure
+from actrix.algorithms.presets import PRESETS, composed
+from actrix.algorithms.settings import configure
 from actrix.envs.probes import ActionObs, ContinuousTarget, Discount
 
 ITERATIONS = 300

@@ -19,7 +19,8 @@ from helpers import (
     small,
 )
 
-from actrix.algorithms.presets import PRESETS, composed, configure
+from actrix.algorithms.presets import PRESETS, composed
+from actrix.algorithms.settings import configure
 from actrix.core.types import Chunk
 from actrix.envs.jax_envs import ClassicEnv, HostJax
 from actrix.envs.probes import Probe, TMaze

@@ -8,22 +8,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from actrix.algorithms.off_policy import Batch
+from actrix.algorithms.q_learning import QLearning
 from gymnasium import spaces
 from helpers import NETWORK, preset
 
-from actrix.actors.exploration import Greedy
+from actrix.actors.greedy import Greedy
+from actrix.actors.pathwise import Pathwise
 from actrix.algorithms import off_policy
-from actrix.algorithms.off_policy import Batch, State
-from actrix.algorithms.pathwise import CriticEnsemble, Pathwise
-from actrix.algorithms.presets import PRESETS, configure
-from actrix.algorithms.q_learning import QLearning, huber
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
 from actrix.core import q_networks
-from actrix.core.networks import noise_size, perturb
+from actrix.core.answers import State
 from actrix.core.optim import flatten, polyak
 from actrix.core.types import Chunk, Spec
-from actrix.data.replay import SMALLEST_PRIORITY, Ends, weights
+from actrix.critics.ensemble import CriticEnsemble
+from actrix.critics.represent import huber
+from actrix.data.ring import SMALLEST_PRIORITY, Ends, weights
 from actrix.envs.jax_envs import ClassicEnv
 from actrix.envs.probes import ContinuousTarget
+from actrix.nets.torso import noise_size, perturb
 from actrix.run.compiled import collect, reset
 
 GAMMA, N, ACTIONS = 0.9, 4, 3

@@ -11,12 +11,14 @@ import scipy.optimize
 import scipy.stats
 from gymnasium import spaces
 
-from actrix.algorithms.presets import PRESETS, configure
-from actrix.algorithms.regression import ExpectileCritic, WeightedRegression, expectile_loss
-from actrix.core.q_networks import apply
+from actrix.actors.regression import WeightedRegression
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
 from actrix.core.types import Spec
+from actrix.critics.expectile import ExpectileCritic, expectile_loss
 from actrix.data.offline import Episode, assemble
 from actrix.envs.probes import ConstantReward
+from actrix.nets.view import apply
 from actrix.run.compiled import CompiledRunner
 from actrix.run.offline import OfflineRunner
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from actrix.algorithms.presets import PRESETS, configure
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
 from actrix.algorithms.tabular import Tabular
 from actrix.core.spaces import UnsupportedSpaceError, cells
 from actrix.core.types import Chunk, Spec

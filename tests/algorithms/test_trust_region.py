@@ -6,23 +6,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from actrix.algorithms.trust_region import NaturalActorCritic, branches
+from actrix.critics.answers import MonteCarlo
 from gymnasium import spaces
 from helpers import NUM_ENVS, small, train
 from test_gradients import N, T, learn, random_chunk, start
 
 from actrix.actors import answers, natural
-from actrix.actors.answers import KroneckerFactored, NaturalGradient, PPOClip, TrustRegion
+from actrix.actors.kronecker import KroneckerFactored
+from actrix.actors.natural import NaturalGradient, TrustRegion
+from actrix.actors.policy_gradient import PPOClip
 from actrix.algorithms import estimates
-from actrix.algorithms.compositions import unsound
-from actrix.algorithms.presets import PRESETS, SettingError, composed, configure
-from actrix.algorithms.trust_region import NaturalActorCritic, branches
-from actrix.core.networks import NetworkConfig, apply
+from actrix.algorithms.presets import PRESETS, composed
+from actrix.algorithms.settings import SettingError, configure
+from actrix.algorithms.sound import unsound
+from actrix.core.answers import Critic
 from actrix.core.optim import flatten
 from actrix.core.types import Spec
-from actrix.critics.answers import GAE, Critic, MonteCarlo
-from actrix.data.answers import Lagged
+from actrix.critics.value import GAE
+from actrix.data.lagged import Lagged
 from actrix.envs.jax_envs import ClassicEnv
 from actrix.envs.probes import ActionObs, TMaze
+from actrix.nets.memory import apply
+from actrix.nets.networks import NetworkConfig
 
 PLAIN = {"n_steps": T, "batch_size": None, "gamma": 0.9, "n_critic_updates": 2,
          "network": NetworkConfig(pi=(4,), vf=(4,))}  # fmt: skip

@@ -7,22 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from actrix.core.q_networks import LOG_STD_MAX, LOG_STD_MIN
 from gymnasium import spaces
 
+from actrix.core.answers import Actor
 from actrix.core.distributions import Categorical, TanhGaussian, action_head
-from actrix.core.networks import MLP, Linear, NetworkConfig, NoisyLinear, noise_size, perturb
 from actrix.core.optim import flatten
-from actrix.core.q_networks import (
-    LOG_STD_MAX,
-    LOG_STD_MIN,
-    Actor,
-    apply,
-    bounded,
-    build_actor_critics,
-    build_q_net,
-    hidden_widths,
-)
 from actrix.core.types import Spec
+from actrix.nets.networks import NetworkConfig
+from actrix.nets.q_networks import bounded, build_actor_critics, build_q_net, hidden_widths
+from actrix.nets.torso import MLP, Linear, NoisyLinear, noise_size, perturb
+from actrix.nets.view import apply
 
 KEY = jax.random.key(0)
 OBS = spaces.Box(-1.0, 1.0, (3,), np.float32)

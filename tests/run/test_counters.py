@@ -8,7 +8,8 @@ import pytest
 from gymnasium import spaces
 
 from actrix import DQN, PPO
-from actrix.algorithms.presets import PRESETS, configure
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
 from actrix.core.types import Spec
 from actrix.data.offline import Episode, assemble
 from actrix.envs.jax_envs import ClassicEnv, HostJax

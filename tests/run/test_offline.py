@@ -5,19 +5,20 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from gymnasium import spaces
-
-from actrix.actors.pathwise import Deterministic
 from actrix.algorithms.off_policy import Batch
-from actrix.algorithms.pathwise import CriticEnsemble, Pathwise
-from actrix.algorithms.presets import PRESETS, configure, find_preset
 from actrix.algorithms.q_learning import QLearning
 from actrix.algorithms.regression import Regression
-from actrix.core.networks import NetworkConfig
-from actrix.core.q_networks import apply
+from gymnasium import spaces
+
+from actrix.actors.pathwise import Deterministic, Pathwise
+from actrix.algorithms.presets import PRESETS, find_preset
+from actrix.algorithms.settings import configure
 from actrix.core.types import Spec
-from actrix.data.answers import ReplayBuffer
+from actrix.critics.ensemble import CriticEnsemble
 from actrix.data.offline import Episode, assemble
+from actrix.data.replay import ReplayBuffer
+from actrix.nets.networks import NetworkConfig
+from actrix.nets.view import apply
 from actrix.run import checkpoint
 from actrix.run.evaluate import Policy
 from actrix.run.offline import STD_FLOOR, OfflineRunner, fill, observation_moments

@@ -25,7 +25,7 @@ from actrix import (
     evaluate_policy,
     make_vec_env,
 )
-from actrix.data.replay import Draw
+from actrix.data.ring import Draw
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ContinuousTarget
 from actrix.run.host import HostRunner

@@ -250,7 +250,9 @@ class Soft(Pathwise):
     def backup(self, view, kept, rows, q, key):
         out, alpha = view.policy("next_obs"), self.alpha(view)
         if self.discrete:
-            return discrete_soft_value(out.logits, q(None), alpha)[:, None, None], jnp.zeros(rows.reward.shape)
+            return discrete_soft_value(out.logits, q(None), alpha)[:, None, None], jnp.zeros(
+                rows.reward.shape
+            )
         action, log_prob = out.sample_with_log_prob(view.net.head.draw(key, rows.reward.shape))
         return q(action), alpha * log_prob
 

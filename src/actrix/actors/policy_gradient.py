@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 from actrix.actors.psi import PSI, ActionValue, Advantage, Psi, RewardToGo, theorem_weights
 from actrix.core.answers import Actor, ActorFacts, Metrics, Params
 from actrix.core.fields import choose, finite, positive, switch
-from actrix.core.rows import Rows
+from actrix.core.rows import Rows, masked_mean
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
 from actrix.core.types import PyTree, record
 
@@ -73,18 +73,6 @@ def adapt_beta(beta: Number, kl: Number, target_kl: Number) -> Array:
     return beta * factor.astype(jnp.result_type(beta, float))
 
 
-def clipped_value_loss(*, value: Samples, old_value: Samples, target: Samples, clip_range: Number) -> Samples:
-    """(target_t − V̄_t)², V̄_t = V_old(s_t) + clip(V(s_t) − V_old(s_t), −ε, ε).
-
-    Stable-Baselines3's form: no factor ½, and no gradient once V has moved by ε, even away from the target.
-    OpenAI Baselines instead takes ½·max((target − V)², (target − V̄)²), which keeps that gradient. The PPO
-    paper clips no values. ε has the scale of the returns.
-    """
-    old_value = stop_gradient(old_value)
-    clipped = old_value + jnp.clip(value - old_value, -clip_range, clip_range)
-    return jnp.square(stop_gradient(target) - clipped)
-
-
 # KL to a reference policy π̄ (a temperature τ): two objectives
 
 
@@ -114,31 +102,11 @@ def kl_penalty(*, kl: Samples, tau: Number) -> Samples:
 # Means, weights, diagnostics
 
 
-def masked_mean(x: Samples, valid: Flags | None = None) -> Scalar:
-    """Mean of x over valid rows; 0 if there is none."""
-    if valid is None:
-        return jnp.mean(x)
-    return jnp.sum(jnp.where(valid, x, 0)) / jnp.maximum(jnp.sum(valid), 1).astype(x.dtype)
-
-
 def normalize(x: Samples, valid: Flags | None = None, eps: float = 1e-8) -> Samples:
     """(x − mean)/(std + eps) over valid rows, 0 elsewhere; std divides by their number n (SB3: n − 1)."""
     centred = x - masked_mean(x, valid)
     scaled = centred / (jnp.sqrt(masked_mean(jnp.square(centred), valid)) + eps)
     return scaled if valid is None else jnp.where(valid, scaled, 0)
-
-
-def explained_variance(prediction: Samples, target: Samples, valid: Flags | None = None) -> Scalar:
-    """1 − Var(target − prediction)/Var(target) over valid rows: 1 is perfect, 0 no better than a constant.
-
-    NaN where the targets do not vary (as in SB3): there is nothing to explain.
-    """
-
-    def variance(x):
-        return masked_mean(jnp.square(x - masked_mean(x, valid)), valid)
-
-    total = variance(target)
-    return jnp.where(total > 0, 1 - variance(target - prediction) / jnp.where(total > 0, total, 1), jnp.nan)
 
 
 def approx_kl(log_prob: Samples, old_log_prob: Samples, valid: Flags | None = None) -> Scalar:

@@ -19,7 +19,7 @@ from actrix.core.answers import Critic
 from actrix.core.optim import flatten
 from actrix.core.rows import Rows
 from actrix.core.types import PyTree
-from actrix.critics.value import monte_carlo, td_error
+from actrix.critics.value import first_rows, monte_carlo, td_error
 from actrix.nets.memory import apply
 
 Samples = Float[Array, "*B"]
@@ -140,13 +140,6 @@ class WholeReturn(Psi):
     def weight(self, critic, view, rows, est, kept):
         to_go = monte_carlo(rows, jnp.zeros_like(rows.reward))
         return jnp.take_along_axis(to_go, first_rows(rows.cut), axis=0)
-
-
-def first_rows(cut: jax.Array) -> jax.Array:
-    """`[T, *B]`: the row of each row's episode at which that begins in the chunk."""
-    starts = jnp.roll(cut, 1, axis=0)  # the last row is always cut, so row 0 is always a start
-    row = jax.lax.broadcasted_iota(int, cut.shape, 0)
-    return jax.lax.cummax(jnp.where(starts, row, 0), axis=0)
 
 
 @dataclasses.dataclass(frozen=True)

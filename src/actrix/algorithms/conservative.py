@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,10 +58,17 @@ class ConservativeIteration(Algorithm):
     network: NetworkConfig = NetworkConfig()
     """There is none: must stay as it is."""
 
-    whole_episodes: ClassVar[bool] = True
-    plays_at_random: ClassVar[bool] = True
-    normalize_obs: ClassVar[bool] = False
-    normalize_reward: ClassVar[bool] = False
+    normalize_obs = normalize_reward = False  # type: ignore[assignment]
+
+    @property
+    def whole_episodes(self) -> bool:
+        """Chunks hold one whole episode per environment."""
+        return True
+
+    @property
+    def plays_at_random(self) -> bool:
+        """π is a mixture: its most probable actions are another policy."""
+        return True
 
     def __post_init__(self) -> None:
         share(self, "gamma", "learning_rate")

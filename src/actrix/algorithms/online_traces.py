@@ -7,7 +7,7 @@ normalisation of stream AC (`stream-ac`), each by a field of its own.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,8 +93,15 @@ class OnlineTraces(Algorithm):
     clip_reward: float = 10.0
     network: NetworkConfig = NetworkConfig()
 
-    steps_singly: ClassVar[bool] = True
-    cuts_at_stop: ClassVar[bool] = True
+    @property
+    def steps_singly(self) -> bool:
+        """It learns from every row."""
+        return True
+
+    @property
+    def cuts_at_stop(self) -> bool:
+        """What a stop cut off is lost."""
+        return True
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "actor_learning_rate"):

@@ -7,7 +7,7 @@ explores (`actor`) are fields. The updates are in `algorithms/updates.py` and `a
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,8 +71,7 @@ class Tabular(Algorithm):
     network: NetworkConfig = NetworkConfig()
     """There is none: must stay as it is."""
 
-    normalize_obs: ClassVar[bool] = False
-    normalize_reward: ClassVar[bool] = False
+    normalize_obs = normalize_reward = False  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.learning_rate is not None:
@@ -147,7 +146,11 @@ class Tabular(Algorithm):
         """Whether it learns every few steps."""
         return not self.whole_episodes
 
-    cuts_at_stop: ClassVar[bool] = True
+    @property
+    def cuts_at_stop(self) -> bool:
+        """What a stop cut off is lost."""
+        return not self.whole_episodes
+
     plays_at_random = predicts
     """The policy that evaluation plays is random itself: its most probable actions are another policy."""
 

@@ -49,19 +49,37 @@ class Algorithm(abc.ABC, Generic[TrainingState]):
     data: Any
     """The answer to question 3."""
 
-    whole_episodes: bool = False
-    """A chunk holds one whole episode of every environment, padded with rows that are not valid."""
-    plays_at_random: bool = False
-    """Its target policy is stochastic by design, so that evaluation draws from it."""
-    steps_singly: bool = False
-    """It learns every few steps, so that one compiled call both learns and draws the next action."""
+    # What the loops must know of it.
 
-    replays_transitions: bool = False
-    """It learns from a memory of transitions, so that a fixed data set may take the memory's place."""
-    remembers: bool = False
-    """It has a memory, which several seeds in one program would copy."""
-    cuts_at_stop: bool = False
-    """Rows that a stop cut off are lost, so that the next row must not seem to follow the last one."""
+    @property
+    def whole_episodes(self) -> bool:
+        """A chunk holds one whole episode of every environment, padded with rows that are not valid."""
+        return False
+
+    @property
+    def plays_at_random(self) -> bool:
+        """Its target policy is stochastic by design, so that evaluation draws from it."""
+        return False
+
+    @property
+    def steps_singly(self) -> bool:
+        """It learns every few steps, so that one compiled call both learns and draws the next action."""
+        return False
+
+    @property
+    def replays_transitions(self) -> bool:
+        """It learns from a memory of transitions, so that a fixed data set may take the memory's place."""
+        return False
+
+    @property
+    def remembers(self) -> bool:
+        """It has a memory, which several seeds in one program would copy."""
+        return False
+
+    @property
+    def cuts_at_stop(self) -> bool:
+        """Rows that a stop cut off are lost, so that the next row must not seem to follow the last one."""
+        return False
 
     @property
     @abc.abstractmethod

@@ -94,6 +94,13 @@ def rows_of(chunk: Chunk, gamma: float | jax.Array, on_policy: bool = True, repl
     )  # fmt: skip
 
 
+def masked_mean(x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+    """Mean of x over valid rows; 0 if there is none."""
+    if valid is None:
+        return jnp.mean(x)
+    return jnp.sum(jnp.where(valid, x, 0)) / jnp.maximum(jnp.sum(valid), 1).astype(x.dtype)
+
+
 def flat(tree: Any) -> Any:
     """Leaves `[T, B, ...]` → `[T·B, ...]`."""
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)

@@ -50,18 +50,32 @@ class VTrace(ValueCritic):
         return CriticFacts(corrected=True, ratio_in_advantage=True, needs_order=True)
 
     def target(self, rows, v, v_next, view):
-        rho = ratio(view, rows)
-        decay = rows.discount * jnp.where(rows.cut, 0, self.lam) * jnp.minimum(rho, self.c_max)
-        return v + backward_sum(
-            jnp.minimum(rho, self.rho_max) * td_error(rows, v, v_next), decay=decay, cut=rows.cut
-        )
+        return self._both(rows, v, v_next, view)[0]
 
     def psi(self, rows, v, v_next, view, target):
-        return jnp.minimum(ratio(view, rows), self.rho_max) * self.unweighted(rows, v, v_next, target)
+        return self._both(rows, v, v_next, view)[1]
 
-    def unweighted(self, rows: Rows, v: jax.Array, v_next: jax.Array, target: jax.Array) -> jax.Array:
-        """r_t + γ_t v_{t+1} − V_t, v_{t+1} = V(s_{t+1}) at a cut."""
-        return td_error(rows, v, jnp.where(rows.cut, v_next, jnp.roll(target, -1, axis=0)))
+    def _both(self, rows: Rows, v: jax.Array, v_next: jax.Array, view: Any) -> tuple[jax.Array, jax.Array]:
+        return vtrace(rows, ratio(view, rows), v, v_next, self.lam, self.rho_max, self.c_max)
+
+
+def vtrace(
+    rows: Rows,
+    rho: jax.Array,
+    v: jax.Array,
+    v_next: jax.Array,
+    lam: Any,
+    rho_max: float,
+    c_max: float,
+    share: Any = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """(v_t, ρ̄_t (r_t + γ_t b_t − V_t)), b_t = `share`·v_{t+1} + (1 − `share`)·V(s_{t+1}), and V(s_{t+1}) at a cut."""
+    traced = lambda x: jnp.where(rows.cut, 0, jnp.broadcast_to(jnp.asarray(x, v.dtype), rows.cut.shape))
+    clipped, decay = jnp.minimum(rho, rho_max), rows.discount * traced(lam) * jnp.minimum(rho, c_max)
+    target = v + backward_sum(clipped * td_error(rows, v, v_next), decay=decay, cut=rows.cut)
+    part = traced(share)
+    following = part * next_row(target, rows.cut) + (1 - part) * v_next
+    return target, clipped * td_error(rows, v, following)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +95,15 @@ class ImportanceTD(ValueCritic):
         return CriticFacts(corrected=True, one_step=True)
 
     def target(self, rows, v, v_next, view):
-        return v + jnp.minimum(ratio(view, rows), self.rho_max) * td_error(rows, v, v_next)
+        return td_rho(rows, ratio(view, rows), v, v_next, self.rho_max)
 
     def psi(self, rows, v, v_next, view, target):
         return td_error(rows, v, v_next)
+
+
+def td_rho(rows: Rows, rho: jax.Array, v: jax.Array, v_next: jax.Array, rho_max: float) -> jax.Array:
+    """V_t + min(ρ_max, ρ_t) δ_t."""
+    return v + jnp.minimum(rho, rho_max) * td_error(rows, v, v_next)
 
 
 KINDS = ("ordinary", "weighted", "per-decision")
@@ -111,20 +130,22 @@ class ImportanceMC(ValueCritic):
         return CriticFacts(corrected=True, ratio_in_advantage=True, whole_episodes=True, needs_order=True)
 
     def target(self, rows, v, v_next, view):
-        rho = ratio(view, rows)
-        if self.kind == "per-decision":
-            x = jnp.where(rows.cut, td_target(rows, v_next), rows.reward)
-            return backward_sum(rho * x, decay=rho * rows.discount, cut=rows.cut)
-        if self.kind == "ordinary":
-            weight = backward_sum(
-                jnp.where(rows.cut, rho, 0), decay=rho, cut=rows.cut
-            )  # ρ_{t:m} = ρ_t ρ_{t+1:m}
-        else:
-            weight = normalised_products(rho, rows)
-        return weight * monte_carlo(rows, v_next)
+        return importance_return(self.kind, rows, ratio(view, rows), v_next)
 
     def psi(self, rows, v, v_next, view, target):
         return target - ratio(view, rows) * v
+
+
+def importance_return(kind: str, rows: Rows, rho: jax.Array, v_next: jax.Array) -> jax.Array:
+    """The return from row t, weighed by the ratios ('ordinary', 'weighted', 'per-decision')."""
+    if kind == "per-decision":
+        x = jnp.where(rows.cut, td_target(rows, v_next), rows.reward)
+        return backward_sum(rho * x, decay=rho * rows.discount, cut=rows.cut)
+    if kind == "ordinary":
+        weight = backward_sum(jnp.where(rows.cut, rho, 0), decay=rho, cut=rows.cut)  # ρ_{t:m} = ρ_t ρ_{t+1:m}
+    else:
+        weight = normalised_products(rho, rows)
+    return weight * monte_carlo(rows, v_next)
 
 
 def normalised_products(rho: jax.Array, rows: Rows) -> jax.Array:
@@ -165,13 +186,17 @@ class Retrace(PolicyQ):
         return self.lam * jnp.minimum(ratio(view, rows), 1)
 
     def target(self, rows, v, v_next, view):
-        ahead = rows.discount * next_row(self.trace(view, rows), rows.cut)
         taken = rows.samples(self.prediction(view))
-        x = td_target(rows, v_next) - ahead * next_row(taken, rows.cut)
-        return backward_sum(x, decay=ahead, cut=rows.cut)
+        return off_policy_q(rows, taken, self.trace(view, rows), v_next)
 
     def q_psi(self, rows, v, v_next, view, target, taken):
         return target - v
+
+
+def off_policy_q(rows: Rows, q: jax.Array, trace: jax.Array, v_next: jax.Array) -> jax.Array:
+    """G_t = r_t + γ_t[V(s_{t+1}) + c_{t+1}(G_{t+1} − Q(s_{t+1}, a_{t+1}))]."""
+    ahead = rows.discount * next_row(trace, rows.cut)
+    return backward_sum(td_target(rows, v_next) - ahead * next_row(q, rows.cut), decay=ahead, cut=rows.cut)
 
 
 @dataclasses.dataclass(frozen=True)

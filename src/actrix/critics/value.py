@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from gymnasium import spaces
+from jaxtyping import Array, Bool, Float
 
 from actrix.core.answers import Critic, CriticFacts
 from actrix.core.fields import positive_or_none, share, whole
 from actrix.core.fit import Joint
-from actrix.core.rows import Rows, backward_sum
+from actrix.core.rows import Rows, backward_sum, masked_mean
 from actrix.core.types import record
 
 
@@ -92,22 +93,46 @@ class ValueCritic(Critic):
         error = value - est.target
         loss = jnp.square(error)
         if self.clip_range_vf is not None:
-            moved = jnp.clip(value - est.fitted, -self.clip_range_vf, self.clip_range_vf)
-            loss = jnp.square(est.target - (est.fitted + moved))
+            loss = clipped_value_loss(
+                value=value, old_value=est.fitted, target=est.target, clip_range=self.clip_range_vf
+            )
         return loss, jnp.abs(error), {"train/value_loss": rows.mean(loss)}
 
     def report(self, est, rows):
-        return {"train/explained_variance": explained_variance(est.fitted, est.target, rows)}
+        return {"train/explained_variance": explained_variance(est.fitted, est.target, rows.valid)}
 
 
-def explained_variance(prediction: jax.Array, target: jax.Array, rows: Rows) -> jax.Array:
-    """1 − Var(target − prediction)/Var(target) over the samples: 1 is perfect, 0 no better than a constant.
+def explained_variance(
+    prediction: Float[Array, "*B"], target: Float[Array, "*B"], valid: Bool[Array, "*B"] | None = None
+) -> Float[Array, ""]:
+    """1 − Var(target − prediction)/Var(target) over valid rows: 1 is perfect, 0 no better than a constant.
 
-    NaN where the targets do not vary (as in Stable-Baselines3): there is nothing to explain.
+    NaN where the targets do not vary (as in SB3): there is nothing to explain.
     """
-    variance = lambda x: rows.mean(jnp.square(x - rows.mean(x)))
+
+    def variance(x):
+        return masked_mean(jnp.square(x - masked_mean(x, valid)), valid)
+
     total = variance(target)
     return jnp.where(total > 0, 1 - variance(target - prediction) / jnp.where(total > 0, total, 1), jnp.nan)
+
+
+def clipped_value_loss(
+    *,
+    value: Float[Array, "*B"],
+    old_value: Float[Array, "*B"],
+    target: Float[Array, "*B"],
+    clip_range: float | Float[Array, "..."],
+) -> Float[Array, "*B"]:
+    """(target_t − V̄_t)², V̄_t = V_old(s_t) + clip(V(s_t) − V_old(s_t), −ε, ε).
+
+    Stable-Baselines3's form: no factor ½, and no gradient once V has moved by ε, even away from the target.
+    OpenAI Baselines instead takes ½·max((target − V)², (target − V̄)²), which keeps that gradient. The PPO
+    paper clips no values. ε has the scale of the returns.
+    """
+    old_value = jax.lax.stop_gradient(old_value)
+    clipped = old_value + jnp.clip(value - old_value, -clip_range, clip_range)
+    return jnp.square(jax.lax.stop_gradient(target) - clipped)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +153,13 @@ def monte_carlo(rows: Rows, v_next: jax.Array) -> jax.Array:
     """G_t; V(s_{t+1}) is read only at a cut that did not terminate."""
     bootstrap = rows.discount * jnp.where(rows.cut & (rows.discount != 0), v_next, 0)
     return backward_sum(rows.reward + bootstrap, decay=rows.discount, cut=rows.cut)
+
+
+def first_rows(cut: jax.Array) -> jax.Array:
+    """`[T, *B]`: the row of each row's episode at which that begins in the chunk."""
+    starts = jnp.roll(cut, 1, axis=0)  # the last row is always cut, so row 0 is always a start
+    row = jax.lax.broadcasted_iota(int, cut.shape, 0)
+    return jax.lax.cummax(jnp.where(starts, row, 0), axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,10 +189,15 @@ class NStep(ValueCritic):
         whole(self, "n")
 
     def target(self, rows, v, v_next, view):
-        one = td_target(rows, v_next)
-        x = jnp.where(rows.cut, one, rows.reward)
-        back = lambda _, g: x + rows.discount * jnp.where(rows.cut, 0, jnp.roll(g, -1, axis=0))
-        return jax.lax.fori_loop(0, min(self.n, len(x)) - 1, back, one)
+        return n_step(rows, v_next, self.n)
+
+
+def n_step(rows: Rows, v_next: jax.Array, n: int) -> jax.Array:
+    """G_t^{(n)} = r_t + γ_t G_{t+1}^{(n−1)}, n − 1 backups of the TD(0) target, none across a cut."""
+    one = td_target(rows, v_next)
+    x = jnp.where(rows.cut, one, rows.reward)
+    back = lambda _, g: x + rows.discount * jnp.where(rows.cut, 0, jnp.roll(g, -1, axis=0))
+    return jax.lax.fori_loop(0, min(n, len(x)) - 1, back, one)
 
 
 def lambda_return(rows: Rows, v_next: jax.Array, lam: float | jax.Array) -> jax.Array:
@@ -185,6 +222,13 @@ class TDLambda(ValueCritic):
         return lambda_return(rows, v_next, self.lam)
 
 
+def gae(rows: Rows, v: jax.Array, v_next: jax.Array, lam: float | jax.Array) -> jax.Array:
+    """Â_t = δ_t + γ_t λ Â_{t+1}, λ counting as 0 at a cut."""
+    delta = td_error(rows, v, v_next)
+    trace = jnp.where(rows.cut, 0, jnp.broadcast_to(jnp.asarray(lam, delta.dtype), rows.cut.shape))
+    return backward_sum(delta, decay=rows.discount * trace, cut=rows.cut)
+
+
 @dataclasses.dataclass(frozen=True)
 class GAE(ValueCritic):
     """Â_t + V(s_t), Â_t = δ_t + γ_t λ Â_{t+1}: the λ-return, computed as PPO does (Schulman et al. 2016, eq. 16)."""
@@ -198,10 +242,7 @@ class GAE(ValueCritic):
         share(self, "gae_lambda")
 
     def target(self, rows, v, v_next, view):
-        trace = jnp.where(
-            rows.cut, 0, jnp.broadcast_to(jnp.asarray(self.gae_lambda, v.dtype), rows.cut.shape)
-        )
-        return backward_sum(td_error(rows, v, v_next), decay=rows.discount * trace, cut=rows.cut) + v
+        return gae(rows, v, v_next, self.gae_lambda) + v
 
 
 class PolicyQ(ValueCritic):

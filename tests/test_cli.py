@@ -179,23 +179,21 @@ def test_many_seeds_from_python(tmp_path):
 
 
 def test_many_seeds_in_processes(tmp_path, capsys):
-    folder = tmp_path / "seeds"
-    arguments = [
-        "train",
-        "ppo",
-        "CartPole-v1",
-        "--seeds",
-        "2",
-        "--out",
-        str(folder),
-        "--backend",
-        "gymnasium",
-        *SMALL,
-    ]
-    assert main(arguments) == 0
+    """They train apart; and what they print goes into their folder and nowhere else."""
+    folder, precious = tmp_path / "seeds", tmp_path / "precious"
+    arguments = ["--seeds", "2", "--out", str(folder), "--backend", "gymnasium", *SMALL]
+    assert main(["train", "ppo", "CartPole-v1", *arguments]) == 0
     results = [json.loads((folder / f"seed-{s}" / "evaluation.json").read_text()) for s in (0, 1)]
     assert all(len(r["returns"]) == experiment.EVAL_EPISODES for r in results)
     assert results[0]["returns"] != results[1]["returns"]
+    log = folder / "seed-1" / "output.log"
+    precious.write_text("kept")
+    for make in (lambda: log.symlink_to(precious), lambda: os.mkfifo(log)):  # a pipe would be waited for
+        log.unlink()
+        make()
+        assert main(["resume", str(folder), "--steps", "2048", "--quiet"]) == 2
+        assert f"{log} is no regular file: remove it" in capsys.readouterr().err
+    assert precious.read_text() == "kept"
 
 
 def test_composition(tmp_path, capsys):
@@ -373,7 +371,7 @@ def test_sigterm_leaves_a_checkpoint_to_resume_from(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_stops_the_processes_of_all_seeds(number, tmp_path):
     """No orphans, a checkpoint each; and a seed that has none yet starts anew when the run is resumed."""
     folder = tmp_path / "run"
@@ -401,7 +399,8 @@ def test_a_signal_stops_the_processes_of_all_seeds(number, tmp_path):
 def _train_until_stopped(folder, paths, number, more=()):
     command = [sys.executable, "-m", "actrix", "train", "ppo", "CartPole-v1", "--out", str(folder), *more]
     child = subprocess.Popen(
-        [*command, "--steps", "50000000", "--backend", "gymnasium", "--set", "n_epochs=2", "--quiet"],
+        [*command, "--steps", "50000000", "--backend", "gymnasium", "--set", "n_steps=32", "batch_size=64",
+         "n_epochs=1", "n_envs=2", "policy_kwargs={'net_arch': [8]}", "--quiet"],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     for path in paths:
@@ -431,6 +430,7 @@ def _processes_naming(folder):
     return found
 
 
+@pytest.mark.slow
 def test_processes_with_other_hash_seeds_agree(tmp_path):
     from actrix.model import Model
 
@@ -811,31 +811,6 @@ def test_where_a_file_is_written(run, tmp_path, capsys, monkeypatch):
     assert main(["plot", str(run), "--out", "picture"]) == 0
     assert (tmp_path / "picture.png").stat().st_size > 1000
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
-
-
-def test_what_the_processes_of_seeds_print_goes_nowhere_else(tmp_path, capsys):
-    run, precious = tmp_path / "run", tmp_path / "precious"
-    words = [
-        "train",
-        "ppo",
-        "CartPole-v1",
-        "--backend",
-        "gymnasium",
-        "--seeds",
-        "2",
-        *SMALL,
-        "--out",
-        str(run),
-    ]
-    assert main(words) == 0
-    log = run / "seed-1" / "output.log"
-    precious.write_text("kept")
-    for make in (lambda: log.symlink_to(precious), lambda: os.mkfifo(log)):  # a pipe would be waited for
-        log.unlink()
-        make()
-        assert main(["resume", str(run), "--steps", "2048", "--quiet"]) == 2
-        assert f"{log} is no regular file: remove it" in capsys.readouterr().err
-    assert precious.read_text() == "kept"
 
 
 def test_modules_of_the_current_folder_are_found_where_one_is_named(tmp_path):

@@ -277,9 +277,10 @@ def train(
     return runner
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4)
 def shared_runner(name: str) -> CompiledRunner:
-    """The one runner of a preset, on `probes`: its program is compiled once. `restart` it before use."""
+    """The one runner of a preset, on `probes`: its program is compiled once. `restart` it before use. The last few
+    are kept: conftest.py has the tests of a preset run one after the other."""
     algorithm = preset(name)
     env = probes(algorithm)
     algorithm.check(env.spec, NUM_ENVS)

@@ -22,7 +22,6 @@ from test_write_faults import Faults, _File
 from actrix.cli import main
 from actrix.run import checkpoint, log, train
 from actrix.run.log import STEP, read_metrics
-from conftest import OPTION
 
 MORE = ["--quiet", "--checkpoint-seconds", "0"]
 TRAIN = ["train", "sarsa", "FrozenLake-v1", "--backend", "gymnasium", "--envs", "2", "--steps", "160",
@@ -117,10 +116,7 @@ def go(folder, n=0, fault=None, lasting=False):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
-    before = jax.config.values[OPTION]
-    jax.config.update(OPTION, True)  # as in the tests
     code, names = go(folder)
-    jax.config.update(OPTION, before)
     assert code == 0
     assert len(names) > 150
     assert len(checkpoint.checkpoints(folder / "checkpoints")) == checkpoint.KEEP

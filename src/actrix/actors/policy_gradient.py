@@ -23,6 +23,7 @@ from actrix.core.fields import choose, finite, positive, switch
 from actrix.core.rows import Rows, masked_mean
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
 from actrix.core.types import PyTree, record
+from actrix.nets.networks import joint_settings
 
 Samples = Float[Array, "*B"]
 Flags = Bool[Array, "*B"]
@@ -139,6 +140,9 @@ class StochasticActor(Actor):
 
     def build(self, config, spec, key):
         return config.build(spec, key)
+
+    def network_settings(self, config, spec):
+        return joint_settings(config, spec)
 
     def carry(self, net, num_envs):
         return net.initial_carry((num_envs,))

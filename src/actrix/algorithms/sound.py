@@ -168,6 +168,7 @@ def _passes(critic: Critic, actor: Actor, data: Data) -> str | None:
 def fits(a: Any, spec: Spec, num_envs: int) -> None:
     """Raise ValueError, with the numbers, where a composition does not fit the environment or its settings each other."""
     network = a.network
+    network.refuse_unused(*a.critic.network_settings(network, spec, a.actor))
     a.critic.check(spec, network)
     a.actor.check(spec, network)
     a.data.check(spec, num_envs, network)
@@ -186,8 +187,10 @@ def fits(a: Any, spec: Spec, num_envs: int) -> None:
         raise ValueError(
             "n_critic_updates fits the critic's own layers, which a module of yours does not name."
         )
-    if network.cell is not None and not a.data.facts.on_policy:
-        raise ValueError("a recurrent policy needs on-policy data: remembered rows do not hold its memory.")
+    if network.cell is not None and (a.data.facts.windows or a.data.facts.transitions):
+        raise ValueError(
+            "a recurrent policy cannot replay: remembered rows do not hold its memory; take data lag."
+        )
     if network.cell is not None and (
         (psi is not None and psi.name == "optimal") or network.module is not None
     ):
@@ -196,6 +199,12 @@ def fits(a: Any, spec: Spec, num_envs: int) -> None:
         rows = a.rows(spec)
         length = 1 if network.cell is None else a.data.training_length(rows)
         a.fit.check_rows(rows * num_envs // length)
+        if 1 in (a.data.batch_size, rows * num_envs) and getattr(a.actor, "normalize_advantage", False):
+            raise ValueError(
+                f"batch_size={a.data.batch_size} of n_steps × n_envs = {rows} × {num_envs} rows with "
+                "normalize_advantage=True: one advantage less its own mean is 0, and the policy would never move. Take "
+                "larger batches, or normalize_advantage=False."
+            )
 
 
 def plain_network(network: Any) -> None:

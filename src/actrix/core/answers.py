@@ -147,6 +147,10 @@ class Critic(abc.ABC):
     def build(self, config: Any, spec: Spec, key: Key, actor: Actor) -> Any:
         """The networks for one environment's spaces."""
 
+    @abc.abstractmethod
+    def network_settings(self, config: Any, spec: Spec, actor: Actor) -> tuple[str, ...]:
+        """Which of the network's settings have an effect."""
+
     def check(self, spec: Spec, config: Any) -> None:
         """Refuse what does not fit the environment; raises ValueError."""
 
@@ -209,6 +213,10 @@ class Actor(abc.ABC):
     def build(self, config: Any, spec: Spec, key: Key) -> Any:
         """Its policy as a network of its own."""
         raise NotImplementedError
+
+    def network_settings(self, config: Any, spec: Spec) -> tuple[str, ...]:
+        """Which of the network's settings have an effect on that."""
+        return ()
 
     def check(self, spec: Spec, config: Any) -> None:
         """Refuse what does not fit the environment; raises ValueError."""

@@ -16,6 +16,7 @@ from actrix.core.fields import choose, finite, share, whole
 from actrix.core.fit import Apart
 from actrix.core.optim import copied, polyak
 from actrix.critics.represent import JOINED, Joined, Numbers
+from actrix.nets.networks import ENCODING, HIDDEN
 from actrix.nets.q_networks import build_actor_critics
 from actrix.nets.view import apply
 
@@ -53,6 +54,9 @@ class Ensemble(Critic):
         return build_actor_critics(
             config, spec, key, actor=actor.build, n_critics=self.n_critics, atoms=self.joined.atoms
         )
+
+    def network_settings(self, config, spec, actor):
+        return (*ENCODING, *HIDDEN, "dropout", "share_features_extractor")  # nothing is shared in any case
 
     def init(self, net, params):
         return copied(params["critic"])

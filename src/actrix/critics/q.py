@@ -16,6 +16,7 @@ from actrix.core.optim import copied, polyak
 from actrix.critics.backups import BACKUPS, Backup, Max
 from actrix.critics.represent import REPRESENTATIONS, Number, Representation
 from actrix.critics.value import lambda_return
+from actrix.nets.networks import ENCODING, HIDDEN, one_body
 from actrix.nets.q_networks import build_q_net
 from actrix.nets.view import apply
 
@@ -71,6 +72,8 @@ class Q(Critic):
                 f"Q-learning needs a Discrete action space, not {spec.action_space}: "
                 "take sac, td3 or ddpg for continuous actions."
             )
+        if self.noisy and config.ortho_init:
+            raise ValueError("policy_kwargs ortho_init=True: noisy layers have an initialisation of their own.")
 
     def build(self, config, spec, key, actor):
         r = self.representation
@@ -83,6 +86,10 @@ class Q(Critic):
         return self.representation.q(lambda taus: apply(net, obs, taus), rows)
 
     # ------------------------------------------------------------------ learning
+
+    def network_settings(self, config, spec, actor):
+        widths = one_body(config) if config.pi is not None else HIDDEN
+        return (*ENCODING, *widths)
 
     def init(self, net, params):
         return copied(params["net"]) if self.target_network else ()

@@ -25,7 +25,7 @@ class Trajectories(OnPolicy):
     buffer_size: int = 50_000
     """Transitions kept, over all environments."""
     learning_starts: int = 1000
-    """Environment steps before the first update from the memory."""
+    """Transitions in the memory before the first update from it (or a full one)."""
 
     name: ClassVar[str] = "trajectories"
     positional: ClassVar[tuple[str, ...]] = ("replay_ratio", "buffer_size", "learning_starts")
@@ -61,14 +61,14 @@ class Trajectories(OnPolicy):
         )
 
     def feed(self, learning, state, memory, chunk, key):
+        enough = memory.holds(self.learning_starts)
         state, _, metrics, first = super().feed(learning, state, None, chunk, key)
         memory = memory.append(chunk)
         if not self.replay_ratio:
             return state, memory, metrics, first
         if self.n_critic_updates:
             key = jax.random.fold_in(key, 1)
-        progress, enough = learning.clock.before, learning.clock.steps_before >= self.learning_starts
-        rows, size = memory.rows, chunk.reward.shape[0]
+        progress, rows, size = learning.clock.before, memory.rows, chunk.reward.shape[0]
 
         def step(state, key):
             draw = memory.ring.draw(rows, key, rows.head.shape[0])

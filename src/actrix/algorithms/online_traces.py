@@ -122,7 +122,10 @@ class OnlineTraces(Algorithm):
         """Refuse what does not fit the environment; raises ValueError."""
         plain_network(self.network)
         gaussian = ("log_std_init",) if isinstance(spec.action_space, spaces.Box) else ()
-        self.network.refuse_unused(*ENCODING, *HIDDEN, *gaussian)
+        hidden = [
+            name for name in HIDDEN if not (self.sparsity and name == "ortho_init")
+        ]  # it draws all anew
+        self.network.refuse_unused(*ENCODING, *hidden, *gaussian)
 
     @property
     def answers(self) -> tuple[str, str, str]:

@@ -73,7 +73,9 @@ class Q(Critic):
                 "take sac, td3 or ddpg for continuous actions."
             )
         if self.noisy and config.ortho_init:
-            raise ValueError("policy_kwargs ortho_init=True: noisy layers have an initialisation of their own.")
+            raise ValueError(
+                "policy_kwargs ortho_init=True: noisy layers have an initialisation of their own."
+            )
 
     def build(self, config, spec, key, actor):
         r = self.representation

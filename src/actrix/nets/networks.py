@@ -19,7 +19,6 @@ from actrix.nets.memory import apply
 from actrix.nets.torso import MLP, SQRT2, Encoder, Linear, resolve_activation, space_leaves
 from actrix.nets.view import JointView
 
-
 ENCODING = ("features_extractor_class", "features_extractor_kwargs", "cnn")
 HIDDEN = ("pi", "vf", "activation_fn", "ortho_init", "layer_norm")
 

@@ -195,7 +195,10 @@ BLOCKS = [(p, i, code) for p in PAGES for i, code in enumerate(RUN.findall(p.rea
 
 
 @pytest.mark.parametrize(
-    ("page", "code"), [(p, c) for p, _, c in BLOCKS], ids=[f"{relative(p)}-{i}" for p, i, _ in BLOCKS]
+    ("page", "code"),
+    # README's is an example, too, and runs there.
+    [pytest.param(p, c, marks=pytest.mark.slow if p.name == "README.md" else ()) for p, _, c in BLOCKS],
+    ids=[f"{relative(p)}-{i}" for p, i, _ in BLOCKS],
 )
 def test_marked_blocks_run(page, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

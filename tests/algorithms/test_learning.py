@@ -71,7 +71,16 @@ def test_presets_learn_known_values_and_to_act(name):
     assert not wrong
 
 
-@pytest.mark.parametrize("name", ["ppo", "a2c", "reinforce", "vpg", "trpo", "npg", "acktr"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ppo",
+        "reinforce",
+        "trpo",
+        "acktr",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("a2c", "vpg", "npg")),
+    ],
+)
 def test_continuous_actions(name):
     """Best action ±½ by the sign of the observation."""
     algorithm = small(PRESETS[name].algorithm, learning_rate=0.01)

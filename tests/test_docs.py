@@ -174,6 +174,71 @@ def test_code_paths_exist():
                     )
 
 
+# ------------------------------------------------------------------ equations
+
+INLINE = re.compile(r"(?<![\\$])\$(?![\s`$])((?:\\.|[^\\$])+?)(?<![\s`])\$")
+
+
+def hooks():
+    spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def as_text(markdown):
+    """What CommonMark leaves of a page's paragraphs and cells: where GitHub looks for $…$."""
+    from markdown_it import MarkdownIt
+
+    kept = {"softbreak": "\n", "hardbreak": "\n"}
+    return "\n\n".join(
+        "".join(t.content if t.type in ("text", "code_inline") else kept.get(t.type, "\0") for t in token.children)
+        for token in MarkdownIt("commonmark").enable("table").parse(markdown)
+        if token.type == "inline"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_equations_render_on_github_too(page):
+    """Markdown eats `\\,` and may take `_` for emphasis: such equations are fences, or have backticks."""
+    text = page.read_text(encoding="utf-8")
+    prose = re.sub(r"\$`[^`]*`\$|`[^`\n]*`", "`", FENCE.sub("", text))
+    assert "$$" not in prose, f"{relative(page)}: a display equation is a fence named math"
+    left = as_text(text)
+    for match in INLINE.finditer(prose):
+        found = re.sub(r"\n\s+", "\n", match[0])
+        assert found in left, f"{relative(page)}: write $`{match[1]}`$"
+
+
+def test_inline_equations_with_backticks_are_equations_on_the_site():
+    from markdown import Markdown
+
+    html = Markdown(extensions=[hooks().Equations()]).convert(r"a $`\mathbb E\,x_1*y_1*`$ and `$x`")
+    assert html == r'<p>a <span class="arithmatex">\(\mathbb E\,x_1*y_1*\)</span> and <code>$x</code></p>'
+
+
+def test_equations_need_no_network():
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_multi_constructor("!!python/", lambda *_: None)
+    Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+    config = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader)
+    for file in [*config["extra_css"], *config["extra_javascript"]]:
+        assert (DOCS / file).is_file(), file
+    css = (DOCS / "katex" / "katex.min.css").read_text(encoding="utf-8")
+    for url in re.findall(r"url\(([^)]*)\)", css):
+        assert (DOCS / "katex" / url).is_file(), url
+    assert (DOCS / "katex" / "LICENSE").is_file()
+    # The styles whose fonts are not there.
+    missing = re.compile(r"\\(mathfrak|mathsf|mathscr|mathtt|texttt|textsf|frak|Bbb|boldsymbol|bm|pmb)\b")
+    for page in PAGES:
+        found = missing.search(page.read_text(encoding="utf-8"))
+        assert found is None, f"{relative(page)}: {found.group()}: add KaTeX's font of it"
+
+
 # ------------------------------------------------------------------ code
 
 

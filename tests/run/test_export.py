@@ -312,6 +312,13 @@ def test_without_its_packages_onnx_names_the_extra(tmp_path, monkeypatch):
     model.export(tmp_path / "policy", "stablehlo")
 
 
+def test_without_its_package_stablehlo_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(ImportError, match=r'StableHLO needs flatbuffers .*pip install "actrix\[export\]"'):
+        build("ppo", BOX, ONE).export(tmp_path / "policy", "stablehlo")
+    assert not list(tmp_path.iterdir())
+
+
 def test_parts_with_one_name_are_refused(tmp_path):
     space = spaces.Dict({"a.b": spaces.Discrete(2), "a": spaces.Dict({"b": spaces.Discrete(2)})})
     with pytest.raises(ExportError, match=r"would both be named 'observation\.a\.b'"):

@@ -100,7 +100,7 @@ class Tabular(Algorithm):
             raise ValueError("policy_kwargs: a table has no network to set up; leave them out.")
         if self.predicts and self.importance == "none":
             # Nothing would correct for it: the values would be those of a mixture with uniform actions.
-            object.__setattr__(self, "actor", dataclasses.replace(self.actor, exploration="none"))
+            object.__setattr__(self, "actor", Greedy())
         reason = self._unsound()
         if reason:
             raise ValueError(f"{self.method}: {reason}.")

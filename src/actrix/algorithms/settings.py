@@ -145,7 +145,8 @@ def _apply(algorithm: Any, values: dict[str, Any]) -> Any:
     own, inner = {}, {name: {} for name in parts_of(algorithm)}
     parts, mine = parts_of(algorithm), own_fields(algorithm)
     for name, value in values.items():
-        owners = [part for part, held in parts.items() if name in words.setting_names(held)]
+        # The discount comes before the flag `gamma` of an actor, whose setting is gamma_weight.
+        owners = [p for p, held in parts.items() if name not in mine and name in words.setting_names(held)]
         if name in mine:
             own[name] = value
         elif name == "policy_kwargs":

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from actrix.core.rows import Rows
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
@@ -42,6 +43,10 @@ class State:
     """Updates made so far."""
     bad: jax.Array
     """An update was not finite: it changed nothing, and nothing has changed since."""
+
+    def keep(self, new: PyTree, old: PyTree) -> PyTree:
+        """What there was before, where an update was not finite."""
+        return jax.tree.map(lambda n, o: jnp.where(self.bad, o, n), new, old)
 
 
 @record

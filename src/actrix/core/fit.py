@@ -289,7 +289,7 @@ class Apart(Fit):
 def _follow(critic: Critic, actor: Actor, state: State) -> State:
     """The targets of both answers follow."""
     kept = Kept(critic.follow(state.kept.critic, state.params), actor.follow(state.kept.actor, state.params))
-    return dataclasses.replace(state, kept=kept)
+    return dataclasses.replace(state, kept=state.keep(kept, state.kept))
 
 
 @dataclasses.dataclass(frozen=True)

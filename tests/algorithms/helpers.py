@@ -242,7 +242,11 @@ def _small_joint(algorithm: Composition) -> dict[str, Any]:
         changes |= {"ent_coef": 0.1}
     if algorithm.data.facts.windows:
         changes |= {"buffer_size": 2048, "learning_starts": 0, "replay_ratio": 2, "learning_rate": 0.01}
-    return changes if "ent_coef" in setting_names(algorithm) else {n: x for n, x in changes.items() if n != "ent_coef"}
+    return (
+        changes
+        if "ent_coef" in setting_names(algorithm)
+        else {n: x for n, x in changes.items() if n != "ent_coef"}
+    )
 
 
 def _small_replay(algorithm: Composition) -> dict[str, Any]:
@@ -406,7 +410,7 @@ def policy_of(acting: Any, obs: list[float]) -> np.ndarray:
 
 
 def estimated(algorithm: Composition, learner: Any, chunk: Any) -> tuple[Any, Any, Any]:
-    """(rows as they are learned from, what the critic estimates of them, what the actor remembers) of a chunk `[T, N]`."""
+    """(rows as learned from, what the critic estimates of them, what the actor remembers) of a chunk `[T, N]`."""
     update = Update(algorithm, learner, count(learner.training, chunk))
     state = update.start(jnp.asarray(False))
     rows = update.see(rows_of(chunk, algorithm.gamma, algorithm.data.facts.on_policy))

@@ -308,9 +308,7 @@ def test_ppo_starts_from_ratio_one_with_running_statistics(mode):
 
 
 def test_critic_only_passes_leave_the_policy_alone():
-    alg = algorithm(
-        "gae", "score:advantage", optimizer="adam", learning_rate=1e-2, critic_learning_rate=1e-2
-    )
+    alg = algorithm("gae", "score:advantage", optimizer="adam", learning_rate=1e-2, critic_learning_rate=1e-2)
     seven = configure(alg, {"n_critic_updates": 7})
     learner = start(seven)
     chunk = random_chunk(alg, learner, whole=False)

@@ -150,7 +150,8 @@ class KroneckerFactored(NaturalActor):
             raise ValueError("acktr factors dense layers only: layer_norm needs trpo or npg.")
         if config.cell is not None or config.cnn or config.features_extractor_class is not None or images:
             raise ValueError(
-                "acktr factors dense layers only: images, a recurrent cell or an extractor of your own need trpo or npg."
+                "acktr factors dense layers only: images, a recurrent cell or an extractor of your own need trpo or "
+                "npg."
             )
 
     def step_init(self, net):

@@ -173,7 +173,7 @@ class StochasticActor(Actor):
 class PolicyGradient(StochasticActor):
     """Maximise objective(ψ) + ent_coef · H(π); the final classes give the objective of each row."""
 
-    psi: Psi | None = dataclasses.field(default=None, kw_only=True, metadata={"parts": PSI})
+    psi: Psi = dataclasses.field(default=None, kw_only=True, metadata={"parts": PSI})  # type: ignore[assignment]
     """None = the critic's own: reward-to-go without one, q for the score and a Q critic, else advantage."""
     ent_coef: float = dataclasses.field(default=0.0, kw_only=True)
     """Weight of the entropy, in units of return per nat."""

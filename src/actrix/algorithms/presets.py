@@ -130,7 +130,7 @@ def words_of(algorithm: Algorithm) -> dict[str, Any] | None:
     if not isinstance(algorithm, Composition):
         return None
     said = {name: words.write(getattr(algorithm, name)) for name in ("critic", "actor", "data")}
-    settings = _besides(algorithm, compose(**said))
+    settings = _besides(algorithm, compose(said["critic"], said["actor"], said["data"]))
     for name in said:  # what such compositions usually take need not be said
         head, _, tail = said[name].rpartition(":")
         kept = tail.split(",")

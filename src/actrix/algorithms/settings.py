@@ -36,7 +36,7 @@ UNSUPPORTED = {
 }
 _ALIASES = {"rms_prop_eps": "optimizer_eps", "adam_eps": "optimizer_eps", "clip_range_value": "clip_range_vf",
             "per": "prioritized", "n_step": "n_steps"}  # fmt: skip
-_ANSWERS = {"critic": parse_critic, "actor": parse_actor, "data": parse_data}
+_ANSWERS: dict[str, Any] = {"critic": parse_critic, "actor": parse_actor, "data": parse_data}
 
 
 def parts_of(algorithm: Algorithm) -> dict[str, Any]:
@@ -142,7 +142,8 @@ def _explorer(algorithm: Any, values: dict[str, Any]) -> dict[str, Any]:
 
 def _apply(algorithm: Any, values: dict[str, Any]) -> Any:
     """Each setting where it belongs; fields of one part are replaced together, some are only sound with each other."""
-    own, inner = {}, {name: {} for name in parts_of(algorithm)}
+    own: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {name: {} for name in parts_of(algorithm)}
     parts, mine = parts_of(algorithm), own_fields(algorithm)
     for name, value in values.items():
         # The discount comes before the flag `gamma` of an actor, whose setting is gamma_weight.

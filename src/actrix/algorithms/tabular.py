@@ -59,7 +59,7 @@ class Tabular(Algorithm):
     visits: str = "first"
     """mc: the 'first' visit of an episode to a cell counts, or 'every' one."""
     importance: str = "none"
-    """mc: 'none' learns about the behaviour policy, which with `predict` is the given one and does not explore, whatever
+    """mc: 'none' learns about the behaviour policy, which with `predict` is the given one and never explores, whatever
     `actor` says; 'ordinary', 'weighted' and 'per-decision' importance sampling learn about the greedy policy (with
     `predict`: the given one) while ε of the behaviour explores."""
     gamma: float = 0.99

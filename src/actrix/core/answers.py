@@ -1,4 +1,4 @@
-"""The three questions as abstract classes. Final classes fill them in and own their state; shared code never asks which.
+"""The three questions as abstract classes. Final classes fill them in and own their state; nobody asks which.
 
 `view` is what the networks say of some rows (`nets.view`); `view(params)` the same rows seen by other parameters.
 """
@@ -411,6 +411,10 @@ class Data(abc.ABC):
     def observe(self, training: Any, memory: PyTree, chunk: Chunk) -> tuple[Any, PyTree]:
         """(training, memory) after a chunk of the warm-up."""
         return training, memory
+
+    def replay(self, learning: Learning, state: State, memory: PyTree, steps: int, key: Key) -> tuple:
+        """(state, memory, metrics) after so many updates from a memory of transitions."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def feed(

@@ -25,8 +25,8 @@ from actrix.nets.view import apply
 class Q(Critic):
     """Q(s, ·), fitted to r + γ_t V(s′), V read by a backup off a target copy (DQN), or to the λ-return of itself (PQN).
 
-    G_t = r_t + γ_t[(1 − λ) V(s_{t+1}) + λ G_{t+1}]. For λ > 0 it follows the behaviour policy for a while, uncorrected: a
-    bias that shrinks with exploration (Peng's Q(λ)).
+    G_t = r_t + γ_t[(1 − λ) V(s_{t+1}) + λ G_{t+1}]. For λ > 0 it follows the behaviour policy for a while, uncorrected:
+    a bias that shrinks with exploration (Peng's Q(λ)).
     """
 
     backup: Backup = dataclasses.field(default=Max(), metadata={"parts": BACKUPS})

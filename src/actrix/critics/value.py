@@ -250,8 +250,8 @@ class GAE(ValueCritic):
 
 
 class PolicyQ(ValueCritic):
-    """Q(s, ·) of the policy in place of V(s): V(s) = Σ_a π(a|s) Q(s, a), so every estimator serves it (expected SARSA for
-    TD). Mixed into an estimator; the advantage is Q(s_t, a_t) − V(s_t)."""
+    """Q(s, ·) of the policy in place of V(s): V(s) = Σ_a π(a|s) Q(s, a), so every estimator serves it (expected SARSA
+    for TD). Mixed into an estimator; the advantage is Q(s_t, a_t) − V(s_t)."""
 
     @property
     def facts(self):

@@ -18,7 +18,7 @@ from actrix.data.ring import empty_memory
 
 @dataclasses.dataclass(frozen=True)
 class Trajectories(OnPolicy):
-    """Each fresh chunk is learned from, then `replay_ratio` times as many windows of a ring as there are environments."""
+    """Each fresh chunk is learned from, then `replay_ratio` times as many windows as there are environments."""
 
     replay_ratio: int = 4
     """Updates from the memory per fresh chunk (ACER draws their number from a Poisson law of this mean)."""
@@ -52,7 +52,8 @@ class Trajectories(OnPolicy):
         if before_last < self.learning_starts:
             raise ValueError(
                 f"learning_starts={self.learning_starts} is more than the {before_last} steps before the last of "
-                f"{total_steps} steps' chunks: nothing would be learned from the memory. Lower it, or set replay_ratio=0."
+                f"{total_steps} steps' chunks: nothing would be learned from the memory. Lower it, or set "
+                "replay_ratio=0."
             )
 
     def init(self, head, spec, num_envs, record):

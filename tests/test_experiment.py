@@ -18,18 +18,18 @@ def network(env_id="CartPole-v1", **given):
 def test_the_users_answers_replace_the_zoos():
     """The zoo's gae_lambda and clip_range for CartPole go with the critic and the actor that had them."""
     n_step = experiment.resolve("ppo", "CartPole-v1", settings={"critic": "n-step:10"}).build()
-    assert n_step.critic.estimator == NStep(10)
-    assert (n_step.gamma, n_step.n_steps) == (0.98, 32)  # the zoo's
+    assert n_step.critic == NStep(10)
+    assert (n_step.gamma, n_step.data.n_steps) == (0.98, 32)  # the zoo's
     assert n_step.actor == experiment.resolve("ppo", "CartPole-v1").build().actor
     kl = experiment.resolve("ppo", "CartPole-v1", settings={"actor": "ppo-kl"}).build()
     assert isinstance(kl.actor, PPOKL)
-    assert kl.critic.estimator == GAE(0.8)
+    assert kl.critic == GAE(0.8)
 
 
 def test_none_names_a_critic():
     """`--set critic=none` arrives as None."""
     settings = {"critic": None, "actor": "score", "n_epochs": 1, "batch_size": None}
-    assert experiment.resolve("ppo", "CartPole-v1", settings=settings).build().critic.function == "none"
+    assert experiment.resolve("ppo", "CartPole-v1", settings=settings).build().critic.name == "none"
 
 
 def test_what_the_user_typed_beats_the_policy_name():
@@ -70,8 +70,8 @@ def test_every_algorithm_comes_back_from_its_config(name, tmp_path):
     """The preset's own settings, the zoo's, and a memory smaller than the default batch."""
     algorithm = PRESETS[name].algorithm
     assert configure(algorithm, json.loads(json.dumps(settings_of(algorithm)))) == algorithm
-    offline = name in experiment.OFFLINE_ONLY
-    small = {} if not hasattr(algorithm.data, "batch_size") else {"buffer_size": 40, "batch_size": 20}
+    offline = PRESETS[name].offline
+    small = {} if not hasattr(algorithm.data, "prioritized") else {"buffer_size": 40, "batch_size": 20}
     for env_id in ("CartPole-v1", "Pendulum-v1"):
         if offline:
             built = configure(algorithm, small)
@@ -84,11 +84,11 @@ def test_every_algorithm_comes_back_from_its_config(name, tmp_path):
 
 
 def test_algorithms_that_need_a_data_set_or_an_environment_say_so():
-    for name in experiment.OFFLINE_ONLY:
+    for name in (n for n, p in PRESETS.items() if p.offline):
         with pytest.raises(SettingError, match=f"{name} learns from a data set: give --dataset PATH"):
             experiment.resolve(name, "CartPole-v1")
     for name in ("ppo", "a2c", "pqn", "v-trace", "acer", "q-learning", "cpi", "stream-ac"):
         with pytest.raises(SettingError, match=f"{name} needs an environment: bc, cql, iql, td3-bc and"):
             experiment.check_offline(PRESETS[name])
-    for name in (*experiment.OFFLINE_ONLY, "dqn", "rainbow", "sac", "td3"):
+    for name in (*(n for n, p in PRESETS.items() if p.offline), "dqn", "rainbow", "sac", "td3"):
         experiment.check_offline(PRESETS[name])

@@ -90,6 +90,8 @@ class RunConfig:
 
     def build(self) -> Any:
         """The algorithm (a frozen dataclass)."""
+        if not self.settings:
+            raise RunError("the settings of this run lack everything: its config.json is incomplete.")
         if self.algorithm != presets.COMPOSED:
             base = presets.find_preset(self.algorithm).algorithm
             return configure(base, upgraded(base, self.settings))

@@ -16,6 +16,8 @@ from actrix.algorithms.sound import describe, unsound
 from actrix.core import words
 from actrix.core.contract import Algorithm
 from actrix.core.schedules import Linear, Tabulated
+from actrix.critics.backups import BACKUPS
+from actrix.critics.represent import REPRESENTATIONS
 from actrix.nets.networks import NetworkConfig
 from actrix.nets.torso import ACTIVATIONS
 
@@ -199,11 +201,20 @@ def _spelled(algorithm: Any, name: str, value: Any) -> dict[str, Any]:
         )
     if name == "action_noise" and "noise_type" in names:
         return action_noise_settings(value)
-    if name == "target" and "backup" in names:
-        return {"backup": {"q-learning": "max"}.get(value, value)}
-    if name == "distributional" and "representation" in names:
-        return {"representation": "number" if value is None else value}
+    for old, (field, spelled) in _OF_Q.items():
+        if name == old and field in names:
+            if value not in spelled:
+                raise SettingError(f"{name}={value!r}: choose one of {', '.join(map(str, spelled))}.")
+            return {field: spelled[value]}
     return {name: value}
+
+
+_OF_Q: dict[str, tuple[str, dict[Any, str]]] = {
+    "target": ("backup", {"q-learning": "max"} | {cls.name: cls.name for cls in BACKUPS}),
+    "distributional": (
+        "representation", {None: "number"} | {cls.name: cls.name for cls in REPRESENTATIONS if cls.distributional},
+    ),
+}  # fmt: skip
 
 
 def action_noise_settings(noise: Any) -> dict[str, Any]:

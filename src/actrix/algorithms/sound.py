@@ -170,10 +170,6 @@ def _passes(critic: Critic, actor: Actor, data: Data) -> str | None:
 def fits(a: Any, spec: Spec, num_envs: int) -> None:
     """Raise ValueError, with the numbers, where a composition does not fit the environment, or its settings."""
     network = a.network
-    network.refuse_unused(*a.critic.network_settings(network, spec, a.actor))
-    a.critic.check(spec, network)
-    a.actor.check(spec, network)
-    a.data.check(spec, num_envs, network)
     c, psi, apart = (
         a.critic.facts,
         getattr(a.actor, "psi", None),
@@ -181,6 +177,10 @@ def fits(a: Any, spec: Spec, num_envs: int) -> None:
     )
     if apart and not (c.gives == "none" and not a.actor.facts.clones):
         plain_network(network)
+    network.refuse_unused(*a.critic.network_settings(network, spec, a.actor))
+    a.actor.check(spec, network)
+    a.critic.check(spec, network)
+    a.data.check(spec, num_envs, network)
     if psi is not None and psi.name == "optimal" and num_envs < 2:
         raise ValueError(
             "psi 'optimal' takes its baseline from a chunk's other episodes: n_envs must be ≥ 2."

@@ -87,11 +87,9 @@ class Ensemble(Critic):
         """What the actor ascends: Q(s, a) `[B]` at an action, or Q(s, ·) `[B, A]`."""
         out = view.q(action, first=self.actor_q == "first", key=key)
         q = out if action is None else self.joined.mean(out)
-        return (
-            q[:, 0]
-            if self.actor_q == "first"
-            else {"min": jnp.min, "mean": jnp.mean}[self.actor_q](q, axis=1)
-        )
+        if self.actor_q == "first":
+            return q[:, 0]
+        return jnp.min(q, axis=1) if self.actor_q == "min" else jnp.mean(q, axis=1)
 
     def advantage(self, view, rows, est):
         """min_i Q_i(s, a) − V(s), V(s) = Σ_a π Q, or Q at the policy's likeliest action (AWAC samples one)."""

@@ -146,7 +146,8 @@ class Critic(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def facts(self) -> CriticFacts: ...
+    def facts(self) -> CriticFacts:
+        """What the soundness of a composition depends on."""
 
     @abc.abstractmethod
     def build(self, config: Any, spec: Spec, key: Key, actor: Actor) -> Any:
@@ -213,7 +214,8 @@ class Actor(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def facts(self) -> ActorFacts: ...
+    def facts(self) -> ActorFacts:
+        """What the soundness of a composition depends on."""
 
     def build(self, config: Any, spec: Spec, key: Key) -> Any:
         """Its policy as a network of its own."""
@@ -362,7 +364,8 @@ class Data(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def facts(self) -> DataFacts: ...
+    def facts(self) -> DataFacts:
+        """What the soundness of a composition depends on."""
 
     critic_passes: int = 0
     """Extra passes that fit only the critic."""

@@ -211,6 +211,8 @@ def test_equations_render_on_github_too(page):
     text = page.read_text(encoding="utf-8")
     prose = re.sub(r"\$`[^`]*`\$|`[^`\n]*`", "`", FENCE.sub("", text))
     assert "$$" not in prose, f"{relative(page)}: a display equation is a fence named math"
+    alone = re.search(r"(?<!\\)\$\S.*", INLINE.sub("", prose))
+    assert alone is None, f"{relative(page)}: no equation, as a space stands inside a dollar: {alone[0]}"
     left = as_text(text)
     for match in INLINE.finditer(prose):
         found = re.sub(r"\n\s+", "\n", match[0])

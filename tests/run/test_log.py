@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import signal
@@ -259,6 +260,16 @@ def test_zeros_after_a_power_cut_are_removed(tmp_path):
         pass
     assert path.read_bytes().startswith(before)
     assert events(path)[1] == [2]
+
+
+def test_an_event_file_may_be_left_open(tmp_path):
+    """As a model's is after `learn`; warnings are errors here."""
+    log = Logger(None, tmp_path)
+    log.dump(1)
+    log.itself = log
+    del log
+    gc.collect()
+    assert events(next(tmp_path.iterdir()))[0]
 
 
 def test_a_new_log_begins_a_new_event_file(tmp_path):

@@ -17,6 +17,7 @@ import secrets
 import socket
 import struct
 import time
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,9 @@ class _Events(_Growing):
         self.path = old[-1] if old else folder / f"events.out.tfevents.{stamp}"
         atomic.check_regular(self.path)
         self.file = io.FileIO(self.path, "a")
+        weakref.finalize(
+            self, self.file.close
+        )  # a model's log stays open after `learn`, and nobody need close it
         try:
             size, whole = os.fstat(self.file.fileno()).st_size, _whole_records(self.path)
             if whole < size:

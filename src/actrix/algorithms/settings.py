@@ -147,24 +147,33 @@ def _apply(algorithm: Any, values: dict[str, Any]) -> Any:
     own: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {name: {} for name in parts_of(algorithm)}
     parts, mine = parts_of(algorithm), own_fields(algorithm)
+    # The discount comes before the flag `gamma` of an actor, whose setting is gamma_weight.
+    others = {name: x for name, x in values.items() if name not in mine}
+    names = {part: _names_after(held, others) for part, held in parts.items()}
     for name, value in values.items():
-        # The discount comes before the flag `gamma` of an actor, whose setting is gamma_weight.
-        owners = [p for p, held in parts.items() if name not in mine and name in words.setting_names(held)]
+        owners = [part for part in parts if name in others and name in names[part]]
         if name in mine:
             own[name] = value
         elif name == "policy_kwargs":
             own["network"] = network_config(value or {}, algorithm.network)
         elif not owners:
-            _refuse(algorithm, name)
+            before = {x for held in parts.values() for x in words.setting_names(held)}
+            after = [x for found in names.values() for x in found]
+            _refuse(algorithm, name, {*setting_names(algorithm)} - before | {*mine, *after})
         for part in owners:
             inner[part][name] = value
     changed = {name: words.with_changes(parts[name], found) for name, found in inner.items() if found}
     return dataclasses.replace(algorithm, **own, **changed)
 
 
-def _refuse(algorithm: Any, name: str) -> None:
-    names = setting_names(algorithm)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+def _names_after(held: Any, values: dict[str, Any]) -> list[str]:
+    """The settings of an answer once these are made: what is chosen inside it brings its own."""
+    made = {name: x for name, x in values.items() if name in words.own_names(type(held))}
+    return words.setting_names(words.with_changes(held, made) if made else held)
+
+
+def _refuse(algorithm: Any, name: str, names: set[str]) -> None:
+    near = difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(names))}."
     raise SettingError(f"unknown setting {name!r} for {' × '.join(algorithm.answers[:2])}: {hint}")
 

@@ -92,14 +92,19 @@ def with_changes(part: Any, changes: Mapping[str, Any]) -> Any:
     return dataclasses.replace(part, **own, **parts)
 
 
+def own_names(cls: Any) -> list[str]:
+    """Every name that `with_changes` takes but for those of what its fields hold."""
+    names = [name for f in dataclasses.fields(cls) for name in dict.fromkeys((f.name, flag_of(f)))]
+    parts = [kind.name for kinds in part_fields(cls).values() for kind in kinds]
+    return names + list(getattr(cls, "aliases", {})) + parts
+
+
 def setting_names(part: Any) -> list[str]:
     """Every name that `with_changes` takes."""
-    cls: Any = type(part)
-    names = [flag_of(f) for f in dataclasses.fields(cls)] + list(getattr(cls, "aliases", {}))
-    for field, kinds in part_fields(cls).items():
-        held = getattr(part, field)
-        names += [kind.name for kind in kinds] + ([] if held is None else _names(type(held)))
-    return list(dict.fromkeys(names))
+    cls = type(part)
+    held = [getattr(part, field) for field in part_fields(cls)]
+    inner = [name for x in held if x is not None for name in _names(type(x))]
+    return list(dict.fromkeys(own_names(cls) + inner))
 
 
 def _names(cls: Any) -> list[str]:

@@ -37,9 +37,8 @@ def contract_names():
     for node in (node for file in CONTRACTS for node in ast.walk(ast.parse((SRC / file).read_text("utf-8")))):
         if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
             names.add(node.name)
-        elif isinstance(node, ast.AnnAssign):
-            if isinstance(node.target, ast.Name):
-                names.add(node.target.id)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
     return names
 
 

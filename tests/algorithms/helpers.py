@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from gymnasium import spaces
 
 from actrix.algorithms.conservative import ConservativeIteration
@@ -268,6 +269,17 @@ def _small_replay(algorithm: Composition) -> dict[str, Any]:
         if algorithm.fit.policy_delay > 2:
             changes |= {"policy_delay": 2}
     return changes
+
+
+BY_OTHERS = ("qac", "tdac", "ppo-kl", "npg", "c51", "ddpg")
+"""Presets whose parts are other presets' (Rainbow's C51, TD3's DDPG) or which `test_compositions.py` has under their
+parts' names: `slow` where each preset is tried."""
+
+
+def presets(few: Any = None) -> list[Any]:
+    """All presets as parameters; only these, or all but `BY_OTHERS`, are not `slow`."""
+    quick = lambda name: name not in BY_OTHERS if few is None else name in few
+    return [name if quick(name) else pytest.param(name, marks=pytest.mark.slow) for name in PRESETS]
 
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

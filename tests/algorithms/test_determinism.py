@@ -49,7 +49,7 @@ def digests_elsewhere(names, folder):
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["'))
 
 
-FEW = ["ppo", "trpo", "acer", "rainbow", "iqn", "tqc", "iql", "pqn", "stream-ac", "q-lambda", "cpi"]
+FEW = ["ppo", "acer", "rainbow", "tqc", "pqn", "stream-ac", "q-lambda"]
 """Every kind of update, replayed data and drawn quantiles among them."""
 OTHERS = [name for name in PRESETS if name not in FEW]
 PARTS = [FEW, *(pytest.param(OTHERS[i::3], marks=pytest.mark.slow) for i in range(3))]

@@ -10,6 +10,7 @@ from helpers import (
     continuous,
     greedy,
     preferred,
+    presets,
     probability,
     restart,
     shared_runner,
@@ -61,7 +62,7 @@ def learned(name, seed=0):
     return checks
 
 
-@pytest.mark.parametrize("name", [*PRESETS, *VARIANTS])
+@pytest.mark.parametrize("name", [*presets(), *VARIANTS])
 def test_presets_learn_known_values_and_to_act(name):
     """On all probes: V(obs) = obs where the reward is; V = γ one step before a reward of 1; reward 1 for ever, cut
     every 2 steps, is worth 1/(1−γ) = 2 (taken for a termination at most 1.5); the best action; of the masked ones

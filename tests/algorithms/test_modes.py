@@ -13,6 +13,7 @@ from helpers import (
     NUM_ENVS,
     distance,
     preset,
+    presets,
     probes,
     restart,
     shared_runner,
@@ -106,16 +107,12 @@ def compare(case):
 ON_POLICY = [n for n, p in PRESETS.items() if not hasattr(p.algorithm.data, "learning_starts")]
 
 
-FEW = ("reinforce", "vpg", "ppo", "trpo", "acktr", "v-trace", "acer", "dqn", "iqn", "rainbow", "pqn", "td3", "sac",
-       "discrete-sac", "cql", "iql", "mc", "td-lambda", "q-lambda", "cpi", "stream-ac")  # fmt: skip
+FEW = ("reinforce", "ppo", "trpo", "acktr", "v-trace", "acer", "dqn", "iqn", "rainbow", "pqn", "td3", "sac", "iql",
+       "mc", "q-lambda", "cpi", "stream-ac")  # fmt: skip
 """Every kind of update, of data and of acting; the other presets are settings of these."""
 
 
-def rest(names, few):
-    return [name if name in few else pytest.param(name, marks=pytest.mark.slow) for name in names]
-
-
-@pytest.mark.parametrize("case", rest([*PRESETS, *CASES], [*FEW, *CASES]))
+@pytest.mark.parametrize("case", [*presets(FEW), *CASES])
 def test_modes_agree(case):
     """Random phase included; and neither loop compiles a second time."""
     compare(case)
@@ -137,7 +134,9 @@ TYPES = {name: (preset(name), None) for name in PRESETS} | {
 }
 
 
-@pytest.mark.parametrize("case", rest(TYPES, [name for name in TYPES if name not in FEW]))
+@pytest.mark.parametrize(
+    "case", [*presets(PRESETS.keys() - FEW), *(case for case in TYPES if case not in PRESETS)]
+)
 def test_learning_changes_no_type(case):
     """From a fresh learner on: another dtype, or a weak one, would compile the whole loop again."""
     algorithm, env = TYPES[case]

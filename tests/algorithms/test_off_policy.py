@@ -38,6 +38,7 @@ PLAIN = {
 }  # fmt: skip
 KEY = jax.random.key(0)
 
+
 def algorithm(name, **settings):
     """A preset whose step of descent is its gradient."""
     return configure(PRESETS[name].algorithm, PLAIN | settings)
@@ -326,9 +327,7 @@ def test_deterministic_actor_critics_by_their_formulas(name):
     q = apply(target.critics, batch.next_obs, apply(target.actor, batch.next_obs), None)[..., 0]
     y = batch.reward + batch.discount * q.min(1)
     after, priority, _ = update(alg, learner, batch)
-    close(
-        state.params["critic"] - after.params["critic"], pathwise_critic_loss(alg, build, state, batch, y)
-    )
+    close(state.params["critic"] - after.params["critic"], pathwise_critic_loss(alg, build, state, batch, y))
     before = apply(build(state.params).critics, batch.obs, batch.action, None)[..., 0]
     close(priority, np.abs(before - y[:, None]).mean(1))
 
@@ -567,7 +566,9 @@ def test_epsilon_falls_to_its_end_and_stays():
     np.testing.assert_allclose(seen, [max(0.9 - 0.08 * i, 0.1) for i in range(1, 13)], rtol=1e-5)
     explored = configure(alg, {"actor": "boltzmann:lin_1.0_0.2"})
     np.testing.assert_allclose(
-        [explored.actor.numbers(jnp.asarray(p)).temperature for p in (0.0, 0.5, 1.0)], [1, 0.6, 0.2], rtol=1e-6
+        [explored.actor.numbers(jnp.asarray(p)).temperature for p in (0.0, 0.5, 1.0)],
+        [1, 0.6, 0.2],
+        rtol=1e-6,
     )
 
 
@@ -602,7 +603,11 @@ def test_prioritised_weights_enter_the_loss_and_errors_become_priorities():
 WITH_MEMORY = ("dqn", "rainbow", "sac", "td3", "iql", "acer", "pgql", "off-pac")
 
 
-@pytest.mark.parametrize("name", [*WITH_MEMORY, "pqn", "v-trace"])
+@pytest.mark.parametrize(
+    "name",
+    ["rainbow", "sac", "acer", "pqn", "v-trace",
+     *(pytest.param(x, marks=pytest.mark.slow) for x in ("dqn", "td3", "iql", "pgql", "off-pac"))],
+)  # fmt: skip
 def test_a_non_finite_reward_is_named_and_reaches_nothing(name):
     alg = preset(name)
     spec = spec_of(alg)

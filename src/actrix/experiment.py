@@ -22,6 +22,7 @@ import numpy as np
 
 from actrix import zoo
 from actrix.algorithms import presets
+from actrix.algorithms.learn import Composition
 from actrix.algorithms.settings import SettingError, configure, settings_of, upgraded
 from actrix.cli import EXIT_INTERRUPTED
 from actrix.data.offline import Dataset, check_spaces, load_dataset, mix
@@ -90,14 +91,14 @@ class RunConfig:
 
     def build(self) -> Any:
         """The algorithm (a frozen dataclass)."""
-        if not self.settings:
-            raise RunError("the settings of this run lack everything: its config.json is incomplete.")
-        if self.algorithm != presets.COMPOSED:
-            base = presets.find_preset(self.algorithm).algorithm
-            return configure(base, upgraded(base, self.settings))
+        named = self.algorithm != presets.COMPOSED
+        base = presets.find_preset(self.algorithm).algorithm if named else None
         missing = {"critic", "actor"} - set(self.settings)
-        if missing:
+        # Files of format 1 name the answers of joint networks only.
+        if missing and (base is None or (isinstance(base, Composition) and presets.joint(base.critic, base.actor))):
             raise RunError(f"the settings of this run lack {' and '.join(sorted(missing))}.")
+        if base is not None:
+            return configure(base, upgraded(base, self.settings))
         answers = {name: self.settings[name] for name in ("critic", "actor", "data") if name in self.settings}
         return configure(presets.composed(**answers).algorithm, self.settings)
 

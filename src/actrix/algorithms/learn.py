@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from actrix.algorithms import reference as references
+from actrix.algorithms.sound import fits
 from actrix.core import normalize
 from actrix.core.answers import Actor, Clock, Critic, Data, Item, Kept, Learning, Metrics, State
 from actrix.core.contract import (
@@ -114,8 +115,6 @@ class Composition(Algorithm):
         return self.data.warm_up(statistics, self.whole_episodes, rows, num_envs)
 
     def check(self, spec, num_envs):
-        from actrix.algorithms.sound import fits
-
         fits(self, spec, num_envs)
 
     def check_budget(self, total_steps, num_envs):

@@ -113,8 +113,12 @@ _RELU = NetworkConfig(activation_fn="relu", ortho_init=False)
 
 
 def _usual_network(critic: Critic, actor: Actor) -> NetworkConfig:
-    joint = critic.facts.gives in ("V", "Q of a policy", "none") and not actor.facts.clones
-    return NetworkConfig() if joint else _RELU
+    return NetworkConfig() if joint(critic, actor) else _RELU
+
+
+def joint(critic: Critic, actor: Actor) -> bool:
+    """Whether critic and actor are branches of one network."""
+    return critic.facts.gives in ("V", "Q of a policy", "none") and not actor.facts.clones
 
 
 def usual_envs(algorithm: Composition) -> int:

@@ -69,8 +69,8 @@ def setting_names(algorithm: Algorithm) -> list[str]:
 def configure(algorithm: Any, settings: Mapping[str, Any]) -> Any:
     """The algorithm with flat settings applied, e.g. {'n_steps': 256, 'gae_lambda': 0.9, 'clip_range': 'lin_0.2'}.
 
-    A name belongs to the algorithm, to its answers or its fit; one that several have is set in all. Raises SettingError
-    for an unknown name (with the nearest ones), a refused value or an unsound composition.
+    A name belongs to the algorithm, else to its answers and its fit; one that several of these have is set in all.
+    Raises SettingError for an unknown name (with the nearest ones), a refused value or an unsound composition.
     """
     values = {_renamed(algorithm, name, value): value for name, value in settings.items()}
     try:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from actrix.core.distributions import importance_ratio as importance_ratio
 from actrix.critics import corrected as on_rows
-from actrix.critics.returns import Number, as_rows
+from actrix.critics.returns import Number, alike, as_rows
 
 # For V(s)
 
@@ -188,9 +188,8 @@ def trace(
     """
     if kind not in TRACES:
         raise ValueError(f"trace {kind!r}: unknown; choose one of {', '.join(TRACES)}.")
-    dtype = jnp.result_type(rho, log_prob)
-    rho, log_prob = jnp.asarray(rho, dtype), jnp.asarray(log_prob, dtype)
-    return TRACES[kind](rho, log_prob, jnp.broadcast_to(jnp.asarray(lam, dtype), rho.shape))
+    rho, log_prob = alike(rho=rho, log_prob=log_prob)
+    return TRACES[kind](rho, log_prob, jnp.broadcast_to(jnp.asarray(lam, rho.dtype), rho.shape))
 
 
 def off_policy_q(

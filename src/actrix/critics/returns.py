@@ -219,12 +219,8 @@ def as_rows(
 
     `truncated` None: nothing crosses a cut.
     """
-    arrays = {"reward": reward, **arrays}
-    shapes = {name: jnp.shape(x) for name, x in arrays.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"arrays of one chunk must have one shape [T, *B], not {shapes}.")
-    dtype = jnp.result_type(*arrays.values())
-    found = [jnp.asarray(x, dtype) for x in arrays.values()]
+    found = alike(reward=reward, **arrays)
+    dtype = found[0].dtype
     ends = jnp.asarray(terminated, bool)
     if valid is not None:
         valid = jnp.asarray(valid, bool)
@@ -234,3 +230,12 @@ def as_rows(
     gamma_t = discount(ends, jnp.asarray(gamma, dtype))
     rows = Rows(None, None, found[0], None, gamma_t, cut, weight, terminated)  # type: ignore[arg-type]
     return rows, *found
+
+
+def alike(**arrays: Array) -> list[Array]:
+    """The arrays in one dtype; refuses shapes that would broadcast by accident."""
+    shapes = {name: jnp.shape(x) for name, x in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"arrays of one chunk must have one shape [T, *B], not {shapes}.")
+    dtype = jnp.result_type(*arrays.values())
+    return [jnp.asarray(x, dtype) for x in arrays.values()]

@@ -294,14 +294,15 @@ def _count(text: str) -> int:
 
 
 def _pairs(words: Sequence[str], option: str) -> dict[str, Any]:
-    from actrix.algorithms.presets import SettingError, parse_value
+    from actrix.algorithms.presets import SettingError
+    from actrix.core.words import read_value
 
     out = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise SettingError(f"{option} {word!r}: write KEY=VALUE.")
-        out[key] = parse_value(value)
+        out[key] = read_value(value)
     return out
 
 

@@ -95,7 +95,9 @@ class RunConfig:
         base = presets.find_preset(self.algorithm).algorithm if named else None
         missing = {"critic", "actor"} - set(self.settings)
         # Files of format 1 name the answers of joint networks only.
-        if missing and (base is None or (isinstance(base, Composition) and presets.joint(base.critic, base.actor))):
+        if missing and (
+            base is None or (isinstance(base, Composition) and presets.joint(base.critic, base.actor))
+        ):
             raise RunError(f"the settings of this run lack {' and '.join(sorted(missing))}.")
         if base is not None:
             return configure(base, upgraded(base, self.settings))

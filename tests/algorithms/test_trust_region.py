@@ -30,7 +30,13 @@ from actrix.envs.jax_envs import ClassicEnv
 from actrix.envs.probes import ActionObs, TMaze
 from actrix.nets.memory import apply
 
-PLAIN = {"n_steps": T, "batch_size": None, "gamma": 0.9, "n_critic_updates": 2, "policy_kwargs": {"net_arch": [4]}}
+PLAIN = {
+    "n_steps": T,
+    "batch_size": None,
+    "gamma": 0.9,
+    "n_critic_updates": 2,
+    "policy_kwargs": {"net_arch": [4]},
+}
 BOX = Spec(spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Box(-1.0, 1.0, (2,), np.float32), T)
 
 

@@ -421,11 +421,11 @@ def policy_of(acting: Any, obs: list[float]) -> np.ndarray:
     return np.exp(np.asarray(out.dist.logits[0]))
 
 
-def estimated(algorithm: Composition, learner: Any, chunk: Any) -> tuple[Any, Any, Any]:
+def estimated(algorithm: Composition, learner: Any, chunk: Any, replayed: bool = False) -> tuple[Any, Any, Any]:
     """(rows as learned from, what the critic estimates of them, what the actor remembers) of a chunk `[T, N]`."""
     update = Update(algorithm, learner, count(learner.training, chunk))
     state = update.start(jnp.asarray(False))
-    rows = update.see(rows_of(chunk, algorithm.gamma, algorithm.data.facts.on_policy))
+    rows = update.see(rows_of(chunk, algorithm.gamma, algorithm.data.facts.on_policy, replayed))
     return update.estimate(state, rows, update.clock.before, jax.random.key(0))[0]
 
 

@@ -27,7 +27,7 @@ from actrix.envs.make import as_host_env, choose_backend, training_env
 from actrix.run import checkpoint, modelfile
 from actrix.run.compiled import CompiledRunner
 from actrix.run.display import Display
-from actrix.run.evaluate import Policy, check_same_spaces, evaluate
+from actrix.run.evaluate import Policy, Stream, check_same_spaces, evaluate
 from actrix.run.export import Exported, export
 from actrix.run.host import HostRunner
 from actrix.run.lock import RunLock
@@ -133,6 +133,7 @@ class Model:
         self._open_steps = self._open_episodes = 0  # of the chunk that is being collected
         self._acting: Acting | None = None
         self._policy: Policy | None = None
+        self._stream = Stream()
         if env is not None and dataset is not None:
             raise ValueError("give either an environment to learn in or a data set to learn from.")
         if env is not None:
@@ -410,7 +411,7 @@ class Model:
     def policy(self) -> Policy:
         """The frozen policy for batches, in policy coordinates."""
         if self._policy is None or self._policy.acting is not self.acting:
-            self._policy = Policy(self.algorithm, self.acting, self.seed % 2**31)
+            self._policy = Policy(self.algorithm, self.acting, self.seed % 2**31, self._stream)
         return self._policy
 
     def predict(
@@ -623,7 +624,8 @@ def evaluate_policy(
 ) -> Any:
     """(mean, std) of the return over fresh episodes, or (returns, lengths) with `return_episode_rewards`.
 
-    Each environment plays an equal share, so short episodes are not favoured. Statistics stay frozen.
+    Each environment plays an equal share, so short episodes are not favoured. Statistics stay frozen. `seed` fixes the
+    environments and the noise of sampled actions; without it every evaluation of a model has other noise.
     `callback(locals, globals)` runs after every step; `warn` has no effect (no Monitor is needed). Raises
     ValueError where the environment's spaces differ from the model's, AssertionError below `reward_threshold`.
     """

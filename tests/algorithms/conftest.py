@@ -7,9 +7,14 @@ def pytest_collection_modifyitems(items):
     """Tests of one preset next to each other, the other tests in their order."""
     from actrix.algorithms.presets import PRESETS
 
+    names = list(PRESETS)
+
     def place(item):
         params = item.callspec.params if hasattr(item, "callspec") else {}
         name = params.get("name", params.get("case"))
-        return list(PRESETS).index(name) if item.module.__name__ in PER_PRESET and name in PRESETS else len(PRESETS)
+        if item.module.__name__ not in PER_PRESET or name not in names:
+            return len(names)
+        item.group = name
+        return names.index(name)
 
     items.sort(key=place)

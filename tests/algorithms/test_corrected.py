@@ -12,7 +12,6 @@ from actrix.algorithms.actor_critic import ActorCritic
 from actrix.algorithms.learner import Batch
 from helpers import NUM_ENVS, distance, restart, small
 
-from actrix.actors import policy_gradient as pg
 from actrix.actors.corrected import PGQL
 from actrix.actors.policy_gradient import PPOClip, ScoreFunction
 from actrix.algorithms import estimates

@@ -49,8 +49,7 @@ def digests_elsewhere(names, folder):
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["'))
 
 
-FEW = ["ppo", "trpo", "acktr", "acer", "rainbow", "iqn", "tqc", "discrete-sac", "iql", "pqn", "stream-ac", "q-lambda",
-       "cpi"]  # fmt: skip
+FEW = ["ppo", "acer", "rainbow", "tqc", "pqn", "stream-ac", "q-lambda"]
 """Every kind of update, replayed data and drawn quantiles among them."""
 OTHERS = [name for name in PRESETS if name not in FEW]
 PARTS = [FEW, *(pytest.param(OTHERS[i::3], marks=pytest.mark.slow) for i in range(3))]

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from lab_mdps import endless, layered, logits, random_policy
 
-from actrix.actors import policy_gradient as pg
 from actrix.actors import psi as psi_
 from actrix.critics import corrections, returns
 from actrix.envs import finite

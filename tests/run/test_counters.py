@@ -97,7 +97,9 @@ def equal(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize("name", MODES)
+@pytest.mark.parametrize(
+    "name", ["ppo", "dqn", *(pytest.param(x, marks=pytest.mark.slow) for x in ("reinforce", "td3"))]
+)
 def test_both_loops_agree_across_the_edge_and_resume_beyond_it(name, tmp_path):
     settings, env_id = MODES[name]
     algorithm = configure(PRESETS[name].algorithm, settings)

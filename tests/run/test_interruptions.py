@@ -67,7 +67,7 @@ def test_the_log_has_no_gap_and_the_lock_goes_with_its_process_gymnasium(tmp_pat
 
 def test_seeds_whose_parent_was_killed_go_on_to_the_same_bits_gymnasium(tmp_path):
     """Their processes save and end within seconds; a `resume` at once waits for the locks of their folders."""
-    case, steps = "ppo gymnasium", 8000
+    case, steps = "ppo gymnasium", 3000
     uninterrupted(words(case, tmp_path / "whole", steps, "--seeds", "2"))
     folder = tmp_path / "run"
     seeds = [folder / "seed-0", folder / "seed-1"]

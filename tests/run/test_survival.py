@@ -38,7 +38,7 @@ SAC = ["--set", "learning_starts=64", "batch_size=16", "buffer_size=512", NET]
 CASES = {
     "ppo compiled": ["ppo", "CartPole-v1", "--backend", "jax", "--steps", "400000", *PPO],
     "ppo gymnasium": ["ppo", "CartPole-v1", "--backend", "gymnasium", "--steps", "12000", *PPO],
-    "dqn prioritised gymnasium": ["dqn", "CartPole-v1", "--backend", "gymnasium", "--steps", "4000", *DQN],
+    "dqn prioritised gymnasium": ["dqn", "CartPole-v1", "--backend", "gymnasium", "--steps", "1200", *DQN],
     "dqn prioritised compiled": ["dqn", "CartPole-v1", "--backend", "jax", "--steps", "30000", *DQN],
     "sac gymnasium": ["sac", "Pendulum-v1", "--backend", "gymnasium", "--steps", "2500", *SAC],
 }
@@ -175,6 +175,7 @@ def processes_naming(folder):
     return [line for line in found.splitlines() if str(folder) in line and "ps -eww" not in line]
 
 
+@pytest.mark.slow
 def test_a_killed_parent_leaves_no_processes(tmp_path):
     """Those of the seeds notice it, save and end; then the run can be resumed."""
     folder = tmp_path / "run"

@@ -146,9 +146,12 @@ class KroneckerFactored(NaturalActor):
 
     def check(self, spec, config):
         images = any(is_image(leaf) for leaf in space_leaves(spec.observation_space))
+        if config.layer_norm:
+            raise ValueError("acktr factors dense layers only: layer_norm needs trpo or npg.")
         if config.cell is not None or config.cnn or config.features_extractor_class is not None or images:
             raise ValueError(
-                "acktr factors dense layers only: images, a recurrent cell or an extractor of your own need trpo or npg."
+                "acktr factors dense layers only: images, a recurrent cell or an extractor of your own need trpo or "
+                "npg."
             )
 
     def step_init(self, net):

@@ -23,6 +23,7 @@ from actrix.core.fields import choose, finite, positive, switch
 from actrix.core.rows import Rows, masked_mean
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
 from actrix.core.types import PyTree, record
+from actrix.nets.networks import joint_settings
 
 Samples = Float[Array, "*B"]
 Flags = Bool[Array, "*B"]
@@ -140,6 +141,9 @@ class StochasticActor(Actor):
     def build(self, config, spec, key):
         return config.build(spec, key)
 
+    def network_settings(self, config, spec):
+        return joint_settings(config, spec)
+
     def carry(self, net, num_envs):
         return net.initial_carry((num_envs,))
 
@@ -169,7 +173,7 @@ class StochasticActor(Actor):
 class PolicyGradient(StochasticActor):
     """Maximise objective(ψ) + ent_coef · H(π); the final classes give the objective of each row."""
 
-    psi: Psi | None = dataclasses.field(default=None, kw_only=True, metadata={"parts": PSI})
+    psi: Psi = dataclasses.field(default=None, kw_only=True, metadata={"parts": PSI})  # type: ignore[assignment]
     """None = the critic's own: reward-to-go without one, q for the score and a Q critic, else advantage."""
     ent_coef: float = dataclasses.field(default=0.0, kw_only=True)
     """Weight of the entropy, in units of return per nat."""

@@ -15,6 +15,7 @@ from actrix.actors.policy_gradient import StochasticActor
 from actrix.core.answers import ActorFacts
 from actrix.core.fields import finite, positive, switch
 from actrix.core.fit import Apart
+from actrix.nets.networks import ENCODING, HIDDEN, one_body
 from actrix.nets.q_networks import bounded, build_actor
 from actrix.nets.regression import build_regressor
 
@@ -38,6 +39,11 @@ class Cloning(StochasticActor):
 
     def build(self, config, spec, key):
         return build_regressor(config, spec, key, 0)
+
+    def network_settings(self, config, spec):
+        gaussian = ("log_std_init",) if isinstance(spec.action_space, spaces.Box) else ()
+        widths = one_body(config) if config.vf is not None else HIDDEN
+        return (*ENCODING, *widths, *gaussian)
 
     # ------------------------------------------------------------------ acting
 

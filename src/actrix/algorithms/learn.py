@@ -188,11 +188,12 @@ class Composition(Algorithm):
         if first is not None:
             rows, (item_rows, est, memo) = first
             view = update.look(state.params, rows)
-            kept = self.actor.after(state.kept.actor, view, rows, memo)
+            kept = state.keep(self.actor.after(state.kept.actor, view, rows, memo), state.kept.actor)
             state = dataclasses.replace(state, kept=dataclasses.replace(state.kept, actor=kept))
             metrics |= self.critic.report(est, item_rows) | view.report()
         # The statistics move only now, after the losses that used them.
-        moments, scale = self._statistics(learner, chunk, counted)
+        before = learner.acting.obs_moments, learner.training.reward_scale
+        moments, scale = state.keep(self._statistics(learner, chunk, counted), before)
         learner = update.finish(state, memory, counted, moments, scale)
         rate = evaluate(self.fit.learning_rate, self.data.progress(update.clock))
         metrics |= {

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from gymnasium import spaces
 
 from actrix.algorithms.reference import refuse
 from actrix.algorithms.sound import plain_network
@@ -22,7 +23,7 @@ from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
 from actrix.critics import traces
 from actrix.data.online import Online
-from actrix.nets.networks import NetworkConfig
+from actrix.nets.networks import ENCODING, HIDDEN, NetworkConfig
 from actrix.nets.online_networks import ActorAndCritic, build_actor_and_critic
 from actrix.nets.torso import normalized_shapes
 from actrix.nets.view import apply
@@ -120,6 +121,11 @@ class OnlineTraces(Algorithm):
     def check(self, spec: Spec, num_envs: int) -> None:
         """Refuse what does not fit the environment; raises ValueError."""
         plain_network(self.network)
+        gaussian = ("log_std_init",) if isinstance(spec.action_space, spaces.Box) else ()
+        hidden = [
+            name for name in HIDDEN if not (self.sparsity and name == "ortho_init")
+        ]  # it draws all anew
+        self.network.refuse_unused(*ENCODING, *hidden, *gaussian)
 
     @property
     def answers(self) -> tuple[str, str, str]:

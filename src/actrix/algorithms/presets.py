@@ -12,12 +12,13 @@ from actrix.algorithms.answers import parse_actor, parse_critic, parse_data
 from actrix.algorithms.conservative import ConservativeIteration
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.online_traces import OnlineTraces
-from actrix.algorithms.settings import SettingError, configure, network_settings, settings_of
+from actrix.algorithms.settings import SettingError, configure, network_settings, own_fields
 from actrix.algorithms.sound import describe, unsound
 from actrix.algorithms.tabular import Tabular
 from actrix.core import words
 from actrix.core.answers import Actor, Critic, Data
 from actrix.core.contract import Algorithm
+from actrix.core.schedules import Linear, Tabulated
 from actrix.nets.networks import NetworkConfig
 
 COMPOSED = "actor-critic"
@@ -125,23 +126,48 @@ def usual_envs(algorithm: Composition) -> int:
     return 1 if algorithm.data.facts.transitions else 8
 
 
-def words_of(algorithm: Composition) -> dict[str, Any]:
-    """{'critic', 'actor', 'data': words, 'settings': what else differs from what these words alone resolve to}."""
+def words_of(algorithm: Algorithm) -> dict[str, Any] | None:
+    """{'critic', 'actor', 'data': words, 'settings': what else differs from what these words alone resolve to}.
+
+    None for the methods whose update is a row, which are no compositions.
+    """
+    if not isinstance(algorithm, Composition):
+        return None
     said = {name: words.write(getattr(algorithm, name)) for name in ("critic", "actor", "data")}
-    bare = compose(**said)
-    mine, plain = settings_of(algorithm), settings_of(bare)
+    settings = _besides(algorithm, compose(said["critic"], said["actor"], said["data"]))
+    for name in said:  # what such compositions usually take need not be said
+        head, _, tail = said[name].rpartition(":")
+        kept = tail.split(",")
+        for word in tail.split(",") if "=" in tail or "," in tail else []:
+            shorter = ",".join(w for w in kept if w != word)
+            tried = said | {name: f"{head}:{shorter}" if shorter else head}
+            if _reads(tried, settings) == algorithm:
+                said, kept = tried, shorter.split(",")
+    return said | {"settings": settings}
+
+
+def _reads(said: dict[str, str], settings: dict[str, Any]) -> Composition | None:
+    try:
+        return compose(said["critic"], said["actor"], said["data"], settings)
+    except SettingError:
+        return None
+
+
+def _besides(algorithm: Composition, bare: Composition) -> dict[str, Any]:
+    """What of an algorithm differs from `bare`, which has its answers' words, as flat settings."""
     settings: dict[str, Any] = {}
-    for name in ("critic", "actor", "data"):
-        mine.pop(name), plain.pop(name)
+    for name in ("critic", "actor", "data", "fit"):
         held, usual = getattr(algorithm, name), getattr(bare, name)
         for f in dataclasses.fields(held):
             if getattr(held, f.name) != getattr(usual, f.name) and "parts" not in f.metadata:
                 settings[f.name] = getattr(held, f.name)
+    own = own_fields(algorithm)
     settings |= {
-        name: value for name, value in mine.items() if value != plain[name] and name != "policy_kwargs"
+        name: getattr(algorithm, name) for name in own if getattr(algorithm, name) != getattr(bare, name)
     }
+    settings = {name: str(x) if isinstance(x, Linear | Tabulated) else x for name, x in settings.items()}
     network = network_settings(algorithm.network, bare.network)
-    return said | {"settings": settings | ({"policy_kwargs": network} if network else {})}
+    return settings | ({"policy_kwargs": network} if network else {})
 
 
 def composed(critic: str, actor: str, data: str = "on-policy") -> Preset:

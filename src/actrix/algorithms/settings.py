@@ -16,6 +16,8 @@ from actrix.algorithms.sound import describe, unsound
 from actrix.core import words
 from actrix.core.contract import Algorithm
 from actrix.core.schedules import Linear, Tabulated
+from actrix.critics.backups import BACKUPS
+from actrix.critics.represent import REPRESENTATIONS
 from actrix.nets.networks import NetworkConfig
 from actrix.nets.torso import ACTIVATIONS
 
@@ -36,7 +38,7 @@ UNSUPPORTED = {
 }
 _ALIASES = {"rms_prop_eps": "optimizer_eps", "adam_eps": "optimizer_eps", "clip_range_value": "clip_range_vf",
             "per": "prioritized", "n_step": "n_steps"}  # fmt: skip
-_ANSWERS = {"critic": parse_critic, "actor": parse_actor, "data": parse_data}
+_ANSWERS: dict[str, Any] = {"critic": parse_critic, "actor": parse_actor, "data": parse_data}
 
 
 def parts_of(algorithm: Algorithm) -> dict[str, Any]:
@@ -142,25 +144,36 @@ def _explorer(algorithm: Any, values: dict[str, Any]) -> dict[str, Any]:
 
 def _apply(algorithm: Any, values: dict[str, Any]) -> Any:
     """Each setting where it belongs; fields of one part are replaced together, some are only sound with each other."""
-    own, inner = {}, {name: {} for name in parts_of(algorithm)}
+    own: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {name: {} for name in parts_of(algorithm)}
     parts, mine = parts_of(algorithm), own_fields(algorithm)
+    # The discount comes before the flag `gamma` of an actor, whose setting is gamma_weight.
+    others = {name: x for name, x in values.items() if name not in mine}
+    names = {part: _names_after(held, others) for part, held in parts.items()}
     for name, value in values.items():
-        owners = [part for part, held in parts.items() if name in words.setting_names(held)]
-        if name in mine:  # no part's, though a flag of one may be called so: the actor's γ^t is 'gamma' in its word
-            own[name], owners = value, []
+        owners = [part for part in parts if name in others and name in names[part]]
+        if name in mine:
+            own[name] = value
         elif name == "policy_kwargs":
             own["network"] = network_config(value or {}, algorithm.network)
         elif not owners:
-            _refuse(algorithm, name)
+            before = {x for held in parts.values() for x in words.setting_names(held)}
+            after = [x for found in names.values() for x in found]
+            _refuse(algorithm, name, {*setting_names(algorithm)} - before | {*mine, *after})
         for part in owners:
             inner[part][name] = value
     changed = {name: words.with_changes(parts[name], found) for name, found in inner.items() if found}
     return dataclasses.replace(algorithm, **own, **changed)
 
 
-def _refuse(algorithm: Any, name: str) -> None:
-    names = setting_names(algorithm)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+def _names_after(held: Any, values: dict[str, Any]) -> list[str]:
+    """The settings of an answer once these are made: what is chosen inside it brings its own."""
+    made = {name: x for name, x in values.items() if name in words.own_names(type(held))}
+    return words.setting_names(words.with_changes(held, made) if made else held)
+
+
+def _refuse(algorithm: Any, name: str, names: set[str]) -> None:
+    near = difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(names))}."
     raise SettingError(f"unknown setting {name!r} for {' × '.join(algorithm.answers[:2])}: {hint}")
 
@@ -197,11 +210,20 @@ def _spelled(algorithm: Any, name: str, value: Any) -> dict[str, Any]:
         )
     if name == "action_noise" and "noise_type" in names:
         return action_noise_settings(value)
-    if name == "target" and "backup" in names:
-        return {"backup": {"q-learning": "max"}.get(value, value)}
-    if name == "distributional" and "representation" in names:
-        return {"representation": "number" if value is None else value}
+    for old, (field, spelled) in _OF_Q.items():
+        if name == old and field in names:
+            if value not in spelled:
+                raise SettingError(f"{name}={value!r}: choose one of {', '.join(map(str, spelled))}.")
+            return {field: spelled[value]}
     return {name: value}
+
+
+_OF_Q: dict[str, tuple[str, dict[Any, str]]] = {
+    "target": ("backup", {"q-learning": "max"} | {cls.name: cls.name for cls in BACKUPS}),
+    "distributional": (
+        "representation", {None: "number"} | {cls.name: cls.name for cls in REPRESENTATIONS if cls.distributional},
+    ),
+}  # fmt: skip
 
 
 def action_noise_settings(noise: Any) -> dict[str, Any]:

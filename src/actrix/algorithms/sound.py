@@ -1,4 +1,4 @@
-"""Which critic × actor × data compositions are sound, and why the others are not: a comparison of the answers' facts."""
+"""Which critic × actor × data compositions are sound, and why the others are not: the answers' facts compared."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _psi(critic: Critic, actor: Actor, data: Data) -> str | None:
         if psi.whole_return:
             return "γ^t never multiplies R(τ), which already counts from the start of the episode"
         if not c.whole_episodes:
-            return "γ^t counts from an episode's start, and chunks begin anywhere: take whole episodes (critic mc or none)"
+            return "γ^t counts from an episode's start, and chunks begin anywhere: take critic mc or none"
     if a.weighs_rewards and psi.name != "return":
         return f"{actor.name} weighs the rewards themselves: take critic none and ψ=return"
     return None
@@ -74,9 +74,11 @@ def _rows(critic: Critic, actor: Actor, data: Data) -> str | None:
         if a.clones:
             return None
         if c.needs_order or c.whole_episodes:
-            return f"{critic.name} runs along consecutive rows, and replayed transitions stand alone: take data trajectories"
+            return f"{critic.name} runs along consecutive rows, and replayed ones stand alone: take data trajectories"
         if not a.singly and not a.any_behaviour:
-            return f"{actor.name} needs the probabilities of the policy that acted: take data on-policy, lag or trajectories"
+            return (
+                f"{actor.name} needs the probabilities of who acted: take data on-policy, lag or trajectories"
+            )
         if c.gives == "V":
             return (
                 f"critic {critic.name} shares a network that acts: take data on-policy, lag or trajectories"
@@ -166,11 +168,8 @@ def _passes(critic: Critic, actor: Actor, data: Data) -> str | None:
 
 
 def fits(a: Any, spec: Spec, num_envs: int) -> None:
-    """Raise ValueError, with the numbers, where a composition does not fit the environment or its settings each other."""
+    """Raise ValueError, with the numbers, where a composition does not fit the environment, or its settings."""
     network = a.network
-    a.critic.check(spec, network)
-    a.actor.check(spec, network)
-    a.data.check(spec, num_envs, network)
     c, psi, apart = (
         a.critic.facts,
         getattr(a.actor, "psi", None),
@@ -178,6 +177,10 @@ def fits(a: Any, spec: Spec, num_envs: int) -> None:
     )
     if apart and not (c.gives == "none" and not a.actor.facts.clones):
         plain_network(network)
+    network.refuse_unused(*a.critic.network_settings(network, spec, a.actor))
+    a.actor.check(spec, network)
+    a.critic.check(spec, network)
+    a.data.check(spec, num_envs, network)
     if psi is not None and psi.name == "optimal" and num_envs < 2:
         raise ValueError(
             "psi 'optimal' takes its baseline from a chunk's other episodes: n_envs must be ≥ 2."
@@ -186,8 +189,10 @@ def fits(a: Any, spec: Spec, num_envs: int) -> None:
         raise ValueError(
             "n_critic_updates fits the critic's own layers, which a module of yours does not name."
         )
-    if network.cell is not None and not a.data.facts.on_policy:
-        raise ValueError("a recurrent policy needs on-policy data: remembered rows do not hold its memory.")
+    if network.cell is not None and (a.data.facts.windows or a.data.facts.transitions):
+        raise ValueError(
+            "a recurrent policy cannot replay: remembered rows do not hold its memory; take data lag."
+        )
     if network.cell is not None and (
         (psi is not None and psi.name == "optimal") or network.module is not None
     ):
@@ -196,6 +201,12 @@ def fits(a: Any, spec: Spec, num_envs: int) -> None:
         rows = a.rows(spec)
         length = 1 if network.cell is None else a.data.training_length(rows)
         a.fit.check_rows(rows * num_envs // length)
+        if 1 in (a.data.batch_size, rows * num_envs) and getattr(a.actor, "normalize_advantage", False):
+            raise ValueError(
+                f"batch_size={a.data.batch_size} of n_steps × n_envs = {rows} × {num_envs} rows with "
+                "normalize_advantage=True: one advantage less its own mean is 0, and the policy would never move. Take "
+                "larger batches, or normalize_advantage=False."
+            )
 
 
 def plain_network(network: Any) -> None:
@@ -224,10 +235,11 @@ class Cell:
 def table() -> list[Cell]:
     """Every critic × actor × ψ × data."""
     cells = []
+    data: Any
     for data in (cls() for cls in DATA.values()):
         for critic in (cls() for cls in CRITICS.values()):
-            for cls in ACTORS.values():
-                actor = cls()
+            for kind in ACTORS.values():
+                actor: Any = kind()
                 forms = [actor]
                 if hasattr(actor, "psi"):
                     forms = [dataclasses.replace(actor, psi=psi()) for psi in PSI]

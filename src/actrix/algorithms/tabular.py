@@ -59,8 +59,9 @@ class Tabular(Algorithm):
     visits: str = "first"
     """mc: the 'first' visit of an episode to a cell counts, or 'every' one."""
     importance: str = "none"
-    """mc: 'none' learns about the behaviour policy; 'ordinary', 'weighted' and 'per-decision' importance sampling learn
-    about the greedy policy (with `predict`: the given one) while ε of the behaviour explores."""
+    """mc: 'none' learns about the behaviour policy, which with `predict` is the given one and never explores, whatever
+    `actor` says; 'ordinary', 'weighted' and 'per-decision' importance sampling learn about the greedy policy (with
+    `predict`: the given one) while ε of the behaviour explores."""
     gamma: float = 0.99
     learning_rate: Schedule | None = 0.1
     """α; None = 1/(number of updates of the cell), so that a value is the mean of its targets."""
@@ -97,6 +98,9 @@ class Tabular(Algorithm):
             whole(self, "episode_length")
         if self.network != NetworkConfig():
             raise ValueError("policy_kwargs: a table has no network to set up; leave them out.")
+        if self.predicts and self.importance == "none":
+            # Nothing would correct for it: the values would be those of a mixture with uniform actions.
+            object.__setattr__(self, "actor", Greedy())
         reason = self._unsound()
         if reason:
             raise ValueError(f"{self.method}: {reason}.")

@@ -1,4 +1,4 @@
-"""The three questions as abstract classes. Final classes fill them in and own their state; shared code never asks which.
+"""The three questions as abstract classes. Final classes fill them in and own their state; nobody asks which.
 
 `view` is what the networks say of some rows (`nets.view`); `view(params)` the same rows seen by other parameters.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from actrix.core.rows import Rows
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
@@ -42,6 +43,10 @@ class State:
     """Updates made so far."""
     bad: jax.Array
     """An update was not finite: it changed nothing, and nothing has changed since."""
+
+    def keep(self, new: PyTree, old: PyTree) -> PyTree:
+        """What there was before, where an update was not finite."""
+        return jax.tree.map(lambda n, o: jnp.where(self.bad, o, n), new, old)
 
 
 @record
@@ -141,11 +146,16 @@ class Critic(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def facts(self) -> CriticFacts: ...
+    def facts(self) -> CriticFacts:
+        """What the soundness of a composition depends on."""
 
     @abc.abstractmethod
     def build(self, config: Any, spec: Spec, key: Key, actor: Actor) -> Any:
         """The networks for one environment's spaces."""
+
+    @abc.abstractmethod
+    def network_settings(self, config: Any, spec: Spec, actor: Actor) -> tuple[str, ...]:
+        """Which of the network's settings have an effect."""
 
     def check(self, spec: Spec, config: Any) -> None:
         """Refuse what does not fit the environment; raises ValueError."""
@@ -204,11 +214,16 @@ class Actor(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def facts(self) -> ActorFacts: ...
+    def facts(self) -> ActorFacts:
+        """What the soundness of a composition depends on."""
 
     def build(self, config: Any, spec: Spec, key: Key) -> Any:
         """Its policy as a network of its own."""
         raise NotImplementedError
+
+    def network_settings(self, config: Any, spec: Spec) -> tuple[str, ...]:
+        """Which of the network's settings have an effect on that."""
+        return ()
 
     def check(self, spec: Spec, config: Any) -> None:
         """Refuse what does not fit the environment; raises ValueError."""
@@ -349,7 +364,8 @@ class Data(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def facts(self) -> DataFacts: ...
+    def facts(self) -> DataFacts:
+        """What the soundness of a composition depends on."""
 
     critic_passes: int = 0
     """Extra passes that fit only the critic."""
@@ -398,6 +414,10 @@ class Data(abc.ABC):
     def observe(self, training: Any, memory: PyTree, chunk: Chunk) -> tuple[Any, PyTree]:
         """(training, memory) after a chunk of the warm-up."""
         return training, memory
+
+    def replay(self, learning: Learning, state: State, memory: PyTree, steps: int, key: Key) -> tuple:
+        """(state, memory, metrics) after so many updates from a memory of transitions."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def feed(

@@ -226,7 +226,8 @@ class Apart(Fit):
 
     def update(self, critic, actor, look, state, item, progress, key):
         rows, est, _ = item
-        priority, metrics = jnp.ones_like(rows.reward), {}
+        priority = jnp.ones_like(rows.reward)
+        metrics: Metrics = {}
         for name in critic.turns:
             if name == "actor":
                 state, more = self._delayed(critic, actor, look, state, item, progress, key)
@@ -276,10 +277,8 @@ class Apart(Fit):
         metrics |= {"train/actor_loss": value}
         for name in actor.own():
 
-            def own(
-                theta: PyTree, name: str = name, params: Params = state.params
-            ) -> tuple[jax.Array, tuple]:
-                return rows.mean(actor.also(look(params | {name: theta}, rows), rows, metrics)[name]), ()
+            def own(theta: PyTree, name: str = name, params: Params = state.params, said=metrics) -> tuple:
+                return rows.mean(actor.also(look(params | {name: theta}, rows), rows, said)[name]), ()
 
             state, value, _ = self.step(state, name, own, progress)
             metrics |= {f"train/{actor.own_names[name]}_loss": value}
@@ -289,7 +288,7 @@ class Apart(Fit):
 def _follow(critic: Critic, actor: Actor, state: State) -> State:
     """The targets of both answers follow."""
     kept = Kept(critic.follow(state.kept.critic, state.params), actor.follow(state.kept.actor, state.params))
-    return dataclasses.replace(state, kept=kept)
+    return dataclasses.replace(state, kept=state.keep(kept, state.kept))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,7 +331,7 @@ class Natural(Fit):
         return index if k == 1 else index * k + index % k
 
     def update(self, critic, actor, look, state, item, progress, key):
-        rows, est, memo = item
+        rows, _, memo = item
         theta = state.params["policy"]
         at = lambda theta: look(state.params | {"policy": theta}, rows)
         old = jax.lax.stop_gradient(at(theta).dist)

@@ -39,7 +39,7 @@ def nearest(name: str, names: Iterable[str], none: str = "") -> str:
     return f"did you mean {' or '.join(near)}?" if near else none or f"choose one of {', '.join(names)}."
 
 
-def positions(cls: type) -> list[str]:
+def positions(cls: Any) -> list[str]:
     """The fields that may be given by position, in order."""
     given = getattr(cls, "positional", None)
     if given is not None:
@@ -47,7 +47,7 @@ def positions(cls: type) -> list[str]:
     return [f.name for f in dataclasses.fields(cls) if not f.kw_only and not f.metadata and f.init]
 
 
-def part_fields(cls: type) -> dict[str, tuple[type, ...]]:
+def part_fields(cls: Any) -> dict[str, tuple[Any, ...]]:
     """Field → the classes that it may hold an instance of."""
     return {f.name: f.metadata["parts"] for f in dataclasses.fields(cls) if "parts" in f.metadata}
 
@@ -59,7 +59,9 @@ def flag_of(f: dataclasses.Field) -> str:
 
 def with_changes(part: Any, changes: Mapping[str, Any]) -> Any:
     """The dataclass with fields, flags, parts and fields of its parts replaced; WordError for one it does not have."""
-    cls, own, inner = type(part), {}, {}
+    cls: Any = type(part)
+    own: dict[str, Any] = {}
+    inner: dict[str, Any] = {}
     fields = {f.name: f for f in dataclasses.fields(cls)}
     names = getattr(cls, "aliases", {}) | {flag_of(f): f.name for f in fields.values()}
     parts = {field: getattr(part, field) for field in part_fields(cls)}
@@ -90,21 +92,26 @@ def with_changes(part: Any, changes: Mapping[str, Any]) -> Any:
     return dataclasses.replace(part, **own, **parts)
 
 
+def own_names(cls: Any) -> list[str]:
+    """Every name that `with_changes` takes but for those of what its fields hold."""
+    names = [name for f in dataclasses.fields(cls) for name in dict.fromkeys((f.name, flag_of(f)))]
+    parts = [kind.name for kinds in part_fields(cls).values() for kind in kinds]
+    return names + list(getattr(cls, "aliases", {})) + parts
+
+
 def setting_names(part: Any) -> list[str]:
     """Every name that `with_changes` takes."""
     cls = type(part)
-    names = [flag_of(f) for f in dataclasses.fields(cls)] + list(getattr(cls, "aliases", {}))
-    for field, kinds in part_fields(cls).items():
-        held = getattr(part, field)
-        names += [kind.name for kind in kinds] + ([] if held is None else _names(type(held)))
-    return list(dict.fromkeys(names))
+    held = [getattr(part, field) for field in part_fields(cls)]
+    inner = [name for x in held if x is not None for name in _names(type(x))]
+    return list(dict.fromkeys(own_names(cls) + inner))
 
 
-def _names(cls: type) -> list[str]:
+def _names(cls: Any) -> list[str]:
     return [f.name for f in dataclasses.fields(cls)]
 
 
-def _part(cls: type, name: str) -> tuple[str, type] | None:
+def _part(cls: Any, name: str) -> tuple[str, Any] | None:
     """(field, class) of the part with that name."""
     for field, kinds in part_fields(cls).items():
         for kind in kinds:
@@ -113,12 +120,12 @@ def _part(cls: type, name: str) -> tuple[str, type] | None:
     return None
 
 
-def _first(kind: type, value: Any) -> Any:
+def _first(kind: Any, value: Any) -> Any:
     """The part; with its first field set unless `value` is only True."""
     return kind() if value is True else kind(**{positions(kind)[0]: value})
 
 
-def _instance(cls: type, field: str, value: Any) -> Any:
+def _instance(cls: Any, field: str, value: Any) -> Any:
     """A part by its name, or the part itself."""
     if not isinstance(value, str):
         return value
@@ -128,7 +135,7 @@ def _instance(cls: type, field: str, value: Any) -> Any:
     return kinds[value]()
 
 
-def parse(text: str, classes: Mapping[str, type], what: str, base: Any = None) -> Any:
+def parse(text: str, classes: Mapping[str, Any], what: str, base: Any = None) -> Any:
     """The answer that a word names; WordError says which there are, or what the word may hold.
 
     What the word leaves out is the class's default, or `base`'s value where that has the field and the word could not
@@ -138,7 +145,8 @@ def parse(text: str, classes: Mapping[str, type], what: str, base: Any = None) -
     if name not in classes:
         raise WordError(f"{what} {text!r}: unknown; {nearest(name, classes)}")
     cls = classes[name]
-    where, open_positions, changes = f"{what} {text!r}", positions(cls), {}
+    where, open_positions = f"{what} {text!r}", positions(cls)
+    changes: dict[str, Any] = {}
     fields = {flag_of(f): f for f in dataclasses.fields(cls)}
     aliases = getattr(cls, "aliases", {})
     for word in (word for segment in segments for word in segment.split(",") if word):
@@ -160,7 +168,7 @@ def parse(text: str, classes: Mapping[str, type], what: str, base: Any = None) -
         raise WordError(f"{where}: cannot read it; the form is {form(cls)}. {error}".strip()) from None
 
 
-def _begin(cls: type, base: Any) -> Any:
+def _begin(cls: Any, base: Any) -> Any:
     """The answer before its word is read."""
     if base is None:
         return cls()
@@ -169,14 +177,14 @@ def _begin(cls: type, base: Any) -> Any:
     return cls(**{name: getattr(base, name) for name in shared if name not in positions(cls)})
 
 
-def form(cls: type) -> str:
+def form(cls: Any) -> str:
     """'name:positional…[:flag|key=value,…]' of a class."""
     return ":".join([cls.name, *positions(cls)])
 
 
 def write(answer: Any, full: bool = False) -> str:
-    """The word of an answer in its canonical form, the inverse of `parse`; `full`: what is the default is written, too."""
-    cls = type(answer)
+    """The word of an answer in its canonical form, the inverse of `parse`; `full`: with what is the default."""
+    cls: Any = type(answer)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     by_place = [name for name in positions(cls) if name in fields]
     changed = lambda name: full or getattr(answer, name) != fields[name].default

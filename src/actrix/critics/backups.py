@@ -119,7 +119,7 @@ class Soft(Backup):
 
 @dataclasses.dataclass(frozen=True)
 class Munchausen(Backup):
-    """Soft values of π = softmax(Q⁻/τ), and α [τ log π(a|s)] bounded to [l₀, 0] added to the reward (Vieillard et al. 2020).
+    """Soft values of π = softmax(Q⁻/τ), and α [τ log π(a|s)] within [l₀, 0] beside the reward (Vieillard et al. 2020).
 
     V(s′) = Σ_a π(a|s′)(Q⁻(s′, a) − τ log π(a|s′)). On n-step rows the bonus is that of the first step alone.
     """

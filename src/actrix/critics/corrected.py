@@ -21,6 +21,7 @@ from actrix.critics.value import PolicyQ, ValueCritic, monte_carlo, td_error, td
 
 def ratio(view: Any, rows: Rows) -> jax.Array:
     """ρ_t, 0 where no sample."""
+    assert rows.log_prob is not None
     return rows.samples(importance_ratio(view.log_prob, rows.log_prob))
 
 

@@ -16,6 +16,7 @@ from actrix.core.fields import choose, finite, share, whole
 from actrix.core.fit import Apart
 from actrix.core.optim import copied, polyak
 from actrix.critics.represent import JOINED, Joined, Numbers
+from actrix.nets.networks import ENCODING, HIDDEN
 from actrix.nets.q_networks import build_actor_critics
 from actrix.nets.view import apply
 
@@ -54,6 +55,9 @@ class Ensemble(Critic):
             config, spec, key, actor=actor.build, n_critics=self.n_critics, atoms=self.joined.atoms
         )
 
+    def network_settings(self, config, spec, actor):
+        return (*ENCODING, *HIDDEN, "dropout", "share_features_extractor")  # nothing is shared in any case
+
     def init(self, net, params):
         return copied(params["critic"])
 
@@ -83,7 +87,9 @@ class Ensemble(Critic):
         """What the actor ascends: Q(s, a) `[B]` at an action, or Q(s, ·) `[B, A]`."""
         out = view.q(action, first=self.actor_q == "first", key=key)
         q = out if action is None else self.joined.mean(out)
-        return {"min": jnp.min, "mean": jnp.mean, "first": lambda q, axis: q[:, 0]}[self.actor_q](q, axis=1)
+        if self.actor_q == "first":
+            return q[:, 0]
+        return jnp.min(q, axis=1) if self.actor_q == "min" else jnp.mean(q, axis=1)
 
     def advantage(self, view, rows, est):
         """min_i Q_i(s, a) − V(s), V(s) = Σ_a π Q, or Q at the policy's likeliest action (AWAC samples one)."""

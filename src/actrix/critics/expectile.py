@@ -15,6 +15,7 @@ from actrix.core.fields import share, whole
 from actrix.core.fit import Apart
 from actrix.core.optim import copied, polyak
 from actrix.core.types import record
+from actrix.nets.networks import ENCODING, HIDDEN
 from actrix.nets.regression import build_regressor
 
 
@@ -70,6 +71,10 @@ class Expectile(Critic):
 
     def build(self, config, spec, key, actor):
         return build_regressor(config, spec, key, self.n_critics)
+
+    def network_settings(self, config, spec, actor):
+        gaussian = ("log_std_init",) if isinstance(spec.action_space, spaces.Box) else ()
+        return (*ENCODING, *HIDDEN, "dropout", "share_features_extractor", *gaussian)
 
     def init(self, net, params):
         return copied(params["critic"])

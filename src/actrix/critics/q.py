@@ -16,6 +16,7 @@ from actrix.core.optim import copied, polyak
 from actrix.critics.backups import BACKUPS, Backup, Max
 from actrix.critics.represent import REPRESENTATIONS, Number, Representation
 from actrix.critics.value import lambda_return
+from actrix.nets.networks import ENCODING, HIDDEN, one_body
 from actrix.nets.q_networks import build_q_net
 from actrix.nets.view import apply
 
@@ -24,8 +25,8 @@ from actrix.nets.view import apply
 class Q(Critic):
     """Q(s, ·), fitted to r + γ_t V(s′), V read by a backup off a target copy (DQN), or to the λ-return of itself (PQN).
 
-    G_t = r_t + γ_t[(1 − λ) V(s_{t+1}) + λ G_{t+1}]. For λ > 0 it follows the behaviour policy for a while, uncorrected: a
-    bias that shrinks with exploration (Peng's Q(λ)).
+    G_t = r_t + γ_t[(1 − λ) V(s_{t+1}) + λ G_{t+1}]. For λ > 0 it follows the behaviour policy for a while, uncorrected:
+    a bias that shrinks with exploration (Peng's Q(λ)).
     """
 
     backup: Backup = dataclasses.field(default=Max(), metadata={"parts": BACKUPS})
@@ -71,6 +72,10 @@ class Q(Critic):
                 f"Q-learning needs a Discrete action space, not {spec.action_space}: "
                 "take sac, td3 or ddpg for continuous actions."
             )
+        if self.noisy and config.ortho_init:
+            raise ValueError(
+                "policy_kwargs ortho_init=True: noisy layers have an initialisation of their own."
+            )
 
     def build(self, config, spec, key, actor):
         r = self.representation
@@ -83,6 +88,10 @@ class Q(Critic):
         return self.representation.q(lambda taus: apply(net, obs, taus), rows)
 
     # ------------------------------------------------------------------ learning
+
+    def network_settings(self, config, spec, actor):
+        widths = one_body(config) if config.pi is not None else HIDDEN
+        return (*ENCODING, *widths)
 
     def init(self, net, params):
         return copied(params["net"]) if self.target_network else ()

@@ -275,7 +275,7 @@ class CategoricalJoined(Joined):
     positional: ClassVar[tuple[str, ...]] = ("n_atoms", "v_min", "v_max")
 
     def __post_init__(self) -> None:
-        self._one  # checks the fields
+        Categorical.__post_init__(self)  # type: ignore[arg-type] # the same fields
 
     @property
     def _one(self) -> Categorical:

@@ -19,6 +19,7 @@ from actrix.core.fields import positive_or_none, share, whole
 from actrix.core.fit import Joint
 from actrix.core.rows import Rows, backward_sum, masked_mean
 from actrix.core.types import record
+from actrix.nets.networks import joint_settings
 
 
 def td_target(rows: Rows, v_next: jax.Array) -> jax.Array:
@@ -75,6 +76,9 @@ class ValueCritic(Critic):
 
     def build(self, config, spec, key, actor):
         return config.build(spec, key)
+
+    def network_settings(self, config, spec, actor):
+        return joint_settings(config, spec)
 
     def estimate(self, view, kept, rows, actor, progress, key):
         v, v_next = view.out, view.next_out
@@ -246,8 +250,8 @@ class GAE(ValueCritic):
 
 
 class PolicyQ(ValueCritic):
-    """Q(s, ·) of the policy in place of V(s): V(s) = Σ_a π(a|s) Q(s, a), so every estimator serves it (expected SARSA for
-    TD). Mixed into an estimator; the advantage is Q(s_t, a_t) − V(s_t)."""
+    """Q(s, ·) of the policy in place of V(s): V(s) = Σ_a π(a|s) Q(s, a), so every estimator serves it (expected SARSA
+    for TD). Mixed into an estimator; the advantage is Q(s_t, a_t) − V(s_t)."""
 
     @property
     def facts(self):
@@ -305,6 +309,9 @@ class NoCritic(Critic):
 
     def build(self, config, spec, key, actor):
         return actor.build(config, spec, key)
+
+    def network_settings(self, config, spec, actor):
+        return actor.network_settings(config, spec)
 
     def estimate(self, view, kept, rows, actor, progress, key):
         zero = jnp.zeros_like(rows.reward)

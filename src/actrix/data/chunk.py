@@ -115,9 +115,14 @@ class OnPolicy(Data):
 
         def minibatch(carry: tuple, index: jax.Array, item: Item) -> tuple[tuple, Metrics]:
             state, go = carry
-            new, _, metrics = step(state, _take(item, index), learning.clock.before, key)
+            batch = _take(item, index)
+            new, _, metrics = step(state, batch, learning.clock.before, key)
+            if batch[0].weight is not None:  # what holds no sample is no minibatch
+                some = jnp.any(batch[0].weight > 0)
+                new = jax.tree.map(lambda n, o: jnp.where(some, n, o), new, state)
+                metrics = jax.tree.map(lambda x: jnp.where(some, x, jnp.nan), metrics)
             if self.target_kl is not None and "train/approx_kl" in metrics:
-                go = go & (metrics["train/approx_kl"] <= 1.5 * self.target_kl)
+                go = go & ~(metrics["train/approx_kl"] > 1.5 * self.target_kl)
                 new = jax.tree.map(lambda n, o: jnp.where(go, n, o), new, state)
             return (new, go), metrics
 
@@ -125,12 +130,25 @@ class OnPolicy(Data):
             item = items(carry[0])
             count, length = _count(item), item[0].reward.size // _count(item)
             size = count if self.batch_size is None else self.batch_size // length
-            index = minibatch_indices(key, count, count // size)
+            index = samples_first(minibatch_indices(key, count, count // size), item[0])
             return jax.lax.scan(lambda c, i: minibatch(c, i, item), carry, index)
 
         start = (state, jnp.asarray(True))
         (state, _), metrics = jax.lax.scan(epoch, start, jax.random.split(key, epochs))
-        return state, jax.tree.map(jnp.mean, metrics)
+        return state, jax.tree.map(jnp.nanmean, metrics)
+
+
+def samples_first(index: jax.Array, rows: Rows) -> jax.Array:
+    """Minibatches `[M, size]` of the same items, those that hold a sample in the first of them.
+
+    Padding of whole episodes is most of a chunk where they are short: spread over all minibatches it would leave each
+    with a few samples, or with one, whose normalised ψ is 0.
+    """
+    if rows.weight is None or len(index) == 1:
+        return index
+    holds = jnp.any((rows.weight > 0).reshape(-1, rows.weight.shape[-1]), axis=0)
+    order = index.reshape(-1)
+    return order[jnp.argsort(~holds[order], stable=True)].reshape(index.shape)
 
 
 def _count(item: Item) -> int:

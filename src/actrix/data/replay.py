@@ -125,41 +125,67 @@ class Replay(Data):
 
     def feed(self, learning, state, memory, chunk, key):
         steps = self.updates(*chunk.reward.shape)
-        state, memory, metrics = self.replay(learning, state, memory.append(_plain(chunk)), steps, key)
+        due = jnp.sum(chunk.valid) if self.gradient_steps < 0 and chunk.valid is not None else None
+        state, memory, metrics = self.replay(learning, state, memory.append(_plain(chunk)), steps, key, due)
         return state, memory, metrics, None
 
     def replay(
-        self, learning: Learning, state: State, memory: Memory, steps: int, key: Key
+        self,
+        learning: Learning,
+        state: State,
+        memory: Memory,
+        steps: int,
+        key: Key,
+        due: jax.Array | None = None,
     ) -> tuple[State, Memory, Metrics]:
-        """`steps` updates from the memory. The metric 'batch' is what the first non-finite one learned from, if any."""
-        if steps == 1:
+        """`steps` updates from the memory, or the first `due` of them.
+
+        The metric 'batch' is what the first non-finite one learned from, if any.
+        """
+        if steps == 1 and due is None:
             state, rows, metrics, batch = self._update(learning, memory, state, memory.rows, key)
         else:
-            state, rows, metrics, batch = self._updates(learning, memory, state, steps, key)
+            state, rows, metrics, batch = self._updates(learning, memory, state, steps, key, due)
         metrics = {
             name: jnp.nanmean(x) for name, x in metrics.items()
         }  # a delayed actor has none in some updates
         metrics |= {"batch": batch, "train/n_updates": state.number}
         return state, dataclasses.replace(memory, rows=rows), metrics
 
-    def _updates(self, learning: Learning, memory: Memory, state: State, steps: int, key: Key) -> tuple:
+    def _updates(
+        self, learning: Learning, memory: Memory, state: State, steps: int, key: Key, due: jax.Array | None
+    ) -> tuple:
         shapes = jax.eval_shape(lambda: self._update(learning, memory, state, memory.rows, key))[3]
         empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-        def one(carry: tuple, key: Key) -> tuple[tuple, Metrics]:
-            old, changed, kept = carry
+        def one(carry: tuple, number_and_key: tuple) -> tuple[tuple, Metrics]:
+            (old, changed, kept), (number, key) = carry, number_and_key
             rows = memory.rows if changed is None else changed
-            state, rows, metrics, batch = self._update(learning, memory, old, rows, key)
+            go = None if due is None else number < due
+            state, rows, metrics, batch = self._update(learning, memory, old, rows, key, go)
+            if go is not None:  # rows that are no transitions ask for no update
+                state = jax.tree.map(lambda n, o: jnp.where(go, n, o), state, old)
+                metrics = jax.tree.map(lambda x: jnp.where(go, x, jnp.nan), metrics)
             kept = jax.lax.cond(state.bad & ~old.bad, lambda: batch, lambda: kept)
             return (state, None if changed is None else rows, kept), metrics
 
         # The memory stays outside the carry where nothing in it changes.
         start = (state, memory.rows if self.prioritized else None, empty)
-        (state, changed, batch), metrics = jax.lax.scan(one, start, jax.random.split(key, steps))
+        (state, changed, batch), metrics = jax.lax.scan(
+            one, start, (jnp.arange(steps), jax.random.split(key, steps))
+        )
         return state, memory.rows if changed is None else changed, metrics, batch
 
-    def _update(self, learning: Learning, memory: Memory, state: State, rows: Any, key: Key) -> tuple:
-        """(state, the ring's rows, metrics, the batch) after one update."""
+    def _update(
+        self,
+        learning: Learning,
+        memory: Memory,
+        state: State,
+        rows: Any,
+        key: Key,
+        go: jax.Array | None = None,
+    ) -> tuple:
+        """(state, the ring's rows, metrics, the batch) after one update; no priority moves unless `go`."""
         ring, progress = memory.ring, self.progress(learning.clock)
         draw_key, key = jax.random.split(key)
         draw = ring.draw(rows, draw_key, self.batch_size)
@@ -170,7 +196,8 @@ class Replay(Data):
         item, _ = learning.estimate(state, batch, progress, key)
         state, priority, metrics = learning.update(state, item, progress, key)
         if self.prioritized:
-            rows = ring.priorities(rows, draw, priority)
+            known = draw if go is None else dataclasses.replace(draw, ok=draw.ok & go)
+            rows = ring.priorities(rows, known, priority)
         return state, rows, metrics, batch
 
 

@@ -335,6 +335,10 @@ class Memory:
     rows: PyTree
     ring: Replay = dataclasses.field(metadata=dict(static=True))
 
+    def holds(self, transitions: int) -> Array:
+        """Whether so many are in it, or as many as it has room for."""
+        return (jnp.sum(self.rows.valid) >= transitions) | jnp.all(self.rows.count == self.ring.capacity)
+
     def append(self, chunk: Chunk) -> Memory:
         """The memory with a chunk added; what is not finite in it is zeroed (training stops then)."""
         return dataclasses.replace(self, rows=self.ring.add(self.rows, scrub(chunk)))

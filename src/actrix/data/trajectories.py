@@ -18,14 +18,14 @@ from actrix.data.ring import empty_memory
 
 @dataclasses.dataclass(frozen=True)
 class Trajectories(OnPolicy):
-    """Each fresh chunk is learned from, then `replay_ratio` times as many windows of a ring as there are environments."""
+    """Each fresh chunk is learned from, then `replay_ratio` times as many windows as there are environments."""
 
     replay_ratio: int = 4
     """Updates from the memory per fresh chunk (ACER draws their number from a Poisson law of this mean)."""
     buffer_size: int = 50_000
     """Transitions kept, over all environments."""
     learning_starts: int = 1000
-    """Environment steps before the first update from the memory."""
+    """Transitions in the memory before the first update from it (or a full one)."""
 
     name: ClassVar[str] = "trajectories"
     positional: ClassVar[tuple[str, ...]] = ("replay_ratio", "buffer_size", "learning_starts")
@@ -52,7 +52,8 @@ class Trajectories(OnPolicy):
         if before_last < self.learning_starts:
             raise ValueError(
                 f"learning_starts={self.learning_starts} is more than the {before_last} steps before the last of "
-                f"{total_steps} steps' chunks: nothing would be learned from the memory. Lower it, or set replay_ratio=0."
+                f"{total_steps} steps' chunks: nothing would be learned from the memory. Lower it, or set "
+                "replay_ratio=0."
             )
 
     def init(self, head, spec, num_envs, record):
@@ -61,14 +62,14 @@ class Trajectories(OnPolicy):
         )
 
     def feed(self, learning, state, memory, chunk, key):
+        enough = memory.holds(self.learning_starts)
         state, _, metrics, first = super().feed(learning, state, None, chunk, key)
         memory = memory.append(chunk)
         if not self.replay_ratio:
             return state, memory, metrics, first
         if self.n_critic_updates:
             key = jax.random.fold_in(key, 1)
-        progress, enough = learning.clock.before, learning.clock.steps_before >= self.learning_starts
-        rows, size = memory.rows, chunk.reward.shape[0]
+        progress, rows, size = learning.clock.before, memory.rows, chunk.reward.shape[0]
 
         def step(state, key):
             draw = memory.ring.draw(rows, key, rows.head.shape[0])

@@ -10,6 +10,7 @@ import equinox as eqx
 import gymnasium as gym
 import jax
 import jax.numpy as jnp
+from gymnasium import spaces
 from jaxtyping import Array
 
 from actrix.core.distributions import ActionHead, Distribution, action_head
@@ -17,6 +18,14 @@ from actrix.core.types import Key, PyTree, Spec, record
 from actrix.nets.memory import apply
 from actrix.nets.torso import MLP, SQRT2, Encoder, Linear, resolve_activation, space_leaves
 from actrix.nets.view import JointView
+
+ENCODING = ("features_extractor_class", "features_extractor_kwargs", "cnn")
+HIDDEN = ("pi", "vf", "activation_fn", "ortho_init", "layer_norm")
+
+
+def one_body(config: NetworkConfig) -> tuple[str, ...]:
+    """Settings of hidden layers of a single network, whose widths may be given for both branches alike."""
+    return HIDDEN if config.pi == config.vf else tuple(name for name in HIDDEN if name not in ("pi", "vf"))
 
 
 @record
@@ -64,6 +73,7 @@ class ActorCriticNet(eqx.Module):
         cnn: bool = False,
         cell: str | None = None,
         hidden_size: int = 64,
+        layer_norm: bool = False,
         q_values: bool = False,
     ):
         keys = jax.random.split(key, 8)
@@ -84,8 +94,8 @@ class ActorCriticNet(eqx.Module):
             self.cell = kind(size, hidden_size, key=keys[1])
             size = hidden_size
         gain = SQRT2 if ortho_init else 1.0
-        self.pi = MLP(size, arch["pi"], activation, gain, keys[2])
-        self.vf = MLP(size, arch["vf"], activation, gain, keys[3])
+        self.pi = MLP(size, arch["pi"], activation, gain, keys[2], layer_norm=layer_norm)
+        self.vf = MLP(size, arch["vf"], activation, gain, keys[3], layer_norm=layer_norm)
         self.pi_head = Linear([size, *arch["pi"]][-1], head.size, 0.01 if ortho_init else 1.0, keys[4])
         self.vf_head = Linear([size, *arch["vf"]][-1], head.size if q_values else 1, 1.0, keys[5])
         self.log_std = jnp.zeros(head.size) + log_std_init if head.continuous else None
@@ -135,6 +145,15 @@ class ActorCriticNet(eqx.Module):
         dist = self.head(self.pi_head(self.pi(features)), self.log_std, mask)
         value = self.vf_head(self.vf(vf_features))
         return Output(dist, value if self.q_values else value[0]), carry
+
+
+def joint_settings(config: NetworkConfig, spec: Spec) -> tuple[str, ...]:
+    """Settings that a network with a policy and a value branch, or the user's own, obeys."""
+    gaussian = ("log_std_init",) if isinstance(spec.action_space, spaces.Box) else ()
+    if config.module is not None:
+        return ("module", *gaussian)
+    cell = ("cell", "hidden_size") if config.cell is not None else ("share_features_extractor",)
+    return (*ENCODING, *HIDDEN, *gaussian, *cell)
 
 
 def _own_layers(net: Any) -> tuple:
@@ -190,7 +209,7 @@ class NetworkConfig:
     cnn: bool = False
     """Use the CNN for float images too (uint8 images always get it)."""
     layer_norm: bool = False
-    """Layer norm after each hidden layer (off-policy critics and Q networks)."""
+    """Layer norm after each hidden layer."""
     dropout: float = 0.0
     """Dropout rate of the off-policy critics' hidden layers while they learn."""
     cell: str | None = None
@@ -198,6 +217,18 @@ class NetworkConfig:
     hidden_size: int = 64
     module: Callable | None = None
     """The user's `(spec, key) -> equinox module`, called as `module(obs) -> (logits or mean, value)`."""
+
+    def refuse_unused(self, *used: str) -> None:
+        """Raise ValueError for a setting that differs from its default and is none of those `used`."""
+        wrong = [
+            f.name
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default and f.name not in used
+        ]
+        if wrong:
+            raise ValueError(
+                f"policy_kwargs {wrong[0]}={getattr(self, wrong[0])!r} would have no effect here: leave it out."
+            )
 
     @property
     def custom(self) -> bool:
@@ -228,5 +259,6 @@ class NetworkConfig:
             cnn=self.cnn,
             cell=self.cell,
             hidden_size=self.hidden_size,
+            layer_norm=self.layer_norm,
             q_values=q_values,
         )

@@ -207,6 +207,11 @@ def _stablehlo(call: Callable, inputs: tuple[Port, ...], outputs: tuple[Port, ..
     """The bytes of `jax.export`: a function of keyword arguments that returns a dict."""
     from jax import export as jax_export
 
+    try:
+        importlib.import_module("flatbuffers")
+    except ImportError as error:
+        raise ImportError(f'StableHLO needs flatbuffers ({error}): pip install "actrix[export]"') from None
+
     def policy(**arrays: jax.Array) -> dict[str, jax.Array]:
         out = call(*(arrays[port.name] for port in inputs))
         return {port.name: x for port, x in zip(outputs, out, strict=True)}

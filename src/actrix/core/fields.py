@@ -37,7 +37,7 @@ def switch(part: Any, *names: str) -> None:
 
 
 def choose(part: Any, **choices: tuple) -> None:
-    """Raise ValueError unless each field holds one of its choices; None is 'none' where that is one (`--set KEY=none`)."""
+    """Raise ValueError unless each field holds one of its choices; None is the choice 'none' (`--set KEY=none`)."""
     for name, allowed in choices.items():
         if getattr(part, name) is None and "none" in allowed:
             object.__setattr__(part, name, "none")

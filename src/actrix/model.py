@@ -756,6 +756,18 @@ class ACER(Model):
     preset_name = "acer"
 
 
+class IMPACT(Model):
+    """V-trace with the clipped surrogate, on fresh and replayed trajectories (Luo et al. 2020)."""
+
+    preset_name = "impact"
+
+
+class AWR(Model):
+    """Advantage-weighted regression on replayed trajectories (Peng et al. 2019)."""
+
+    preset_name = "awr"
+
+
 class PGQL(Model):
     """Policy gradient and Q-learning of one network (O'Donoghue et al. 2017)."""
 
@@ -790,6 +802,12 @@ class Rainbow(Model):
     """Double, dueling, prioritised, 3-step, categorical, noisy Q-learning (Hessel et al. 2018)."""
 
     preset_name = "rainbow"
+
+
+class MunchausenDQN(Model):
+    """DQN with soft values and the log-policy in the reward (Vieillard et al. 2020)."""
+
+    preset_name = "munchausen-dqn"
 
 
 class PQN(Model):
@@ -838,6 +856,30 @@ class DroQ(Model):
     """SAC with dropout and layer norm in the critics and 20 updates per step (Hiraoka et al. 2022)."""
 
     preset_name = "droq"
+
+
+class D4PG(Model):
+    """DDPG with a categorical critic, n-step targets and prioritised replay (Barth-Maron et al. 2018)."""
+
+    preset_name = "d4pg"
+
+
+class REDQ(Model):
+    """SAC with ten critics, a random two in each target and twenty updates a step (Chen et al. 2021)."""
+
+    preset_name = "redq"
+
+
+class CrossQ(Model):
+    """SAC with batch normalisation and no target networks (Bhatt et al. 2024)."""
+
+    preset_name = "crossq"
+
+
+class AWAC(Model):
+    """Advantage-weighted regression with critics Q(s, a), from replayed or given data (Nair et al. 2020)."""
+
+    preset_name = "awac"
 
 
 class BC(Model):
@@ -973,12 +1015,15 @@ MODELS: dict[str, type[Model]] = {
         OffPAC,
         VTrace,
         ACER,
+        IMPACT,
+        AWR,
         PGQL,
         DQN,
         C51,
         QRDQN,
         IQN,
         Rainbow,
+        MunchausenDQN,
         PQN,
         SoftQ,
         DDPG,
@@ -987,6 +1032,10 @@ MODELS: dict[str, type[Model]] = {
         DiscreteSAC,
         TQC,
         DroQ,
+        D4PG,
+        REDQ,
+        CrossQ,
+        AWAC,
         BC,
         CQL,
         IQL,

@@ -22,6 +22,7 @@ from actrix.critics.corrected import (
     TreeBackup,
     VTrace,
 )
+from actrix.critics.crossq import CrossQ
 from actrix.critics.ensemble import Conservative, Ensemble
 from actrix.critics.expectile import Expectile
 from actrix.critics.q import Q
@@ -35,7 +36,7 @@ CRITICS: dict[str, type[Critic]] = {
     cls.name: cls
     for cls in (
         MC, TD, NStep, TDLambda, GAE, VTrace, ImportanceTD, ImportanceMC, QMC, QTD, QNStep, QTDLambda, Retrace,
-        TreeBackup, QLambda, ImportanceQ, NoCritic, Q, Ensemble, Conservative, Expectile,
+        TreeBackup, QLambda, ImportanceQ, NoCritic, Q, Ensemble, Conservative, Expectile, CrossQ,
     )
 }  # fmt: skip
 ACTORS: dict[str, type[Actor]] = {

@@ -76,6 +76,12 @@ class Composition(Algorithm):
         switch(self, "normalize_obs", "normalize_reward")
         finite(self, "clip_obs", "clip_reward", least=0)
         object.__setattr__(self, "actor", self.actor.settle(self.critic))
+        own, kind = self.actor.fit or self.critic.fit, type(self.fit)
+        if not issubclass(kind, own):
+            raise ValueError(
+                f"{self.actor.name} takes no step of {kind.__name__.lower()} descent: "
+                f"beside critic {self.critic.name} it takes {own.__name__.lower()} ones."
+            )
 
     # ------------------------------------------------------------------ what the loops ask
 

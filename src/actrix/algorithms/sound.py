@@ -151,10 +151,12 @@ def _behaviour(critic: Critic, actor: Actor, data: Data) -> str | None:
 def _passes(critic: Critic, actor: Actor, data: Data) -> str | None:
     """How often may a chunk be gone through?"""
     epochs, a = getattr(data, "n_epochs", 1), actor.facts
+    if a.fisher and critic.facts.gives != "none" and not data.critic_passes:
+        return f"{actor.name}'s step moves the policy alone: n_critic_updates must be at least 1 to fit the critic"
+    if epochs > 1 and a.fisher:
+        return "the natural gradient's step takes a chunk once: n_epochs must be 1"
     if epochs <= 1 or a.ratio or a.any_behaviour or critic.facts.gives == "Q(s, ·)":
         return None
-    if a.fisher:
-        return "the natural gradient's step takes a chunk once: n_epochs must be 1"
     if data.facts.on_policy:
         return "the score function is the gradient only at the policy that acted: n_epochs must be 1"
     return (
@@ -245,7 +247,8 @@ def table() -> list[Cell]:
                     forms = [dataclasses.replace(actor, psi=psi()) for psi in PSI]
                 for one in forms:
                     # A pass is what every actor allows: how many more, `unsound` says where they are set.
-                    single = dataclasses.replace(data, n_epochs=1) if hasattr(data, "n_epochs") else data
+                    once = {"n_epochs": 1, "n_critic_updates": int(one.facts.fisher)}
+                    single = dataclasses.replace(data, **once) if hasattr(data, "n_epochs") else data
                     psi = one.psi.name if hasattr(one, "psi") else ""
                     cells.append(Cell(critic.name, actor.name, psi, data.name, unsound(critic, one, single)))
     return cells

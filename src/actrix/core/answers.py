@@ -20,7 +20,7 @@ Metrics = dict[str, Any]
 Params = dict[str, PyTree]
 """Parameters by the name of what descends with them: "net", or "actor", "critic", …"""
 Loss = tuple[jax.Array, jax.Array, Metrics]
-"""(loss, priority of each row; metrics)."""
+"""(loss, priority of each row; metrics). State of the network that a loss makes anew is in its view's `moved`."""
 
 
 @record

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from actrix.core.answers import Actor, Critic, Item, Kept, Metrics, Params, State
-from actrix.core.fields import choose, finite, positive_or_none, rate, switch, whole
-from actrix.core.optim import OPTIMIZERS, descend, flatten, make_optimizer
+from actrix.core.fields import choose, finite, positive_or_none, rate, share, switch, whole
+from actrix.core.optim import OPTIMIZERS, RUNNING, apart, descend, flatten, make_optimizer, together
 from actrix.core.schedules import Schedule, evaluate
 from actrix.core.types import Key, PyTree
 
@@ -31,11 +31,16 @@ class Fit(abc.ABC):
     """Bound on the norm of the whole gradient; None = off."""
     optimizer: str = "adam"
     optimizer_eps: float = 1e-8
+    optimizer_beta1: float = 0.9
+    """Decay of the mean gradient of adam and radam."""
 
     def __post_init__(self) -> None:
         rate(self, "learning_rate")
         choose(self, optimizer=OPTIMIZERS)
         finite(self, "optimizer_eps", least=0)
+        share(self, "optimizer_beta1")
+        if self.optimizer_beta1 == 1:
+            raise ValueError("optimizer_beta1=1 would never take in a gradient.")
         positive_or_none(self, "max_grad_norm")
 
     # ------------------------------------------------------------------ parameters
@@ -49,22 +54,25 @@ class Fit(abc.ABC):
         """The network with these parts."""
 
     def split(self, net: Any) -> tuple[Params, Callable[[Params], Any]]:
-        """(parameters, the way back)."""
-        pairs = {name: flatten(part) for name, part in self.parts(net).items()}
+        """(parameters, the way back). What no gradient moves is there as `RUNNING`, if there is any."""
+        running, rest = apart(net)
+        pairs = {name: flatten(part) for name, part in self.parts(rest).items()}
 
         def build(params: Params) -> Any:
-            return self.join(net, {name: back(params[name]) for name, (_, back) in pairs.items()})
+            joined = self.join(rest, {name: back(params[name]) for name, (_, back) in pairs.items()})
+            return together(params.get(RUNNING, running), joined)
 
-        return {name: theta for name, (theta, _) in pairs.items()}, build
+        params = {name: theta for name, (theta, _) in pairs.items()}
+        return params | ({RUNNING: running} if jax.tree.leaves(running) else {}), build
 
     def init(self, actor: Actor, net: Any, params: Params, critic_passes: int) -> dict[str, PyTree]:
         """The optimisers' states."""
-        return {name: self.descent.init(theta) for name, theta in params.items()}
+        return {name: self.descent.init(theta) for name, theta in params.items() if name != RUNNING}
 
     @property
     def descent(self) -> optax.GradientTransformation:
         """The optimiser of one parameter vector."""
-        return make_optimizer(self.optimizer, self.max_grad_norm, self.optimizer_eps)
+        return make_optimizer(self.optimizer, self.max_grad_norm, self.optimizer_eps, self.optimizer_beta1)
 
     def check_rows(self, items: int) -> None:
         """Raise ValueError where so many rows (or sequences) of a chunk do not do."""
@@ -102,18 +110,21 @@ class Fit(abc.ABC):
         learning_rate: Schedule | None = None,
         moments: str = "",
     ) -> tuple[State, jax.Array, PyTree]:
-        """One step on loss(θ) → (value, aux) of one parameter vector, by the optimiser `moments`; (state, value, aux).
+        """One step of one parameter vector on loss(θ) → (value, (moved, aux)), by the optimiser `moments`.
 
-        A gradient that is not finite changes nothing, nor does any after it.
-        """  # fmt: skip
+        Returns (state, value, aux). `moved` are other parameters that the loss itself gives anew (a view's `moved`). A
+        gradient that is not finite changes nothing, nor does any after it.
+        """
         theta, moments = state.params[name], moments or name
-        (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(theta)
+        (value, (moved, aux)), gradient = jax.value_and_grad(loss, has_aux=True)(theta)
         size = evaluate(self.learning_rate if learning_rate is None else learning_rate, progress)
         good = jnp.isfinite(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradient))) & ~state.bad
         new = descend(self.descent, gradient, state.opt[moments], theta, size)
         # A select that XLA fuses into the update's own loop: keeping the old values costs no extra pass.
-        theta, opt = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, (theta, state.opt[moments]))
-        params, opts = state.params | {name: theta}, state.opt | {moments: opt}
+        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+        theta, opt = keep(new, (theta, state.opt[moments]))
+        moved = {other: keep(x, state.params[other]) for other, x in moved.items()}
+        params, opts = state.params | moved | {name: theta}, state.opt | {moments: opt}
         return dataclasses.replace(state, params=params, opt=opts, bad=~good), value, aux
 
 
@@ -159,7 +170,7 @@ class Joint(Whole):
             critic_rows, priority, more = critic.loss(view, rows, est, key)
             if actor.critic_share(rows):
                 value += share * rows.mean(critic_rows)
-            return value, (priority, metrics | more)
+            return value, (view.moved, (priority, metrics | more))
 
         state, value, (priority, metrics) = self.step(state, "net", loss, progress)
         return state, priority, metrics | {"train/loss": value}
@@ -170,7 +181,7 @@ class Joint(Whole):
         def loss(theta: PyTree) -> tuple[jax.Array, tuple]:
             view = look(state.params | {"net": theta}, rows).critic_only()
             critic_rows, priority, metrics = critic.loss(view, rows, est, key)
-            return rows.mean(critic_rows), (priority, metrics)
+            return rows.mean(critic_rows), (view.moved, (priority, metrics))
 
         state, _, (priority, metrics) = self.step(
             state, "net", loss, progress, self.critic_learning_rate, "again"
@@ -192,10 +203,9 @@ class Alone(Whole):
         rows, est, _ = item
 
         def loss(theta: PyTree) -> tuple[jax.Array, tuple]:
-            critic_rows, priority, metrics = critic.loss(
-                look(state.params | {"net": theta}, rows), rows, est, key
-            )
-            return rows.mean(critic_rows), (priority, metrics)
+            view = look(state.params | {"net": theta}, rows)
+            critic_rows, priority, metrics = critic.loss(view, rows, est, key)
+            return rows.mean(critic_rows), (view.moved, (priority, metrics))
 
         state, value, (priority, metrics) = self.step(state, "net", loss, progress)
         return state, priority, metrics | {"train/loss": value}
@@ -237,10 +247,9 @@ class Apart(Fit):
             def loss(
                 theta: PyTree, name: str = name, params: Params = state.params
             ) -> tuple[jax.Array, tuple]:
-                losses, priority, more = critic.loss_of(
-                    name, look(params | {name: theta}, rows), rows, est, key
-                )
-                return rows.mean(losses), (priority, more)
+                view = look(params | {name: theta}, rows)
+                losses, priority, more = critic.loss_of(name, view, rows, est, key)
+                return rows.mean(losses), (view.moved, (priority, more))
 
             state, value, (priority, more) = self.step(state, name, loss, progress)
             metrics |= more | {f"train/{name}_loss": value}
@@ -268,17 +277,18 @@ class Apart(Fit):
         memo = actor.remember(critic, look(state.params, rows), state.kept, rows, est)
         memo = jax.lax.stop_gradient(memo)
 
-        def loss(theta: PyTree) -> tuple[jax.Array, Metrics]:
+        def loss(theta: PyTree) -> tuple[jax.Array, tuple]:
             view = look(state.params | {"actor": theta}, rows)
             losses, more = actor.loss(critic, view, state.kept.actor, rows, memo, progress, key)
-            return rows.mean(losses), more
+            return rows.mean(losses), (view.moved, more)
 
         state, value, metrics = self.step(state, "actor", loss, progress)
         metrics |= {"train/actor_loss": value}
         for name in actor.own():
 
             def own(theta: PyTree, name: str = name, params: Params = state.params, said=metrics) -> tuple:
-                return rows.mean(actor.also(look(params | {name: theta}, rows), rows, said)[name]), ()
+                view = look(params | {name: theta}, rows)
+                return rows.mean(actor.also(view, rows, said)[name]), (view.moved, ())
 
             state, value, _ = self.step(state, name, own, progress)
             metrics |= {f"train/{actor.own_names[name]}_loss": value}
@@ -357,10 +367,9 @@ class Natural(Fit):
         rows, est, _ = item
 
         def loss(theta: PyTree) -> tuple[jax.Array, tuple]:
-            critic_rows, priority, metrics = critic.loss(
-                look(state.params | {"critic": theta}, rows), rows, est, key
-            )
-            return rows.mean(critic_rows), (priority, metrics)
+            view = look(state.params | {"critic": theta}, rows)
+            critic_rows, priority, metrics = critic.loss(view, rows, est, key)
+            return rows.mean(critic_rows), (view.moved, (priority, metrics))
 
         state, _, (priority, metrics) = self.step(state, "critic", loss, progress)
         return state, priority, metrics

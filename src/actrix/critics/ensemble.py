@@ -22,24 +22,20 @@ from actrix.nets.view import apply
 
 
 @dataclasses.dataclass(frozen=True)
-class Ensemble(Critic):
-    """E critics Q_i(s, a), fitted to r + γ_t(Q⁻(s′, a′) − what the actor pays there), Q⁻ their target copies joined."""
+class ActionCritics(Critic):
+    """E critics Q_i(s, a) beside an actor; the final classes say what they are fitted to."""
 
     n_critics: int = 2
     joined: Joined = dataclasses.field(default=Numbers(), metadata={"parts": JOINED})
     actor_q: str = "min"
     """What the actor ascends: 'min', 'mean' or 'first' of the critics."""
-    tau: float = 0.005
-    """Polyak coefficient of the target copies."""
 
-    name: ClassVar[str] = "ensemble"
     positional: ClassVar[tuple[str, ...]] = ("n_critics",)
     fit: ClassVar[Any] = Apart
 
     def __post_init__(self) -> None:
         whole(self, "n_critics")
         choose(self, actor_q=("min", "mean", "first"))
-        share(self, "tau")
 
     @property
     def facts(self):
@@ -58,31 +54,6 @@ class Ensemble(Critic):
     def network_settings(self, config, spec, actor):
         return (*ENCODING, *HIDDEN, "dropout", "share_features_extractor")  # nothing is shared in any case
 
-    def init(self, net, params):
-        return copied(params["critic"])
-
-    def restart(self, kept, params):
-        return copied(params["critic"])
-
-    def follow(self, kept, params):
-        return polyak(kept, params["critic"], self.tau)
-
-    def estimate(self, view, kept, rows, actor, progress, key):
-        key, dropout = jax.random.split(jax.random.split(key, 5)[0])
-        target = view({"critic": kept.critic})
-
-        def q(action: jax.Array | None) -> jax.Array:
-            out = target.q(action, "next_obs", key=dropout)
-            return jnp.min(out, axis=1) if action is None else out
-
-        out, penalty = actor.backup(view, kept, rows, q, key)
-        return self.joined.target(out, penalty, rows)
-
-    def loss(self, view, rows, est, key):
-        q = view.q_taken(jax.random.split(key, 5)[1])
-        losses, priority = self.joined.loss(q, est)
-        return losses, priority, {"train/q_mean": jnp.mean(q)}
-
     def ascended(self, view: Any, action: jax.Array | None, key: jax.Array) -> jax.Array:
         """What the actor ascends: Q(s, a) `[B]` at an action, or Q(s, ·) `[B, A]`."""
         out = view.q(action, first=self.actor_q == "first", key=key)
@@ -98,6 +69,56 @@ class Ensemble(Critic):
         if view.net.head.continuous:
             return taken - least(view.q(view.dist.mode()))
         return taken - jnp.sum(jnp.exp(view.dist.logits) * jnp.min(view.q(None), axis=1), axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble(ActionCritics):
+    """E critics Q_i(s, a), fitted to r + γ_t(Q⁻(s′, a′) − what the actor pays there), Q⁻ their target copies joined."""
+
+    tau: float = 0.005
+    """Polyak coefficient of the target copies."""
+    subset: int | None = None
+    """Join only so many of the target copies, drawn anew for every update (REDQ, Chen et al. 2021); None = all."""
+
+    name: ClassVar[str] = "ensemble"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        share(self, "tau")
+        if self.subset is not None:
+            whole(self, "subset")
+            if self.subset > self.n_critics:
+                raise ValueError(f"subset={self.subset} is more than n_critics={self.n_critics}.")
+
+    def init(self, net, params):
+        return copied(params["critic"])
+
+    def restart(self, kept, params):
+        return copied(params["critic"])
+
+    def follow(self, kept, params):
+        return polyak(kept, params["critic"], self.tau)
+
+    def estimate(self, view, kept, rows, actor, progress, key):
+        key, dropout = jax.random.split(jax.random.split(key, 5)[0])
+        target = view({"critic": kept.critic})
+
+        def q(action: jax.Array | None) -> jax.Array:
+            out = target.q(action, "next_obs", key=dropout)
+            if self.subset is not None:
+                drawn = jax.random.choice(
+                    jax.random.fold_in(dropout, 1), self.n_critics, (self.subset,), replace=False
+                )
+                out = jnp.take(out, drawn, axis=1)
+            return jnp.min(out, axis=1) if action is None else out
+
+        out, penalty = actor.backup(view, kept, rows, q, key)
+        return self.joined.target(out, penalty, rows)
+
+    def loss(self, view, rows, est, key):
+        q = view.q_taken(jax.random.split(key, 5)[1])
+        losses, priority = self.joined.loss(q, est)
+        return losses, priority, {"train/q_mean": jnp.mean(q)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -123,7 +123,11 @@ class Actor(eqx.Module):
 
     def __call__(self, obs: PyTree, mask: Array | None = None) -> Array | TanhGaussian | Categorical:
         """The action in [−1, 1]^d, or the distribution of the action."""
-        out = self.out(self.body(self.encoder(obs)))
+        return self.decide(self.body(self.encoder(obs)), mask)
+
+    def decide(self, features: Array, mask: Array | None = None) -> Array | TanhGaussian | Categorical:
+        """The same from the last hidden layer."""
+        out = self.out(features)
         if not self.head.continuous:
             return self.head(out, None, mask)  # type: ignore[return-value]
         if not self.stochastic:
@@ -162,12 +166,17 @@ class Critics(eqx.Module):
 
     def __call__(self, obs: PyTree, action: Array | None, key: Key | None = None) -> Array:
         """Every member's output; `key` switches dropout on."""
-        x = self.encoder(obs)
-        if not self.discrete:
-            assert action is not None
-            x = jnp.concatenate([x, action], axis=-1)
+        x = self.inputs(obs, action)
         keys = [None if key is None else jax.random.fold_in(key, i) for i in range(len(self.members))]
         return jnp.stack([out(body(x, k)) for (body, out), k in zip(self.members, keys, strict=True)])
+
+    def inputs(self, obs: PyTree, action: Array | None) -> Array:
+        """What the members read."""
+        x = self.encoder(obs)
+        if self.discrete:
+            return x
+        assert action is not None
+        return jnp.concatenate([x, action], axis=-1)
 
     @property
     def dropout(self) -> float:

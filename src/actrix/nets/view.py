@@ -23,6 +23,9 @@ class View:
     def __init__(self, build: Callable[[Params], Any], params: Params, rows: Rows, net: Any = None):
         self.build, self.params, self.rows = build, params, rows
         self.net = build(params) if net is None else net
+        self.moved: Params = {}
+        """Parameters that seeing the rows has changed, though no gradient moves them (`core.optim.Running`); a loss
+        gives them on."""
 
     def __call__(self, params: Params) -> Self:
         return type(self)(self.build, self.params | params, self.rows)

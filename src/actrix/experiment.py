@@ -91,7 +91,6 @@ class RunConfig:
 
     def build(self) -> Any:
         """The algorithm (a frozen dataclass)."""
-<<<<<<< HEAD
         if not self.settings:
             raise RunError("the settings of this run lack everything: its config.json is incomplete.")
         base = None
@@ -101,15 +100,6 @@ class RunConfig:
         # Files of format 1 name the answers of joint networks only.
         named = isinstance(base, Composition) and presets.joint(base.critic, base.actor)
         if missing and (base is None or named):
-=======
-        named = self.algorithm != presets.COMPOSED
-        base = presets.find_preset(self.algorithm).algorithm if named else None
-        missing = {"critic", "actor"} - set(self.settings)
-        # Files of format 1 name the answers of joint networks only.
-        if missing and (
-            base is None or (isinstance(base, Composition) and presets.joint(base.critic, base.actor))
-        ):
->>>>>>> core
             raise RunError(f"the settings of this run lack {' and '.join(sorted(missing))}.")
         if base is not None:
             return configure(base, upgraded(base, self.settings))

@@ -164,6 +164,9 @@ def test_what_does_not_learn_from_data_is_refused():
     data = make_dataset(BOX)
     with pytest.raises(ValueError, match="only algorithms that replay transitions learn from a data set"):
         OfflineRunner(find_preset("ppo").algorithm, data, [0])
+    scaled = configure(ALGORITHMS["bc"][0], {"normalize_reward": True})
+    with pytest.raises(ValueError, match="normalize_reward is of rewards that still come in"):
+        OfflineRunner(scaled, data, [0])
     with pytest.raises(ValueError, match="needs a Discrete action space"):
         OfflineRunner(ALGORITHMS["dqn"][0], data, [0])
     with pytest.raises(ValueError, match="reference"):

@@ -459,16 +459,15 @@ def test_zoo_entries_all_configure():
     from actrix import zoo
     from actrix.algorithms.presets import PRESETS
     from actrix.algorithms.settings import configure
-    from actrix.data.replay import ReplayBuffer
 
     for name, preset in PRESETS.items():
         for env_id, entry in zoo.load(name).items():
             settings = {k: v for k, v in entry.items() if k not in zoo.RUN_KEYS}
             algorithm = configure(preset.algorithm, settings)
-            replayed = isinstance(algorithm.data, ReplayBuffer)
-            rows = getattr(algorithm, "n_steps", None)
-            if not replayed and rows is not None and getattr(algorithm, "batch_size", None) is not None:
-                assert rows * entry.get("n_envs", preset.n_envs) % algorithm.batch_size == 0, (name, env_id)
+            replayed, data = algorithm.replays_transitions, algorithm.data
+            rows, size = getattr(data, "n_steps", None), getattr(data, "batch_size", None)
+            if not replayed and rows is not None and size is not None:
+                assert rows * entry.get("n_envs", preset.n_envs) % size == 0, (name, env_id)
             if replayed and entry.get("n_timesteps"):
                 assert algorithm.data.learning_starts < entry["n_timesteps"], (name, env_id)
 

@@ -14,8 +14,6 @@ from gymnasium import spaces
 import actrix
 from actrix import A2C, PPO, ModelFileError, SettingError
 from actrix.data.offline import Episode, assemble
-from actrix.data.replay import ReplayBuffer
-from actrix.data.trajectories import Trajectories
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, ContinuousTarget, Masked, TMaze
 from actrix.model import MODELS, Model
@@ -566,7 +564,7 @@ REPLAY = {"learning_starts": 8, "batch_size": 8, "buffer_size": 200, "train_freq
 def off_policy(name, env=None, seed=0, **settings):
     """A tiny model; 4 environments of a probe unless told otherwise."""
     cls = MODELS[name]
-    own = REPLAY if isinstance(cls._find_preset({}).algorithm.data, ReplayBuffer) else {}
+    own = REPLAY if cls._find_preset({}).algorithm.replays_transitions else {}
     if name in ("off-pac", "v-trace", "acer", "pgql"):
         own = {"n_steps": 4}
     if name == "pqn":
@@ -604,7 +602,7 @@ def test_every_off_policy_class_predicts_saves_and_loads(name, tmp_path):
     model = perturb(off_policy(name))
     model.run.steps = 77
     path = model.save(tmp_path / "model")
-    replays = isinstance(model.algorithm.data, ReplayBuffer | Trajectories)
+    replays = hasattr(model.algorithm.data, "buffer_size")
     huge = {"buffer_size": 10**15} if replays else {}
     loaded = type(model).load(path, **huge)
     assert loaded.runner is None

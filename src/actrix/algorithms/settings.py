@@ -132,6 +132,7 @@ def _explorer(algorithm: Any, values: dict[str, Any]) -> dict[str, Any]:
         return {}
     if "exploration" in values:
         kind = values.pop("exploration")
+        kind = "none" if kind is None else kind  # `--set exploration=none`
         if kind not in _EXPLORERS:
             raise SettingError(f"exploration={kind!r}: choose one of {', '.join(_EXPLORERS)}.")
         return {"actor": parse_actor(_EXPLORERS[kind], old)}

@@ -258,10 +258,11 @@ def _small_replay(algorithm: Composition) -> dict[str, Any]:
         return changes | {name: x for name, x in small.items() if name in names}
     if "tau" in names:
         changes |= {"tau": 0.05}
+    if "cql_alpha" in names:
+        changes |= {"cql_alpha": 0.01, "cql_actions": 4}
     if pathwise(algorithm):
         soft = {"ent_coef": "auto_0.1" if discrete(algorithm) else 0.05}
         changes |= soft if algorithm.actor.name == "soft" else {"noise_std": 0.5}
-        changes |= {"cql_alpha": 0.01, "cql_actions": 4} if "cql_alpha" in names else {}
         if not discrete(algorithm):
             changes |= {"policy_kwargs": CRITICS, "learning_starts": 2048, "buffer_size": 2**15}
         if algorithm.critic.joined.distributional:

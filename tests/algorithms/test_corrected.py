@@ -13,7 +13,7 @@ from helpers import NUM_ENVS, distance, estimated, restart, small
 from actrix.actors.corrected import PGQL, acer_step
 from actrix.actors.policy_gradient import PPOClip, Score
 from actrix.algorithms.learn import Composition
-from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.presets import PRESETS, compose
 from actrix.algorithms.settings import configure
 from actrix.core.distributions import Categorical
 from actrix.core.fit import Joint
@@ -72,8 +72,11 @@ def test_the_policy_learned_pays_for_its_kl_not_the_behaviour(behaviour):
 # ------------------------------------------------------------------ lag
 
 
-def test_the_behaviour_is_exactly_the_policy_of_so_many_updates_ago():
-    algorithm = small(PRESETS["v-trace"].algorithm, lag=3)
+@pytest.mark.parametrize(
+    "algorithm", [PRESETS["v-trace"].algorithm, compose("gae", "weighted", "lag")], ids=["v-trace", "weighted"]
+)
+def test_the_behaviour_is_exactly_the_policy_of_so_many_updates_ago(algorithm):
+    algorithm = small(algorithm, lag=3)
     runner = CompiledRunner(algorithm, ActionObs(), NUM_ENVS, [0])
     learner, env, env_key, key = jax.tree.map(
         lambda x: x[0],

@@ -422,7 +422,9 @@ def policy_of(acting: Any, obs: list[float]) -> np.ndarray:
     return np.exp(np.asarray(out.dist.logits[0]))
 
 
-def estimated(algorithm: Composition, learner: Any, chunk: Any, replayed: bool = False) -> tuple[Any, Any, Any]:
+def estimated(
+    algorithm: Composition, learner: Any, chunk: Any, replayed: bool = False
+) -> tuple[Any, Any, Any]:
     """(rows as learned from, what the critic estimates of them, what the actor remembers) of a chunk `[T, N]`."""
     update = Update(algorithm, learner, count(learner.training, chunk))
     state = update.start(jnp.asarray(False))

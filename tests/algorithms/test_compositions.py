@@ -55,7 +55,9 @@ def act_on_observation(algorithm, seed=0):
     return train_apart(small(algorithm, batch_size=None), ActionObs(), 60, seed).acting
 
 
-@pytest.mark.parametrize("cell", [cell for cell in APART if not cell.endswith("fixed") and "cloning" not in cell])
+@pytest.mark.parametrize(
+    "cell", [cell for cell in APART if not cell.endswith("fixed") and "cloning" not in cell]
+)
 def test_critics_apart_learn_to_act(cell):
     """The same reward; a soft actor of continuous actions and a deterministic one find ±½ by the sign of it.
 
@@ -82,7 +84,9 @@ def test_the_unsound_cells_are_refused_with_their_reason():
         assert cell.reason in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["on-policy", "lag:8", "lag:0", "trajectories:4", "replay:prioritized", "fixed"])
+@pytest.mark.parametrize(
+    "text", ["on-policy", "lag:8", "lag:0", "trajectories:4", "replay:prioritized", "fixed"]
+)
 def test_data_text_round_trips(text):
     assert write(parse_data(text)) == text
     assert parse_data(write(parse_data(text), full=True)) == parse_data(text)
@@ -117,6 +121,7 @@ def test_critic_text_round_trips(text):
     critic = parse_critic(text)
     assert parse_critic(write(critic)) == critic
     assert parse_critic(write(critic, full=True)) == critic
+
 
 # ------------------------------------------------------------------ wrong words, other spellings
 

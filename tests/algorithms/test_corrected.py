@@ -73,7 +73,9 @@ def test_the_policy_learned_pays_for_its_kl_not_the_behaviour(behaviour):
 
 
 @pytest.mark.parametrize(
-    "algorithm", [PRESETS["v-trace"].algorithm, compose("gae", "weighted", "lag")], ids=["v-trace", "weighted"]
+    "algorithm",
+    [PRESETS["v-trace"].algorithm, compose("gae", "weighted", "lag")],
+    ids=["v-trace", "weighted"],
 )
 def test_the_behaviour_is_exactly_the_policy_of_so_many_updates_ago(algorithm):
     algorithm = small(algorithm, lag=3)
@@ -115,7 +117,10 @@ def test_no_lag_is_on_policy():
     chunks = {"n_steps": 8, **ONCE}
     score, ppo = Score(normalize_advantage=False), PPOClip(normalize_advantage=False)
     for actor, most in ((score, 0.0), (ppo, 1e-6)):
-        one, other = (after_three(composition(GAE(), actor, data)) for data in (OnPolicy(**chunks), Lagged(lag=0, **chunks)))
+        one, other = (
+            after_three(composition(GAE(), actor, data))
+            for data in (OnPolicy(**chunks), Lagged(lag=0, **chunks))
+        )
         assert distance(one.acting.net, other.acting.net) <= most
         assert other.acting.explore is None
     vtrace = after_three(composition(VTrace(), score, Lagged(lag=0, **chunks), 0.01))
@@ -245,7 +250,9 @@ def test_pgql_rests_where_its_q_is_the_advantage(float64):
 
     def loss(z, psi):
         dist = Categorical(jnp.broadcast_to(jax.nn.log_softmax(z), (4, 3)))
-        view = types.SimpleNamespace(dist=dist, log_prob=dist.log_prob(action), action=action, out=jnp.zeros(4))
+        view = types.SimpleNamespace(
+            dist=dist, log_prob=dist.log_prob(action), action=action, out=jnp.zeros(4)
+        )
         return rows.mean(algorithm.actor.loss(None, view, kept, rows, {"psi": psi}, 0.0, None)[0])
 
     np.testing.assert_allclose(jax.grad(loss)(logits, psi), 0.0, atol=1e-12)

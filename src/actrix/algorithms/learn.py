@@ -176,7 +176,11 @@ class Composition(Algorithm):
         """The same, apart; None = nothing."""
         if isinstance(explore, Behaviour):
             return explore
-        return Behaviour(None, explore) if self.actor.numbers(jnp.zeros(())) is None else Behaviour(explore, None)
+        return (
+            Behaviour(None, explore)
+            if self.actor.numbers(jnp.zeros(())) is None
+            else Behaviour(explore, None)
+        )
 
     def warm_acting(self, acting):
         return dataclasses.replace(acting, explore=self.data.warm_numbers(self.actor, acting.explore))

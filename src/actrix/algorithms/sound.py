@@ -41,7 +41,9 @@ def _partners(critic: Critic, actor: Actor, data: Data) -> str | None:
     if c.explores and a.explores_by_value:
         return "noisy layers explore by themselves: take actor greedy or epsilon-greedy"
     if c.samples_policy and not a.density:
-        return f"critic {critic.name} weighs samples of the policy by their density: take actor soft or weighted"
+        return (
+            f"critic {critic.name} weighs samples of the policy by their density: take actor soft or weighted"
+        )
     return None
 
 

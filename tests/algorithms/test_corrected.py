@@ -112,7 +112,7 @@ def after_three(algorithm):
 def test_no_lag_is_on_policy():
     """Bit by bit for one algorithm; and V-trace with all ratios 1 is the n-step target and its advantage.
 
-    PPO's ratio compares with a probability that was computed when acting, or anew by what learns: equal but for rounding.
+    PPO's ratio compares with a probability computed when acting, or anew by what learns: equal but for rounding.
     """
     chunks = {"n_steps": 8, **ONCE}
     score, ppo = Score(normalize_advantage=False), PPOClip(normalize_advantage=False)
@@ -260,7 +260,7 @@ def test_pgql_rests_where_its_q_is_the_advantage(float64):
 
 
 def test_pgql_replays_one_step_q_learning():
-    """Target r + γ(1 − terminated) max_a Q(s′, a), over the legal actions, from the network that learns; it is a constant."""
+    """Target r + γ(1 − terminated) max_a Q(s′, a), over the legal actions, from the network that learns: a constant."""
     algorithm = small(PRESETS["pgql"].algorithm, gamma=0.9, ent_coef=0.2)
     runner = CompiledRunner(algorithm, ActionObs(), 4, [0])
     state = jax.tree.map(lambda x: x[0], runner.state)

@@ -373,14 +373,8 @@ def chunk(spec, rows, envs, net, seed=0):
 def prepared(algorithm, rows=6, envs=2):
     """(rows, estimates, memo, view, update, state, item) of a replayed window of `chunk`."""
     learner, net, _, _ = fitted(algorithm, CHOICES)
-<<<<<<< HEAD
-    net = eqx.tree_at(
-        lambda n: n.pi_head.weight, net, 100 * net.pi_head.weight
-    )  # not the behaviour's uniform one
-=======
     # Not the behaviour's uniform policy.
     net = eqx.tree_at(lambda n: n.pi_head.weight, net, 100 * net.pi_head.weight)
->>>>>>> alg
     learner = algorithm.with_acting(learner, dataclasses.replace(learner.acting, net=net))
     window = chunk(CHOICES, rows, envs, net)
     seen = rows_of(window, algorithm.gamma, on_policy=False, replayed=True)

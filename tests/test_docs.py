@@ -108,6 +108,44 @@ def test_generated_tables_are_up_to_date():
     assert module.stale() == [], "run: python docs/gen_tables.py"
 
 
+def named_in(file):
+    """What a file defines: 'function', 'CONSTANT', 'Class', 'Class.method', 'Class.field'."""
+    names = set()
+
+    def visit(node, prefix):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.ClassDef):
+                names.add(prefix + child.name)
+            if isinstance(child, ast.ClassDef):
+                visit(child, f"{prefix}{child.name}.")
+            targets = child.targets if isinstance(child, ast.Assign) else [getattr(child, "target", None)]
+            names.update(prefix + target.id for target in targets if isinstance(target, ast.Name))
+
+    visit(ast.parse(file.read_text(encoding="utf-8")), "")
+    return names
+
+
+PLACE = re.compile(r"`([^`]+)`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_places_in_the_code_exist(page):
+    """`room/file.py`, and the classes and methods that follow it in a line or a cell."""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        for cell in re.split(r"(?<!\\)\|", line):
+            names = None
+            for word in PLACE.findall(cell):
+                name = word.partition("[")[0]
+                if re.fullmatch(r"[\w/]+/\w+\.py", word):
+                    files = [
+                        folder / word for folder in (SRC, ROOT, ROOT / "src") if (folder / word).is_file()
+                    ]
+                    assert files, f"{relative(page)}: there is no {word}"
+                    names = named_in(files[0])
+                elif names is not None and re.fullmatch(r"[A-Z]\w*(\.\w+)?|\w+\.\w+", name):
+                    assert name in names, f"{relative(page)}: {files[0].name} has no {name}"
+
+
 def test_make_commands_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))

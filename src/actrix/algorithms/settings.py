@@ -269,7 +269,7 @@ def upgraded(algorithm: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
         settings["data"] = settings["data"].replace("replay", "trajectories", 1)
     if "critic" in settings or not isinstance(algorithm, Composition):
         return settings
-    if settings.get("cql_alpha") and algorithm.critic.name == "ensemble":
+    if settings.get("cql_alpha") and "cql_alpha" not in words.setting_names(algorithm.critic):
         settings["critic"] = f"conservative:{settings['cql_alpha']}"
     if settings.get("n_quantiles") and hasattr(algorithm.critic, "joined"):
         settings["joined"] = "quantiles"

@@ -212,7 +212,7 @@ def test_crossq_files_hold_the_statistics(tmp_path):
 
 def test_crossq_refuses_what_it_has_not():
     algorithm = PRESETS["crossq"].algorithm
-    with pytest.raises(ValueError, match="reads actions, in a Box space"):
+    with pytest.raises(ValueError, match="needs a Box action space"):
         algorithm.check(CHOICES, 1)
     with pytest.raises(ValueError, match="neither layer_norm nor dropout"):
         configure(algorithm, {"policy_kwargs": {"layer_norm": True}}).check(MOVES, 1)

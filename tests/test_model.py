@@ -195,7 +195,7 @@ def test_files_of_others_are_refused(tmp_path):
 def test_a_loaded_model_trains_on_with_other_settings(tmp_path):
     path = trained()[0].save(tmp_path / "ppo.v1")
     model = PPO.load(path, env=ActionObs(), learning_rate=1e-5, n_envs=2, verbose=0, seed=7)
-    assert (model.algorithm.learning_rate, model.n_envs, model.seed) == (1e-5, 2, 7)
+    assert (model.algorithm.fit.learning_rate, model.n_envs, model.seed) == (1e-5, 2, 7)
     before = model.get_parameters()
     assert differ(before, model.learn(32).get_parameters())
 

@@ -556,7 +556,7 @@ TABLES = (
 )  # fmt: skip
 """Neither networks nor these observations: `test_tabular_models.py` does the same for them."""
 OFF_POLICY = tuple(name for name in MODELS if name not in ON_POLICY + TABLES)
-CONTINUOUS = ("ddpg", "td3", "sac", "tqc", "droq", "cql", "td3-bc")
+CONTINUOUS = ("ddpg", "td3", "d4pg", "sac", "tqc", "droq", "redq", "crossq", "cql", "td3-bc")
 OFFLINE = ("bc", "cql", "iql", "td3-bc")
 REPLAY = {"learning_starts": 8, "batch_size": 8, "buffer_size": 200, "train_freq": 1}
 

@@ -1,4 +1,4 @@
-"""Imports point one way: core ← critics, actors, data, envs ← algorithms ← run ← model ← command line."""
+"""Imports point one way: core ← nets ← critics, actors, data, envs ← algorithms ← run ← model ← command line."""
 
 import ast
 import subprocess
@@ -13,13 +13,14 @@ ROOT = Path(actrix.__file__).parent
 PACKAGES = sorted({p.relative_to(ROOT).parts[0].removesuffix(".py") for p in ROOT.rglob("*.py")})
 MAY_IMPORT = {
     "core": set(),
-    "critics": {"core"},
-    "actors": {"core"},
+    "nets": {"core"},
+    "critics": {"core", "nets"},
+    "actors": {"core", "nets"},
     "data": {"core"},
     "envs": {"core"},
     "lab": {"core", "critics", "actors", "envs", "run"},
-    "algorithms": {"core", "critics", "actors", "data"},
-    "run": {"core", "critics", "actors", "data", "algorithms", "envs"},
+    "algorithms": {"core", "nets", "critics", "actors", "data"},
+    "run": {"core", "nets", "critics", "actors", "data", "algorithms", "envs"},
     "zoo": {"core", "critics", "actors", "algorithms"},
 }
 """What stands above (model, callbacks, the command line) may import everything."""

@@ -24,8 +24,6 @@ from actrix.algorithms.q_learning import QLearning
 from actrix.algorithms.regression import Regression
 from actrix.algorithms.tabular import Tabular
 from actrix.algorithms.trust_region import NaturalActorCritic
-from actrix.core import q_networks
-from actrix.core.networks import apply
 from actrix.core.normalize import normalize_observation
 from actrix.core.types import Spec
 from actrix.critics.answers import GAE, Critic, MonteCarlo
@@ -38,6 +36,8 @@ from actrix.envs.probes import (
     ObsDependent,
     Probe,
 )
+from actrix.nets import q_networks
+from actrix.nets.networks import apply
 from actrix.run.compiled import CompiledRunner, collect, reset
 from actrix.run.runner import iteration_keys, run_keys
 

@@ -17,13 +17,13 @@ from actrix.algorithms.actor_critic import ActorCritic
 from actrix.algorithms.learner import Batch
 from actrix.algorithms.presets import PRESETS, configure
 from actrix.core.distributions import Categorical
-from actrix.core.networks import NetworkConfig, Output, apply
 from actrix.core.optim import flatten
 from actrix.core.types import Chunk
 from actrix.critics import corrections
 from actrix.critics.answers import GAE, Critic, ImportanceMC, VTrace
 from actrix.data.answers import Lagged, OnPolicy
 from actrix.envs.probes import ActionObs, ContinuousTarget
+from actrix.nets.networks import NetworkConfig, Output, apply
 from actrix.run.compiled import CompiledRunner, collect
 from actrix.run.runner import iteration_keys
 

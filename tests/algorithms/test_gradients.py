@@ -15,12 +15,12 @@ from gymnasium import spaces
 
 from actrix.actors.answers import PPOKL, PPOClip, ScoreFunction
 from actrix.algorithms.actor_critic import ActorCritic
-from actrix.core.networks import NetworkConfig
 from actrix.core.normalize import Moments
 from actrix.core.types import Chunk, Spec
 from actrix.critics.answers import GAE, TD, Critic, MonteCarlo
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, Masked
+from actrix.nets.networks import NetworkConfig
 from actrix.run.compiled import CompiledRunner
 from actrix.run.host import HostRunner
 

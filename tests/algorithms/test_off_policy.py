@@ -17,13 +17,13 @@ from actrix.algorithms.off_policy import Batch, State
 from actrix.algorithms.pathwise import CriticEnsemble, Pathwise
 from actrix.algorithms.presets import PRESETS, configure
 from actrix.algorithms.q_learning import QLearning, huber
-from actrix.core import q_networks
-from actrix.core.networks import noise_size, perturb
 from actrix.core.optim import flatten, polyak
 from actrix.core.types import Chunk, Spec
 from actrix.data.replay import SMALLEST_PRIORITY, Ends, weights
 from actrix.envs.jax_envs import ClassicEnv
 from actrix.envs.probes import ContinuousTarget
+from actrix.nets import q_networks
+from actrix.nets.networks import noise_size, perturb
 from actrix.run.compiled import collect, reset
 
 GAMMA, N, ACTIONS = 0.9, 4, 3

@@ -10,13 +10,13 @@ from gymnasium import spaces
 
 from actrix.algorithms.online_traces import OnlineTraces
 from actrix.algorithms.presets import PRESETS, configure
-from actrix.core.networks import NetworkConfig
-from actrix.core.online_networks import build_actor_and_critic
 from actrix.core.optim import flatten
 from actrix.core.types import Chunk, Spec
 from actrix.envs.finite import grid_world
 from actrix.envs.jax_envs import jax_env
 from actrix.lab import oracle
+from actrix.nets.networks import NetworkConfig
+from actrix.nets.online_networks import build_actor_and_critic
 from actrix.run.compiled import CompiledRunner
 
 S, A, GAMMA = 4, 3, 0.9

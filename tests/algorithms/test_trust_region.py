@@ -16,13 +16,13 @@ from actrix.algorithms import estimates
 from actrix.algorithms.compositions import unsound
 from actrix.algorithms.presets import PRESETS, SettingError, composed, configure
 from actrix.algorithms.trust_region import NaturalActorCritic, branches
-from actrix.core.networks import NetworkConfig, apply
 from actrix.core.optim import flatten
 from actrix.core.types import Spec
 from actrix.critics.answers import GAE, Critic, MonteCarlo
 from actrix.data.answers import Lagged
 from actrix.envs.jax_envs import ClassicEnv
 from actrix.envs.probes import ActionObs, TMaze
+from actrix.nets.networks import NetworkConfig, apply
 
 PLAIN = {"n_steps": T, "batch_size": None, "gamma": 0.9, "n_critic_updates": 2,
          "network": NetworkConfig(pi=(4,), vf=(4,))}  # fmt: skip

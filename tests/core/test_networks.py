@@ -8,8 +8,8 @@ import pytest
 import scipy.signal
 from gymnasium import spaces
 
-from actrix.core.networks import Encoder, ImageCNN, Linear, NetworkConfig, apply, normalized_shapes, unroll
 from actrix.core.types import Spec
+from actrix.nets.networks import Encoder, ImageCNN, Linear, NetworkConfig, apply, normalized_shapes, unroll
 
 KEY = jax.random.key(0)
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)

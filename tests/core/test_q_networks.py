@@ -10,9 +10,10 @@ import scipy.stats
 from gymnasium import spaces
 
 from actrix.core.distributions import Categorical, TanhGaussian, action_head
-from actrix.core.networks import MLP, Linear, NetworkConfig, NoisyLinear, noise_size, perturb
 from actrix.core.optim import flatten
-from actrix.core.q_networks import (
+from actrix.core.types import Spec
+from actrix.nets.networks import MLP, Linear, NetworkConfig, NoisyLinear, noise_size, perturb
+from actrix.nets.q_networks import (
     LOG_STD_MAX,
     LOG_STD_MIN,
     Actor,
@@ -22,7 +23,6 @@ from actrix.core.q_networks import (
     build_q_net,
     hidden_widths,
 )
-from actrix.core.types import Spec
 
 KEY = jax.random.key(0)
 OBS = spaces.Box(-1.0, 1.0, (3,), np.float32)

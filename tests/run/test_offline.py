@@ -13,11 +13,11 @@ from actrix.algorithms.pathwise import CriticEnsemble, Pathwise
 from actrix.algorithms.presets import PRESETS, configure, find_preset
 from actrix.algorithms.q_learning import QLearning
 from actrix.algorithms.regression import Regression
-from actrix.core.networks import NetworkConfig
-from actrix.core.q_networks import apply
 from actrix.core.types import Spec
 from actrix.data.answers import ReplayBuffer
 from actrix.data.offline import Episode, assemble
+from actrix.nets.networks import NetworkConfig
+from actrix.nets.q_networks import apply
 from actrix.run import checkpoint
 from actrix.run.evaluate import Policy
 from actrix.run.offline import STD_FLOOR, OfflineRunner, fill, observation_moments

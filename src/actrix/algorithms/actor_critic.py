@@ -17,12 +17,12 @@ from actrix.actors.answers import ACER, PGQL, PPOKL, Actor, PPOClip
 from actrix.algorithms import checks, estimates, off_policy
 from actrix.algorithms.learner import Acting, Batch, Learner, Training, count, first_bad_row
 from actrix.algorithms.stochastic import StochasticPolicy
-from actrix.core.networks import NetworkConfig, Output
 from actrix.core.optim import descend, flatten, polyak
 from actrix.core.schedules import Schedule, evaluate
 from actrix.core.types import Chunk, Key, PyTree, Spec
 from actrix.critics.answers import Critic
 from actrix.data.answers import Lagged, OnPolicy, Trajectories
+from actrix.nets.networks import NetworkConfig, Output
 
 
 @dataclasses.dataclass(frozen=True)

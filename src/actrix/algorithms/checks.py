@@ -9,12 +9,12 @@ from gymnasium import spaces
 
 from actrix.actors.answers import PGQL, KroneckerFactored, NaturalActor
 from actrix.core.fields import choose, finite, share, switch, whole
-from actrix.core.networks import space_leaves
 from actrix.core.optim import OPTIMIZERS
 from actrix.core.schedules import as_schedule, bounds
 from actrix.core.spaces import is_image
 from actrix.core.types import Spec
 from actrix.data.answers import OnPolicy, ReplayBuffer, Trajectories
+from actrix.nets.networks import space_leaves
 
 RANGES: dict[str, tuple[float, float]] = {
     "gamma": (0, 1),

@@ -15,11 +15,11 @@ from actrix.algorithms.learner import Acting, Learner, count, first_bad_row, scr
 from actrix.algorithms.tables import Tables, Training
 from actrix.core.distributions import ILLEGAL, greedy_action, legal_actions
 from actrix.core.fields import share, whole
-from actrix.core.networks import NetworkConfig
 from actrix.core.spaces import cells
 from actrix.core.types import Chunk, Key, PyTree, Spec
 from actrix.critics import q_targets, returns, traces
 from actrix.data.answers import OnPolicy
+from actrix.nets.networks import NetworkConfig
 
 
 def conservative_step(

@@ -16,12 +16,12 @@ from actrix.actors.answers import PGQL, ImportanceScore
 from actrix.algorithms.learner import Acting, Batch, Learner, Training
 from actrix.core import normalize
 from actrix.core.distributions import importance_ratio
-from actrix.core.networks import Output, apply, unroll
 from actrix.core.optim import flatten
 from actrix.core.types import Chunk, PyTree
 from actrix.critics import corrections, returns
 from actrix.data.answers import OnPolicy
 from actrix.data.rollout import sequences
+from actrix.nets.networks import Output, apply, unroll
 
 
 def prepare(a: Any, learner: Learner, chunk: Chunk) -> tuple[Chunk, PyTree]:

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 from actrix.algorithms import checks
 from actrix.algorithms.learner import Acting, Learner, count, first_bad_row, scrub
 from actrix.core import normalize
-from actrix.core.networks import normalized_shapes
 from actrix.core.optim import flatten, make_optimizer
 from actrix.core.schedules import evaluate
 from actrix.core.types import Chunk, Key, PyTree, Spec, Transition, record
 from actrix.critics import returns
 from actrix.data.replay import Ends, Replay, weights
+from actrix.nets.networks import normalized_shapes
 
 WARM_UP_ROWS = 1024
 """Longest chunk of the random phase: a hundred thousand images at once would not fit into memory."""

@@ -16,14 +16,14 @@ from actrix.algorithms import checks
 from actrix.algorithms.learner import Acting, Learner, count, first_bad_row, scrub
 from actrix.core import normalize
 from actrix.core.fields import choose, finite, share, switch
-from actrix.core.networks import NetworkConfig, normalized_shapes
-from actrix.core.online_networks import ActorAndCritic, build_actor_and_critic
 from actrix.core.optim import flatten
-from actrix.core.q_networks import apply
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
 from actrix.critics import traces
 from actrix.data.answers import Online
+from actrix.nets.networks import NetworkConfig, normalized_shapes
+from actrix.nets.online_networks import ActorAndCritic, build_actor_and_critic
+from actrix.nets.q_networks import apply
 
 STEPS = ("plain", "bounded")
 

@@ -18,14 +18,14 @@ from actrix.algorithms import checks, off_policy
 from actrix.algorithms.learner import Acting, Learner, count, first_bad_row
 from actrix.core import normalize
 from actrix.core.fields import share, switch, whole
-from actrix.core.networks import NetworkConfig
 from actrix.core.optim import descend_if_finite, flatten, make_optimizer
-from actrix.core.q_networks import QNet, apply, build_q_net
 from actrix.core.schedules import Schedule, evaluate
 from actrix.core.types import Chunk, Key, PyTree, Spec
 from actrix.critics import q_targets, returns
 from actrix.data.answers import OnPolicy
 from actrix.data.rollout import minibatch_indices
+from actrix.nets.networks import NetworkConfig
+from actrix.nets.q_networks import QNet, apply, build_q_net
 
 
 @dataclasses.dataclass(frozen=True)

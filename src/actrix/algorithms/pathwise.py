@@ -22,13 +22,13 @@ from actrix.algorithms.off_policy import Batch, Replayed, State, weighted_mean
 from actrix.core import normalize
 from actrix.core.distributions import legal_actions
 from actrix.core.fields import choose, finite, switch, whole
-from actrix.core.networks import NetworkConfig
 from actrix.core.optim import descend_if_finite, flatten, polyak
-from actrix.core.q_networks import ActorCritics, apply, bounded, build_actor_critics
 from actrix.core.schedules import Schedule, evaluate
 from actrix.core.types import Key, PyTree, Spec, record
 from actrix.critics import distributional as dist
 from actrix.data.answers import ReplayBuffer
+from actrix.nets.networks import NetworkConfig
+from actrix.nets.q_networks import ActorCritics, apply, bounded, build_actor_critics
 
 OU_THETA, OU_DT = 0.15, 1e-2
 """Ornstein–Uhlenbeck noise as in Stable-Baselines3."""

@@ -38,7 +38,6 @@ from actrix.algorithms.q_learning import QLearning
 from actrix.algorithms.regression import Regression
 from actrix.algorithms.tabular import Tabular
 from actrix.algorithms.trust_region import NaturalActorCritic
-from actrix.core.networks import ACTIVATIONS, NetworkConfig
 from actrix.core.schedules import Linear, Tabulated
 from actrix.critics.answers import (
     GAE,
@@ -52,6 +51,7 @@ from actrix.critics.answers import (
     parse_critic,
 )
 from actrix.data.answers import Lagged, ReplayBuffer, Trajectories, format_data, parse_data
+from actrix.nets.networks import ACTIVATIONS, NetworkConfig
 
 
 class SettingError(ValueError):

@@ -19,14 +19,14 @@ from actrix.algorithms.learner import Acting
 from actrix.algorithms.off_policy import Batch, Replayed, State
 from actrix.core import normalize
 from actrix.core.fields import choose, finite, switch, whole
-from actrix.core.networks import NetworkConfig, noise_size, perturb
 from actrix.core.optim import descend_if_finite, polyak
-from actrix.core.q_networks import QNet, apply, build_q_net
 from actrix.core.schedules import Schedule, evaluate
 from actrix.core.types import Key, PyTree, Spec, record
 from actrix.critics import distributional as dist
 from actrix.critics import q_targets
 from actrix.data.answers import ReplayBuffer
+from actrix.nets.networks import NetworkConfig, noise_size, perturb
+from actrix.nets.q_networks import QNet, apply, build_q_net
 
 DISTRIBUTIONAL = (None, "c51", "qr", "iqn")
 

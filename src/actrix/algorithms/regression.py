@@ -23,12 +23,12 @@ from actrix.algorithms.pathwise import Explore, Noise
 from actrix.core import normalize
 from actrix.core.distributions import ActionHead, DiagGaussian, Distribution, action_head
 from actrix.core.fields import whole
-from actrix.core.networks import MLP, SQRT2, Linear, NetworkConfig, resolve_activation
 from actrix.core.optim import descend_if_finite, flatten, polyak
-from actrix.core.q_networks import Actor, Critics, apply, bounded, build_encoder, hidden_widths
 from actrix.core.schedules import Schedule, evaluate
 from actrix.core.types import Key, PyTree, Spec
 from actrix.data.answers import ReplayBuffer
+from actrix.nets.networks import MLP, SQRT2, Linear, NetworkConfig, resolve_activation
+from actrix.nets.q_networks import Actor, Critics, apply, bounded, build_encoder, hidden_widths
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 """Bounds of the policy's log standard deviation, as in the authors' code of IQL."""

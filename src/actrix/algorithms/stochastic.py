@@ -14,12 +14,12 @@ from actrix.actors.answers import EPISODE_PSI
 from actrix.algorithms import checks, off_policy
 from actrix.algorithms.learner import Acting, Learner, Training
 from actrix.core import normalize
-from actrix.core.networks import NetworkConfig, apply, normalized_shapes
 from actrix.core.optim import descend, flatten, make_optimizer
 from actrix.core.types import Chunk, Key, PyTree, Spec
 from actrix.critics.answers import Critic
 from actrix.data.answers import Lagged, format_data
 from actrix.data.rollout import minibatch_indices
+from actrix.nets.networks import NetworkConfig, apply, normalized_shapes
 
 
 class StochasticPolicy:

@@ -19,12 +19,12 @@ from actrix.algorithms import checks, episodes, tables, updates
 from actrix.algorithms.learner import Acting, Learner, count, first_bad_row, scrub
 from actrix.algorithms.tables import Tables, Training
 from actrix.core.fields import choose, finite, share, switch, whole
-from actrix.core.networks import NetworkConfig
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
 from actrix.core.spaces import cells
 from actrix.core.types import Chunk, Key, PyTree, Spec
 from actrix.critics import traces
 from actrix.data.answers import Online
+from actrix.nets.networks import NetworkConfig
 
 METHODS = ("mc", "td", "sarsa", "expected-sarsa", "q-learning", "double-q", "tree-backup")
 DEEP = ("td", "sarsa", "expected-sarsa", "tree-backup")

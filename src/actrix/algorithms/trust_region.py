@@ -20,12 +20,12 @@ from actrix.actors.answers import NaturalActor, TrustRegion
 from actrix.algorithms import checks, estimates
 from actrix.algorithms.learner import Acting, Batch, Learner, count, first_bad_row
 from actrix.algorithms.stochastic import StochasticPolicy
-from actrix.core.networks import NetworkConfig
 from actrix.core.optim import flatten
 from actrix.core.schedules import Schedule, evaluate
 from actrix.core.types import Chunk, Key, PyTree, Spec
 from actrix.critics.answers import Critic
 from actrix.data.answers import OnPolicy
+from actrix.nets.networks import NetworkConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actrix.core.networks import zero_where
 from actrix.core.types import Chunk, Key, PyTree, record
 from actrix.envs.base import JaxEnv, step_keys
 from actrix.envs.jax_envs import vector_reset, vector_step
+from actrix.nets.networks import zero_where
 from actrix.run.runner import (
     Report,
     Snapshot,

@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from actrix.core.networks import zero_where
 from actrix.core.types import PyTree, Spec
 from actrix.envs.atari import PLAY, is_atari, make_atari_env
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.guard import env_seeds
 from actrix.envs.make import make_vec_env
+from actrix.nets.networks import zero_where
 
 EVAL_ENVS = 10
 ENDLESS = 20_000

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from actrix.core.networks import space_leaves, zero_where
 from actrix.core.spaces import to_env_action
 from actrix.core.types import PyTree, Spec
+from actrix.nets.networks import space_leaves, zero_where
 from actrix.run import atomic, modelfile
 
 FORMATS = {"onnx": ".onnx", "stablehlo": ".stablehlo"}

@@ -14,10 +14,10 @@ from actrix.algorithms import off_policy
 from actrix.algorithms.learner import Acting, Learner, count
 from actrix.algorithms.off_policy import Memory
 from actrix.core import normalize
-from actrix.core.networks import normalized_shapes
 from actrix.core.types import Chunk, PyTree
 from actrix.data.answers import ReplayBuffer
 from actrix.data.offline import Dataset
+from actrix.nets.networks import normalized_shapes
 from actrix.run.compiled import SEGMENT_ITERATIONS
 from actrix.run.runner import (
     Report,

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actrix.core.networks import zero_where
 from actrix.core.platform import one_thread
 from actrix.core.types import Chunk, PyTree
 from actrix.data.answers import Online, ReplayBuffer
 from actrix.envs.base import HostEnv
 from actrix.envs.guard import check_chunk
+from actrix.nets.networks import zero_where
 from actrix.run.compiled import SEGMENT_ITERATIONS
 from actrix.run.host import HostRunner, row
 from actrix.run.runner import (

@@ -1,6 +1,6 @@
 """Networks of the off-policy methods: action values of discrete actions, actors and critic ensembles.
 
-Like `core.networks` they are written for ONE observation; `apply` maps them over a batch.
+Like `nets.networks` they are written for ONE observation; `apply` maps them over a batch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from gymnasium import spaces
 from jaxtyping import Array, Float
 
 from actrix.core.distributions import ActionHead, Categorical, TanhGaussian, action_head
-from actrix.core.networks import (
+from actrix.core.types import Key, PyTree, Spec
+from actrix.nets.networks import (
     MLP,
     SQRT2,
     Encoder,
@@ -25,7 +26,6 @@ from actrix.core.networks import (
     NoisyLinear,
     resolve_activation,
 )
-from actrix.core.types import Key, PyTree, Spec
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 

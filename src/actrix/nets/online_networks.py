@@ -1,6 +1,6 @@
 """The two networks of an online actor-critic, apart, with the initialisation that streams of single steps need.
 
-Written for ONE observation; `core.q_networks.apply` maps them over a batch.
+Written for ONE observation; `nets.q_networks.apply` maps them over a batch.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Array
 
 from actrix.core.distributions import ActionHead, Distribution, action_head
-from actrix.core.networks import MLP, SQRT2, Linear, NetworkConfig, host_draw, resolve_activation
-from actrix.core.q_networks import build_encoder, hidden_widths
 from actrix.core.types import Key, PyTree, Spec
+from actrix.nets.networks import MLP, SQRT2, Linear, NetworkConfig, host_draw, resolve_activation
+from actrix.nets.q_networks import build_encoder, hidden_widths
 
 
 class PolicyNet(eqx.Module):

@@ -21,7 +21,7 @@ from machine import machine
 
 from actrix import experiment, make_vec_env
 from actrix.core.distributions import importance_ratio
-from actrix.run import manifest
+from actrix.files import manifest
 from actrix.run.compiled import CompiledRunner
 from actrix.run.evaluate import Policy, evaluate
 from actrix.run.stats import summarize

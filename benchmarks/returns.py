@@ -25,8 +25,8 @@ from machine import machine
 from actrix import experiment, make_vec_env
 from actrix.envs.jax_envs import ClassicEnv
 from actrix.envs.probes import MaskVelocity, PositionOnly
+from actrix.files import manifest
 from actrix.model import Model
-from actrix.run import manifest
 from actrix.run.compiled import CompiledRunner
 from actrix.run.evaluate import Policy, evaluate
 from actrix.run.log import read_metrics

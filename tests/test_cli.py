@@ -639,8 +639,8 @@ def test_a_composition_with_lagged_data_trains(tmp_path):
 def test_resume_restores_networks_targets_optimiser_and_memory(dqn_run, tmp_path, monkeypatch):
     import jax
 
+    from actrix.files import checkpoint
     from actrix.model import Model
-    from actrix.run import checkpoint
 
     parameters, restored = [], []
     original = experiment.train

@@ -17,10 +17,11 @@ MAY_IMPORT = {
     "critics": {"core", "nets"},
     "actors": {"core", "nets"},
     "data": {"core"},
+    "files": {"core", "nets"},
     "envs": {"core"},
-    "lab": {"core", "critics", "actors", "envs", "run"},
+    "lab": {"core", "critics", "actors", "envs", "run", "files"},
     "algorithms": {"core", "nets", "critics", "actors", "data"},
-    "run": {"core", "nets", "critics", "actors", "data", "algorithms", "envs"},
+    "run": {"core", "nets", "critics", "actors", "data", "algorithms", "envs", "files"},
     "zoo": {"core", "critics", "actors", "algorithms"},
 }
 """What stands above (model, callbacks, the command line) may import everything."""

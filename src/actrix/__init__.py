@@ -29,6 +29,7 @@ from actrix.envs.atari import make_atari_env  # noqa: E402
 from actrix.envs.finite import FiniteMDP, MDPError  # noqa: E402
 from actrix.envs.guard import EnvError  # noqa: E402
 from actrix.envs.make import UnknownEnvError, make_vec_env  # noqa: E402
+from actrix.files.container import ModelFileError  # noqa: E402
 from actrix.model import (  # noqa: E402
     A2C,
     ACER,
@@ -78,7 +79,6 @@ from actrix.model import (  # noqa: E402
     VTrace,
     evaluate_policy,
 )
-from actrix.run.modelfile import ModelFileError  # noqa: E402
 
 __version__ = "0.1.0"
 

@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from actrix.envs.guard import EnvError
     from actrix.envs.make import UnknownEnvError
     from actrix.experiment import RunError, SeedError
-    from actrix.run.lock import RunLockedError
-    from actrix.run.modelfile import ModelFileError, printable
+    from actrix.files.container import ModelFileError, printable
+    from actrix.files.lock import RunLockedError
     from actrix.run.train import NonFiniteError
 
     usage = (
@@ -535,13 +535,13 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    from actrix.files import container
+    from actrix.files.export import FORMATS
     from actrix.model import Model
-    from actrix.run import modelfile
-    from actrix.run.export import FORMATS
 
     path = next(iter(_model_paths(args.path).values()))
     model = Model.load(path)
-    print(model.export(args.out or modelfile.find(path).with_suffix(FORMATS[args.to]), args.to))
+    print(model.export(args.out or container.find(path).with_suffix(FORMATS[args.to]), args.to))
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -551,7 +551,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
     from actrix.algorithms.presets import SettingError
     from actrix.envs import doctor
-    from actrix.run.modelfile import printable
+    from actrix.files.container import printable
 
     kwargs = _pairs(args.env_kwargs, "--env-kwargs")
     if args.seed < 0:

@@ -27,12 +27,12 @@ from actrix.data.answers import ReplayBuffer, Trajectories
 from actrix.data.offline import Dataset, check_spaces, load_dataset, mix
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import STEP_TIMEOUT, check_inert, choose_backend, training_env, worker_count
+from actrix.files import atomic, checkpoint, manifest
+from actrix.files.lock import RunLock
 from actrix.model import POLICIES, Model, write_model
-from actrix.run import atomic, checkpoint, manifest
 from actrix.run.compiled import CompiledRunner
 from actrix.run.display import Display
 from actrix.run.evaluate import Policy, check_same_spaces, evaluate, evaluation_env
-from actrix.run.lock import RunLock
 from actrix.run.log import METRICS, STEP, Logger, read_metrics
 from actrix.run.offline import OfflineRunner
 from actrix.run.plot import plot_run

@@ -23,13 +23,14 @@ from actrix.core.types import Spec
 from actrix.data.offline import Dataset, check_spaces, load_dataset
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import as_host_env, choose_backend, training_env
-from actrix.run import checkpoint, modelfile
+from actrix.files import checkpoint, container, modelfile
+from actrix.files.export import Exported, export
+from actrix.files.lock import RunLock
+from actrix.files.spaces import spec_from_json, spec_to_json
 from actrix.run.compiled import CompiledRunner
 from actrix.run.display import Display
 from actrix.run.evaluate import Policy, check_same_spaces, evaluate
-from actrix.run.export import Exported, export
 from actrix.run.host import HostRunner
-from actrix.run.lock import RunLock
 from actrix.run.log import Logger
 from actrix.run.offline import OfflineRunner
 from actrix.run.stepping import host_runner
@@ -336,7 +337,7 @@ class Model:
         """What a checkpoint must share with this model."""
         found = {
             "algorithm": self.preset.name, "settings": presets.settings_of(self.algorithm),
-            "spec": modelfile.spec_to_json(self._known_spec()), "n_envs": self.n_envs, "env_id": self.env_id or "",
+            "spec": spec_to_json(self._known_spec()), "n_envs": self.n_envs, "env_id": self.env_id or "",
             "env_kwargs": self.env_kwargs or {}, "env": _env_class(self.env),
         }  # fmt: skip
         return json.loads(json.dumps(found, default=repr))
@@ -369,7 +370,7 @@ class Model:
                     stacklevel=2,
                 )
 
-        def damaged(path: Path, error: modelfile.ModelFileError) -> None:
+        def damaged(path: Path, error: container.ModelFileError) -> None:
             said = (
                 checkpoint.set_aside(path, error) if ours else f"{path} is damaged and passed over: {error}"
             )
@@ -454,7 +455,7 @@ class Model:
     def export(self, path: str | os.PathLike, to: str = "onnx") -> Exported:
         """Write the deterministic policy as a file that runs without actrix: `to` "onnx" or "stablehlo".
 
-        What goes in and out: `actrix.run.export.export`. Raises ExportError, ImportError (ONNX without its packages).
+        What goes in and out: `actrix.files.export.export`. Raises ExportError, ImportError (ONNX without its packages).
         """
         return export(
             path, to, self.algorithm, self.acting, self._known_spec(), name=self.preset.name, env_id=self.env_id
@@ -474,40 +475,40 @@ class Model:
         `env` may be given to go on training (the optimiser starts anew). A file saved with a network of your own
         needs `template`, a model built with that network. Raises ModelFileError, FileNotFoundError.
         """
-        header = modelfile.read_header(path)
+        header = container.read_header(path)
         meta = modelfile.check_model(header)
         name, expected = meta["algorithm"], cls.preset_name
         if cls is not Model and name != expected:
-            raise modelfile.ModelFileError(
+            raise container.ModelFileError(
                 f"{path} holds {name!r}, not {expected!r}: load it with Model.load."
             )
         settings = meta["settings"]
         custom = settings["policy_kwargs"].get("custom", False)
         if custom and template is None:
-            raise modelfile.ModelFileError(
+            raise container.ModelFileError(
                 f"{path} was saved with a network of the user's own: load it with template=model."
             )
-        with modelfile.blaming(header.path, "its settings"):
+        with container.blaming(header.path, "its settings"):
             maker = cls if cls is not Model else model_class(name)
             settings = {k: v for k, v in settings.items() if not (custom and k == "policy_kwargs")}
             model = maker("MlpPolicy", seed=meta["seed"], **settings)
-        with modelfile.blaming(header.path, "its spec"):
-            spec = modelfile.spec_from_json(meta["spec"])
+        with container.blaming(header.path, "its spec"):
+            spec = spec_from_json(meta["spec"])
             _check_spaces(model.algorithm, spec)
         if kwargs or device != "auto":
             model = maker("MlpPolicy", **{"seed": meta["seed"], "device": device} | settings | kwargs)
         if custom and template is not None:
             model.algorithm = dataclasses.replace(model.algorithm, network=template.algorithm.network)
-        with modelfile.blaming(header.path, "its settings and spec"):
+        with container.blaming(header.path, "its settings and spec"):
             initial = lambda key: model.algorithm.initial_acting(key, spec)
             shapes = initial(jax.random.key(0)) if custom else modelfile.shapes_of(initial)
-        model._acting, model.spec = modelfile.read_tree(header, shapes), spec
+        model._acting, model.spec = container.read_tree(header, shapes), spec
         model.env_id, model.env_kwargs = meta["env_id"], meta["env_kwargs"]
         model.run.steps = meta["num_timesteps"]
         model.n_envs = kwargs.get("n_envs", meta["n_envs"])
         if env is not None:
             if meta.get("reference") and "reference" not in kwargs:
-                raise modelfile.ModelFileError(
+                raise container.ModelFileError(
                     f"{path} was trained near a reference policy, which it does not hold: give reference=model."
                 )
             model.set_env(env)
@@ -521,7 +522,7 @@ class Model:
     def get_parameters(self) -> dict[str, np.ndarray]:
         """Name → array of every acting parameter."""
         return dict(
-            zip(modelfile.leaf_names(self.acting), map(np.asarray, jax.tree.leaves(self.acting)), strict=True)
+            zip(container.leaf_names(self.acting), map(np.asarray, jax.tree.leaves(self.acting)), strict=True)
         )
 
     def set_parameters(self, parameters: dict[str, Any], exact_match: bool = True) -> None:
@@ -664,7 +665,7 @@ def write_model(
     """One model file for these acting parameters; what `Model.save` and the command line write."""
     meta = {
         "kind": "model", "algorithm": name, "settings": presets.settings_of(algorithm),
-        "spec": modelfile.spec_to_json(spec), "env_id": env_id, "env_kwargs": env_kwargs, "seed": seed,
+        "spec": spec_to_json(spec), "env_id": env_id, "env_kwargs": env_kwargs, "seed": seed,
         "num_timesteps": num_timesteps, "n_envs": n_envs, "reference": reference, "versions": modelfile.versions(),
     }  # fmt: skip
     return modelfile.save(path, meta, acting)

@@ -15,9 +15,9 @@ def main():
     import jax
     from tiny_models import CASES, tiny
 
-    from actrix.run import modelfile
+    from actrix.files import container
 
-    folder = FOLDER / f"format-{modelfile.FORMAT}"
+    folder = FOLDER / f"format-{container.FORMAT}"
     folder.mkdir()
     recorded = {}
     for case in CASES:

@@ -23,8 +23,9 @@ import pytest
 from actrix import DQN, PPO, experiment
 from actrix.callbacks import BaseCallback
 from actrix.cli import main
-from actrix.run import checkpoint, modelfile, train
-from actrix.run.lock import RunLock, RunLockedError
+from actrix.files import checkpoint, container, modelfile
+from actrix.files.lock import RunLock, RunLockedError
+from actrix.run import train
 from actrix.run.log import Logger
 from actrix.run.train import NonFiniteError
 
@@ -207,12 +208,12 @@ def test_a_damaged_checkpoint_of_a_run_folder_is_passed_over(two_seeds, tmp_path
 def test_a_later_format_is_not_damage(trained, tmp_path, monkeypatch):
     folder = copy_of(trained, tmp_path / "c")
     newest = checkpoint.checkpoints(folder)[-1]
-    header = modelfile.read_header(newest)
+    header = container.read_header(newest)
     arrays = {"w": np.ones(1, np.float32)}
-    monkeypatch.setattr(modelfile, "FORMAT", 2)
+    monkeypatch.setattr(container, "FORMAT", 2)
     modelfile.save(newest, {k: v for k, v in header.meta.items() if k != "format"}, arrays)
     monkeypatch.undo()
-    with pytest.raises(modelfile.ModelFileError, match="has format 2; this version reads 1: upgrade"):
+    with pytest.raises(container.ModelFileError, match="has format 2; this version reads 1: upgrade"):
         PPO("MlpPolicy", "CartPole-v1", seed=0, **PPO_SMALL).learn(96, resume_from=folder)
     assert newest.exists()
 
@@ -233,10 +234,10 @@ def test_counters_out_of_range_are_refused(tmp_path, key, value):
     snapshot = checkpoint.Snapshot({"w": np.ones(1, np.float32)}, {"x": 0})
     names = ("num_timesteps", "iterations", "seed", "episodes", "start_steps", "resumes", "dropped_episodes")
     path = checkpoint.save(tmp_path, snapshot, dict.fromkeys(names, 0) | {"run": {}, "versions": {}})
-    meta = modelfile.read_header(path).meta
+    meta = container.read_header(path).meta
     meta = {k: v for k, v in meta.items() if k != "format"} | {key: value}
     modelfile.save(path, meta, {"learner": snapshot.learner, "loop": []})
-    with pytest.raises(modelfile.ModelFileError, match=key):
+    with pytest.raises(container.ModelFileError, match=key):
         checkpoint.load(path, snapshot.learner)
 
 
@@ -466,7 +467,7 @@ def test_a_lock_that_leads_elsewhere_is_refused(two_seeds, tmp_path):
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
     import errno
 
-    from actrix.run import lock
+    from actrix.files import lock
 
     def refuse(file):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

@@ -12,9 +12,9 @@ from actrix.algorithms.presets import PRESETS, configure
 from actrix.envs.guard import EnvError
 from actrix.envs.jax_envs import ClassicEnv
 from actrix.envs.make import make_vec_env
-from actrix.run import checkpoint
+from actrix.files import checkpoint
+from actrix.files.container import ModelFileError
 from actrix.run.compiled import CompiledRunner
-from actrix.run.modelfile import ModelFileError
 from actrix.run.stepping import host_runner
 from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints, train
 

@@ -13,8 +13,8 @@ from test_survival import CASES, ended, finish, kill, launch, newest, wait_until
 
 from actrix import experiment
 from actrix.cli import main
-from actrix.run import lock
-from actrix.run.lock import RunLock, RunLockedError
+from actrix.files import lock
+from actrix.files.lock import RunLock, RunLockedError
 from actrix.run.log import STEP, read_metrics
 
 pytestmark = [pytest.mark.skipif(os.name == "nt", reason="POSIX signals"), pytest.mark.timeout(240)]

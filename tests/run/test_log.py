@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from actrix.run import atomic
+from actrix.files import atomic
 from actrix.run.log import Logger, read_metrics, table
 
 

@@ -16,9 +16,9 @@ from actrix.algorithms.regression import Regression
 from actrix.core.types import Spec
 from actrix.data.answers import ReplayBuffer
 from actrix.data.offline import Episode, assemble
+from actrix.files import checkpoint
 from actrix.nets.networks import NetworkConfig
 from actrix.nets.q_networks import apply
-from actrix.run import checkpoint
 from actrix.run.evaluate import Policy
 from actrix.run.offline import STD_FLOOR, OfflineRunner, fill, observation_moments
 from actrix.run.train import NonFiniteError, SeedRun, load_checkpoints, save_checkpoints, train

@@ -20,7 +20,8 @@ from test_resume import assert_same
 from test_write_faults import Faults, _File
 
 from actrix.cli import main
-from actrix.run import checkpoint, log, train
+from actrix.files import checkpoint
+from actrix.run import log, train
 from actrix.run.log import STEP, read_metrics
 from conftest import OPTION
 

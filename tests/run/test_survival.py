@@ -14,8 +14,8 @@ import pytest
 from test_resume import assert_same
 
 from actrix import experiment
-from actrix.run import checkpoint
-from actrix.run.lock import RunLockedError
+from actrix.files import checkpoint
+from actrix.files.lock import RunLockedError
 from actrix.run.log import STEP, read_metrics
 
 pytestmark = [

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from actrix.run import atomic
+from actrix.files import atomic
 from actrix.run.plot import DPI, GREY
 
 NORMAL_95 = 1.959964

@@ -13,10 +13,10 @@ import numpy as np
 from actrix.core.types import Chunk, Key, PyTree, record
 from actrix.envs.base import JaxEnv, step_keys
 from actrix.envs.jax_envs import vector_reset, vector_step
+from actrix.files.checkpoint import Snapshot
 from actrix.nets.networks import zero_where
 from actrix.run.runner import (
     Report,
-    Snapshot,
     finished_episodes,
     iteration_keys,
     keep_batch,

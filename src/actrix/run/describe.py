@@ -7,14 +7,14 @@ import math
 import os
 from typing import Any
 
-from actrix.run import modelfile
-from actrix.run.modelfile import ModelFileError, printable
+from actrix.files import container, modelfile
+from actrix.files.container import ModelFileError, printable
 
 
 def describe_file(path: str | os.PathLike) -> str:
     """Metadata and tensors of a file whose checksums are right, safe to print; raises ModelFileError."""
-    header = modelfile.read_header(path)
-    meta = dict(modelfile.read_meta(path))
+    header = container.read_header(path)
+    meta = dict(container.read_meta(path))
     kind = meta.get("kind")
     if kind not in ("model", "checkpoint"):
         raise ModelFileError(f"{header.path} holds a {str(kind)[:80]!r}, neither a model nor a checkpoint.")

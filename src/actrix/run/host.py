@@ -15,10 +15,10 @@ from actrix.core.types import Chunk, PyTree
 from actrix.envs.base import HostEnv, Step
 from actrix.envs.guard import check_chunk, conform
 from actrix.envs.jax_envs import HostJax
+from actrix.files.checkpoint import Snapshot
 from actrix.nets.networks import zero_where
 from actrix.run.runner import (
     Report,
-    Snapshot,
     finished_episodes,
     iteration_keys,
     key_from,

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from actrix.run import atomic
+from actrix.files import atomic
 
 METRICS = "metrics.csv"
 STEP = "time/total_timesteps"

@@ -17,11 +17,11 @@ from actrix.core import normalize
 from actrix.core.types import Chunk, PyTree
 from actrix.data.answers import ReplayBuffer
 from actrix.data.offline import Dataset
+from actrix.files.checkpoint import Snapshot
 from actrix.nets.networks import normalized_shapes
 from actrix.run.compiled import SEGMENT_ITERATIONS
 from actrix.run.runner import (
     Report,
-    Snapshot,
     iteration_keys,
     keep_batch,
     key_from,

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
-from actrix.run import atomic
+from actrix.files import atomic
 from actrix.run.log import METRICS, STEP, human, read_metrics
 from actrix.run.stats import MIN_SEEDS, Curve, align, bootstrap_interval, clean, iqm
 

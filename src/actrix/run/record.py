@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from actrix.run import atomic
+from actrix.files import atomic
 
 Predict = Callable[[Any, Any, np.ndarray], tuple[Any, Any]]
 """`predict(obs, state, episode_start) -> (action, state)`.

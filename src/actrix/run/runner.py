@@ -44,17 +44,6 @@ def warm_up_key(key: Key, piece: jax.Array | int) -> Key:
     return iteration_keys(key, WARM_UP - piece)[0]
 
 
-@dataclasses.dataclass
-class Snapshot:
-    """One seed's whole training state between two updates."""
-
-    learner: PyTree
-    """NumPy views of the runner's own arrays, which the next `advance` overwrites: nothing is doubled."""
-    loop: dict[str, Any]
-    """Plain data: random keys, and under "env" the environments, open episodes and what acting carries on; None there
-    where environments cannot be restored, or were broken off inside a chunk."""
-
-
 def views(tree: PyTree) -> PyTree:
     """The arrays as NumPy's, without a copy on a CPU."""
     return jax.tree.map(np.asarray, tree)

@@ -18,10 +18,10 @@ import jax
 import numpy as np
 
 from actrix.envs.guard import EnvError
-from actrix.run import checkpoint, modelfile
-from actrix.run.atomic import replacing
+from actrix.files import checkpoint, container
+from actrix.files.atomic import replacing
+from actrix.files.modelfile import versions
 from actrix.run.log import Logger
-from actrix.run.modelfile import versions
 from actrix.run.runner import Report
 
 SEGMENT_SECONDS = 0.5
@@ -222,7 +222,7 @@ def load_checkpoints(
     runner: Any,
     runs: Sequence[SeedRun],
     check: Callable[[SeedRun, dict[str, Any]], None] | None = None,
-    damaged: Callable[[Path, modelfile.ModelFileError], Any] | None = None,
+    damaged: Callable[[Path, container.ModelFileError], Any] | None = None,
 ) -> str | None:
     """Put every run's newest checkpoint into the runner; why the episodes could not be gone on with, or None.
 
@@ -260,7 +260,7 @@ def load_checkpoints(
         raise
     except Exception as error:  # whatever a forged file makes of it
         reason = str(error) if isinstance(error, ValueError) else repr(error)
-        raise modelfile.ModelFileError(
+        raise container.ModelFileError(
             f"the checkpoint in {runs[0].checkpoints} does not fit: {reason[:500]}"
         ) from error
     if restored:

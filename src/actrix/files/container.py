@@ -1,4 +1,4 @@
-"""Model files, format 1: one safetensors file of numbers and JSON, never of code.
+"""The container of model files and checkpoints, format 1: one safetensors file of numbers and JSON, never of code.
 
     8 bytes   length of the header, little-endian
     header    JSON {"__metadata__": {"actrix": the metadata as JSON, "sha256": of the tensors' bytes,
@@ -14,23 +14,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
-import gymnasium as gym
 import jax
 import numpy as np
-from gymnasium import spaces
 
-from actrix.core.spaces import check_action_space, check_observation_space, mask_length
-from actrix.core.types import PyTree, Spec
-from actrix.run import atomic
+from actrix.core.types import PyTree
 
 FORMAT = 1
 KEY, DIGEST, HEADER_DIGEST = "actrix", "sha256", "sha256.header"
@@ -38,8 +33,6 @@ MAX_HEADER = 2**24
 MAX_TENSORS = 2**14
 MAX_EMPTY = 2**40
 """Of an array without numbers: the product of its other lengths."""
-MAX_NUMBERS, MAX_ACTION_NUMBERS = 2**24, 2**16
-"""Of an observation, all its parts together, and of an action."""
 MAX_LIST = 256
 """Layers of a network, critics of an ensemble, parts of an observation."""
 
@@ -98,32 +91,6 @@ def leaf_names(tree: PyTree) -> list[str]:
     return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-# ---------------------------------------------------------------------------- writing
-
-
-def save(path: str | os.PathLike, meta: dict[str, Any], tree: PyTree) -> Path:
-    """Write `tree`'s arrays and `meta` (JSON) to `path` (.safetensors is added if there is no suffix).
-
-    The file is whole and on disk when this returns; on any error `path` is as before.
-    """
-    path = atomic.with_suffix(path, ".safetensors")
-    text = json.dumps({"format": FORMAT, **meta}, allow_nan=False)
-    if meta.get("kind") == "model":  # what could not be read again is not written
-        spec_from_json(check_model(Header(path, json.loads(text), {}, 0, ""))["spec"])
-    named = zip(leaf_names(tree), map(np.asarray, jax.tree.leaves(tree)), strict=True)
-    arrays = dict(sorted(named, key=lambda item: -item[1].itemsize))  # so every tensor is aligned
-    digest = hashlib.sha256()
-    for x in arrays.values():
-        digest.update(_bytes(x))
-    entries = {name: (x.dtype, x.shape) for name, x in arrays.items()}
-    head = header_bytes(text, entries, digest.hexdigest())
-    with atomic.replacing(path) as temporary, open(temporary, "xb") as file:
-        file.write(head)
-        for x in arrays.values():
-            file.write(_bytes(x))
-    return path
-
-
 def header_bytes(text: str, tensors: dict[str, tuple[Any, tuple[int, ...]]], digest: str) -> bytes:
     """All that stands before the tensors, with its checksum: the metadata's JSON, name → (dtype, shape) in order."""
     header: dict[str, Any] = {"__metadata__": {KEY: text, DIGEST: digest, HEADER_DIGEST: _NO_DIGEST}}
@@ -148,11 +115,8 @@ def _digest_field(digest: str) -> bytes:
     return f'"{HEADER_DIGEST}":"{digest}"'.encode()
 
 
-def _bytes(x: np.ndarray) -> Any:
+def as_bytes(x: np.ndarray) -> Any:
     return np.ascontiguousarray(x).reshape(-1).view(np.uint8)
-
-
-# ---------------------------------------------------------------------------- reading
 
 
 def find(path: str | os.PathLike) -> Path:
@@ -225,7 +189,7 @@ def read_tree(
         shape, dtype = expected[name].shape, expected[name].dtype
         if (found[name].shape, found[name].dtype) != (shape, dtype):
             wrong.append(f"{name} is {found[name]}, expected {dtype}{list(shape)}")
-    _refuse(header.path, sorted(wrong))
+    refuse(header.path, sorted(wrong))
     digest, faults = hashlib.sha256(), []
     arrays: dict[str, Any] = {}
     with open(header.path, "rb") as file:
@@ -239,11 +203,11 @@ def read_tree(
             # One at a time: a memory of many gigabytes is never there twice.
             arrays[name] = jax.numpy.array(x) if device else x
     _check_digest(header, digest)
-    _refuse(header.path, faults)
+    refuse(header.path, faults)
     return jax.tree.unflatten(jax.tree.structure(template), [arrays[n] for n in expected])
 
 
-def _refuse(path: Path, wrong: list[str]) -> None:
+def refuse(path: Path, wrong: list[str]) -> None:
     if wrong:
         raise ModelFileError(f"{path} does not fit: {'; '.join(wrong)}.")
 
@@ -329,7 +293,7 @@ def _tensors(path: Path, header: dict[str, Any], size: int) -> dict[str, Tensor]
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(dtype, str) or dtype not in _DTYPES:
             raise ModelFileError(f"{here} has dtype {str(dtype)[:80]!r}; known are {', '.join(_DTYPES)}.")
-        if not _sizes(shape, 32) or not _sizes(offsets, 2) or len(offsets) != 2:
+        if not are_sizes(shape, 32) or not are_sizes(offsets, 2) or len(offsets) != 2:
             raise ModelFileError(f"{here}: shape and data_offsets must hold whole numbers of at least 0.")
         bytes_ = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
         # An empty array may still have lengths that no array can have.
@@ -347,62 +311,8 @@ def _tensors(path: Path, header: dict[str, Any], size: int) -> dict[str, Tensor]
     return tensors
 
 
-def _sizes(value: Any, length: int) -> bool:
+def are_sizes(value: Any, length: int) -> bool:
     return isinstance(value, list) and len(value) <= length and all(type(n) is int and n >= 0 for n in value)
-
-
-# ---------------------------------------------------------------------------- a model's metadata
-
-_FIELDS: dict[str, tuple[type, ...]] = {
-    "format": (int,), "kind": (str,), "algorithm": (str,), "settings": (dict,), "spec": (dict,),
-    "env_id": (str, type(None)), "env_kwargs": (dict, type(None)), "seed": (int,), "num_timesteps": (int,),
-    "n_envs": (int,), "reference": (bool,), "versions": (dict,),
-}  # fmt: skip
-_LEAST = {"seed": 0, "num_timesteps": 0, "n_envs": 1}
-# A model's other arguments, which a file must not reach: an environment, a data set, a folder to write to.
-_NO_SETTINGS = ("policy", "env", "dataset", "reference", "tensorboard_log", "device", "seed", "backend", "n_envs",
-                "env_kwargs", "verbose", "stats_window_size")  # fmt: skip
-
-
-def versions() -> dict[str, str]:
-    """What wrote a file."""
-    return {name: importlib.metadata.version(name) for name in ("actrix", "jax", "numpy")}
-
-
-def check_model(header: Header) -> dict[str, Any]:
-    """The metadata of a model, every field of the right kind and size; raises ModelFileError naming the field."""
-    path, meta = header.path, header.meta
-    if meta.get("kind") != "model":
-        raise ModelFileError(f"{path} holds a {meta.get('kind')!r}, not a model.")
-    wrong = [f"missing {name}" for name in _FIELDS if name not in meta]
-    wrong += [f"unknown {name}" for name in meta if name not in _FIELDS]
-    for name, kinds in _FIELDS.items():
-        value: Any = meta.get(name)
-        if name in meta and (type(value) not in kinds or (name in _LEAST and value < _LEAST[name])):
-            wrong.append(f"{name} is {str(value)[:80]!r}")
-    settings = meta.get("settings")
-    if isinstance(settings, dict):
-        wrong += [f"settings has {name!r}, which is none" for name in _NO_SETTINGS if name in settings]
-        wrong += [f"settings {fault}" for fault in _unbounded(settings)]
-        if not isinstance(settings.get("policy_kwargs"), dict):
-            wrong.append("settings must have policy_kwargs, an object")
-    _refuse(path, wrong)
-    return meta
-
-
-def _unbounded(value: Any, where: str = "") -> Iterator[str]:
-    """What of the settings would make reading long: longer lists and more critics than any network has."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            if key == "n_critics" and isinstance(part, int | float) and part > MAX_LIST:
-                yield f"n_critics is {part}, above {MAX_LIST}"
-            yield from _unbounded(part, key)
-    elif isinstance(value, list):
-        if len(value) > MAX_LIST:
-            yield f"{where} has {len(value)} entries, above {MAX_LIST}"
-        else:
-            for part in value:
-                yield from _unbounded(part, where)
 
 
 @contextlib.contextmanager
@@ -415,137 +325,3 @@ def blaming(path: Path, what: str) -> Iterator[None]:
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise ModelFileError(f"{path}: {what}: {reason[:500]}") from error
-
-
-def shapes_of(build: Callable[[jax.Array], PyTree]) -> PyTree:
-    """Shapes and dtypes of what `build(key)` would make; nothing is allocated."""
-    return jax.eval_shape(build, jax.random.key(0))
-
-
-# ---------------------------------------------------------------------------- spaces as JSON
-
-
-def space_to_json(space: gym.Space) -> dict[str, Any]:
-    """A supported space as numbers and strings."""
-    if isinstance(space, spaces.Box):
-        bounds = {"low": _bound(space.low), "high": _bound(space.high)}
-        return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
-    if isinstance(space, spaces.Discrete):
-        start, dtype = int(space.start), str(space.dtype)
-        return {"type": "Discrete", "n": int(space.n), "start": start, "dtype": dtype}
-    if isinstance(space, spaces.MultiDiscrete):
-        nvec, start, dtype = space.nvec.tolist(), space.start.tolist(), str(space.dtype)
-        return {"type": "MultiDiscrete", "nvec": nvec, "start": start, "dtype": dtype}
-    if isinstance(space, spaces.MultiBinary):
-        return {"type": "MultiBinary", "shape": list(space.shape)}
-    if isinstance(space, spaces.Dict):
-        return {"type": "Dict", "spaces": {k: space_to_json(v) for k, v in space.spaces.items()}}
-    if isinstance(space, spaces.Tuple):
-        return {"type": "Tuple", "spaces": [space_to_json(v) for v in space.spaces]}
-    raise ModelFileError(f"{type(space).__name__} cannot be stored.")
-
-
-_SPACES: dict[str, set[str]] = {
-    "Box": {"shape", "dtype", "low", "high"}, "Discrete": {"n", "start", "dtype"},
-    "MultiDiscrete": {"nvec", "start", "dtype"}, "MultiBinary": {"shape"}, "Dict": {"spaces"}, "Tuple": {"spaces"},
-}  # fmt: skip
-LEAST_NUMBERS = MAX_NUMBERS // MAX_LIST
-_SPACE_DTYPES = ("float16", "float32", "float64", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)))
-
-
-def space_from_json(data: dict[str, Any]) -> gym.Space:
-    """The inverse of `space_to_json`; raises ModelFileError for anything else."""
-    try:
-        if _numbers(data) > MAX_NUMBERS:
-            raise ValueError(f"it has more than {MAX_NUMBERS} numbers")
-        with np.errstate(over="raise", invalid="raise"):  # a bound that its dtype cannot hold
-            return _space(data)
-    except ModelFileError:
-        raise
-    except Exception as error:
-        raise ModelFileError(f"cannot rebuild a space from {str(data)[:200]}: {error}") from None
-
-
-def _numbers(data: Any) -> int:
-    """How many numbers a space's element has, before anything of that size is made; a part counts as many at least."""
-    kind = data["type"]
-    if set(data) - {"type"} != _SPACES[kind]:
-        raise ValueError(f"{kind} must have {', '.join(sorted(_SPACES[kind]))} and nothing else")
-    if data.get("dtype", "int64") not in _SPACE_DTYPES:
-        raise ValueError(f"dtype {str(data['dtype'])[:80]!r}")
-    if kind in ("Box", "MultiBinary"):
-        if not _sizes(data["shape"], 32):
-            raise ValueError(f"shape {str(data['shape'])[:80]}")
-        return max(math.prod(data["shape"]), LEAST_NUMBERS)
-    if kind in ("Dict", "Tuple"):
-        return sum(map(_numbers, data["spaces"].values() if kind == "Dict" else data["spaces"]))
-    # Each component of a MultiDiscrete is encoded by itself.
-    return LEAST_NUMBERS if kind == "Discrete" else LEAST_NUMBERS * max(np.size(data["nvec"]) // 64, 1)
-
-
-def _space(data: dict[str, Any]) -> gym.Space:
-    kind = data["type"]
-    if kind == "Box":
-        dtype, shape = np.dtype(data["dtype"]), tuple(data["shape"])
-        low, high = (_unbound(data[k], shape, dtype) for k in ("low", "high"))
-        return spaces.Box(low, high, shape, dtype.type)
-    if kind == "Discrete":
-        return spaces.Discrete(data["n"], start=data["start"], dtype=np.dtype(data["dtype"]).type)
-    if kind == "MultiDiscrete":
-        dtype = np.dtype(data["dtype"]).type
-        start = np.asarray(data["start"], dtype)
-        return spaces.MultiDiscrete(np.asarray(data["nvec"], dtype), dtype, start=start)
-    if kind == "MultiBinary":
-        shape = data["shape"]
-        return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
-    if kind == "Dict":
-        return spaces.Dict({k: _space(v) for k, v in data["spaces"].items()})
-    return spaces.Tuple([_space(v) for v in data["spaces"]])
-
-
-def _bound(x: np.ndarray) -> Any:
-    flat = [_number(v) for v in x.reshape(-1).tolist()]
-    return flat[0] if flat and all(v == flat[0] for v in flat) else flat
-
-
-def _number(v: float) -> Any:
-    return v if math.isfinite(v) else str(v)
-
-
-def _unbound(data: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    number = float if np.issubdtype(dtype, np.floating) else int
-    if isinstance(data, list):
-        return np.asarray([number(v) for v in data], dtype).reshape(shape)
-    return np.full(shape, number(data), dtype)
-
-
-def spec_to_json(spec: Spec) -> dict[str, Any]:
-    """A `Spec` as JSON."""
-    return {
-        "observation_space": space_to_json(spec.observation_space),
-        "action_space": space_to_json(spec.action_space),
-        "max_episode_steps": spec.max_episode_steps,
-        "mask_size": spec.mask_size,
-        "frame_stack": spec.frame_stack,
-    }
-
-
-def spec_from_json(data: dict[str, Any]) -> Spec:
-    """The inverse of `spec_to_json`; raises ModelFileError."""
-    names = {"observation_space", "action_space", "max_episode_steps", "mask_size", "frame_stack"}
-    if set(data) != names:
-        raise ModelFileError(f"spec must have {', '.join(sorted(names))} and nothing else.")
-    numbers = [data[name] for name in ("max_episode_steps", "mask_size", "frame_stack")]
-    if not all(n is None or (type(n) is int and n >= 1) for n in numbers):
-        raise ModelFileError(f"spec: {str(numbers)[:200]} must be whole numbers of at least 1, or null.")
-    observation_space, action_space = (
-        space_from_json(data[n]) for n in ("observation_space", "action_space")
-    )
-    if math.prod(action_space.shape or ()) > MAX_ACTION_NUMBERS:
-        raise ModelFileError(f"spec: an action has more than {MAX_ACTION_NUMBERS} numbers.")
-    check_observation_space(observation_space)
-    check_action_space(action_space)
-    spec = Spec(observation_space, action_space, *numbers)
-    if spec.mask_size is not None and spec.mask_size != mask_length(action_space):
-        raise ModelFileError(f"spec: mask_size {spec.mask_size} is not that of {action_space}.")
-    return spec

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from actrix.run import atomic
+from actrix.files import atomic
 
 MANIFEST = "manifest.json"
 PACKAGES = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -16,9 +17,8 @@ import numpy as np
 
 from actrix.core.plain import pack, unpack
 from actrix.core.types import PyTree
-from actrix.run import modelfile
-from actrix.run.modelfile import Header, ModelFileError, NewerFormatError
-from actrix.run.runner import Snapshot
+from actrix.files import container, modelfile
+from actrix.files.container import Header, ModelFileError, NewerFormatError
 
 KEEP = 3
 LARGE, KEEP_LARGE = 2**30, 2
@@ -29,6 +29,17 @@ _FIELDS: dict[str, type] = {
     "num_timesteps": int, "iterations": int, "seed": int, "episodes": int, "start_steps": int, "resumes": int,
     "dropped_episodes": int, "run": dict, "versions": dict, "loop": dict,
 }  # fmt: skip
+
+
+@dataclasses.dataclass
+class Snapshot:
+    """One seed's whole training state between two updates."""
+
+    learner: PyTree
+    """NumPy views of the runner's own arrays, which the next `advance` overwrites: nothing is doubled."""
+    loop: dict[str, Any]
+    """Plain data: random keys, and under "env" the environments, open episodes and what acting carries on; None there
+    where environments cannot be restored, or were broken off inside a chunk."""
 
 
 class CheckpointError(OSError):
@@ -82,7 +93,7 @@ def load(
     `template` is the learner, or its shapes; the snapshot's is made of NumPy arrays that must not be written to. Raises
     ModelFileError for a file that is damaged or does not fit.
     """
-    header = modelfile.read_header(path)
+    header = container.read_header(path)
     meta = _checked(header)
     if check is not None:
         check(meta)
@@ -90,8 +101,8 @@ def load(
     # What is missing is complained of.
     found = [header.tensors[name] for name in names if name in header.tensors]
     loop = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in found]
-    tree = modelfile.read_tree(header, {"learner": template, "loop": loop}, plain=_LOOP, device=False)
-    with modelfile.blaming(header.path, "its loop"):
+    tree = container.read_tree(header, {"learner": template, "loop": loop}, plain=_LOOP, device=False)
+    with container.blaming(header.path, "its loop"):
         plain = unpack(meta["loop"], tree["loop"])
         snapshot, history = Snapshot(tree["learner"], plain["loop"]), plain["history"]
         if history is not None:
@@ -120,7 +131,7 @@ def newest_meta(folder: str | os.PathLike) -> dict[str, Any] | None:
     """The metadata of the newest checkpoint; None without one whose header can be read."""
     for path in reversed(checkpoints(folder)):
         with contextlib.suppress(ModelFileError):
-            return _checked(modelfile.read_header(path))
+            return _checked(container.read_header(path))
     return None
 
 

@@ -24,8 +24,8 @@ from gymnasium import spaces
 
 from actrix.core.spaces import to_env_action
 from actrix.core.types import PyTree, Spec
+from actrix.files import atomic, container, modelfile
 from actrix.nets.networks import space_leaves, zero_where
-from actrix.run import atomic, modelfile
 
 FORMATS = {"onnx": ".onnx", "stablehlo": ".stablehlo"}
 """What may be exported to, and how such a file's name ends."""
@@ -79,7 +79,7 @@ class Exported:
         rows = [("in", port) for port in self.inputs] + [("out", port) for port in self.outputs]
         lines = [f"wrote {self.path} ({self.path.stat().st_size:,} bytes)"]
         lines += [f"  {way:3}  {port}" for way, port in rows]
-        return "\n".join(map(modelfile.printable, [*lines, *self.snippet.splitlines()]))
+        return "\n".join(map(container.printable, [*lines, *self.snippet.splitlines()]))
 
 
 def export(

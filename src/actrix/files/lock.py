@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from actrix.run.modelfile import printable
+from actrix.files.container import printable
 
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 """Error numbers of a lock that somebody holds."""

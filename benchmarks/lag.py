@@ -24,8 +24,8 @@ from actrix.core.distributions import importance_ratio
 from actrix.files import manifest
 from actrix.run.compiled import CompiledRunner
 from actrix.run.evaluate import Policy, evaluate
-from actrix.run.stats import summarize
 from actrix.run.train import SeedRun, train
+from actrix.show.stats import summarize
 
 RESULTS = Path(__file__).parent / "lag.jsonl"
 SEEDS, STEPS, EPISODES = tuple(range(10, 20)), 500_000, 100

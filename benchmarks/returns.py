@@ -29,9 +29,9 @@ from actrix.files import manifest
 from actrix.model import Model
 from actrix.run.compiled import CompiledRunner
 from actrix.run.evaluate import Policy, evaluate
-from actrix.run.log import read_metrics
-from actrix.run.stats import summarize
 from actrix.run.train import SeedRun, train
+from actrix.show.log import read_metrics
+from actrix.show.stats import summarize
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.jsonl"

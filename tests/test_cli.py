@@ -15,7 +15,7 @@ import pytest
 
 from actrix import experiment
 from actrix.cli import main
-from actrix.run.log import STEP, read_metrics
+from actrix.show.log import STEP, read_metrics
 
 SMALL = ["--set", "n_steps=32", "batch_size=64", "n_epochs=2", "--envs", "4", "--steps", "1024", "--quiet"]
 

@@ -18,10 +18,11 @@ MAY_IMPORT = {
     "actors": {"core", "nets"},
     "data": {"core"},
     "files": {"core", "nets"},
+    "show": {"files"},
     "envs": {"core"},
-    "lab": {"core", "critics", "actors", "envs", "run", "files"},
+    "lab": {"core", "critics", "actors", "envs", "files", "show"},
     "algorithms": {"core", "nets", "critics", "actors", "data"},
-    "run": {"core", "nets", "critics", "actors", "data", "algorithms", "envs", "files"},
+    "run": {"core", "nets", "critics", "actors", "data", "algorithms", "envs", "files", "show"},
     "zoo": {"core", "critics", "actors", "algorithms"},
 }
 """What stands above (model, callbacks, the command line) may import everything."""

@@ -386,7 +386,7 @@ def _eval(args: argparse.Namespace) -> None:
 
     from actrix import experiment
     from actrix.model import Model
-    from actrix.run.stats import summarize
+    from actrix.show.stats import summarize
 
     folders = _model_paths(args.path)
     means = {}
@@ -416,7 +416,7 @@ def _model_paths(path: Path) -> dict[int, Path]:
 
 def _record(path: Path, out: Path | None, episodes: int, seed: int, env_id: str | None) -> None:
     from actrix.model import Model
-    from actrix.run.record import headless, record_video
+    from actrix.show.record import headless, record_video
 
     model = Model.load(path)
     if out is None:
@@ -498,7 +498,7 @@ def _record_data(args: argparse.Namespace) -> None:
 
 def _watch(args: argparse.Namespace) -> None:
     from actrix.model import Model
-    from actrix.run.record import watch
+    from actrix.show.record import watch
 
     model = Model.load(next(iter(_model_paths(args.path).values())))
     env = _render_env(model, args.env, "human")
@@ -511,7 +511,7 @@ def _watch(args: argparse.Namespace) -> None:
 
 def _plot(args: argparse.Namespace) -> None:
     from actrix import experiment
-    from actrix.run.plot import plot_compare, plot_run
+    from actrix.show.plot import plot_compare, plot_run
 
     def folders(path: Path) -> Any:
         seeds = list(_model_paths(path).values())
@@ -529,7 +529,7 @@ def _plot(args: argparse.Namespace) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    from actrix.run.describe import describe_file
+    from actrix.show.describe import describe_file
 
     print("\n\n".join(describe_file(path) for path in _model_paths(args.path).values()))
 

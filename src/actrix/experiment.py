@@ -31,14 +31,14 @@ from actrix.files import atomic, checkpoint, manifest
 from actrix.files.lock import RunLock
 from actrix.model import POLICIES, Model, write_model
 from actrix.run.compiled import CompiledRunner
-from actrix.run.display import Display
 from actrix.run.evaluate import Policy, check_same_spaces, evaluate, evaluation_env
-from actrix.run.log import METRICS, STEP, Logger, read_metrics
 from actrix.run.offline import OfflineRunner
-from actrix.run.plot import plot_run
-from actrix.run.stats import Summary, summarize
 from actrix.run.stepping import host_runner
 from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints, train
+from actrix.show.display import Display
+from actrix.show.log import METRICS, STEP, Logger, read_metrics
+from actrix.show.plot import plot_run
+from actrix.show.stats import Summary, summarize
 
 CHECKPOINT_SECONDS = 60.0
 EVAL_EPISODES = 20

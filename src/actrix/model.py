@@ -28,13 +28,13 @@ from actrix.files.export import Exported, export
 from actrix.files.lock import RunLock
 from actrix.files.spaces import spec_from_json, spec_to_json
 from actrix.run.compiled import CompiledRunner
-from actrix.run.display import Display
 from actrix.run.evaluate import Policy, check_same_spaces, evaluate
 from actrix.run.host import HostRunner
-from actrix.run.log import Logger
 from actrix.run.offline import OfflineRunner
 from actrix.run.stepping import host_runner
 from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints, train
+from actrix.show.display import Display
+from actrix.show.log import Logger
 
 POLICIES = (
     "MlpPolicy",

@@ -8,9 +8,9 @@ import time
 import pytest
 from rich.console import Console
 
-from actrix.run import display
-from actrix.run.display import Display
-from actrix.run.log import human
+from actrix.show import display
+from actrix.show.display import Display
+from actrix.show.log import human
 
 METRICS = {
     "rollout/ep_rew_mean": 182.4,

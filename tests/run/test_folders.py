@@ -26,8 +26,8 @@ from actrix.cli import main
 from actrix.files import checkpoint, container, modelfile
 from actrix.files.lock import RunLock, RunLockedError
 from actrix.run import train
-from actrix.run.log import Logger
 from actrix.run.train import NonFiniteError
+from actrix.show.log import Logger
 
 OPTION = "jax_disable_most_optimizations"
 PPO_SMALL = dict(n_steps=16, n_envs=2, batch_size=32, n_epochs=1)

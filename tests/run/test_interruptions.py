@@ -15,7 +15,7 @@ from actrix import experiment
 from actrix.cli import main
 from actrix.files import lock
 from actrix.files.lock import RunLock, RunLockedError
-from actrix.run.log import STEP, read_metrics
+from actrix.show.log import STEP, read_metrics
 
 pytestmark = [pytest.mark.skipif(os.name == "nt", reason="POSIX signals"), pytest.mark.timeout(240)]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from actrix.files import atomic
-from actrix.run.log import Logger, read_metrics, table
+from actrix.show.log import Logger, read_metrics, table
 
 
 def write(folder, steps, **kwargs):

@@ -27,7 +27,7 @@ from actrix.files import container
 from actrix.files.container import ModelFileError
 from actrix.files.spaces import Spec
 from actrix.model import PPO, Model
-from actrix.run.log import Logger
+from actrix.show.log import Logger
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SOURCE = Path(actrix.__file__).parent

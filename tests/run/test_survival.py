@@ -16,7 +16,7 @@ from test_resume import assert_same
 from actrix import experiment
 from actrix.files import checkpoint
 from actrix.files.lock import RunLockedError
-from actrix.run.log import STEP, read_metrics
+from actrix.show.log import STEP, read_metrics
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="POSIX signals"),

@@ -17,7 +17,7 @@ from actrix.actors.natural import conservative_step
 from actrix.envs.finite import FiniteMDP, cliff
 from actrix.lab import oracle
 from actrix.lab.report import Report, Table, label, legend, panels
-from actrix.run.plot import GREY, PALETTE
+from actrix.show.plot import GREY, PALETTE
 
 GAMMA = 0.6
 """Small, because the bounds' penalty grows as 1/(1−γ)²."""

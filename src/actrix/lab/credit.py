@@ -20,7 +20,7 @@ from actrix.envs.finite import FiniteMDP, grid_world
 from actrix.lab import oracle
 from actrix.lab.report import NORMAL_95, Report, Table, label, legend, panels, picture
 from actrix.lab.sampling import play
-from actrix.run.plot import GREY, PALETTE
+from actrix.show.plot import GREY, PALETTE
 
 GRID = ("S......", ".##.##.", ".......", ".#.##..", "......G")
 GAMMA, ALPHA, N, LAMBDA = 0.97, 0.5, 4, 0.8

@@ -18,7 +18,7 @@ from actrix.critics.q_targets import soft_value
 from actrix.envs.finite import grid_world, random_mdp
 from actrix.lab import oracle
 from actrix.lab.report import Report, Table, label, legend, panels
-from actrix.run.plot import GREY, PALETTE
+from actrix.show.plot import GREY, PALETTE
 
 ACTION_VALUES = np.array([1.0, 0.6, 0.0])
 GRID = ("S...", ".#.H", "...G")

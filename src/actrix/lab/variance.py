@@ -22,8 +22,8 @@ from actrix.envs.finite import FiniteMDP, grid_world
 from actrix.lab import oracle
 from actrix.lab.report import NORMAL_95, Report, Table, label, legend, panels
 from actrix.lab.sampling import play
-from actrix.run.plot import GREY, PALETTE
-from actrix.run.stats import bootstrap_interval
+from actrix.show.plot import GREY, PALETTE
+from actrix.show.stats import bootstrap_interval
 
 GRID = ("S...", ".#.H", "...G")
 LAMBDAS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)

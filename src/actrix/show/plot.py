@@ -17,8 +17,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from actrix.files import atomic
-from actrix.run.log import METRICS, STEP, human, read_metrics
-from actrix.run.stats import MIN_SEEDS, Curve, align, bootstrap_interval, clean, iqm
+from actrix.show.log import METRICS, STEP, human, read_metrics
+from actrix.show.stats import MIN_SEEDS, Curve, align, bootstrap_interval, clean, iqm
 
 RETURN = "rollout/ep_rew_mean"
 SPREAD = "rollout/ep_rew_std"

@@ -16,7 +16,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from actrix.run.log import format_value, human, printable
+from actrix.show.log import format_value, human, printable
 
 RETURN = "rollout/ep_rew_mean"
 LENGTH = "rollout/ep_len_mean"

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "files": {"core", "nets"},
     "show": {"files"},
     "envs": {"core"},
+    "doctor": {"core", "envs"},
     "lab": {"core", "critics", "actors", "envs", "files", "show"},
     "algorithms": {"core", "nets", "critics", "actors", "data"},
     "run": {"core", "nets", "critics", "actors", "data", "algorithms", "envs", "files", "show"},

@@ -550,17 +550,17 @@ def _doctor(args: argparse.Namespace) -> int:
     from rich.text import Text
 
     from actrix.algorithms.presets import SettingError
-    from actrix.envs import doctor
+    from actrix.doctor.examine import examine, uses
     from actrix.files.container import printable
 
     kwargs = _pairs(args.env_kwargs, "--env-kwargs")
     if args.seed < 0:
         raise SettingError(f"--seed {args.seed} must be at least 0.")
     build = _builder(args.env, kwargs)
-    findings = doctor.examine(build, args.seed)
+    findings = examine(build, args.seed)
     stopped = ("construction", "data", "examination", "hanging")
     if not any(f.level == "fix" and f.check in stopped for f in findings):
-        findings += doctor.uses(build, lambda spec: _uses(args.env, kwargs, spec))
+        findings += uses(build, lambda spec: _uses(args.env, kwargs, spec))
     table = Table(title=printable(args.env), title_justify="left")
     for column in ("", "check", "result", "what to do"):
         table.add_column(column, overflow="fold")
@@ -590,7 +590,7 @@ def _builder(name: str, kwargs: dict[str, Any]) -> Any:
 def _uses(name: str, kwargs: dict[str, Any], spec: Any) -> list[Any]:
     """Which backend would train, and which algorithms fit the spaces."""
     from actrix.algorithms.presets import PRESETS
-    from actrix.envs.doctor import Finding
+    from actrix.doctor.finding import Finding
     from actrix.envs.make import choose_backend
     from actrix.experiment import OFFLINE_ONLY
 

@@ -20,9 +20,9 @@ from actrix.core.spaces import UnsupportedSpaceError, check_action_space, check_
 from actrix.doctor import play
 from actrix.doctor.finding import Finding, blame, fine, fix, note, said
 from actrix.doctor.play import Play, copied, equal, random_action
-from actrix.envs import state
 from actrix.envs.gymnasium import find_masks_of, own
 from actrix.envs.make import as_host_env, make_vec_env
+from actrix.envs.state import whole
 
 SLOW = 2e-3
 """Seconds per step from which a process for each environment pays."""
@@ -195,7 +195,7 @@ def seeds(build: Callable[[], Any], seed: int, steps: int) -> list[Finding]:
 
 def resuming(env: gym.Env, build: Callable[[], Any], seed: int, steps: int) -> list[Finding]:
     """Whether a resumed run goes on in the same episodes: an environment is put into the state of another one."""
-    if reason := state.unsupported(env):
+    if reason := whole.unsupported(env):
         return [fine("resuming", f"a resumed run begins new episodes: {reason}")]
     findings: list[Finding] = []
     remedy = "give plain data (numbers, text, arrays, lists, dicts), and take it back"
@@ -208,9 +208,9 @@ def resuming(env: gym.Env, build: Callable[[], Any], seed: int, steps: int) -> l
         _, info = one.reset(seed=seed)
         _, info = _play_on(one, info, masks, seed, steps // 2)
         begun = time.perf_counter()
-        saved = to_bytes(state.get_state(one))
+        saved = to_bytes(whole.get_state(one))
         seconds = time.perf_counter() - begun
-        state.set_state(two, from_bytes(saved))
+        whole.set_state(two, from_bytes(saved))
         rows, others = (_play_on(each, info, masks, seed, steps // 2)[0] for each in (one, two))
         if (differ := _first_difference(rows, others)) is not None:
             text = f"an environment with a saved state goes on otherwise: step {differ + 1} after it differs"

@@ -20,9 +20,9 @@ from actrix.core.spaces import (
     to_env_action,
 )
 from actrix.core.types import Spec
-from actrix.envs import state
 from actrix.envs.base import Step
 from actrix.envs.guard import EnvError, Guard, conform
+from actrix.envs.state import whole
 
 
 class GymnasiumEnvs:
@@ -114,13 +114,13 @@ class GymnasiumEnvs:
         """Why the environments' state cannot be saved, or None where it can (see `actrix.envs.state`)."""
         if not self._guards or self.mode is not AutoresetMode.DISABLED:
             return "the state of a vector environment of one's own, or of AsyncVectorEnv, is not known"
-        return next(filter(None, map(state.unsupported, self.envs.envs)), None)
+        return next(filter(None, map(whole.unsupported, self.envs.envs)), None)
 
     def get_state(self) -> dict[str, Any] | None:
         """Everything that the next steps depend on, as plain data; None where it cannot be had."""
         if self.unsupported is not None:
             return None
-        return {"steps": self.steps, "envs": [state.get_state(env) for env in self.envs.envs]}
+        return {"steps": self.steps, "envs": [whole.get_state(env) for env in self.envs.envs]}
 
     def set_state(self, saved: dict[str, Any]) -> None:
         """Go on from what `get_state` gave; EnvError where that was of other environments."""
@@ -129,7 +129,7 @@ class GymnasiumEnvs:
                 f"the state of {len(saved['envs'])} environments was saved, here are {self.num_envs}."
             )
         for env, one in zip(self.envs.envs, saved["envs"], strict=True):
-            state.set_state(env, one)
+            whole.set_state(env, one)
         self.steps, self._seeds = saved["steps"], None
         self._ended = np.zeros(self.num_envs, bool)
 

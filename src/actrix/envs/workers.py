@@ -41,10 +41,10 @@ from gymnasium.vector.utils import CloudpickleWrapper
 from actrix.core.plain import from_bytes, to_bytes
 from actrix.core.spaces import check_action_space, check_observation_space, mask_length
 from actrix.core.types import Spec
-from actrix.envs import state
 from actrix.envs.base import Step
 from actrix.envs.guard import EnvError, Guard, env_seeds, words
 from actrix.envs.gymnasium import action_map, find_masks_of, own, write_row
+from actrix.envs.state import whole
 
 STEP_TIMEOUT = 60.0
 """Seconds that one step, reset or close may take unless the user says otherwise."""
@@ -732,7 +732,7 @@ class _Hosted:
         limit = env.spec.max_episode_steps if env.spec else None
         masks = find_masks_of(env)
         spaces_ = env.observation_space, env.action_space
-        return bytes(ForkingPickler.dumps((*spaces_, masks, limit, state.unsupported(env))))
+        return bytes(ForkingPickler.dumps((*spaces_, masks, limit, whole.unsupported(env))))
 
     def reset(self, seeds: list[int] | None) -> None:
         for i in self.rows:
@@ -763,13 +763,13 @@ class _Hosted:
         out = []
         for i, env in self.envs.items():
             self.turn(_GET, i)
-            out.append(state.get_state(env))
+            out.append(whole.get_state(env))
         return to_bytes(out)
 
     def set_state(self, data: bytes) -> None:
         for (i, env), saved in zip(self.envs.items(), from_bytes(data), strict=True):
             self.turn(_SET, i)
-            state.set_state(env, saved)
+            whole.set_state(env, saved)
 
     def close(self) -> None:
         for i in list(self.envs):

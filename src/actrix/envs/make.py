@@ -19,7 +19,8 @@ from actrix.envs.envpool import EnvPoolEnvs, has_envpool
 from actrix.envs.guard import EnvError, Guard, env_seeds
 from actrix.envs.gymnasium import GymnasiumEnvs, RowVectorEnv, find_masks_of, quiet_make
 from actrix.envs.jax_envs import JAX_TWINS, HostJax, gymnax_ids, has_jax_env, jax_env
-from actrix.envs.workers import STEP_TIMEOUT, ProcessEnvs, WorkerTraceback, check_options
+from actrix.envs.workers.parent import STEP_TIMEOUT, ProcessEnvs
+from actrix.envs.workers.process import WorkerTraceback, check_options
 
 BACKENDS = ("auto", "gymnasium", "envpool", "jax")
 

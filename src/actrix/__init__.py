@@ -26,9 +26,10 @@ from actrix.callbacks import (  # noqa: E402
 from actrix.core.schedules import Linear  # noqa: E402
 from actrix.data.offline import DatasetError, load_dataset  # noqa: E402
 from actrix.envs.atari import make_atari_env  # noqa: E402
+from actrix.envs.build import UnknownEnvError  # noqa: E402
 from actrix.envs.finite import FiniteMDP, MDPError  # noqa: E402
 from actrix.envs.guard import EnvError  # noqa: E402
-from actrix.envs.make import UnknownEnvError, make_vec_env  # noqa: E402
+from actrix.envs.make import make_vec_env  # noqa: E402
 from actrix.files.container import ModelFileError  # noqa: E402
 from actrix.model import (  # noqa: E402
     A2C,

@@ -23,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from actrix.algorithms.presets import SettingError
     from actrix.core.spaces import UnsupportedSpaceError
+    from actrix.envs.build import UnknownEnvError
     from actrix.envs.guard import EnvError
-    from actrix.envs.make import UnknownEnvError
     from actrix.experiment import RunError, SeedError
     from actrix.files.container import ModelFileError, printable
     from actrix.files.lock import RunLockedError
@@ -436,9 +436,9 @@ def _record(path: Path, out: Path | None, episodes: int, seed: int, env_id: str 
 def _render_env(model: Any, env_id: str | None, mode: str | None) -> Any:
     from actrix.algorithms.presets import SettingError
     from actrix.envs.atari import PLAY, atari_single_env, is_atari
+    from actrix.envs.build import single_env
     from actrix.envs.gymnasium import MaskKeeper
     from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
-    from actrix.envs.make import single_env
     from actrix.experiment import model_env_id
 
     env_id = model_env_id(model, env_id)
@@ -576,8 +576,8 @@ def _doctor(args: argparse.Namespace) -> int:
 def _builder(name: str, kwargs: dict[str, Any]) -> Any:
     """What makes the environment that the user typed."""
     from actrix.algorithms.presets import SettingError
+    from actrix.envs.build import named, single_env
     from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
-    from actrix.envs.make import named, single_env
 
     if has_jax_env(name) and name not in JAX_TWINS:
         raise SettingError(f"{name} is a JAX environment: the doctor examines Gymnasium's.")

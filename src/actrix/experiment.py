@@ -26,7 +26,8 @@ from actrix.cli import EXIT_INTERRUPTED
 from actrix.data.answers import ReplayBuffer, Trajectories
 from actrix.data.offline import Dataset, check_spaces, load_dataset, mix
 from actrix.envs.base import HostEnv, JaxEnv
-from actrix.envs.make import STEP_TIMEOUT, check_inert, choose_backend, training_env, worker_count
+from actrix.envs.build import check_inert
+from actrix.envs.make import STEP_TIMEOUT, choose_backend, training_env, worker_count
 from actrix.files import atomic, checkpoint, manifest
 from actrix.files.lock import RunLock
 from actrix.model import POLICIES, Model, write_model

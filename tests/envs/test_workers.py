@@ -15,8 +15,8 @@ from gymnasium import spaces
 from toys import Fragile
 
 from actrix import DQN, make_vec_env
+from actrix.envs.build import UnknownEnvError
 from actrix.envs.guard import EnvError
-from actrix.envs.make import UnknownEnvError
 from actrix.envs.workers.parent import ProcessEnvs
 from actrix.envs.workers.process import WorkerTraceback
 from actrix.run.host import HostRunner

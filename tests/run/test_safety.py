@@ -21,7 +21,7 @@ from tiny_models import CASES, same, tiny
 
 import actrix
 from actrix import cli, experiment
-from actrix.envs.make import UnknownEnvError
+from actrix.envs.build import UnknownEnvError
 from actrix.envs.probes import ActionObs, ContinuousTarget
 from actrix.files import container
 from actrix.files.container import ModelFileError

@@ -262,8 +262,6 @@ class ProcessEnvs:
         if not self._open:
             raise EnvError("these environments are closed: close() did it, or an error.")
 
-    # ------------------------------------------------------------------------------------ processes
-
     def _spawn(self, number: int, rows: list[int]) -> Worker:
         ours, theirs = self._context.Pipe()
         # No daemon, which could have no processes of its own; `_end_all` ends what nobody closed.
@@ -366,10 +364,9 @@ class ProcessEnvs:
         return Failure(worker.fail(), f"{self._where(worker)}: {reason}{hint}.")
 
     def _too_late(self, worker: Worker, limit: float) -> Failure:
-        what = (
-            f"{CALLS.get(int(self._room.doing[worker.number]), 'the answer of its worker')} took longer than"
-        )
-        return Failure(worker, f"{self._where(worker)}: {what} {limit:g} s and its worker was killed.")
+        what = CALLS.get(int(self._room.doing[worker.number]), "the answer of its worker")
+        sentence = f"{self._where(worker)}: {what} took longer than {limit:g} s and its worker was killed."
+        return Failure(worker, sentence)
 
     def _where(self, worker: Worker) -> str:
         """The environment whose turn it was; all of the worker's if it was none's."""

@@ -13,7 +13,7 @@ from actrix.core.distributions import action_head
 from actrix.core.optim import flatten
 from actrix.core.types import Spec
 from actrix.envs.finite import random_mdp
-from actrix.lab import oracle
+from actrix.lab import exact as oracle
 from actrix.nets.networks import NetworkConfig
 
 ROWS, INPUTS, HIDDEN = 7, 3, 4

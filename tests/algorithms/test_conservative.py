@@ -10,7 +10,7 @@ import pytest
 from actrix.algorithms.conservative import ConservativeIteration, conservative_step
 from actrix.algorithms.presets import PRESETS, configure
 from actrix.envs.finite import FiniteMDP, chain, grid_world, random_mdp
-from actrix.lab import oracle
+from actrix.lab import exact as oracle
 from actrix.run.compiled import CompiledRunner
 
 GRID = grid_world(["S..", ".#.", "..G"], gamma=0.9, slip=0.1, max_episode_steps=40)

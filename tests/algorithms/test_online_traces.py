@@ -14,7 +14,7 @@ from actrix.core.optim import flatten
 from actrix.core.types import Chunk, Spec
 from actrix.envs.finite import grid_world
 from actrix.envs.jax_envs import jax_env
-from actrix.lab import oracle
+from actrix.lab import exact as oracle
 from actrix.nets.networks import NetworkConfig
 from actrix.nets.online_networks import build_actor_and_critic
 from actrix.run.compiled import CompiledRunner

@@ -10,7 +10,7 @@ from actrix.algorithms.presets import PRESETS, configure
 from actrix.envs.blackjack import blackjack_mdp
 from actrix.envs.finite import from_gymnasium
 from actrix.envs.jax_envs import jax_env
-from actrix.lab import oracle
+from actrix.lab import exact as oracle
 from actrix.run.compiled import CompiledRunner
 from actrix.run.train import SeedRun, train
 

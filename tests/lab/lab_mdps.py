@@ -4,7 +4,7 @@ import numpy as np
 
 from actrix.envs import finite
 from actrix.envs.finite import FiniteMDP
-from actrix.lab import oracle
+from actrix.lab import exact as oracle
 
 EXACT = {"rtol": 0, "atol": 1e-8}
 

@@ -8,8 +8,8 @@ from lab_mdps import EXACT, endless, layered, logits, mixed, random_policy
 
 from actrix.envs import finite
 from actrix.envs.jax_envs import HostJax
-from actrix.lab import oracle
-from actrix.lab.oracle import OracleError
+from actrix.lab import exact as oracle
+from actrix.lab.exact import OracleError
 
 CASES = [mixed(0), mixed(1), endless(2), layered(3), finite.chain(4), finite.cliff(3, 4, slip=0.2, gamma=1)]
 

@@ -8,7 +8,7 @@ from lab_mdps import endless, layered, logits, random_policy
 from actrix.actors import policy_gradient as pg
 from actrix.critics import corrections, returns
 from actrix.envs import finite
-from actrix.lab import oracle
+from actrix.lab import exact as oracle
 
 VISIBLE = 1e-3
 

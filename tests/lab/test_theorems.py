@@ -17,7 +17,7 @@ from lab_mdps import EXACT, endless, from_everywhere, layered, logits, mixed, ra
 from actrix.actors import policy_gradient as pg
 from actrix.critics import corrections, q_targets, returns
 from actrix.envs import finite
-from actrix.lab import oracle
+from actrix.lab import exact as oracle
 
 SEEDS = range(4)
 LAMBDAS = (0.0, 0.3, 0.7, 0.95, 1.0)

@@ -1,6 +1,6 @@
 """Finite MDPs whose dynamics are known: exact tables, a JAX environment and a Gymnasium environment in one.
 
-`FiniteMDP` holds P, r, γ and ρ0 in float64 and is the ground of the exact oracle (`actrix.lab.oracle`); the same
+`FiniteMDP` holds P, r, γ and ρ0 in float64 and is the ground of the exact oracle (`actrix.lab.exact`); the same
 object is a `JaxEnv`, and `as_gymnasium` gives the `gymnasium.Env`. Episodes end on entering a terminal state:
 no value follows it, γ_t = γ·(1 − terminal(s_{t+1})).
 """

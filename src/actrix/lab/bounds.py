@@ -15,7 +15,7 @@ import numpy as np
 
 from actrix.actors.natural import conservative_step
 from actrix.envs.finite import FiniteMDP, cliff
-from actrix.lab import oracle
+from actrix.lab import exact as oracle
 from actrix.lab.report import Report, Table, label, legend, panels
 from actrix.show.plot import GREY, PALETTE
 

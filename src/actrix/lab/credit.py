@@ -17,7 +17,7 @@ import numpy as np
 from actrix.actors.greedy import boltzmann_log_probs
 from actrix.critics import returns
 from actrix.envs.finite import FiniteMDP, grid_world
-from actrix.lab import oracle
+from actrix.lab import exact as oracle
 from actrix.lab.report import NORMAL_95, Report, Table, label, legend, panels, picture
 from actrix.lab.sampling import play
 from actrix.show.plot import GREY, PALETTE

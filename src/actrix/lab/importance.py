@@ -17,7 +17,7 @@ import numpy as np
 from actrix.critics import corrections
 from actrix.critics.q_targets import expected_value
 from actrix.envs.finite import FiniteMDP, random_mdp
-from actrix.lab import oracle
+from actrix.lab import exact as oracle
 from actrix.lab.report import NORMAL_95, Report, Table, label, legend, panels
 from actrix.lab.sampling import play
 from actrix.show.plot import GREY, PALETTE

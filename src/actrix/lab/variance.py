@@ -19,7 +19,7 @@ from actrix.actors import policy_gradient as pg
 from actrix.actors.greedy import boltzmann_log_probs
 from actrix.critics import returns
 from actrix.envs.finite import FiniteMDP, grid_world
-from actrix.lab import oracle
+from actrix.lab import exact as oracle
 from actrix.lab.report import NORMAL_95, Report, Table, label, legend, panels
 from actrix.lab.sampling import play
 from actrix.show.plot import GREY, PALETTE

@@ -13,7 +13,7 @@ from actrix.lab.exact.values import (
     OracleError,
     Policy,
     StateTable,
-    _check_proper,
+    check_proper,
     backup,
     check_policy,
     named,
@@ -30,7 +30,7 @@ def lambda_operator(mdp: FiniteMDP, policy: Policy, v: StateTable, lam: float) -
     """
     policy = check_policy(mdp, policy)
     if mdp.gamma == lam == 1:
-        _check_proper(mdp, policy)
+        check_proper(mdp, policy)
     v = np.where(mdp.terminal, 0, v)
     delta = np.sum(policy * backup(mdp, v), axis=1) - v
     return v + np.linalg.solve(np.eye(len(v)) - lam * transition(mdp, policy), delta)

@@ -88,12 +88,13 @@ def check_policy(mdp: FiniteMDP, policy: Any) -> Policy:
 def solve(mdp: FiniteMDP, policy: Policy, x: StateTable, transpose: bool = False) -> StateTable:
     """(I − γP_π)⁻¹ x, or with the transposed matrix."""
     if mdp.gamma == 1:
-        _check_proper(mdp, policy)
+        check_proper(mdp, policy)
     matrix = np.eye(mdp.n_states) - transition(mdp, policy)
     return np.linalg.solve(matrix.T if transpose else matrix, x)
 
 
-def _check_proper(mdp: FiniteMDP, policy: Policy) -> None:
+def check_proper(mdp: FiniteMDP, policy: Policy) -> None:
+    """Raise OracleError where the policy, without a discount, may go on for ever."""
     edge = transition(mdp, policy) > 0
     ends = mdp.terminal | (np.einsum("sa,sap->s", policy, mdp.P * mdp.terminal) > 0)
     while (more := (edge & ends).any(axis=1) & ~ends).any():

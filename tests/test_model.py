@@ -14,7 +14,7 @@ from gymnasium import spaces
 import actrix
 from actrix import A2C, PPO, ModelFileError, SettingError
 from actrix.data.answers import ReplayBuffer, Trajectories
-from actrix.data.offline import Episode, assemble
+from actrix.data.datasets.dataset import Episode, assemble
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, ContinuousTarget, Masked, TMaze
 from actrix.model import MODELS, Model

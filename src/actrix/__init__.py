@@ -24,7 +24,8 @@ from actrix.callbacks import (  # noqa: E402
     StopTrainingOnRewardThreshold,
 )
 from actrix.core.schedules import Linear  # noqa: E402
-from actrix.data.offline import DatasetError, load_dataset  # noqa: E402
+from actrix.data.datasets.dataset import DatasetError  # noqa: E402
+from actrix.data.datasets.read import load_dataset  # noqa: E402
 from actrix.envs.atari import make_atari_env  # noqa: E402
 from actrix.envs.build import UnknownEnvError  # noqa: E402
 from actrix.envs.finite import FiniteMDP, MDPError  # noqa: E402

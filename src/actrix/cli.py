@@ -464,7 +464,8 @@ def _video(args: argparse.Namespace) -> None:
 
 def _record_data(args: argparse.Namespace) -> None:
     from actrix.algorithms.presets import SettingError
-    from actrix.data.offline import record_episodes, write_dataset
+    from actrix.data.datasets.play import record_episodes
+    from actrix.data.datasets.write import write_dataset
     from actrix.model import Model
 
     if args.steps and args.episodes:

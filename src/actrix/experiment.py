@@ -24,7 +24,8 @@ from actrix import zoo
 from actrix.algorithms import checks, presets
 from actrix.cli import EXIT_INTERRUPTED
 from actrix.data.answers import ReplayBuffer, Trajectories
-from actrix.data.offline import Dataset, check_spaces, load_dataset, mix
+from actrix.data.datasets.dataset import Dataset, check_spaces, mix
+from actrix.data.datasets.read import load_dataset
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.build import check_inert
 from actrix.envs.make import STEP_TIMEOUT, choose_backend, training_env, worker_count

@@ -20,7 +20,8 @@ from actrix.algorithms.actor_critic import Acting
 from actrix.callbacks import BaseCallback, as_callback
 from actrix.core import spaces
 from actrix.core.types import Spec
-from actrix.data.offline import Dataset, check_spaces, load_dataset
+from actrix.data.datasets.dataset import Dataset, check_spaces
+from actrix.data.datasets.read import load_dataset
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import as_host_env, choose_backend, training_env
 from actrix.files import checkpoint, container, modelfile

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from actrix.algorithms.presets import PRESETS, configure
 from actrix.algorithms.regression import ExpectileCritic, WeightedRegression, expectile_loss
 from actrix.core.types import Spec
-from actrix.data.offline import Episode, assemble
+from actrix.data.datasets.dataset import Episode, assemble
 from actrix.envs.probes import ConstantReward
 from actrix.nets.q_networks import apply
 from actrix.run.compiled import CompiledRunner

@@ -6,7 +6,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from toys import Counting, Line
 
 from actrix import DQN, cli
-from actrix.data.offline import record_episodes
+from actrix.data.datasets.play import record_episodes
 from actrix.envs.base import HostEnv
 from actrix.envs.guard import EnvError
 from actrix.envs.gymnasium import GymnasiumEnvs, MaskKeeper

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from actrix import DQN, PPO
 from actrix.algorithms.presets import PRESETS, configure
 from actrix.core.types import Spec
-from actrix.data.offline import Episode, assemble
+from actrix.data.datasets.dataset import Episode, assemble
 from actrix.envs.jax_envs import ClassicEnv, HostJax
 from actrix.model import MODELS
 from actrix.run.compiled import CompiledRunner

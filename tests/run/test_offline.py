@@ -15,7 +15,7 @@ from actrix.algorithms.q_learning import QLearning
 from actrix.algorithms.regression import Regression
 from actrix.core.types import Spec
 from actrix.data.answers import ReplayBuffer
-from actrix.data.offline import Episode, assemble
+from actrix.data.datasets.dataset import Episode, assemble
 from actrix.files import checkpoint
 from actrix.nets.networks import NetworkConfig
 from actrix.nets.q_networks import apply

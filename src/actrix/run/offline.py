@@ -16,7 +16,7 @@ from actrix.algorithms.off_policy import Memory
 from actrix.core import normalize
 from actrix.core.types import Chunk, PyTree
 from actrix.data.answers import ReplayBuffer
-from actrix.data.offline import Dataset
+from actrix.data.datasets.dataset import Dataset
 from actrix.files.checkpoint import Snapshot
 from actrix.nets.networks import normalized_shapes
 from actrix.run.compiled import SEGMENT_ITERATIONS

@@ -18,7 +18,7 @@ import numpy as np
 from speed import RESULTS, _row
 
 from actrix import experiment
-from actrix.run import train
+from actrix.loops import train
 
 COMMAND = "python benchmarks/checkpoints.py --record"
 

@@ -22,9 +22,9 @@ from machine import machine
 from actrix import experiment, make_vec_env
 from actrix.core.distributions import importance_ratio
 from actrix.files import manifest
-from actrix.run.compiled import CompiledRunner
-from actrix.run.evaluate import Policy, evaluate
-from actrix.run.train import SeedRun, train
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.evaluate import Policy, evaluate
+from actrix.loops.train import SeedRun, train
 from actrix.show.stats import summarize
 
 RESULTS = Path(__file__).parent / "lag.jsonl"

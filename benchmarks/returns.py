@@ -26,10 +26,10 @@ from actrix import experiment, make_vec_env
 from actrix.envs.jax_envs import ClassicEnv
 from actrix.envs.probes import MaskVelocity, PositionOnly
 from actrix.files import manifest
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.evaluate import Policy, evaluate
+from actrix.loops.train import SeedRun, train
 from actrix.model import Model
-from actrix.run.compiled import CompiledRunner
-from actrix.run.evaluate import Policy, evaluate
-from actrix.run.train import SeedRun, train
 from actrix.show.log import read_metrics
 from actrix.show.stats import summarize
 

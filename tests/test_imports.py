@@ -1,4 +1,4 @@
-"""Imports point one way: core ← nets ← critics, actors, data, envs ← algorithms ← run ← model ← command line."""
+"""Imports point one way: core ← nets ← critics, actors, data, envs ← algorithms ← loops ← model ← command line."""
 
 import ast
 import subprocess
@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "doctor": {"core", "envs"},
     "lab": {"core", "critics", "actors", "envs", "files", "show"},
     "algorithms": {"core", "nets", "critics", "actors", "data"},
-    "run": {"core", "nets", "critics", "actors", "data", "algorithms", "envs", "files", "show"},
+    "loops": {"core", "nets", "critics", "actors", "data", "algorithms", "envs", "files", "show"},
     "zoo": {"core", "critics", "actors", "algorithms"},
 }
 """What stands above (model, callbacks, the command line) may import everything."""

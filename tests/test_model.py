@@ -17,9 +17,9 @@ from actrix.data.answers import ReplayBuffer, Trajectories
 from actrix.data.datasets.dataset import Episode, assemble
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, ContinuousTarget, Masked, TMaze
+from actrix.loops.evaluate import evaluate
 from actrix.model import MODELS, Model
 from actrix.nets.networks import Linear
-from actrix.run.evaluate import evaluate
 
 SMALL = {"net_arch": [8]}
 SETTINGS = {

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from actrix.experiment import RunError, SeedError
     from actrix.files.container import ModelFileError, printable
     from actrix.files.lock import RunLockedError
-    from actrix.run.train import NonFiniteError
+    from actrix.loops.train import NonFiniteError
 
     usage = (
         SettingError,

@@ -31,12 +31,12 @@ from actrix.envs.build import check_inert
 from actrix.envs.make import STEP_TIMEOUT, choose_backend, training_env, worker_count
 from actrix.files import atomic, checkpoint, manifest
 from actrix.files.lock import RunLock
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.evaluate import Policy, check_same_spaces, evaluate, evaluation_env
+from actrix.loops.offline import OfflineRunner
+from actrix.loops.stepping import host_runner
+from actrix.loops.train import SeedRun, load_checkpoints, save_checkpoints, train
 from actrix.model import POLICIES, Model, write_model
-from actrix.run.compiled import CompiledRunner
-from actrix.run.evaluate import Policy, check_same_spaces, evaluate, evaluation_env
-from actrix.run.offline import OfflineRunner
-from actrix.run.stepping import host_runner
-from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints, train
 from actrix.show.display import Display
 from actrix.show.log import METRICS, STEP, Logger, read_metrics
 from actrix.show.plot import plot_run

@@ -28,12 +28,12 @@ from actrix.files import checkpoint, container, modelfile
 from actrix.files.export import Exported, export
 from actrix.files.lock import RunLock
 from actrix.files.spaces import spec_from_json, spec_to_json
-from actrix.run.compiled import CompiledRunner
-from actrix.run.evaluate import Policy, check_same_spaces, evaluate
-from actrix.run.host import HostRunner
-from actrix.run.offline import OfflineRunner
-from actrix.run.stepping import host_runner
-from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints, train
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.evaluate import Policy, check_same_spaces, evaluate
+from actrix.loops.host import HostRunner
+from actrix.loops.offline import OfflineRunner
+from actrix.loops.stepping import host_runner
+from actrix.loops.train import SeedRun, load_checkpoints, save_checkpoints, train
 from actrix.show.display import Display
 from actrix.show.log import Logger
 

@@ -36,10 +36,10 @@ from actrix.envs.probes import (
     ObsDependent,
     Probe,
 )
+from actrix.loops.compiled import CompiledRunner, collect, reset
+from actrix.loops.runner import iteration_keys, run_keys
 from actrix.nets import q_networks
 from actrix.nets.networks import apply
-from actrix.run.compiled import CompiledRunner, collect, reset
-from actrix.run.runner import iteration_keys, run_keys
 
 NUM_ENVS = 32
 NETWORK = {"net_arch": [16], "activation_fn": "tanh"}

@@ -23,9 +23,9 @@ from actrix.critics import corrections
 from actrix.critics.answers import GAE, Critic, ImportanceMC, VTrace
 from actrix.data.answers import Lagged, OnPolicy
 from actrix.envs.probes import ActionObs, ContinuousTarget
+from actrix.loops.compiled import CompiledRunner, collect
+from actrix.loops.runner import iteration_keys
 from actrix.nets.networks import NetworkConfig, Output, apply
-from actrix.run.compiled import CompiledRunner, collect
-from actrix.run.runner import iteration_keys
 
 SCORE = dict(
     n_epochs=1, batch_size=None, normalize_advantage=False, network=NetworkConfig(pi=(16,), vf=(16,))

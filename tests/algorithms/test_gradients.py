@@ -20,9 +20,9 @@ from actrix.core.types import Chunk, Spec
 from actrix.critics.answers import GAE, TD, Critic, MonteCarlo
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, Masked
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.host import HostRunner
 from actrix.nets.networks import NetworkConfig
-from actrix.run.compiled import CompiledRunner
-from actrix.run.host import HostRunner
 
 T, N, GAMMA = 6, 3, 0.9
 SPEC = Spec(spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(3), T)

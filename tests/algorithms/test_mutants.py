@@ -21,7 +21,7 @@ from actrix.core.distributions import TanhGaussian
 from actrix.critics import returns
 from actrix.envs.jax_envs import ClassicEnv
 from actrix.envs.probes import ActionObs, InfiniteTimeLimit, MaskVelocity
-from actrix.run.compiled import collect
+from actrix.loops.compiled import collect
 
 PPO = PRESETS["ppo"].algorithm
 

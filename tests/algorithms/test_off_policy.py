@@ -22,9 +22,9 @@ from actrix.core.types import Chunk, Spec
 from actrix.data.replay import SMALLEST_PRIORITY, Ends, weights
 from actrix.envs.jax_envs import ClassicEnv
 from actrix.envs.probes import ContinuousTarget
+from actrix.loops.compiled import collect, reset
 from actrix.nets import q_networks
 from actrix.nets.networks import noise_size, perturb
-from actrix.run.compiled import collect, reset
 
 GAMMA, N, ACTIONS = 0.9, 4, 3
 OBS = spaces.Box(-1.0, 1.0, (2,), np.float32)

@@ -16,9 +16,9 @@ from actrix.algorithms.regression import ExpectileCritic, WeightedRegression, ex
 from actrix.core.types import Spec
 from actrix.data.datasets.dataset import Episode, assemble
 from actrix.envs.probes import ConstantReward
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.offline import OfflineRunner
 from actrix.nets.q_networks import apply
-from actrix.run.compiled import CompiledRunner
-from actrix.run.offline import OfflineRunner
 
 OBS = spaces.Box(-1.0, 1.0, (2,), np.float32)
 DISCRETE, BOX = spaces.Discrete(2, start=3), spaces.Box(-2.0, 4.0, (1,), np.float32)

@@ -6,7 +6,7 @@ import pytest
 from helpers import restart, shared_runner
 
 from actrix.algorithms.presets import PRESETS
-from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints
+from actrix.loops.train import SeedRun, load_checkpoints, save_checkpoints
 
 
 def bits(runner):

@@ -11,8 +11,8 @@ from actrix.envs.blackjack import blackjack_mdp
 from actrix.envs.finite import from_gymnasium
 from actrix.envs.jax_envs import jax_env
 from actrix.lab import exact as oracle
-from actrix.run.compiled import CompiledRunner
-from actrix.run.train import SeedRun, train
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.train import SeedRun, train
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from actrix.envs.build import UnknownEnvError
 from actrix.envs.guard import EnvError
 from actrix.envs.workers.parent import ProcessEnvs
 from actrix.envs.workers.process import WorkerTraceback
-from actrix.run.host import HostRunner
+from actrix.loops.host import HostRunner
 
 pytestmark = [
     pytest.mark.timeout(120),

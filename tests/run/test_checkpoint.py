@@ -10,7 +10,7 @@ from actrix.envs.probes import ActionObs
 from actrix.files import checkpoint
 from actrix.files.checkpoint import Snapshot
 from actrix.files.container import ModelFileError
-from actrix.run.train import SeedRun, save_checkpoints, train
+from actrix.loops.train import SeedRun, save_checkpoints, train
 
 TREE = {"w": jnp.zeros(3)}
 

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from actrix import PPO, evaluate_policy, make_vec_env
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, ActionReward, Masked
-from actrix.run.evaluate import Policy, evaluate, evaluation_env
+from actrix.loops.evaluate import Policy, evaluate, evaluation_env
 
 
 def small_ppo(env):

@@ -25,8 +25,8 @@ from actrix.callbacks import BaseCallback
 from actrix.cli import main
 from actrix.files import checkpoint, container, modelfile
 from actrix.files.lock import RunLock, RunLockedError
-from actrix.run import train
-from actrix.run.train import NonFiniteError
+from actrix.loops import train
+from actrix.loops.train import NonFiniteError
 from actrix.show.log import Logger
 
 OPTION = "jax_disable_most_optimizations"

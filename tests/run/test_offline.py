@@ -17,11 +17,11 @@ from actrix.core.types import Spec
 from actrix.data.answers import ReplayBuffer
 from actrix.data.datasets.dataset import Episode, assemble
 from actrix.files import checkpoint
+from actrix.loops.evaluate import Policy
+from actrix.loops.offline import STD_FLOOR, OfflineRunner, fill, observation_moments
+from actrix.loops.train import NonFiniteError, SeedRun, load_checkpoints, save_checkpoints, train
 from actrix.nets.networks import NetworkConfig
 from actrix.nets.q_networks import apply
-from actrix.run.evaluate import Policy
-from actrix.run.offline import STD_FLOOR, OfflineRunner, fill, observation_moments
-from actrix.run.train import NonFiniteError, SeedRun, load_checkpoints, save_checkpoints, train
 
 NET = NetworkConfig(pi=(16,), vf=(16,), activation_fn="relu", ortho_init=False)
 COMMON = dict(network=NET, data=ReplayBuffer(batch_size=16, buffer_size=10**6, n_steps=2))

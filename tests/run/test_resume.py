@@ -9,9 +9,9 @@ import pytest
 
 from actrix import DQN, PPO, SAC, BaseCallback, make_vec_env
 from actrix.files import checkpoint, container
+from actrix.loops import train
+from actrix.loops.train import SeedRun, load_checkpoints, save_checkpoints
 from actrix.model import MODELS
-from actrix.run import train
-from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints
 
 NET = {"policy_kwargs": {"net_arch": [8]}}
 ROLLOUT = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "normalize": True, **NET}

@@ -21,7 +21,7 @@ from test_write_faults import Faults, _File
 
 from actrix.cli import main
 from actrix.files import checkpoint
-from actrix.run import train
+from actrix.loops import train
 from actrix.show import log
 from actrix.show.log import STEP, read_metrics
 from conftest import OPTION

@@ -16,8 +16,8 @@ from actrix import experiment
 from actrix.cli import main
 from actrix.files import atomic, checkpoint, container, modelfile
 from actrix.files.checkpoint import CheckpointError, Snapshot
-from actrix.run import train
-from actrix.run.train import SeedRun
+from actrix.loops import train
+from actrix.loops.train import SeedRun
 
 STEPS = range(1, 6)  # the fourth is the first that removes an older one
 WHAT = ("open", "write", "fsync", "replace", "unlink")

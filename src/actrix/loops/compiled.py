@@ -14,8 +14,7 @@ from actrix.core.types import Chunk, Key, PyTree, record
 from actrix.envs.base import JaxEnv, step_keys
 from actrix.envs.jax_envs import vector_reset, vector_step
 from actrix.files.checkpoint import Snapshot
-from actrix.nets.networks import zero_where
-from actrix.run.runner import (
+from actrix.loops.runner import (
     Report,
     finished_episodes,
     iteration_keys,
@@ -31,6 +30,7 @@ from actrix.run.runner import (
     with_leaves,
     wrapped,
 )
+from actrix.nets.networks import zero_where
 
 SEGMENT_ROWS = 1 << 20
 SEGMENT_ITERATIONS = 1 << 14

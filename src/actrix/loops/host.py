@@ -16,8 +16,7 @@ from actrix.envs.base import HostEnv, Step
 from actrix.envs.guard import check_chunk, conform
 from actrix.envs.jax_envs import HostJax
 from actrix.files.checkpoint import Snapshot
-from actrix.nets.networks import zero_where
-from actrix.run.runner import (
+from actrix.loops.runner import (
     Report,
     finished_episodes,
     iteration_keys,
@@ -31,6 +30,7 @@ from actrix.run.runner import (
     with_leaves,
     wrapped,
 )
+from actrix.nets.networks import zero_where
 
 
 class HostRunner:

@@ -18,9 +18,8 @@ from actrix.core.types import Chunk, PyTree
 from actrix.data.answers import ReplayBuffer
 from actrix.data.datasets.dataset import Dataset
 from actrix.files.checkpoint import Snapshot
-from actrix.nets.networks import normalized_shapes
-from actrix.run.compiled import SEGMENT_ITERATIONS
-from actrix.run.runner import (
+from actrix.loops.compiled import SEGMENT_ITERATIONS
+from actrix.loops.runner import (
     Report,
     iteration_keys,
     keep_batch,
@@ -31,6 +30,7 @@ from actrix.run.runner import (
     views,
     wrapped,
 )
+from actrix.nets.networks import normalized_shapes
 
 STD_FLOOR = 1e-3
 """Added to each observation's standard deviation (Fujimoto & Gu 2021): a feature that is constant in the data must

@@ -21,7 +21,7 @@ from actrix.envs.guard import EnvError
 from actrix.files import checkpoint, container
 from actrix.files.atomic import replacing
 from actrix.files.modelfile import versions
-from actrix.run.runner import Report
+from actrix.loops.runner import Report
 from actrix.show.log import Logger
 
 SEGMENT_SECONDS = 0.5

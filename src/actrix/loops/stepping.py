@@ -20,10 +20,9 @@ from actrix.core.types import Chunk, PyTree
 from actrix.data.answers import Online, ReplayBuffer
 from actrix.envs.base import HostEnv
 from actrix.envs.guard import check_chunk
-from actrix.nets.networks import zero_where
-from actrix.run.compiled import SEGMENT_ITERATIONS
-from actrix.run.host import HostRunner, row
-from actrix.run.runner import (
+from actrix.loops.compiled import SEGMENT_ITERATIONS
+from actrix.loops.host import HostRunner, row
+from actrix.loops.runner import (
     Report,
     iteration_keys,
     keep_batch,
@@ -34,6 +33,7 @@ from actrix.run.runner import (
     with_leaves,
     wrapped,
 )
+from actrix.nets.networks import zero_where
 
 SMALL = 1 << 22
 """Weights times rows of a batch below which a round is compiled for one thread."""

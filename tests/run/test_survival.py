@@ -26,7 +26,7 @@ pytestmark = [
 # Saving may take any share of the time here, so that there is a checkpoint wherever the kill comes.
 DRIVER = """
 import sys
-from actrix.run import train
+from actrix.loops import train
 train.SAVE_SHARE = float("inf")
 from actrix.cli import main
 sys.exit(main(sys.argv[1:]))

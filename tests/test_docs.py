@@ -115,7 +115,7 @@ def test_make_commands_exist():
 def parser():
     from actrix import cli
 
-    return cli._parser()
+    return cli.parser()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)

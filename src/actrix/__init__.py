@@ -90,9 +90,9 @@ def train_seeds(
 ) -> Any:
     """Several seeds at once with statistics and one plot, as `actrix train ALGORITHM ENV --seeds N` does.
 
-    See `actrix.experiment.train_seeds`, which this loads when called (it needs the plotting libraries).
+    See `actrix.runs.start.train_seeds`, which this loads when called (it needs the plotting libraries).
     """
-    from actrix.experiment import train_seeds as run
+    from actrix.runs.start import train_seeds as run
 
     return run(algorithm, env_id, seeds, total_timesteps, folder, **settings)
 

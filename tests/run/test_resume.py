@@ -210,9 +210,10 @@ def test_a_checkpoint_of_another_model_is_refused(change, message, tmp_path):
 
 def test_from_a_run_folder(tmp_path):
     """What `actrix train` left goes on in Python; its folder stays as it is."""
-    from actrix import experiment
+    from actrix.runs import start as experiment
+    from actrix.runs.config import resolve
 
-    config = experiment.resolve("ppo", "CartPole-v1", steps=64, n_envs=2, seeds=[5], settings=ROLLOUT)
+    config = resolve("ppo", "CartPole-v1", steps=64, n_envs=2, seeds=[5], settings=ROLLOUT)
     experiment.start(config, tmp_path / "run", quiet=True)
     before = sorted(p.name for p in (tmp_path / "run").rglob("*"))
     settings = {k: v for k, v in config.settings.items() if k not in ("critic", "actor", "data")}

@@ -20,13 +20,14 @@ from gymnasium import spaces
 from tiny_models import CASES, same, tiny
 
 import actrix
-from actrix import cli, experiment
+from actrix import cli
 from actrix.envs.build import UnknownEnvError
 from actrix.envs.probes import ActionObs, ContinuousTarget
 from actrix.files import container
 from actrix.files.container import ModelFileError
 from actrix.files.spaces import Spec
 from actrix.model import PPO, Model
+from actrix.runs import start as experiment
 from actrix.show.log import Logger
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -12,12 +12,12 @@ import sys
 import numpy as np
 import pytest
 
-from actrix import experiment
 from actrix.cli import main
 from actrix.files import atomic, checkpoint, container, modelfile
 from actrix.files.checkpoint import CheckpointError, Snapshot
 from actrix.loops import train
 from actrix.loops.train import SeedRun
+from actrix.runs.folder import load_config
 
 STEPS = range(1, 6)  # the fourth is the first that removes an older one
 WHAT = ("open", "write", "fsync", "replace", "unlink")
@@ -217,7 +217,7 @@ def test_a_run_whose_disk_is_full(tmp_path, monkeypatch, capsys):
     assert main([*words, *small, "--quiet", "--out", str(tmp_path / "whole")]) == 0
     ends = [checkpoint.checkpoints(f / "checkpoints")[-1].name for f in (folder, tmp_path / "whole")]
     assert ends[0] == ends[1]
-    config = experiment.load_config(folder)
+    config = load_config(folder)
     assert config.n_timesteps == 96
 
 

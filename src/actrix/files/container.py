@@ -116,6 +116,7 @@ def _digest_field(digest: str) -> bytes:
 
 
 def as_bytes(x: np.ndarray) -> Any:
+    """An array's bytes, without a copy where it lies in one piece."""
     return np.ascontiguousarray(x).reshape(-1).view(np.uint8)
 
 
@@ -208,6 +209,7 @@ def read_tree(
 
 
 def refuse(path: Path, wrong: list[str]) -> None:
+    """Raise ModelFileError with all that is wrong, if anything is."""
     if wrong:
         raise ModelFileError(f"{path} does not fit: {'; '.join(wrong)}.")
 
@@ -312,6 +314,7 @@ def _tensors(path: Path, header: dict[str, Any], size: int) -> dict[str, Tensor]
 
 
 def are_sizes(value: Any, length: int) -> bool:
+    """Whether this is a list of at most `length` whole numbers of at least 0."""
     return isinstance(value, list) and len(value) <= length and all(type(n) is int and n >= 0 for n in value)
 
 

@@ -58,9 +58,11 @@ class Asked:
     """A level that offers get_state() and set_state(state)."""
 
     def unsupported(self, level: Any) -> str | None:
+        """Why the level's state cannot be saved, as a clause; None if it can."""
         return None
 
     def read(self, level: Any) -> Any:
+        """The level's state, as plain data."""
         name = type(level).__name__
         try:
             state = level.get_state()
@@ -72,6 +74,7 @@ class Asked:
             raise EnvError(f"get_state of {name} returned what cannot be saved: {error}") from None
 
     def write(self, level: Any, state: Any) -> Callable[[], None]:
+        """What puts `state` into the level, which is not touched before; EnvError where it does not fit."""
         name, state = type(level).__name__, plain_copy(type(level).__name__, state)
 
         def write() -> None:
@@ -94,15 +97,18 @@ class Fields:
         self.fields = {name.replace("__", "."): check for name, check in fields.items()}
 
     def unsupported(self, level: Any) -> str | None:
+        """Why the level's state cannot be saved, as a clause; None if it can."""
         return None
 
     def read(self, level: Any) -> Any:
+        """The level's state, as plain data."""
         found = {name: attribute(level, name) for name in self.fields}
         unset = [name for name, value in found.items() if value is _MISSING]
         values = {name: _to_plain(value) for name, value in found.items() if value is not _MISSING}
         return {"fields": plain_copy(type(level).__name__, values), "unset": unset}
 
     def write(self, level: Any, state: Any) -> Callable[[], None]:
+        """What puts `state` into the level, which is not touched before; EnvError where it does not fit."""
         name = type(level).__name__
         check_keys(name, state, {"fields", "unset"})
         values, unset = state["fields"], state["unset"]

@@ -38,6 +38,7 @@ class Mujoco(Fields):
     )
 
     def unsupported(self, level: Any) -> str | None:
+        """Why the state cannot be saved, as a clause; None if it can."""
         import mujoco
 
         sleep = getattr(mujoco.mjtEnableBit, "mjENBL_SLEEP", 0)
@@ -48,6 +49,7 @@ class Mujoco(Fields):
         return None
 
     def read(self, level: Any) -> Any:
+        """The fields, and all that MuJoCo holds."""
         import mujoco
 
         physics = np.zeros(self._sizes(level)["physics"])
@@ -56,6 +58,7 @@ class Mujoco(Fields):
         return {**super().read(level), "physics": physics, "derived": derived}
 
     def write(self, level: Any, state: Any) -> Callable[[], None]:
+        """What puts `state` into the level; EnvError where it does not fit."""
         name, sizes = type(level).__name__, self._sizes(level)
         check_keys(name, state, {"fields", "unset", *sizes})
         for part, size in sizes.items():

@@ -107,6 +107,7 @@ class Hosted:
         room.doing[self.number], room.at[self.number] = doing, at
 
     def answer(self, pipe: Any, more: bytes = b"") -> None:
+        """Say that it is done, and `more`."""
         self.turn(IDLE)
         pipe.send_bytes(OK + more)
 
@@ -160,6 +161,7 @@ class Hosted:
                 self._reset(i, None)
 
     def get_state(self) -> bytes:
+        """The states of all environments."""
         out = []
         for i, env in self.envs.items():
             self.turn(GET, i)
@@ -167,6 +169,7 @@ class Hosted:
         return to_bytes(out)
 
     def set_state(self, data: bytes) -> None:
+        """Take them back."""
         for (i, env), saved in zip(self.envs.items(), from_bytes(data), strict=True):
             self.turn(SET, i)
             whole.set_state(env, saved)

@@ -108,6 +108,7 @@ class Worker:
         return self.busy and not self.failed
 
     def fail(self) -> Worker:
+        """It answers no more."""
         self.failed = True
         return self
 
@@ -125,6 +126,8 @@ class Worker:
 
 
 class Failure(NamedTuple):
+    """What went wrong, in a sentence, and where the environment raised it."""
+
     worker: Worker
     sentence: str
     kind: str = ""

@@ -12,19 +12,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from actrix import zoo
-from actrix.actors.answers import PSI
 from actrix.algorithms.actor_critic import ActorCritic
-from actrix.algorithms.compositions import Cell, table
-from actrix.algorithms.conservative import ConservativeIteration
-from actrix.algorithms.online_traces import OnlineTraces
-from actrix.algorithms.pathwise import Pathwise
-from actrix.algorithms.presets import PRESETS, Preset, settings_of
 from actrix.algorithms.q_learning import QLearning
 from actrix.algorithms.regression import Regression
-from actrix.algorithms.tabular import DEEP, TRACED, Tabular
 from actrix.algorithms.trust_region import NaturalActorCritic
-from actrix.data.answers import ReplayBuffer
+
+from actrix import zoo
+from actrix.actors.pathwise import Pathwise
+from actrix.actors.psi import PSI
+from actrix.algorithms.conservative import ConservativeIteration
+from actrix.algorithms.online_traces import OnlineTraces
+from actrix.algorithms.presets import PRESETS, Preset
+from actrix.algorithms.settings import settings_of
+from actrix.algorithms.sound import Cell, table
+from actrix.algorithms.tabular import DEEP, TRACED, Tabular
+from actrix.data.replay import ReplayBuffer
 
 DOCS = Path(__file__).resolve().parent
 
@@ -96,6 +98,12 @@ REPLAY_MEANING = {
     "n_policy_quantiles": "levels τ that acting averages over",
     "quantile_dim": "cosines that embed τ",
     "top_quantiles_to_drop_per_net": "largest atoms left out of the target, per critic",
+    "subset": "how many of the target copies are joined, drawn for every update (`None`: all)",
+    "batch_norm_momentum": "momentum of the running statistics",
+    "renorm_warmup_steps": "updates of plain batch normalisation first",
+    "entropy_tau": "τ, in units of return",
+    "munchausen_alpha": "α, weight of the bonus",
+    "log_bound": "$l_0$, its lower bound",
     "actor_q": "what the actor ascends: `min`, `mean` or `first` of the critics",
     "exploration": "`epsilon-greedy`, `boltzmann` or `none`",
     "exploration_fraction": "share of training over which ε falls",

@@ -40,7 +40,7 @@ def test_a_run_folder_holds_everything(run):
         "checkpoints",
         "evaluation.json",
     } <= names
-    assert any(n.startswith("events.out.tfevents") for n in names)
+    assert sum(n.startswith("events.out.tfevents") for n in names) == 1
     config = json.loads((run / "config.json").read_text())
     assert (config["algorithm"], config["env_id"], config["seed"], config["n_timesteps"]) == (
         "ppo",
@@ -182,23 +182,21 @@ def test_many_seeds_from_python(tmp_path):
 
 
 def test_many_seeds_in_processes(tmp_path, capsys):
-    folder = tmp_path / "seeds"
-    arguments = [
-        "train",
-        "ppo",
-        "CartPole-v1",
-        "--seeds",
-        "2",
-        "--out",
-        str(folder),
-        "--backend",
-        "gymnasium",
-        *SMALL,
-    ]
-    assert main(arguments) == 0
+    """They train apart; and what they print goes into their folder and nowhere else."""
+    folder, precious = tmp_path / "seeds", tmp_path / "precious"
+    arguments = ["--seeds", "2", "--out", str(folder), "--backend", "gymnasium", *SMALL]
+    assert main(["train", "ppo", "CartPole-v1", *arguments]) == 0
     results = [json.loads((folder / f"seed-{s}" / "evaluation.json").read_text()) for s in (0, 1)]
     assert all(len(r["returns"]) == session.EVAL_EPISODES for r in results)
     assert results[0]["returns"] != results[1]["returns"]
+    log = folder / "seed-1" / "output.log"
+    precious.write_text("kept")
+    for make in (lambda: log.symlink_to(precious), lambda: os.mkfifo(log)):  # a pipe would be waited for
+        log.unlink()
+        make()
+        assert main(["resume", str(folder), "--steps", "2048", "--quiet"]) == 2
+        assert f"{log} is no regular file: remove it" in capsys.readouterr().err
+    assert precious.read_text() == "kept"
 
 
 def test_composition(tmp_path, capsys):
@@ -299,7 +297,7 @@ def test_an_environment_that_cannot_be_built_is_one_line(tmp_path, capsys):
 
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_debug_shows_the_traceback(where):
-    from actrix.algorithms.presets import SettingError
+    from actrix.algorithms.settings import SettingError
 
     arguments = ["train", "ppoo", "CartPole-v1"]
     with pytest.raises(SettingError):
@@ -376,7 +374,7 @@ def test_sigterm_leaves_a_checkpoint_to_resume_from(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_stops_the_processes_of_all_seeds(number, tmp_path):
     """No orphans, a checkpoint each; and a seed that has none yet starts anew when the run is resumed."""
     folder = tmp_path / "run"
@@ -398,13 +396,14 @@ def test_a_signal_stops_the_processes_of_all_seeds(number, tmp_path):
         assert steps[-1] >= total
         assert (np.diff(steps) >= 0).all()
         assert (path / "evaluation.json").exists()
-    assert len(list(paths[1].glob("events.out.tfevents*"))) == 2  # training and final evaluation
+    assert len(list(paths[1].glob("events.out.tfevents*"))) == 1  # of training and final evaluation
 
 
 def _train_until_stopped(folder, paths, number, more=()):
     command = [sys.executable, "-m", "actrix", "train", "ppo", "CartPole-v1", "--out", str(folder), *more]
     child = subprocess.Popen(
-        [*command, "--steps", "50000000", "--backend", "gymnasium", "--set", "n_epochs=2", "--quiet"],
+        [*command, "--steps", "50000000", "--backend", "gymnasium", "--set", "n_steps=32", "batch_size=64",
+         "n_epochs=1", "n_envs=2", "policy_kwargs={'net_arch': [8]}", "--quiet"],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     for path in paths:
@@ -434,6 +433,7 @@ def _processes_naming(folder):
     return found
 
 
+@pytest.mark.slow
 def test_processes_with_other_hash_seeds_agree(tmp_path):
     from actrix.model import Model
 
@@ -460,8 +460,9 @@ def _wait_for(condition, seconds=90):
 
 def test_zoo_entries_all_configure():
     from actrix import zoo
-    from actrix.algorithms.presets import PRESETS, configure
-    from actrix.data.answers import ReplayBuffer
+    from actrix.algorithms.presets import PRESETS
+    from actrix.algorithms.settings import configure
+    from actrix.data.replay import ReplayBuffer
 
     for name, preset in PRESETS.items():
         for env_id, entry in zoo.load(name).items():
@@ -813,31 +814,6 @@ def test_where_a_file_is_written(run, tmp_path, capsys, monkeypatch):
     assert main(["plot", str(run), "--out", "picture"]) == 0
     assert (tmp_path / "picture.png").stat().st_size > 1000
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
-
-
-def test_what_the_processes_of_seeds_print_goes_nowhere_else(tmp_path, capsys):
-    run, precious = tmp_path / "run", tmp_path / "precious"
-    words = [
-        "train",
-        "ppo",
-        "CartPole-v1",
-        "--backend",
-        "gymnasium",
-        "--seeds",
-        "2",
-        *SMALL,
-        "--out",
-        str(run),
-    ]
-    assert main(words) == 0
-    log = run / "seed-1" / "output.log"
-    precious.write_text("kept")
-    for make in (lambda: log.symlink_to(precious), lambda: os.mkfifo(log)):  # a pipe would be waited for
-        log.unlink()
-        make()
-        assert main(["resume", str(run), "--steps", "2048", "--quiet"]) == 2
-        assert f"{log} is no regular file: remove it" in capsys.readouterr().err
-    assert precious.read_text() == "kept"
 
 
 def test_modules_of_the_current_folder_are_found_where_one_is_named(tmp_path):

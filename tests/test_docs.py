@@ -24,14 +24,20 @@ def relative(path):
 # ------------------------------------------------------------------ coverage
 
 
+CONTRACTS = (
+    "envs/base.py", "core/answers.py", "core/contract.py", "core/fit.py", "critics/value.py", "critics/backups.py",
+    "critics/represent.py", "actors/psi.py", "actors/policy_gradient.py", "actors/natural.py", "actors/pathwise.py",
+)  # fmt: skip
+"""Where abstract classes are."""
+
+
 def contract_names():
-    """Methods and fields of the environment contracts: who fulfils one need not describe it again."""
-    tree = ast.parse((SRC / "envs" / "base.py").read_text(encoding="utf-8"))
+    """Methods and fields of the contracts: who fulfils one need not describe it again."""
     names = set()
-    for node in ast.walk(tree):
+    for node in (node for file in CONTRACTS for node in ast.walk(ast.parse((SRC / file).read_text("utf-8")))):
         if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
             names.add(node.name)
-        elif isinstance(node, ast.AnnAssign):
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             names.add(node.target.id)
     return names
 
@@ -174,6 +180,73 @@ def test_code_paths_exist():
                     )
 
 
+# ------------------------------------------------------------------ equations
+
+INLINE = re.compile(r"(?<![\\$])\$(?![\s`$])((?:\\.|[^\\$])+?)(?<![\s`])\$")
+
+
+def hooks():
+    spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def as_text(markdown):
+    """What CommonMark leaves of a page's paragraphs and cells: where GitHub looks for $…$."""
+    from markdown_it import MarkdownIt
+
+    kept = {"softbreak": "\n", "hardbreak": "\n"}
+    return "\n\n".join(
+        "".join(t.content if t.type in ("text", "code_inline") else kept.get(t.type, "\0") for t in token.children)
+        for token in MarkdownIt("commonmark").enable("table").parse(markdown)
+        if token.type == "inline"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_equations_render_on_github_too(page):
+    """Markdown eats `\\,` and may take `_` for emphasis: such equations are fences, or have backticks."""
+    text = page.read_text(encoding="utf-8")
+    prose = re.sub(r"\$`[^`]*`\$|`[^`\n]*`", "`", FENCE.sub("", text))
+    assert "$$" not in prose, f"{relative(page)}: a display equation is a fence named math"
+    alone = re.search(r"(?<!\\)\$\S.*", INLINE.sub("", prose))
+    assert alone is None, f"{relative(page)}: no equation, as a space stands inside a dollar: {alone[0]}"
+    left = as_text(text)
+    for match in INLINE.finditer(prose):
+        found = re.sub(r"\n\s+", "\n", match[0])
+        assert found in left, f"{relative(page)}: write $`{match[1]}`$"
+
+
+def test_inline_equations_with_backticks_are_equations_on_the_site():
+    from markdown import Markdown
+
+    html = Markdown(extensions=[hooks().Equations()]).convert(r"a $`\mathbb E\,x_1*y_1*`$ and `$x`")
+    assert html == r'<p>a <span class="arithmatex">\(\mathbb E\,x_1*y_1*\)</span> and <code>$x</code></p>'
+
+
+def test_equations_need_no_network():
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_multi_constructor("!!python/", lambda *_: None)
+    Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+    config = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader)
+    for file in [*config["extra_css"], *config["extra_javascript"]]:
+        assert (DOCS / file).is_file(), file
+    css = (DOCS / "katex" / "katex.min.css").read_text(encoding="utf-8")
+    for url in re.findall(r"url\(([^)]*)\)", css):
+        assert (DOCS / "katex" / url).is_file(), url
+    assert (DOCS / "katex" / "LICENSE").is_file()
+    # The styles whose fonts are not there.
+    missing = re.compile(r"\\(mathfrak|mathsf|mathscr|mathtt|texttt|textsf|frak|Bbb|boldsymbol|bm|pmb)\b")
+    for page in PAGES:
+        found = missing.search(page.read_text(encoding="utf-8"))
+        assert found is None, f"{relative(page)}: {found.group()}: add KaTeX's font of it"
+
+
 # ------------------------------------------------------------------ code
 
 
@@ -195,7 +268,10 @@ BLOCKS = [(p, i, code) for p in PAGES for i, code in enumerate(RUN.findall(p.rea
 
 
 @pytest.mark.parametrize(
-    ("page", "code"), [(p, c) for p, _, c in BLOCKS], ids=[f"{relative(p)}-{i}" for p, i, _ in BLOCKS]
+    ("page", "code"),
+    # README's is an example, too, and runs there.
+    [pytest.param(p, c, marks=pytest.mark.slow if p.name == "README.md" else ()) for p, _, c in BLOCKS],
+    ids=[f"{relative(p)}-{i}" for p, i, _ in BLOCKS],
 )
 def test_marked_blocks_run(page, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -13,13 +13,14 @@ from gymnasium import spaces
 
 import actrix
 from actrix import A2C, PPO, ModelFileError, SettingError
-from actrix.data.answers import ReplayBuffer, Trajectories
 from actrix.data.datasets.dataset import Episode, assemble
+from actrix.data.replay import ReplayBuffer
+from actrix.data.trajectories import Trajectories
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, ContinuousTarget, Masked, TMaze
 from actrix.loops.evaluate import evaluate
 from actrix.model import MODELS, Model
-from actrix.nets.networks import Linear
+from actrix.nets.torso import Linear
 
 SMALL = {"net_arch": [8]}
 SETTINGS = {
@@ -36,7 +37,14 @@ SETTINGS = {
 }
 ON_POLICY = tuple(SETTINGS)
 """What is trained here in both loops; `test_modes.py` does it for every preset, with one shape for all."""
-CELLS = [(name, mode) for name in ON_POLICY for mode in ("compiled", "host")]
+FEW = ("reinforce", "ppo", "trpo", "actor-critic")
+"""Whole episodes, statistics and minibatches, another kind of update, a composition: the others are `slow`."""
+NAMES = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in ON_POLICY]
+CELLS = [
+    pytest.param(name, mode, marks=() if name in FEW else pytest.mark.slow)
+    for name in ON_POLICY
+    for mode in ("compiled", "host")
+]
 OBS = np.array([[0.5, -0.2], [-1.0, 0.0], [1.0, 0.3]], np.float32)
 
 
@@ -77,7 +85,7 @@ def test_learns_in_both_modes(name, mode):
     assert model.num_episodes == model.num_timesteps  # the probe's episodes last one step
 
 
-@pytest.mark.parametrize("name", ON_POLICY)
+@pytest.mark.parametrize("name", NAMES)
 def test_modes_agree(name):
     one, other = trained(name, "compiled")[2], trained(name, "host")[2]
     for key in one:

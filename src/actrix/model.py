@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actrix.algorithms import checks, presets
-from actrix.algorithms.actor_critic import Acting
+from actrix.algorithms import presets
+from actrix.algorithms import settings as settings_
 from actrix.callbacks import BaseCallback, as_callback
 from actrix.core import spaces
+from actrix.core.contract import Acting
 from actrix.core.types import Spec
 from actrix.data.datasets.dataset import Dataset, check_spaces
 from actrix.data.datasets.read import load_dataset
@@ -29,7 +30,7 @@ from actrix.files.export import Exported, export
 from actrix.files.lock import RunLock
 from actrix.files.spaces import spec_from_json, spec_to_json
 from actrix.loops.compiled import CompiledRunner
-from actrix.loops.evaluate import Policy, check_same_spaces, evaluate
+from actrix.loops.evaluate import Policy, Stream, check_same_spaces, evaluate
 from actrix.loops.host import HostRunner
 from actrix.loops.offline import OfflineRunner
 from actrix.loops.stepping import host_runner
@@ -112,7 +113,7 @@ class Model:
         **settings: Any,
     ):
         self.preset = self._find_preset(settings)
-        self.algorithm = presets.configure(self.preset.algorithm, settings)
+        self.algorithm = settings_.configure(self.preset.algorithm, settings)
         network = _network(policy, policy_kwargs, self.algorithm.network)
         self.algorithm = dataclasses.replace(self.algorithm, network=network)
         self.seed = _seed(seed)
@@ -134,6 +135,7 @@ class Model:
         self._open_steps = self._open_episodes = 0  # of the chunk that is being collected
         self._acting: Acting | None = None
         self._policy: Policy | None = None
+        self._stream = Stream()
         if env is not None and dataset is not None:
             raise ValueError("give either an environment to learn in or a data set to learn from.")
         if env is not None:
@@ -292,7 +294,7 @@ class Model:
                 checkpoint.remove_leftovers(folder)
             first = self.run.iterations == 0 and resume_from is None
             if first and not isinstance(self.runner, OfflineRunner):
-                checks.budget(self.algorithm, int(total_timesteps), self.n_envs)
+                self.algorithm.check_budget(int(total_timesteps), self.n_envs)
             if source is not None:
                 self._restore(source, ours=folder is not None and source == Path(folder))
             elif reset_num_timesteps:
@@ -337,7 +339,7 @@ class Model:
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must share with this model."""
         found = {
-            "algorithm": self.preset.name, "settings": presets.settings_of(self.algorithm),
+            "algorithm": self.preset.name, "settings": settings_.settings_of(self.algorithm),
             "spec": spec_to_json(self._known_spec()), "n_envs": self.n_envs, "env_id": self.env_id or "",
             "env_kwargs": self.env_kwargs or {}, "env": _env_class(self.env),
         }  # fmt: skip
@@ -411,7 +413,7 @@ class Model:
     def policy(self) -> Policy:
         """The frozen policy for batches, in policy coordinates."""
         if self._policy is None or self._policy.acting is not self.acting:
-            self._policy = Policy(self.algorithm, self.acting, self.seed % 2**31)
+            self._policy = Policy(self.algorithm, self.acting, self.seed % 2**31, self._stream)
         return self._policy
 
     def predict(
@@ -492,6 +494,8 @@ class Model:
         with container.blaming(header.path, "its settings"):
             maker = cls if cls is not Model else model_class(name)
             settings = {k: v for k, v in settings.items() if not (custom and k == "policy_kwargs")}
+            if name != presets.COMPOSED:
+                settings = settings_.upgraded(presets.find_preset(name).algorithm, settings)
             model = maker("MlpPolicy", seed=meta["seed"], **settings)
         with container.blaming(header.path, "its spec"):
             spec = spec_from_json(meta["spec"])
@@ -622,7 +626,8 @@ def evaluate_policy(
 ) -> Any:
     """(mean, std) of the return over fresh episodes, or (returns, lengths) with `return_episode_rewards`.
 
-    Each environment plays an equal share, so short episodes are not favoured. Statistics stay frozen.
+    Each environment plays an equal share, so short episodes are not favoured. Statistics stay frozen. `seed` fixes the
+    environments and the noise of sampled actions; without it every evaluation of a model has other noise.
     `callback(locals, globals)` runs after every step; `warn` has no effect (no Monitor is needed). Raises
     ValueError where the environment's spaces differ from the model's, AssertionError below `reward_threshold`.
     """
@@ -665,7 +670,7 @@ def write_model(
 ) -> Path:  # fmt: skip
     """One model file for these acting parameters; what `Model.save` and the command line write."""
     meta = {
-        "kind": "model", "algorithm": name, "settings": presets.settings_of(algorithm),
+        "kind": "model", "algorithm": name, "settings": settings_.settings_of(algorithm),
         "spec": spec_to_json(spec), "env_id": env_id, "env_kwargs": env_kwargs, "seed": seed,
         "num_timesteps": num_timesteps, "n_envs": n_envs, "reference": reference, "versions": modelfile.versions(),
     }  # fmt: skip
@@ -753,6 +758,18 @@ class ACER(Model):
     preset_name = "acer"
 
 
+class IMPACT(Model):
+    """V-trace with the clipped surrogate, on fresh and replayed trajectories (Luo et al. 2020)."""
+
+    preset_name = "impact"
+
+
+class AWR(Model):
+    """Advantage-weighted regression on replayed trajectories (Peng et al. 2019)."""
+
+    preset_name = "awr"
+
+
 class PGQL(Model):
     """Policy gradient and Q-learning of one network (O'Donoghue et al. 2017)."""
 
@@ -787,6 +804,12 @@ class Rainbow(Model):
     """Double, dueling, prioritised, 3-step, categorical, noisy Q-learning (Hessel et al. 2018)."""
 
     preset_name = "rainbow"
+
+
+class MunchausenDQN(Model):
+    """DQN with soft values and the log-policy in the reward (Vieillard et al. 2020)."""
+
+    preset_name = "munchausen-dqn"
 
 
 class PQN(Model):
@@ -835,6 +858,30 @@ class DroQ(Model):
     """SAC with dropout and layer norm in the critics and 20 updates per step (Hiraoka et al. 2022)."""
 
     preset_name = "droq"
+
+
+class D4PG(Model):
+    """DDPG with a categorical critic, n-step targets and prioritised replay (Barth-Maron et al. 2018)."""
+
+    preset_name = "d4pg"
+
+
+class REDQ(Model):
+    """SAC with ten critics, a random two in each target and twenty updates a step (Chen et al. 2021)."""
+
+    preset_name = "redq"
+
+
+class CrossQ(Model):
+    """SAC with batch normalisation and no target networks (Bhatt et al. 2024)."""
+
+    preset_name = "crossq"
+
+
+class AWAC(Model):
+    """Advantage-weighted regression with critics Q(s, a), from replayed or given data (Nair et al. 2020)."""
+
+    preset_name = "awac"
 
 
 class BC(Model):
@@ -970,12 +1017,15 @@ MODELS: dict[str, type[Model]] = {
         OffPAC,
         VTrace,
         ACER,
+        IMPACT,
+        AWR,
         PGQL,
         DQN,
         C51,
         QRDQN,
         IQN,
         Rainbow,
+        MunchausenDQN,
         PQN,
         SoftQ,
         DDPG,
@@ -984,6 +1034,10 @@ MODELS: dict[str, type[Model]] = {
         DiscreteSAC,
         TQC,
         DroQ,
+        D4PG,
+        REDQ,
+        CrossQ,
+        AWAC,
         BC,
         CQL,
         IQL,
@@ -1036,7 +1090,7 @@ def _network(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> An
     kwargs = dict(policy_kwargs or {})
     if isinstance(policy, str):
         if policy not in POLICIES:
-            raise presets.SettingError(
+            raise settings_.SettingError(
                 f"policy {policy!r} is unknown: choose one of {', '.join(POLICIES)}, or a function."
             )
         if "Lstm" in policy:
@@ -1046,8 +1100,10 @@ def _network(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> An
     elif callable(policy):
         kwargs["module"] = policy
     else:
-        raise presets.SettingError(f"policy must be a name or (spec, key) -> equinox module, not {policy!r}.")
-    return presets.network_config(kwargs, base)
+        raise settings_.SettingError(
+            f"policy must be a name or (spec, key) -> equinox module, not {policy!r}."
+        )
+    return settings_.network_config(kwargs, base)
 
 
 def _check_spaces(algorithm: Any, spec: Spec) -> None:

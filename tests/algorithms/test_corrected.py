@@ -8,24 +8,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import NUM_ENVS, distance, restart, small
-
-from actrix.actors import policy_gradient as pg
-from actrix.actors.answers import PGQL, PPOClip, ScoreFunction
-from actrix.algorithms import estimates
 from actrix.algorithms.actor_critic import ActorCritic
 from actrix.algorithms.learner import Batch
-from actrix.algorithms.presets import PRESETS, configure
+from helpers import NUM_ENVS, distance, restart, small
+
+from actrix.actors.corrected import PGQL
+from actrix.actors.policy_gradient import PPOClip, ScoreFunction
+from actrix.algorithms import estimates
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
+from actrix.core.answers import Critic
 from actrix.core.distributions import Categorical
 from actrix.core.optim import flatten
 from actrix.core.types import Chunk
 from actrix.critics import corrections
-from actrix.critics.answers import GAE, Critic, ImportanceMC, VTrace
-from actrix.data.answers import Lagged, OnPolicy
+from actrix.critics.corrected import ImportanceMC, VTrace
+from actrix.critics.value import GAE
+from actrix.data.chunk import OnPolicy
+from actrix.data.lagged import Lagged
 from actrix.envs.probes import ActionObs, ContinuousTarget
 from actrix.loops.compiled import CompiledRunner, collect
 from actrix.loops.runner import iteration_keys
-from actrix.nets.networks import NetworkConfig, Output, apply
+from actrix.nets.memory import apply
+from actrix.nets.networks import NetworkConfig, Output
 
 SCORE = dict(
     n_epochs=1, batch_size=None, normalize_advantage=False, network=NetworkConfig(pi=(16,), vf=(16,))
@@ -145,7 +150,7 @@ def acer(log_pi, mu, average, **changes):
     rows = dict(action=jnp.asarray(rng.integers(0, 4, 50)), advantage=jnp.asarray(rng.normal(size=50)),
                 q_advantage=jnp.asarray(rng.normal(size=(50, 4))), truncation=1.5, trust_region=1e9)  # fmt: skip
     rows |= changes
-    return pg.acer_step(log_pi, mu, average, **rows), rows
+    return corrected.acer_step(log_pi, mu, average, **rows), rows
 
 
 def test_acer_ascends_the_truncated_and_corrected_objective(float64):

@@ -9,16 +9,17 @@ import pytest
 import test_corrected
 import test_learning
 import test_off_policy as checks
+from actrix.algorithms.q_learning import QLearning
 from helpers import probability, shared_runner, small, train, value
 
 from actrix.actors import answers
+from actrix.actors.pathwise import Pathwise
 from actrix.algorithms import estimates, off_policy, pathwise
-from actrix.algorithms.pathwise import CriticEnsemble, Pathwise
 from actrix.algorithms.presets import PRESETS
-from actrix.algorithms.q_learning import QLearning
 from actrix.core import normalize
 from actrix.core.distributions import TanhGaussian
 from actrix.critics import returns
+from actrix.critics.ensemble import CriticEnsemble
 from actrix.envs.jax_envs import ClassicEnv
 from actrix.envs.probes import ActionObs, InfiniteTimeLimit, MaskVelocity
 from actrix.loops.compiled import collect

@@ -9,7 +9,8 @@ import pytest
 from gymnasium import spaces
 
 from actrix.algorithms.online_traces import OnlineTraces
-from actrix.algorithms.presets import PRESETS, configure
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
 from actrix.core.optim import flatten
 from actrix.core.types import Chunk, Spec
 from actrix.envs.finite import grid_world
@@ -162,7 +163,7 @@ def test_a_grid_world_is_solved(name, optimized):
     assert oracle.performance(grid, policy) >= 0.99 * best
 
 
-@pytest.mark.parametrize("name", ["td-lambda-ac", "stream-ac"])
+@pytest.mark.parametrize("name", [pytest.param("td-lambda-ac", marks=pytest.mark.slow), "stream-ac"])
 def test_cartpole_is_learned(name, optimized):
     """30,000 single steps: both are far above a random policy's 22."""
     runner = CompiledRunner(PRESETS[name].algorithm, jax_env("CartPole-v1"), 1, [0])

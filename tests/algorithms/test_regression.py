@@ -11,14 +11,16 @@ import scipy.optimize
 import scipy.stats
 from gymnasium import spaces
 
-from actrix.algorithms.presets import PRESETS, configure
-from actrix.algorithms.regression import ExpectileCritic, WeightedRegression, expectile_loss
+from actrix.actors.regression import WeightedRegression
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
 from actrix.core.types import Spec
+from actrix.critics.expectile import ExpectileCritic, expectile_loss
 from actrix.data.datasets.dataset import Episode, assemble
 from actrix.envs.probes import ConstantReward
 from actrix.loops.compiled import CompiledRunner
 from actrix.loops.offline import OfflineRunner
-from actrix.nets.q_networks import apply
+from actrix.nets.view import apply
 
 OBS = spaces.Box(-1.0, 1.0, (2,), np.float32)
 DISCRETE, BOX = spaces.Discrete(2, start=3), spaces.Box(-2.0, 4.0, (1,), np.float32)

@@ -165,8 +165,16 @@ def agree(model, written, n, rng):
     return got
 
 
-@ONNX_AND_HLO
-@pytest.mark.parametrize("case", CASES)
+FEW = ("ppo", "ppo masks", "ppo binary", "ppo parts", "ppo float64", "ppo lstm", "acer", "dqn", "iqn", "sac",
+       "q-learning", "stream-ac")  # fmt: skip
+"""Of StableHLO, which JAX itself writes, these; ONNX knows every operation by a rule of its own."""
+
+
+@pytest.mark.parametrize(
+    ("case", "to"),
+    [pytest.param(case, to, marks=() if to == "onnx" or case in FEW else pytest.mark.slow)
+     for case in CASES for to in FORMATS],
+)  # fmt: skip
 def test_the_file_acts_as_predict_does(case, to, tmp_path):
     model = build(*CASES[case])
     written = model.export(tmp_path / "policy", to)
@@ -302,6 +310,13 @@ def test_without_its_packages_onnx_names_the_extra(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r'pip install "actrix\[export\]"'):
         model.export(tmp_path / "policy")
     model.export(tmp_path / "policy", "stablehlo")
+
+
+def test_without_its_package_stablehlo_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(ImportError, match=r'StableHLO needs flatbuffers .*pip install "actrix\[export\]"'):
+        build("ppo", BOX, ONE).export(tmp_path / "policy", "stablehlo")
+    assert not list(tmp_path.iterdir())
 
 
 def test_parts_with_one_name_are_refused(tmp_path):

@@ -1,9 +1,9 @@
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -197,26 +197,86 @@ def test_the_table_looks_like_sb3s():
     assert "\x1b" not in table({"\x1b[2J": 1})
 
 
-def test_tensorboard_events(tmp_path):
+def events(path):
+    """(step, tag, value) of an event file's scalars, and the steps from which it hides what came before."""
     from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
 
+    data, found, purged, versions = path.read_bytes(), [], [], []
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        body = data[12 : 12 + size]
+        assert int.from_bytes(data[8:12], "little") == masked_crc32c(data[:8])
+        assert int.from_bytes(data[12 + size : 16 + size], "little") == masked_crc32c(body)
+        event = Event.FromString(body)
+        data = data[16 + size :]
+        found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+        purged += [event.step] if event.HasField("session_log") else []
+        versions += [event.file_version] if event.file_version else []
+    assert versions == ["brain.Event:2"]
+    return found, purged
+
+
+def test_tensorboard_events(tmp_path):
     with Logger(None, tmp_path) as log:
         log.record("rollout/ep_rew_mean", 2.5)
         log.record("train/loss", float("nan"))
         log.dump(2**33)
     with Logger(None, tmp_path, resume_step=7) as log:
         log.sync()
-    found, purged = [], []
-    for path in sorted(Path(tmp_path).iterdir()):
-        data = path.read_bytes()
-        while data:
-            size = int.from_bytes(data[:8], "little")
-            event = Event.FromString(data[12 : 12 + size])
-            data = data[16 + size :]
-            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
-            purged += [event.step] if event.HasField("session_log") else []
-    assert sorted(found) == [(2**33, "rollout/ep_rew_mean", 2.5), (2**33, "time/total_timesteps", 2.0**33)]
+        log.record("eval/mean reward", 3)
+        log.dump(8)
+    (path,) = tmp_path.iterdir()  # TensorBoard wants one file per run
+    found, purged = events(path)
+    assert sorted(found[:2]) == [
+        (2**33, "rollout/ep_rew_mean", 2.5),
+        (2**33, "time/total_timesteps", 2.0**33),
+    ]
+    assert sorted(found[2:]) == [(8, "eval/mean_reward", 3.0), (8, "time/total_timesteps", 8.0)]
     assert purged == [8]
+
+
+@pytest.mark.parametrize("torn", [1, 4, 15, 30])
+def test_a_torn_tensorboard_event_is_removed(tmp_path, torn):
+    with Logger(None, tmp_path) as log:
+        for step in (1, 2):
+            log.record("a", step)
+            log.dump(step)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-torn])
+    with Logger(None, tmp_path, resume_step=1) as log:
+        log.record("a", 3)
+        log.dump(2)
+    assert [x for x in events(path)[0] if x[1] == "a"] == [(1, "a", 1.0), (2, "a", 3.0)]
+
+
+def test_zeros_after_a_power_cut_are_removed(tmp_path):
+    with Logger(None, tmp_path) as log:
+        log.dump(1)
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+    path.write_bytes(before + bytes(50))
+    with Logger(None, tmp_path, resume_step=1):
+        pass
+    assert path.read_bytes().startswith(before)
+    assert events(path)[1] == [2]
+
+
+def test_an_event_file_may_be_left_open(tmp_path):
+    """As a model's is after `learn`; warnings are errors here."""
+    log = Logger(None, tmp_path)
+    log.dump(1)
+    log.itself = log
+    del log
+    gc.collect()
+    assert events(next(tmp_path.iterdir()))[0]
+
+
+def test_a_new_log_begins_a_new_event_file(tmp_path):
+    for _ in range(2):
+        with Logger(None, tmp_path) as log:
+            log.dump(1)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_atomic_writes_replace_whole_files(tmp_path, monkeypatch):

@@ -5,23 +5,24 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from gymnasium import spaces
-
-from actrix.actors.pathwise import Deterministic
 from actrix.algorithms.off_policy import Batch
-from actrix.algorithms.pathwise import CriticEnsemble, Pathwise
-from actrix.algorithms.presets import PRESETS, configure, find_preset
 from actrix.algorithms.q_learning import QLearning
 from actrix.algorithms.regression import Regression
+from gymnasium import spaces
+
+from actrix.actors.pathwise import Deterministic, Pathwise
+from actrix.algorithms.presets import PRESETS, find_preset
+from actrix.algorithms.settings import configure
 from actrix.core.types import Spec
-from actrix.data.answers import ReplayBuffer
+from actrix.critics.ensemble import CriticEnsemble
 from actrix.data.datasets.dataset import Episode, assemble
+from actrix.data.replay import ReplayBuffer
 from actrix.files import checkpoint
 from actrix.loops.evaluate import Policy
 from actrix.loops.offline import STD_FLOOR, OfflineRunner, fill, observation_moments
 from actrix.loops.train import NonFiniteError, SeedRun, load_checkpoints, save_checkpoints, train
 from actrix.nets.networks import NetworkConfig
-from actrix.nets.q_networks import apply
+from actrix.nets.view import apply
 
 NET = NetworkConfig(pi=(16,), vf=(16,), activation_fn="relu", ortho_init=False)
 COMMON = dict(network=NET, data=ReplayBuffer(batch_size=16, buffer_size=10**6, n_steps=2))

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _foreseen() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]:
     """Which exceptions are mistakes in what was typed, and which failed runs."""
-    from actrix.algorithms.presets import SettingError
+    from actrix.algorithms.settings import SettingError
     from actrix.core.spaces import UnsupportedSpaceError
     from actrix.envs.build import UnknownEnvError
     from actrix.envs.guard import EnvError
@@ -68,13 +68,13 @@ def parser() -> argparse.ArgumentParser:
         "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
     )
     whole = argparse.ArgumentParser(
-        prog="actrix", description=(__doc__ or "").split("\n")[0], parents=[common]
+        prog="actrix", description=(__doc__ or "").split("\n")[0], parents=[common], allow_abbrev=False
     )
     commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, summary: str | None = None) -> argparse.ArgumentParser:
         told = {} if summary is None else {"help": summary, "description": summary}
-        sub = commands.add_parser(name, parents=[common], **told)  # type: ignore[arg-type]
+        sub = commands.add_parser(name, parents=[common], allow_abbrev=False, **told)  # type: ignore[arg-type]
         sub.set_defaults(run=run)
         return sub
 

@@ -37,14 +37,15 @@ def seconds(text: str) -> float:
 
 def pairs(words: Sequence[str], option: str) -> dict[str, Any]:
     """KEY=VALUE words as a dict; SettingError names the option."""
-    from actrix.algorithms.presets import SettingError, parse_value
+    from actrix.algorithms.settings import SettingError
+    from actrix.core.words import read_value
 
     out = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise SettingError(f"{option} {word!r}: write KEY=VALUE.")
-        out[key] = parse_value(value)
+        out[key] = read_value(value)
     return out
 
 

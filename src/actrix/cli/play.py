@@ -83,7 +83,7 @@ def record_to(path: Path, out: Path | None, episodes: int, seed: int, env_id: st
 
 def render_env(model: Any, env_id: str | None, mode: str | None) -> Any:
     """The environment to play in, drawn by `mode`."""
-    from actrix.algorithms.presets import SettingError
+    from actrix.algorithms.settings import SettingError
     from actrix.envs.atari import PLAY, atari_single_env, is_atari
     from actrix.envs.build import single_env
     from actrix.envs.gymnasium import MaskKeeper
@@ -114,7 +114,7 @@ def _video(args: argparse.Namespace) -> None:
 
 
 def _record(args: argparse.Namespace) -> None:
-    from actrix.algorithms.presets import SettingError
+    from actrix.algorithms.settings import SettingError
     from actrix.data.datasets.play import record_episodes
     from actrix.data.datasets.write import write_dataset
     from actrix.model import Model

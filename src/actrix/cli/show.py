@@ -39,6 +39,7 @@ def add_lists(command: AddCommand) -> None:
                 "List the algorithms by their three answers, the tuned environments, or all compositions.")  # fmt: skip
     p.add_argument("--compositions", action="store_true",
                    help="the critic × actor × data table, sound cells and refusals")  # fmt: skip
+    p.add_argument("names", nargs="*", metavar="ALGORITHM [ENV]", help="its words, with ENV the tuned ones")
     p.add_argument("--envs", metavar="ALGORITHM", help="the environments an algorithm has tuned settings for")
 
     p = command("lab", _lab, "Study estimators and bounds against exact MDPs: table, figure, JSON.")
@@ -87,7 +88,7 @@ def _doctor(args: argparse.Namespace) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from actrix.algorithms.presets import SettingError
+    from actrix.algorithms.settings import SettingError
     from actrix.doctor.examine import examine, uses
     from actrix.files.container import printable
 
@@ -113,7 +114,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def _builder(name: str, kwargs: dict[str, Any]) -> Any:
     """What makes the environment that the user typed."""
-    from actrix.algorithms.presets import SettingError
+    from actrix.algorithms.settings import SettingError
     from actrix.envs.build import named, single_env
     from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
 
@@ -130,7 +131,6 @@ def _uses(name: str, kwargs: dict[str, Any], spec: Any) -> list[Any]:
     from actrix.algorithms.presets import PRESETS
     from actrix.doctor.finding import Finding
     from actrix.envs.make import choose_backend
-    from actrix.runs.config import OFFLINE_ONLY
 
     backend = "gymnasium" if ":" in name else choose_backend("auto", name, kwargs, 8)
     loop = "the compiled loop" if backend == "jax" else "the host loop"
@@ -138,7 +138,7 @@ def _uses(name: str, kwargs: dict[str, Any], spec: Any) -> list[Any]:
     for preset in PRESETS.values():
         try:
             preset.algorithm.check(spec, preset.n_envs)
-            fits += [preset.name] if preset.name not in OFFLINE_ONLY else []
+            fits += [] if preset.offline else [preset.name]
         except (ValueError, TypeError):
             continue
     fitting = f"for {type(spec.action_space).__name__} actions: {', '.join(fits) or 'none'}"
@@ -150,28 +150,58 @@ def _uses(name: str, kwargs: dict[str, Any], spec: Any) -> list[Any]:
 
 def _list(args: argparse.Namespace) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from actrix import zoo
     from actrix.algorithms.presets import PRESETS, find_preset
 
-    console = Console(highlight=False)
     if args.compositions:
-        _list_compositions(console)
+        _list_compositions(Console(highlight=False))
+    elif args.envs:
+        print("\n".join(n for n in zoo.load(find_preset(args.envs).name) if n != "default"))
+    elif args.names:
+        _list_one(*args.names)
+    else:
+        for preset in PRESETS.values():
+            print(f"{preset.name}: {preset.class_name} ({preset.paper})")
+            print(f"    {_in_words(preset.algorithm, preset.n_envs)}")
+        print("compose your own: actrix train --critic td-lambda:0.9 --actor ppo-clip:0.2 ENV")
+
+
+def _list_one(name: str, env_id: str | None = None, *more: str) -> None:
+    """An algorithm's words, with the zoo's values for an environment."""
+    from actrix.algorithms.presets import find_preset
+    from actrix.algorithms.settings import SettingError, configure
+    from actrix.runs.config import resolve
+
+    if more:
+        raise SettingError(f"list takes an algorithm and an environment; {more[0]!r} is one too many.")
+    preset = find_preset(name)
+    if env_id is None:
+        print(_in_words(preset.algorithm, preset.n_envs))
         return
-    if args.envs:
-        names = [n for n in zoo.load(find_preset(args.envs).name) if n != "default"]
-        print("\n".join(names))
-        return
-    # A narrow terminal keeps a line per algorithm: the three answers, without the Python class and the paper.
-    wide = console.width >= 130
-    table = Table(title="algorithms by their three answers", title_justify="left", padding=(0, 1))
-    for column in ("name", "1 critic", "2 actor × ψ", "3 data", *(("Python", "paper") if wide else ())):
-        table.add_column(column, overflow="fold", no_wrap=column == "name")
-    for preset in PRESETS.values():
-        table.add_row(preset.name, *preset.answers, *((preset.class_name, preset.paper) if wide else ()))
-    console.print(table)
-    print("compose your own: actrix train --critic td-lambda:0.9 --actor ppo-clip:0.2 ENV")
+    config = resolve(name, env_id, seeds=[0])
+    algorithm = configure(preset.algorithm, config.settings)
+    print(f"{_in_words(algorithm, config.n_envs)} --steps {config.n_timesteps} {env_id}")
+    print(
+        "tuned for this environment" if config.tuned else "the defaults: there are no tuned settings for it"
+    )
+
+
+def _in_words(algorithm: Any, n_envs: int) -> str:
+    """The command line that names an algorithm by its answers alone."""
+    import shlex
+
+    from actrix.algorithms.presets import words_of
+    from actrix.core.words import write_value
+
+    said = words_of(algorithm)
+    if said is None:
+        return f"critic {', actor '.join(algorithm.answers[:2])}, data {algorithm.answers[2]}"
+    settings = [f"{name}={write_value(value)}" for name, value in said.pop("settings").items()]
+    line = [f"--{name} {shlex.quote(word)}" for name, word in said.items()]
+    return " ".join(
+        [*line, f"--envs {n_envs}", *(["--set", *map(shlex.quote, settings)] if settings else [])]
+    )
 
 
 def _lab(args: argparse.Namespace) -> None:
@@ -181,53 +211,27 @@ def _lab(args: argparse.Namespace) -> None:
 
 
 def _list_compositions(console: Any) -> None:
-    from actrix.algorithms.compositions import table as cells
+    from rich.table import Table
+
+    from actrix.algorithms.sound import table as cells
 
     found = cells()
-    _show_on_policy(console, [cell for cell in found if cell.data == "on-policy"])
-    _show_others(console, [cell for cell in found if cell.data != "on-policy" and cell.reason is None])
-    print("why another one is refused: actrix train --critic C --actor A --data D ENV says it")
-
-
-def _show_on_policy(console: Any, rows: list[Any]) -> None:
-    """critic and ψ against actor, with the reasons of refusals below."""
-    from rich.table import Table
-
-    reasons = list(dict.fromkeys(cell.reason for cell in rows if cell.reason))
-    actors = list(dict.fromkeys(c.actor for c in rows))
-    title = "critic × actor × ψ, data on-policy: ● sound, (n) refused for reason n"
-    table = Table(title=title, title_justify="left")
-    table.add_column("critic")
-    table.add_column("ψ")
-    for actor in actors:
-        table.add_column(actor, justify="center")
-    last = None
-    for critic, psi in dict.fromkeys((c.critic, c.psi) for c in rows):
-        marks = []
-        for actor in actors:
-            (cell,) = [c for c in rows if (c.critic, c.actor, c.psi) == (critic, actor, psi)]
-            marks.append("●" if cell.reason is None else f"({reasons.index(cell.reason) + 1})")
-        if last not in (None, critic):
-            table.add_section()
-        table.add_row(critic if critic != last else "", psi, *marks)
-        last = critic
-    console.print(table)
-    for i, reason in enumerate(reasons, 1):
-        print(f"({i}) {reason}")
-    sound = sum(c.reason is None for c in rows)
-    print(f"{sound} of {len(rows)} on-policy compositions are sound.")
-
-
-def _show_others(console: Any, cells: list[Any]) -> None:
-    from rich.table import Table
-
-    table = Table(title="sound compositions on other data", title_justify="left")
-    for column in ("data", "critic", "actor", "ψ"):
-        table.add_column(column)
-    last = None
-    for cell in cells:
-        if last not in (None, cell.data):
-            table.add_section()
-        table.add_row(cell.data if cell.data != last else "", cell.critic, cell.actor, cell.psi)
-        last = cell.data
-    console.print(table)
+    for data in dict.fromkeys(cell.data for cell in found):
+        mine = [cell for cell in found if cell.data == data]
+        table = Table(title=f"sound on data {data}", title_justify="left")
+        for column in ("critic", "actor", "ψ"):
+            table.add_column(column, overflow="fold")
+        sound = [cell for cell in mine if cell.reason is None]
+        for critic, actor in dict.fromkeys((cell.critic, cell.actor) for cell in sound):
+            psi = [cell.psi for cell in sound if (cell.critic, cell.actor) == (critic, actor)]
+            table.add_row(critic, actor, ", ".join(filter(None, psi)))
+        console.print(table)
+        print(f"{len(sound)} of {len(mine)} compositions are sound. The others, by reason:")
+        reasons: dict[str, int] = {}
+        for cell in mine:
+            if cell.reason is not None:
+                reasons[cell.reason] = reasons.get(cell.reason, 0) + 1
+        for reason, number in sorted(reasons.items(), key=lambda pair: -pair[1]):
+            print(f"{number:5d}  {reason}")
+        print()
+    print("why a particular one is refused: actrix train --critic C --actor A --data D ENV says it")

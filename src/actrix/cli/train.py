@@ -38,9 +38,10 @@ def add_train(command: AddCommand) -> None:
 
 
 def _what_is_learned(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--critic", help="compose: e.g. gae:0.95, td-lambda:0.9, n-step:5, td, mc, q-td, none")
-    p.add_argument("--actor", help="compose: e.g. ppo-clip:0.2, ppo-kl:0.01, score, score:reward-to-go")
-    p.add_argument("--data", help="compose: on-policy (default), lag:8 or replay:4 (the ratio)")
+    p.add_argument("--critic", help="compose: e.g. gae:0.95, v-trace, q:double,dueling,c51, ensemble:2, none")
+    p.add_argument("--actor", help="compose: e.g. ppo-clip:0.2, score:reward-to-go, boltzmann:0.1, soft")
+    p.add_argument("--data",
+                   help="compose: on-policy (default), lag:8, trajectories:4, replay:per,n=3, fixed")  # fmt: skip
     for part in ("double", "dueling", "per", "noisy"):
         p.add_argument(f"--{part}", action=argparse.BooleanOptionalAction,
                        help=f"dqn and its relatives: {_PARTS[part]}")  # fmt: skip
@@ -135,7 +136,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _config(args: argparse.Namespace) -> Any:
     """What the command asks for, resolved."""
-    from actrix.algorithms.presets import SettingError
+    from actrix.algorithms.settings import SettingError
     from actrix.runs.config import resolve
 
     composing = bool(args.critic or args.actor or args.data)

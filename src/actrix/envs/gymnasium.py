@@ -111,7 +111,7 @@ class GymnasiumEnvs:
 
     @property
     def unsupported(self) -> str | None:
-        """Why the environments' state cannot be saved, or None where it can (see `actrix.envs.state`)."""
+        """Why the environments' state cannot be saved, or None where it can (see `actrix.envs.state.whole`)."""
         if not self._guards or self.mode is not AutoresetMode.DISABLED:
             return "the state of a vector environment of one's own, or of AsyncVectorEnv, is not known"
         return next(filter(None, map(whole.unsupported, self.envs.envs)), None)

@@ -25,7 +25,8 @@ from gymnasium import spaces
 from actrix.core.spaces import to_env_action
 from actrix.core.types import PyTree, Spec
 from actrix.files import atomic, container, modelfile
-from actrix.nets.networks import space_leaves, zero_where
+from actrix.nets.memory import zero_where
+from actrix.nets.torso import space_leaves
 
 FORMATS = {"onnx": ".onnx", "stablehlo": ".stablehlo"}
 """What may be exported to, and how such a file's name ends."""
@@ -103,7 +104,7 @@ def export(
     ONNX does not have) and ImportError (ONNX without its packages).
     """
     target = output_path(path, to)
-    if getattr(algorithm, "plays_at_random", False):
+    if algorithm.plays_at_random:
         raise ExportError(
             f"{name} cannot be exported: its policy draws each action at random, and a file holds no random numbers."
         )
@@ -205,6 +206,11 @@ def _narrow(port: Port) -> Port:
 def _stablehlo(call: Callable, inputs: tuple[Port, ...], outputs: tuple[Port, ...], name: str) -> bytes:
     """The bytes of `jax.export`: a function of keyword arguments that returns a dict."""
     from jax import export as jax_export
+
+    try:
+        importlib.import_module("flatbuffers")
+    except ImportError as error:
+        raise ImportError(f'StableHLO needs flatbuffers ({error}): pip install "actrix[export]"') from None
 
     def policy(**arrays: jax.Array) -> dict[str, jax.Array]:
         out = call(*(arrays[port.name] for port in inputs))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable
@@ -15,10 +17,13 @@ from actrix.envs.atari import PLAY, is_atari, make_atari_env
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.guard import env_seeds
 from actrix.envs.make import make_vec_env
-from actrix.nets.networks import zero_where
+from actrix.loops.runner import run_keys
+from actrix.nets.memory import zero_where
 
 EVAL_ENVS = 10
 ENDLESS = 20_000
+EVALUATION = 2**31 - 1
+"""The number, no call's, that leads from a key to those of evaluations."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -36,18 +41,40 @@ def _compiled(algorithm: Any) -> tuple[Callable, Callable]:
     return jax.jit(call), jax.jit(draw, static_argnums=2)
 
 
-class Policy:
-    """A frozen policy for batches of observations: acting parameters behind one compiled call."""
+@dataclasses.dataclass
+class Stream:
+    """How far the noise of a model's policies has come: one stream, whatever its parameters become."""
 
-    def __init__(self, algorithm: Any, acting: PyTree, seed: int = 0):
+    calls: int = 0
+    evaluations: int = 0
+
+
+class Policy:
+    """A frozen policy for batches of observations: acting parameters behind one compiled call.
+
+    Its noise follows from `seed` and `stream`, which the policies of one model share.
+    """
+
+    def __init__(self, algorithm: Any, acting: PyTree, seed: int = 0, stream: Stream | None = None):
         self.algorithm, self.acting = algorithm, acting
         self.key = jax.random.key(seed)
-        self.calls = 0
+        self.stream = Stream() if stream is None else stream
         self._call, self._noise = _compiled(algorithm)
 
     def initial_memory(self, num_envs: int) -> PyTree:
         """Zero memory of a recurrent policy; None for others."""
         return self.algorithm.initial_memory(self.acting, num_envs)
+
+    def evaluated(self, seed: int | None) -> Policy:
+        """The same policy with the noise of one evaluation: of `seed`, or (None) of the next one in the stream."""
+        key = self.key if seed is None else run_keys(seed)[0]
+        key = jax.random.fold_in(key, EVALUATION)
+        if seed is None:
+            key = jax.random.fold_in(key, self.stream.evaluations)
+            self.stream.evaluations += 1
+        policy = copy.copy(self)
+        policy.key, policy.stream = key, Stream()
+        return policy
 
     def __call__(
         self, obs: PyTree, memory: PyTree, first: np.ndarray, mask: np.ndarray | None, deterministic: bool
@@ -57,9 +84,9 @@ class Policy:
         A policy that is random itself (one that is evaluated, not improved) is played as it is.
         """
         noise = None
-        if not deterministic or getattr(self.algorithm, "plays_at_random", False):
-            noise = self._noise(self.acting, jax.random.fold_in(self.key, self.calls), len(first))
-            self.calls += 1
+        if not deterministic or self.algorithm.plays_at_random:
+            noise = self._noise(self.acting, jax.random.fold_in(self.key, self.stream.calls), len(first))
+            self.stream.calls += 1
         action, memory = self._call(self.acting, memory, first, obs, mask, noise)
         return np.asarray(action), memory
 
@@ -75,13 +102,15 @@ def evaluate(
     """Undiscounted returns and lengths of `episodes` fresh episodes, in the order in which they end.
 
     Each environment plays its fixed share, so that short episodes are not favoured. `seed` seeds the
-    environments (None = their own streams). Where there is no time limit an episode is cut, with a warning, after
+    environments and the noise of sampled actions (None = the environments' own streams, and noise that no evaluation
+    of this policy had yet). Where there is no time limit an episode is cut, with a warning, after
     `ENDLESS` steps: a greedy policy may walk in circles.
     """
     if episodes < 1:
         raise ValueError(f"n_eval_episodes={episodes} must be at least 1.")
     n = env.num_envs
     share = np.array([(episodes + i) // n for i in range(n)])
+    policy = policy.evaluated(seed)
     obs, mask = env.reset(None if seed is None else env_seeds(seed, n))
     memory, first = policy.initial_memory(n), np.ones(n, bool)
     total, length, count = np.zeros(n), np.zeros(n, int), np.zeros(n, int)

@@ -30,7 +30,7 @@ from actrix.loops.runner import (
     with_leaves,
     wrapped,
 )
-from actrix.nets.networks import zero_where
+from actrix.nets.memory import zero_where
 
 
 class HostRunner:

@@ -1,6 +1,6 @@
 """The two networks of an online actor-critic, apart, with the initialisation that streams of single steps need.
 
-Written for ONE observation; `nets.q_networks.apply` maps them over a batch.
+Written for ONE observation; `nets.view.apply` maps them over a batch.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from jaxtyping import Array
 
 from actrix.core.distributions import ActionHead, Distribution, action_head
 from actrix.core.types import Key, PyTree, Spec
-from actrix.nets.networks import MLP, SQRT2, Linear, NetworkConfig, host_draw, resolve_activation
+from actrix.nets.networks import NetworkConfig
 from actrix.nets.q_networks import build_encoder, hidden_widths
+from actrix.nets.torso import MLP, SQRT2, Linear, host_draw, resolve_activation
 
 
 class PolicyNet(eqx.Module):

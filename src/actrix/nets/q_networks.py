@@ -1,11 +1,12 @@
 """Networks of the off-policy methods: action values of discrete actions, actors and critic ensembles.
 
-Like `nets.networks` they are written for ONE observation; `apply` maps them over a batch.
+Like `nets.networks` they are written for ONE observation; `nets.view.apply` maps them over a batch.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import equinox as eqx
 import gymnasium as gym
@@ -16,26 +17,10 @@ from jaxtyping import Array, Float
 
 from actrix.core.distributions import ActionHead, Categorical, TanhGaussian, action_head
 from actrix.core.types import Key, PyTree, Spec
-from actrix.nets.networks import (
-    MLP,
-    SQRT2,
-    Encoder,
-    ImageCNN,
-    Linear,
-    NetworkConfig,
-    NoisyLinear,
-    resolve_activation,
-)
+from actrix.nets.torso import MLP, SQRT2, Encoder, ImageCNN, Linear, NoisyLinear, resolve_activation
+from actrix.nets.view import ApartView, QView, apply
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
-
-
-def apply(net: Any, *arguments: PyTree, axes: int = 1) -> Any:
-    """Map a network over `axes` leading axes of all its arguments (None stays None)."""
-    call = net
-    for _ in range(axes):
-        call = jax.vmap(call)
-    return call(*arguments)
 
 
 class QNet(eqx.Module):
@@ -57,11 +42,13 @@ class QNet(eqx.Module):
     atoms: int = eqx.field(static=True)
     quantile_dim: int = eqx.field(static=True)
 
+    view: ClassVar[type] = QView
+
     def __init__(
         self,
         space: gym.Space,
         head: ActionHead,
-        config: NetworkConfig,
+        config: Any,
         key: Key,
         *,
         atoms: int = 1,
@@ -121,7 +108,7 @@ class Actor(eqx.Module):
     head: ActionHead = eqx.field(static=True)
     stochastic: bool = eqx.field(static=True)
 
-    def __init__(self, space: gym.Space, head: ActionHead, config: NetworkConfig, stochastic: bool, key: Key):
+    def __init__(self, space: gym.Space, head: ActionHead, config: Any, stochastic: bool, key: Key):
         keys = jax.random.split(key, 3)
         self.encoder = build_encoder(config, space, keys[0])
         widths = hidden_widths(config.pi, self.encoder)
@@ -136,7 +123,11 @@ class Actor(eqx.Module):
 
     def __call__(self, obs: PyTree, mask: Array | None = None) -> Array | TanhGaussian | Categorical:
         """The action in [−1, 1]^d, or the distribution of the action."""
-        out = self.out(self.body(self.encoder(obs)))
+        return self.decide(self.body(self.encoder(obs)), mask)
+
+    def decide(self, features: Array, mask: Array | None = None) -> Array | TanhGaussian | Categorical:
+        """The same from the last hidden layer."""
+        out = self.out(features)
         if not self.head.continuous:
             return self.head(out, None, mask)  # type: ignore[return-value]
         if not self.stochastic:
@@ -156,9 +147,7 @@ class Critics(eqx.Module):
     members: tuple[tuple[MLP, Linear], ...]
     discrete: bool = eqx.field(static=True)
 
-    def __init__(
-        self, space: gym.Space, head: ActionHead, config: NetworkConfig, count: int, atoms: int, key: Key
-    ):
+    def __init__(self, space: gym.Space, head: ActionHead, config: Any, count: int, atoms: int, key: Key):
         keys = jax.random.split(key, 2 * count + 1)
         self.encoder = build_encoder(config, space, keys[0])
         self.discrete = not head.continuous
@@ -177,12 +166,22 @@ class Critics(eqx.Module):
 
     def __call__(self, obs: PyTree, action: Array | None, key: Key | None = None) -> Array:
         """Every member's output; `key` switches dropout on."""
-        x = self.encoder(obs)
-        if not self.discrete:
-            assert action is not None
-            x = jnp.concatenate([x, action], axis=-1)
+        x = self.inputs(obs, action)
         keys = [None if key is None else jax.random.fold_in(key, i) for i in range(len(self.members))]
         return jnp.stack([out(body(x, k)) for (body, out), k in zip(self.members, keys, strict=True)])
+
+    def inputs(self, obs: PyTree, action: Array | None) -> Array:
+        """What the members read."""
+        x = self.encoder(obs)
+        if self.discrete:
+            return x
+        assert action is not None
+        return jnp.concatenate([x, action], axis=-1)
+
+    @property
+    def dropout(self) -> float:
+        """Its rate while they learn."""
+        return self.members[0][0].dropout
 
     def first(self) -> Critics:
         """The first member alone: XLA would compute the others' gradients even where only it is used."""
@@ -195,30 +194,51 @@ class ActorCritics(eqx.Module):
     actor: Actor
     critics: Critics
 
+    view: ClassVar[type] = ApartView
+
     @property
     def head(self) -> ActionHead:
         """How actions of the space are encoded."""
         return self.actor.head
 
+    def policy(self, obs: PyTree, carry: None, mask: Array | None) -> tuple[Any, None]:
+        """(π(·|s) or the action, no memory) for a batch."""
+        return apply(self.actor, obs, mask), carry
 
-def build_q_net(config: NetworkConfig, spec: Spec, key: Key, **options: Any) -> QNet:
+    def initial_carry(self, batch: tuple[int, ...]) -> None:
+        """It remembers nothing."""
+
+    def parts(self) -> dict[str, Any]:
+        """What descends apart, by name."""
+        return {"actor": self.actor, "critic": self.critics}
+
+    def joined(self, parts: dict[str, Any]) -> ActorCritics:
+        """The network of these parts."""
+        return ActorCritics(parts["actor"], parts["critic"])
+
+
+def build_q_net(config: Any, spec: Spec, key: Key, **options: Any) -> QNet:
     """A `QNet` for one environment's spaces."""
     return QNet(spec.observation_space, action_head(spec.action_space), config, key, **options)
 
 
 def build_actor_critics(
-    config: NetworkConfig, spec: Spec, key: Key, *, stochastic: bool, n_critics: int, atoms: int = 1
+    config: Any, spec: Spec, key: Key, *, actor: Callable[..., Any], n_critics: int, atoms: int = 1
 ) -> ActorCritics:
-    """An actor and `n_critics` critics for one environment's spaces."""
-    head, space = action_head(spec.action_space), spec.observation_space
+    """What `actor(config, spec, key)` builds and `n_critics` critics for one environment's spaces."""
     actor_key, critic_key = jax.random.split(key)
+    space, head = spec.observation_space, action_head(spec.action_space)
     return ActorCritics(
-        Actor(space, head, config, stochastic, actor_key),
-        Critics(space, head, config, n_critics, atoms, critic_key),
+        actor(config, spec, actor_key), Critics(space, head, config, n_critics, atoms, critic_key)
     )
 
 
-def build_encoder(config: NetworkConfig, space: gym.Space, key: Key) -> Any:
+def build_actor(config: Any, spec: Spec, key: Key, stochastic: bool) -> Actor:
+    """A policy of its own network."""
+    return Actor(spec.observation_space, action_head(spec.action_space), config, stochastic, key)
+
+
+def build_encoder(config: Any, space: gym.Space, key: Key) -> Any:
     """The observation encoder that `policy_kwargs` asks for."""
     if config.module is not None or config.cell is not None:
         what = "a module of your own" if config.module is not None else f"cell={config.cell!r}"

@@ -12,8 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from actrix.algorithms import checks, presets
-from actrix.data.answers import ReplayBuffer, Trajectories
+from actrix.algorithms.settings import SettingError
 from actrix.data.datasets.dataset import Dataset, check_spaces
 from actrix.envs.base import HostEnv
 from actrix.envs.build import check_inert
@@ -83,14 +82,14 @@ def _check(config: RunConfig) -> None:
     env = make_env(config, config.seeds[0])
     try:
         algorithm.check(env.spec, config.n_envs)
-        checks.budget(algorithm, config.n_timesteps, config.n_envs)
-        checks.replays(algorithm, env.spec, config.n_timesteps, config.n_envs)
+        algorithm.check_budget(config.n_timesteps, config.n_envs)
+        algorithm.check_run(env.spec, config.n_timesteps, config.n_envs)
         try:
             _small(algorithm, config.n_envs).init(jax.random.key(0), env.spec, config.n_envs)
         except (TypeError, ValueError) as error:
             network = config.settings.get("policy_kwargs")
             given = f" with policy_kwargs={network}" if network else ""
-            raise presets.SettingError(f"the learner cannot be built{given}: {error}") from error
+            raise SettingError(f"the learner cannot be built{given}: {error}") from error
     finally:
         if isinstance(env, HostEnv):
             env.close()
@@ -207,7 +206,7 @@ def _train(config: RunConfig, folder: Path, session: Session) -> Results:
 
 def together(config: RunConfig) -> bool:
     """Whether several seeds train in one program: compiled, and without a replay memory, which that would copy."""
-    return config.backend == "jax" and not isinstance(config.build().data, ReplayBuffer | Trajectories)
+    return config.backend == "jax" and not config.build().remembers
 
 
 def final_evaluation(path: Path, seed: int, episodes: int = EVAL_EPISODES) -> np.ndarray:

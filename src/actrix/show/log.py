@@ -8,11 +8,16 @@ The tags are those of Stable-Baselines3: `rollout/ep_rew_mean`, `rollout/ep_len_
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
 import os
 import secrets
+import socket
+import struct
+import time
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +36,8 @@ class Logger:
 
     Args:
         folder: where `metrics.csv` goes; None writes none.
-        tensorboard: folder of TensorBoard event files; None writes none.
+        tensorboard: folder of a TensorBoard event file, one per log: continuing goes on with the newest that
+            is there; None writes none.
         verbose: 1 or more prints a table at each `dump`.
         resume_step: continue an existing log from this environment step: a torn last row and rows with a
             later `time/total_timesteps` are removed. None starts a new log.
@@ -55,17 +61,14 @@ class Logger:
         self._excluded: dict[str, frozenset[str]] = {}
         self._verbose = verbose
         self._csv = _Csv(Path(folder) / METRICS, resume_step) if folder is not None else None
-        self._tensorboard = None
+        self._tensorboard: _Events | None = None
         if tensorboard is not None:
-            from tensorboardX import SummaryWriter
-
-            # TensorBoard hides events of the earlier run at and after purge_step.
-            purge = None if resume_step is None else resume_step + 1
-            # Without it, of two files begun in the same second the later replaces the earlier.
-            suffix = f".{secrets.token_hex(4)}"
-            self._tensorboard = SummaryWriter(
-                str(tensorboard), purge_step=purge, flush_secs=10, filename_suffix=suffix
-            )
+            try:
+                self._tensorboard = _Events(Path(tensorboard), resume_step)
+            except BaseException:
+                if self._csv is not None:
+                    self._csv.file.close()
+                raise
 
     def record(self, key: str, value: Any, exclude: str | Iterable[str] | None = None) -> None:
         """Set `key` in the next row to a number (Python, NumPy or JAX scalar); the last value counts.
@@ -110,9 +113,7 @@ class Logger:
         if self._csv is not None:
             self._csv.write(part("csv") | {STEP: int(step)})
         if self._tensorboard is not None:
-            for key, value in part("tensorboard").items():
-                if math.isfinite(value):
-                    self._tensorboard.add_scalar(key, value, int(step))
+            self._tensorboard.write(part("tensorboard"), int(step))
         if self._verbose >= 1:
             print(table(part("stdout")), flush=True)
         return row
@@ -122,16 +123,15 @@ class Logger:
         if self._csv is not None:
             self._csv.sync()
         if self._tensorboard is not None:
-            self._tensorboard.flush()
+            self._tensorboard.sync()
 
     def close(self) -> None:
         """Finish and close all files; a second call does nothing."""
-        if self._csv is not None:
-            self._csv.close()
-            self._csv = None
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-            self._tensorboard = None
+        files = [file for file in (self._csv, self._tensorboard) if file is not None]
+        self._csv = self._tensorboard = None
+        with contextlib.ExitStack() as stack:  # the second, too, where the first fails
+            for file in files:
+                stack.callback(file.close)
 
     def __enter__(self) -> Logger:
         return self
@@ -146,7 +146,35 @@ class Logger:
         self._excluded[key] = names
 
 
-class _Csv:
+class _Growing:
+    """A file that grows by whole pieces; what does not fit on the disk leaves it as it was."""
+
+    path: Path
+    file: io.FileIO
+
+    def _append(self, data: bytes) -> None:
+        end = os.fstat(self.file.fileno()).st_size
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[self.file.write(left) or 0 :]
+        except OSError as error:
+            self.file.truncate(end)
+            error.filename = str(self.path)
+            raise
+
+    def sync(self) -> None:
+        with atomic.naming(self.path):
+            os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        try:
+            self.sync()
+        finally:
+            self.file.close()
+
+
+class _Csv(_Growing):
     """A CSV file of numbers that grows by whole rows; a new column rewrites it atomically."""
 
     def __init__(self, path: Path, resume_step: int | None):
@@ -194,26 +222,68 @@ class _Csv:
         finally:
             self.file = io.FileIO(self.path, "a")
 
-    def _append(self, data: bytes) -> None:
-        end = os.fstat(self.file.fileno()).st_size
+
+class _Events(_Growing):
+    """A TensorBoard event file: records of a length, its checksum, a protocol buffer, its checksum.
+
+    Not tensorboardX's writer, which begins a new file each time, from a thread that a kill finds behind.
+    """
+
+    def __init__(self, folder: Path, resume_step: int | None):
+        folder.mkdir(parents=True, exist_ok=True)
+        old = [] if resume_step is None else sorted(folder.glob("events.out.tfevents.*"))
+        # Random, as two files may be begun in the same second.
+        stamp = f"{int(time.time()):010d}.{socket.gethostname()}.{secrets.token_hex(4)}"
+        self.path = old[-1] if old else folder / f"events.out.tfevents.{stamp}"
+        atomic.check_regular(self.path)
+        self.file = io.FileIO(self.path, "a")
+        weakref.finalize(
+            self, self.file.close
+        )  # a model's log stays open after `learn`, and nobody need close it
         try:
-            left = memoryview(data)
-            while left:
-                left = left[self.file.write(left) or 0 :]
-        except OSError as error:
-            self.file.truncate(end)
-            error.filename = str(self.path)
+            size, whole = os.fstat(self.file.fileno()).st_size, _whole_records(self.path)
+            if whole < size:
+                self.file.truncate(whole)
+            if not whole:
+                self._write(file_version="brain.Event:2")
+            if resume_step is not None:
+                # TensorBoard hides earlier events at and after this step.
+                self._write(step=resume_step + 1, session_log={"status": 1})
+        except BaseException:
+            self.file.close()
             raise
 
-    def sync(self) -> None:
-        with atomic.naming(self.path):
-            os.fsync(self.file.fileno())
+    def write(self, row: Mapping[str, float | int], step: int) -> None:
+        from tensorboardX.summary import scalar
 
-    def close(self) -> None:
-        try:
-            self.sync()
-        finally:
-            self.file.close()
+        summary: Any = {"value": [v for k, x in row.items() if math.isfinite(x) for v in scalar(k, x).value]}
+        self._write(step=step, summary=summary)
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import masked_crc32c
+
+        data = Event(wall_time=time.time(), **fields).SerializeToString()
+        size = struct.pack("<Q", len(data))
+        sums = (struct.pack("<I", masked_crc32c(x)) for x in (size, data))
+        self._append(b"".join([size, next(sums), data, next(sums)]))
+
+
+def _whole_records(path: Path) -> int:
+    """Bytes of an event file up to its first record that a crash tore."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    end, size = 0, path.stat().st_size
+    with open(path, "rb") as file:
+        while len(head := file.read(12)) == 12 and struct.unpack("<I", head[8:])[0] == masked_crc32c(
+            head[:8]
+        ):
+            after = end + 16 + struct.unpack("<Q", head[:8])[0]
+            if after > size:
+                break
+            end = after
+            file.seek(end)
+    return end
 
 
 def read_metrics(path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -73,7 +73,7 @@ class ProcessEnvs:
 
     backend = "gymnasium"
     unsupported: str | None
-    """Why the environments' state cannot be saved, or None where it can (see `actrix.envs.state`)."""
+    """Why the environments' state cannot be saved, or None where it can (see `actrix.envs.state.whole`)."""
 
     def __init__(
         self,

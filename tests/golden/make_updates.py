@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ def read(path):
 
 def main(names):
     os.environ.pop("XLA_FLAGS", None)
+    import jax
     import updates
 
     unknown = set(names) - set(updates.CASES)
@@ -52,14 +54,18 @@ def main(names):
         arrays = {key: x for key, x in old.items() if kept(key)}
         meta["commits"] = {case: c for case, c in old_meta["commits"].items() if kept(case)}
     commit = code()
-    for case in names or updates.CASES:
+    for number, case in enumerate(names or updates.CASES):
         for loop in updates.CASES[case].loops:
+            start = time.process_time()
             before, after = updates.run(case, loop)
             first = {f"{case}/initial/{name}": x for name, x in before.items()}
             assert all(np.array_equal(arrays.setdefault(key, x), x) for key, x in first.items())
             arrays |= {f"{case}/{loop}/{name}": x for name, x in after.items()}
-            print(f"{case}, {loop}: {sum(x.size for x in after.values())} numbers", flush=True)
+            size, seconds = sum(x.size for x in after.values()), time.process_time() - start
+            print(f"{case}, {loop}: {size} numbers, {seconds:.2f} s", flush=True)
         meta["commits"][case] = commit
+        if number % 10 == 9:  # hundreds of programs would fill the memory
+            jax.clear_caches()
     safetensors.numpy.save_file(
         dict(sorted(arrays.items())), updates.FILE, {"golden": json.dumps(meta, sort_keys=True)}
     )

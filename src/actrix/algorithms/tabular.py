@@ -58,8 +58,8 @@ class Tabular:
     visits: str = "first"
     """mc: the 'first' visit of an episode to a cell counts, or 'every' one."""
     importance: str = "none"
-    """mc: 'none' learns about the behaviour policy, which with `predict` is the given one and does not explore, whatever
-    `actor` says; 'ordinary', 'weighted' and 'per-decision' importance sampling learn about the greedy policy (with
+    """mc: 'none' learns about the behaviour policy (with `predict` the given one, which then does not explore, whatever
+    `actor` says); 'ordinary', 'weighted' and 'per-decision' importance sampling learn about the greedy policy (with
     `predict`: the given one) while ε of the behaviour explores."""
     gamma: float = 0.99
     learning_rate: Schedule | None = 0.1

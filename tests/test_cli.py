@@ -37,7 +37,7 @@ def test_a_run_folder_holds_everything(run):
         "checkpoints",
         "evaluation.json",
     } <= names
-    assert any(n.startswith("events.out.tfevents") for n in names)
+    assert sum(n.startswith("events.out.tfevents") for n in names) == 1
     config = json.loads((run / "config.json").read_text())
     assert (config["algorithm"], config["env_id"], config["seed"], config["n_timesteps"]) == (
         "ppo",
@@ -395,7 +395,8 @@ def test_a_signal_stops_the_processes_of_all_seeds(number, tmp_path):
         assert steps[-1] >= total
         assert (np.diff(steps) >= 0).all()
         assert (path / "evaluation.json").exists()
-    assert len(list(paths[1].glob("events.out.tfevents*"))) == 2  # training and final evaluation
+    for path in paths:  # of training, what was resumed of it and the final evaluation
+        assert len(list(path.glob("events.out.tfevents*"))) == 1
 
 
 def _train_until_stopped(folder, paths, number, more=()):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from actrix.run import atomic
-from actrix.run.log import Logger, read_metrics, table
+from actrix.run.log import Logger, _record, read_metrics, table
 
 
 def write(folder, steps, **kwargs):
@@ -197,26 +197,88 @@ def test_the_table_looks_like_sb3s():
     assert "\x1b" not in table({"\x1b[2J": 1})
 
 
-def test_tensorboard_events(tmp_path):
+def events(folder):
+    """The events of the one file in a folder."""
     from tensorboardX.proto.event_pb2 import Event
 
+    (path,) = Path(folder).glob("events.out.tfevents.*")
+    data, found = path.read_bytes(), []
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        assert _record(data[12 : 12 + size]) == data[: 16 + size]
+        found.append(Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    return found
+
+
+def scalars(folder):
+    return [(e.step, v.tag, v.simple_value) for e in events(folder) for v in e.summary.value]
+
+
+def test_tensorboard_events(tmp_path):
     with Logger(None, tmp_path) as log:
         log.record("rollout/ep_rew_mean", 2.5)
         log.record("train/loss", float("nan"))
+        log.record("a name, with blanks", 1)
         log.dump(2**33)
+        assert len(scalars(tmp_path)) == 3  # nothing waits to be written
     with Logger(None, tmp_path, resume_step=7) as log:
         log.sync()
-    found, purged = [], []
-    for path in sorted(Path(tmp_path).iterdir()):
-        data = path.read_bytes()
-        while data:
-            size = int.from_bytes(data[:8], "little")
-            event = Event.FromString(data[12 : 12 + size])
-            data = data[16 + size :]
-            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
-            purged += [event.step] if event.HasField("session_log") else []
-    assert sorted(found) == [(2**33, "rollout/ep_rew_mean", 2.5), (2**33, "time/total_timesteps", 2.0**33)]
-    assert purged == [8]
+    assert sorted(scalars(tmp_path)) == [
+        (2**33, "a_name__with_blanks", 1),
+        (2**33, "rollout/ep_rew_mean", 2.5),
+        (2**33, "time/total_timesteps", 2.0**33),
+    ]
+    assert events(tmp_path)[0].file_version == "brain.Event:2"
+    assert [e.step for e in events(tmp_path) if e.HasField("session_log")] == [8]
+
+
+def test_a_resumed_log_has_one_event_file_wherever_it_was_torn(tmp_path):
+    """A reader stops at a record that is not whole: what goes on stands behind the last whole one."""
+    write(tmp_path / "whole", [1, 2], tensorboard=tmp_path / "whole")
+    (path,) = (tmp_path / "whole").glob("events.*")
+    data, before = path.read_bytes(), events(tmp_path / "whole")
+    second = len(data) - len(_record(before[2].SerializeToString()))
+    for n, torn in enumerate(
+        [data[:cut] for cut in (0, 5, *range(second, len(data)))] + [data[:-9] + bytes(9)]
+    ):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        (folder / path.name).write_bytes(torn)
+        write(folder, [2], tensorboard=folder, resume_step=1)
+        steps = [step for step, tag, _ in scalars(folder) if tag == "rollout/ep_rew_mean"]
+        assert steps == ([2] if len(torn) < second else [1, 2])
+        assert events(folder)[0].file_version == "brain.Event:2"
+    other = tmp_path / "elsewhere"
+    other.write_bytes(data)
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / path.name).symlink_to(other)
+    write(tmp_path / "link", [3], tensorboard=tmp_path / "link", resume_step=2)
+    assert other.read_bytes() == data
+
+
+def test_a_full_disk_leaves_whole_events(tmp_path):
+    log = Logger(None, tmp_path)
+    log.record("a", 1)
+    log.dump(1)
+    file = log._tensorboard.file
+
+    class Full:
+        def write(self, data):
+            file.write(data[:20])
+            raise OSError(28, "No space left on device")
+
+        def __getattr__(self, name):
+            return getattr(file, name)
+
+    log._tensorboard.file = Full()
+    with pytest.raises(OSError, match="No space left") as error:
+        log.dump(2)
+    assert error.value.filename == str(next(tmp_path.iterdir()))
+    log._tensorboard.file = file
+    log.dump(3)
+    log.close()
+    assert [step for step, _, _ in scalars(tmp_path)] == [1, 1, 3]
 
 
 def test_atomic_writes_replace_whole_files(tmp_path, monkeypatch):

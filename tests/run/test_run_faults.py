@@ -15,7 +15,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tensorboardX
 from test_resume import assert_same
 from test_write_faults import Faults, _File
 
@@ -85,18 +84,6 @@ class RunFaults(Faults):
         return self
 
 
-class NoEvents:
-    """TensorBoard writes from a thread of its own, which this process cannot lose."""
-
-    def __init__(self, *args, **kwargs): ...
-
-    def add_scalar(self, *args): ...
-
-    def flush(self): ...
-
-    def close(self): ...
-
-
 def go(folder, n=0, fault=None, lasting=False):
     """(exit code or None, names of the operations) of a run into a folder, or of going on with it."""
     begun = (folder / "config.json").exists()
@@ -105,7 +92,6 @@ def go(folder, n=0, fault=None, lasting=False):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "SAVE_SHARE", np.inf)
         patch.setattr(train, "SEGMENT_SECONDS", 0.0)  # as many operations whatever the time
-        patch.setattr(tensorboardX, "SummaryWriter", NoEvents)
         faults.install(lambda owner, name, f: patch.setattr(owner, name, f, raising=False))
         try:
             code = main(words)

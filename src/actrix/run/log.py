@@ -12,7 +12,11 @@ import csv
 import io
 import math
 import os
+import re
 import secrets
+import socket
+import struct
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,12 +38,12 @@ class Logger:
         tensorboard: folder of TensorBoard event files; None writes none.
         verbose: 1 or more prints a table at each `dump`.
         resume_step: continue an existing log from this environment step: a torn last row and rows with a
-            later `time/total_timesteps` are removed. None starts a new log.
+            later `time/total_timesteps` are removed (from event files: hidden). None starts a new log.
 
     Raises:
         FileExistsError: `metrics.csv` is already there and `resume_step` is None.
         ValueError: the log to continue has no `time/total_timesteps` column, or is no regular file.
-        OSError: the folder cannot be written, or, from `dump`, the disk is full; the file then ends at its
+        OSError: the folder cannot be written, or, from `dump`, the disk is full; each file then ends at its
             last full row.
     """
 
@@ -55,17 +59,12 @@ class Logger:
         self._excluded: dict[str, frozenset[str]] = {}
         self._verbose = verbose
         self._csv = _Csv(Path(folder) / METRICS, resume_step) if folder is not None else None
-        self._tensorboard = None
-        if tensorboard is not None:
-            from tensorboardX import SummaryWriter
-
-            # TensorBoard hides events of the earlier run at and after purge_step.
-            purge = None if resume_step is None else resume_step + 1
-            # Without it, of two files begun in the same second the later replaces the earlier.
-            suffix = f".{secrets.token_hex(4)}"
-            self._tensorboard = SummaryWriter(
-                str(tensorboard), purge_step=purge, flush_secs=10, filename_suffix=suffix
-            )
+        self._tensorboard: _Events | None = None
+        try:
+            self._tensorboard = _Events(Path(tensorboard), resume_step) if tensorboard is not None else None
+        except BaseException:
+            self.close()
+            raise
 
     def record(self, key: str, value: Any, exclude: str | Iterable[str] | None = None) -> None:
         """Set `key` in the next row to a number (Python, NumPy or JAX scalar); the last value counts.
@@ -110,9 +109,7 @@ class Logger:
         if self._csv is not None:
             self._csv.write(part("csv") | {STEP: int(step)})
         if self._tensorboard is not None:
-            for key, value in part("tensorboard").items():
-                if math.isfinite(value):
-                    self._tensorboard.add_scalar(key, value, int(step))
+            self._tensorboard.write(part("tensorboard"), int(step))
         if self._verbose >= 1:
             print(table(part("stdout")), flush=True)
         return row
@@ -122,16 +119,18 @@ class Logger:
         if self._csv is not None:
             self._csv.sync()
         if self._tensorboard is not None:
-            self._tensorboard.flush()
+            self._tensorboard.sync()
 
     def close(self) -> None:
         """Finish and close all files; a second call does nothing."""
-        if self._csv is not None:
-            self._csv.close()
-            self._csv = None
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-            self._tensorboard = None
+        csv, events = self._csv, self._tensorboard
+        self._csv = self._tensorboard = None
+        try:
+            if csv is not None:
+                csv.close()
+        finally:
+            if events is not None:
+                events.close()
 
     def __enter__(self) -> Logger:
         return self
@@ -195,25 +194,118 @@ class _Csv:
             self.file = io.FileIO(self.path, "a")
 
     def _append(self, data: bytes) -> None:
-        end = os.fstat(self.file.fileno()).st_size
-        try:
-            left = memoryview(data)
-            while left:
-                left = left[self.file.write(left) or 0 :]
-        except OSError as error:
-            self.file.truncate(end)
-            error.filename = str(self.path)
-            raise
+        _append(self.file, self.path, data)
 
     def sync(self) -> None:
-        with atomic.naming(self.path):
-            os.fsync(self.file.fileno())
+        _sync(self.file, self.path)
 
     def close(self) -> None:
+        _close(self.file, self.path)
+
+
+class _Events:
+    """A TensorBoard event file that grows by whole records; going on with a log appends to the file it has.
+
+    Written in the caller's thread, unlike tensorboardX's own writer: a disk that is full is told of, and a row is with
+    the operating system when it has been written. tensorboardX gives the messages and their checksums.
+    """
+
+    def __init__(self, folder: Path, resume_step: int | None):
+        folder.mkdir(parents=True, exist_ok=True)
+        # Without the last part, of two files begun in the same second the later would replace the earlier.
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{secrets.token_hex(4)}"
+        self.path = folder / name
+        if resume_step is not None:
+            regular = [p for p in folder.glob("events.out.tfevents.*") if p.is_file() and not p.is_symlink()]
+            self.path = max(regular, key=lambda p: p.name, default=self.path)
+        self.file = io.FileIO(self.path, "a")
         try:
-            self.sync()
-        finally:
+            self._begin(resume_step)
+        except BaseException:
             self.file.close()
+            raise
+
+    def _begin(self, resume_step: int | None) -> None:
+        end = _whole(self.path)
+        if end < self.path.stat().st_size:  # a crash tore the last record: none behind it would be read
+            self.file.truncate(end)
+        if end == 0:
+            self._append(file_version="brain.Event:2")
+        if resume_step is not None:
+            from tensorboardX.proto.event_pb2 import SessionLog
+
+            # TensorBoard hides what was written before, at and after this step.
+            self._append(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, row: Mapping[str, float | int], step: int) -> None:
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        tag = lambda key: re.sub(r"[^-/\w.]", "_", key).lstrip("/")
+        values = [Summary.Value(tag=tag(k), simple_value=v) for k, v in row.items() if math.isfinite(v)]
+        self._append(step=step, summary=Summary(value=values))
+
+    def _append(self, **fields: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        _append(self.file, self.path, _record(Event(wall_time=time.time(), **fields).SerializeToString()))
+
+    def sync(self) -> None:
+        _sync(self.file, self.path)
+
+    def close(self) -> None:
+        _close(self.file, self.path)
+
+
+def _record(data: bytes) -> bytes:
+    """A record of a TFRecord file: length and data, each with its checksum."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    length = struct.pack("<Q", len(data))
+    return length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
+
+
+def _whole(path: Path) -> int:
+    """Where the whole records at the beginning of a TFRecord file end."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    size, end = path.stat().st_size, 0
+    with open(path, "rb") as file:
+        while len(head := file.read(12)) == 12:
+            length, checksum = struct.unpack("<QI", head)
+            if masked_crc32c(head[:8]) != checksum or length > size - end - 16:
+                break
+            if end + length + 16 == size:  # the last one: a crash may have filled it with zeros
+                data = file.read(length)
+                if struct.pack("<I", masked_crc32c(data)) != file.read(4):
+                    break
+            end += length + 16
+            file.seek(end)
+    return end
+
+
+def _append(file: io.FileIO, path: Path, data: bytes) -> None:
+    """Write all of `data` at the end, or nothing and raise OSError with the file's name."""
+    end = os.fstat(file.fileno()).st_size
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) or 0 :]
+    except OSError as error:
+        file.truncate(end)
+        error.filename = str(path)
+        raise
+
+
+def _sync(file: io.FileIO, path: Path) -> None:
+    with atomic.naming(path):
+        os.fsync(file.fileno())
+
+
+def _close(file: io.FileIO, path: Path) -> None:
+    try:
+        _sync(file, path)
+    finally:
+        file.close()
 
 
 def read_metrics(path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -174,6 +174,56 @@ def test_code_paths_exist():
                     )
 
 
+# ------------------------------------------------------------------ equations
+
+INLINE = re.compile(r"\$([^$`\n]+?(?:\n[^$`\n]+?)?)\$")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_equations_can_be_read_on_github_too(page):
+    """It renders a block ```math as it is, but $…$ and $$…$$ only after Markdown, which eats "\\," and "\\{", takes two
+    stars for emphasis and leaves what stands inside emphasis or beside a letter alone."""
+    from markdown_it import MarkdownIt
+
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    assert "$$" not in text
+    plain = re.sub(r"`[^`\n]+`", "code", text)
+    wanted = [m[1] for m in INLINE.finditer(plain)]
+    for match in INLINE.finditer(plain):
+        before, after = plain[: match.start()][-1:], plain[match.end() :][:1]
+        assert before in ("", " ", "\n", "("), match.group()
+        assert not after.isalnum(), match.group()
+        assert not re.search(r"<\S", match.group()), match.group()
+    found = []
+    for token in MarkdownIt("commonmark").enable("table").parse(text):
+        node, depth = "", 0
+        for child in [*(token.children or ()), None]:
+            if child is not None and child.type in ("text", "softbreak"):
+                node += child.content or "\n"
+                continue
+            found += [] if depth else INLINE.findall(node)
+            node, depth = "", depth + (child.nesting if child is not None else 0)
+    assert sorted(found) == sorted(wanted)
+
+
+def test_the_site_asks_no_other_server():
+    """Equations would be TeX wherever there is no network."""
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    extra = [
+        file
+        for files in re.findall(r"^extra_\w+: \[(.*)\]$", config, re.MULTILINE)
+        for file in files.split(", ")
+    ]
+    assert {"katex/katex.min.js", "katex/katex.min.css"} <= set(extra)
+    assert all((DOCS / file).is_file() for file in extra)
+    assert not re.search(r"https?://", re.sub("#.*", "", config))
+    style = (DOCS / "katex" / "katex.min.css").read_text(encoding="utf-8")
+    fonts = re.findall(r"url\(([^)]+\.woff2)\)", style)  # every browser takes the first of a list that it can
+    assert fonts
+    assert all((DOCS / "katex" / font).is_file() for font in fonts)
+    assert (DOCS / "katex" / "LICENSE").is_file()
+
+
 # ------------------------------------------------------------------ code
 
 

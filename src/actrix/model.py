@@ -455,7 +455,7 @@ class Model:
     def export(self, path: str | os.PathLike, to: str = "onnx") -> Exported:
         """Write the deterministic policy as a file that runs without actrix: `to` "onnx" or "stablehlo".
 
-        What goes in and out: `actrix.run.export.export`. Raises ExportError, ImportError (ONNX without its packages).
+        What goes in and out: `actrix.run.export.export`. Raises ExportError, ImportError (a format without its packages).
         """
         return export(
             path, to, self.algorithm, self.acting, self._known_spec(), name=self.preset.name, env_id=self.env_id

@@ -5,12 +5,16 @@ import importlib.metadata
 import logging
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from gymnasium import spaces
 from jax import export as jax_export
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from actrix import cli
 from actrix.core.spaces import mask_length
@@ -18,6 +22,7 @@ from actrix.core.types import Spec
 from actrix.model import MODELS
 from actrix.run.export import FORMATS, ExportError, output_path
 
+ROOT = Path(__file__).resolve().parents[2]
 onnx = importlib.import_module("onnx")
 onnxruntime = importlib.import_module("onnxruntime")
 
@@ -302,6 +307,62 @@ def test_without_its_packages_onnx_names_the_extra(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r'pip install "actrix\[export\]"'):
         model.export(tmp_path / "policy")
     model.export(tmp_path / "policy", "stablehlo")
+
+
+def test_without_its_package_stablehlo_names_the_extra(tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "flatbuffers" or "_src.export.ser" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(ImportError, match=r'pip install "actrix\[export\]"'):
+        build("ppo", BOX, ONE).export(tmp_path / "policy", "stablehlo")
+
+
+def not_in(extra):
+    """Modules that are installed here, but that `pip install "actrix[extra]"` alone would not bring."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    waiting = [(Requirement(text), "") for text in (*project["dependencies"], *extras[extra])]
+    found, seen = {"actrix"}, set()
+    while waiting:
+        requirement, of = waiting.pop()
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": of}):
+            continue
+        name = canonicalize_name(requirement.name)
+        found.add(name)
+        for asked in {"", *requirement.extras} - {e for n, e in seen if n == name}:
+            seen.add((name, asked))
+            if name == "actrix":
+                needed = extras.get(asked, [])
+            else:
+                try:
+                    needed = importlib.metadata.requires(name) or []
+                except importlib.metadata.PackageNotFoundError:
+                    needed = []  # not on this platform
+            waiting += [(Requirement(text), asked) for text in needed]
+    owners = importlib.metadata.packages_distributions()
+    return sorted(m for m, of in owners.items() if not found & {canonicalize_name(name) for name in of})
+
+
+def test_what_all_installs_is_enough_for_stablehlo(tmp_path):
+    blocked = not_in("all")
+    assert {"pytest", "onnxruntime"} <= set(blocked)
+    assert not {"jax", "envpool", "gymnax", "h5py"} & set(blocked)
+    code = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+from pathlib import Path
+import numpy as np
+from actrix import PPO
+path = PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, seed=0).export("policy", to="stablehlo").path
+from jax import export
+print(export.deserialize(Path(path).read_bytes()).call(observation=np.zeros((5, 4), np.float32))["action"].shape)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "(5,)\n", done.stderr
 
 
 def test_parts_with_one_name_are_refused(tmp_path):

@@ -100,7 +100,7 @@ def export(
     ONNX has the spaces' own dtypes; StableHLO, like JAX, has 32 bits where they have 64.
 
     Raises ExportError (a policy that is random itself, an unknown format, another format's ending, an operation that
-    ONNX does not have) and ImportError (ONNX without its packages).
+    ONNX does not have) and ImportError (a format without its packages).
     """
     target = output_path(path, to)
     if getattr(algorithm, "plays_at_random", False):
@@ -214,6 +214,8 @@ def _stablehlo(call: Callable, inputs: tuple[Port, ...], outputs: tuple[Port, ..
     shapes = {port.name: jax.ShapeDtypeStruct((n, *port.shape), port.dtype) for port in inputs}
     try:
         return bytes(jax_export.export(jax.jit(policy), platforms=PLATFORMS)(**shapes).serialize())
+    except ImportError as error:  # JAX does not ask for what it serialises with
+        raise ImportError(f'StableHLO needs flatbuffers ({error}): pip install "actrix[export]"') from None
     except Exception as error:  # a network of the user's own that calls back into Python
         raise ExportError(f"this {name} policy cannot be written as StableHLO ({_reason(error)}).") from error
 

@@ -32,10 +32,10 @@ $(VENV)/.dev: $(VENV)/.installed
 	touch $@
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: $(VENV)/.dev
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 fuzz: $(VENV)/.dev
 	ACTRIX_FUZZ=1000000 $(BIN)/pytest -n 2 tests/run/test_fuzz.py tests/run/test_fuzz_checkpoints.py

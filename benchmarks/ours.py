@@ -84,7 +84,8 @@ def tabular_q(
     learning_rate: float = 0.1, epsilon: float = 0.1,
 ) -> Run:  # fmt: skip
     """Q-learning on one table in the compiled loop, past compilation."""
-    from actrix.algorithms.presets import PRESETS, configure
+    from actrix.algorithms.presets import PRESETS
+    from actrix.algorithms.settings import configure
     from actrix.envs.jax_envs import jax_env
     from actrix.run.compiled import CompiledRunner
 
@@ -152,7 +153,8 @@ def _runner(
     algo: str = "ppo",
 ) -> Any:
     from actrix import make_vec_env
-    from actrix.algorithms.presets import PRESETS, configure
+    from actrix.algorithms.presets import PRESETS
+    from actrix.algorithms.settings import configure
     from actrix.envs.jax_envs import jax_env
     from actrix.run.compiled import CompiledRunner
     from actrix.run.stepping import host_runner

@@ -13,12 +13,11 @@ from gymnasium import spaces
 
 import actrix
 from actrix import A2C, PPO, ModelFileError, SettingError
-from actrix.core.networks import Linear
-from actrix.data.answers import ReplayBuffer, Trajectories
 from actrix.data.offline import Episode, assemble
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, ContinuousTarget, Masked, TMaze
 from actrix.model import MODELS, Model
+from actrix.nets.torso import Linear
 from actrix.run.evaluate import evaluate
 
 SMALL = {"net_arch": [8]}
@@ -36,7 +35,14 @@ SETTINGS = {
 }
 ON_POLICY = tuple(SETTINGS)
 """What is trained here in both loops; `test_modes.py` does it for every preset, with one shape for all."""
-CELLS = [(name, mode) for name in ON_POLICY for mode in ("compiled", "host")]
+FEW = ("reinforce", "ppo", "trpo", "actor-critic")
+"""Whole episodes, statistics and minibatches, another kind of update, a composition: the others are `slow`."""
+NAMES = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in ON_POLICY]
+CELLS = [
+    pytest.param(name, mode, marks=() if name in FEW else pytest.mark.slow)
+    for name in ON_POLICY
+    for mode in ("compiled", "host")
+]
 OBS = np.array([[0.5, -0.2], [-1.0, 0.0], [1.0, 0.3]], np.float32)
 
 
@@ -77,7 +83,7 @@ def test_learns_in_both_modes(name, mode):
     assert model.num_episodes == model.num_timesteps  # the probe's episodes last one step
 
 
-@pytest.mark.parametrize("name", ON_POLICY)
+@pytest.mark.parametrize("name", NAMES)
 def test_modes_agree(name):
     one, other = trained(name, "compiled")[2], trained(name, "host")[2]
     for key in one:
@@ -558,7 +564,7 @@ REPLAY = {"learning_starts": 8, "batch_size": 8, "buffer_size": 200, "train_freq
 def off_policy(name, env=None, seed=0, **settings):
     """A tiny model; 4 environments of a probe unless told otherwise."""
     cls = MODELS[name]
-    own = REPLAY if isinstance(cls._find_preset({}).algorithm.data, ReplayBuffer) else {}
+    own = REPLAY if cls._find_preset({}).algorithm.replays_transitions else {}
     if name in ("off-pac", "v-trace", "acer", "pgql"):
         own = {"n_steps": 4}
     if name == "pqn":
@@ -596,7 +602,7 @@ def test_every_off_policy_class_predicts_saves_and_loads(name, tmp_path):
     model = perturb(off_policy(name))
     model.run.steps = 77
     path = model.save(tmp_path / "model")
-    replays = isinstance(model.algorithm.data, ReplayBuffer | Trajectories)
+    replays = hasattr(model.algorithm.data, "buffer_size")
     huge = {"buffer_size": 10**15} if replays else {}
     loaded = type(model).load(path, **huge)
     assert loaded.runner is None

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     from rich.console import Console
 
-    from actrix.algorithms.presets import SettingError
+    from actrix.algorithms.settings import SettingError
     from actrix.core.spaces import UnsupportedSpaceError
     from actrix.envs.guard import EnvError
     from actrix.envs.make import UnknownEnvError
@@ -63,12 +63,14 @@ def _parser() -> argparse.ArgumentParser:
         "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
     )
     parser = argparse.ArgumentParser(
-        prog="actrix", description=(__doc__ or "").split("\n")[0], parents=[common]
+        prog="actrix", description=(__doc__ or "").split("\n")[0], parents=[common], allow_abbrev=False
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, summary: str, **kwargs: Any) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary, description=summary, parents=[common], **kwargs)
+        sub = commands.add_parser(
+            name, help=summary, description=summary, parents=[common], allow_abbrev=False, **kwargs
+        )
         sub.set_defaults(run=run)
         return sub
 
@@ -79,9 +81,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="[ALGORITHM] ENV",
         help="e.g. `ppo LunarLander-v3`; with --critic/--actor only ENV",
     )
-    p.add_argument("--critic", help="compose: e.g. gae:0.95, td-lambda:0.9, n-step:5, td, mc, q-td, none")
-    p.add_argument("--actor", help="compose: e.g. ppo-clip:0.2, ppo-kl:0.01, score, score:reward-to-go")
-    p.add_argument("--data", help="compose: on-policy (default), lag:8 or replay:4 (the ratio)")
+    p.add_argument("--critic", help="compose: e.g. gae:0.95, v-trace, q:double,dueling,c51, ensemble:2, none")
+    p.add_argument("--actor", help="compose: e.g. ppo-clip:0.2, score:reward-to-go, boltzmann:0.1, soft")
+    p.add_argument(
+        "--data", help="compose: on-policy (default), lag:8, trajectories:4, replay:per,n=3, fixed"
+    )
     for part in ("double", "dueling", "per", "noisy"):
         p.add_argument(
             f"--{part}", action=argparse.BooleanOptionalAction, help=f"dqn and its relatives: {_PARTS[part]}"
@@ -229,6 +233,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="the critic × actor × data table, sound cells and refusals",
     )
+    p.add_argument("names", nargs="*", metavar="ALGORITHM [ENV]", help="its words, with ENV the tuned ones")
     p.add_argument("--envs", metavar="ALGORITHM", help="the environments an algorithm has tuned settings for")
 
     p = command("lab", _lab, "Study estimators and bounds against exact MDPs: table, figure, JSON.")
@@ -294,20 +299,21 @@ def _count(text: str) -> int:
 
 
 def _pairs(words: Sequence[str], option: str) -> dict[str, Any]:
-    from actrix.algorithms.presets import SettingError, parse_value
+    from actrix.algorithms.settings import SettingError
+    from actrix.core.words import read_value
 
     out = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise SettingError(f"{option} {word!r}: write KEY=VALUE.")
-        out[key] = parse_value(value)
+        out[key] = read_value(value)
     return out
 
 
 def _train(args: argparse.Namespace) -> int:
     from actrix import experiment
-    from actrix.algorithms.presets import SettingError
+    from actrix.algorithms.settings import SettingError
 
     composing = bool(args.critic or args.actor or args.data)
     if args.dataset and not composing and len(args.names) in (1, 2):
@@ -434,7 +440,7 @@ def _record(path: Path, out: Path | None, episodes: int, seed: int, env_id: str 
 
 
 def _render_env(model: Any, env_id: str | None, mode: str | None) -> Any:
-    from actrix.algorithms.presets import SettingError
+    from actrix.algorithms.settings import SettingError
     from actrix.envs.atari import PLAY, atari_single_env, is_atari
     from actrix.envs.gymnasium import MaskKeeper
     from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
@@ -463,7 +469,7 @@ def _video(args: argparse.Namespace) -> None:
 
 
 def _record_data(args: argparse.Namespace) -> None:
-    from actrix.algorithms.presets import SettingError
+    from actrix.algorithms.settings import SettingError
     from actrix.data.offline import record_episodes, write_dataset
     from actrix.model import Model
 
@@ -549,7 +555,7 @@ def _doctor(args: argparse.Namespace) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from actrix.algorithms.presets import SettingError
+    from actrix.algorithms.settings import SettingError
     from actrix.envs import doctor
     from actrix.run.modelfile import printable
 
@@ -575,7 +581,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def _builder(name: str, kwargs: dict[str, Any]) -> Any:
     """What makes the environment that the user typed."""
-    from actrix.algorithms.presets import SettingError
+    from actrix.algorithms.settings import SettingError
     from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
     from actrix.envs.make import named, single_env
 
@@ -592,7 +598,6 @@ def _uses(name: str, kwargs: dict[str, Any], spec: Any) -> list[Any]:
     from actrix.algorithms.presets import PRESETS
     from actrix.envs.doctor import Finding
     from actrix.envs.make import choose_backend
-    from actrix.experiment import OFFLINE_ONLY
 
     backend = "gymnasium" if ":" in name else choose_backend("auto", name, kwargs, 8)
     loop = "the compiled loop" if backend == "jax" else "the host loop"
@@ -600,7 +605,7 @@ def _uses(name: str, kwargs: dict[str, Any], spec: Any) -> list[Any]:
     for preset in PRESETS.values():
         try:
             preset.algorithm.check(spec, preset.n_envs)
-            fits += [preset.name] if preset.name not in OFFLINE_ONLY else []
+            fits += [] if preset.offline else [preset.name]
         except (ValueError, TypeError):
             continue
     fitting = f"for {type(spec.action_space).__name__} actions: {', '.join(fits) or 'none'}"
@@ -639,28 +644,58 @@ def _train_folder(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from actrix import zoo
     from actrix.algorithms.presets import PRESETS, find_preset
 
-    console = Console(highlight=False)
     if args.compositions:
-        _list_compositions(console)
+        _list_compositions(Console(highlight=False))
+    elif args.envs:
+        print("\n".join(n for n in zoo.load(find_preset(args.envs).name) if n != "default"))
+    elif args.names:
+        _list_one(*args.names)
+    else:
+        for preset in PRESETS.values():
+            print(f"{preset.name}: {preset.class_name} ({preset.paper})")
+            print(f"    {_in_words(preset.algorithm, preset.n_envs)}")
+        print("compose your own: actrix train --critic td-lambda:0.9 --actor ppo-clip:0.2 ENV")
+
+
+def _list_one(name: str, env_id: str | None = None, *more: str) -> None:
+    """An algorithm's words, with the zoo's values for an environment."""
+    from actrix.algorithms.presets import find_preset
+    from actrix.algorithms.settings import SettingError, configure
+    from actrix.experiment import resolve
+
+    if more:
+        raise SettingError(f"list takes an algorithm and an environment; {more[0]!r} is one too many.")
+    preset = find_preset(name)
+    if env_id is None:
+        print(_in_words(preset.algorithm, preset.n_envs))
         return
-    if args.envs:
-        names = [n for n in zoo.load(find_preset(args.envs).name) if n != "default"]
-        print("\n".join(names))
-        return
-    # A narrow terminal keeps a line per algorithm: the three answers, without the Python class and the paper.
-    wide = console.width >= 130
-    table = Table(title="algorithms by their three answers", title_justify="left", padding=(0, 1))
-    for column in ("name", "1 critic", "2 actor × ψ", "3 data", *(("Python", "paper") if wide else ())):
-        table.add_column(column, overflow="fold", no_wrap=column == "name")
-    for preset in PRESETS.values():
-        table.add_row(preset.name, *preset.answers, *((preset.class_name, preset.paper) if wide else ()))
-    console.print(table)
-    print("compose your own: actrix train --critic td-lambda:0.9 --actor ppo-clip:0.2 ENV")
+    config = resolve(name, env_id, seeds=[0])
+    algorithm = configure(preset.algorithm, config.settings)
+    print(f"{_in_words(algorithm, config.n_envs)} --steps {config.n_timesteps} {env_id}")
+    print(
+        "tuned for this environment" if config.tuned else "the defaults: there are no tuned settings for it"
+    )
+
+
+def _in_words(algorithm: Any, n_envs: int) -> str:
+    """The command line that names an algorithm by its answers alone."""
+    import shlex
+
+    from actrix.algorithms.presets import words_of
+    from actrix.core.words import write_value
+
+    said = words_of(algorithm)
+    if said is None:
+        return f"critic {', actor '.join(algorithm.answers[:2])}, data {algorithm.answers[2]}"
+    settings = [f"{name}={write_value(value)}" for name, value in said.pop("settings").items()]
+    line = [f"--{name} {shlex.quote(word)}" for name, word in said.items()]
+    return " ".join(
+        [*line, f"--envs {n_envs}", *(["--set", *map(shlex.quote, settings)] if settings else [])]
+    )
 
 
 def _lab(args: argparse.Namespace) -> None:
@@ -672,46 +707,25 @@ def _lab(args: argparse.Namespace) -> None:
 def _list_compositions(console: Any) -> None:
     from rich.table import Table
 
-    from actrix.algorithms.compositions import table as cells
+    from actrix.algorithms.sound import table as cells
 
-    rows = [cell for cell in cells() if cell.data == "on-policy"]
-    other = [cell for cell in cells() if cell.data != "on-policy" and cell.reason is None]
-    reasons: list[str] = []
-    for cell in rows:
-        if cell.reason and cell.reason not in reasons:
-            reasons.append(cell.reason)
-    actors = list(dict.fromkeys(c.actor for c in rows))
-    table = Table(
-        title="critic × actor × ψ, data on-policy: ● sound, (n) refused for reason n", title_justify="left"
-    )
-    table.add_column("critic")
-    table.add_column("ψ")
-    for actor in actors:
-        table.add_column(actor, justify="center")
-    pairs = list(dict.fromkeys((c.critic, c.psi) for c in rows))
-    last = None
-    for critic, psi in pairs:
-        marks = []
-        for actor in actors:
-            (cell,) = [c for c in rows if (c.critic, c.actor, c.psi) == (critic, actor, psi)]
-            marks.append("●" if cell.reason is None else f"({reasons.index(cell.reason) + 1})")
-        if last not in (None, critic):
-            table.add_section()
-        table.add_row(critic if critic != last else "", psi, *marks)
-        last = critic
-    console.print(table)
-    for i, reason in enumerate(reasons, 1):
-        print(f"({i}) {reason}")
-    sound = sum(c.reason is None for c in rows)
-    print(f"{sound} of {len(rows)} on-policy compositions are sound.")
-    table = Table(title="sound compositions on other data", title_justify="left")
-    for column in ("data", "critic", "actor", "ψ"):
-        table.add_column(column)
-    last = None
-    for cell in other:
-        if last not in (None, cell.data):
-            table.add_section()
-        table.add_row(cell.data if cell.data != last else "", cell.critic, cell.actor, cell.psi)
-        last = cell.data
-    console.print(table)
-    print("why another one is refused: actrix train --critic C --actor A --data D ENV says it")
+    found = cells()
+    for data in dict.fromkeys(cell.data for cell in found):
+        mine = [cell for cell in found if cell.data == data]
+        table = Table(title=f"sound on data {data}", title_justify="left")
+        for column in ("critic", "actor", "ψ"):
+            table.add_column(column, overflow="fold")
+        sound = [cell for cell in mine if cell.reason is None]
+        for critic, actor in dict.fromkeys((cell.critic, cell.actor) for cell in sound):
+            psi = [cell.psi for cell in sound if (cell.critic, cell.actor) == (critic, actor)]
+            table.add_row(critic, actor, ", ".join(filter(None, psi)))
+        console.print(table)
+        print(f"{len(sound)} of {len(mine)} compositions are sound. The others, by reason:")
+        reasons: dict[str, int] = {}
+        for cell in mine:
+            if cell.reason is not None:
+                reasons[cell.reason] = reasons.get(cell.reason, 0) + 1
+        for reason, number in sorted(reasons.items(), key=lambda pair: -pair[1]):
+            print(f"{number:5d}  {reason}")
+        print()
+    print("why a particular one is refused: actrix train --critic C --actor A --data D ENV says it")

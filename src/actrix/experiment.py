@@ -21,9 +21,10 @@ import jax
 import numpy as np
 
 from actrix import zoo
-from actrix.algorithms import checks, presets
+from actrix.algorithms import presets
+from actrix.algorithms.learn import Composition
+from actrix.algorithms.settings import SettingError, configure, settings_of, upgraded
 from actrix.cli import EXIT_INTERRUPTED
-from actrix.data.answers import ReplayBuffer, Trajectories
 from actrix.data.offline import Dataset, check_spaces, load_dataset, mix
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import STEP_TIMEOUT, check_inert, choose_backend, training_env, worker_count
@@ -90,20 +91,20 @@ class RunConfig:
 
     def build(self) -> Any:
         """The algorithm (a frozen dataclass)."""
-        settings = dict(self.settings)
+        if not self.settings:
+            raise RunError("the settings of this run lack everything: its config.json is incomplete.")
+        base = None
         if self.algorithm != presets.COMPOSED:
             base = presets.find_preset(self.algorithm).algorithm
-            if not isinstance(base, presets.COMPOSABLE):
-                return presets.configure(base, settings)
-        missing = {"critic", "actor"} - set(settings)
-        if missing:
+        missing = {"critic", "actor"} - set(self.settings)
+        # Files of format 1 name the answers of joint networks only.
+        named = isinstance(base, Composition) and presets.joint(base.critic, base.actor)
+        if missing and (base is None or named):
             raise RunError(f"the settings of this run lack {' and '.join(sorted(missing))}.")
-        answers = {name: settings.pop(name) for name in ("critic", "actor", "data") if name in settings}
-        if self.algorithm == presets.COMPOSED:
-            base = presets.composed(**answers).algorithm
-        else:
-            base = presets.find_preset(self.algorithm).algorithm
-        return presets.configure(base, answers | settings)
+        if base is not None:
+            return configure(base, upgraded(base, self.settings))
+        answers = {name: self.settings[name] for name in ("critic", "actor", "data") if name in self.settings}
+        return configure(presets.composed(**answers).algorithm, self.settings)
 
 
 def resolve(
@@ -133,9 +134,7 @@ def resolve(
     """
     if critic or actor or data:
         if algorithm is not None:
-            raise presets.SettingError(
-                "give either an algorithm's name or --critic, --actor and --data, not both."
-            )
+            raise SettingError("give either an algorithm's name or --critic, --actor and --data, not both.")
         preset = presets.composed(critic or "gae", actor or "ppo-clip", data or "on-policy")
     else:
         preset = presets.find_preset(algorithm or "ppo")
@@ -145,8 +144,8 @@ def resolve(
             env_id, env_kwargs = _inert_id(data_set.env_id), env_kwargs or data_set.env_kwargs
         env_id = env_id or ""
         check_offline(preset)
-    elif preset.name in OFFLINE_ONLY:
-        raise presets.SettingError(f"{preset.name} learns from a data set: give --dataset PATH.")
+    elif preset.offline:
+        raise SettingError(f"{preset.name} learns from a data set: give --dataset PATH.")
     assert env_id is not None
     entry, tuned = zoo.settings(preset.name, env_id)
     run = {k: entry.pop(k, None) for k in zoo.RUN_KEYS}
@@ -155,15 +154,15 @@ def resolve(
         own["critic"] = "none"
     for key in ("critic", "actor", "data", "policy"):
         if not isinstance(own.get(key) or "", str):
-            raise presets.SettingError(f"{key}={own[key]!r} must be a name.")
+            raise SettingError(f"{key}={own[key]!r} must be a name.")
     for key, given in (("n_timesteps", steps), ("n_envs", n_envs), ("policy", policy)):
         value = own.pop(key, None) if given is None else given
         run[key] = run[key] if value is None else value
     run["policy"] = run["policy"] or preset.policy
     if run["policy"] not in POLICIES:
-        raise presets.SettingError(f"policy={run['policy']!r}: choose one of {', '.join(POLICIES)}.")
+        raise SettingError(f"policy={run['policy']!r}: choose one of {', '.join(POLICIES)}.")
     if not isinstance(own.get("policy_kwargs") or {}, dict):
-        raise presets.SettingError(
+        raise SettingError(
             f"policy_kwargs={own['policy_kwargs']!r} must be a dict, e.g. {{'net_arch': [64, 64]}}."
         )
     network = {
@@ -171,11 +170,11 @@ def resolve(
         **entry.pop("policy_kwargs", {}),
     }
     # One after the other: the zoo's values for a critic or actor that the user replaces go with it.
-    tuned_algorithm = presets.configure(preset.algorithm, {**entry, "policy_kwargs": network})
-    configured = presets.configure(tuned_algorithm, own)
+    tuned_algorithm = configure(preset.algorithm, {**entry, "policy_kwargs": network})
+    configured = configure(tuned_algorithm, own)
     seeds = tuple(seeds) if seeds else (int(np.random.SeedSequence().generate_state(1)[0]) % 10**6,)
     if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise presets.SettingError(f"seeds {list(seeds)} must be different whole numbers of at least 0.")
+        raise SettingError(f"seeds {list(seeds)} must be different whole numbers of at least 0.")
     total = _whole("steps", run["n_timesteps"], 100_000 if dataset else 1_000_000)
     env_kwargs, count = dict(env_kwargs or {}), _whole("n_envs", run["n_envs"], preset.n_envs)
     processes: dict[str, Any] = {
@@ -184,25 +183,22 @@ def resolve(
         "max_restarts": max_restarts,
     }
     if dataset and workers:
-        raise presets.SettingError("workers run environments: a data set has none.")
+        raise SettingError("workers run environments: a data set has none.")
     worker_count(count, **processes)  # refuses what makes no sense
     if dataset:
         count, backend = 1, "offline"
     else:
         backend = choose_backend(backend, env_id, env_kwargs, count, workers)
     return RunConfig(
-        preset.name, env_id, seeds, total, count, backend, presets.settings_of(configured), env_kwargs, tuned,
+        preset.name, env_id, seeds, total, count, backend, settings_of(configured), env_kwargs, tuned,
         tuple(str(Path(path).resolve() if Path(path).exists() else path) for path in dataset), **processes,
     )  # fmt: skip
 
 
-OFFLINE_ONLY = ("bc", "cql", "iql", "td3-bc")
-
-
 def check_offline(preset: presets.Preset) -> None:
     """Raise SettingError unless this algorithm can learn from a fixed data set."""
-    if not isinstance(preset.algorithm.data, ReplayBuffer):
-        raise presets.SettingError(
+    if not preset.algorithm.replays_transitions:
+        raise SettingError(
             f"{preset.name} needs an environment: bc, cql, iql, td3-bc and the algorithms with a replay memory learn "
             "from a data set."
         )
@@ -223,7 +219,7 @@ def _whole(name: str, value: Any, default: int) -> int:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != value // 1:
-        raise presets.SettingError(f"{name}={value!r} must be a whole number of at least 1.")
+        raise SettingError(f"{name}={value!r} must be a whole number of at least 1.")
     return int(value)
 
 
@@ -294,14 +290,14 @@ def _check(config: RunConfig) -> None:
     env = make_env(config, config.seeds[0])
     try:
         algorithm.check(env.spec, config.n_envs)
-        checks.budget(algorithm, config.n_timesteps, config.n_envs)
-        checks.replays(algorithm, env.spec, config.n_timesteps, config.n_envs)
+        algorithm.check_budget(config.n_timesteps, config.n_envs)
+        algorithm.check_run(env.spec, config.n_timesteps, config.n_envs)
         try:
             _small(algorithm, config.n_envs).init(jax.random.key(0), env.spec, config.n_envs)
         except (TypeError, ValueError) as error:
             network = config.settings.get("policy_kwargs")
             given = f" with policy_kwargs={network}" if network else ""
-            raise presets.SettingError(f"the learner cannot be built{given}: {error}") from error
+            raise SettingError(f"the learner cannot be built{given}: {error}") from error
     finally:
         if isinstance(env, HostEnv):
             env.close()
@@ -312,7 +308,7 @@ def _small(algorithm: Any, num_envs: int) -> Any:
     data = algorithm.data
     if not hasattr(data, "buffer_size"):
         return algorithm
-    least = max(num_envs, getattr(data, "batch_size", 1))
+    least = max(num_envs, getattr(data, "batch_size", None) or 1)  # None: the whole of a chunk
     return dataclasses.replace(
         algorithm, data=dataclasses.replace(data, buffer_size=min(data.buffer_size, least))
     )
@@ -476,7 +472,7 @@ def _train(config: RunConfig, folder: Path, session: Session) -> Results:
 
 def _together(config: RunConfig) -> bool:
     """Whether several seeds train in one program: compiled, and without a replay memory, which that would copy."""
-    return config.backend == "jax" and not isinstance(config.build().data, ReplayBuffer | Trajectories)
+    return config.backend == "jax" and not config.build().remembers
 
 
 def _checkpointed_steps(path: Path) -> int:

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actrix.algorithms import checks, presets
-from actrix.algorithms.actor_critic import Acting
+from actrix.algorithms import presets
+from actrix.algorithms import settings as settings_
 from actrix.callbacks import BaseCallback, as_callback
 from actrix.core import spaces
+from actrix.core.contract import Acting
 from actrix.core.types import Spec
 from actrix.data.offline import Dataset, check_spaces, load_dataset
 from actrix.envs.base import HostEnv, JaxEnv
@@ -110,7 +111,7 @@ class Model:
         **settings: Any,
     ):
         self.preset = self._find_preset(settings)
-        self.algorithm = presets.configure(self.preset.algorithm, settings)
+        self.algorithm = settings_.configure(self.preset.algorithm, settings)
         network = _network(policy, policy_kwargs, self.algorithm.network)
         self.algorithm = dataclasses.replace(self.algorithm, network=network)
         self.seed = _seed(seed)
@@ -291,7 +292,7 @@ class Model:
                 checkpoint.remove_leftovers(folder)
             first = self.run.iterations == 0 and resume_from is None
             if first and not isinstance(self.runner, OfflineRunner):
-                checks.budget(self.algorithm, int(total_timesteps), self.n_envs)
+                self.algorithm.check_budget(int(total_timesteps), self.n_envs)
             if source is not None:
                 self._restore(source, ours=folder is not None and source == Path(folder))
             elif reset_num_timesteps:
@@ -336,7 +337,7 @@ class Model:
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must share with this model."""
         found = {
-            "algorithm": self.preset.name, "settings": presets.settings_of(self.algorithm),
+            "algorithm": self.preset.name, "settings": settings_.settings_of(self.algorithm),
             "spec": modelfile.spec_to_json(self._known_spec()), "n_envs": self.n_envs, "env_id": self.env_id or "",
             "env_kwargs": self.env_kwargs or {}, "env": _env_class(self.env),
         }  # fmt: skip
@@ -455,7 +456,7 @@ class Model:
     def export(self, path: str | os.PathLike, to: str = "onnx") -> Exported:
         """Write the deterministic policy as a file that runs without actrix: `to` "onnx" or "stablehlo".
 
-        What goes in and out: `actrix.run.export.export`. Raises ExportError, ImportError (a format without its packages).
+        What goes in and out: `actrix.run.export.export`. Raises ExportError, ImportError (ONNX without its packages).
         """
         return export(
             path, to, self.algorithm, self.acting, self._known_spec(), name=self.preset.name, env_id=self.env_id
@@ -491,6 +492,8 @@ class Model:
         with modelfile.blaming(header.path, "its settings"):
             maker = cls if cls is not Model else model_class(name)
             settings = {k: v for k, v in settings.items() if not (custom and k == "policy_kwargs")}
+            if name != presets.COMPOSED:
+                settings = settings_.upgraded(presets.find_preset(name).algorithm, settings)
             model = maker("MlpPolicy", seed=meta["seed"], **settings)
         with modelfile.blaming(header.path, "its spec"):
             spec = modelfile.spec_from_json(meta["spec"])
@@ -665,7 +668,7 @@ def write_model(
 ) -> Path:  # fmt: skip
     """One model file for these acting parameters; what `Model.save` and the command line write."""
     meta = {
-        "kind": "model", "algorithm": name, "settings": presets.settings_of(algorithm),
+        "kind": "model", "algorithm": name, "settings": settings_.settings_of(algorithm),
         "spec": modelfile.spec_to_json(spec), "env_id": env_id, "env_kwargs": env_kwargs, "seed": seed,
         "num_timesteps": num_timesteps, "n_envs": n_envs, "reference": reference, "versions": modelfile.versions(),
     }  # fmt: skip
@@ -753,6 +756,18 @@ class ACER(Model):
     preset_name = "acer"
 
 
+class IMPACT(Model):
+    """V-trace with the clipped surrogate, on fresh and replayed trajectories (Luo et al. 2020)."""
+
+    preset_name = "impact"
+
+
+class AWR(Model):
+    """Advantage-weighted regression on replayed trajectories (Peng et al. 2019)."""
+
+    preset_name = "awr"
+
+
 class PGQL(Model):
     """Policy gradient and Q-learning of one network (O'Donoghue et al. 2017)."""
 
@@ -787,6 +802,12 @@ class Rainbow(Model):
     """Double, dueling, prioritised, 3-step, categorical, noisy Q-learning (Hessel et al. 2018)."""
 
     preset_name = "rainbow"
+
+
+class MunchausenDQN(Model):
+    """DQN with soft values and the log-policy in the reward (Vieillard et al. 2020)."""
+
+    preset_name = "munchausen-dqn"
 
 
 class PQN(Model):
@@ -835,6 +856,30 @@ class DroQ(Model):
     """SAC with dropout and layer norm in the critics and 20 updates per step (Hiraoka et al. 2022)."""
 
     preset_name = "droq"
+
+
+class D4PG(Model):
+    """DDPG with a categorical critic, n-step targets and prioritised replay (Barth-Maron et al. 2018)."""
+
+    preset_name = "d4pg"
+
+
+class REDQ(Model):
+    """SAC with ten critics, a random two in each target and twenty updates a step (Chen et al. 2021)."""
+
+    preset_name = "redq"
+
+
+class CrossQ(Model):
+    """SAC with batch normalisation and no target networks (Bhatt et al. 2024)."""
+
+    preset_name = "crossq"
+
+
+class AWAC(Model):
+    """Advantage-weighted regression with critics Q(s, a), from replayed or given data (Nair et al. 2020)."""
+
+    preset_name = "awac"
 
 
 class BC(Model):
@@ -970,12 +1015,15 @@ MODELS: dict[str, type[Model]] = {
         OffPAC,
         VTrace,
         ACER,
+        IMPACT,
+        AWR,
         PGQL,
         DQN,
         C51,
         QRDQN,
         IQN,
         Rainbow,
+        MunchausenDQN,
         PQN,
         SoftQ,
         DDPG,
@@ -984,6 +1032,10 @@ MODELS: dict[str, type[Model]] = {
         DiscreteSAC,
         TQC,
         DroQ,
+        D4PG,
+        REDQ,
+        CrossQ,
+        AWAC,
         BC,
         CQL,
         IQL,
@@ -1036,7 +1088,7 @@ def _network(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> An
     kwargs = dict(policy_kwargs or {})
     if isinstance(policy, str):
         if policy not in POLICIES:
-            raise presets.SettingError(
+            raise settings_.SettingError(
                 f"policy {policy!r} is unknown: choose one of {', '.join(POLICIES)}, or a function."
             )
         if "Lstm" in policy:
@@ -1046,8 +1098,10 @@ def _network(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> An
     elif callable(policy):
         kwargs["module"] = policy
     else:
-        raise presets.SettingError(f"policy must be a name or (spec, key) -> equinox module, not {policy!r}.")
-    return presets.network_config(kwargs, base)
+        raise settings_.SettingError(
+            f"policy must be a name or (spec, key) -> equinox module, not {policy!r}."
+        )
+    return settings_.network_config(kwargs, base)
 
 
 def _check_spaces(algorithm: Any, spec: Spec) -> None:

@@ -1,36 +1,20 @@
-"""See helpers.py. Nearly all the time of these tests is XLA compiling small programs: it optimises them little here.
+"""See helpers.py. What several files ask of one preset is asked in a row, so that its programs are made once."""
 
-`optimized` compiles as users do, but for the flag below, which is read when JAX's backend starts: without XLA's newer
-code generator programs compile in half the time.
-"""
-
-import os
-
-import jax
-import pytest
-
-OPTION = "jax_disable_most_optimizations"
-FLAG = "--xla_cpu_use_fusion_emitters"
-if FLAG not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}=false".strip()
+PER_PRESET = ("test_learning", "test_modes", "test_resume_presets")
 
 
-@pytest.fixture(autouse=True)
-def little_optimization(request):
-    before = jax.config.values[OPTION]
-    jax.config.update(OPTION, "optimized" not in request.fixturenames)
-    yield
-    jax.config.update(OPTION, before)
+def pytest_collection_modifyitems(items):
+    """Tests of one preset next to each other, the other tests in their order."""
+    from actrix.algorithms.presets import PRESETS
 
+    names = list(PRESETS)
 
-@pytest.fixture
-def optimized():
-    """Ask for it to compile with all optimisations."""
+    def place(item):
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        name = params.get("name", params.get("case"))
+        if item.module.__name__ not in PER_PRESET or name not in names:
+            return len(names)
+        item.group = name
+        return names.index(name)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def forget_programs(request):
-    """Hundreds of programs would fill the memory; those of the presets serve the next file too."""
-    yield
-    if request.module.__name__ != "test_learning":
-        jax.clear_caches()
+    items.sort(key=place)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from actrix.algorithms.conservative import ConservativeIteration, conservative_step
-from actrix.algorithms.presets import PRESETS, configure
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
 from actrix.envs.finite import FiniteMDP, chain, grid_world, random_mdp
 from actrix.lab import oracle
 from actrix.run.compiled import CompiledRunner

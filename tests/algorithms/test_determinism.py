@@ -19,7 +19,6 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 import actrix
 import jax
-jax.config.update("jax_disable_most_optimizations", True)
 from helpers import shared_runner
 from test_determinism import digest
 
@@ -50,11 +49,16 @@ def digests_elsewhere(names, folder):
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["'))
 
 
+FEW = ["ppo", "acer", "rainbow", "tqc", "pqn", "stream-ac", "q-lambda"]
+"""Every kind of update, replayed data and drawn quantiles among them."""
+OTHERS = [name for name in PRESETS if name not in FEW]
+PARTS = [FEW, *(pytest.param(OTHERS[i::3], marks=pytest.mark.slow) for i in range(3))]
+
+
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("part", range(4))
-def test_same_seed_same_bits_in_another_process(part, tmp_path):
+@pytest.mark.parametrize("names", PARTS, ids=["few", "1", "2", "3"])
+def test_same_seed_same_bits_in_another_process(names, tmp_path):
     """Every preset. The programs of this process serve other tests, too."""
-    names = list(PRESETS)[part::4]
     here, there = {name: digest(name) for name in names}, digests_elsewhere(names, tmp_path)
     assert there.keys() == set(names)
     assert {n for n in names if here[n] != there[n]} == set()

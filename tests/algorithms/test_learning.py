@@ -10,6 +10,7 @@ from helpers import (
     continuous,
     greedy,
     preferred,
+    presets,
     probability,
     restart,
     shared_runner,
@@ -20,7 +21,8 @@ from helpers import (
     values,
 )
 
-from actrix.algorithms.presets import PRESETS, composed, configure
+from actrix.algorithms.presets import PRESETS, composed
+from actrix.algorithms.settings import configure
 from actrix.envs.probes import ActionObs, ContinuousTarget, Discount
 
 ITERATIONS = 300
@@ -60,7 +62,7 @@ def learned(name, seed=0):
     return checks
 
 
-@pytest.mark.parametrize("name", [*PRESETS, *VARIANTS])
+@pytest.mark.parametrize("name", [*presets(), *VARIANTS])
 def test_presets_learn_known_values_and_to_act(name):
     """On all probes: V(obs) = obs where the reward is; V = γ one step before a reward of 1; reward 1 for ever, cut
     every 2 steps, is worth 1/(1−γ) = 2 (taken for a termination at most 1.5); the best action; of the masked ones
@@ -70,7 +72,16 @@ def test_presets_learn_known_values_and_to_act(name):
     assert not wrong
 
 
-@pytest.mark.parametrize("name", ["ppo", "a2c", "reinforce", "vpg", "trpo", "npg", "acktr"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ppo",
+        "reinforce",
+        "trpo",
+        "acktr",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("a2c", "vpg", "npg")),
+    ],
+)
 def test_continuous_actions(name):
     """Best action ±½ by the sign of the observation."""
     algorithm = small(PRESETS[name].algorithm, learning_rate=0.01)

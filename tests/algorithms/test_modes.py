@@ -13,13 +13,15 @@ from helpers import (
     NUM_ENVS,
     distance,
     preset,
+    presets,
     probes,
     restart,
     shared_runner,
     small,
 )
 
-from actrix.algorithms.presets import PRESETS, composed, configure
+from actrix.algorithms.presets import PRESETS, composed
+from actrix.algorithms.settings import configure
 from actrix.core.types import Chunk
 from actrix.envs.jax_envs import ClassicEnv, HostJax
 from actrix.envs.probes import Probe, TMaze
@@ -105,7 +107,12 @@ def compare(case):
 ON_POLICY = [n for n, p in PRESETS.items() if not hasattr(p.algorithm.data, "learning_starts")]
 
 
-@pytest.mark.parametrize("case", [*PRESETS, *CASES])
+FEW = ("reinforce", "ppo", "trpo", "acktr", "v-trace", "acer", "dqn", "iqn", "rainbow", "pqn", "td3", "sac", "iql",
+       "mc", "q-lambda", "cpi", "stream-ac")  # fmt: skip
+"""Every kind of update, of data and of acting; the other presets are settings of these."""
+
+
+@pytest.mark.parametrize("case", [*presets(FEW), *CASES])
 def test_modes_agree(case):
     """Random phase included; and neither loop compiles a second time."""
     compare(case)
@@ -127,7 +134,9 @@ TYPES = {name: (preset(name), None) for name in PRESETS} | {
 }
 
 
-@pytest.mark.parametrize("case", TYPES)
+@pytest.mark.parametrize(
+    "case", [*presets(PRESETS.keys() - FEW), *(case for case in TYPES if case not in PRESETS)]
+)
 def test_learning_changes_no_type(case):
     """From a fresh learner on: another dtype, or a weak one, would compile the whole loop again."""
     algorithm, env = TYPES[case]
@@ -186,7 +195,9 @@ def test_segment_lengths_do_not_matter(name):
     assert distance(*learners) == 0.0
 
 
-@pytest.mark.parametrize(("name", "count"), [("ppo", 2), ("ppo", 3), ("dqn", 2)])
+@pytest.mark.parametrize(
+    ("name", "count"), [pytest.param("ppo", 2, marks=pytest.mark.slow), ("ppo", 3), ("dqn", 2)]
+)
 def test_seeds_together_equal_each_alone(name, count):
     """Sharded over devices and mapped: the same numbers as alone, within rtol 1e-5."""
     one = shared_runner(name)
@@ -201,7 +212,7 @@ def test_seeds_together_equal_each_alone(name, count):
     assert distance(together.learners[0].acting.net, together.learners[1].acting.net) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["reinforce", "a2c"])
+@pytest.mark.parametrize("name", ["reinforce", pytest.param("a2c", marks=pytest.mark.slow)])
 def test_every_seed_gets_its_budget_and_no_more(name):
     """Episodes differ in length between seeds: each stops by its own count, as it would alone."""
     algorithm, env = small(PRESETS[name].algorithm, n_steps=12), CARTPOLE

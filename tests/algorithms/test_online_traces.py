@@ -9,14 +9,15 @@ import pytest
 from gymnasium import spaces
 
 from actrix.algorithms.online_traces import OnlineTraces
-from actrix.algorithms.presets import PRESETS, configure
-from actrix.core.networks import NetworkConfig
-from actrix.core.online_networks import build_actor_and_critic
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
 from actrix.core.optim import flatten
 from actrix.core.types import Chunk, Spec
 from actrix.envs.finite import grid_world
 from actrix.envs.jax_envs import jax_env
 from actrix.lab import oracle
+from actrix.nets.networks import NetworkConfig
+from actrix.nets.online_networks import build_actor_and_critic
 from actrix.run.compiled import CompiledRunner
 
 S, A, GAMMA = 4, 3, 0.9
@@ -162,7 +163,7 @@ def test_a_grid_world_is_solved(name, optimized):
     assert oracle.performance(grid, policy) >= 0.99 * best
 
 
-@pytest.mark.parametrize("name", ["td-lambda-ac", "stream-ac"])
+@pytest.mark.parametrize("name", [pytest.param("td-lambda-ac", marks=pytest.mark.slow), "stream-ac"])
 def test_cartpole_is_learned(name, optimized):
     """30,000 single steps: both are far above a random policy's 22."""
     runner = CompiledRunner(PRESETS[name].algorithm, jax_env("CartPole-v1"), 1, [0])

@@ -22,7 +22,7 @@ def _final_return(**policy_kwargs):
     return np.mean(runner.advance(10)[0].ep_returns)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
 def test_a_recurrent_policy_solves_the_t_maze(cell):
     assert _final_return(cell=cell, hidden_size=16) > 0.9
 

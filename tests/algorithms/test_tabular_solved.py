@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from actrix import zoo
-from actrix.algorithms.presets import PRESETS, configure
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
 from actrix.envs.blackjack import blackjack_mdp
 from actrix.envs.finite import chain, from_gymnasium
 from actrix.envs.jax_envs import jax_env

@@ -21,15 +21,6 @@ REPLAY = {
 }
 
 
-@pytest.fixture(autouse=True)
-def little_optimization():
-    """Nearly all the time is XLA compiling small programs."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 class Batched(VectorEnv):
     """A vector environment of the user's own, whose third step returns what it is told to."""
 

@@ -81,7 +81,13 @@ def test_exact(env_id):
     check_exact(lambda: make(env_id))
 
 
-@pytest.mark.parametrize("env_id", [f"{name}-v5" for name in MUJOCO])
+FEW = ("Ant", "Pusher", "Hopper", "InvertedPendulum")
+
+
+@pytest.mark.parametrize(
+    "env_id",
+    [pytest.param(f"{name}-v5", marks=() if name in FEW else pytest.mark.slow) for name in MUJOCO],
+)
 def test_exact_mujoco(env_id):
     check_exact(lambda: make(env_id, max_episode_steps=100), phases=(0, 1, 130))
 

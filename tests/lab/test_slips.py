@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from lab_mdps import endless, layered, logits, random_policy
 
-from actrix.actors import policy_gradient as pg
+from actrix.actors import psi as psi_
 from actrix.critics import corrections, returns
 from actrix.envs import finite
 from actrix.lab import oracle
@@ -24,7 +24,7 @@ def setting(mdp, seed=0, horizon=3, behaviour=None):
     policy = oracle.softmax_policy(logits(mdp, seed))
     paths = oracle.trajectories(mdp, policy if behaviour is None else behaviour, horizon)
     rows = {**paths.rows(), "gamma": mdp.gamma}
-    weight = np.asarray(pg.discount_weights(**{k: x for k, x in rows.items() if k != "reward"}))
+    weight = np.asarray(psi_.discount_weights(**{k: x for k, x in rows.items() if k != "reward"}))
     return policy, paths, rows, weight, oracle.finite_horizon_gradient(mdp, policy, horizon)
 
 

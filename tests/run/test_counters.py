@@ -8,7 +8,8 @@ import pytest
 from gymnasium import spaces
 
 from actrix import DQN, PPO
-from actrix.algorithms.presets import PRESETS, configure
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
 from actrix.core.types import Spec
 from actrix.data.offline import Episode, assemble
 from actrix.envs.jax_envs import ClassicEnv, HostJax
@@ -96,7 +97,9 @@ def equal(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize("name", MODES)
+@pytest.mark.parametrize(
+    "name", ["ppo", "dqn", *(pytest.param(x, marks=pytest.mark.slow) for x in ("reinforce", "td3"))]
+)
 def test_both_loops_agree_across_the_edge_and_resume_beyond_it(name, tmp_path):
     settings, env_id = MODES[name]
     algorithm = configure(PRESETS[name].algorithm, settings)

@@ -6,6 +6,7 @@ import pytest
 from gymnasium import spaces
 
 from actrix import PPO, evaluate_policy, make_vec_env
+from actrix.callbacks import BaseCallback
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, ActionReward, Masked
 from actrix.run.evaluate import Policy, evaluate, evaluation_env
@@ -126,3 +127,66 @@ def test_evaluation_on_the_training_environment_starts_it_anew():
 def test_evaluation_uses_gymnasiums_own_environment():
     assert evaluation_env("CartPole-v1", 3).backend == "gymnasium"
     assert evaluation_env("CartPole-v1", 3).num_envs == 3
+
+
+class Rollouts(BaseCallback):
+    """Calls a function of the model before each rollout and keeps what it returns."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.found = function, []
+
+    def _on_rollout_start(self):
+        self.found.append(self.function(self.model))
+
+    def _on_step(self):
+        return True
+
+
+def still_ppo(callback=None):
+    """After four updates that change next to nothing: what differs from one to the next is noise."""
+    model = PPO(
+        "MlpPolicy", HostJax(ActionObs(), 2), n_steps=4, batch_size=8, seed=3, learning_rate=1e-12,
+        policy_kwargs={"net_arch": [4]},
+    )  # fmt: skip
+    model.learn(32, callback=callback)
+    return model
+
+
+def test_stochastic_predictions_go_on_in_one_stream_over_updates():
+    draw = lambda model: tuple(model.predict(np.zeros((64, 2), np.float32))[0].tolist())
+    watched = Rollouts(draw)
+    model = still_ppo(watched)
+    assert len(watched.found) >= 4
+    assert len(set(watched.found)) == len(watched.found)
+    again = Rollouts(draw)
+    other, plain = still_ppo(again), still_ppo()
+    assert again.found == watched.found  # reproducible
+    assert draw(other) == draw(model) not in watched.found
+    for name, value in plain.get_parameters().items():  # and training does not notice
+        np.testing.assert_array_equal(model.get_parameters()[name], value)
+    model.set_parameters(model.get_parameters())
+    assert draw(model) not in watched.found
+
+
+def test_stochastic_evaluations_differ_over_updates():
+    env = HostJax(ActionReward(), 2)  # the return is of the action alone
+    score = lambda model: tuple(
+        evaluate_policy(model, env, 20, deterministic=False, return_episode_rewards=True)[0]
+    )
+    watched, again = Rollouts(score), Rollouts(score)
+    model = still_ppo(watched)
+    still_ppo(again)
+    assert len(set(watched.found)) == len(watched.found)
+    assert again.found == watched.found
+    for name, value in still_ppo().get_parameters().items():
+        np.testing.assert_array_equal(model.get_parameters()[name], value)
+
+
+def test_a_stochastic_evaluation_with_a_seed_repeats():
+    model, env = still_ppo(), HostJax(ActionObs(), 2)
+    score = lambda seed: evaluate_policy(
+        model, env, 20, deterministic=False, return_episode_rewards=True, seed=seed
+    )[0]
+    assert score(5) == score(5)
+    assert score(5) != score(6)

@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 import gymnasium as gym
-import jax
 import numpy as np
 import pytest
 
@@ -28,7 +27,6 @@ from actrix.run.lock import RunLock, RunLockedError
 from actrix.run.log import Logger
 from actrix.run.train import NonFiniteError
 
-OPTION = "jax_disable_most_optimizations"
 PPO_SMALL = dict(n_steps=16, n_envs=2, batch_size=32, n_epochs=1)
 
 
@@ -36,7 +34,6 @@ PPO_SMALL = dict(n_steps=16, n_envs=2, batch_size=32, n_epochs=1)
 def two_seeds(tmp_path_factory):
     """A compiled run of two seeds, and its configuration."""
     folder = tmp_path_factory.mktemp("runs") / "two"
-    jax.config.update(OPTION, True)  # as in the tests, whose bits are compared with these
     settings = {
         "n_steps": 16,
         "batch_size": 32,
@@ -50,7 +47,6 @@ def two_seeds(tmp_path_factory):
         "ppo", "CartPole-v1", seeds=[0, 1], steps=256, n_envs=2, backend="jax", settings=settings
     )
     experiment.start(config, folder, quiet=True)
-    jax.config.update(OPTION, False)
     return folder
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from test_fuzz import BYTES, COUNT, GAMES, LONG, File, nasty_metadata, outcome, resident
 
-from actrix.algorithms.presets import PRESETS, configure
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
 from actrix.envs.guard import EnvError
 from actrix.envs.jax_envs import ClassicEnv
 from actrix.envs.make import make_vec_env

@@ -67,7 +67,7 @@ def test_the_log_has_no_gap_and_the_lock_goes_with_its_process_gymnasium(tmp_pat
 
 def test_seeds_whose_parent_was_killed_go_on_to_the_same_bits_gymnasium(tmp_path):
     """Their processes save and end within seconds; a `resume` at once waits for the locks of their folders."""
-    case, steps = "ppo gymnasium", 8000
+    case, steps = "ppo gymnasium", 3000
     uninterrupted(words(case, tmp_path / "whole", steps, "--seeds", "2"))
     folder = tmp_path / "run"
     seeds = [folder / "seed-0", folder / "seed-1"]
@@ -128,8 +128,8 @@ def test_seeds_in_one_program_go_on_to_the_same_bits_compiled(kills, tmp_path):
 
 def test_a_second_ctrl_c_aborts_inside_a_chunk_gymnasium(tmp_path):
     """The first one waits for the end of the chunk, which takes seconds here; the second one does not."""
-    folder, steps = tmp_path / "run", 3 * 4 * 15_000
-    more = ["--seed", "3", "--set", "n_steps=15000", "batch_size=15000", "n_epochs=1"]
+    folder, steps = tmp_path / "run", 3 * 4 * 8000
+    more = ["--seed", "3", "--set", "n_steps=8000", "batch_size=8000", "n_epochs=1"]
     child = launch(words("ppo gymnasium", folder, steps, *more))
     assert wait_until(lambda: newest(folder) > 0, child)
     step = newest(folder)

@@ -75,7 +75,7 @@ def measure(what, folder, env):
     return map(int, done.stdout.split())
 
 
-@pytest.mark.parametrize("env", ["host", "compiled"])
+@pytest.mark.parametrize("env", ["host", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_a_large_memory_is_saved_from_where_it_is_and_read_once(env, tmp_path):
     """Saving takes no room. While reading there are the loop's memory and the file's, then the file's and the copy of
     it: twice the memory, as while the learner is made."""

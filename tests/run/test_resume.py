@@ -33,6 +33,8 @@ CASES = {
     "q-lambda": ("Taxi-v4", 1, {}),
     "stream-ac": ("CartPole-v1", 1, {**NET}),
 }
+REPEATED = ("ppo", "sac", "sarsa")
+"""What others of these cases do besides: `slow`."""
 STEPS = 320
 WARM_UP = {"stream-ac": 1024}
 """Steps before the first update: an interruption there leaves no checkpoint."""
@@ -67,7 +69,9 @@ def keep_all(monkeypatch):
     monkeypatch.setattr(train, "SAVE_SHARE", np.inf)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in REPEATED else case for case in CASES]
+)
 def test_a_resumed_call_is_the_uninterrupted_one(case, tmp_path, keep_all):
     """Also: saving after every update changes nothing, and what is saved first is no later."""
     steps = STEPS + WARM_UP.get(case, 0)

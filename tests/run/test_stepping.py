@@ -25,7 +25,7 @@ from actrix import (
     evaluate_policy,
     make_vec_env,
 )
-from actrix.data.replay import Draw
+from actrix.data.ring import Draw
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ContinuousTarget
 from actrix.run.host import HostRunner
@@ -251,8 +251,11 @@ def test_trajectories_after_a_stop_are_cut_there():
     assert (next_obs[:, 1] - obs[:, 1] == 1).all()
 
 
-@pytest.mark.parametrize("cls", [ACER, OffPAC, PGQL])
-@pytest.mark.parametrize("backend", ["jax", "gymnasium"])
+@pytest.mark.parametrize(
+    ("cls", "backend"),
+    [(ACER, "jax"), (ACER, "gymnasium"), (OffPAC, "jax"), (PGQL, "gymnasium"),
+     *(pytest.param(*x, marks=pytest.mark.slow) for x in ((OffPAC, "gymnasium"), (PGQL, "jax")))],
+)  # fmt: skip
 def test_trajectories_are_replayed_behind_a_warm_up_of_the_statistics(cls, backend):
     small = {
         "n_envs": 2,

@@ -53,8 +53,11 @@ def build(kind, mode):
     return DQN("MlpPolicy", env, n_envs=4, **settings, **NET)
 
 
-@pytest.mark.parametrize("mode", ["compiled", "host"])
-@pytest.mark.parametrize("kind", ["ppo", "dqn"])
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("ppo", "compiled"),
+     *(pytest.param(*x, marks=pytest.mark.slow) for x in (("ppo", "host"), ("dqn", "compiled"), ("dqn", "host")))],
+)  # fmt: skip
 def test_nobody_who_watches_changes_a_bit(kind, mode, tmp_path, capsys):
     """Logs, progress, checkpoints after every segment and evaluations: the whole learner is as without them."""
     quiet = build(kind, mode).learn(320)

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from actrix.algorithms import tables
-from actrix.algorithms.learner import Learner
 from actrix.algorithms.tables import Row, Tables
+from actrix.core.contract import Learner
+from actrix.core.rows import backward_sum
 from actrix.core.types import Chunk, Key
 from actrix.critics import corrections, q_targets, returns, traces
 
@@ -82,7 +83,7 @@ def returns_of(algorithm: Any, learner: Learner, rows: Row) -> tuple[jax.Array, 
             following = jnp.where(rows.terminated, 0, following)
             target = rows.reward + algorithm.gamma * following
         return jnp.clip(target, -LARGEST_WEIGHT, LARGEST_WEIGHT), one
-    product = returns.backward_sum(jnp.where(ends, rho, 0), decay=rho, cut=ends)
+    product = backward_sum(jnp.where(ends, rho, 0), decay=rho, cut=ends)
     product = product if net.policy is not None else jnp.where(ends, 1, jnp.roll(product, -1, axis=0))
     product = jnp.minimum(product, LARGEST_WEIGHT)
     return (product * plain, one) if algorithm.importance == "ordinary" else (plain, product)

@@ -11,19 +11,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from gymnasium import spaces
 
-from actrix.algorithms import checks
-from actrix.algorithms.learner import Acting, Learner, count, first_bad_row, scrub
+from actrix.algorithms.reference import refuse
+from actrix.algorithms.sound import plain_network
 from actrix.core import normalize
+from actrix.core.contract import Acting, Algorithm, Learner, count, first_bad_row, scrub
 from actrix.core.fields import choose, finite, share, switch
-from actrix.core.networks import NetworkConfig, normalized_shapes
-from actrix.core.online_networks import ActorAndCritic, build_actor_and_critic
 from actrix.core.optim import flatten
-from actrix.core.q_networks import apply
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
 from actrix.critics import traces
-from actrix.data.answers import Online
+from actrix.data.online import Online
+from actrix.nets.networks import ENCODING, HIDDEN, NetworkConfig
+from actrix.nets.online_networks import ActorAndCritic, build_actor_and_critic
+from actrix.nets.torso import normalized_shapes
+from actrix.nets.view import apply
 
 STEPS = ("plain", "bounded")
 
@@ -52,7 +55,7 @@ class Traces:
 
 
 @dataclasses.dataclass(frozen=True)
-class OnlineTraces:
+class OnlineTraces(Algorithm):
     """A critic V_w by TD(λ), an actor π_θ by the score function, both along eligibility traces, on fresh data.
 
     δ_t = r_t + γ_t V(s_{t+1}) − V(s_t); z_w ← γλ z_w + ∇V(s_t); w ← w + α_w δ_t z_w;
@@ -91,7 +94,15 @@ class OnlineTraces:
     clip_reward: float = 10.0
     network: NetworkConfig = NetworkConfig()
 
-    whole_episodes = False
+    @property
+    def steps_singly(self) -> bool:
+        """It learns from every row."""
+        return True
+
+    @property
+    def cuts_at_stop(self) -> bool:
+        """What a stop cut off is lost."""
+        return True
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "actor_learning_rate"):
@@ -109,7 +120,12 @@ class OnlineTraces:
 
     def check(self, spec: Spec, num_envs: int) -> None:
         """Refuse what does not fit the environment; raises ValueError."""
-        checks.plain_network(self.network)
+        plain_network(self.network)
+        gaussian = ("log_std_init",) if isinstance(spec.action_space, spaces.Box) else ()
+        hidden = [
+            name for name in HIDDEN if not (self.sparsity and name == "ortho_init")
+        ]  # it draws all anew
+        self.network.refuse_unused(*ENCODING, *hidden, *gaussian)
 
     @property
     def answers(self) -> tuple[str, str, str]:
@@ -127,7 +143,7 @@ class OnlineTraces:
 
     def init(self, key: Key, spec: Spec, num_envs: int, reference: Any = None) -> Learner:
         """A fresh learner."""
-        checks.no_reference(reference)
+        refuse(reference)
         acting = self.initial_acting(key, spec)
         zero = jnp.zeros(())
         training = Training(

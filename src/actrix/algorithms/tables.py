@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from actrix.actors import greedy
-from actrix.actors.exploration import Draws, Explore
+from actrix.actors.greedy import Draws, Explore
 from actrix.core import spaces
 from actrix.core.distributions import ILLEGAL, ActionHead, action_head, legal_actions
 from actrix.core.types import Chunk, Spec, record
@@ -108,6 +108,14 @@ def as_rows(net: Tables, chunk: Chunk) -> Row:
     )  # fmt: skip
 
 
+def episode_rows(episode_length: int | None, spec: Spec) -> int:
+    """Rows of a chunk of whole episodes; ValueError where neither the setting nor the environment has a limit."""
+    rows = episode_length or spec.max_episode_steps
+    if rows is None:
+        raise ValueError("this environment has no time limit: give episode_length, the longest to wait for.")
+    return rows
+
+
 # ---------------------------------------------------------------------------- reading a table
 
 
@@ -121,15 +129,11 @@ def behave(
     algorithm: Any, net: Tables, explore: Explore, state: jax.Array, mask: jax.Array | None, noise: Draws
 ) -> jax.Array:
     """The behaviour policy's action: ε-greedy with its ties broken at random, Boltzmann, or the given policy."""
-    actor = algorithm.actor
-    if algorithm.predicts:
-        logits = jnp.maximum(jnp.log(net.policy[state]), ILLEGAL)  # type: ignore[index]
-        legal = legal_actions(logits, mask)
-        chosen = jnp.argmax(jnp.where(legal, logits, 2 * ILLEGAL) + noise.gumbel, axis=-1).astype(jnp.int32)
-    elif actor.exploration == "boltzmann":
-        return actor.choose(net.q(state), explore, noise, mask)
-    else:
-        chosen = greedy.sample_greedy(net.q(state), noise.gumbel, mask)
+    if not algorithm.predicts:
+        return algorithm.actor.choose(net.q(state), explore, noise, mask, ties=True)
+    logits = jnp.maximum(jnp.log(net.policy[state]), ILLEGAL)  # type: ignore[index]
+    legal = legal_actions(logits, mask)
+    chosen = jnp.argmax(jnp.where(legal, logits, 2 * ILLEGAL) + noise.gumbel, axis=-1).astype(jnp.int32)
     return greedy.explore(chosen, explore.epsilon, noise.uniform, noise.gumbel, mask)
 
 
@@ -137,8 +141,8 @@ def behaviour_probs(
     algorithm: Any, values: jax.Array, net: Tables, explore: Explore, state: jax.Array, mask: jax.Array | None
 ) -> jax.Array:
     """μ(·|s) `[..., A]` of that choice."""
-    if not algorithm.predicts and algorithm.actor.exploration == "boltzmann":
-        return jnp.exp(greedy.boltzmann_log_probs(q_of(values, net, state), explore.temperature, mask))
+    if not algorithm.predicts:
+        return algorithm.actor.probabilities(q_of(values, net, state), explore, mask, ties=True)
     chosen = target_probs(algorithm, values, net, state, mask)
     legal = legal_actions(chosen, mask)
     return (1 - explore.epsilon) * chosen + explore.epsilon * legal / jnp.sum(legal, axis=-1, keepdims=True)

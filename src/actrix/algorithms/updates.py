@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from actrix.actors.exploration import Explore
-from actrix.algorithms.learner import Learner
+from actrix.actors.greedy import Explore
 from actrix.algorithms.tables import Row, Tables, as_rows, behave, cell, next_value, q_of, target_probs
+from actrix.core.contract import Learner
 from actrix.core.distributions import legal_actions
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
 from actrix.critics import corrections, q_targets, returns, traces

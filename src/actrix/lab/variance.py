@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from actrix.actors import policy_gradient as pg
+from actrix.actors import psi as psi_
 from actrix.actors.greedy import boltzmann_log_probs
 from actrix.critics import returns
 from actrix.envs.finite import FiniteMDP, grid_world
@@ -79,7 +80,7 @@ class _Episodes:
         self.policy = oracle.softmax_policy(theta)
         self.rows: dict[str, Any] = {**paths.rows(), "gamma": mdp.gamma}
         flags = {name: x for name, x in self.rows.items() if name != "reward"}
-        self.weight: Any = np.asarray(pg.discount_weights(**flags))
+        self.weight: Any = np.asarray(psi_.discount_weights(**flags))
         self.to_go = np.asarray(returns.monte_carlo(next_value=jnp.zeros_like(self.weight), **self.rows))
 
     def critic(self, policy: np.ndarray) -> np.ndarray:
@@ -111,7 +112,7 @@ class _Episodes:
         plain = self.scores(np.ones_like(weight))
         samples = self.scores(weight * self.to_go)
         baseline = np.asarray(
-            pg.optimal_baseline(jnp.asarray(plain), jnp.asarray(samples), leave_one_out=True)
+            psi_.optimal_baseline(jnp.asarray(plain), jnp.asarray(samples), leave_one_out=True)
         )
         return {
             "R(τ), whole return": self.estimate(returns.trajectory_return(**rows)),
@@ -149,11 +150,11 @@ class _Episodes:
 
         def step(state: Any, batch: Any) -> Any:
             g, valid = batch
-            baseline, state = pg.moving_average_baseline(state, g, valid=valid)
+            baseline, state = psi_.moving_average_baseline(state, g, valid=valid)
             return state, baseline
 
         columns = lambda x: jnp.asarray(x).reshape(len(x), -1, self.batch_size).swapaxes(0, 1)
-        start = pg.MovingAverage.zero(jnp.float64)
+        start = psi_.MovingAverage.zero(jnp.float64)
         _, found = jax.lax.scan(step, start, (columns(self.to_go), columns(self.paths.valid)))
         return np.repeat(np.asarray(found), self.batch_size)
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actrix.core.networks import zero_where
 from actrix.core.types import Chunk, Key, PyTree, record
 from actrix.envs.base import JaxEnv, step_keys
 from actrix.envs.jax_envs import vector_reset, vector_step
+from actrix.nets.memory import zero_where
 from actrix.run.runner import (
     Report,
     Snapshot,
@@ -146,6 +146,7 @@ class CompiledRunner:
         states = [self._initial(seed, reference) for seed in self.seeds]
         self.state = self._stack(states)
         self._segment: Any = None
+        self._warm: Any = None
 
     def _initial(self, seed: int, reference: Any) -> TrainState:
         init_key, env_key, iteration_key = run_keys(seed)
@@ -250,8 +251,10 @@ class CompiledRunner:
             learner = self.algorithm.observe(state.learner, chunk)
             return dataclasses.replace(state, learner=learner, env=carry), ({}, episodes, _valid_rows(chunk))
 
-        every = lambda state: jax.lax.scan(one, state, jnp.arange(pieces))
-        self.state, out = jax.jit(lambda states: _map(every, states), donate_argnums=0)(self.state)
+        if self._warm is None:
+            every = lambda state: jax.lax.scan(one, state, jnp.arange(pieces))
+            self._warm = jax.jit(lambda states: _map(every, states), donate_argnums=0)
+        self.state, out = self._warm(self.state)
         return self._reports(out, np.full(len(self.seeds), pieces, np.int32))
 
     def advance(self, iterations: int | Sequence[int]) -> list[Report]:

@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from actrix.core.networks import zero_where
 from actrix.core.types import PyTree, Spec
 from actrix.envs.atari import PLAY, is_atari, make_atari_env
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.guard import env_seeds
 from actrix.envs.make import make_vec_env
+from actrix.nets.memory import zero_where
 from actrix.run.runner import run_keys
 
 EVAL_ENVS = 10
@@ -84,7 +84,7 @@ class Policy:
         A policy that is random itself (one that is evaluated, not improved) is played as it is.
         """
         noise = None
-        if not deterministic or getattr(self.algorithm, "plays_at_random", False):
+        if not deterministic or self.algorithm.plays_at_random:
             noise = self._noise(self.acting, jax.random.fold_in(self.key, self.stream.calls), len(first))
             self.stream.calls += 1
         action, memory = self._call(self.acting, memory, first, obs, mask, noise)

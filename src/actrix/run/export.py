@@ -22,9 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from actrix.core.networks import space_leaves, zero_where
 from actrix.core.spaces import to_env_action
 from actrix.core.types import PyTree, Spec
+from actrix.nets.memory import zero_where
+from actrix.nets.torso import space_leaves
 from actrix.run import atomic, modelfile
 
 FORMATS = {"onnx": ".onnx", "stablehlo": ".stablehlo"}
@@ -100,10 +101,10 @@ def export(
     ONNX has the spaces' own dtypes; StableHLO, like JAX, has 32 bits where they have 64.
 
     Raises ExportError (a policy that is random itself, an unknown format, another format's ending, an operation that
-    ONNX does not have) and ImportError (a format without its packages).
+    ONNX does not have) and ImportError (ONNX without its packages).
     """
     target = output_path(path, to)
-    if getattr(algorithm, "plays_at_random", False):
+    if algorithm.plays_at_random:
         raise ExportError(
             f"{name} cannot be exported: its policy draws each action at random, and a file holds no random numbers."
         )
@@ -206,6 +207,11 @@ def _stablehlo(call: Callable, inputs: tuple[Port, ...], outputs: tuple[Port, ..
     """The bytes of `jax.export`: a function of keyword arguments that returns a dict."""
     from jax import export as jax_export
 
+    try:
+        importlib.import_module("flatbuffers")
+    except ImportError as error:
+        raise ImportError(f'StableHLO needs flatbuffers ({error}): pip install "actrix[export]"') from None
+
     def policy(**arrays: jax.Array) -> dict[str, jax.Array]:
         out = call(*(arrays[port.name] for port in inputs))
         return {port.name: x for port, x in zip(outputs, out, strict=True)}
@@ -214,8 +220,6 @@ def _stablehlo(call: Callable, inputs: tuple[Port, ...], outputs: tuple[Port, ..
     shapes = {port.name: jax.ShapeDtypeStruct((n, *port.shape), port.dtype) for port in inputs}
     try:
         return bytes(jax_export.export(jax.jit(policy), platforms=PLATFORMS)(**shapes).serialize())
-    except ImportError as error:  # JAX does not ask for what it serialises with
-        raise ImportError(f'StableHLO needs flatbuffers ({error}): pip install "actrix[export]"') from None
     except Exception as error:  # a network of the user's own that calls back into Python
         raise ExportError(f"this {name} policy cannot be written as StableHLO ({_reason(error)}).") from error
 

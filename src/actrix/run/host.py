@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector.utils import batch_space
 
-from actrix.core.networks import zero_where
 from actrix.core.types import Chunk, PyTree
 from actrix.envs.base import HostEnv, Step
 from actrix.envs.guard import check_chunk, conform
 from actrix.envs.jax_envs import HostJax
+from actrix.nets.memory import zero_where
 from actrix.run.runner import (
     Report,
     Snapshot,

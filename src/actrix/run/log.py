@@ -8,15 +8,16 @@ The tags are those of Stable-Baselines3: `rollout/ep_rew_mean`, `rollout/ep_len_
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
 import os
-import re
 import secrets
 import socket
 import struct
 import time
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,16 @@ class Logger:
 
     Args:
         folder: where `metrics.csv` goes; None writes none.
-        tensorboard: folder of TensorBoard event files; None writes none.
+        tensorboard: folder of a TensorBoard event file, one per log: continuing goes on with the newest that
+            is there; None writes none.
         verbose: 1 or more prints a table at each `dump`.
         resume_step: continue an existing log from this environment step: a torn last row and rows with a
-            later `time/total_timesteps` are removed (from event files: hidden). None starts a new log.
+            later `time/total_timesteps` are removed. None starts a new log.
 
     Raises:
         FileExistsError: `metrics.csv` is already there and `resume_step` is None.
         ValueError: the log to continue has no `time/total_timesteps` column, or is no regular file.
-        OSError: the folder cannot be written, or, from `dump`, the disk is full; each file then ends at its
+        OSError: the folder cannot be written, or, from `dump`, the disk is full; the file then ends at its
             last full row.
     """
 
@@ -60,11 +62,13 @@ class Logger:
         self._verbose = verbose
         self._csv = _Csv(Path(folder) / METRICS, resume_step) if folder is not None else None
         self._tensorboard: _Events | None = None
-        try:
-            self._tensorboard = _Events(Path(tensorboard), resume_step) if tensorboard is not None else None
-        except BaseException:
-            self.close()
-            raise
+        if tensorboard is not None:
+            try:
+                self._tensorboard = _Events(Path(tensorboard), resume_step)
+            except BaseException:
+                if self._csv is not None:
+                    self._csv.file.close()
+                raise
 
     def record(self, key: str, value: Any, exclude: str | Iterable[str] | None = None) -> None:
         """Set `key` in the next row to a number (Python, NumPy or JAX scalar); the last value counts.
@@ -123,14 +127,11 @@ class Logger:
 
     def close(self) -> None:
         """Finish and close all files; a second call does nothing."""
-        csv, events = self._csv, self._tensorboard
+        files = [file for file in (self._csv, self._tensorboard) if file is not None]
         self._csv = self._tensorboard = None
-        try:
-            if csv is not None:
-                csv.close()
-        finally:
-            if events is not None:
-                events.close()
+        with contextlib.ExitStack() as stack:  # the second, too, where the first fails
+            for file in files:
+                stack.callback(file.close)
 
     def __enter__(self) -> Logger:
         return self
@@ -145,7 +146,35 @@ class Logger:
         self._excluded[key] = names
 
 
-class _Csv:
+class _Growing:
+    """A file that grows by whole pieces; what does not fit on the disk leaves it as it was."""
+
+    path: Path
+    file: io.FileIO
+
+    def _append(self, data: bytes) -> None:
+        end = os.fstat(self.file.fileno()).st_size
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[self.file.write(left) or 0 :]
+        except OSError as error:
+            self.file.truncate(end)
+            error.filename = str(self.path)
+            raise
+
+    def sync(self) -> None:
+        with atomic.naming(self.path):
+            os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        try:
+            self.sync()
+        finally:
+            self.file.close()
+
+
+class _Csv(_Growing):
     """A CSV file of numbers that grows by whole rows; a new column rewrites it atomically."""
 
     def __init__(self, path: Path, resume_step: int | None):
@@ -193,119 +222,68 @@ class _Csv:
         finally:
             self.file = io.FileIO(self.path, "a")
 
-    def _append(self, data: bytes) -> None:
-        _append(self.file, self.path, data)
 
-    def sync(self) -> None:
-        _sync(self.file, self.path)
+class _Events(_Growing):
+    """A TensorBoard event file: records of a length, its checksum, a protocol buffer, its checksum.
 
-    def close(self) -> None:
-        _close(self.file, self.path)
-
-
-class _Events:
-    """A TensorBoard event file that grows by whole records; going on with a log appends to the file it has.
-
-    Written in the caller's thread, unlike tensorboardX's own writer: a disk that is full is told of, and a row is with
-    the operating system when it has been written. tensorboardX gives the messages and their checksums.
+    Not tensorboardX's writer, which begins a new file each time, from a thread that a kill finds behind.
     """
 
     def __init__(self, folder: Path, resume_step: int | None):
         folder.mkdir(parents=True, exist_ok=True)
-        # Without the last part, of two files begun in the same second the later would replace the earlier.
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{secrets.token_hex(4)}"
-        self.path = folder / name
-        if resume_step is not None:
-            regular = [p for p in folder.glob("events.out.tfevents.*") if p.is_file() and not p.is_symlink()]
-            self.path = max(regular, key=lambda p: p.name, default=self.path)
+        old = [] if resume_step is None else sorted(folder.glob("events.out.tfevents.*"))
+        # Random, as two files may be begun in the same second.
+        stamp = f"{int(time.time()):010d}.{socket.gethostname()}.{secrets.token_hex(4)}"
+        self.path = old[-1] if old else folder / f"events.out.tfevents.{stamp}"
+        atomic.check_regular(self.path)
         self.file = io.FileIO(self.path, "a")
+        weakref.finalize(
+            self, self.file.close
+        )  # a model's log stays open after `learn`, and nobody need close it
         try:
-            self._begin(resume_step)
+            size, whole = os.fstat(self.file.fileno()).st_size, _whole_records(self.path)
+            if whole < size:
+                self.file.truncate(whole)
+            if not whole:
+                self._write(file_version="brain.Event:2")
+            if resume_step is not None:
+                # TensorBoard hides earlier events at and after this step.
+                self._write(step=resume_step + 1, session_log={"status": 1})
         except BaseException:
             self.file.close()
             raise
 
-    def _begin(self, resume_step: int | None) -> None:
-        end = _whole(self.path)
-        if end < self.path.stat().st_size:  # a crash tore the last record: none behind it would be read
-            self.file.truncate(end)
-        if end == 0:
-            self._append(file_version="brain.Event:2")
-        if resume_step is not None:
-            from tensorboardX.proto.event_pb2 import SessionLog
-
-            # TensorBoard hides what was written before, at and after this step.
-            self._append(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
-
     def write(self, row: Mapping[str, float | int], step: int) -> None:
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.summary import scalar
 
-        tag = lambda key: re.sub(r"[^-/\w.]", "_", key).lstrip("/")
-        values = [Summary.Value(tag=tag(k), simple_value=v) for k, v in row.items() if math.isfinite(v)]
-        self._append(step=step, summary=Summary(value=values))
+        summary: Any = {"value": [v for k, x in row.items() if math.isfinite(x) for v in scalar(k, x).value]}
+        self._write(step=step, summary=summary)
 
-    def _append(self, **fields: Any) -> None:
+    def _write(self, **fields: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import masked_crc32c
 
-        _append(self.file, self.path, _record(Event(wall_time=time.time(), **fields).SerializeToString()))
-
-    def sync(self) -> None:
-        _sync(self.file, self.path)
-
-    def close(self) -> None:
-        _close(self.file, self.path)
+        data = Event(wall_time=time.time(), **fields).SerializeToString()
+        size = struct.pack("<Q", len(data))
+        sums = (struct.pack("<I", masked_crc32c(x)) for x in (size, data))
+        self._append(b"".join([size, next(sums), data, next(sums)]))
 
 
-def _record(data: bytes) -> bytes:
-    """A record of a TFRecord file: length and data, each with its checksum."""
+def _whole_records(path: Path) -> int:
+    """Bytes of an event file up to its first record that a crash tore."""
     from tensorboardX.record_writer import masked_crc32c
 
-    length = struct.pack("<Q", len(data))
-    return length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
-
-
-def _whole(path: Path) -> int:
-    """Where the whole records at the beginning of a TFRecord file end."""
-    from tensorboardX.record_writer import masked_crc32c
-
-    size, end = path.stat().st_size, 0
+    end, size = 0, path.stat().st_size
     with open(path, "rb") as file:
-        while len(head := file.read(12)) == 12:
-            length, checksum = struct.unpack("<QI", head)
-            if masked_crc32c(head[:8]) != checksum or length > size - end - 16:
+        while len(head := file.read(12)) == 12 and struct.unpack("<I", head[8:])[0] == masked_crc32c(
+            head[:8]
+        ):
+            after = end + 16 + struct.unpack("<Q", head[:8])[0]
+            if after > size:
                 break
-            if end + length + 16 == size:  # the last one: a crash may have filled it with zeros
-                data = file.read(length)
-                if struct.pack("<I", masked_crc32c(data)) != file.read(4):
-                    break
-            end += length + 16
+            end = after
             file.seek(end)
     return end
-
-
-def _append(file: io.FileIO, path: Path, data: bytes) -> None:
-    """Write all of `data` at the end, or nothing and raise OSError with the file's name."""
-    end = os.fstat(file.fileno()).st_size
-    try:
-        left = memoryview(data)
-        while left:
-            left = left[file.write(left) or 0 :]
-    except OSError as error:
-        file.truncate(end)
-        error.filename = str(path)
-        raise
-
-
-def _sync(file: io.FileIO, path: Path) -> None:
-    with atomic.naming(path):
-        os.fsync(file.fileno())
-
-
-def _close(file: io.FileIO, path: Path) -> None:
-    try:
-        _sync(file, path)
-    finally:
-        file.close()
 
 
 def read_metrics(path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actrix.algorithms import off_policy
-from actrix.algorithms.learner import Acting, Learner, count
-from actrix.algorithms.off_policy import Memory
 from actrix.core import normalize
-from actrix.core.networks import normalized_shapes
+from actrix.core.contract import Acting, Learner
 from actrix.core.types import Chunk, PyTree
-from actrix.data.answers import ReplayBuffer
 from actrix.data.offline import Dataset
+from actrix.data.replay import Replay
+from actrix.data.ring import Memory
+from actrix.nets.torso import normalized_shapes
 from actrix.run.compiled import SEGMENT_ITERATIONS
 from actrix.run.runner import (
     Report,
@@ -52,11 +51,15 @@ class OfflineRunner:
     warm_up = (0, 0)
 
     def __init__(self, algorithm: Any, dataset: Dataset, seeds: Sequence[int], reference: Any = None):
-        data = getattr(algorithm, "data", None)
-        if not isinstance(data, ReplayBuffer):
+        if not algorithm.replays_transitions:
             raise ValueError(
                 "only algorithms that replay transitions learn from a data set: bc, iql, cql, td3-bc, dqn, sac, …"
             )
+        if algorithm.normalize_reward:
+            raise ValueError(
+                "normalize_reward is of rewards that still come in: scale those of a data set yourself."
+            )
+        data: Replay = algorithm.data
         self.algorithm, self.seeds, self.spec = algorithm, tuple(seeds), dataset.spec
         algorithm.check(self.spec, 1)
         self.capacity = SEGMENT_ITERATIONS
@@ -191,29 +194,16 @@ class OfflineRunner:
 
     def _update(self, learner: Learner, rows: PyTree, key: jax.Array, iteration: jax.Array) -> tuple:
         """(learner without memory, rows, metrics) after one update."""
-        algorithm, frozen, before = self.algorithm, learner.acting, learner.training.steps
-        training = count(learner.training, _ONE_STEP)
-        learner = Learner(frozen, training, Memory(rows, self._ring))
-        learn_key = iteration_keys(key, iteration)[1]
-        learner, metrics = off_policy.update_many(algorithm, learner, frozen, before, 1, learn_key)
-        explore = algorithm.explore(jnp.minimum(training.steps / training.total_steps, 1.0))
-        acting = dataclasses.replace(learner.acting, explore=explore)
-        return Learner(acting, learner.training), learner.memory.rows, metrics
+        learner = dataclasses.replace(learner, memory=Memory(rows, self._ring))
+        learner, metrics = self.algorithm.update_offline(learner, iteration_keys(key, iteration)[1])
+        return dataclasses.replace(learner, memory=None), learner.memory.rows, metrics
 
 
-_ONE_STEP = Chunk(*[None] * 6, valid=np.ones((1, 1), bool))  # type: ignore[arg-type, misc]
-"""What one update adds to the counters."""
-
-
-def fill(dataset: Dataset, data: ReplayBuffer, head: Any) -> Memory:
+def fill(dataset: Dataset, data: Replay, head: Any) -> Memory:
     """A ring that holds the whole data set: one row per transition and one more per episode."""
 
     def build(chunk: Chunk) -> Memory:
-        empty = off_policy.empty_memory(
-            head, dataset.spec, 1, transitions=dataset.transitions + dataset.episodes, window=data.n_steps,
-            alpha=data.priority_alpha if data.prioritized else 0.0,
-        )  # fmt: skip
-        return off_policy.append(empty, chunk)
+        return data.room(head, dataset.spec, 1, dataset.transitions + dataset.episodes).append(chunk)
 
     # Made and filled in one program, so that there is never a second, empty ring of that size.
     return jax.jit(build)(dataset.chunk)

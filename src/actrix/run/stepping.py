@@ -15,12 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actrix.core.networks import zero_where
 from actrix.core.platform import one_thread
 from actrix.core.types import Chunk, PyTree
-from actrix.data.answers import Online, ReplayBuffer
 from actrix.envs.base import HostEnv
 from actrix.envs.guard import check_chunk
+from actrix.nets.memory import zero_where
 from actrix.run.compiled import SEGMENT_ITERATIONS
 from actrix.run.host import HostRunner, row
 from actrix.run.runner import (
@@ -172,9 +171,8 @@ class SteppingRunner(HostRunner):
 
     def _remember_stopped(self, chunk: Chunk) -> None:
         """Keep what a stop cut off: training may go on in the same episodes, and no row may seem to jump over it."""
-        if isinstance(self.algorithm.data, ReplayBuffer):
-            self.learner = jax.jit(self.algorithm.observe, donate_argnums=0)(self.learner, chunk)
-        else:
+        self.learner = jax.jit(self.algorithm.broken_off, donate_argnums=0)(self.learner, chunk)
+        if self.algorithm.cuts_at_stop:
             self._first = np.ones(self.num_envs, bool)
 
     def _example(self) -> PyTree:
@@ -275,6 +273,5 @@ def _join(rows: list[Chunk]) -> Chunk:
 
 def host_runner(algorithm: Any, env: HostEnv, seed: int, reference: Any = None) -> HostRunner:
     """The host loop that suits the algorithm."""
-    steps = isinstance(algorithm.data, ReplayBuffer | Online) and not algorithm.whole_episodes
-    kind = SteppingRunner if steps else HostRunner
+    kind = SteppingRunner if algorithm.steps_singly else HostRunner
     return kind(algorithm, env, seed, reference)

@@ -1,0 +1,160 @@
+"""A few updates of every algorithm, in every loop that can run it, give the parameters that were recorded.
+
+On the machine that recorded them, with its jaxlib, bit for bit. Elsewhere another processor rounds otherwise, and Adam
+magnifies that where gradients are nearly 0 (its first step is the gradient's sign): there the distance to the recorded
+parameters must be at most 1e-3 of the way that training went, plus 1e-6 of their norm.
+
+While code is rewritten, `ACTRIX_GOLDEN_TOLERANCE=1e-6 pytest tests/algorithms/test_golden_updates.py` compares with
+that absolute tolerance on the recording machine instead and prints the largest difference of each case. The cases are
+in `tests/golden/updates.py`; `python tests/golden/make_updates.py [CASE…]` records them.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+sys.path.insert(0, str(GOLDEN))
+
+import make_updates  # noqa: E402
+import updates  # noqa: E402
+
+RENAMED: dict[str, str] = {}
+"""Piece of a recorded name → the same piece of the present name, for parameters that were renamed since."""
+TOLERANCE = os.environ.get("ACTRIX_GOLDEN_TOLERANCE")
+RECORDED, META = make_updates.read(updates.FILE) if updates.FILE.exists() else ({}, {})
+
+
+def recorded(case, what):
+    """Present name → recorded array of a case at first ('initial') or after its updates in a loop."""
+    start, found = f"{case}/{what}/", {}
+    for key, x in RECORDED.items():
+        if key.startswith(start):
+            name = key.removeprefix(start)
+            for old, new in RENAMED.items():
+                name = name.replace(old, new)
+            found[name] = x
+    return found
+
+
+class Process:
+    """Runs cases apart from the other tests, whose flags of XLA are others."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        command = [sys.executable, str(GOLDEN / "updates.py")]
+        self.process = subprocess.Popen(
+            command, env=updates.environ(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.fingerprint = self.answer()
+
+    def answer(self):
+        for line in self.process.stdout:
+            if line.startswith(updates.ANSWER):
+                return json.loads(line.removeprefix(updates.ANSWER))
+        raise RuntimeError(f"the process of the golden cases ended with code {self.process.wait()}")
+
+    def run(self, case, loop):
+        path = self.folder / "numbers.npz"
+        print(
+            json.dumps({"case": case, "loop": loop, "path": str(path)}), file=self.process.stdin, flush=True
+        )
+        error = self.answer().get("error")
+        assert error is None, error
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+        split = lambda start: {
+            name.removeprefix(start): x for name, x in arrays.items() if name.startswith(start)
+        }
+        return split("before/"), split("after/")
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory):
+    process = Process(tmp_path_factory.mktemp("golden"))
+    yield process
+    process.close()
+
+
+def differences(found, golden):
+    """Largest absolute difference of each array that is not the same."""
+    assert found.keys() == golden.keys(), "other parameters than recorded: rename them in RENAMED"
+    shapes = lambda arrays: {name: (x.shape, x.dtype) for name, x in arrays.items()}
+    assert shapes(found) == shapes(golden)
+    wide = lambda x: np.asarray(x, np.float64)
+    return {
+        name: float(np.max(np.abs(wide(x) - wide(golden[name])), initial=0.0))
+        for name, x in found.items()
+        if not np.array_equal(x, golden[name])
+    }
+
+
+def joined(arrays, part):
+    """All numbers of one part of what acts: the network, its statistics, or what explores."""
+    found = [
+        np.asarray(x, np.float64).reshape(-1) for name, x in sorted(arrays.items()) if part_of(name) == part
+    ]
+    return np.concatenate(found)
+
+
+def part_of(name):
+    return name.lstrip(".").partition(".")[0].partition("[")[0]
+
+
+def assert_near(found, golden, initial):
+    """What another machine may give."""
+    for part in {part_of(name) for name in golden}:
+        theta, target, start = (joined(arrays, part) for arrays in (found, golden, initial))
+        way, norm = np.linalg.norm(target - start), np.linalg.norm(target)
+        assert np.linalg.norm(theta - target) <= 1e-3 * way + 1e-6 * norm, part
+
+
+def params():
+    for case, loop in updates.RUNS:
+        slow = [pytest.mark.slow] if updates.CASES[case].slow else []
+        yield pytest.param(case, loop, id=f"{case}-{loop}", marks=slow)
+
+
+@pytest.mark.parametrize(("case", "loop"), list(params()))
+def test_updates_give_the_recorded_parameters(case, loop, process, capsys):
+    before, after = process.run(case, loop)
+    initial, golden = recorded(case, "initial"), recorded(case, loop)
+    assert golden, "not recorded"
+    at_first, different = differences(before, initial), differences(after, golden)
+    if process.fingerprint != META["fingerprint"]:
+        assert_near(before, initial, initial)
+        assert_near(after, golden, initial)
+    elif TOLERANCE is not None:
+        largest = max([*at_first.values(), *different.values()], default=0.0)
+        with capsys.disabled():
+            print(f"\n{case}, {loop}: {largest:.2e}")
+        assert largest <= float(TOLERANCE), (at_first, different)
+    else:
+        assert (at_first, different) == ({}, {})
+
+
+def test_every_preset_has_a_case_and_nothing_else_is_recorded():
+    assert {case.preset for case in updates.CASES.values()} >= set(updates.PRESETS)
+    found = {tuple(key.split("/")[:2]) for key in RECORDED}
+    assert found == {(case, loop) for case, one in updates.CASES.items() for loop in ("initial", *one.loops)}
+    assert set(META["commits"]) == set(updates.CASES)
+    assert updates.FILE.stat().st_size < 1_500_000
+
+
+def test_no_two_cases_give_the_same_parameters():
+    """Else one of them would show nothing: what it is there for does not happen in so few updates."""
+    digests = {}
+    for case in updates.CASES:
+        arrays = recorded(case, updates.CASES[case].loops[0])
+        digests.setdefault(b"".join(x.tobytes() for _, x in sorted(arrays.items())), []).append(case)
+    assert [cases for cases in digests.values() if len(cases) > 1] == []

@@ -20,10 +20,9 @@ from gymnasium import spaces
 from tiny_models import CASES, same, tiny
 
 import actrix
-from actrix import cli, experiment
+from actrix import PPO, Model, cli, experiment
 from actrix.envs.make import UnknownEnvError
 from actrix.envs.probes import ActionObs, ContinuousTarget
-from actrix.model import PPO, Model
 from actrix.run import modelfile
 from actrix.run.log import Logger
 from actrix.run.modelfile import ModelFileError

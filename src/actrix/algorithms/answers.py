@@ -47,7 +47,9 @@ ACTORS: dict[str, type[Actor]] = {
         Greedy, EpsilonGreedy, Boltzmann, Deterministic, Soft, Weighted, Cloning,
     )
 }  # fmt: skip
-DATA: dict[str, type[Data]] = {cls.name: cls for cls in (OnPolicy, Lagged, Trajectories, Replay, Hindsight, Fixed)}
+DATA: dict[str, type[Data]] = {
+    cls.name: cls for cls in (OnPolicy, Lagged, Trajectories, Replay, Hindsight, Fixed)
+}
 
 
 def parse_critic(text: str, base: Critic | None = None) -> Critic:

@@ -33,39 +33,48 @@ class Hindsight(Replay):
     goal_selection_strategy: str = "future"
     """Which states' goals: `future` ones (the successor's included), the `final` one, any of the `episode`."""
     copy_info_dict: bool = False
+    """Stable-Baselines3's; True is refused, for infos are not remembered."""
 
     name: ClassVar[str] = "hindsight"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        kind = self.goal_selection_strategy  # Stable-Baselines3 has an enumeration besides: GoalSelectionStrategy.FUTURE
+        kind = self.goal_selection_strategy  # Stable-Baselines3 also has GoalSelectionStrategy.FUTURE
         object.__setattr__(self, "goal_selection_strategy", str(getattr(kind, "name", kind)).lower())
         choose(self, goal_selection_strategy=STRATEGIES)
         whole(self, "n_sampled_goal")
         switch(self, "copy_info_dict")
         if self.copy_info_dict:
-            raise ValueError("copy_info_dict=True: no infos are remembered, compute_reward gets an empty one; leave it out.")
+            raise ValueError(
+                "copy_info_dict=True: infos are not remembered, compute_reward gets an empty one."
+            )
         if self.prioritized or self.n_steps > 1:
-            raise ValueError("hindsight relabels single transitions, uniformly drawn: leave out prioritized and n_steps.")
+            raise ValueError(
+                "data hindsight relabels single transitions drawn uniformly: no per, no n_steps."
+            )
 
     def check(self, spec, num_envs, config):
         super().check(spec, num_envs, config)
-        keys = getattr(spec.observation_space, "spaces", {})
-        if not (isinstance(spec.observation_space, spaces.Dict) and set(GOAL_KEYS) <= set(keys)):
-            raise ValueError(f"data hindsight needs a Dict observation with {', '.join(GOAL_KEYS)}, not {spec.observation_space}.")
+        space, needs = spec.observation_space, "data hindsight needs an environment"
+        parts = space.spaces if isinstance(space, spaces.Dict) else {}
+        if not set(GOAL_KEYS) <= set(parts):
+            raise ValueError(f"{needs} that observes a Dict with {', '.join(GOAL_KEYS)}, not {space}.")
         if spec.goals is None:
             raise ValueError(
-                "data hindsight needs an environment with compute_reward(achieved_goal, desired_goal, info), in this process."
+                f"{needs} in this process with compute_reward(achieved_goal, desired_goal, info)."
             )
-        two = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 2), keys["achieved_goal"].sample())
-        if (found := np.shape(spec.goals.compute_reward(two, two, {}))) != (2,):
-            raise ValueError(f"compute_reward of two goals has shape {found}, not (2,): it must be vectorised over a batch.")
+        two = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 2), parts["achieved_goal"].sample())
+        found = np.shape(spec.goals.compute_reward(two, two, {}))
+        if found != (2,):
+            raise ValueError(
+                f"{needs} whose compute_reward takes a batch: of two goals it has shape {found}."
+            )
         limit = spec.max_episode_steps or 0
         for name in ("buffer_size", "learning_starts"):
             if getattr(self, name) < limit * num_envs:
                 raise ValueError(
-                    f"{name}={getattr(self, name)} is less than an episode of {limit} steps in each of {num_envs} "
-                    "environments: hindsight draws from finished episodes only."
+                    f"{name}={getattr(self, name)} is less than one episode of {limit} steps in each of {num_envs} "
+                    "environments, and data hindsight draws from finished episodes only."
                 )
 
     def room(self, head, spec, num_envs, transitions):
@@ -79,16 +88,19 @@ class Hindsight(Replay):
         draw = memory.ring.draw(rows, draw_key, self.batch_size, memory.finished)
         ends = memory.ring.ends(rows, draw, 1)
         obs, next_obs, now = ends.obs["state"], ends.next_obs["state"], ends.obs["number"]
-        k = self.batch_size * self.n_sampled_goal // (self.n_sampled_goal + 1)  # rows are drawn independently: the first
+        # Rows are drawn independently, so that it may be the first ones that get another goal.
+        k = self.batch_size * self.n_sampled_goal // (self.n_sampled_goal + 1)
         low, high = STRATEGIES[self.goal_selection_strategy](now, *memory.span(draw, now))
         goal = memory.achieved(draw, jax.random.randint(goal_key, now.shape, low, high + 1) - now)
         pursue = lambda old: jax.tree.map(lambda x, g: x.at[:k].set(g[:k].astype(x.dtype)), old, goal)
         obs, next_obs = (x | {"desired_goal": pursue(x["desired_goal"])} for x in (obs, next_obs))
-        outcome = [jax.tree.map(lambda x: x[:k], next_obs[name]) for name in ("achieved_goal", "desired_goal")]
-        reward = ends.reward.at[0, :k].set(memory.goals.compute_reward(*outcome, {}).astype(jnp.float32))
+        reached, wanted = (jax.tree.map(lambda x: x[:k], next_obs[name]) for name in GOAL_KEYS[1:])
+        reward = ends.reward.at[0, :k].set(
+            memory.goals.compute_reward(reached, wanted, {}).astype(jnp.float32)
+        )
         terminated = ends.terminated
         if memory.goals.compute_terminated is not None:
-            terminated = terminated.at[0, :k].set(memory.goals.compute_terminated(*outcome, {}))
+            terminated = terminated.at[0, :k].set(memory.goals.compute_terminated(reached, wanted, {}))
         ends = dataclasses.replace(ends, obs=obs, next_obs=next_obs, reward=reward, terminated=terminated)
         return draw, jump(ends, draw.ok.astype(jnp.float32), gamma)
 
@@ -100,29 +112,38 @@ class Episodes(Memory):
 
     goals: Goals | None = dataclasses.field(metadata=dict(static=True))
 
+    @property
+    def newest(self) -> Int[Array, " N"]:
+        """The number of each environment's newest state, where its episode is still open."""
+        return self.rows.obs["number"][self.rows.head, jnp.arange(len(self.rows.head))]
+
     def append(self, chunk: Chunk) -> Episodes:
         """The memory with a chunk added, its states numbered."""
-        rows, steps = self.rows, jnp.arange(chunk.reward.shape[0])[:, None]
-        ends = chunk.terminated | chunk.truncated | (False if chunk.valid is None else ~chunk.valid)
-        starts = jnp.concatenate([~rows.open[None], ends[:-1]]) | (False if chunk.first is None else chunk.first)
+        steps, never = jnp.arange(len(chunk.reward))[:, None], jnp.zeros(chunk.reward.shape, bool)
+        first = never if chunk.first is None else jnp.asarray(chunk.first)
+        ends = chunk.terminated | chunk.truncated | (never if chunk.valid is None else ~chunk.valid)
+        starts = first | jnp.concatenate([~self.rows.open[None], ends[:-1]])
         start = jax.lax.cummax(jnp.where(starts, steps, -1), axis=0)
-        newest = rows.obs["number"][rows.head, jnp.arange(len(rows.head))]  # which row 0 goes on from, if it does
-        number = jnp.where(start < 0, newest + steps, steps - start).astype(jnp.int32)
-        numbered = lambda obs, number: {"state": obs, "number": number}
-        obs, next_obs = numbered(chunk.obs, number), numbered(chunk.next_obs, number + 1)
-        return super().append(dataclasses.replace(chunk, obs=obs, next_obs=next_obs))  # type: ignore[return-value]
+        number = jnp.where(start < 0, self.newest + steps, steps - start).astype(jnp.int32)
+        obs, next_obs = (
+            {"state": chunk.obs, "number": number},
+            {"state": chunk.next_obs, "number": number + 1},
+        )
+        chunk = dataclasses.replace(chunk, obs=obs, next_obs=next_obs)
+        return super().append(chunk)  # type: ignore[return-value]
 
     def finished(self, index: Int[Array, "*B"], env: Int[Array, "*B"]) -> Bool[Array, "*B"]:
-        """Whether these rows' episodes have ended: the open one is as many rows long as its newest state's number."""
-        newest = self.rows.obs["number"][self.rows.head, jnp.arange(len(self.rows.head))]
-        return ~self.rows.open[env] | (self.ring.age(self.rows, index, env) > newest[env])
+        """Whether these rows' episodes have ended: an open one has as many rows as its newest state's number."""
+        return ~self.rows.open[env] | (self.ring.age(self.rows, index, env) > self.newest[env])
 
     def span(self, draw: Draw, now: Int[Array, " B"]) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
         """Numbers of the first state after s_0, and of the last, of drawn rows' episodes that are still there."""
         age, number = self.ring.age(self.rows, draw.index, draw.env), self.rows.obs["number"]
 
         def halve(_: int, between: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = between  # s_{now + low} is of the episode, s_{now + high} is not: numbers go on until its end
+            low, high = (
+                between  # s_{now + low} is of the episode, s_{now + high} is not: numbers go on until its end
+            )
             middle = (low + high) // 2
             same = number[(draw.index + middle) % self.ring.capacity, draw.env] == now + middle
             return jnp.where(same, middle, low), jnp.where(same, high, middle)

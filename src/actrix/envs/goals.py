@@ -126,8 +126,8 @@ def host_goals(env: gym.Env) -> Goals | None:
     compute_terminated = env.get_wrapper_attr("compute_terminated")
 
     def each(achieved: PyTree, desired: PyTree, info: dict) -> list[bool]:
-        rows = lambda tree: (jax.tree.map(lambda x: x[i], tree) for i in range(_size(tree)))
-        return [bool(compute_terminated(a, d, info)) for a, d in zip(rows(achieved), rows(desired), strict=True)]
+        row = lambda i: jax.tree.map(lambda x: x[i], (achieved, desired))
+        return [bool(compute_terminated(*row(i), info)) for i in range(_size(achieved))]
 
     return Goals(_on_host(compute_reward, np.float32), _on_host(each, np.bool_))
 

@@ -62,7 +62,9 @@ class GymnasiumEnvs:
         mask_size = None if self._masks_from == "none" else mask_length(envs.single_action_space)
         limit = max_episode_steps or _time_limit(envs)
         goals = host_goals(envs.envs[0]) if isinstance(envs, SyncVectorEnv) else None
-        self.spec = Spec(envs.single_observation_space, envs.single_action_space, limit, mask_size, goals=goals)
+        self.spec = Spec(
+            envs.single_observation_space, envs.single_action_space, limit, mask_size, goals=goals
+        )
         self._to_env = action_map(envs.single_action_space)
         self._batch: Any = batch_space(envs.single_observation_space, self.num_envs)
         self._guards = isinstance(envs, SyncVectorEnv) and all(isinstance(env, Guard) for env in envs.envs)

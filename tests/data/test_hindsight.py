@@ -277,7 +277,7 @@ def test_every_replayed_composition_takes_it(name):
     [
         ({"n_steps": 3}, "single transitions"),
         ({"prioritized": True}, "single transitions"),
-        ({"copy_info_dict": True}, "no infos are remembered"),
+        ({"copy_info_dict": True}, "infos are not remembered"),
         ({"goal_selection_strategy": "past"}, "goal_selection_strategy='past'"),
         ({"n_sampled_goal": 0}, "n_sampled_goal=0"),
     ],
@@ -308,12 +308,15 @@ def test_environments_that_are_refused():
     fewer = spaces.Dict({k: s for k, s in spec.observation_space.spaces.items() if k != "achieved_goal"})
     refused(
         change(observation_space=fewer),
-        "needs a Dict observation with observation, achieved_goal, desired_goal",
+        "observes a Dict with observation, achieved_goal, desired_goal",
     )
-    refused(change(observation_space=spaces.Box(-1, 1, (3,))), "needs a Dict observation")
+    refused(change(observation_space=spaces.Box(-1, 1, (3,))), "observes a Dict")
     refused(change(goals=None), r"compute_reward\(achieved_goal, desired_goal, info\)")
-    refused(change(goals=Goals(lambda a, d, info: jnp.zeros(()))), r"has shape \(\), not \(2,\)")
-    refused(spec, "learning_starts=100 is less than an episode of 10 steps in each of 16", num_envs=16)
+    refused(
+        change(goals=Goals(lambda a, d, info: jnp.zeros(()))),
+        r"takes a batch: of two goals it has shape \(\)",
+    )
+    refused(spec, "learning_starts=100 is less than one episode of 10 steps in each of 16", num_envs=16)
     refused(spec, "buffer_size=40 is less", num_envs=8, buffer_size=40)
     refused(dataclasses.replace(spec, max_episode_steps=None, goals=None), "compute_reward")
 

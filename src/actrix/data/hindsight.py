@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,9 @@ class Hindsight(Replay):
         # Rows are drawn independently, so that it may be the first ones that get another goal.
         k = self.batch_size * self.n_sampled_goal // (self.n_sampled_goal + 1)
         low, high = STRATEGIES[self.goal_selection_strategy](now, *memory.span(draw, now))
-        goal = memory.achieved(draw, jax.random.randint(goal_key, now.shape, low, high + 1) - now)
+        ahead = jax.random.randint(goal_key, now.shape, low, high + 1) - now
+        place = (draw.index + ahead) % memory.ring.capacity
+        goal = jax.tree.map(lambda x: x[place, draw.env], rows.obs["state"]["achieved_goal"])
         pursue = lambda old: jax.tree.map(lambda x, g: x.at[:k].set(g[:k].astype(x.dtype)), old, goal)
         obs, next_obs = (x | {"desired_goal": pursue(x["desired_goal"])} for x in (obs, next_obs))
         reached, wanted = (jax.tree.map(lambda x: x[:k], next_obs[name]) for name in GOAL_KEYS[1:])
@@ -150,8 +152,3 @@ class Episodes(Memory):
 
         low, _ = jax.lax.fori_loop(0, self.ring.capacity.bit_length(), halve, (jnp.ones_like(age), age))
         return jnp.maximum(1, now + age + 1 - self.ring.capacity), now + low
-
-    def achieved(self, draw: Draw, ahead: Int[Array, " B"]) -> Any:
-        """The goals that states so far ahead of the drawn rows achieved."""
-        place = (draw.index + ahead) % self.ring.capacity
-        return jax.tree.map(lambda x: x[place, draw.env], self.rows.obs["state"]["achieved_goal"])

@@ -275,9 +275,7 @@ def test_every_replayed_composition_takes_it(name):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"n_steps": 3}, "single transitions"),
-        ({"prioritized": True}, "single transitions"),
-        ({"copy_info_dict": True}, "infos are not remembered"),
+        ({"copy_info_dict": True}, "no info is remembered"),
         ({"goal_selection_strategy": "past"}, "goal_selection_strategy='past'"),
         ({"n_sampled_goal": 0}, "n_sampled_goal=0"),
     ],
@@ -292,7 +290,9 @@ def test_other_buffers_and_algorithms_are_refused():
         configure(PRESETS["sac"].algorithm, {"replay_buffer_class": "DictReplayBuffer"})
     with pytest.raises(SettingError, match="HerReplayBuffer only"):
         configure(PRESETS["sac"].algorithm, {"replay_buffer_kwargs": {"n_sampled_goal": 2}})
-    with pytest.raises(SettingError, match="refused"):
+    with pytest.raises(
+        SettingError, match=r"needs the probabilities of who acted|runs along consecutive rows"
+    ):
         configure(PRESETS["ppo"].algorithm, {"data": "hindsight"})
 
 
@@ -318,6 +318,8 @@ def test_environments_that_are_refused():
     )
     refused(spec, "learning_starts=100 is less than one episode of 10 steps in each of 16", num_envs=16)
     refused(spec, "buffer_size=40 is less", num_envs=8, buffer_size=40)
+    refused(spec, "no per, and n_steps=1", n_steps=3)
+    refused(spec, "no per, and n_steps=1", prioritized=True)
     refused(dataclasses.replace(spec, max_episode_steps=None, goals=None), "compute_reward")
 
 

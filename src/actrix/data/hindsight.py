@@ -12,6 +12,7 @@ from gymnasium import spaces
 from jaxtyping import Array, Bool, Int
 
 from actrix.core.fields import choose, switch, whole
+from actrix.core.spaces import check_goals
 from actrix.core.types import GOAL_KEYS, Chunk, Goals
 from actrix.data.replay import Replay, jump
 from actrix.data.ring import Draw, Memory
@@ -45,30 +46,13 @@ class Hindsight(Replay):
         whole(self, "n_sampled_goal")
         switch(self, "copy_info_dict")
         if self.copy_info_dict:
-            raise ValueError(
-                "copy_info_dict=True: infos are not remembered, compute_reward gets an empty one."
-            )
-        if self.prioritized or self.n_steps > 1:
-            raise ValueError(
-                "data hindsight relabels single transitions drawn uniformly: no per, no n_steps."
-            )
+            raise ValueError("copy_info_dict=True: no info is remembered, compute_reward gets an empty one.")
 
     def check(self, spec, num_envs, config):
         super().check(spec, num_envs, config)
-        space, needs = spec.observation_space, "data hindsight needs an environment"
-        parts = space.spaces if isinstance(space, spaces.Dict) else {}
-        if not set(GOAL_KEYS) <= set(parts):
-            raise ValueError(f"{needs} that observes a Dict with {', '.join(GOAL_KEYS)}, not {space}.")
-        if spec.goals is None:
-            raise ValueError(
-                f"{needs} in this process with compute_reward(achieved_goal, desired_goal, info)."
-            )
-        two = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 2), parts["achieved_goal"].sample())
-        found = np.shape(spec.goals.compute_reward(two, two, {}))
-        if found != (2,):
-            raise ValueError(
-                f"{needs} whose compute_reward takes a batch: of two goals it has shape {found}."
-            )
+        if self.prioritized or self.n_steps > 1:
+            raise ValueError("data hindsight relabels transitions drawn uniformly: no per, and n_steps=1.")
+        check_goals(spec)
         limit = spec.max_episode_steps or 0
         for name in ("buffer_size", "learning_starts"):
             if getattr(self, name) < limit * num_envs:
@@ -97,10 +81,8 @@ class Hindsight(Replay):
         pursue = lambda old: jax.tree.map(lambda x, g: x.at[:k].set(g[:k].astype(x.dtype)), old, goal)
         obs, next_obs = (x | {"desired_goal": pursue(x["desired_goal"])} for x in (obs, next_obs))
         reached, wanted = (jax.tree.map(lambda x: x[:k], next_obs[name]) for name in GOAL_KEYS[1:])
-        reward = ends.reward.at[0, :k].set(
-            memory.goals.compute_reward(reached, wanted, {}).astype(jnp.float32)
-        )
-        terminated = ends.terminated
+        reward, terminated = memory.goals.compute_reward(reached, wanted, {}), ends.terminated
+        reward = ends.reward.at[0, :k].set(reward.astype(jnp.float32))
         if memory.goals.compute_terminated is not None:
             terminated = terminated.at[0, :k].set(memory.goals.compute_terminated(reached, wanted, {}))
         ends = dataclasses.replace(ends, obs=obs, next_obs=next_obs, reward=reward, terminated=terminated)
@@ -127,10 +109,8 @@ class Episodes(Memory):
         starts = first | jnp.concatenate([~self.rows.open[None], ends[:-1]])
         start = jax.lax.cummax(jnp.where(starts, steps, -1), axis=0)
         number = jnp.where(start < 0, self.newest + steps, steps - start).astype(jnp.int32)
-        obs, next_obs = (
-            {"state": chunk.obs, "number": number},
-            {"state": chunk.next_obs, "number": number + 1},
-        )
+        numbered = lambda state, number: {"state": state, "number": number}
+        obs, next_obs = numbered(chunk.obs, number), numbered(chunk.next_obs, number + 1)
         chunk = dataclasses.replace(chunk, obs=obs, next_obs=next_obs)
         return super().append(chunk)  # type: ignore[return-value]
 
@@ -143,9 +123,8 @@ class Episodes(Memory):
         age, number = self.ring.age(self.rows, draw.index, draw.env), self.rows.obs["number"]
 
         def halve(_: int, between: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = (
-                between  # s_{now + low} is of the episode, s_{now + high} is not: numbers go on until its end
-            )
+            # s_{now + low} is of the episode, s_{now + high} is not: numbers go on until its end.
+            low, high = between
             middle = (low + high) // 2
             same = number[(draw.index + middle) % self.ring.capacity, draw.env] == now + middle
             return jnp.where(same, middle, low), jnp.where(same, high, middle)

@@ -219,8 +219,8 @@ UNBOUNDED = spaces.Box(-np.inf, np.inf, (1,), np.float32)
         (SAC, {"action_noise": NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))}, "^action_noise"),
         (
             DQN,
-            {"replay_buffer_class": "HerReplayBuffer"},
-            "replay_buffer_class: .*hindsight replay is not offered",
+            {"replay_buffer_class": "DictReplayBuffer"},
+            "replay_buffer_class: only HerReplayBuffer is known",
         ),
         (SAC, {"use_sde": True}, "use_sde: generalised state-dependent exploration is not offered"),
         (DQN, {"n_step": 0}, "n_steps=0 must be a whole number of at least 1"),

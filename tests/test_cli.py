@@ -263,7 +263,7 @@ def test_composition(tmp_path, capsys):
         (["dqn", "CartPole-v1", "--recurrent"], ["recurrent", "policy-gradient"]),
         (
             ["sac", "Pendulum-v1", "--set", "replay_buffer_class=HerReplayBuffer"],
-            ["hindsight replay is not offered"],
+            ["observes a Dict with observation, achieved_goal, desired_goal"],
         ),
         (["sac", "Pendulum-v1", "--double"], ["unknown setting 'double'"]),
         (["ppo", "CartPole-v1", "--noisy"], ["unknown setting 'noisy'"]),

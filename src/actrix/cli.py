@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--critic", help="compose: e.g. gae:0.95, v-trace, q:double,dueling,c51, ensemble:2, none")
     p.add_argument("--actor", help="compose: e.g. ppo-clip:0.2, score:reward-to-go, boltzmann:0.1, soft")
     p.add_argument(
-        "--data", help="compose: on-policy (default), lag:8, trajectories:4, replay:per,n=3, fixed"
+        "--data", help="compose: on-policy (default), lag:8, trajectories:4, replay:per,n=3, hindsight, fixed"
     )
     for part in ("double", "dueling", "per", "noisy"):
         p.add_argument(

@@ -28,6 +28,7 @@ from actrix.critics.expectile import Expectile
 from actrix.critics.q import Q
 from actrix.critics.value import GAE, MC, QMC, QTD, TD, NoCritic, NStep, QNStep, QTDLambda, TDLambda
 from actrix.data.chunk import OnPolicy
+from actrix.data.hindsight import Hindsight
 from actrix.data.lagged import Lagged
 from actrix.data.replay import Fixed, Replay
 from actrix.data.trajectories import Trajectories
@@ -46,7 +47,9 @@ ACTORS: dict[str, type[Actor]] = {
         Greedy, EpsilonGreedy, Boltzmann, Deterministic, Soft, Weighted, Cloning,
     )
 }  # fmt: skip
-DATA: dict[str, type[Data]] = {cls.name: cls for cls in (OnPolicy, Lagged, Trajectories, Replay, Fixed)}
+DATA: dict[str, type[Data]] = {
+    cls.name: cls for cls in (OnPolicy, Lagged, Trajectories, Replay, Hindsight, Fixed)
+}
 
 
 def parse_critic(text: str, base: Critic | None = None) -> Critic:

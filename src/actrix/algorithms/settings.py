@@ -33,9 +33,11 @@ UNSUPPORTED = {
     "rollout_buffer_class": "chunks replace rollout buffers; change the estimator with critic=…",
     "rollout_buffer_kwargs": "chunks replace rollout buffers",
     "optimizer_class": "choose optimizer='adam', 'radam', 'rmsprop' or 'sgd'",
-    "replay_buffer_class": "choose prioritized=True or n_steps=… instead; hindsight replay is not offered",
-    "replay_buffer_kwargs": "choose prioritized=True or n_steps=… instead",
+    "replay_buffer_class": "only HerReplayBuffer is known; choose prioritized=True or n_steps=… instead of others",
+    "replay_buffer_kwargs": "they are of replay_buffer_class=HerReplayBuffer only",
 }
+_BUFFERS = {"HerReplayBuffer": "hindsight"}
+"""Stable-Baselines3's `replay_buffer_class` → the data answer's word."""
 _ALIASES = {"rms_prop_eps": "optimizer_eps", "adam_eps": "optimizer_eps", "clip_range_value": "clip_range_vf",
             "per": "prioritized", "n_step": "n_steps"}  # fmt: skip
 _ANSWERS: dict[str, Any] = {"critic": parse_critic, "actor": parse_actor, "data": parse_data}
@@ -72,6 +74,7 @@ def configure(algorithm: Any, settings: Mapping[str, Any]) -> Any:
     A name belongs to the algorithm, else to its answers and its fit; one that several of these have is set in all.
     Raises SettingError for an unknown name (with the nearest ones), a refused value or an unsound composition.
     """
+    settings = _without_buffer(settings)
     values = {_renamed(algorithm, name, value): value for name, value in settings.items()}
     try:
         algorithm = _with_answers(algorithm, values)
@@ -93,6 +96,21 @@ def configure(algorithm: Any, settings: Mapping[str, Any]) -> Any:
                 f"{describe(algorithm.critic, algorithm.actor, algorithm.data)} is refused: {reason}."
             )
     return algorithm
+
+
+def _without_buffer(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with Stable-Baselines3's `replay_buffer_class` and its arguments as the data answer and its own."""
+    kind = settings.get("replay_buffer_class")
+    word = _BUFFERS.get(str(getattr(kind, "__name__", kind)))
+    if word is None:
+        return dict(settings)
+    given = settings.get("replay_buffer_kwargs") or {}
+    if not isinstance(given, Mapping):
+        raise SettingError(f"replay_buffer_kwargs={given!r} must be a dict.")
+    rest = {
+        name: x for name, x in settings.items() if name not in ("replay_buffer_class", "replay_buffer_kwargs")
+    }
+    return {"data": word} | rest | dict(given)
 
 
 def _renamed(algorithm: Any, name: str, value: Any) -> str:

@@ -225,6 +225,11 @@ def scrub(chunk: Chunk) -> Chunk:
 
 
 def same_memory(old: PyTree, fresh: PyTree) -> PyTree:
-    """The old memory where it has room for as many environments, else the fresh one."""
+    """What the old memory holds where it has room for as many environments, else the fresh one.
+
+    What is no array in it is the fresh one's: it may be of the environments (their goals' rewards).
+    """
     shapes = lambda tree: [x.shape for x in jax.tree.leaves(tree)]
-    return old if shapes(old) == shapes(fresh) else fresh
+    if shapes(old) != shapes(fresh):
+        return fresh
+    return jax.tree.unflatten(jax.tree.structure(fresh), jax.tree.leaves(old))

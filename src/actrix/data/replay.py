@@ -14,7 +14,7 @@ from actrix.core.fields import share, switch, whole
 from actrix.core.rows import Rows, backward_sum
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
 from actrix.core.types import Key
-from actrix.data.ring import Ends, Memory, empty_memory, weights
+from actrix.data.ring import Draw, Ends, Memory, empty_memory, weights
 
 WARM_UP_ROWS = 1024
 """Longest chunk of the random phase: a hundred thousand images at once would not fit into memory."""
@@ -188,17 +188,24 @@ class Replay(Data):
         """(state, the ring's rows, metrics, the batch) after one update; no priority moves unless `go`."""
         ring, progress = memory.ring, self.progress(learning.clock)
         draw_key, key = jax.random.split(key)
-        draw = ring.draw(rows, draw_key, self.batch_size)
-        weight = draw.ok.astype(jnp.float32)
-        if self.prioritized:
-            weight = weights(draw, rows, evaluate(self.priority_beta, progress))
-        batch = learning.see(jump(ring.ends(rows, draw, self.n_steps), weight, learning.gamma))
+        draw, batch = self.sample(memory, rows, draw_key, learning.gamma, progress)
+        batch = learning.see(batch)
         item, _ = learning.estimate(state, batch, progress, key)
         state, priority, metrics = learning.update(state, item, progress, key)
         if self.prioritized:
             known = draw if go is None else dataclasses.replace(draw, ok=draw.ok & go)
             rows = ring.priorities(rows, known, priority)
         return state, rows, metrics, batch
+
+    def sample(
+        self, memory: Memory, rows: Any, key: Key, gamma: float | jax.Array, progress: jax.Array
+    ) -> tuple[Draw, Rows]:
+        """(where in the ring, a batch of transitions) drawn from the ring's `rows`."""
+        draw = memory.ring.draw(rows, key, self.batch_size)
+        weight = draw.ok.astype(jnp.float32)
+        if self.prioritized:
+            weight = weights(draw, rows, evaluate(self.priority_beta, progress))
+        return draw, jump(memory.ring.ends(rows, draw, self.n_steps), weight, gamma)
 
 
 @dataclasses.dataclass(frozen=True)

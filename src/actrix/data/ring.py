@@ -11,6 +11,7 @@ long as the caller's compiled function donates the rows.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -238,8 +239,13 @@ class Replay:
 
     # ------------------------------------------------------------------ drawing
 
-    def draw(self, rows: Rows, key: Key, batch_size: int) -> Draw:
-        """`batch_size` ready rows with replacement: uniformly, or one from each of as many equal shares of the mass."""
+    def draw(
+        self, rows: Rows, key: Key, batch_size: int, also: Callable[[Array, Array], Array] | None = None
+    ) -> Draw:
+        """`batch_size` ready rows with replacement: uniformly, or one from each of as many equal shares of the mass.
+
+        `also(index, env)` says which of them may be drawn, where they are drawn uniformly; None = all.
+        """
         num_envs = rows.head.shape[0]
         if rows.levels is not None:
             share = (jnp.arange(batch_size) + jax.random.uniform(key, (batch_size,))) / batch_size
@@ -252,6 +258,7 @@ class Replay:
         place = (bits % jnp.maximum(filled, 1)).astype(jnp.int32)
         index, env = place // num_envs, place % num_envs
         ready = _has(rows.flags[index, env], READY)
+        ready = ready if also is None else ready & also(index, env)
         chosen = jnp.argmax(ready, axis=0)
         pick = lambda x: jnp.take_along_axis(x, chosen[None], axis=0)[0]
         return Draw(pick(index), pick(env), pick(ready), None)
@@ -298,9 +305,13 @@ class Replay:
 
     # ------------------------------------------------------------------ small pieces
 
+    def age(self, rows: Rows, index: Array, env: Array) -> Array:
+        """How many rows were written since each of these, itself included: 1 for the newest."""
+        return (rows.head[env] - index - 1) % self.capacity + 1
+
     def _ahead(self, rows: Rows, draw: Draw) -> Array:
         """Rows from each drawn one (included) to the head."""
-        return (rows.head[draw.env] - draw.index - 1) % self.capacity + 1
+        return self.age(rows, draw.index, draw.env)
 
     def _window(self, rows: Rows, draw: Draw, n: int) -> tuple[Array, Array]:
         """(places of n rows each, whether they lie before the head), `[n, B]`."""

@@ -22,6 +22,7 @@ from actrix.core.spaces import (
 from actrix.core.types import Spec
 from actrix.envs import state
 from actrix.envs.base import Step
+from actrix.envs.goals import host_goals
 from actrix.envs.guard import EnvError, Guard, conform
 
 
@@ -60,7 +61,10 @@ class GymnasiumEnvs:
         self._masks_from = masks or find_masks(envs)
         mask_size = None if self._masks_from == "none" else mask_length(envs.single_action_space)
         limit = max_episode_steps or _time_limit(envs)
-        self.spec = Spec(envs.single_observation_space, envs.single_action_space, limit, mask_size)
+        goals = host_goals(envs.envs[0]) if isinstance(envs, SyncVectorEnv) else None
+        self.spec = Spec(
+            envs.single_observation_space, envs.single_action_space, limit, mask_size, goals=goals
+        )
         self._to_env = action_map(envs.single_action_space)
         self._batch: Any = batch_space(envs.single_observation_space, self.num_envs)
         self._guards = isinstance(envs, SyncVectorEnv) and all(isinstance(env, Guard) for env in envs.envs)

@@ -24,6 +24,7 @@ from actrix.core.types import Spec
 from actrix.envs.base import JaxEnv, Step, step_keys
 from actrix.envs.blackjack import Blackjack
 from actrix.envs.finite import from_gymnasium
+from actrix.envs.goals import GOAL_ENVS
 from actrix.envs.guard import EnvError
 
 # ----------------------------------------------------------------------------------------------- batches
@@ -394,7 +395,7 @@ def _gym_space(space: Any) -> gym.Space:
 
 
 def jax_env(env_id: str, max_episode_steps: int | None = None, **params: Any) -> JaxEnv:
-    """The JAX environment of that name: Gymnasium's classic control and toy text re-derived, else gymnax's.
+    """The JAX environment of that name: Gymnasium's classic control and toy text re-derived, our own, else gymnax's.
 
     Raises ValueError for an unknown id, ImportError where gymnax is needed and not installed.
     """
@@ -408,6 +409,9 @@ def jax_env(env_id: str, max_episode_steps: int | None = None, **params: Any) ->
         if params:
             raise ValueError(f"{env_id} is compiled without natural and sab only, got {sorted(params)}.")
         return Blackjack(max_episode_steps)
+    if env_id in GOAL_ENVS:
+        limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
+        return GOAL_ENVS[env_id](**params, **limit)
     env = GymnaxEnv(env_id, max_episode_steps, tuple(sorted(params.items())))
     try:
         _ = env.spec
@@ -418,7 +422,7 @@ def jax_env(env_id: str, max_episode_steps: int | None = None, **params: Any) ->
 
 def has_jax_env(env_id: str) -> bool:
     """Whether `jax_env(env_id)` would succeed (False where gymnax is not installed)."""
-    return env_id in JAX_TWINS or env_id in gymnax_ids()
+    return env_id in JAX_TWINS or env_id in GOAL_ENVS or env_id in gymnax_ids()
 
 
 @functools.cache

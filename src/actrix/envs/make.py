@@ -16,6 +16,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from actrix.core.spaces import check_action_space, check_observation_space
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.envpool import EnvPoolEnvs, has_envpool
+from actrix.envs.goals import GOAL_ENVS
 from actrix.envs.guard import EnvError, Guard, env_seeds
 from actrix.envs.gymnasium import GymnasiumEnvs, RowVectorEnv, find_masks_of, quiet_make
 from actrix.envs.jax_envs import JAX_TWINS, HostJax, gymnax_ids, has_jax_env, jax_env
@@ -355,6 +356,6 @@ def _register_atari() -> None:
 
 
 def _nearest(env_id: str) -> str:
-    names = {name.lower(): name for name in (*gym.registry, *gymnax_ids())}
+    names = {name.lower(): name for name in (*gym.registry, *GOAL_ENVS, *gymnax_ids())}
     close = difflib.get_close_matches(env_id.lower(), names, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(names[name] for name in close)}?" if close else ""

@@ -15,6 +15,7 @@ import actrix
 from actrix.actors.policy_gradient import PPOClip
 from actrix.core.answers import Kept
 from actrix.core.fit import Joint
+from actrix.core.numbers import numbers_of, with_numbers
 from actrix.core.rows import flat, rows_of
 from actrix.core.types import Chunk
 from actrix.critics.value import GAE
@@ -36,11 +37,28 @@ env = HostJax(jax_env("CartPole-v1"), N_ENVS, env_key)  # N environments, steppe
 critic = GAE(GAE_LAMBDA)
 actor = PPOClip(CLIP_RANGE).settle(critic)
 
+# Numbers are arguments of what is compiled and no constants in it: another learning rate compiles nothing anew.
+NUMBERS = jax.tree.map(jnp.float32, {
+    "critic": numbers_of(critic), "actor": numbers_of(actor), "gamma": GAMMA, "vf_coef": VF_COEF,
+    "learning_rate": LEARNING_RATE, "max_grad_norm": MAX_GRAD_NORM, "eps": 1e-5, "b1": 0.9,
+})  # fmt: skip
+
+
+def answers(numbers):
+    """(critic, actor) with these numbers."""
+    return with_numbers(critic, numbers["critic"]), with_numbers(actor, numbers["actor"])
+
+
+def optimizer(numbers):
+    """Adam, after the gradient's norm is bounded."""
+    adam = optax.adam(numbers["learning_rate"], numbers["b1"], eps=numbers["eps"])
+    return optax.chain(optax.clip_by_global_norm(numbers["max_grad_norm"]), adam)
+
+
 # One network with a policy and a value branch: `params` is what descends, `build(params)` the network again.
 net = NetworkConfig().build(env.spec, init_key)
 params, build = Joint().split(net)
-optimizer = optax.chain(optax.clip_by_global_norm(MAX_GRAD_NORM), optax.adam(LEARNING_RATE, eps=1e-5))
-opt_state = optimizer.init(params)
+opt_state = optimizer(NUMBERS).init(params)
 # What the answers keep between updates: targets, a running average. These two keep nothing, but are asked the same way.
 kept = Kept(critic.init(net, params), actor.init(net, params))
 
@@ -74,10 +92,11 @@ def collect(params, obs, noise):
 
 
 @jax.jit
-def estimate(params, chunk):
+def estimate(params, chunk, numbers):
     """(rows, what the critic estimates of them, what the actor remembers of them), from `[T, N]` to `[T·N]`."""
+    critic, actor = answers(numbers)
     # The rows know where an episode terminated, so that their γ is 0, and where one ended at all, so that sums are cut.
-    rows = rows_of(chunk, GAMMA)
+    rows = rows_of(chunk, numbers["gamma"])
     view = net.view(build, params, rows)  # what the network says of them
     est = critic.estimate(view, kept, rows, actor, progress=0.0, key=None)
     memo = actor.remember(critic, view, kept, rows, est)  # ψ
@@ -85,17 +104,18 @@ def estimate(params, chunk):
 
 
 @jax.jit
-def descend(params, opt_state, items, index):
+def descend(params, opt_state, items, index, numbers):
     """(params, opt_state) after one step of Adam on a minibatch."""
+    critic, actor = answers(numbers)
     rows, est, memo = jax.tree.map(lambda x: x[index], items)
 
     def loss(params):
         view = net.view(build, params, rows)
         actor_loss, _ = actor.loss(critic, view, kept.actor, rows, memo, progress=0.0, key=None)
         critic_loss, _, _ = critic.loss(view, rows, est, key=None)
-        return rows.mean(actor_loss) + VF_COEF * rows.mean(critic_loss)
+        return rows.mean(actor_loss) + numbers["vf_coef"] * rows.mean(critic_loss)
 
-    update, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
+    update, opt_state = optimizer(numbers).update(jax.grad(loss)(params), opt_state)
     return optax.apply_updates(params, update), opt_state
 
 
@@ -104,10 +124,10 @@ running, finished = np.zeros(N_ENVS), []
 for iteration in range(UPDATES):
     noise_key, learn_key = iteration_keys(iteration_key, iteration)
     chunk, obs = collect(params, obs, draw(params, noise_key))
-    items = estimate(params, chunk)
+    items = estimate(params, chunk, NUMBERS)
     for key in jax.random.split(learn_key, N_EPOCHS):
         for index in minibatch_indices(key, ROWS, ROWS // BATCH_SIZE):
-            params, opt_state = descend(params, opt_state, items, index)
+            params, opt_state = descend(params, opt_state, items, index, NUMBERS)
     for reward, done in zip(chunk.reward, chunk.terminated | chunk.truncated, strict=True):
         running += reward
         finished += running[done].tolist()

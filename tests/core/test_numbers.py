@@ -71,3 +71,34 @@ def test_other_numbers_from_the_next_update_on_compile_nothing(name):
     fresh = CompiledRunner(changed, env, NUM_ENVS, [0])
     for a, b in zip(found, learned(fresh, numbers_of(changed)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        (
+            "ppo",
+            dict(
+                clip_range_vf=0.2,
+                target_kl=0.1,
+                ref_kl_coef=0.1,
+                critic_learning_rate=0.1,
+                n_critic_updates=1,
+            ),
+        ),
+        ("sac", dict(ent_coef=0.1)),
+        ("discrete-sac", dict(target_entropy=0.1)),
+        ("td3-bc", dict(bc_alpha=1.0)),
+        ("dqn", dict(priority_beta="lin_0.4_1.0", prioritized=True, max_grad_norm=None)),
+    ],
+)
+def test_numbers_that_are_off_in_the_presets(name, settings):
+    """A few updates of what no preset has."""
+    algorithm = configure(small(COMPOSED[name]), settings)
+    assert {key for key in settings if isinstance(settings[key], float)} <= {
+        path.rpartition(".")[2] for path in numbers_of(algorithm)
+    } | {"ref_kl_coef"}
+    runner = CompiledRunner(algorithm, probes(algorithm), NUM_ENVS, [0])
+    runner.warm()
+    runner.advance(2)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(runner.actings))

@@ -214,7 +214,7 @@ class Soft(Pathwise):
     def initial_coef(self) -> float:
         """α at the start."""
         if not isinstance(self.ent_coef, str):
-            return float(self.ent_coef)
+            return self.ent_coef
         kind, *number = self.ent_coef.split("_")
         if kind != "auto" or len(number) > 1:
             raise ValueError(self.ent_coef)
@@ -280,8 +280,8 @@ class Soft(Pathwise):
 
     def _target_entropy(self, head: Any, mask: jax.Array | None) -> float | jax.Array:
         """H̄: as given, or −dim A; of discrete actions half the largest entropy, ½ log of how many are legal."""
-        if self.target_entropy != "auto":
-            return float(self.target_entropy)
+        if not isinstance(self.target_entropy, str):
+            return self.target_entropy
         if head.continuous:
             return -float(head.size)
         if mask is None:

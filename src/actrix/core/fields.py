@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from actrix.core.schedules import as_schedule, bounds
@@ -36,7 +37,7 @@ def switch(part: Any, *names: str) -> None:
             raise ValueError(f"{name}={getattr(part, name)!r} must be True or False.")
 
 
-def choose(part: Any, **choices: tuple) -> None:
+def choose(part: Any, **choices: Collection) -> None:
     """Raise ValueError unless each field holds one of its choices; None is the choice 'none' (`--set KEY=none`)."""
     for name, allowed in choices.items():
         if getattr(part, name) is None and "none" in allowed:

@@ -58,7 +58,14 @@ def test_settings_of_the_wrong_kind(settings):
 
 @pytest.mark.parametrize(
     "change",
-    [{"settings": {}}, {"settings": 5}, {"n_timesteps": "many"}, {"seeds": []}, {"env_kwargs": None}],
+    [
+        {"settings": {}},
+        {"settings": {"critic": "gae", "policy_kwargs": {}}},
+        {"settings": 5},
+        {"n_timesteps": "many"},
+        {"seeds": []},
+        {"env_kwargs": None},
+    ],
 )
 def test_a_config_file_that_is_incomplete(change, tmp_path):
     config = resolve("ppo", "CartPole-v1", seeds=[0])
@@ -107,6 +114,7 @@ VARIANTS = [
     ("cql", {"cql_alpha": 1.0}),
     ("acer", {"data": "trajectories:2:500:100"}),
     ("q-lambda", {"exploration": "none"}),
+    ("dqn", {"exploration": None}),
 ]
 
 

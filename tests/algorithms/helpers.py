@@ -258,10 +258,11 @@ def _small_replay(algorithm: Composition) -> dict[str, Any]:
         return changes | {name: x for name, x in small.items() if name in names}
     if "tau" in names:
         changes |= {"tau": 0.05}
+    if "cql_alpha" in names:
+        changes |= {"cql_alpha": 0.01, "cql_actions": 4}
     if pathwise(algorithm):
         soft = {"ent_coef": "auto_0.1" if discrete(algorithm) else 0.05}
         changes |= soft if algorithm.actor.name == "soft" else {"noise_std": 0.5}
-        changes |= {"cql_alpha": 0.01, "cql_actions": 4} if "cql_alpha" in names else {}
         if not discrete(algorithm):
             changes |= {"policy_kwargs": CRITICS, "learning_starts": 2048, "buffer_size": 2**15}
         if algorithm.critic.joined.distributional:
@@ -421,11 +422,13 @@ def policy_of(acting: Any, obs: list[float]) -> np.ndarray:
     return np.exp(np.asarray(out.dist.logits[0]))
 
 
-def estimated(algorithm: Composition, learner: Any, chunk: Any) -> tuple[Any, Any, Any]:
+def estimated(
+    algorithm: Composition, learner: Any, chunk: Any, replayed: bool = False
+) -> tuple[Any, Any, Any]:
     """(rows as learned from, what the critic estimates of them, what the actor remembers) of a chunk `[T, N]`."""
     update = Update(algorithm, learner, count(learner.training, chunk))
     state = update.start(jnp.asarray(False))
-    rows = update.see(rows_of(chunk, algorithm.gamma, algorithm.data.facts.on_policy))
+    rows = update.see(rows_of(chunk, algorithm.gamma, algorithm.data.facts.on_policy, replayed))
     return update.estimate(state, rows, update.clock.before, jax.random.key(0))[0]
 
 

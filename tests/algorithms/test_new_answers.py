@@ -212,7 +212,7 @@ def test_crossq_files_hold_the_statistics(tmp_path):
 
 def test_crossq_refuses_what_it_has_not():
     algorithm = PRESETS["crossq"].algorithm
-    with pytest.raises(ValueError, match="reads actions, in a Box space"):
+    with pytest.raises(ValueError, match="needs a Box action space"):
         algorithm.check(CHOICES, 1)
     with pytest.raises(ValueError, match="neither layer_norm nor dropout"):
         configure(algorithm, {"policy_kwargs": {"layer_norm": True}}).check(MOVES, 1)
@@ -373,9 +373,8 @@ def chunk(spec, rows, envs, net, seed=0):
 def prepared(algorithm, rows=6, envs=2):
     """(rows, estimates, memo, view, update, state, item) of a replayed window of `chunk`."""
     learner, net, _, _ = fitted(algorithm, CHOICES)
-    net = eqx.tree_at(
-        lambda n: n.pi_head.weight, net, 100 * net.pi_head.weight
-    )  # not the behaviour's uniform one
+    # Not the behaviour's uniform policy.
+    net = eqx.tree_at(lambda n: n.pi_head.weight, net, 100 * net.pi_head.weight)
     learner = algorithm.with_acting(learner, dataclasses.replace(learner.acting, net=net))
     window = chunk(CHOICES, rows, envs, net)
     seen = rows_of(window, algorithm.gamma, on_policy=False, replayed=True)
@@ -508,6 +507,28 @@ def test_impact_compares_with_the_policy_before_the_chunks_first_step_and_counts
         ratio[samples], (np.exp(wide(seen.log_prob) - wide(rows.log_prob)))[samples], atol=0.05
     )
     near(metrics["train/clip_fraction"], (abs(ratio - 1) > 0.2)[samples].mean())
+
+
+def test_an_advantage_that_holds_the_ratio_is_not_centred():
+    """Rows that π would never give have ρ = 0 and must not pull; less the mean they would, where ∇log π is largest."""
+    assert not PRESETS["impact"].algorithm.actor.normalize_advantage
+    assert not compose("v-trace", "ppo-clip", "lag").actor.normalize_advantage
+    assert compose("gae", "ppo-clip", "on-policy").actor.normalize_advantage
+    algorithm = configure(PRESETS["impact"].algorithm, AWR | {"ent_coef": 0.0})
+    rows, _, memo, _, update, state, _ = prepared(algorithm)
+    never = jnp.zeros((6, 2), bool).at[1, 0].set(True).at[4, 1].set(True)
+    memo = memo | {"psi": jnp.where(never, 0.0, memo["psi"])}
+
+    def pull(actor):
+        def loss(theta, weight):
+            seen = update.look(state.params | {"net": theta}, rows)
+            losses, _ = actor.loss(algorithm.critic, seen, state.kept.actor, rows, memo, 0.0, KEY)
+            return jnp.sum(weight * losses)
+
+        return float(jnp.max(jnp.abs(jax.grad(loss)(state.params["net"], never.astype(jnp.float32)))))
+
+    assert pull(algorithm.actor) == 0
+    assert pull(dataclasses.replace(algorithm.actor, normalize_advantage=True)) > 1e-3
 
 
 def test_windows_of_the_memory_are_compared_with_the_policy_that_meets_them():

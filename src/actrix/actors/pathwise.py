@@ -109,6 +109,10 @@ class Deterministic(Pathwise):
     name: ClassVar[str] = "deterministic"
     positional: ClassVar[tuple[str, ...]] = ("noise_std",)
 
+    @property
+    def facts(self):
+        return dataclasses.replace(super().facts, density=False)
+
     def __post_init__(self) -> None:
         choose(self, noise_type=NOISES)
         finite(self, "noise_std", "target_policy_noise", "target_noise_clip", least=0)

@@ -38,6 +38,12 @@ class Psi(abc.ABC):
     """Needs whole episodes and no critic."""
     centred: ClassVar[bool] = True
     """Its sign says whether the action was better than the average one."""
+    of_critic: ClassVar[bool] = False
+    """It is what the critic itself takes for the advantage."""
+    one_step: ClassVar[bool] = False
+    """It reads one reward and the next state only."""
+    across_episodes: ClassVar[bool] = False
+    """It compares the episodes of a chunk."""
     whole_return: ClassVar[bool] = False
     """It counts from the start of the episode, so that γ^t never multiplies it."""
     reads: ClassVar[tuple[str, ...]] = ("V", "Q of a policy")
@@ -61,6 +67,7 @@ class Advantage(Psi):
     """V critic: target − V(s_t); Q critic: Q(s_t,a_t) − Σ_a π Q; a corrected critic: its own."""
 
     name: ClassVar[str] = "advantage"
+    of_critic: ClassVar[bool] = True
     says: ClassVar[str] = "V critic: target − V(s_t); Q critic: Q(s_t,a_t) − Σ_a π Q"
     reads: ClassVar[tuple[str, ...]] = ("V", "Q of a policy", "Q(s, a)", "Q(s, a) of the data")
 
@@ -86,6 +93,7 @@ class TDError(Psi):
     """δ_t = r_t + γ_t V(s_{t+1}) − V(s_t)."""
 
     name: ClassVar[str] = "td-error"
+    one_step: ClassVar[bool] = True
     says: ClassVar[str] = "δ_t = r_t + γ_t V(s_{t+1}) − V(s_t)"
 
     def weight(self, critic, view, rows, est, kept):
@@ -147,6 +155,7 @@ class LessOptimal(WholeReturn):
     """R(τ) − b*, the constant baseline of least variance (leave-one-out over the episodes)."""
 
     name: ClassVar[str] = "optimal"
+    across_episodes: ClassVar[bool] = True
     says: ClassVar[str] = (
         "R(τ) − b*, the constant baseline of least variance (leave-one-out over the episodes)"
     )

@@ -54,6 +54,16 @@ class Training:
     total_steps: jax.Array
 
 
+@record
+class Behaviour:
+    """What only the behaviour policy needs where both answers say something of it."""
+
+    numbers: PyTree
+    """The actor's numbers at this time of training."""
+    held: PyTree
+    """The data's older policies."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Composition(Algorithm):
     """critic × actor × data, how parameters follow the losses, and what all share (Stable-Baselines3's names)."""
@@ -156,9 +166,21 @@ class Composition(Algorithm):
     # ------------------------------------------------------------------ acting
 
     def _explore(self, share_spent: jax.Array, held: PyTree) -> PyTree:
-        """What only the behaviour policy needs: the actor's numbers, or the data's older policies."""
+        """What only the behaviour policy needs: the actor's numbers, or the data's older policies, or both."""
         numbers = self.actor.numbers(share_spent)
-        return held if numbers is None else numbers
+        if numbers is None or held is None:
+            return held if numbers is None else numbers
+        return Behaviour(numbers, held)
+
+    def _behaviour(self, explore: PyTree) -> Behaviour:
+        """The same, apart; None = nothing."""
+        if isinstance(explore, Behaviour):
+            return explore
+        return (
+            Behaviour(None, explore)
+            if self.actor.numbers(jnp.zeros(())) is None
+            else Behaviour(explore, None)
+        )
 
     def warm_acting(self, acting):
         return dataclasses.replace(acting, explore=self.data.warm_numbers(self.actor, acting.explore))
@@ -174,13 +196,15 @@ class Composition(Algorithm):
 
     def act(self, acting, carry, obs, mask, noise):
         obs = normalize.normalize_observation(acting.obs_moments, obs, self.clip_obs)
-        net = self.data.acting(acting.net, acting.explore)
-        action, *more = self.actor.act(self.critic, net, acting.explore, carry, obs, mask, noise)
+        now = self._behaviour(acting.explore)
+        net = self.data.acting(acting.net, now.held)
+        action, *more = self.actor.act(self.critic, net, now.numbers, carry, obs, mask, noise)
         return acting.net.head.unflatten_action(action), *more
 
     def policy(self, acting, carry, obs, mask, noise):
         obs = normalize.normalize_observation(acting.obs_moments, obs, self.clip_obs)
-        action, carry = self.actor.policy(self.critic, acting.net, acting.explore, carry, obs, mask, noise)
+        numbers = self._behaviour(acting.explore).numbers
+        action, carry = self.actor.policy(self.critic, acting.net, numbers, carry, obs, mask, noise)
         return acting.net.head.unflatten_action(action), carry
 
     # ------------------------------------------------------------------ learning
@@ -285,7 +309,7 @@ class Update(Learning):
         """The learner after the last update."""
         acting, algorithm = self.learner.acting, self.algorithm
         own = {name: state.params[name] for name in counted.own}
-        held = algorithm.data.release(acting.explore, acting.net)
+        held = algorithm.data.release(algorithm._behaviour(acting.explore).held, acting.net)
         explore = algorithm._explore(progress(counted), held)
         training = dataclasses.replace(
             counted, own=own, opt=state.opt, kept=state.kept, reward_scale=scale, gradient_steps=state.number

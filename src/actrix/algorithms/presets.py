@@ -104,7 +104,9 @@ def _usual(critic: Critic, actor: Actor, data: Data) -> dict[str, Any]:
         passes = dict(n_epochs=1, n_critic_updates=10)
         return dict(n_steps=None if whole else 256, batch_size=None if whole else 128) | passes
     if a.ratio:
-        return dict(n_steps=None if whole else 256, batch_size=None if whole else 64)
+        chunk = dict(n_steps=None if whole else 256, batch_size=None if whole else 64)
+        # ψ holds ρ there: centred, rows that the policy would never give (ρ ≈ 0) would pull at it as hard as any.
+        return chunk if d.on_policy else chunk | dict(normalize_advantage=False)
     usual = dict(n_steps=None if whole else 16, learning_rate=1e-3) | _SCORE
     return usual | ({"ent_coef": 0.01} if a.learns_q else {})
 

@@ -132,6 +132,7 @@ def _explorer(algorithm: Any, values: dict[str, Any]) -> dict[str, Any]:
         return {}
     if "exploration" in values:
         kind = values.pop("exploration")
+        kind = "none" if kind is None else kind  # `--set exploration=none`
         if kind not in _EXPLORERS:
             raise SettingError(f"exploration={kind!r}: choose one of {', '.join(_EXPLORERS)}.")
         return {"actor": parse_actor(_EXPLORERS[kind], old)}
@@ -252,7 +253,7 @@ def action_noise_settings(noise: Any) -> dict[str, Any]:
 _DROPPED = {
     "n_atoms", "v_min", "v_max", "n_quantiles", "n_policy_quantiles", "quantile_dim", "temperature", "n_critics",
     "exploration_fraction", "exploration_initial_eps", "exploration_final_eps", "top_quantiles_to_drop_per_net",
-    "cql_alpha", "cql_actions", "bc_alpha", "discrete",
+    "cql_alpha", "cql_actions", "bc_alpha", "discrete", "tau", "clip_range_vf", "beta", "max_weight", "expectile",
 }  # fmt: skip
 """Settings that files of format 1 hold also where they had no effect."""
 
@@ -266,14 +267,13 @@ def upgraded(algorithm: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
         and "=" not in settings["data"]
     ):
         settings["data"] = settings["data"].replace("replay", "trajectories", 1)
-    if "critic" in settings or not isinstance(algorithm, Composition):
-        return settings
-    if settings.get("cql_alpha") and algorithm.critic.name == "ensemble":
+    composition = isinstance(algorithm, Composition)
+    if settings.get("cql_alpha") and composition and "cql_alpha" not in words.setting_names(algorithm.critic):
         settings["critic"] = f"conservative:{settings['cql_alpha']}"
-    if settings.get("n_quantiles") and hasattr(algorithm.critic, "joined"):
+    if settings.get("n_quantiles") and hasattr(getattr(algorithm, "critic", None), "joined"):
         settings["joined"] = "quantiles"
-    chosen = ("critic", "joined", "target", "distributional", "exploration", "noisy")
-    first = {name: settings[name] for name in chosen if name in settings}
+    chosen = (*_ANSWERS, "joined", "target", "distributional", "noisy") if composition else ()
+    first = {name: settings[name] for name in (*chosen, "exploration") if name in settings}
     names = setting_names(configure(algorithm, first))
     return {name: x for name, x in settings.items() if name in names or name not in _DROPPED}
 
@@ -295,7 +295,9 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
     if "lstm_hidden_size" in kwargs:
         changes["hidden_size"] = int(kwargs.pop("lstm_hidden_size"))
     if "features_extractor_kwargs" in kwargs:
-        changes["features_extractor_kwargs"] = tuple(sorted(kwargs.pop("features_extractor_kwargs").items()))
+        changes["features_extractor_kwargs"] = tuple(
+            sorted(dict(kwargs.pop("features_extractor_kwargs")).items())
+        )
     known = {f.name for f in dataclasses.fields(NetworkConfig)}
     for name, value in kwargs.items():
         if name in UNSUPPORTED:

@@ -40,6 +40,10 @@ def _partners(critic: Critic, actor: Actor, data: Data) -> str | None:
         return f"{actor.name} takes {takes}, and the critic is {GIVES[c.gives]}"
     if c.explores and a.explores_by_value:
         return "noisy layers explore by themselves: take actor greedy or epsilon-greedy"
+    if c.samples_policy and not a.density:
+        return (
+            f"critic {critic.name} weighs samples of the policy by their density: take actor soft or weighted"
+        )
     return None
 
 
@@ -62,7 +66,7 @@ def _psi(critic: Critic, actor: Actor, data: Data) -> str | None:
             return "γ^t never multiplies R(τ), which already counts from the start of the episode"
         if not c.whole_episodes:
             return "γ^t counts from an episode's start, and chunks begin anywhere: take critic mc or none"
-    if a.weighs_rewards and psi.name != "return":
+    if a.weighs_rewards and not (psi.whole_return and not psi.centred):
         return f"{actor.name} weighs the rewards themselves: take critic none and ψ=return"
     return None
 
@@ -125,7 +129,7 @@ def _behaviour(critic: Critic, actor: Actor, data: Data) -> str | None:
     one_step_q = c.gives == "Q of a policy" and c.one_step
     if c.gives == "none" or not (c.corrected or one_step_q):
         return "without correction the critic estimates the behaviour policy's values, not the target's"
-    advantage = psi is not None and psi.name == "advantage"
+    advantage = psi is not None and psi.of_critic
     if a.ratio:
         if a.old_or_other and c.ratio_in_advantage and advantage:
             return None
@@ -133,11 +137,7 @@ def _behaviour(critic: Critic, actor: Actor, data: Data) -> str | None:
             "the surrogate's ratio compares with the policy before the chunk's first step, so ψ must hold the ratio of "
             "that one to the policy that acted: take v-trace's advantage, or score, off-pac or acer"
         )
-    if (
-        psi is not None
-        and psi.name == "td-error"
-        and not (c.gives == "V" and c.corrected and not c.whole_episodes)
-    ):
+    if psi is not None and psi.one_step and not (c.gives == "V" and c.corrected and not c.whole_episodes):
         return "ψ=td-error is a V critic's one-step error: take td-is or v-trace, or ψ=advantage"
     if a.needs_q and not advantage:
         return f"{actor.name} corrects its truncation with Q(s, ·): take a q- critic and ψ=advantage"
@@ -183,7 +183,7 @@ def fits(a: Any, spec: Spec, num_envs: int) -> None:
     a.actor.check(spec, network)
     a.critic.check(spec, network)
     a.data.check(spec, num_envs, network)
-    if psi is not None and psi.name == "optimal" and num_envs < 2:
+    if psi is not None and psi.across_episodes and num_envs < 2:
         raise ValueError(
             "psi 'optimal' takes its baseline from a chunk's other episodes: n_envs must be ≥ 2."
         )
@@ -195,9 +195,7 @@ def fits(a: Any, spec: Spec, num_envs: int) -> None:
         raise ValueError(
             "a recurrent policy cannot replay: remembered rows do not hold its memory; take data lag."
         )
-    if network.cell is not None and (
-        (psi is not None and psi.name == "optimal") or network.module is not None
-    ):
+    if network.cell is not None and ((psi is not None and psi.across_episodes) or network.module is not None):
         raise ValueError("a recurrent policy has neither psi 'optimal' nor a module of your own.")
     if not a.data.facts.transitions:
         rows = a.rows(spec)

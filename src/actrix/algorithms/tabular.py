@@ -169,7 +169,7 @@ class Tabular(Algorithm):
         words = [self.method] + [f"{self.n_steps}-step"] * (self.n_steps > 1)
         words += [f"λ:{self.lam} {self.trace}"] if self.lam else []
         words += [f"{self.visits}-visit"] if self.method == "mc" else []
-        actor = "given policy" if self.predicts else str(self.actor)
+        actor = "given policy" if self.predicts else self.actor.name
         off = self.method in ("q-learning", "double-q", "tree-backup")
         data = "off-policy" if off else "on-policy" if self.importance == "none" else f"{self.importance} IS"
         return " ".join(words), actor, data

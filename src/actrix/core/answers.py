@@ -84,6 +84,8 @@ class CriticFacts:
     """Its own weights explore."""
     needs_order: bool = False
     """Its target runs along consecutive rows."""
+    samples_policy: bool = False
+    """Its loss weighs samples of the policy by their density."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +121,8 @@ class ActorFacts:
     dense_only: bool = False
     """It factors dense layers only."""
     discrete_only: bool = False
+    density: bool = True
+    """Its policy has one."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,8 +37,10 @@ def switch(part: Any, *names: str) -> None:
 
 
 def choose(part: Any, **choices: tuple) -> None:
-    """Raise ValueError unless each field holds one of its choices."""
+    """Raise ValueError unless each field holds one of its choices; None is the choice 'none' (`--set KEY=none`)."""
     for name, allowed in choices.items():
+        if getattr(part, name) is None and "none" in allowed:
+            object.__setattr__(part, name, "none")
         if getattr(part, name) not in allowed:
             raise ValueError(f"{name}={getattr(part, name)!r}: choose one of {', '.join(map(str, allowed))}.")
 

@@ -135,6 +135,10 @@ class Conservative(Ensemble):
     name: ClassVar[str] = "conservative"
     positional: ClassVar[tuple[str, ...]] = ("cql_alpha", "n_critics")
 
+    @property
+    def facts(self):
+        return dataclasses.replace(super().facts, samples_policy=True)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         finite(self, "cql_alpha", least=0)

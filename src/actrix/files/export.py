@@ -208,7 +208,7 @@ def _stablehlo(call: Callable, inputs: tuple[Port, ...], outputs: tuple[Port, ..
     from jax import export as jax_export
 
     try:
-        importlib.import_module("flatbuffers")
+        import flatbuffers  # noqa: F401 - what `serialize` imports
     except ImportError as error:
         raise ImportError(f'StableHLO needs flatbuffers ({error}): pip install "actrix[export]"') from None
 

@@ -55,6 +55,10 @@ class OfflineRunner:
             raise ValueError(
                 "only algorithms that replay transitions learn from a data set: bc, iql, cql, td3-bc, dqn, sac, …"
             )
+        if algorithm.normalize_reward:
+            raise ValueError(
+                "normalize_reward is of rewards that still come in: scale those of a data set yourself."
+            )
         data: Replay = algorithm.data
         self.algorithm, self.seeds, self.spec = algorithm, tuple(seeds), dataset.spec
         algorithm.check(self.spec, 1)

@@ -100,6 +100,7 @@ class RenormView(ApartView):
     """The policy at `obs` and the critics of `pair` by the batch's own statistics, all else by the running ones."""
 
     def policy(self, which: str = "obs") -> Any:
+        """What the actor says: at `obs`, where its loss is, by the batch's statistics, else by the running ones."""
         if which != "obs":
             return super().policy(which)
         actor = self.net.actor

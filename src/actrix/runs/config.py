@@ -56,13 +56,15 @@ class RunConfig:
 
     def build(self) -> Any:
         """The algorithm (a frozen dataclass)."""
-        named = self.algorithm != presets.COMPOSED
-        base = presets.find_preset(self.algorithm).algorithm if named else None
+        if not self.settings:
+            raise RunError("the settings of this run lack everything: its config.json is incomplete.")
+        base = None
+        if self.algorithm != presets.COMPOSED:
+            base = presets.find_preset(self.algorithm).algorithm
         missing = {"critic", "actor"} - set(self.settings)
         # Files of format 1 name the answers of joint networks only.
-        if missing and (
-            base is None or (isinstance(base, Composition) and presets.joint(base.critic, base.actor))
-        ):
+        named = isinstance(base, Composition) and presets.joint(base.critic, base.actor)
+        if missing and (base is None or named):
             raise RunError(f"the settings of this run lack {' and '.join(sorted(missing))}.")
         if base is not None:
             return configure(base, upgraded(base, self.settings))

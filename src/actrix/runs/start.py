@@ -100,7 +100,7 @@ def _small(algorithm: Any, num_envs: int) -> Any:
     data = algorithm.data
     if not hasattr(data, "buffer_size"):
         return algorithm
-    least = max(num_envs, getattr(data, "batch_size", 1))
+    least = max(num_envs, getattr(data, "batch_size", None) or 1)  # None: the whole of a chunk
     return dataclasses.replace(
         algorithm, data=dataclasses.replace(data, buffer_size=min(data.buffer_size, least))
     )

@@ -281,6 +281,10 @@ def _whole_records(path: Path) -> int:
             after = end + 16 + struct.unpack("<Q", head[:8])[0]
             if after > size:
                 break
+            if after == size:  # a power cut may have left zeros in the last one
+                data, checksum = file.read(after - end - 16), file.read(4)
+                if struct.pack("<I", masked_crc32c(data)) != checksum:
+                    break
             end = after
             file.seek(end)
     return end

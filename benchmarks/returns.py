@@ -23,7 +23,7 @@ import numpy as np
 from machine import machine
 
 from actrix import make_vec_env
-from actrix.envs.jax_envs import ClassicEnv
+from actrix.envs.classic import ClassicEnv
 from actrix.envs.probes import MaskVelocity, PositionOnly
 from actrix.files import manifest
 from actrix.loops.compiled import CompiledRunner

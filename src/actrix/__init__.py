@@ -32,7 +32,9 @@ from actrix.envs.finite import FiniteMDP, MDPError  # noqa: E402
 from actrix.envs.guard import EnvError  # noqa: E402
 from actrix.envs.make import make_vec_env  # noqa: E402
 from actrix.files.container import ModelFileError  # noqa: E402
-from actrix.model import (  # noqa: E402
+from actrix.loops.evaluate import evaluate_policy  # noqa: E402
+from actrix.model import Model  # noqa: E402
+from actrix.named import (  # noqa: E402
     A2C,
     ACER,
     ACKTR,
@@ -73,7 +75,6 @@ from actrix.model import (  # noqa: E402
     DoubleQ,
     DroQ,
     ExpectedSARSA,
-    Model,
     MunchausenDQN,
     OffPAC,
     QLambda,
@@ -86,7 +87,6 @@ from actrix.model import (  # noqa: E402
     TDLambdaAC,
     TreeBackup,
     VTrace,
-    evaluate_policy,
 )
 
 __version__ = "0.1.0"

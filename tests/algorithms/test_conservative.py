@@ -10,7 +10,8 @@ import pytest
 from actrix.algorithms.conservative import ConservativeIteration, conservative_step
 from actrix.algorithms.presets import PRESETS
 from actrix.algorithms.settings import configure
-from actrix.envs.finite import FiniteMDP, chain, grid_world, random_mdp
+from actrix.envs.finite import FiniteMDP
+from actrix.envs.tables import chain, grid_world, random_mdp
 from actrix.lab import exact as oracle
 from actrix.loops.compiled import CompiledRunner
 

@@ -23,7 +23,8 @@ from helpers import (
 from actrix.algorithms.presets import PRESETS, composed
 from actrix.algorithms.settings import configure
 from actrix.core.types import Chunk
-from actrix.envs.jax_envs import ClassicEnv, HostJax
+from actrix.envs.classic import ClassicEnv
+from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import Probe, TMaze
 from actrix.loops.compiled import CompiledRunner, collect
 from actrix.loops.host import HostRunner

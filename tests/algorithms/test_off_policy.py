@@ -22,7 +22,7 @@ from actrix.core.types import Chunk, Spec
 from actrix.critics.represent import TruncatedQuantiles, huber
 from actrix.data import replay
 from actrix.data.ring import SMALLEST_PRIORITY, Ends, weights
-from actrix.envs.jax_envs import ClassicEnv
+from actrix.envs.classic import ClassicEnv
 from actrix.envs.probes import ContinuousTarget
 from actrix.loops.compiled import collect, reset
 from actrix.nets.torso import noise_size, perturb

@@ -13,8 +13,8 @@ from actrix.algorithms.presets import PRESETS
 from actrix.algorithms.settings import configure
 from actrix.core.optim import flatten
 from actrix.core.types import Chunk, Spec
-from actrix.envs.finite import grid_world
 from actrix.envs.jax_envs import jax_env
+from actrix.envs.tables import grid_world
 from actrix.lab import exact as oracle
 from actrix.loops.compiled import CompiledRunner
 from actrix.nets.networks import NetworkConfig

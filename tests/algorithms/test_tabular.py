@@ -14,7 +14,7 @@ from actrix.algorithms.settings import configure
 from actrix.algorithms.tabular import Tabular
 from actrix.core.spaces import UnsupportedSpaceError, cells
 from actrix.core.types import Chunk, Spec
-from actrix.envs.finite import chain
+from actrix.envs.tables import chain
 from actrix.lab import exact as oracle
 from actrix.loops.compiled import CompiledRunner
 from actrix.loops.train import SeedRun, train

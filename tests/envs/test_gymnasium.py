@@ -10,8 +10,9 @@ from actrix.cli.play import predictor
 from actrix.data.datasets.play import record_episodes
 from actrix.envs.base import HostEnv
 from actrix.envs.guard import EnvError
-from actrix.envs.gymnasium import GymnasiumEnvs, MaskKeeper
+from actrix.envs.gymnasium import GymnasiumEnvs
 from actrix.envs.make import as_host_env, make_vec_env
+from actrix.envs.masks import MaskKeeper
 
 SEEDS = [3, 14, 15]
 

@@ -12,7 +12,8 @@ from actrix.algorithms.presets import PRESETS
 from actrix.algorithms.settings import configure
 from actrix.core.types import Spec
 from actrix.data.datasets.dataset import Episode, assemble
-from actrix.envs.jax_envs import ClassicEnv, HostJax
+from actrix.envs.classic import ClassicEnv
+from actrix.envs.jax_envs import HostJax
 from actrix.loops.compiled import CompiledRunner
 from actrix.loops.offline import OfflineRunner
 from actrix.loops.runner import iteration_keys, wrapped

@@ -220,10 +220,8 @@ def test_a_later_format_is_not_damage(trained, tmp_path, monkeypatch):
 
 def test_other_versions_are_warned_of(trained, tmp_path, monkeypatch):
     folder = copy_of(trained, tmp_path / "c")
-    import actrix.model as model_module
-
     now = modelfile.versions()
-    monkeypatch.setattr(model_module.modelfile, "versions", lambda: now | {"jax": "99.0"})
+    monkeypatch.setattr(modelfile, "versions", lambda: now | {"jax": "99.0"})
     with pytest.warns(RuntimeWarning, match=r'under other versions \(jax is "99\.0"'):
         PPO("MlpPolicy", "CartPole-v1", seed=0, **PPO_SMALL).learn(96, resume_from=folder)
 

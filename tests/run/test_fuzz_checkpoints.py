@@ -10,8 +10,8 @@ from test_fuzz import BYTES, COUNT, GAMES, LONG, File, nasty_metadata, outcome, 
 
 from actrix.algorithms.presets import PRESETS
 from actrix.algorithms.settings import configure
+from actrix.envs.classic import ClassicEnv
 from actrix.envs.guard import EnvError
-from actrix.envs.jax_envs import ClassicEnv
 from actrix.envs.make import make_vec_env
 from actrix.files import checkpoint
 from actrix.files.container import ModelFileError

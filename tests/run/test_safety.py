@@ -21,11 +21,13 @@ from tiny_models import CASES, same, tiny
 
 import actrix
 from actrix import cli
+from actrix.core.types import Spec
 from actrix.envs.build import UnknownEnvError
 from actrix.envs.probes import ActionObs, ContinuousTarget
-from actrix.files import container, modelfile
+from actrix.files import container
 from actrix.files.container import ModelFileError
-from actrix.model import PPO, Model
+from actrix.model import Model
+from actrix.named import PPO
 from actrix.runs import start as experiment
 from actrix.show.log import Logger
 
@@ -524,7 +526,7 @@ def test_what_is_saved_loads_equal(case, tmp_path):
 def test_what_could_not_be_read_again_is_not_written(tmp_path):
     """An observation of more numbers than a reader makes room for."""
     model = tiny("q-learning")
-    model.spec = modelfile.Spec(spaces.MultiBinary(2**25), model.spec.action_space)
+    model.spec = Spec(spaces.MultiBinary(2**25), model.spec.action_space)
     with pytest.raises(ModelFileError, match="more than 16777216 numbers"):
         model.save(tmp_path / "large")
     assert not list(tmp_path.iterdir())

@@ -86,8 +86,8 @@ def render_env(model: Any, env_id: str | None, mode: str | None) -> Any:
     from actrix.algorithms.settings import SettingError
     from actrix.envs.atari import PLAY, atari_single_env, is_atari
     from actrix.envs.build import single_env
-    from actrix.envs.gymnasium import MaskKeeper
     from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
+    from actrix.envs.masks import MaskKeeper
     from actrix.runs.start import model_env_id
 
     env_id = model_env_id(model, env_id)

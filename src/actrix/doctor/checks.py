@@ -20,8 +20,9 @@ from actrix.core.spaces import UnsupportedSpaceError, check_action_space, check_
 from actrix.doctor import play
 from actrix.doctor.finding import Finding, blame, fine, fix, note, said
 from actrix.doctor.play import Play, copied, equal, random_action
-from actrix.envs.gymnasium import find_masks_of, own
+from actrix.envs.gymnasium import own
 from actrix.envs.make import as_host_env, make_vec_env
+from actrix.envs.masks import find_masks_of
 from actrix.envs.state import whole
 
 SLOW = 2e-3

@@ -16,8 +16,8 @@ from actrix.core.types import Spec
 from actrix.doctor import checks, play
 from actrix.doctor.finding import Finding, blame, fine, fix
 from actrix.doctor.play import random_play
-from actrix.envs.gymnasium import find_masks_of
 from actrix.envs.make import as_host_env
+from actrix.envs.masks import find_masks_of
 
 LIMIT = 120.0
 """Seconds after which an examination that is not done is given up."""

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from actrix.core.spaces import mask_length
 from actrix.doctor.finding import Finding, blame
 from actrix.envs.guard import EnvError, Guard
-from actrix.envs.gymnasium import find_masks_of
+from actrix.envs.masks import find_masks_of
 
 SECONDS, STEPS, EPISODES = 10.0, 5000, 20
 """Random play stops at the first of these; seeds and resets are looked at in about as much time again."""

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from actrix.core.types import PyTree
+from actrix.core.types import PyTree, Spec
 from actrix.files import atomic, container
 from actrix.files.container import (
     MAX_LIST,
@@ -24,7 +24,7 @@ from actrix.files.container import (
     leaf_names,
     refuse,
 )
-from actrix.files.spaces import spec_from_json
+from actrix.files.spaces import spec_from_json, spec_to_json
 
 
 def save(path: str | os.PathLike, meta: dict[str, Any], tree: PyTree) -> Path:
@@ -48,6 +48,20 @@ def save(path: str | os.PathLike, meta: dict[str, Any], tree: PyTree) -> Path:
         for x in arrays.values():
             file.write(as_bytes(x))
     return path
+
+
+def write_model(
+    path: str | os.PathLike, name: str, settings: dict[str, Any], acting: PyTree, spec: Spec, *,
+    env_id: str | None, env_kwargs: dict[str, Any] | None, seed: int, num_timesteps: int, n_envs: int,
+    reference: bool = False,
+) -> Path:  # fmt: skip
+    """One model file for these acting parameters and the algorithm's `settings_of`: a model's, and a run's."""
+    meta = {
+        "kind": "model", "algorithm": name, "settings": settings,
+        "spec": spec_to_json(spec), "env_id": env_id, "env_kwargs": env_kwargs, "seed": seed,
+        "num_timesteps": num_timesteps, "n_envs": n_envs, "reference": reference, "versions": versions(),
+    }  # fmt: skip
+    return save(path, meta, acting)
 
 
 _FIELDS: dict[str, tuple[type, ...]] = {

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from actrix.actors.natural import conservative_step
-from actrix.envs.finite import FiniteMDP, cliff
+from actrix.envs.finite import FiniteMDP
+from actrix.envs.tables import cliff
 from actrix.lab import exact as oracle
 from actrix.lab.report import Report, Table, label, legend, panels
 from actrix.show.plot import GREY, PALETTE

@@ -16,7 +16,8 @@ import numpy as np
 
 from actrix.critics import corrections
 from actrix.critics.q_targets import expected_value
-from actrix.envs.finite import FiniteMDP, random_mdp
+from actrix.envs.finite import FiniteMDP
+from actrix.envs.tables import random_mdp
 from actrix.lab import exact as oracle
 from actrix.lab.report import NORMAL_95, Report, Table, label, legend, panels
 from actrix.lab.sampling import play

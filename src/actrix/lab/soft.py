@@ -15,7 +15,7 @@ import numpy as np
 
 from actrix.actors.greedy import boltzmann_log_probs
 from actrix.critics.q_targets import soft_value
-from actrix.envs.finite import grid_world, random_mdp
+from actrix.envs.tables import grid_world, random_mdp
 from actrix.lab import exact as oracle
 from actrix.lab.report import Report, Table, label, legend, panels
 from actrix.show.plot import GREY, PALETTE

@@ -19,7 +19,8 @@ from actrix.actors import policy_gradient as pg
 from actrix.actors import psi as psi_
 from actrix.actors.greedy import boltzmann_log_probs
 from actrix.critics import returns
-from actrix.envs.finite import FiniteMDP, grid_world
+from actrix.envs.finite import FiniteMDP
+from actrix.envs.tables import grid_world
 from actrix.lab import exact as oracle
 from actrix.lab.report import NORMAL_95, Report, Table, label, legend, panels
 from actrix.lab.sampling import play

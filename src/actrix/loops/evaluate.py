@@ -16,7 +16,7 @@ from actrix.core.types import PyTree, Spec
 from actrix.envs.atari import PLAY, is_atari, make_atari_env
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.guard import env_seeds
-from actrix.envs.make import make_vec_env
+from actrix.envs.make import as_host_env, make_vec_env
 from actrix.loops.runner import run_keys
 from actrix.nets.memory import zero_where
 
@@ -163,3 +163,41 @@ def check_same_spaces(spec: Spec, env: HostEnv | JaxEnv) -> None:
         ours, theirs = getattr(spec, what), getattr(env.spec, what)
         if ours != theirs:
             raise ValueError(f"the environment's {what} is {theirs}, the model's is {ours}.")
+
+
+def evaluate_policy(
+    model: Any,
+    env: Any,
+    n_eval_episodes: int = 10,
+    deterministic: bool = True,
+    render: bool = False,
+    callback: Any = None,
+    reward_threshold: float | None = None,
+    return_episode_rewards: bool = False,
+    warn: bool = True,
+    seed: int | None = None,
+) -> Any:
+    """(mean, std) of the return over fresh episodes, or (returns, lengths) with `return_episode_rewards`.
+
+    Each environment plays an equal share, so short episodes are not favoured. Statistics stay frozen. `seed` fixes the
+    environments and the noise of sampled actions; without it every evaluation of a model has other noise.
+    `callback(locals, globals)` runs after every step; `warn` has no effect (no Monitor is needed). Raises
+    ValueError where the environment's spaces differ from the model's, AssertionError below `reward_threshold`.
+    """
+    if render:
+        raise ValueError("evaluate_policy does not render: use `actrix watch` or `actrix video`.")
+    host = as_host_env(env)
+    check_same_spaces(model._known_spec(), host)
+    on_step = None if callback is None else lambda: callback({"model": model, "env": host}, {})
+    try:
+        returns, lengths = evaluate(model.policy, host, n_eval_episodes, deterministic, seed, on_step)
+    finally:
+        if model.trains_on(env):
+            model.runner.restart()  # its open episodes were played on by the evaluation
+    if reward_threshold is not None:
+        assert np.mean(returns) > reward_threshold, (
+            f"mean reward {np.mean(returns):.2f} < {reward_threshold:.2f}"
+        )
+    if return_episode_rewards:
+        return returns.tolist(), lengths.tolist()
+    return float(np.mean(returns)), float(np.std(returns))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actrix.core.types import Key, PyTree
+from actrix.core.contract import Algorithm
+from actrix.core.types import Key, PyTree, Spec
+from actrix.files.checkpoint import Snapshot
 
 
 def run_keys(seed: int) -> tuple[Key, Key, Key]:
@@ -99,6 +101,52 @@ class Report:
     """t·N + n of the first row whose reward or observation was not finite."""
     batch: PyTree = None
     """What the first non-finite update learned from."""
+
+
+class Runner(Protocol):
+    """What drives training asks of a loop: stretches of it, and all of its state, for one seed or several."""
+
+    spec: Spec
+    num_envs: int
+    rows: int
+    """Rows per environment of a chunk."""
+    capacity: int
+    """Chunks that one call may make."""
+
+    @property
+    def algorithm(self) -> Algorithm: ...
+
+    @property
+    def learners(self) -> list[Any]:
+        """Views of each seed's learner."""
+
+    @property
+    def actings(self) -> list[Any]:
+        """Copies of what each seed's policy acts with."""
+
+    def set_learners(self, learners: Sequence[Any], iterations: Sequence[int]) -> None:
+        """Go on from these, after so many iterations."""
+
+    def set_training(self, **numbers: float) -> None:
+        """Replace numbers of the learners' `training`, e.g. its step counter."""
+
+    def snapshots(self) -> list[Snapshot]:
+        """All that going on from here takes, of each seed."""
+
+    def set_loops(self, loops: Sequence[dict[str, Any]]) -> bool:
+        """Take the loops' part of snapshots; False where new episodes must start."""
+
+    def reseed(self, seeds: Sequence[int]) -> None:
+        """Start new episodes from these seeds."""
+
+    def warm(self) -> list[Report]:
+        """Collect what comes before the first update; empty where nothing does."""
+
+    def advance(self, iterations: Sequence[int]) -> list[Report]:
+        """So many chunks and updates of each seed."""
+
+    def close(self) -> None:
+        """Give the environments back."""
 
 
 def no_batch(shapes: tuple[dict[str, Any], PyTree]) -> tuple[jax.Array, PyTree]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
 import math
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from actrix.envs.guard import EnvError
 from actrix.files import checkpoint, container
 from actrix.files.atomic import replacing
 from actrix.files.modelfile import versions
-from actrix.loops.runner import Report
+from actrix.loops.interrupt import StopRequest
+from actrix.loops.runner import Report, Runner
 from actrix.show.log import Logger
 
 SEGMENT_SECONDS = 0.5
@@ -100,111 +100,112 @@ class SeedRun:
 
 
 def train(
-    runner: Any,
-    runs: Sequence[SeedRun],
-    total_steps: int,
-    *,
-    display: Any = None,
-    on_update: Callable[[], bool] | None = None,
-    log_interval: int = 1,
-    checkpoint_seconds: float | None = None,
-    warm: bool = True,
-) -> bool:
+    runner: Runner, runs: Sequence[SeedRun], total_steps: int, *, display: Any = None,
+    on_update: Callable[[], bool] | None = None, log_interval: int = 1, checkpoint_seconds: float | None = None,
+    warm: bool = True, stop: StopRequest | None = None,
+) -> bool:  # fmt: skip
     """Train every seed until it has taken `total_steps` environment steps; returns False if stopped early.
 
     `on_update` runs after each segment (compiled) or update (host); returning False stops. Runs that have a folder for
     them get a checkpoint every `checkpoint_seconds`, less often where saving would take more than `SAVE_SHARE` of the
     time; Ctrl-C and SIGTERM, unless somebody else handles them, wait for the end of the segment and save one, too.
+    Where `stop` is given the caller has the signals: a request ends training like `on_update`, and the caller saves.
 
     Raises NonFiniteError after a non-finite update, with the last good parameters in the runner and the batch saved as
     `nonfinite_batch.npz`, CheckpointError.
     """
     runner.set_training(total_steps=total_steps)
-    begun = saved = time.monotonic()
-    start_steps = runs[0].steps
+    log, save = _Log(runs, display), _Saving(runner, runs, checkpoint_seconds)
     if warm and all(run.iterations == 0 for run in runs):
         for run, report in zip(runs, runner.warm(), strict=False):
             run.add(dataclasses.replace(report, iterations=0))
-    chunk = runner.rows * runner.num_envs
-    ahead, updates, pause = 1, 0, 0.0
-    with _DeferredInterrupt(any(run.checkpoints for run in runs)) as interrupt:
+    pace = _Pace(runner, total_steps)
+    own = StopRequest(terminate=any(run.checkpoints for run in runs), takes_over=False)
+    with own if stop is None else contextlib.nullcontext(stop) as signals:
         while any(run.steps < total_steps for run in runs):
-            # A chunk holds at most `chunk` steps (whole episodes: fewer), so no seed overshoots by more than one.
-            counts = [
-                min(ahead, runner.capacity, max(0, math.ceil((total_steps - r.steps) / chunk))) for r in runs
-            ]
+            counts = pace.counts(runs)
             tick = time.monotonic()
             reports = runner.advance(counts)
-            seconds = time.monotonic() - tick
+            pace.took(counts, time.monotonic() - tick)
             going = [(run, report) for run, report, n in zip(runs, reports, counts, strict=True) if n]
-            restarts = getattr(getattr(runner, "env", None), "restarts", 0)
-            for run, report in going:
-                run.add(report)
-                if restarts:
-                    run.metrics["rollout/env_restarts"] = float(restarts)
-            updates += 1
-            _log(runs, [run for run, _ in going], begun, start_steps, updates % log_interval == 0, display)
+            _count(runner, going)
+            log([run for run, _ in going], write=pace.segments % log_interval == 0)
             bad = [(run, report) for run, report in going if report.nonfinite]
             if bad:
                 raise NonFiniteError(_describe(runner, *bad[0]))
             if on_update is not None and not on_update():
                 return False
-            if getattr(runner, "stopped", False):
+            if getattr(runner, "stopped", False) or (stop is not None and stop.requested):
                 return False
-            if interrupt.pending:
+            if signals.requested:
                 save_checkpoints(runner, runs)
-                interrupt.strike()
-            if checkpoint_seconds is not None and time.monotonic() - saved > max(checkpoint_seconds, pause):
-                tick = time.monotonic()
-                save_checkpoints(runner, runs)
-                saved = time.monotonic()
-                pause = (saved - tick) / SAVE_SHARE
-            if updates > 1:  # the first call compiled
-                iterations = math.ceil(total_steps / chunk)
-                fitting = round(max(counts) * SEGMENT_SECONDS / max(seconds, 1e-4))
-                ahead = max(1, min(fitting, iterations // 100, 2 * max(counts)))
+                signals.strike()
+            save()
     return True
 
 
-class _DeferredInterrupt:
-    """Ctrl-C is raised between segments: raised inside one, it could lose the state the segment was given.
-
-    A second Ctrl-C is raised at once; a second SIGTERM is not, as services send it to all processes and their parents
-    pass it on. SIGTERM waits likewise where there are checkpoints to save. A handler that
-    somebody installed stays in charge.
-    """
-
-    def __init__(self, checkpoints: bool):
-        self._numbers: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
-        if checkpoints:
-            self._numbers[signal.SIGTERM] = signal.SIG_DFL
-        self.pending: int | None = None
-
-    def __enter__(self) -> _DeferredInterrupt:
-        main = threading.current_thread() is threading.main_thread()
-        self._ours = [n for n, default in self._numbers.items() if main and signal.getsignal(n) is default]
-        for number in self._ours:
-            signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number in self._ours:
-            signal.signal(number, self._numbers[number])
-
-    def _handle(self, number: int, _: Any) -> None:
-        if self.pending is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.pending = self.pending or number
-
-    def strike(self) -> None:
-        """Do what the signal that came meanwhile would have done."""
-        if self.pending == signal.SIGTERM:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGTERM)
-        raise KeyboardInterrupt
+def _count(runner: Runner, going: Sequence[tuple[SeedRun, Report]]) -> None:
+    restarts = getattr(getattr(runner, "env", None), "restarts", 0)
+    for run, report in going:
+        run.add(report)
+        if restarts:
+            run.metrics["rollout/env_restarts"] = float(restarts)
 
 
-def save_checkpoints(runner: Any, runs: Sequence[SeedRun]) -> None:
+class _Pace:
+    """How many chunks a segment has: as many as take `SEGMENT_SECONDS`, and at most a hundredth of the budget."""
+
+    def __init__(self, runner: Runner, total_steps: int):
+        self.runner, self.total_steps = runner, total_steps
+        self.chunk = runner.rows * runner.num_envs
+        self.ahead, self.segments = 1, 0
+
+    def counts(self, runs: Sequence[SeedRun]) -> list[int]:
+        """The chunks of each seed's next segment."""
+        # A chunk holds at most `chunk` steps (whole episodes: fewer), so no seed overshoots by more than one.
+        left = [max(0, math.ceil((self.total_steps - run.steps) / self.chunk)) for run in runs]
+        return [min(self.ahead, self.runner.capacity, n) for n in left]
+
+    def took(self, counts: Sequence[int], seconds: float) -> None:
+        """A segment of so many chunks took so long."""
+        self.segments += 1
+        if self.segments == 1:  # the first call compiled
+            return
+        iterations = math.ceil(self.total_steps / self.chunk)
+        fitting = round(max(counts) * SEGMENT_SECONDS / max(seconds, 1e-4))
+        self.ahead = max(1, min(fitting, iterations // 100, 2 * max(counts)))
+
+
+class _Saving:
+    """Checkpoints every so many seconds, later where one takes more than `SAVE_SHARE` of the time between them."""
+
+    def __init__(self, runner: Runner, runs: Sequence[SeedRun], seconds: float | None):
+        self.runner, self.runs, self.seconds = runner, runs, seconds
+        self.saved, self.pause = time.monotonic(), 0.0
+
+    def __call__(self) -> None:
+        if self.seconds is None or time.monotonic() - self.saved <= max(self.seconds, self.pause):
+            return
+        tick = time.monotonic()
+        save_checkpoints(self.runner, self.runs)
+        self.saved = time.monotonic()
+        self.pause = (self.saved - tick) / SAVE_SHARE
+
+
+@contextlib.contextmanager
+def kept(save: Callable[[], None]) -> Iterator[None]:
+    """`save()` what `train` leaves behind: what it came to, or the last good state before an error."""
+    try:
+        yield
+    except (KeyboardInterrupt, checkpoint.CheckpointError):
+        raise  # a first Ctrl-C has saved, a second one took the state with it; a full disk takes no more
+    except BaseException:
+        save()
+        raise
+    save()
+
+
+def save_checkpoints(runner: Runner, runs: Sequence[SeedRun]) -> None:
     """One checkpoint per seed that wants one; none before the first update, whose repetition costs nothing."""
     if not any(run.checkpoints and run.iterations for run in runs):
         return
@@ -219,7 +220,7 @@ def save_checkpoints(runner: Any, runs: Sequence[SeedRun]) -> None:
 
 
 def load_checkpoints(
-    runner: Any,
+    runner: Runner,
     runs: Sequence[SeedRun],
     check: Callable[[SeedRun, dict[str, Any]], None] | None = None,
     damaged: Callable[[Path, container.ModelFileError], Any] | None = None,
@@ -231,26 +232,13 @@ def load_checkpoints(
     (the run's seed, how often that happened): open episodes are dropped, and two resumes of one checkpoint agree.
     Raises FileNotFoundError where there is none, ModelFileError where none can be read or fits.
     """
-    found: list[tuple[Any, dict[str, Any] | None]] = []
-    shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
-    # Shapes only: a view would keep the runner's own memory beside the file's and the copy of it.
-    templates = [jax.tree.map(shape, snapshot.learner) for snapshot in runner.snapshots()]
-    for run, shapes in zip(runs, templates, strict=True):
-        assert run.checkpoints is not None
-        may = functools.partial(check, run) if check else None
-        found.append(checkpoint.load_newest(run.checkpoints, shapes, may, damaged) or (None, None))
+    found = _newest(runner, runs, check, damaged)
     if all(snapshot is None for snapshot, _ in found):
         raise FileNotFoundError(f"{runs[0].checkpoints} has no checkpoint to resume from.")
     if any(snapshot is None for snapshot, _ in found):  # killed between the first saves of two seeds
-        reports = runner.warm()
-        for i, (run, fresh) in enumerate(zip(runs, runner.snapshots(), strict=True)):
-            if found[i][0] is None:
-                fresh.learner, fresh.loop = jax.tree.map(np.array, fresh.learner), copy.deepcopy(fresh.loop)
-                found[i] = fresh, None
-                if reports:
-                    run.add(dataclasses.replace(reports[i], iterations=0))
-    snapshots, counters = zip(*found, strict=True)
-    for run, numbers in zip(runs, counters, strict=True):
+        found = _with_fresh(runner, runs, found)
+    snapshots = [snapshot for snapshot, _ in found]
+    for run, (_, numbers) in zip(runs, found, strict=True):
         if numbers is not None:
             run.restore(numbers)
     runner.set_learners([snapshot.learner for snapshot in snapshots], [run.iterations for run in runs])
@@ -269,7 +257,38 @@ def load_checkpoints(
         run.resumes += 1
         run.dropped_episodes += int(snapshot.loop.get("open", 0))
     runner.reseed([int(np.random.SeedSequence([run.seed, run.resumes]).generate_state(1)[0]) for run in runs])
-    env: Any = getattr(runner, "env", None)
+    return _why_anew(getattr(runner, "env", None))
+
+
+Found = list[tuple[Any, dict[str, Any] | None]]
+"""A snapshot and its counters for each seed; None where there is none yet."""
+
+
+def _newest(runner: Runner, runs: Sequence[SeedRun], check: Any, damaged: Any) -> Found:
+    found: Found = []
+    shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
+    # Shapes only: a view would keep the runner's own memory beside the file's and the copy of it.
+    templates = [jax.tree.map(shape, snapshot.learner) for snapshot in runner.snapshots()]
+    for run, shapes in zip(runs, templates, strict=True):
+        assert run.checkpoints is not None
+        may = functools.partial(check, run) if check else None
+        found.append(checkpoint.load_newest(run.checkpoints, shapes, may, damaged) or (None, None))
+    return found
+
+
+def _with_fresh(runner: Runner, runs: Sequence[SeedRun], found: Found) -> Found:
+    """Seeds without a checkpoint take the runner's own beginning."""
+    found, reports = list(found), runner.warm()
+    for i, (run, fresh) in enumerate(zip(runs, runner.snapshots(), strict=True)):
+        if found[i][0] is None:
+            fresh.learner, fresh.loop = jax.tree.map(np.array, fresh.learner), copy.deepcopy(fresh.loop)
+            found[i] = fresh, None
+            if reports:
+                run.add(dataclasses.replace(reports[i], iterations=0))
+    return found
+
+
+def _why_anew(env: Any) -> str:
     if getattr(env, "unsupported", None):
         return str(env.unsupported)
     if not hasattr(env, "set_state"):
@@ -277,26 +296,31 @@ def load_checkpoints(
     return "training was broken off inside a chunk"
 
 
-def _log(
-    runs: Sequence[SeedRun], going: Sequence[SeedRun], begun: float, start: int, write: bool, display: Any
-) -> None:
-    elapsed = time.monotonic() - begun
-    for run in going:
-        values = {
-            **run.metrics,
-            "time/fps": (run.steps - start) / max(elapsed, 1e-9),
-            "time/time_elapsed": elapsed,
-            "time/iterations": run.iterations,
-        }
-        if run.logger is not None and write:
-            for name, value in values.items():
-                run.logger.record(name, value)
-            run.logger.dump(run.steps)
-        if display is not None:
-            display.update(run.steps, values, seed=run.seed if len(runs) > 1 else None)
+class _Log:
+    """Metrics and the speed since training began, to each seed's logger and to the display."""
+
+    def __init__(self, runs: Sequence[SeedRun], display: Any):
+        self.display, self.several = display, len(runs) > 1
+        self.begun, self.start = time.monotonic(), runs[0].steps
+
+    def __call__(self, going: Sequence[SeedRun], write: bool) -> None:
+        elapsed = time.monotonic() - self.begun
+        for run in going:
+            values = {
+                **run.metrics,
+                "time/fps": (run.steps - self.start) / max(elapsed, 1e-9),
+                "time/time_elapsed": elapsed,
+                "time/iterations": run.iterations,
+            }
+            if run.logger is not None and write:
+                for name, value in values.items():
+                    run.logger.record(name, value)
+                run.logger.dump(run.steps)
+            if self.display is not None:
+                self.display.update(run.steps, values, seed=run.seed if self.several else None)
 
 
-def _describe(runner: Any, run: SeedRun, report: Report) -> str:
+def _describe(runner: Runner, run: SeedRun, report: Report) -> str:
     where = f"seed {run.seed}, around environment step {run.steps}"
     if report.bad_row is not None:  # the host loop would have named the value before it came here
         t, n = divmod(report.bad_row, runner.num_envs)

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from actrix.files import atomic
+from actrix.loops.interrupt import StopRequest
 from actrix.runs.config import RunConfig
 from actrix.runs.folder import OUTPUT, evaluated_steps
-from actrix.runs.session import EXIT_INTERRUPTED, Session, StopRequest
+from actrix.runs.session import EXIT_INTERRUPTED, Session
 from actrix.show.display import Display
 from actrix.show.log import STEP, read_metrics
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,16 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from actrix.algorithms.settings import settings_of
+from actrix.core.contract import Algorithm
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import training_env
-from actrix.files import checkpoint, manifest
+from actrix.files import checkpoint, manifest, modelfile
 from actrix.files.lock import RunLock
 from actrix.loops.compiled import CompiledRunner
 from actrix.loops.evaluate import Policy, evaluate, evaluation_env
+from actrix.loops.interrupt import StopRequest
 from actrix.loops.offline import OfflineRunner
+from actrix.loops.runner import Runner
 from actrix.loops.stepping import host_runner
-from actrix.loops.train import SeedRun, load_checkpoints, save_checkpoints, train
-from actrix.model import write_model
+from actrix.loops.train import SeedRun, kept, load_checkpoints, save_checkpoints, train
 from actrix.runs.config import RunConfig, RunError, load_datasets
 from actrix.runs.folder import checkpointed_steps, remove_traces
 from actrix.show.display import Display
@@ -56,7 +59,7 @@ def make_env(config: RunConfig, seed: int) -> HostEnv | JaxEnv:
 def train_here(config: RunConfig, pairs: Sequence[tuple[Path, int]], session: Session) -> bool:
     """Train these seeds in this process; whether they were finished."""
     algorithm, seeds = config.build(), [seed for _, seed in pairs]
-    runner: Any
+    runner: Runner
     if config.dataset:
         runner = OfflineRunner(algorithm, load_datasets(config.dataset), seeds)
     else:
@@ -78,10 +81,10 @@ def train_here(config: RunConfig, pairs: Sequence[tuple[Path, int]], session: Se
 
 
 def _train_runs(
-    config: RunConfig, algorithm: Any, runner: Any, runs: Sequence[SeedRun], session: Session
+    config: RunConfig, algorithm: Algorithm, runner: Runner, runs: Sequence[SeedRun], session: Session
 ) -> bool:
     """`train_here` with everything built and locked."""
-    spec, seeds = runner.spec, [run.seed for run in runs]
+    seeds = [run.seed for run in runs]
     notes = _begin(runner, runs, session)
     verbose, shown = session.verbose, not (session.quiet or session.verbose)
     for run in runs:
@@ -97,42 +100,32 @@ def _train_runs(
         what = config.title if config.dataset else f"{config.algorithm} for {config.n_envs} × {config.env_id}"
         display.status(f"compiling {what} ({config.backend}) …")
         evaluations = _Evaluations(config, runner, runs) if config.dataset and config.env_id else None
-
-        def on_update() -> bool:
-            if evaluations is not None:
-                evaluations()
-            return not stop.requested
-
         with contextlib.ExitStack() as stack:
             stack.callback(runner.close)
             for run in runs:
                 stack.callback(run.logger.close)  # type: ignore[union-attr]
-
-            def write() -> None:
-                save_checkpoints(runner, runs)
-                for run, acting in zip(runs, runner.actings, strict=True):
-                    if not run.iterations or run.folder is None:
-                        continue
-                    write_model(
-                        run.folder / "model.safetensors", config.algorithm, algorithm, acting, spec,
-                        env_id=config.env_id or None, env_kwargs=config.env_kwargs or None, seed=run.seed,
-                        num_timesteps=run.steps, n_envs=config.n_envs,
-                    )  # fmt: skip
-
-            try:
+            # After a non-finite update, too: the runner holds the last good parameters.
+            with kept(functools.partial(_write, config, algorithm, runner, runs)):
                 finished = train(
-                    runner, runs, config.n_timesteps, display=display, on_update=on_update,
+                    runner, runs, config.n_timesteps, display=display, on_update=evaluations, stop=stop,
                     checkpoint_seconds=session.checkpoint_seconds, log_interval=_log_interval(config, runner),
                 )  # fmt: skip
-            except (KeyboardInterrupt, checkpoint.CheckpointError):
-                raise  # a second Ctrl-C took the state with it; a full disk takes no more
-            except BaseException:
-                write()  # after a non-finite update, too: the runner holds the last good parameters
-                raise
-            if not finished:
-                display.message("interrupted: saving a checkpoint")
-            write()
+                if not finished:
+                    display.message("interrupted: saving a checkpoint")
     return finished
+
+
+def _write(config: RunConfig, algorithm: Algorithm, runner: Runner, runs: Sequence[SeedRun]) -> None:
+    """Checkpoints and models of all that has learned something."""
+    save_checkpoints(runner, runs)
+    for run, acting in zip(runs, runner.actings, strict=True):
+        if not run.iterations or run.folder is None:
+            continue
+        modelfile.write_model(
+            run.folder / "model.safetensors", config.algorithm, settings_of(algorithm), acting, runner.spec,
+            env_id=config.env_id or None, env_kwargs=config.env_kwargs or None, seed=run.seed,
+            num_timesteps=run.steps, n_envs=config.n_envs,
+        )  # fmt: skip
 
 
 def identity_of(config: RunConfig) -> dict[str, Any]:
@@ -142,7 +135,7 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
     return json.loads(json.dumps(kept))
 
 
-def _begin(runner: Any, runs: Sequence[SeedRun], session: Session) -> list[str]:
+def _begin(runner: Runner, runs: Sequence[SeedRun], session: Session) -> list[str]:
     """Restore what there is to go on from, and note the session in the manifest; lines that the user should see."""
     notes, event, reason = [], "start", None
     new = [run for run in runs if run.folder and checkpointed_steps(run.folder) < 0]
@@ -201,14 +194,15 @@ def check_identity(run: SeedRun, meta: dict[str, Any]) -> None:
 class _Evaluations:
     """Learning from a data set gives no returns: a few episodes after each tenth of the budget draw its curve."""
 
-    def __init__(self, config: RunConfig, runner: Any, runs: Sequence[SeedRun]):
+    def __init__(self, config: RunConfig, runner: Runner, runs: Sequence[SeedRun]):
         self.config, self.runner, self.runs = config, runner, runs
         self.every = max(1, config.n_timesteps // OFFLINE_EVALUATIONS)
         self.next = (runs[0].steps // self.every + 1) * self.every
 
-    def __call__(self) -> None:
+    def __call__(self) -> bool:
+        """Evaluate where it is time to; training goes on."""
         if self.runs[0].steps < self.next or self.runs[0].steps >= self.config.n_timesteps:
-            return
+            return True
         self.next += self.every
         env = evaluation_env(self.config.env_id, EVAL_EPISODES // 2, self.config.env_kwargs or None)
         try:
@@ -220,37 +214,11 @@ class _Evaluations:
                     run.logger.record("eval/mean_reward", float(np.mean(returns)))
         finally:
             env.close()
+        return True
 
 
-def _log_interval(config: RunConfig, runner: Any) -> int:
+def _log_interval(config: RunConfig, runner: Runner) -> int:
     """Host mode updates may be tiny (A2C: 40 steps): write about 500 rows."""
     if runner.capacity > 1:
         return 1
     return max(1, config.n_timesteps // (runner.rows * runner.num_envs) // 500)
-
-
-class StopRequest:
-    """The first Ctrl-C or SIGTERM asks training to stop after the current segment; a second Ctrl-C aborts.
-
-    Raising at once could lose the state that the running segment was given to overwrite. A second SIGTERM is ignored:
-    services send it to all processes, and the parent of many seeds passes on its own.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __enter__(self) -> StopRequest:
-        self._old: dict[int, Any] = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # not in the main thread
-                self._old[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, old in self._old.items():
-            signal.signal(number, old)
-
-    def _handle(self, number: int, _: Any) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True

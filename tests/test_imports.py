@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "loops": {"core", "nets", "critics", "data", "actors", "algorithms", "envs", "files", "show"},
     "lab": {"core", "critics", "actors", "envs", "files", "show"},
     "zoo": {"core", "critics", "actors", "algorithms"},
-    "runs": {"algorithms", "data", "envs", "files", "loops", "model", "show", "zoo"},
+    "runs": {"algorithms", "core", "data", "envs", "files", "loops", "model", "show", "zoo"},
     "cli": {
         "algorithms",
         "core",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,7 +19,7 @@ from actrix.algorithms import presets
 from actrix.algorithms import settings as settings_
 from actrix.callbacks import as_callback
 from actrix.core import spaces
-from actrix.core.contract import Acting
+from actrix.core.contract import Acting, Algorithm
 from actrix.core.types import Spec
 from actrix.data.datasets.dataset import Dataset, check_spaces
 from actrix.data.datasets.read import load_dataset
@@ -33,6 +34,7 @@ from actrix.loops.compiled import CompiledRunner
 from actrix.loops.evaluate import Policy, Stream, check_same_spaces
 from actrix.loops.host import HostRunner
 from actrix.loops.offline import OfflineRunner
+from actrix.loops.runner import Runner
 from actrix.loops.stepping import host_runner
 from actrix.loops.train import SeedRun, kept, save_checkpoints, train
 from actrix.predict import predict
@@ -133,7 +135,7 @@ class Model:
         self._given: Any = None  # what `set_env` was given, where that is an object that holds state
         self.env_id: str | None = None
         self.spec: Spec | None = None
-        self.runner: Any = None
+        self.runner: Runner | None = None
         self.logger: Logger | Any = NoLogger()
         self.run = SeedRun(self.seed, window=stats_window_size)
         self._open_steps = self._open_episodes = 0  # of the chunk that is being collected
@@ -297,18 +299,17 @@ class Model:
                 Display(total, title, start=self.run.steps) if progress_bar else contextlib.nullcontext()
             )
             shown = stack.enter_context(display)
-            with (
-                Hooks(self, as_callback(callback)) as hooks,
-                kept(lambda: save_checkpoints(self.runner, [self.run])),
-            ):
-                train(
-                    self.runner, [self.run], total, display=shown, on_update=hooks.on_update,
-                    log_interval=log_interval, checkpoint_seconds=checkpoint_seconds, warm=first,
-                )  # fmt: skip
+            hooks = stack.enter_context(Hooks(self, as_callback(callback)))
+            stack.enter_context(kept(functools.partial(save_checkpoints, self.runner, [self.run])))
+            train(
+                self.runner, [self.run], total, display=shown, on_update=hooks.on_update, log_interval=log_interval,
+                checkpoint_seconds=checkpoint_seconds, warm=first,
+            )  # fmt: skip
         return self
 
     def _take_up(self, source: Path | None, ours: bool, reset: bool) -> None:
         """Go on from the checkpoints in `source`, else count anew (`reset`), else go on counting."""
+        assert self.runner is not None
         if source is not None:
             run = SeedRun(self.seed, window=self.stats_window_size, checkpoints=source)
             run.identity = resuming.identity(self)
@@ -320,14 +321,11 @@ class Model:
             iterations = self.run.iterations
             self.run = SeedRun(self.seed, window=self.stats_window_size)
             self.run.iterations = iterations
-            self._reset_schedule()
+            self.runner.set_training(steps=0, steps_rest=0)
             if isinstance(self.runner, HostRunner):
                 self.runner.restart()
         else:
             self.run.start_steps = self.run.steps
-
-    def _reset_schedule(self) -> None:
-        self.runner.set_training(steps=0, steps_rest=0)
 
     def _tb_folder(self, name: str | None) -> Path | None:
         if self.tensorboard_log is None:
@@ -395,13 +393,9 @@ class Model:
 
     @_class_only
     def load(
-        cls: Any,
-        path: str | os.PathLike,
-        env: Any = None,
-        template: Model | None = None,
-        device: str = "auto",
+        cls: Any, path: str | os.PathLike, env: Any = None, template: Model | None = None, device: str = "auto",
         **kwargs: Any,
-    ) -> Any:
+    ) -> Any:  # fmt: skip
         """A new model from a file or a run folder. Nothing in the file is executed.
 
         `env` may be given to go on training (the optimiser starts anew). A file saved with a network of your own
@@ -454,6 +448,7 @@ class Model:
 
     def _adopt(self, acting: Acting) -> None:
         """Put these acting parameters into the runner."""
+        assert self.runner is not None
         learner = self.algorithm.with_acting(self.runner.learners[0], acting)
         self.runner.set_learners([learner], [self.run.iterations])
 
@@ -518,7 +513,7 @@ def _network(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> An
     return settings_.network_config(kwargs, base)
 
 
-def _check_spaces(algorithm: Any, spec: Spec) -> None:
+def _check_spaces(algorithm: Algorithm, spec: Spec) -> None:
     """Refuse spaces in which the algorithm cannot act; whether batches fit the environments matters when it learns."""
     try:
         algorithm.check(spec, 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from actrix.cli.options import EXIT_FAILED, AddCommand, model_paths, pairs
+from actrix.core.contract import Algorithm
 
 
 def add_files(command: AddCommand) -> None:
@@ -187,7 +188,7 @@ def _list_one(name: str, env_id: str | None = None, *more: str) -> None:
     )
 
 
-def _in_words(algorithm: Any, n_envs: int) -> str:
+def _in_words(algorithm: Algorithm, n_envs: int) -> str:
     """The command line that names an algorithm by its answers alone."""
     import shlex
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -31,14 +31,7 @@ def from_outcomes(
     with `terminated` only becomes terminal. Raises MDPError as `FiniteMDP` does, and for unknown next states.
     """
     S, A = len(outcomes), len(outcomes[0])
-    rows: dict[tuple[int, int], dict[tuple[int, bool, float], float]] = {}
-    for s, a in np.ndindex(S, A):
-        row = rows[s, a] = {}
-        for p, s2, reward, terminated in outcomes[s][a]:
-            if not 0 <= s2 < S:
-                raise MDPError(f"state {s}, action {a} leads to state {s2}: states are 0 to {S - 1}.")
-            key = (int(s2), bool(terminated), float(reward))
-            row[key] = row.get(key, 0.0) + p
+    rows = _laws(outcomes, S, A)
     start = np.eye(S)[rho0] if np.ndim(rho0) == 0 else np.asarray(rho0, np.float64)
     alive = _reachable(rows, np.flatnonzero(start), A)
     ends = {s2 for row in rows.values() for (s2, end, _), p in row.items() if end and p > 0}
@@ -49,14 +42,7 @@ def from_outcomes(
         key = (s2, terminated and not terminal[s2], k)
         return s2 if key == (s2, False, 0) else copies.setdefault(key, S + len(copies))
 
-    entries: list[tuple[int, int, int, float, float]] = []
-    for (s, a), row in rows.items():
-        seen: dict[tuple[int, bool], int] = {}
-        for (s2, end, reward), p in sorted(row.items(), key=lambda item: -item[0][2]):
-            # A negative probability stays, so that the check of the tables names it.
-            if p != 0 and not terminal[s]:
-                k = seen[s2, end] = seen.get((s2, end), -1) + 1
-                entries.append((s, a, number(s2, end, k), p, reward))
+    entries = list(_entries(rows, terminal, number))
     N = S + len(copies)
     P, r = np.zeros((N, A, N)), np.zeros((N, A, N))
     for s, a, n, p, reward in entries:
@@ -71,6 +57,35 @@ def from_outcomes(
     if (legal := fields.pop("legal", None)) is not None:
         fields["legal"] = np.asarray(legal)[shows]
     return FiniteMDP(P, r, gamma, rho0, absorbing, shows=shows, **fields)
+
+
+Laws = dict[tuple[int, int], dict[tuple[int, bool, float], float]]
+"""(s, a) → {(s', terminated, reward): probability}."""
+
+
+def _laws(outcomes: Mapping, n_states: int, n_actions: int) -> Laws:
+    rows: Laws = {}
+    for s, a in np.ndindex(n_states, n_actions):
+        row = rows[s, a] = {}
+        for p, s2, reward, terminated in outcomes[s][a]:
+            if not 0 <= s2 < n_states:
+                raise MDPError(f"state {s}, action {a} leads to state {s2}: states are 0 to {n_states - 1}.")
+            key = (int(s2), bool(terminated), float(reward))
+            row[key] = row.get(key, 0.0) + p
+    return rows
+
+
+def _entries(
+    rows: Laws, terminal: np.ndarray, number: Callable[[int, bool, int], int]
+) -> Iterator[tuple[int, int, int, float, float]]:
+    """(s, a, s', probability, reward); `number` says which copy of s' the k-th best reward leads to."""
+    for (s, a), row in rows.items():
+        seen: dict[tuple[int, bool], int] = {}
+        for (s2, end, reward), p in sorted(row.items(), key=lambda item: -item[0][2]):
+            # A negative probability stays, so that the check of the tables names it.
+            if p != 0 and not terminal[s]:
+                k = seen[s2, end] = seen.get((s2, end), -1) + 1
+                yield s, a, number(s2, end, k), p, reward
 
 
 def _reachable(rows: Mapping, starts: np.ndarray, n_actions: int) -> set[int]:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from actrix.core.contract import Algorithm
 from actrix.core.spaces import to_env_action
 from actrix.core.types import PyTree, Spec
 from actrix.files import atomic, container, modelfile
@@ -86,7 +87,7 @@ class Exported:
 def export(
     path: str | os.PathLike,
     to: str,
-    algorithm: Any,
+    algorithm: Algorithm,
     acting: PyTree,
     spec: Spec,
     *,
@@ -133,7 +134,7 @@ def output_path(path: str | os.PathLike, to: str) -> Path:
 
 
 def _function(
-    algorithm: Any, acting: PyTree, spec: Spec
+    algorithm: Algorithm, acting: PyTree, spec: Spec
 ) -> tuple[Callable[..., tuple[jax.Array, ...]], tuple[Port, ...], tuple[Port, ...]]:
     """(arrays → arrays, its inputs, its outputs): what `predict` does to a batch, traceable as a whole."""
     space, acting = spec.action_space, jax.tree.map(jnp.asarray, acting)

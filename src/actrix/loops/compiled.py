@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from actrix.core.contract import Algorithm
 from actrix.core.types import Chunk, Key, PyTree, record
 from actrix.envs.base import JaxEnv, step_keys
 from actrix.envs.jax_envs import vector_reset, vector_step
@@ -72,7 +73,9 @@ class TrainState:
     iteration: jax.Array
 
 
-def reset(algorithm: Any, acting: Any, env: JaxEnv, num_envs: int, key: Key, number: jax.Array) -> EnvCarry:
+def reset(
+    algorithm: Algorithm, acting: Any, env: JaxEnv, num_envs: int, key: Key, number: jax.Array
+) -> EnvCarry:
     """Start a new episode in every environment."""
     state, obs, mask = vector_reset(env, step_keys(key, number, num_envs))
     return EnvCarry(
@@ -82,7 +85,7 @@ def reset(algorithm: Any, acting: Any, env: JaxEnv, num_envs: int, key: Key, num
 
 
 def collect(
-    algorithm: Any, acting: Any, env: JaxEnv, carry: EnvCarry, env_key: Key, noise_key: Key, rows: int
+    algorithm: Algorithm, acting: Any, env: JaxEnv, carry: EnvCarry, env_key: Key, noise_key: Key, rows: int
 ) -> tuple[EnvCarry, Chunk, Episodes]:
     """Fill one chunk of `rows` steps, or of one whole episode per environment, with the behaviour policy."""
     num_envs, whole = carry.first.shape[0], algorithm.whole_episodes
@@ -130,7 +133,7 @@ class CompiledRunner:
     backend = "jax"
 
     def __init__(
-        self, algorithm: Any, env: JaxEnv, num_envs: int, seeds: Sequence[int], reference: Any = None
+        self, algorithm: Algorithm, env: JaxEnv, num_envs: int, seeds: Sequence[int], reference: Any = None
     ):
         self.algorithm, self.env, self.num_envs, self.seeds = algorithm, env, num_envs, tuple(seeds)
         self.spec = env.spec

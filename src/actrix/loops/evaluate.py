@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from actrix.core.contract import Algorithm
 from actrix.core.types import PyTree, Spec
 from actrix.envs.atari import PLAY, is_atari, make_atari_env
 from actrix.envs.base import HostEnv, JaxEnv
@@ -27,7 +28,7 @@ EVALUATION = 2**31 - 1
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(algorithm: Any) -> tuple[Callable, Callable]:
+def _compiled(algorithm: Algorithm) -> tuple[Callable, Callable]:
     """(policy, noise) of an algorithm: kept, so that a new `Policy` after each update compiles nothing."""
 
     def call(acting, memory, first, obs, mask, noise):
@@ -55,7 +56,7 @@ class Policy:
     Its noise follows from `seed` and `stream`, which the policies of one model share.
     """
 
-    def __init__(self, algorithm: Any, acting: PyTree, seed: int = 0, stream: Stream | None = None):
+    def __init__(self, algorithm: Algorithm, acting: PyTree, seed: int = 0, stream: Stream | None = None):
         self.algorithm, self.acting = algorithm, acting
         self.key = jax.random.key(seed)
         self.stream = Stream() if stream is None else stream
@@ -92,13 +93,9 @@ class Policy:
 
 
 def evaluate(
-    policy: Policy,
-    env: HostEnv,
-    episodes: int,
-    deterministic: bool = True,
-    seed: int | None = None,
+    policy: Policy, env: HostEnv, episodes: int, deterministic: bool = True, seed: int | None = None,
     on_step: Callable[[], None] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Undiscounted returns and lengths of `episodes` fresh episodes, in the order in which they end.
 
     Each environment plays its fixed share, so that short episodes are not favoured. `seed` seeds the

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector.utils import batch_space
 
+from actrix.core.contract import Algorithm
 from actrix.core.types import Chunk, PyTree
 from actrix.envs.base import HostEnv, Step
 from actrix.envs.guard import check_chunk, conform
@@ -36,7 +37,7 @@ from actrix.nets.memory import zero_where
 class HostRunner:
     """Trains one seed on any `HostEnv`; each `advance(1)` is one chunk and one update."""
 
-    def __init__(self, algorithm: Any, env: HostEnv, seed: int, reference: Any = None):
+    def __init__(self, algorithm: Algorithm, env: HostEnv, seed: int, reference: Any = None):
         self.algorithm, self.env, self.num_envs, self.seeds = algorithm, env, env.num_envs, (seed,)
         self.spec, self.backend = env.spec, env.backend
         self.rows = algorithm.rows(env.spec)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from actrix.core import normalize
-from actrix.core.contract import Acting, Learner
+from actrix.core.contract import Acting, Algorithm, Learner
 from actrix.core.types import Chunk, PyTree
 from actrix.data.datasets.dataset import Dataset
 from actrix.data.replay import Replay
@@ -50,7 +50,7 @@ class OfflineRunner:
     rows = num_envs = 1
     warm_up = (0, 0)
 
-    def __init__(self, algorithm: Any, dataset: Dataset, seeds: Sequence[int], reference: Any = None):
+    def __init__(self, algorithm: Algorithm, dataset: Dataset, seeds: Sequence[int], reference: Any = None):
         if not algorithm.replays_transitions:
             raise ValueError(
                 "only algorithms that replay transitions learn from a data set: bc, iql, cql, td3-bc, dqn, sac, …"

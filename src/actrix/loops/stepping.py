@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from actrix.core.contract import Algorithm
 from actrix.core.platform import one_thread
 from actrix.core.types import Chunk, PyTree
 from actrix.envs.base import HostEnv
@@ -41,7 +42,7 @@ SMALL = 1 << 22
 class SteppingRunner(HostRunner):
     """Trains one seed on any `HostEnv`, `train_freq` steps at a time; `advance(k)` makes k such rounds."""
 
-    def __init__(self, algorithm: Any, env: HostEnv, seed: int, reference: Any = None):
+    def __init__(self, algorithm: Algorithm, env: HostEnv, seed: int, reference: Any = None):
         self._leaves: tuple = ()
         super().__init__(algorithm, env, seed, reference)
         self.capacity = SEGMENT_ITERATIONS
@@ -206,20 +207,12 @@ class SteppingRunner(HostRunner):
                 )
             action = np.asarray(action)
             step = self.env.step(action)
-            rows.append(
-                Chunk(
-                    obs=self._obs,
-                    action=action,
-                    reward=step.reward,
-                    next_obs=step.next_obs,
-                    terminated=step.terminated,
-                    truncated=step.truncated,
-                    valid=step.valid,
-                    mask=self._mask,
-                    next_mask=step.next_mask,
-                    first=self._first,
-                )
-            )
+            row = Chunk(
+                obs=self._obs, action=action, reward=step.reward, next_obs=step.next_obs,
+                terminated=step.terminated, truncated=step.truncated, valid=step.valid, mask=self._mask,
+                next_mask=step.next_mask, first=self._first,
+            )  # fmt: skip
+            rows.append(row)
             self._count(step, returns, lengths)
             self._obs, self._mask = step.obs, step.mask
             if self.on_step is not None:
@@ -271,7 +264,7 @@ def _join(rows: list[Chunk]) -> Chunk:
     return jax.tree.map(lambda *x: np.stack(x), *rows)
 
 
-def host_runner(algorithm: Any, env: HostEnv, seed: int, reference: Any = None) -> HostRunner:
+def host_runner(algorithm: Algorithm, env: HostEnv, seed: int, reference: Any = None) -> HostRunner:
     """The host loop that suits the algorithm."""
     kind = SteppingRunner if algorithm.steps_singly else HostRunner
     return kind(algorithm, env, seed, reference)

@@ -73,80 +73,35 @@ class RunConfig:
 
 
 def resolve(
-    algorithm: str | None,
-    env_id: str | None,
-    *,
-    critic: str | None = None,
-    actor: str | None = None,
-    data: str | None = None,
-    steps: int | None = None,
-    n_envs: int | None = None,
-    seeds: Sequence[int] | None = None,
-    backend: str = "auto",
-    settings: dict[str, Any] | None = None,
-    env_kwargs: dict[str, Any] | None = None,
-    policy: str | None = None,
-    recurrent: bool = False,
-    dataset: Sequence[str] = (),
-    workers: bool | int = False,
-    step_timeout: float = STEP_TIMEOUT,
-    max_restarts: int = 0,
-) -> RunConfig:
+    algorithm: str | None, env_id: str | None, *, critic: str | None = None, actor: str | None = None,
+    data: str | None = None, steps: int | None = None, n_envs: int | None = None, seeds: Sequence[int] | None = None,
+    backend: str = "auto", settings: dict[str, Any] | None = None, env_kwargs: dict[str, Any] | None = None,
+    policy: str | None = None, recurrent: bool = False, dataset: Sequence[str] = (), workers: bool | int = False,
+    step_timeout: float = STEP_TIMEOUT, max_restarts: int = 0,
+) -> RunConfig:  # fmt: skip
     """The configuration of a run: preset ← zoo ← user. Raises SettingError, UnknownEnvError, EnvError.
 
     With `dataset` there is no environment to train in: `env_id` (None = the data set's) only evaluates.
     `policy` is a name of Stable-Baselines3's; `recurrent` puts an LSTM into it unless policy_kwargs names a cell.
     """
-    if critic or actor or data:
-        if algorithm is not None:
-            raise SettingError("give either an algorithm's name or --critic, --actor and --data, not both.")
-        preset = presets.composed(critic or "gae", actor or "ppo-clip", data or "on-policy")
-    else:
-        preset = presets.find_preset(algorithm or "ppo")
+    preset = _preset(algorithm, critic, actor, data)
     if dataset:
-        data_set = load_datasets(dataset)
-        if env_id is None and data_set.env_id:
-            env_id, env_kwargs = _inert_id(data_set.env_id), env_kwargs or data_set.env_kwargs
-        env_id = env_id or ""
+        env_id, env_kwargs = _evaluated_in(dataset, env_id, env_kwargs)
         check_offline(preset)
     elif preset.offline:
         raise SettingError(f"{preset.name} learns from a data set: give --dataset PATH.")
     assert env_id is not None
     entry, tuned = zoo.settings(preset.name, env_id)
-    run = {k: entry.pop(k, None) for k in zoo.RUN_KEYS}
-    own = dict(settings or {})
-    if "critic" in own and own["critic"] is None:  # `--set critic=none`
-        own["critic"] = "none"
-    for key in ("critic", "actor", "data", "policy"):
-        if not isinstance(own.get(key) or "", str):
-            raise SettingError(f"{key}={own[key]!r} must be a name.")
-    for key, given in (("n_timesteps", steps), ("n_envs", n_envs), ("policy", policy)):
-        value = own.pop(key, None) if given is None else given
-        run[key] = run[key] if value is None else value
-    run["policy"] = run["policy"] or preset.policy
-    if run["policy"] not in POLICIES:
-        raise SettingError(f"policy={run['policy']!r}: choose one of {', '.join(POLICIES)}.")
-    if not isinstance(own.get("policy_kwargs") or {}, dict):
-        raise SettingError(
-            f"policy_kwargs={own['policy_kwargs']!r} must be a dict, e.g. {{'net_arch': [64, 64]}}."
-        )
-    network = {
-        **_policy_defaults(run["policy"], recurrent),
-        **entry.pop("policy_kwargs", {}),
-    }
+    own = _checked(settings)
+    run = _of_run(entry, own, preset, n_timesteps=steps, n_envs=n_envs, policy=policy)
+    network = {**_policy_defaults(run["policy"], recurrent), **entry.pop("policy_kwargs", {})}
     # One after the other: the zoo's values for a critic or actor that the user replaces go with it.
     tuned_algorithm = configure(preset.algorithm, {**entry, "policy_kwargs": network})
     configured = configure(tuned_algorithm, own)
-    seeds = tuple(seeds) if seeds else (int(np.random.SeedSequence().generate_state(1)[0]) % 10**6,)
-    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise SettingError(f"seeds {list(seeds)} must be different whole numbers of at least 0.")
+    seeds = _different(seeds)
     total = _whole("steps", run["n_timesteps"], 100_000 if dataset else 1_000_000)
     env_kwargs, count = dict(env_kwargs or {}), _whole("n_envs", run["n_envs"], preset.n_envs)
-    processes: dict[str, Any] = {
-        "workers": workers,
-        "step_timeout": step_timeout,
-        "max_restarts": max_restarts,
-    }
+    processes: dict[str, Any] = dict(workers=workers, step_timeout=step_timeout, max_restarts=max_restarts)
     if dataset and workers:
         raise SettingError("workers run environments: a data set has none.")
     worker_count(count, **processes)  # refuses what makes no sense
@@ -158,6 +113,61 @@ def resolve(
         preset.name, env_id, seeds, total, count, backend, settings_of(configured), env_kwargs, tuned,
         tuple(str(Path(path).resolve() if Path(path).exists() else path) for path in dataset), **processes,
     )  # fmt: skip
+
+
+def _preset(algorithm: str | None, critic: str | None, actor: str | None, data: str | None) -> presets.Preset:
+    if not (critic or actor or data):
+        return presets.find_preset(algorithm or "ppo")
+    if algorithm is not None:
+        raise SettingError("give either an algorithm's name or --critic, --actor and --data, not both.")
+    return presets.composed(critic or "gae", actor or "ppo-clip", data or "on-policy")
+
+
+def _evaluated_in(
+    dataset: Sequence[str], env_id: str | None, env_kwargs: dict[str, Any] | None
+) -> tuple[str, dict[str, Any] | None]:
+    """The environment that evaluates what learns from a data set: the user's, else the data set's, else none."""
+    data = load_datasets(dataset)
+    if env_id is None and data.env_id:
+        return _inert_id(data.env_id), env_kwargs or data.env_kwargs
+    return env_id or "", env_kwargs
+
+
+def _checked(settings: dict[str, Any] | None) -> dict[str, Any]:
+    """The user's settings, with values that can be what they are meant to be."""
+    own = dict(settings or {})
+    if "critic" in own and own["critic"] is None:  # `--set critic=none`
+        own["critic"] = "none"
+    for key in ("critic", "actor", "data", "policy"):
+        if not isinstance(own.get(key) or "", str):
+            raise SettingError(f"{key}={own[key]!r} must be a name.")
+    if not isinstance(own.get("policy_kwargs") or {}, dict):
+        raise SettingError(
+            f"policy_kwargs={own['policy_kwargs']!r} must be a dict, e.g. {{'net_arch': [64, 64]}}."
+        )
+    return own
+
+
+def _of_run(
+    entry: dict[str, Any], own: dict[str, Any], preset: presets.Preset, **given: Any
+) -> dict[str, Any]:
+    """What is of the run and not of the algorithm: `given`, else the user's setting, else the zoo's; taken out."""
+    run = {k: entry.pop(k, None) for k in zoo.RUN_KEYS}
+    for key, argument in given.items():
+        value = own.pop(key, None) if argument is None else argument
+        run[key] = run[key] if value is None else value
+    run["policy"] = run["policy"] or preset.policy
+    if run["policy"] not in POLICIES:
+        raise SettingError(f"policy={run['policy']!r}: choose one of {', '.join(POLICIES)}.")
+    return run
+
+
+def _different(seeds: Sequence[int] | None) -> tuple[int, ...]:
+    """The seeds, checked; one is drawn where none is given."""
+    seeds = tuple(seeds) if seeds else (int(np.random.SeedSequence().generate_state(1)[0]) % 10**6,)
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise SettingError(f"seeds {list(seeds)} must be different whole numbers of at least 0.")
+    return seeds
 
 
 def check_offline(preset: presets.Preset) -> None:

@@ -38,23 +38,17 @@ def train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], ses
     them once, through this one.
     """
     waiting, ended = list(pairs), []
-    resumed, quiet = session.resumed, session.quiet
-    if resumed:
+    if session.resumed:
         waiting = [(path, seed) for path, seed in pairs if evaluated_steps(path) < config.n_timesteps]
     for path, _ in waiting:
         atomic.check_regular(path / OUTPUT)
-    running: dict[int, tuple[subprocess.Popen, Path, Any]] = {}
+    running: Running = {}
     begun: dict[int, int] = {}  # where this session's lines begin in the log
-    seconds = str(session.checkpoint_seconds)
-    program = [sys.executable, "-X", "faulthandler", "-m", "actrix"]  # a crash leaves its traces in the log
-    command = [*program, "train-folder", "--quiet", "--follow", "--checkpoint-seconds", seconds]
-    seeds = [seed for _, seed in pairs]
+    shown, seeds = False if session.quiet else None, [seed for _, seed in pairs]
     try:
         with (
             StopRequest() as stop,
-            Display(
-                config.n_timesteps, config.title, enabled=False if quiet else None, seeds=seeds
-            ) as display,
+            Display(config.n_timesteps, config.title, enabled=shown, seeds=seeds) as display,
         ):
             while waiting or running:
                 if stop.requested:
@@ -65,39 +59,63 @@ def train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], ses
                     path, seed = waiting.pop(0)
                     log = open(path / OUTPUT, "ab")  # noqa: SIM115
                     begun[seed] = log.tell()
-                    child = subprocess.Popen(
-                        [*command, *(["--resume"] if resumed else []), str(path)],
-                        stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True,
-                    )  # fmt: skip
-                    running[seed] = (child, path, log)
+                    running[seed] = (_child(path, log, session), path, log)
                 time.sleep(0.3)
-                for seed, (child, path, log) in list(running.items()):
-                    _show_progress(display, path, seed)
-                    if child.poll() is not None:
-                        log.close()
-                        _close_input(child)
-                        del running[seed]
-                        ended.append((seed, path, child.returncode))
+                ended += _ended(running, display)
     except BaseException:
         stop_all(running)
         raise
-    # Who is stopped before it trains, or in its final evaluation, has nothing to save and ends by the signal.
-    fine = (0, EXIT_INTERRUPTED, -signal.SIGTERM) if stop.requested else (0,)
-    failed = [(seed, path, code) for seed, path, code in ended if code not in fine]
-    if failed:
-        seed, path, code = failed[0]
-        with open(path / OUTPUT, "rb") as output:
-            output.seek(begun[seed])
-            lines = output.read().decode(errors="replace").strip().splitlines()
-        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        hint = f"; go on from the checkpoints with: actrix resume {path.parent}" if stop.requested else ""
-        raise SeedError(
-            f"seed {seed}{more} failed with exit code {code}: {lines[-1] if lines else 'no output'}{hint}"
-        )
+    _refuse_failures(ended, begun, stop.requested)
     return not waiting and not any(code for _, _, code in ended)
 
 
-def stop_all(running: dict[int, tuple[subprocess.Popen, Path, Any]]) -> list[tuple[int, Path, int]]:
+Running = dict[int, tuple[subprocess.Popen, Path, Any]]
+"""Seed → its process, folder and log."""
+
+
+def _child(path: Path, log: Any, session: Session) -> subprocess.Popen:
+    """The process of one seed; its input is a pipe whose end tells it that this process is gone."""
+    program = [sys.executable, "-X", "faulthandler", "-m", "actrix"]  # a crash leaves its traces in the log
+    seconds = str(session.checkpoint_seconds)
+    command = [*program, "train-folder", "--quiet", "--follow", "--checkpoint-seconds", seconds]
+    return subprocess.Popen(
+        [*command, *(["--resume"] if session.resumed else []), str(path)],
+        stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def _ended(running: Running, display: Display) -> list[tuple[int, Path, int]]:
+    """Show how far each is; take out those that ended: (seed, folder, exit code)."""
+    ended = []
+    for seed, (child, path, log) in list(running.items()):
+        _show_progress(display, path, seed)
+        if child.poll() is not None:
+            log.close()
+            _close_input(child)
+            del running[seed]
+            ended.append((seed, path, child.returncode))
+    return ended
+
+
+def _refuse_failures(ended: Sequence[tuple[int, Path, int]], begun: dict[int, int], stopped: bool) -> None:
+    """Raise SeedError with the last line of the first process that failed."""
+    # Who is stopped before it trains, or in its final evaluation, has nothing to save and ends by the signal.
+    fine = (0, EXIT_INTERRUPTED, -signal.SIGTERM) if stopped else (0,)
+    failed = [(seed, path, code) for seed, path, code in ended if code not in fine]
+    if not failed:
+        return
+    seed, path, code = failed[0]
+    with open(path / OUTPUT, "rb") as output:
+        output.seek(begun[seed])
+        lines = output.read().decode(errors="replace").strip().splitlines()
+    more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    hint = f"; go on from the checkpoints with: actrix resume {path.parent}" if stopped else ""
+    raise SeedError(
+        f"seed {seed}{more} failed with exit code {code}: {lines[-1] if lines else 'no output'}{hint}"
+    )
+
+
+def stop_all(running: Running) -> list[tuple[int, Path, int]]:
     """Ask each once to save a checkpoint and end, kill what has not ended in time; (seed, folder, exit code)."""
     for child, _, _ in running.values():
         child.terminate()

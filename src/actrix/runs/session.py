@@ -137,19 +137,9 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
 
 def _begin(runner: Runner, runs: Sequence[SeedRun], session: Session) -> list[str]:
     """Restore what there is to go on from, and note the session in the manifest; lines that the user should see."""
-    notes, event, reason = [], "start", None
     new = [run for run in runs if run.folder and checkpointed_steps(run.folder) < 0]
-    if session.resumed:
-        for run in new:
-            assert run.folder is not None
-            if (run.folder / "model.safetensors").exists():
-                raise RunError(
-                    f"{run.folder} has a model but not the checkpoint to go on from: start anew with another --out."
-                )
-            remove_traces(run.folder)
-            whose = f"of seed {run.seed} yet: it" if len(new) < len(runs) else "yet: the run"
-            if run is new[0] or len(new) < len(runs):
-                notes.append(f"there is no checkpoint {whose} begins anew")
+    notes = _begin_anew(new, some=len(new) < len(runs)) if session.resumed else []
+    event, reason = "start", None
     if session.resumed and len(new) < len(runs):
         event = "resume"
         first = next(run for run in runs if run not in new)
@@ -171,12 +161,25 @@ def _begin(runner: Runner, runs: Sequence[SeedRun], session: Session) -> list[st
         assert run.folder is not None
         checkpoint.remove_leftovers(run.folder)
         checkpoint.remove_leftovers(run.folder / "checkpoints")
-        more = (
-            {}
-            if event == "start" or run in new
-            else {"exact": reason is None, "dropped_episodes": run.dropped_episodes}
-        )
+        anew = event == "start" or run in new
+        more = {} if anew else {"exact": reason is None, "dropped_episodes": run.dropped_episodes}
         manifest.append(run.folder, event, run.steps, **more)
+    return notes
+
+
+def _begin_anew(new: Sequence[SeedRun], some: bool) -> list[str]:
+    """Clear the folders of seeds that have no checkpoint, which `some` others have; lines to show."""
+    notes = []
+    for run in new:
+        assert run.folder is not None
+        if (run.folder / "model.safetensors").exists():
+            raise RunError(
+                f"{run.folder} has a model but not the checkpoint to go on from: start anew with another --out."
+            )
+        remove_traces(run.folder)
+        whose = f"of seed {run.seed} yet: it" if some else "yet: the run"
+        if run is new[0] or some:
+            notes.append(f"there is no checkpoint {whose} begins anew")
     return notes
 
 

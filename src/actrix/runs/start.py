@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from actrix.algorithms.settings import SettingError
+from actrix.core.contract import Algorithm
 from actrix.data.datasets.dataset import Dataset, check_spaces
 from actrix.envs.base import HostEnv
 from actrix.envs.build import check_inert
@@ -95,7 +96,7 @@ def _check(config: RunConfig) -> None:
             env.close()
 
 
-def _small(algorithm: Any, num_envs: int) -> Any:
+def _small(algorithm: Algorithm, num_envs: int) -> Any:
     """The algorithm with as little room for transitions as it takes: a learner of it costs next to nothing."""
     data = algorithm.data
     if not hasattr(data, "buffer_size"):

@@ -195,7 +195,11 @@ class _Csv(_Growing):
             self.columns, rows = _parse(data)
             if self.columns and STEP not in self.columns:
                 raise ValueError(f"{path} has no column {STEP}: it cannot be continued")
-            kept = [r for r in rows if _within(r[self.columns.index(STEP)], resume_step)]
+            kept = [
+                r
+                for r in rows
+                if bool(r[self.columns.index(STEP)]) and float(r[self.columns.index(STEP)]) <= resume_step
+            ]
             repaired = _lines([self.columns, *kept]) if self.columns else b""
             if repaired != data:
                 atomic.write_bytes(path, repaired)
@@ -273,18 +277,16 @@ def _whole_records(path: Path) -> int:
     """Bytes of an event file up to its first record that a crash tore."""
     from tensorboardX.record_writer import masked_crc32c
 
+    intact = lambda data, checksum: struct.pack("<I", masked_crc32c(data)) == checksum
     end, size = 0, path.stat().st_size
     with open(path, "rb") as file:
-        while len(head := file.read(12)) == 12 and struct.unpack("<I", head[8:])[0] == masked_crc32c(
-            head[:8]
-        ):
+        while len(head := file.read(12)) == 12 and intact(head[:8], head[8:]):
             after = end + 16 + struct.unpack("<Q", head[:8])[0]
             if after > size:
                 break
-            if after == size:  # a power cut may have left zeros in the last one
-                data, checksum = file.read(after - end - 16), file.read(4)
-                if struct.pack("<I", masked_crc32c(data)) != checksum:
-                    break
+            # A power cut may have left zeros in the last one.
+            if after == size and not intact(file.read(after - end - 16), file.read(4)):
+                break
             end = after
             file.seek(end)
     return end
@@ -395,7 +397,3 @@ def _number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _within(step: str, limit: int) -> bool:
-    return bool(step) and float(step) <= limit

@@ -313,11 +313,11 @@ def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return thin_x, thin_y
 
 
-def _name(algorithm: Any) -> str | None:
+def _name(written: Any) -> str | None:
     """A command-line name (ppo, q-learning, off-pac) as it is written in text (PPO, Q-learning, Off-PAC)."""
-    if not isinstance(algorithm, str) or not algorithm.islower():
-        return algorithm if isinstance(algorithm, str) else None
-    words = [SPELLING.get(word, word.upper()) for word in algorithm.split("-")]
+    if not isinstance(written, str) or not written.islower():
+        return written if isinstance(written, str) else None
+    words = [SPELLING.get(word, word.upper()) for word in written.split("-")]
     return "-".join([words[0][:1].upper() + words[0][1:], *words[1:]])
 
 

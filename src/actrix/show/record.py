@@ -197,12 +197,7 @@ def _encoder(ffmpeg: str, path: Path, fps: float) -> Iterator[Callable[[np.ndarr
             nonlocal process, shape
             if process is None:
                 shape = frame.shape
-                source = f"-f rawvideo -pix_fmt rgb24 -s {shape[1]}x{shape[0]} -r {fps:g} -i -"
-                target = "-an -c:v libx264 -crf 20 -pix_fmt yuv420p -movflags +faststart"
-                command = [ffmpeg, "-y", "-loglevel", "error", *source.split(), *target.split(), str(path)]
-                process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors
-                )
+                process = _started(ffmpeg, path, shape, fps, errors)
             if frame.shape != shape:
                 raise ValueError(f"env.render() changed its size from {shape} to {frame.shape}")
             try:
@@ -230,6 +225,14 @@ def _encoder(ffmpeg: str, path: Path, fps: float) -> Iterator[Callable[[np.ndarr
             if process is not None and process.stdin is not None:
                 with contextlib.suppress(OSError):
                     process.stdin.close()
+
+
+def _started(ffmpeg: str, path: Path, shape: tuple[int, ...], fps: float, errors: Any) -> subprocess.Popen:
+    """The process that turns frames on its input into a video; what it complains of goes to `errors`."""
+    source = f"-f rawvideo -pix_fmt rgb24 -s {shape[1]}x{shape[0]} -r {fps:g} -i -"
+    target = "-an -c:v libx264 -crf 20 -pix_fmt yuv420p -movflags +faststart"
+    command = [ffmpeg, "-y", "-loglevel", "error", *source.split(), *target.split(), str(path)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors)
 
 
 def _frame(picture: Any) -> np.ndarray:

@@ -694,7 +694,7 @@ def test_resume_restores_networks_targets_optimiser_and_memory(dqn_run, tmp_path
     jax.tree.map(np.testing.assert_array_equal, learner, saved)
     assert int(np.sum(learner.memory.rows.ready)) == 304
     assert int(learner.training.gradient_steps) == (304 - 64) // 16
-    assert any(np.any(x) for x in jax.tree.leaves(learner.training.opt_state))
+    assert any(np.any(x) for x in jax.tree.leaves(learner.training.opt))
     before = Model.load(dqn_run).get_parameters()
     assert any((before[k] != v).any() for k, v in parameters[0].items()), "learning goes on"
     for key, value in parameters[0].items():

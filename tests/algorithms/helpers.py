@@ -255,6 +255,7 @@ def _small_replay(algorithm: Composition) -> dict[str, Any]:
     if gives(algorithm) == "Q(s, ·)":
         small = {"target_update_interval": 4 * NUM_ENVS, "v_min": -3.0, "v_max": 3.0, "n_atoms": 31}
         small |= {"n_quantiles": 8, "n_policy_quantiles": 8, "quantile_dim": 8}
+        small |= {"munchausen_alpha": 0.1}  # the bonus lowers what is not the best action
         return changes | {name: x for name, x in small.items() if name in names}
     if "tau" in names:
         changes |= {"tau": 0.05}
@@ -265,8 +266,10 @@ def _small_replay(algorithm: Composition) -> dict[str, Any]:
         changes |= soft if algorithm.actor.name == "soft" else {"noise_std": 0.5}
         if not discrete(algorithm):
             changes |= {"policy_kwargs": CRITICS, "learning_starts": 2048, "buffer_size": 2**15}
-        if algorithm.critic.joined.distributional:
+        if "n_quantiles" in names:
             changes |= {"n_quantiles": 5, "top_quantiles_to_drop_per_net": 1}
+        if "n_atoms" in names:
+            changes |= {"v_min": -3.0, "v_max": 3.0, "n_atoms": 31}
         if algorithm.fit.policy_delay > 2:
             changes |= {"policy_delay": 2}
     return changes
@@ -384,7 +387,9 @@ def values(algorithm: Any, acting: Any, obs: list[float]) -> np.ndarray:
         return np.asarray(apply_plain(net.value, batch))
     action = jnp.asarray(greedy(algorithm, acting, obs))[None] if net.head.continuous else None
     q = apply_plain(net.critics, batch, action, None)[0]
-    return np.asarray(q.mean(-1).min(0, keepdims=True) if net.head.continuous else q.min(0))
+    return np.asarray(
+        algorithm.critic.joined.mean(q).min(0, keepdims=True) if net.head.continuous else q.min(0)
+    )
 
 
 def preferred(algorithm: Any, acting: Any, obs: list[float]) -> float:

@@ -60,11 +60,12 @@ def act_on_observation(algorithm, seed=0):
 )
 def test_critics_apart_learn_to_act(cell):
     """The same reward; a soft actor of continuous actions and a deterministic one find ±½ by the sign of it.
+    CrossQ's critics read actions of a Box whatever the actor.
 
     Cloning imitates its own random behaviour, so there is nothing to learn, and a fixed data set is fed by its loop.
     """
     critic, actor, data = cell.split("|")
-    continuous = actor in ("soft", "deterministic")
+    continuous = actor in ("soft", "deterministic") or critic == "crossq"
     algorithm = composed(critic, actor, data).algorithm
     runner = train(small(algorithm), ContinuousTarget() if continuous else ActionObs(), 300)
     act = lambda x: greedy(runner.algorithm, runner.actings[0], [x, 0.0])

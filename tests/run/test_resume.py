@@ -220,9 +220,7 @@ def test_from_a_run_folder(tmp_path):
     config = resolve("ppo", "CartPole-v1", steps=64, n_envs=2, seeds=[5], settings=ROLLOUT)
     experiment.start(config, tmp_path / "run", quiet=True)
     before = sorted(p.name for p in (tmp_path / "run").rglob("*"))
-    settings = {k: v for k, v in config.settings.items() if k not in ("critic", "actor", "data")}
-    answers = {"gae_lambda": 0.8, "clip_range": "lin_0.2"}  # the zoo's, which the command line starts from
-    model = PPO("MlpPolicy", "CartPole-v1", n_envs=2, **settings, **answers)
+    model = PPO("MlpPolicy", "CartPole-v1", n_envs=2, **config.settings)
     model.learn(96, resume_from=tmp_path / "run", checkpoint_dir=tmp_path / "more")
     assert (model.num_timesteps, model.seed) == (96, 5)
     assert sorted(p.name for p in (tmp_path / "run").rglob("*")) == before

@@ -248,7 +248,7 @@ class EpsilonGreedy(Greedy):
         share(self, "exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
 
     def numbers(self, progress):
-        fraction = jnp.minimum(progress / max(self.exploration_fraction, 1e-9), 1.0)
+        fraction = jnp.minimum(progress / jnp.maximum(self.exploration_fraction, 1e-9), 1.0)
         start, end = self.exploration_initial_eps, self.exploration_final_eps
         epsilon = jnp.asarray(start + (end - start) * fraction, jnp.float32)
         return Explore(epsilon, jnp.ones((), jnp.float32))

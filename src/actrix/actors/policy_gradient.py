@@ -185,6 +185,7 @@ class PolicyGradient(StochasticActor):
     """'reward': the soft return Σγ^t(r_t − τ log π/π̄), which pays for future KL. 'loss': a penalty τ KL(π‖π̄)
     on the visited states only, another objective."""
 
+    structural: ClassVar[tuple[str, ...]] = ("ref_kl_coef",)
     default_psi: ClassVar[dict[str, type[Psi]]] = {"none": RewardToGo}
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from actrix.core.contract import (
 )
 from actrix.core.fields import finite, share, switch
 from actrix.core.fit import Fit
+from actrix.core.numbers import numbers_of, with_numbers
 from actrix.core.rows import Rows
 from actrix.core.schedules import evaluate
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
@@ -43,6 +44,8 @@ class Training:
     """The optimisers' states."""
     kept: Kept
     """What the answers keep: β, targets, a running average, …"""
+    numbers: dict[str, jax.Array]
+    """The numbers of the configuration (`actrix.core.numbers`): learning reads them here."""
     reward_scale: normalize.RewardScale | None
     reference: Acting | None
     """The policy to stay near, with its own frozen statistics; None = the uniform one."""
@@ -80,6 +83,8 @@ class Composition(Algorithm):
     clip_obs: float = 10.0
     clip_reward: float = 10.0
     network: NetworkConfig = NetworkConfig()
+
+    structural: ClassVar[tuple[str, ...]] = ("network", "clip_obs")
 
     def __post_init__(self) -> None:
         share(self, "gamma")
@@ -148,7 +153,8 @@ class Composition(Algorithm):
         kept = Kept(self.critic.init(acting.net, params), self.actor.init(acting.net, params))
         scale = normalize.init_reward_scale(num_envs) if self.normalize_reward else None
         none = jnp.zeros((), jnp.int32)
-        training = Training(own, opt, kept, scale, reference, none, **counters())
+        numbers = {path: jnp.asarray(x, jnp.float32) for path, x in numbers_of(self).items()}
+        training = Training(own, opt, kept, numbers, scale, reference, none, **counters())
         memory = self.data.init(acting.net.head, spec, num_envs, lambda: self._record(acting, spec))
         return Learner(acting, training, memory)
 
@@ -210,6 +216,9 @@ class Composition(Algorithm):
     # ------------------------------------------------------------------ learning
 
     def learn(self, learner, chunk, key):
+        return with_numbers(self, learner.training.numbers)._learn(learner, chunk, key)
+
+    def _learn(self, learner: Learner, chunk: Chunk, key: Key) -> tuple[Learner, Metrics]:
         bad_row = first_bad_row(chunk)
         counted = count(learner.training, chunk)
         update = Update(self, learner, counted)
@@ -236,6 +245,9 @@ class Composition(Algorithm):
     def update_offline(self, learner, key):
         if not self.data.facts.transitions:
             return super().update_offline(learner, key)
+        return with_numbers(self, learner.training.numbers)._update_offline(learner, key)
+
+    def _update_offline(self, learner: Learner, key: Key) -> tuple[Learner, Metrics]:
         counted = count(learner.training, ONE_STEP)
         update = Update(self, learner, counted)
         state, memory, metrics = self.data.replay(
@@ -253,6 +265,7 @@ class Composition(Algorithm):
         return {} if numbers is None else self.actor.number_metrics(numbers)
 
     def observe(self, learner, chunk):
+        self = with_numbers(self, learner.training.numbers)
         training, memory = self.data.observe(learner.training, learner.memory, chunk)
         moments, scale = self._statistics(learner, chunk)
         training = dataclasses.replace(training, reward_scale=scale)

@@ -296,9 +296,10 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
     if "lstm_hidden_size" in kwargs:
         changes["hidden_size"] = int(kwargs.pop("lstm_hidden_size"))
     if "features_extractor_kwargs" in kwargs:
-        changes["features_extractor_kwargs"] = tuple(
-            sorted(dict(kwargs.pop("features_extractor_kwargs")).items())
-        )
+        given = kwargs.pop("features_extractor_kwargs")
+        if not isinstance(given, Mapping):
+            raise SettingError(f"policy_kwargs features_extractor_kwargs must be a mapping, not {given!r}.")
+        changes["features_extractor_kwargs"] = tuple(sorted(given.items()))
     known = {f.name for f in dataclasses.fields(NetworkConfig)}
     for name, value in kwargs.items():
         if name in UNSUPPORTED:

@@ -58,7 +58,7 @@ def make_optimizer(
         "sgd": optax.identity,
         "radam": lambda: optax.scale_by_radam(b1=beta1, eps=eps),
     }[name]()
-    return optax.chain(*([optax.clip_by_global_norm(max_grad_norm)] if max_grad_norm else []), scale)
+    return optax.chain(*([] if max_grad_norm is None else [optax.clip_by_global_norm(max_grad_norm)]), scale)
 
 
 def descend(

@@ -69,7 +69,11 @@ def with_changes(part: Any, changes: Mapping[str, Any]) -> Any:
         field = names.get(name, name)
         chosen = _part(cls, name)
         if field in parts:
-            parts[field] = _instance(cls, field, value)
+            # The name of what is held changes nothing: `c51` beside `v_min` keeps the bounds.
+            held = getattr(parts[field], "name", None)
+            parts[field] = (
+                parts[field] if held is not None and held == value else _instance(cls, field, value)
+            )
         elif field in fields:
             own[field] = value
         elif chosen is not None:

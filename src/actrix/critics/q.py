@@ -47,6 +47,7 @@ class Q(Critic):
     """Huber loss, δ = 1; False = ½(Q − G)²."""
 
     name: ClassVar[str] = "q"
+    structural: ClassVar[tuple[str, ...]] = ("lam",)
     positional: ClassVar[tuple[str, ...]] = ()
     fit: ClassVar[Any] = Alone
 

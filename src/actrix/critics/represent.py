@@ -85,6 +85,7 @@ class Support:
     """The support must hold every return that the discount allows."""
 
     name: ClassVar[str] = "c51"
+    structural: ClassVar[tuple[str, ...]] = ("v_min", "v_max")
     positional: ClassVar[tuple[str, ...]] = ("n_atoms", "v_min", "v_max")
 
     def __post_init__(self) -> None:

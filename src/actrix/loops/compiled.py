@@ -228,11 +228,9 @@ class CompiledRunner:
         """Iterations done so far, modulo 2³²: the counter is an int32 that wraps."""
         return int(self.state.iteration[0]) % 2**32
 
-    def set_training(self, **numbers: float) -> None:
-        """Replace numbers of every seed's `training`, e.g. its step counter."""
-        full = {
-            name: jnp.full(len(self.seeds) + self.idle, float(x), jnp.float32) for name, x in numbers.items()
-        }
+    def set_training(self, **numbers: PyTree) -> None:
+        """Replace numbers of every seed's `training`, e.g. its step counter or its settings (`core/numbers.py`)."""
+        full = jax.tree.map(lambda x: jnp.full(len(self.seeds) + self.idle, float(x), jnp.float32), numbers)
         training = dataclasses.replace(self.state.learner.training, **full)
         self.state = dataclasses.replace(
             self.state, learner=dataclasses.replace(self.state.learner, training=training)

@@ -106,9 +106,9 @@ class HostRunner:
         """A copy of what the policy acts with."""
         return [jax.tree.map(jnp.array, self.learner.acting)]
 
-    def set_training(self, **numbers: float) -> None:
-        """Replace numbers of the learner's `training`, e.g. its step counter."""
-        arrays = {name: jnp.asarray(float(x), jnp.float32) for name, x in numbers.items()}
+    def set_training(self, **numbers: PyTree) -> None:
+        """Replace numbers of the learner's `training`, e.g. its step counter or its settings (`core/numbers.py`)."""
+        arrays = jax.tree.map(lambda x: jnp.asarray(float(x), jnp.float32), numbers)
         training = dataclasses.replace(self.learner.training, **arrays)
         self.learner = dataclasses.replace(self.learner, training=training)
 

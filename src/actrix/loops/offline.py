@@ -123,10 +123,10 @@ class OfflineRunner:
         """Updates done so far."""
         return self._iterations[0]
 
-    def set_training(self, **numbers: float) -> None:
-        """Replace numbers of every seed's `training`, e.g. its step counter."""
+    def set_training(self, **numbers: PyTree) -> None:
+        """Replace numbers of every seed's `training`, e.g. its step counter or its settings (`core/numbers.py`)."""
         for i, learner in enumerate(self._learners):
-            arrays = {name: jnp.asarray(float(x), jnp.float32) for name, x in numbers.items()}
+            arrays = jax.tree.map(lambda x: jnp.asarray(float(x), jnp.float32), numbers)
             training = dataclasses.replace(learner.training, **arrays)
             self._learners[i] = dataclasses.replace(learner, training=training)
 

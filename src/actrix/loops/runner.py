@@ -127,8 +127,8 @@ class Runner(Protocol):
     def set_learners(self, learners: Sequence[Any], iterations: Sequence[int]) -> None:
         """Go on from these, after so many iterations."""
 
-    def set_training(self, **numbers: float) -> None:
-        """Replace numbers of the learners' `training`, e.g. its step counter."""
+    def set_training(self, **numbers: PyTree) -> None:
+        """Replace numbers of the learners' `training`, e.g. its step counter or its settings (`core/numbers.py`)."""
 
     def snapshots(self) -> list[Snapshot]:
         """All that going on from here takes, of each seed."""

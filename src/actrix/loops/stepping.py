@@ -67,7 +67,7 @@ class SteppingRunner(HostRunner):
         """A copy of what the policy acts with."""
         return [jax.tree.map(jnp.array, self.learner.acting)]
 
-    def set_training(self, **numbers: float) -> None:
+    def set_training(self, **numbers: PyTree) -> None:
         """Replace numbers of the learner's `training`, e.g. its step counter; the next action stays as it was drawn."""
         pending = self._pending
         super().set_training(**numbers)

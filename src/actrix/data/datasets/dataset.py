@@ -86,6 +86,13 @@ class Dataset:
         """Mean of `returns`."""
         return float(np.mean(self.returns))
 
+    def __str__(self) -> str:
+        of = f" of {self.env_id}" if self.env_id else ""
+        return (
+            f"{self.name or 'data set'}{of}: {self.transitions:,} transitions in {self.episodes:,} episodes, "
+            f"mean return {self.mean_return:.2f}"
+        )
+
 
 def assemble(
     episodes: Iterable[Episode],

@@ -87,7 +87,7 @@ def tabular_q(
     from actrix.algorithms.presets import PRESETS
     from actrix.algorithms.settings import configure
     from actrix.envs.jax_envs import jax_env
-    from actrix.run.compiled import CompiledRunner
+    from actrix.loops.compiled import CompiledRunner
 
     settings = {"train_freq": train_freq, "learning_rate": learning_rate, "exploration_initial_eps": epsilon,
                 "exploration_final_eps": epsilon}  # fmt: skip
@@ -156,8 +156,8 @@ def _runner(
     from actrix.algorithms.presets import PRESETS
     from actrix.algorithms.settings import configure
     from actrix.envs.jax_envs import jax_env
-    from actrix.run.compiled import CompiledRunner
-    from actrix.run.stepping import host_runner
+    from actrix.loops.compiled import CompiledRunner
+    from actrix.loops.stepping import host_runner
 
     algorithm = configure(PRESETS[algo].algorithm, settings)
     if backend == "jax":

@@ -37,6 +37,9 @@ from actrix.model import Model
 Schedule = float | str | Linear | Tabulated | Callable[[float], float]
 
 SAYS: dict[str, str]
+
+class ActorCritic(Model):
+    """A free composition: `ActorCritic("MlpPolicy", env, critic="td-lambda:0.9", actor="ppo-clip:0.2")`."""
 '''
 SHARED = {
     name: p
@@ -100,7 +103,7 @@ def constructor(preset: Preset) -> str:
 
 def stub() -> str:
     """The whole file."""
-    names = sorted(preset.class_name for preset in PRESETS.values())
+    names = ["ActorCritic", *sorted(preset.class_name for preset in PRESETS.values())]
     every = "".join(f"    {name!r},\n" for name in names).replace("'", '"')
     return "\n".join(
         [HEAD, f"__all__ = [\n{every}]\n", *(constructor(preset) for preset in PRESETS.values())]

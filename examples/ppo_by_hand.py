@@ -21,8 +21,8 @@ from actrix.core.types import Chunk
 from actrix.critics.value import GAE
 from actrix.data.rollout import minibatch_indices
 from actrix.envs.jax_envs import HostJax, jax_env
+from actrix.loops.runner import iteration_keys, run_keys
 from actrix.nets.networks import NetworkConfig
-from actrix.run.runner import iteration_keys, run_keys
 
 SEED, N_ENVS, N_STEPS, BATCH_SIZE, N_EPOCHS = 0, 8, 128, 64, 10
 GAMMA, GAE_LAMBDA, CLIP_RANGE, VF_COEF, LEARNING_RATE, MAX_GRAD_NORM = 0.99, 0.95, 0.2, 0.5, 3e-4, 0.5

@@ -35,8 +35,8 @@ from actrix import (
 from actrix.core.spaces import UnsupportedSpaceError
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, ConstantReward, ContinuousTarget, Masked, Probe
-from actrix.model import ActorCritic
-from actrix.run.train import NonFiniteError, SeedRun, train
+from actrix.loops.train import NonFiniteError, SeedRun, train
+from actrix.named import ActorCritic
 
 TINY = {"n_steps": 8, "batch_size": 16, "n_epochs": 1, "policy_kwargs": {"net_arch": [4]}, "seed": 0}
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)

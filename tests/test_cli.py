@@ -14,12 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actrix import experiment
 from actrix.actors.greedy import EpsilonGreedy, Greedy
 from actrix.cli import main
 from actrix.critics.backups import Double, Max
 from actrix.critics.represent import Categorical, ImplicitQuantiles, Number, Quantiles
-from actrix.run.log import STEP, read_metrics
+from actrix.runs import session
+from actrix.runs import start as runs
+from actrix.runs.config import RunError
+from actrix.runs.folder import config_json, load_config, seed_folders
+from actrix.show.log import STEP, read_metrics
 
 SMALL = ["--set", "n_steps=32", "batch_size=64", "n_epochs=2", "--envs", "4", "--steps", "1024", "--quiet"]
 
@@ -99,7 +102,7 @@ def test_resume_goes_on_counting(tmp_path, capsys):
 def test_resume_of_other_loops(more, tmp_path, capsys):
     folder = tmp_path / "run"
     assert main(["train", "ppo", "CartPole-v1", "--out", str(folder), "--seed", "1", *SMALL, *more]) == 0
-    paths = [path for path, _ in experiment.seed_folders(folder, experiment.load_config(folder))]
+    paths = [path for path, _ in seed_folders(folder, load_config(folder))]
     assert len(paths) == (2 if "--seeds" in more else 1)
     before = {path: (path / "metrics.csv").read_bytes() for path in paths}
     for again in ([], ["--steps", "1024"]):
@@ -188,7 +191,7 @@ def test_many_seeds_in_processes(tmp_path, capsys):
     arguments = ["--seeds", "2", "--out", str(folder), "--backend", "gymnasium", *SMALL]
     assert main(["train", "ppo", "CartPole-v1", *arguments]) == 0
     results = [json.loads((folder / f"seed-{s}" / "evaluation.json").read_text()) for s in (0, 1)]
-    assert all(len(r["returns"]) == experiment.EVAL_EPISODES for r in results)
+    assert all(len(r["returns"]) == session.EVAL_EPISODES for r in results)
     assert results[0]["returns"] != results[1]["returns"]
     log = folder / "seed-1" / "output.log"
     precious.write_text("kept")
@@ -524,7 +527,7 @@ def test_a_run_of_replayed_data_holds_everything(dqn_run, capsys):
     } <= names
     config = json.loads((dqn_run / "config.json").read_text())
     assert (config["algorithm"], config["n_timesteps"], config["n_envs"]) == ("dqn", 304, 2)
-    data = experiment.load_config(dqn_run).build().data
+    data = load_config(dqn_run).build().data
     assert (data.learning_starts, data.train_freq) == (64, 8)
     metrics = read_metrics(dqn_run)
     assert metrics[STEP][-1] == 304
@@ -540,9 +543,9 @@ def resolved(arguments, monkeypatch):
 
     def start(config, folder, **kwargs):
         found.append(config)
-        raise experiment.RunError("not trained")
+        raise RunError("not trained")
 
-    monkeypatch.setattr(experiment, "start", start)
+    monkeypatch.setattr(runs, "start", start)
     assert main(["train", *arguments, "--quiet"]) == 2
     return found[0]
 
@@ -611,9 +614,9 @@ def test_each_part_of_rainbow_is_a_switch(name, switches, monkeypatch, tmp_path)
     plain = resolved([name, "CartPole-v1", "--seed", "0"], monkeypatch)
     config = resolved([name, "CartPole-v1", "--seed", "0", *switches.split()], monkeypatch)
     assert config.build() == changed(plain.build(), PARTS[switches])
-    (tmp_path / "config.json").write_text(json.dumps(experiment._config_json(config)))
-    assert experiment.load_config(tmp_path).build() == config.build()
-    assert experiment.load_config(tmp_path) == config
+    (tmp_path / "config.json").write_text(json.dumps(config_json(config)))
+    assert load_config(tmp_path).build() == config.build()
+    assert load_config(tmp_path) == config
 
 
 @pytest.mark.parametrize(
@@ -635,8 +638,8 @@ def test_compositions_with_data_come_back_from_their_config(arguments, settings,
     assert config.algorithm == "actor-critic"
     assert all(config.settings[name].startswith(word) for name, word in settings.items())
     assert config.settings["critic"].startswith(arguments[1])
-    (tmp_path / "config.json").write_text(json.dumps(experiment._config_json(config)))
-    assert experiment.load_config(tmp_path).build() == config.build()
+    (tmp_path / "config.json").write_text(json.dumps(config_json(config)))
+    assert load_config(tmp_path).build() == config.build()
 
 
 def test_the_old_word_of_replayed_trajectories_is_understood(monkeypatch):
@@ -669,17 +672,17 @@ def test_a_composition_with_lagged_data_trains(tmp_path):
 def test_resume_restores_networks_targets_optimiser_and_memory(dqn_run, tmp_path, monkeypatch):
     import jax
 
+    from actrix.files import checkpoint
     from actrix.model import Model
-    from actrix.run import checkpoint
 
     parameters, restored = [], []
-    original = experiment.train
+    original = session.train
 
     def train(runner, runs, *args, **kwargs):
         restored.append((jax.device_get(runner.learners[0]), runs[0].steps))
         return original(runner, runs, *args, **kwargs)
 
-    monkeypatch.setattr(experiment, "train", train)
+    monkeypatch.setattr(session, "train", train)
     for name in ("a", "b"):
         shutil.copytree(dqn_run, tmp_path / name)
         assert main(["resume", str(tmp_path / name), "--steps", "400", "--quiet"]) == 0
@@ -739,7 +742,7 @@ def test_training_on_a_data_set(dataset, tmp_path, capsys, monkeypatch):
         "offline",
         [str(dataset)],
     )
-    assert len(json.loads((one / "evaluation.json").read_text())["returns"]) == experiment.EVAL_EPISODES
+    assert len(json.loads((one / "evaluation.json").read_text())["returns"]) == session.EVAL_EPISODES
     metrics = read_metrics(one)
     assert metrics[STEP][-1] == 40
     assert np.sum(~np.isnan(metrics["eval/mean_reward"])) > 1, "a curve, not only its end"

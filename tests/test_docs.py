@@ -12,7 +12,7 @@ import actrix
 ROOT = Path(__file__).resolve().parent.parent
 SRC, DOCS = ROOT / "src" / "actrix", ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *(ROOT / n for n in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))])
-MODULES = sorted(p for p in SRC.rglob("*.py") if p.name not in ("cli.py", "__main__.py"))
+MODULES = sorted(p for p in SRC.rglob("*.py") if p.name != "__main__.py" and p.parent.name != "cli")
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 RUN = re.compile(r"<!-- run -->\s*```python\n(.*?)```\s*<!-- /run -->", re.DOTALL)
 
@@ -84,6 +84,14 @@ def module_name(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+INNER = {
+    *(f"actrix.doctor.{name}" for name in ("checks", "play")),
+    *(f"actrix.envs.state.{name}" for name in ("known", "levels", "mujoco")),
+    *(f"actrix.envs.workers.{name}" for name in ("child", "memory")),
+}
+"""Files whose room has one door, another file: nothing outside the room calls them."""
+
+
 def test_every_module_has_an_api_page():
     pages = "\n".join(p.read_text(encoding="utf-8") for p in (DOCS / "api").glob("*.md"))
     listed = set(re.findall(r"^::: (\S+)", pages, re.MULTILINE))
@@ -95,7 +103,8 @@ def test_every_module_has_an_api_page():
         own = path.parent != SRC and any(isinstance(n, ast.FunctionDef) for n in tree.body)
         if own or not package:
             public.add(module_name(path))
-    assert listed == public
+    assert listed == public - INNER
+    assert public >= INNER
 
 
 # ------------------------------------------------------------------ tables, commands, links
@@ -160,7 +169,7 @@ def test_make_commands_exist():
 def parser():
     from actrix import cli
 
-    return cli._parser()
+    return cli.parser()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)

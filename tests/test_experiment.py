@@ -4,26 +4,27 @@ import json
 
 import pytest
 
-from actrix import experiment
 from actrix.actors.policy_gradient import PPOKL
 from actrix.algorithms.presets import PRESETS
 from actrix.algorithms.settings import SettingError, configure, settings_of
 from actrix.critics.value import GAE, NoCritic, NStep
+from actrix.runs import folder
+from actrix.runs.config import RunError, check_offline, resolve
 
 OFFLINE = [name for name, preset in PRESETS.items() if preset.offline]
 
 
 def network(env_id="CartPole-v1", **given):
-    return experiment.resolve("ppo", env_id, seeds=[0], backend="jax", **given).build().network
+    return resolve("ppo", env_id, seeds=[0], backend="jax", **given).build().network
 
 
 def test_the_users_answers_replace_the_zoos():
     """The zoo's gae_lambda and clip_range for CartPole go with the critic and the actor that had them."""
-    n_step = experiment.resolve("ppo", "CartPole-v1", settings={"critic": "n-step:10"}).build()
+    n_step = resolve("ppo", "CartPole-v1", settings={"critic": "n-step:10"}).build()
     assert n_step.critic == NStep(10)
     assert (n_step.gamma, n_step.data.n_steps) == (0.98, 32)  # the zoo's
-    assert n_step.actor == experiment.resolve("ppo", "CartPole-v1").build().actor
-    kl = experiment.resolve("ppo", "CartPole-v1", settings={"actor": "ppo-kl"}).build()
+    assert n_step.actor == resolve("ppo", "CartPole-v1").build().actor
+    kl = resolve("ppo", "CartPole-v1", settings={"actor": "ppo-kl"}).build()
     assert isinstance(kl.actor, PPOKL)
     assert kl.critic == GAE(0.8)
 
@@ -31,7 +32,7 @@ def test_the_users_answers_replace_the_zoos():
 def test_none_names_a_critic():
     """`--set critic=none` arrives as None."""
     settings = {"critic": None, "actor": "score", "n_epochs": 1, "batch_size": None}
-    assert experiment.resolve("ppo", "CartPole-v1", settings=settings).build().critic == NoCritic()
+    assert resolve("ppo", "CartPole-v1", settings=settings).build().critic == NoCritic()
 
 
 def test_what_the_user_typed_beats_the_policy_name():
@@ -52,7 +53,7 @@ def test_policy_kwargs_may_be_none():
 )
 def test_settings_of_the_wrong_kind(settings):
     with pytest.raises(SettingError, match=next(iter(settings)).replace("n_timesteps", "steps")):
-        experiment.resolve("ppo", "CartPole-v1", settings=settings)
+        resolve("ppo", "CartPole-v1", settings=settings)
 
 
 @pytest.mark.parametrize(
@@ -67,11 +68,11 @@ def test_settings_of_the_wrong_kind(settings):
     ],
 )
 def test_a_config_file_that_is_incomplete(change, tmp_path):
-    config = experiment.resolve("ppo", "CartPole-v1", seeds=[0])
+    config = resolve("ppo", "CartPole-v1", seeds=[0])
     data = json.loads(json.dumps({**vars(config), **change}))
     (tmp_path / "config.json").write_text(json.dumps(data))
-    with pytest.raises(experiment.RunError, match=next(iter(change))):
-        experiment.load_config(tmp_path).build()
+    with pytest.raises(RunError, match=next(iter(change))):
+        folder.load_config(tmp_path).build()
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -86,10 +87,10 @@ def test_every_algorithm_comes_back_from_its_config(name, tmp_path):
             built = configure(algorithm, small)
             assert configure(algorithm, json.loads(json.dumps(settings_of(built)))) == built
             continue
-        config = experiment.resolve(name, env_id, seeds=[0], settings=small)
+        config = resolve(name, env_id, seeds=[0], settings=small)
         (tmp_path / "config.json").write_text(json.dumps(vars(config)))
-        assert experiment.load_config(tmp_path) == config
-        assert experiment.load_config(tmp_path).build() == config.build()
+        assert folder.load_config(tmp_path) == config
+        assert folder.load_config(tmp_path).build() == config.build()
 
 
 VARIANTS = [
@@ -129,9 +130,9 @@ def test_algorithms_that_need_a_data_set_or_an_environment_say_so():
     assert sorted(OFFLINE) == ["bc", "cql", "iql", "td3-bc"]
     for name in OFFLINE:
         with pytest.raises(SettingError, match=f"{name} learns from a data set: give --dataset PATH"):
-            experiment.resolve(name, "CartPole-v1")
+            resolve(name, "CartPole-v1")
     for name in ("ppo", "a2c", "pqn", "v-trace", "acer", "q-learning", "cpi", "stream-ac"):
         with pytest.raises(SettingError, match=f"{name} needs an environment: bc, cql, iql, td3-bc and"):
-            experiment.check_offline(PRESETS[name])
+            check_offline(PRESETS[name])
     for name in (*OFFLINE, "dqn", "rainbow", "sac", "td3"):
-        experiment.check_offline(PRESETS[name])
+        check_offline(PRESETS[name])

@@ -1,4 +1,4 @@
-"""Imports point one way: core ← nets ← critics, data ← actors ← algorithms ← run ← model ← command line."""
+"""Imports point one way: core ← nets ← critics, data ← actors ← algorithms ← loops ← model ← command line."""
 
 import ast
 import graphlib
@@ -20,9 +20,27 @@ MAY_IMPORT = {
     "actors": {"core", "nets", "critics"},
     "algorithms": {"core", "nets", "critics", "data", "actors"},
     "envs": {"core"},
-    "run": {"core", "nets", "critics", "data", "actors", "algorithms", "envs"},
-    "lab": {"core", "critics", "actors", "envs", "run"},
+    "files": {"core", "nets"},
+    "show": {"files"},
+    "doctor": {"core", "envs"},
+    "loops": {"core", "nets", "critics", "data", "actors", "algorithms", "envs", "files", "show"},
+    "lab": {"core", "critics", "actors", "envs", "files", "show"},
     "zoo": {"core", "critics", "actors", "algorithms"},
+    "runs": {"algorithms", "core", "data", "envs", "files", "loops", "model", "show", "zoo"},
+    "cli": {
+        "algorithms",
+        "core",
+        "data",
+        "doctor",
+        "envs",
+        "files",
+        "lab",
+        "loops",
+        "model",
+        "runs",
+        "show",
+        "zoo",
+    },
 }
 """What stands above (model, callbacks, the command line) may import everything."""
 LEARNING = ("core", "nets", "critics", "data", "actors", "algorithms")

@@ -13,12 +13,12 @@ from gymnasium import spaces
 
 import actrix
 from actrix import A2C, PPO, ModelFileError, SettingError
-from actrix.data.offline import Episode, assemble
+from actrix.data.datasets.dataset import Episode, assemble
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, ContinuousTarget, Masked, TMaze
+from actrix.loops.evaluate import evaluate
 from actrix.model import MODELS, Model
 from actrix.nets.torso import Linear
-from actrix.run.evaluate import evaluate
 
 SMALL = {"net_arch": [8]}
 SETTINGS = {

@@ -29,7 +29,7 @@ def test_every_preset_has_a_class_and_a_line():
         assert issubclass(cls, Model)
         assert cls.__doc__ == SAYS[name]
         assert preset.class_name in actrix.__all__
-    assert list(CLASSES) == [preset.class_name for preset in PRESETS.values()]
+    assert list(CLASSES) == ["ActorCritic", *(preset.class_name for preset in PRESETS.values())]
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -15,8 +15,9 @@ ROOT = Path(actrix.__file__).parent
 SHARED = [
     *(f"algorithms/{name}.py" for name in ("learn", "sound", "settings", "reference")),
     *(f"core/{name}.py" for name in ("answers", "contract", "fit", "rows", "words")),
-    *(f"run/{name}.py" for name in ("compiled", "host", "stepping", "offline", "runner", "train", "evaluate")),
-    "nets/view.py", "experiment.py", "callbacks.py",
+    *(f"loops/{name}.py" for name in ("compiled", "host", "stepping", "offline", "runner", "train", "evaluate")),
+    *(f"runs/{name}.py" for name in ("config", "folder", "seeds", "session", "start")),
+    "nets/view.py", "callbacks.py", "model.py",
 ]  # fmt: skip
 """What serves every answer."""
 PARTS = (*PSI, *BACKUPS, *REPRESENTATIONS, *JOINED)

@@ -25,14 +25,17 @@ from actrix.callbacks import (  # noqa: E402
     StopTrainingOnRewardThreshold,
 )
 from actrix.core.schedules import Linear  # noqa: E402
-from actrix.data.offline import DatasetError, load_dataset  # noqa: E402
+from actrix.data.datasets.dataset import DatasetError  # noqa: E402
+from actrix.data.datasets.read import load_dataset  # noqa: E402
 from actrix.envs.atari import make_atari_env  # noqa: E402
+from actrix.envs.build import UnknownEnvError  # noqa: E402
 from actrix.envs.finite import FiniteMDP, MDPError  # noqa: E402
 from actrix.envs.guard import EnvError  # noqa: E402
-from actrix.envs.make import UnknownEnvError, make_vec_env  # noqa: E402
-from actrix.model import ActorCritic, Model, evaluate_policy  # noqa: E402
+from actrix.envs.make import make_vec_env  # noqa: E402
+from actrix.files.container import ModelFileError  # noqa: E402
+from actrix.loops.evaluate import evaluate_policy  # noqa: E402
+from actrix.model import Model  # noqa: E402
 from actrix.named import *  # noqa: E402, F403
-from actrix.run.modelfile import ModelFileError  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -42,15 +45,14 @@ def train_seeds(
 ) -> Any:
     """Several seeds at once with statistics and one plot, as `actrix train ALGORITHM ENV --seeds N` does.
 
-    See `actrix.experiment.train_seeds`, which this loads when called (it needs the plotting libraries).
+    See `actrix.runs.start.train_seeds`, which this loads when called (it needs the plotting libraries).
     """
-    from actrix.experiment import train_seeds as run
+    from actrix.runs.start import train_seeds as run
 
     return run(algorithm, env_id, seeds, total_timesteps, folder, **settings)
 
 
 __all__ = [
-    "ActorCritic",
     "BaseCallback",
     "CallbackList",
     "CheckpointCallback",

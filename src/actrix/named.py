@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
-from actrix.algorithms.presets import PRESETS, Preset
-from actrix.model import MODELS, Model
+from typing import Any
+
+from actrix.algorithms.presets import COMPOSED, PRESETS, Preset, composed
+from actrix.model import Model
 
 SAYS = {
     "reinforce": "Monte Carlo policy gradient on whole episodes (Williams 1992).",
@@ -69,6 +71,22 @@ def named(preset: Preset) -> type[Model]:
     return type(preset.class_name, (Model,), body)
 
 
-MODELS |= {name: named(preset) for name, preset in PRESETS.items()}
-globals().update({PRESETS[name].class_name: MODELS[name] for name in PRESETS})
-__all__ = sorted(preset.class_name for preset in PRESETS.values())
+globals().update({preset.class_name: named(preset) for preset in PRESETS.values()})
+
+
+class ActorCritic(Model):
+    """A free composition: `ActorCritic("MlpPolicy", env, critic="td-lambda:0.9", actor="ppo-clip:0.2")`."""
+
+    preset_name = COMPOSED
+
+    @classmethod
+    def _find_preset(cls, settings: dict[str, Any]) -> Preset:
+        answers = (
+            settings.pop("critic", "gae"),
+            settings.pop("actor", "ppo-clip"),
+            settings.pop("data", "on-policy"),
+        )
+        return composed(*answers)
+
+
+__all__ = ["ActorCritic", *sorted(preset.class_name for preset in PRESETS.values())]

@@ -13,7 +13,11 @@ Schedule = float | str | Linear | Tabulated | Callable[[float], float]
 
 SAYS: dict[str, str]
 
+class ActorCritic(Model):
+    """A free composition: `ActorCritic("MlpPolicy", env, critic="td-lambda:0.9", actor="ppo-clip:0.2")`."""
+
 __all__ = [
+    "ActorCritic",
     "A2C",
     "ACER",
     "ACKTR",

@@ -33,10 +33,10 @@ from actrix.envs.probes import (
     ObsDependent,
     Probe,
 )
+from actrix.loops.compiled import CompiledRunner, collect, reset
+from actrix.loops.runner import iteration_keys, run_keys
 from actrix.nets.memory import apply
 from actrix.nets.view import apply as apply_plain
-from actrix.run.compiled import CompiledRunner, collect, reset
-from actrix.run.runner import iteration_keys, run_keys
 
 NUM_ENVS = 32
 NETWORK = {"net_arch": [16], "activation_fn": "tanh"}

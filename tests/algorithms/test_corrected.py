@@ -26,10 +26,10 @@ from actrix.critics.value import GAE
 from actrix.data.chunk import OnPolicy
 from actrix.data.lagged import Lagged
 from actrix.envs.probes import ActionObs, ContinuousTarget
+from actrix.loops.compiled import CompiledRunner, collect
+from actrix.loops.runner import iteration_keys
 from actrix.nets.memory import apply
 from actrix.nets.networks import NetworkConfig
-from actrix.run.compiled import CompiledRunner, collect
-from actrix.run.runner import iteration_keys
 
 ONCE = {"n_epochs": 1, "batch_size": None}
 SMALL = NetworkConfig(pi=(16,), vf=(16,))

@@ -19,8 +19,8 @@ from actrix.core.normalize import Moments
 from actrix.core.types import Chunk, Spec
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, Masked
-from actrix.run.compiled import CompiledRunner
-from actrix.run.host import HostRunner
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.host import HostRunner
 
 T, N, GAMMA = 6, 3, 0.9
 SPEC = Spec(spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(3), T)

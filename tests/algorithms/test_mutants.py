@@ -25,9 +25,9 @@ from actrix.critics.ensemble import Ensemble
 from actrix.critics.q import Q
 from actrix.data import replay
 from actrix.data.ring import Memory
-from actrix.envs.jax_envs import ClassicEnv
+from actrix.envs.classic import ClassicEnv
 from actrix.envs.probes import ActionObs, InfiniteTimeLimit, MaskVelocity
-from actrix.run.compiled import collect
+from actrix.loops.compiled import collect
 
 PPO = PRESETS["ppo"].algorithm
 

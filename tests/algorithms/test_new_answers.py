@@ -26,8 +26,8 @@ from actrix.critics.crossq import Ahead
 from actrix.critics.represent import CategoricalJoined
 from actrix.data.trajectories import Trajectories
 from actrix.envs.probes import Probe
+from actrix.loops.compiled import CompiledRunner
 from actrix.nets.renorm import EPSILON, Renorm
-from actrix.run.compiled import CompiledRunner
 
 NEW = ("impact", "awr", "munchausen-dqn", "d4pg", "redq", "crossq", "awac")
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)

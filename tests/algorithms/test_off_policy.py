@@ -22,11 +22,11 @@ from actrix.core.types import Chunk, Spec
 from actrix.critics.represent import TruncatedQuantiles, huber
 from actrix.data import replay
 from actrix.data.ring import SMALLEST_PRIORITY, Ends, weights
-from actrix.envs.jax_envs import ClassicEnv
+from actrix.envs.classic import ClassicEnv
 from actrix.envs.probes import ContinuousTarget
+from actrix.loops.compiled import collect, reset
 from actrix.nets.torso import noise_size, perturb
 from actrix.nets.view import apply
-from actrix.run.compiled import collect, reset
 
 GAMMA, N, ACTIONS = 0.9, 4, 3
 OBS = spaces.Box(-1.0, 1.0, (2,), np.float32)

@@ -13,12 +13,12 @@ from actrix.algorithms.presets import PRESETS
 from actrix.algorithms.settings import configure
 from actrix.core.optim import flatten
 from actrix.core.types import Chunk, Spec
-from actrix.envs.finite import grid_world
 from actrix.envs.jax_envs import jax_env
-from actrix.lab import oracle
+from actrix.envs.tables import grid_world
+from actrix.lab import exact as oracle
+from actrix.loops.compiled import CompiledRunner
 from actrix.nets.networks import NetworkConfig
 from actrix.nets.online_networks import build_actor_and_critic
-from actrix.run.compiled import CompiledRunner
 
 S, A, GAMMA = 4, 3, 0.9
 GRID_SPEC = Spec(spaces.Discrete(S), spaces.Discrete(A))

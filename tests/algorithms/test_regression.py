@@ -13,14 +13,14 @@ from gymnasium import spaces
 
 from actrix.actors.regression import Weighted
 from actrix.algorithms.presets import PRESETS
-from actrix.algorithms.settings import configure
+from actrix.algorithms.settings import configure, setting_names
 from actrix.core.types import Spec
 from actrix.critics.expectile import Expectile, expectile_loss
-from actrix.data.offline import Episode, assemble
+from actrix.data.datasets.dataset import Episode, assemble
 from actrix.envs.probes import ConstantReward
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.offline import OfflineRunner
 from actrix.nets.view import apply
-from actrix.run.compiled import CompiledRunner
-from actrix.run.offline import OfflineRunner
 
 OBS = spaces.Box(-1.0, 1.0, (2,), np.float32)
 DISCRETE, BOX = spaces.Discrete(2, start=3), spaces.Box(-2.0, 4.0, (1,), np.float32)
@@ -39,9 +39,15 @@ def bandit(space, actions, rewards):
     return assemble(episodes, Spec(OBS, space))
 
 
+def little(name, **settings):
+    """The preset with these settings, and those of `SMALL` that it has."""
+    algorithm = PRESETS[name].algorithm
+    return configure(algorithm, {n: x for n, x in SMALL.items() if n in setting_names(algorithm)} | settings)
+
+
 def fitted(name, data, updates=300, **settings):
     """A runner after so many updates."""
-    runner = OfflineRunner(configure(PRESETS[name].algorithm, SMALL | settings), data, [0])
+    runner = OfflineRunner(little(name, **settings), data, [0])
     runner.set_training(total_steps=updates)
     runner.advance(updates)
     return runner
@@ -213,9 +219,7 @@ def test_values_pass_through_truncations_and_not_through_terminations():
 
 @pytest.mark.parametrize("name", ["bc", "iql"])
 def test_samples_stay_in_the_bounds_and_the_random_phase_is_uniform(name):
-    algorithm = configure(
-        PRESETS[name].algorithm, SMALL | {"policy_kwargs": {"net_arch": [16], "log_std_init": -1}}
-    )
+    algorithm = little(name, policy_kwargs={"net_arch": [16], "log_std_init": -1})
     acting = algorithm.initial_acting(jax.random.key(1), Spec(OBS, BOX))
     obs = jnp.zeros((4000, 2))
     noise = jax.tree.map(lambda x: x[0], algorithm.noise(acting, jax.random.key(0), 1, 4000))

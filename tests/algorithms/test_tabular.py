@@ -14,10 +14,10 @@ from actrix.algorithms.settings import configure
 from actrix.algorithms.tabular import Tabular
 from actrix.core.spaces import UnsupportedSpaceError, cells
 from actrix.core.types import Chunk, Spec
-from actrix.envs.finite import chain
-from actrix.lab import oracle
-from actrix.run.compiled import CompiledRunner
-from actrix.run.train import SeedRun, train
+from actrix.envs.tables import chain
+from actrix.lab import exact as oracle
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.train import SeedRun, train
 
 S, A, GAMMA, ALPHA = 5, 3, 0.9, 0.3
 SPEC = Spec(spaces.Discrete(S), spaces.Discrete(A), max_episode_steps=12)

@@ -12,11 +12,11 @@ from actrix import zoo
 from actrix.algorithms.presets import PRESETS
 from actrix.algorithms.settings import configure
 from actrix.envs.blackjack import blackjack_mdp
-from actrix.envs.finite import chain, from_gymnasium
 from actrix.envs.jax_envs import jax_env
-from actrix.lab import oracle
-from actrix.run.compiled import CompiledRunner
-from actrix.run.train import SeedRun, train
+from actrix.envs.tables import chain, from_gymnasium
+from actrix.lab import exact as oracle
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.train import SeedRun, train
 
 
 @functools.cache

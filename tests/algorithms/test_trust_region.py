@@ -26,7 +26,7 @@ from actrix.core.words import write
 from actrix.critics.value import GAE, NoCritic
 from actrix.data.chunk import OnPolicy
 from actrix.data.lagged import Lagged
-from actrix.envs.jax_envs import ClassicEnv
+from actrix.envs.classic import ClassicEnv
 from actrix.envs.probes import ActionObs, TMaze
 from actrix.nets.memory import apply
 

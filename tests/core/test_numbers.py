@@ -11,7 +11,7 @@ from actrix.algorithms.learn import Composition
 from actrix.algorithms.presets import PRESETS
 from actrix.algorithms.settings import configure
 from actrix.core.numbers import numbers_of, same_program, with_numbers
-from actrix.run.compiled import CompiledRunner
+from actrix.loops.compiled import CompiledRunner
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "algorithms"))
 from helpers import NUM_ENVS, probes, small

@@ -21,10 +21,11 @@ from actrix.data.hindsight import STRATEGIES, Hindsight
 from actrix.envs.goals import BitFlip, PointReach
 from actrix.envs.jax_envs import HostJax, jax_env
 from actrix.envs.make import choose_backend
-from actrix.run import checkpoint, modelfile, train
-from actrix.run.compiled import CompiledRunner
-from actrix.run.stepping import host_runner
-from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints
+from actrix.files import checkpoint, container
+from actrix.loops import train
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.stepping import host_runner
+from actrix.loops.train import SeedRun, load_checkpoints, save_checkpoints
 
 N, BATCH, GAMMA = 2, 60, 0.9
 NET = {"net_arch": [16]}
@@ -494,7 +495,7 @@ def test_a_resumed_host_run_is_the_uninterrupted_one(tmp_path, monkeypatch):
 
     def arrays(folder):
         path = checkpoint.checkpoints(folder)[-1]
-        header = modelfile.read_header(path)
+        header = container.read_header(path)
         return path.read_bytes()[header.start :]
 
     build().learn(120, checkpoint_dir=tmp_path / "whole", checkpoint_seconds=0)

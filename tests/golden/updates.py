@@ -32,8 +32,8 @@ from actrix.algorithms.presets import PRESETS, composed
 from actrix.algorithms.settings import configure
 from actrix.core.types import Spec
 from actrix.envs.jax_envs import HostJax, jax_env
-from actrix.run.compiled import CompiledRunner
-from actrix.run.stepping import host_runner
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.stepping import host_runner
 
 FILE = Path(__file__).parent / "updates.safetensors"
 LOOPS = ("compiled", "host", "offline")

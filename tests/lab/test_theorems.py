@@ -17,8 +17,8 @@ from lab_mdps import EXACT, endless, from_everywhere, layered, logits, mixed, ra
 from actrix.actors import policy_gradient as pg
 from actrix.actors import psi as psi_
 from actrix.critics import corrections, q_targets, returns
-from actrix.envs import finite
-from actrix.lab import oracle
+from actrix.envs import tables
+from actrix.lab import exact as oracle
 
 SEEDS = range(4)
 LAMBDAS = (0.0, 0.3, 0.7, 0.95, 1.0)
@@ -201,7 +201,7 @@ def test_gae_with_the_right_value_is_unbiased_and_its_variance_grows_with_lambda
 
 
 @pytest.mark.parametrize(
-    "mdp", [endless(0), endless(1, 0.99), mixed(2), mixed(3), finite.cliff(3, 4, slip=0.2)]
+    "mdp", [endless(0), endless(1, 0.99), mixed(2), mixed(3), tables.cliff(3, 4, slip=0.2)]
 )
 def test_with_a_wrong_value_the_error_of_the_lambda_return_falls_to_zero(mdp):
     policy = random_policy(mdp, 3)
@@ -276,7 +276,7 @@ def test_performance_difference(mdp, seed):
 
 
 def test_performance_difference_undiscounted():
-    mdp = finite.chain(4, gamma=1.0)
+    mdp = tables.chain(4, gamma=1.0)
     old, new = random_policy(mdp, 0), random_policy(mdp, 1)
     gain = oracle.performance(mdp, new) - oracle.performance(mdp, old)
     assert oracle.performance_difference(mdp, old, new) == pytest.approx(gain, abs=1e-8)

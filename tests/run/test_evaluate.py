@@ -9,7 +9,7 @@ from actrix import PPO, evaluate_policy, make_vec_env
 from actrix.callbacks import BaseCallback
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, ActionReward, Masked
-from actrix.run.evaluate import Policy, evaluate, evaluation_env
+from actrix.loops.evaluate import Policy, evaluate, evaluation_env
 
 
 def small_ppo(env):

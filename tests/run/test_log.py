@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from actrix.run import atomic
-from actrix.run.log import Logger, read_metrics, table
+from actrix.files import atomic
+from actrix.show.log import Logger, read_metrics, table
 
 
 def write(folder, steps, **kwargs):
@@ -104,7 +104,7 @@ def test_lines_that_a_crash_filled_with_rubbish_are_left_out(tmp_path):
 
 def test_a_killed_process_loses_no_dumped_row(tmp_path):
     code = (
-        "import sys; from actrix.run.log import Logger; log = Logger(sys.argv[1])\n"
+        "import sys; from actrix.show.log import Logger; log = Logger(sys.argv[1])\n"
         "for step in range(10**9):\n"
         "    log.record('a', step); log.dump(step); print(step, flush=True)"
     )

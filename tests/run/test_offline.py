@@ -11,12 +11,8 @@ from actrix.algorithms.presets import PRESETS, find_preset
 from actrix.algorithms.settings import configure
 from actrix.core.rows import Rows
 from actrix.core.types import Spec
-from actrix.data.offline import Episode, assemble
+from actrix.data.datasets.dataset import Episode, assemble
 from actrix.nets.view import apply
-from actrix.run import checkpoint
-from actrix.run.evaluate import Policy
-from actrix.run.offline import STD_FLOOR, OfflineRunner, fill, observation_moments
-from actrix.run.train import NonFiniteError, SeedRun, load_checkpoints, save_checkpoints, train
 
 SMALL = {"policy_kwargs": {"net_arch": [16]}, "batch_size": 16, "buffer_size": 10**6, "n_step": 2}
 BOX, DISCRETE = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(3)

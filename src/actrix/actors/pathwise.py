@@ -55,13 +55,8 @@ def draw(head: Any, key: Key, shape: tuple[int, int]) -> Noise:
     return Noise(head.draw(k1, shape), uniform, jax.random.uniform(k3, shape))
 
 
-@dataclasses.dataclass(frozen=True)
-class Pathwise(Actor):
-    """A network of its own beside critics Q(s, a); uniformly random in the random phase."""
-
-    @property
-    def facts(self) -> ActorFacts:
-        return ActorFacts(takes=("Q(s, a)",), singly=True)
+class RandomPhase(Actor):
+    """Uniformly random before the first update, and not after it."""
 
     def numbers(self, progress):
         return Explore(jnp.zeros(()))
@@ -71,6 +66,15 @@ class Pathwise(Actor):
 
     def noise(self, net, key, shape):
         return draw(net.head, key, shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pathwise(RandomPhase):
+    """A network of its own beside critics Q(s, a); uniformly random in the random phase."""
+
+    @property
+    def facts(self) -> ActorFacts:
+        return ActorFacts(takes=("Q(s, a)",), singly=True)
 
     def act(self, critic, net, numbers, carry, obs, mask, noise):
         out, _ = net.policy(obs, None, mask)

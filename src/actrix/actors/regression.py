@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gymnasium import spaces
 from jaxtyping import Array, Float
 
-from actrix.actors.pathwise import Explore, draw
+from actrix.actors.pathwise import RandomPhase
 from actrix.actors.policy_gradient import StochasticActor
 from actrix.core.answers import ActorFacts
 from actrix.core.fields import finite, positive, switch
@@ -21,7 +21,7 @@ from actrix.nets.regression import build_regressor
 
 
 @dataclasses.dataclass(frozen=True)
-class Cloning(StochasticActor):
+class Cloning(RandomPhase, StochasticActor):
     """Maximise E[log π(a|s)] over the rows' actions (Pomerleau 1991); uniformly random in the random phase."""
 
     name: ClassVar[str] = "cloning"
@@ -46,15 +46,6 @@ class Cloning(StochasticActor):
         return (*ENCODING, *widths, *gaussian)
 
     # ------------------------------------------------------------------ acting
-
-    def numbers(self, progress):
-        return Explore(jnp.zeros(()))
-
-    def at_random(self, numbers):
-        return Explore(jnp.ones(()))
-
-    def noise(self, net, key, shape):
-        return draw(net.head, key, shape)
 
     def act(self, critic, net, numbers, carry, obs, mask, noise):
         dist, carry = net.policy(obs, carry, mask)

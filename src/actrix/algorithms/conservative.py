@@ -123,15 +123,6 @@ class ConservativeIteration(Algorithm):
         q = Tables.create(spec, False, 1, 0.0)
         return Acting(q.replace(policy=Tables.create(spec, True, 1, 0.0).policy), None)
 
-    def initial_carry(self, acting: Acting, num_envs: int) -> None:
-        """The policy remembers nothing."""
-
-    initial_memory = initial_carry
-
-    def warm_acting(self, acting: Acting) -> Acting:
-        """There is no warm-up."""
-        return acting
-
     def noise(self, acting: Acting, key: Key, rows: int, num_envs: int) -> jax.Array:
         """All the randomness of a chunk's actions, drawn at once."""
         return acting.net.head.draw(key, (rows, num_envs))

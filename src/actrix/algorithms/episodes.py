@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from actrix.algorithms import tables
-from actrix.algorithms.tables import Row, Tables
+from actrix.algorithms.tables import Row, TableMethod, Tables
 from actrix.core.contract import Learner
 from actrix.core.rows import backward_sum
 from actrix.core.types import Chunk, Key
@@ -20,7 +20,7 @@ LARGEST_WEIGHT = 1e30
 
 
 def learn(
-    algorithm: Any, learner: Learner, chunk: Chunk, rate: Any, key: Key
+    algorithm: TableMethod, learner: Learner, chunk: Chunk, rate: Any, key: Key
 ) -> tuple[jax.Array, jax.Array | None, Any, jax.Array]:
     """(values, weight, memory, errors) after a chunk of whole episodes, one per environment.
 
@@ -56,7 +56,7 @@ def first_visits(index: jax.Array, valid: jax.Array, size: int) -> jax.Array:
     return valid & (first[column, index] == row)
 
 
-def returns_of(algorithm: Any, learner: Learner, rows: Row) -> tuple[jax.Array, jax.Array]:
+def returns_of(algorithm: TableMethod, learner: Learner, rows: Row) -> tuple[jax.Array, jax.Array]:
     """(target, weight) of each row `[T, N]`.
 
     With ρ_{i:m} the product of ratios to the episode's last row m: 'ordinary' (ρ G_t, 1), 'weighted' (G_t, ρ),
@@ -89,7 +89,7 @@ def returns_of(algorithm: Any, learner: Learner, rows: Row) -> tuple[jax.Array, 
     return (product * plain, one) if algorithm.importance == "ordinary" else (plain, product)
 
 
-def _after(algorithm: Any, learner: Learner, rows: Row) -> jax.Array:
+def _after(algorithm: TableMethod, learner: Learner, rows: Row) -> jax.Array:
     """The value of s′ that a cut episode bootstraps from: of the behaviour policy, or off-policy of the target's."""
     net: Tables = learner.acting.net
     if algorithm.predicts:

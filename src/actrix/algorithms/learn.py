@@ -232,7 +232,7 @@ class Composition(Algorithm):
             metrics |= self.critic.report(est, item_rows) | view.report()
         # The statistics move only now, after the losses that used them.
         before = learner.acting.obs_moments, learner.training.reward_scale
-        moments, scale = state.keep(self._statistics(learner, chunk, counted), before)
+        moments, scale = state.keep(self._statistics(learner, chunk), before)
         learner = update.finish(state, memory, counted, moments, scale)
         rate = evaluate(self.fit.learning_rate, self.data.progress(update.clock))
         metrics |= {
@@ -267,22 +267,17 @@ class Composition(Algorithm):
     def observe(self, learner, chunk):
         self = with_numbers(self, learner.training.numbers)
         training, memory = self.data.observe(learner.training, learner.memory, chunk)
-        moments, scale = self._statistics(learner, chunk, training)
+        moments, scale = self._statistics(learner, chunk)
         training = dataclasses.replace(training, reward_scale=scale)
         return Learner(dataclasses.replace(learner.acting, obs_moments=moments), training, memory)
 
     def broken_off(self, learner, chunk):
         return self.observe(learner, chunk)
 
-    def _statistics(self, learner: Learner, chunk: Chunk, training: Training) -> tuple[PyTree, PyTree]:
+    def _statistics(self, learner: Learner, chunk: Chunk) -> tuple[PyTree, PyTree]:
         """(observation moments, reward scale) with a chunk in them."""
-        moments, scale = learner.acting.obs_moments, learner.training.reward_scale
-        if moments is not None:
-            moments = normalize.update_observation_moments(moments, chunk.obs, chunk.valid)
-        if scale is not None:
-            done = chunk.terminated | chunk.truncated
-            scale = normalize.update_reward_scale(scale, chunk.reward, done, chunk.valid, self.gamma)
-        return moments, scale
+        before = learner.acting.obs_moments, learner.training.reward_scale
+        return normalize.updated(*before, chunk, self.gamma)
 
     def with_acting(self, learner, acting):
         params, kept = self.fit.split(acting.net)[0], learner.training.kept

@@ -163,15 +163,6 @@ class OnlineTraces(Algorithm):
 
     # ------------------------------------------------------------------ acting
 
-    def initial_carry(self, acting: Acting, num_envs: int) -> None:
-        """The policy remembers nothing."""
-
-    initial_memory = initial_carry
-
-    def warm_acting(self, acting: Acting) -> Acting:
-        """The policy acts as ever while the statistics warm up."""
-        return acting
-
     def noise(self, acting: Acting, key: Key, rows: int, num_envs: int) -> jax.Array:
         """All the randomness of a chunk's actions, drawn at once."""
         return acting.net.head.draw(key, (rows, num_envs))
@@ -207,12 +198,8 @@ class OnlineTraces(Algorithm):
 
     def observe(self, learner: Learner, chunk: Chunk) -> Learner:
         """Move the running statistics by a chunk without learning from it."""
-        moments, scale = learner.acting.obs_moments, learner.training.reward_scale
-        if moments is not None:
-            moments = normalize.update_observation_moments(moments, chunk.obs, chunk.valid)
-        if scale is not None:
-            done = chunk.terminated | chunk.truncated
-            scale = normalize.update_reward_scale(scale, chunk.reward, done, chunk.valid, self.gamma)
+        before = learner.acting.obs_moments, learner.training.reward_scale
+        moments, scale = normalize.updated(*before, chunk, self.gamma)
         training = dataclasses.replace(learner.training, reward_scale=scale)
         return Learner(dataclasses.replace(learner.acting, obs_moments=moments), training, learner.memory)
 
@@ -244,11 +231,8 @@ class OnlineTraces(Algorithm):
         keep = lambda new, old: jnp.where(good, new, old)
         net = ActorAndCritic(theta[1](keep(new_theta, theta[0])), w[1](keep(new_w, w[0])))
         seen = self.observe(learner, raw)
-        moments, scale = jax.tree.map(
-            keep,
-            (seen.acting.obs_moments, seen.training.reward_scale),
-            (acting.obs_moments, training.reward_scale),
-        )
+        moments = jax.tree.map(keep, seen.acting.obs_moments, acting.obs_moments)
+        scale = jax.tree.map(keep, seen.training.reward_scale, training.reward_scale)
         training = dataclasses.replace(count(training, raw), reward_scale=scale)
         memory = jax.tree.map(keep, memory, learner.memory)
         metrics = {

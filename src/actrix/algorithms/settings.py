@@ -68,7 +68,7 @@ def setting_names(algorithm: Algorithm) -> list[str]:
     return list(dict.fromkeys([*own_fields(algorithm), *inner, *more]))
 
 
-def configure(algorithm: Any, settings: Mapping[str, Any]) -> Any:
+def configure(algorithm: Algorithm, settings: Mapping[str, Any]) -> Any:
     """The algorithm with flat settings applied, e.g. {'n_steps': 256, 'gae_lambda': 0.9, 'clip_range': 'lin_0.2'}.
 
     A name belongs to the algorithm, else to its answers and its fit; one that several of these have is set in all.
@@ -113,7 +113,7 @@ def _without_buffer(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"data": word} | rest | dict(given)
 
 
-def _renamed(algorithm: Any, name: str, value: Any) -> str:
+def _renamed(algorithm: Algorithm, name: str, value: Any) -> str:
     if name == "n_step" and not hasattr(getattr(algorithm, "data", None), "prioritized"):
         raise SettingError(
             f"n_step={value!r} is the target's n on replayed data; set n_steps, the rows of a chunk, instead."
@@ -121,7 +121,7 @@ def _renamed(algorithm: Any, name: str, value: Any) -> str:
     return _ALIASES.get(name, name)
 
 
-def _with_answers(algorithm: Any, values: dict[str, Any]) -> Any:
+def _with_answers(algorithm: Algorithm, values: dict[str, Any]) -> Any:
     """The composition with the answers that `values` names; takes them out of it."""
     if not isinstance(algorithm, Composition):
         explorer = _explorer(algorithm, values)
@@ -143,7 +143,7 @@ def _with_answers(algorithm: Any, values: dict[str, Any]) -> Any:
 _EXPLORERS = {"epsilon-greedy": "epsilon-greedy", "boltzmann": "boltzmann", "none": "greedy"}
 
 
-def _explorer(algorithm: Any, values: dict[str, Any]) -> dict[str, Any]:
+def _explorer(algorithm: Algorithm, values: dict[str, Any]) -> dict[str, Any]:
     """The actor that `exploration` names, or that noisy layers make: they explore instead of ε."""
     old = getattr(algorithm, "actor", None)
     if old is None or old.name not in _EXPLORERS.values():
@@ -161,7 +161,7 @@ def _explorer(algorithm: Any, values: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _apply(algorithm: Any, values: dict[str, Any]) -> Any:
+def _apply(algorithm: Algorithm, values: dict[str, Any]) -> Any:
     """Each setting where it belongs; fields of one part are replaced together, some are only sound with each other."""
     own: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {name: {} for name in parts_of(algorithm)}
@@ -191,7 +191,7 @@ def _names_after(held: Any, values: dict[str, Any]) -> list[str]:
     return words.setting_names(words.with_changes(held, made) if made else held)
 
 
-def _refuse(algorithm: Any, name: str, names: set[str]) -> None:
+def _refuse(algorithm: Algorithm, name: str, names: set[str]) -> None:
     near = difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(names))}."
     raise SettingError(f"unknown setting {name!r} for {' × '.join(algorithm.answers[:2])}: {hint}")
@@ -200,7 +200,7 @@ def _refuse(algorithm: Any, name: str, names: set[str]) -> None:
 # ---------------------------------------------------------------------------- other spellings
 
 
-def _spelled(algorithm: Any, name: str, value: Any) -> dict[str, Any]:
+def _spelled(algorithm: Algorithm, name: str, value: Any) -> dict[str, Any]:
     """A setting under the names that the answers have for it; {} where it is what they do anyhow."""
     if name in UNSUPPORTED:
         if not value or (name, value) == ("sde_sample_freq", -1):
@@ -276,7 +276,7 @@ _DROPPED = {
 """Settings that files of format 1 hold also where they had no effect."""
 
 
-def upgraded(algorithm: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+def upgraded(algorithm: Algorithm, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as files of format 1 hold them, without those that had no effect; others as they are."""
     settings = dict(settings)
     if (
@@ -286,9 +286,10 @@ def upgraded(algorithm: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     ):
         settings["data"] = settings["data"].replace("replay", "trajectories", 1)
     composition = isinstance(algorithm, Composition)
-    if settings.get("cql_alpha") and composition and "cql_alpha" not in words.setting_names(algorithm.critic):
+    critic = getattr(algorithm, "critic", None)
+    if settings.get("cql_alpha") and composition and "cql_alpha" not in words.setting_names(critic):
         settings["critic"] = f"conservative:{settings['cql_alpha']}"
-    if settings.get("n_quantiles") and hasattr(getattr(algorithm, "critic", None), "joined"):
+    if settings.get("n_quantiles") and hasattr(critic, "joined"):
         settings["joined"] = "quantiles"
     chosen = (*_ANSWERS, "joined", "target", "distributional", "noisy") if composition else ()
     first = {name: settings[name] for name in (*chosen, "exploration") if name in settings}
@@ -358,7 +359,7 @@ def _activation(value: Any) -> Any:
 # ---------------------------------------------------------------------------- reading them off again
 
 
-def settings_of(algorithm: Any) -> dict[str, Any]:
+def settings_of(algorithm: Algorithm) -> dict[str, Any]:
     """The flat, JSON-ready settings that `configure` turns back into this algorithm: for a composition its words."""
     out: dict[str, Any] = {name: getattr(algorithm, name) for name in own_fields(algorithm)}
     if isinstance(algorithm, Composition):
@@ -368,8 +369,8 @@ def settings_of(algorithm: Any) -> dict[str, Any]:
         for part in parts_of(algorithm).values():
             out |= {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
         kinds = {word: kind for kind, word in _EXPLORERS.items()}
-        if "actor" in parts_of(algorithm):
-            out["exploration"] = kinds[algorithm.actor.name]
+        if (actor := parts_of(algorithm).get("actor")) is not None:
+            out["exploration"] = kinds[actor.name]
     out = {name: str(x) if isinstance(x, Linear | Tabulated) else x for name, x in out.items()}
     return out | {"policy_kwargs": network_settings(algorithm.network)}
 

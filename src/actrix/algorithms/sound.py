@@ -74,6 +74,8 @@ def _psi(critic: Critic, actor: Actor, data: Data) -> str | None:
 def _rows(critic: Critic, actor: Actor, data: Data) -> str | None:
     """Do the rows come as the answers need them?"""
     c, a, d = critic.facts, actor.facts, data.facts
+    if d.by_error and c.gives == "none":
+        return "prioritized=True needs a critic, whose errors are the priorities, and there is none"
     if d.transitions:
         if a.clones:
             return None
@@ -105,9 +107,8 @@ def _episodes(actor: Actor) -> bool:
 
 
 def _behaviour(critic: Critic, actor: Actor, data: Data) -> str | None:
-    """What another behaviour policy asks for: a critic of π, and its ratio before the score exactly once."""
+    """What another behaviour policy asks for: a critic of π, and its ratio exactly once."""
     c, a, d = critic.facts, actor.facts, data.facts
-    psi = getattr(actor, "psi", None)
     if d.on_policy:
         if c.corrected:
             return "on on-policy data every ratio is 1, so the correction is empty: take its uncorrected twin"
@@ -129,6 +130,12 @@ def _behaviour(critic: Critic, actor: Actor, data: Data) -> str | None:
     one_step_q = c.gives == "Q of a policy" and c.one_step
     if c.gives == "none" or not (c.corrected or one_step_q):
         return "without correction the critic estimates the behaviour policy's values, not the target's"
+    return _ratio(critic, actor)
+
+
+def _ratio(critic: Critic, actor: Actor) -> str | None:
+    """Which of critic, ψ and objective holds the ratio of the policy to the one that acted: one of them must."""
+    c, a, psi = critic.facts, actor.facts, getattr(actor, "psi", None)
     advantage = psi is not None and psi.of_critic
     if a.ratio:
         if a.old_or_other and c.ratio_in_advantage and advantage:

@@ -6,18 +6,45 @@ A table is flat: cell s for V(s), cell s·A + a for Q(s, a), and two tables one 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from actrix.actors import greedy
-from actrix.actors.greedy import Draws, Explore
+from actrix.actors.greedy import Draws, Explore, Greedy
 from actrix.core import spaces
 from actrix.core.distributions import ILLEGAL, ActionHead, action_head, legal_actions
 from actrix.core.types import Chunk, Spec, record
 from actrix.critics import q_targets
+
+
+class TableMethod(Protocol):
+    """What the updates ask of a tabular method; `Tabular` says what the values mean."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def actor(self) -> Greedy: ...
+    @property
+    def predicts(self) -> bool:
+        """It learns V of a given policy, and improves none."""
+
+    @property
+    def gamma(self) -> float: ...
+    @property
+    def n_steps(self) -> int: ...
+    @property
+    def lam(self) -> float: ...
+    @property
+    def trace(self) -> str: ...
+    @property
+    def visits(self) -> str: ...
+    @property
+    def importance(self) -> str: ...
+    @property
+    def whole_episodes(self) -> bool: ...
 
 
 class Tables(eqx.Module):
@@ -126,7 +153,12 @@ def q_of(values: jax.Array, net: Tables, state: jax.Array) -> jax.Array:
 
 
 def behave(
-    algorithm: Any, net: Tables, explore: Explore, state: jax.Array, mask: jax.Array | None, noise: Draws
+    algorithm: TableMethod,
+    net: Tables,
+    explore: Explore,
+    state: jax.Array,
+    mask: jax.Array | None,
+    noise: Draws,
 ) -> jax.Array:
     """The behaviour policy's action: ε-greedy with its ties broken at random, Boltzmann, or the given policy."""
     if not algorithm.predicts:
@@ -138,7 +170,12 @@ def behave(
 
 
 def behaviour_probs(
-    algorithm: Any, values: jax.Array, net: Tables, explore: Explore, state: jax.Array, mask: jax.Array | None
+    algorithm: TableMethod,
+    values: jax.Array,
+    net: Tables,
+    explore: Explore,
+    state: jax.Array,
+    mask: jax.Array | None,
 ) -> jax.Array:
     """μ(·|s) `[..., A]` of that choice."""
     if not algorithm.predicts:
@@ -149,7 +186,7 @@ def behaviour_probs(
 
 
 def target_probs(
-    algorithm: Any, values: jax.Array, net: Tables, state: jax.Array, mask: jax.Array | None
+    algorithm: TableMethod, values: jax.Array, net: Tables, state: jax.Array, mask: jax.Array | None
 ) -> jax.Array:
     """π(·|s) `[..., A]`: greedy with shared ties, or the given policy over the legal actions."""
     if not algorithm.predicts:
@@ -164,7 +201,9 @@ def cell(net: Tables, row: Row) -> jax.Array:
     return row.state if net.policy is not None else row.state * net.head.size + row.action
 
 
-def next_value(algorithm: Any, net: Tables, explore: Explore, values: jax.Array, row: Row) -> jax.Array:
+def next_value(
+    algorithm: TableMethod, net: Tables, explore: Explore, values: jax.Array, row: Row
+) -> jax.Array:
     """What the one-step target reads at s′ `[..., N]`; not meaningful where the row terminated."""
     if algorithm.predicts:
         return values[row.next_state]

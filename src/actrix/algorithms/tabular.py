@@ -218,15 +218,6 @@ class Tabular(Algorithm):
         net = Tables.create(spec, self.predicts, 2 if self.method == "double-q" else 1, self.initial_value)
         return Acting(net, None, self.actor.numbers(jnp.zeros(())))
 
-    def initial_carry(self, acting: Acting, num_envs: int) -> None:
-        """The policy remembers nothing."""
-
-    initial_memory = initial_carry
-
-    def warm_acting(self, acting: Acting) -> Acting:
-        """There is no warm-up."""
-        return acting
-
     def noise(self, acting: Acting, key: Key, rows: int, num_envs: int) -> Draws:
         """All the randomness of a chunk's actions, drawn at once."""
         return self.actor.draws(key, (rows, num_envs), acting.net.head.size)

@@ -137,6 +137,8 @@ class DataFacts:
     """Remembered windows of n_steps rows are learned from besides."""
     fixed: bool = False
     """Nothing is collected: a data set."""
+    by_error: bool = False
+    """Rows are drawn by how wrong the critic was."""
 
 
 class Critic(abc.ABC):

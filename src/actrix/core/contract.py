@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ class Algorithm(abc.ABC, Generic[TrainingState]):
     A loop fills a chunk `[T, N]` by `act` and hands it to `learn`. Arrays are time-major; keys come from the run.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
     gamma: float
     network: Any
     """How to build the network (`policy_kwargs`)."""

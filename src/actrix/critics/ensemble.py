@@ -71,8 +71,23 @@ class ActionCritics(Critic):
         return taken - jnp.sum(jnp.exp(view.dist.logits) * jnp.min(view.q(None), axis=1), axis=-1)
 
 
+class TargetCopy(Critic):
+    """Keeps a copy of the critics that follows them by θ⁻ ← (1 − τ) θ⁻ + τ θ."""
+
+    tau: float
+
+    def init(self, net, params):
+        return copied(params["critic"])
+
+    def restart(self, kept, params):
+        return copied(params["critic"])
+
+    def follow(self, kept, params):
+        return polyak(kept, params["critic"], self.tau)
+
+
 @dataclasses.dataclass(frozen=True)
-class Ensemble(ActionCritics):
+class Ensemble(TargetCopy, ActionCritics):
     """E critics Q_i(s, a), fitted to r + γ_t(Q⁻(s′, a′) − what the actor pays there), Q⁻ their target copies joined."""
 
     tau: float = 0.005
@@ -89,15 +104,6 @@ class Ensemble(ActionCritics):
             whole(self, "subset")
             if self.subset > self.n_critics:
                 raise ValueError(f"subset={self.subset} is more than n_critics={self.n_critics}.")
-
-    def init(self, net, params):
-        return copied(params["critic"])
-
-    def restart(self, kept, params):
-        return copied(params["critic"])
-
-    def follow(self, kept, params):
-        return polyak(kept, params["critic"], self.tau)
 
     def estimate(self, view, kept, rows, actor, progress, key):
         key, dropout = jax.random.split(jax.random.split(key, 5)[0])

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from gymnasium import spaces
 from jaxtyping import Array, Float
 
-from actrix.core.answers import Critic, CriticFacts
+from actrix.core.answers import CriticFacts
 from actrix.core.fields import share, whole
 from actrix.core.fit import Apart
-from actrix.core.optim import copied, polyak
 from actrix.core.types import record
+from actrix.critics.ensemble import TargetCopy
 from actrix.nets.networks import ENCODING, HIDDEN
 from actrix.nets.regression import build_regressor
 
@@ -36,7 +36,7 @@ class Targets:
 
 
 @dataclasses.dataclass(frozen=True)
-class Expectile(Critic):
+class Expectile(TargetCopy):
     """V ← E[L_τ(Q̂(s,a) − V(s))], then the policy, then each Q_i ← E[(r + γ′V(s′) − Q_i(s,a))²] (Kostrikov et al. 2022).
 
     Q̂ is the minimum of the target copies. No target and no loss evaluates an action that is not in the data.
@@ -75,15 +75,6 @@ class Expectile(Critic):
     def network_settings(self, config, spec, actor):
         gaussian = ("log_std_init",) if isinstance(spec.action_space, spaces.Box) else ()
         return (*ENCODING, *HIDDEN, "dropout", "share_features_extractor", *gaussian)
-
-    def init(self, net, params):
-        return copied(params["critic"])
-
-    def restart(self, kept, params):
-        return copied(params["critic"])
-
-    def follow(self, kept, params):
-        return polyak(kept, params["critic"], self.tau)
 
     def estimate(self, view, kept, rows, actor, progress, key):
         return Targets(jnp.min(view({"critic": kept.critic}).q_taken()[..., 0], axis=1))

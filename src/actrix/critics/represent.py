@@ -76,8 +76,8 @@ class Number(Representation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Categorical(Representation):
-    """Probabilities of `n_atoms` returns between v_min and v_max; the priority is the KL (Bellemare et al. 2017)."""
+class Support:
+    """`n_atoms` returns, evenly spaced between v_min and v_max."""
 
     n_atoms: int = 51
     v_min: float = -100.0
@@ -93,6 +93,11 @@ class Categorical(Representation):
         finite(self, "v_min", "v_max")
         if not self.v_min < self.v_max:
             raise ValueError(f"v_min={self.v_min} must be below v_max={self.v_max}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Categorical(Support, Representation):
+    """Probabilities of the support's returns; the priority is the KL (Bellemare et al. 2017)."""
 
     @property
     def atoms(self) -> int:  # type: ignore[override]
@@ -264,28 +269,17 @@ class TruncatedQuantiles(Joined):
 
 
 @dataclasses.dataclass(frozen=True)
-class CategoricalJoined(Joined):
-    """Probabilities of `n_atoms` returns; the target is the critic's with the least mean (one in D4PG, Barth-Maron
-    et al. 2018)."""
-
-    n_atoms: int = 51
-    v_min: float = -100.0
-    v_max: float = 100.0
-
-    name: ClassVar[str] = "c51"
-    structural: ClassVar[tuple[str, ...]] = ("v_min", "v_max")
-    positional: ClassVar[tuple[str, ...]] = ("n_atoms", "v_min", "v_max")
-
-    def __post_init__(self) -> None:
-        Categorical.__post_init__(self)  # type: ignore[arg-type] # the same fields
-
-    @property
-    def _one(self) -> Categorical:
-        return Categorical(self.n_atoms, self.v_min, self.v_max)
+class CategoricalJoined(Support, Joined):
+    """Probabilities of the support's returns; the target is the critic's with the least mean (one in D4PG,
+    Barth-Maron et al. 2018)."""
 
     @property
     def atoms(self) -> int:  # type: ignore[override]
         return self.n_atoms
+
+    @property
+    def _one(self) -> Categorical:
+        return Categorical(self.n_atoms, self.v_min, self.v_max)
 
     def mean(self, q):
         return jax.nn.softmax(q, axis=-1) @ self._one.support

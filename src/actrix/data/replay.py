@@ -71,7 +71,7 @@ class Replay(Data):
 
     @property
     def facts(self):
-        return DataFacts(on_policy=False, transitions=True)
+        return DataFacts(on_policy=False, transitions=True, by_error=self.prioritized)
 
     def progress(self, clock):
         return clock.after
@@ -218,7 +218,7 @@ class Fixed(Replay):
 
     @property
     def facts(self):
-        return DataFacts(on_policy=False, transitions=True, fixed=True)
+        return dataclasses.replace(super().facts, fixed=True)
 
 
 def jump(ends: Ends, weight: jax.Array, gamma: float | jax.Array) -> Rows:

@@ -59,23 +59,13 @@ class ActorCriticNet(eqx.Module):
 
     def __init__(
         self,
-        observation_space: gym.Space,
-        head: ActionHead,
-        key: Key,
-        *,
-        net_arch: Mapping[str, Sequence[int]] | Sequence[int] | None = None,
-        activation_fn: str | Callable = "tanh",
-        ortho_init: bool = True,
-        log_std_init: float = 0.0,
-        share_features_extractor: bool = True,
-        features_extractor_class: Callable | None = None,
-        features_extractor_kwargs: Mapping[str, Any] | None = None,
-        cnn: bool = False,
-        cell: str | None = None,
-        hidden_size: int = 64,
-        layer_norm: bool = False,
+        observation_space: gym.Space, head: ActionHead, key: Key, *,
+        net_arch: Mapping[str, Sequence[int]] | Sequence[int] | None = None, activation_fn: str | Callable = "tanh",
+        ortho_init: bool = True, log_std_init: float = 0.0, share_features_extractor: bool = True,
+        features_extractor_class: Callable | None = None, features_extractor_kwargs: Mapping[str, Any] | None = None,
+        cnn: bool = False, cell: str | None = None, hidden_size: int = 64, layer_norm: bool = False,
         q_values: bool = False,
-    ):
+    ):  # fmt: skip
         keys = jax.random.split(key, 8)
         activation = resolve_activation(activation_fn)
         build = features_extractor_class or (lambda space, key, **kw: Encoder(space, key, cnn=cnn, **kw))

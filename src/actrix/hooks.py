@@ -69,8 +69,11 @@ class Hooks:
 class NoLogger:
     """Records nothing: a model's logger before the first `learn`."""
 
-    def record(self, *args: Any, **kwargs: Any) -> None: ...
+    def record(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing."""
 
-    def sync(self) -> None: ...
+    def sync(self) -> None:
+        """Nothing."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Nothing."""

@@ -25,6 +25,7 @@ from actrix.cli import main
 from actrix.files import checkpoint, container, modelfile
 from actrix.files.lock import RunLock, RunLockedError
 from actrix.loops import train
+from actrix.loops.interrupt import StopRequest
 from actrix.loops.train import NonFiniteError
 from actrix.runs import seeds, session
 from actrix.runs import start as experiment
@@ -428,19 +429,31 @@ def test_only_a_second_ctrl_c_aborts():
     """A service sends SIGTERM to all processes, and the parent of many seeds its own: one must not undo the other."""
     # It is ignored where the tests run in the background.
     old = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with session.StopRequest() as stop:
-        for _ in range(3):
-            signal.raise_signal(signal.SIGTERM)
-        assert stop.requested
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    with train._DeferredInterrupt(checkpoints=True) as interrupt:
-        for _ in range(3):
-            signal.raise_signal(signal.SIGTERM)
-        assert interrupt.pending == signal.SIGTERM
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+    for takes_over in (True, False):
+        with StopRequest(takes_over=takes_over) as stop:
+            for _ in range(3):
+                signal.raise_signal(signal.SIGTERM)
+            assert stop.requested
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
     signal.signal(signal.SIGINT, old)
+
+
+def test_a_handler_of_somebody_else_stays_in_charge_of_a_model_s_training():
+    """The command line takes the signals over; `learn` leaves them to who handles them."""
+    heard = []
+    old = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with StopRequest(takes_over=False) as stop:
+            signal.raise_signal(signal.SIGTERM)
+            assert heard == [signal.SIGTERM]
+            assert not stop.requested
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGTERM)
+            assert heard == [signal.SIGTERM]
+            assert stop.requested
+    finally:
+        signal.signal(signal.SIGTERM, old)
 
 
 # ------------------------------------------------------------------ links, paths, foreign files

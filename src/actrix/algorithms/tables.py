@@ -24,27 +24,44 @@ class TableMethod(Protocol):
     """What the updates ask of a tabular method; `Tabular` says what the values mean."""
 
     @property
-    def method(self) -> str: ...
+    def method(self) -> str:
+        """What follows r_t."""
+
     @property
-    def actor(self) -> Greedy: ...
+    def actor(self) -> Greedy:
+        """How the behaviour explores."""
+
     @property
     def predicts(self) -> bool:
         """It learns V of a given policy, and improves none."""
 
     @property
-    def gamma(self) -> float: ...
+    def gamma(self) -> float:
+        """γ."""
+
     @property
-    def n_steps(self) -> int: ...
+    def n_steps(self) -> int:
+        """n of the n-step return."""
+
     @property
-    def lam(self) -> float: ...
+    def lam(self) -> float:
+        """λ of the traces."""
+
     @property
-    def trace(self) -> str: ...
+    def trace(self) -> str:
+        """'accumulating', 'replacing' or 'dutch'."""
+
     @property
-    def visits(self) -> str: ...
+    def visits(self) -> str:
+        """mc: 'first' or 'every'."""
+
     @property
-    def importance(self) -> str: ...
+    def importance(self) -> str:
+        """mc: how behaviour is corrected for."""
+
     @property
-    def whole_episodes(self) -> bool: ...
+    def whole_episodes(self) -> bool:
+        """A chunk is one whole episode of every environment."""
 
 
 class Tables(eqx.Module):

@@ -73,10 +73,12 @@ def mask_of(info: dict[str, Any]) -> np.ndarray | None:
 
 
 def mask_infos(masks: list) -> dict[str, Any]:
+    """The info of a vector environment with these masks in it; without any, nothing."""
     return {} if all(mask is None for mask in masks) else {"action_mask": masks}
 
 
 def with_rows(mask: np.ndarray | None, rows: np.ndarray, values: Any) -> np.ndarray | None:
+    """A copy of the mask with other values in these rows; None stays None."""
     if mask is None:
         return None
     mask = mask.copy()
@@ -85,4 +87,5 @@ def with_rows(mask: np.ndarray | None, rows: np.ndarray, values: Any) -> np.ndar
 
 
 def all_legal_if_none(mask: np.ndarray, ended: np.ndarray) -> np.ndarray:
+    """The mask `[N, n]`, all-true where an episode ended and nothing is legal."""
     return mask | (ended & ~mask.any(axis=-1))[:, None]

@@ -114,7 +114,8 @@ class Runner(Protocol):
     """Chunks that one call may make."""
 
     @property
-    def algorithm(self) -> Algorithm: ...
+    def algorithm(self) -> Algorithm:
+        """What learns."""
 
     @property
     def learners(self) -> list[Any]:

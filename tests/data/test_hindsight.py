@@ -502,7 +502,8 @@ def test_a_resumed_host_run_is_the_uninterrupted_one(tmp_path, monkeypatch):
     (tmp_path / "part").mkdir()
     middle = found[len(found) // 2]
     (tmp_path / "part" / middle.name).write_bytes(middle.read_bytes())
-    build().learn(120, checkpoint_dir=tmp_path / "part", checkpoint_seconds=1e9)
+    part = tmp_path / "part"
+    build().learn(120, checkpoint_dir=part, resume_from=part, checkpoint_seconds=1e9)
     assert arrays(tmp_path / "part") == arrays(tmp_path / "whole")
 
 

@@ -540,20 +540,15 @@ def test_it_learns_the_values_of_flipping_bits():
 @pytest.mark.slow
 def test_ten_bits_need_hindsight():
     """§3.1 of the paper, in small: the same DQN with and without, 3 seeds each."""
-    settings = {
-        "learning_starts": 1000,
-        "batch_size": 128,
-        "gamma": 0.98,
-        "learning_rate": 1e-3,
-        "buffer_size": 100_000,
-    }
+    settings = {"learning_starts": 1000, "batch_size": 128, "buffer_size": 100_000, "gamma": 0.98,
+                "learning_rate": 1e-3, "target_update_interval": 500}  # fmt: skip
 
     def success(data):
         algorithm = configure(PRESETS["dqn"].algorithm, {"data": data} | settings)
         runner = CompiledRunner(algorithm, BitFlip(10), 1, [0, 1, 2])
-        runner.set_training(total_steps=30_000)
+        runner.set_training(total_steps=51_000)
         runner.warm()
-        runner.advance(7000)
+        runner.advance(12_000)
         return [np.mean(np.array(r.ep_returns[-100:]) > -10) for r in runner.advance(500)]
 
     assert max(success("replay")) < 0.1

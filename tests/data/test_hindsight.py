@@ -503,7 +503,8 @@ def test_a_resumed_host_run_is_the_uninterrupted_one(tmp_path, monkeypatch):
     (tmp_path / "part").mkdir()
     middle = found[len(found) // 2]
     (tmp_path / "part" / middle.name).write_bytes(middle.read_bytes())
-    build().learn(120, checkpoint_dir=tmp_path / "part", checkpoint_seconds=1e9)
+    part = tmp_path / "part"
+    build().learn(120, checkpoint_dir=part, resume_from=part, checkpoint_seconds=1e9)
     assert arrays(tmp_path / "part") == arrays(tmp_path / "whole")
 
 
@@ -540,20 +541,15 @@ def test_it_learns_the_values_of_flipping_bits():
 @pytest.mark.slow
 def test_ten_bits_need_hindsight():
     """§3.1 of the paper, in small: the same DQN with and without, 3 seeds each."""
-    settings = {
-        "learning_starts": 1000,
-        "batch_size": 128,
-        "gamma": 0.98,
-        "learning_rate": 1e-3,
-        "buffer_size": 100_000,
-    }
+    settings = {"learning_starts": 1000, "batch_size": 128, "buffer_size": 100_000, "gamma": 0.98,
+                "learning_rate": 1e-3, "target_update_interval": 500}  # fmt: skip
 
     def success(data):
         algorithm = configure(PRESETS["dqn"].algorithm, {"data": data} | settings)
         runner = CompiledRunner(algorithm, BitFlip(10), 1, [0, 1, 2])
-        runner.set_training(total_steps=30_000)
+        runner.set_training(total_steps=51_000)
         runner.warm()
-        runner.advance(7000)
+        runner.advance(12_000)
         return [np.mean(np.array(r.ep_returns[-100:]) > -10) for r in runner.advance(500)]
 
     assert max(success("replay")) < 0.1

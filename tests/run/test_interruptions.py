@@ -14,6 +14,7 @@ from test_survival import CASES, ended, finish, kill, launch, newest, wait_until
 from actrix.cli import main
 from actrix.files import lock
 from actrix.files.lock import RunLock, RunLockedError
+from actrix.loops.interrupt import StopRequest
 from actrix.runs import start as experiment
 from actrix.runs.config import RunError, resolve
 from actrix.runs.folder import load_config
@@ -193,3 +194,22 @@ def test_a_lock_is_refused_where_the_platform_lacks_an_error_number(tmp_path, mo
         there["RunLock"](tmp_path),
     ):
         pass
+
+
+def test_a_second_ctrl_c_inside_a_finaliser_still_aborts():
+    """Python ignores the exception there, e.g. in the callback by which JAX collects garbage."""
+
+    class Finalised:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def stopped_twice():
+        with StopRequest():
+            signal.raise_signal(signal.SIGINT)
+            one = Finalised()
+            del one
+            time.sleep(20)
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped_twice()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

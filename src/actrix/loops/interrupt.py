@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
+import threading
 from typing import Any
 
 
@@ -36,9 +38,11 @@ class StopRequest:
             if self._takes_over or signal.getsignal(number) is default:
                 with contextlib.suppress(ValueError):  # not in the main thread
                     self._old[number] = signal.signal(number, self._handle)
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
         return self
 
     def __exit__(self, *error: object) -> None:
+        sys.unraisablehook = self._hook
         for number, old in self._old.items():
             signal.signal(number, old)
 
@@ -46,6 +50,13 @@ class StopRequest:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._came = self._came or number
+
+    def _swallowed(self, what: Any) -> None:
+        """Python ignores what a finaliser or a callback of the garbage collector raises: an abort comes again."""
+        if isinstance(what.exc_value, KeyboardInterrupt):
+            threading.Timer(0.01, signal.raise_signal, (signal.SIGINT,)).start()
+        else:
+            self._hook(what)
 
     def strike(self) -> None:
         """Do what the signal that came would have done."""

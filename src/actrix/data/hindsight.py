@@ -42,7 +42,7 @@ class Hindsight(Replay):
         super().__post_init__()
         kind = self.goal_selection_strategy  # Stable-Baselines3 also has GoalSelectionStrategy.FUTURE
         object.__setattr__(self, "goal_selection_strategy", str(getattr(kind, "name", kind)).lower())
-        choose(self, goal_selection_strategy=STRATEGIES)
+        choose(self, goal_selection_strategy=tuple(STRATEGIES))
         whole(self, "n_sampled_goal")
         switch(self, "copy_info_dict")
         if self.copy_info_dict:
@@ -62,12 +62,14 @@ class Hindsight(Replay):
                 )
 
     def room(self, head, spec, num_envs, transitions):
+        """An empty memory for so many transitions, with a number beside every state."""
         number = spaces.Box(0, np.iinfo(np.int32).max, (), np.int32)
         space = spaces.Dict(state=spec.observation_space, number=number)
         plain = super().room(head, dataclasses.replace(spec, observation_space=space), num_envs, transitions)
         return Episodes(plain.rows, plain.ring, spec.goals)
 
     def sample(self, memory, rows, key, gamma, progress):
+        """(where in the ring, a batch of transitions), most of these with the goal that a later state achieved."""
         draw_key, goal_key = jax.random.split(key)
         draw = memory.ring.draw(rows, draw_key, self.batch_size, memory.finished)
         ends = memory.ring.ends(rows, draw, 1)

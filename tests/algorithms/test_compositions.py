@@ -1,20 +1,29 @@
 """Every sound critic × actor × data learns to act, the others are refused; and how compositions are written."""
 
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium import spaces
 from helpers import greedy, policy_of, small, train, train_apart
 
 from actrix.algorithms.answers import parse_actor, parse_critic, parse_data
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.presets import PRESETS, compose, composed, words_of
-from actrix.algorithms.settings import SettingError
+from actrix.algorithms.settings import SettingError, configure
 from actrix.algorithms.sound import table
+from actrix.core.types import Goals, Spec
 from actrix.core.words import WordError, write
+from actrix.envs.goals import goal_observation
 from actrix.envs.probes import ActionObs, ContinuousTarget
 
 CELLS = table()
 named = lambda c: f"{c.critic}|{c.actor}{c.psi and ':'}{c.psi}|{c.data}"
-APART = [named(c) for c in CELLS if c.reason is None and (c.critic == "q" or c.data in ("replay", "fixed"))]
+ALONE = ("replay", "fixed", "hindsight")
+APART = [named(c) for c in CELLS if c.reason is None and (c.critic == "q" or c.data in ALONE)]
 """The critic has a network of its own, or there is a memory of transitions: another loop than that of the others."""
 SOUND = [named(c) for c in CELLS if c.reason is None and named(c) not in APART]
 NATURAL = ("none|npg:return", "q-td-lambda|npg:advantage", "n-step|npg:td-error", "none|trpo:moving-average",
@@ -56,7 +65,7 @@ def act_on_observation(algorithm, seed=0):
 
 
 @pytest.mark.parametrize(
-    "cell", [cell for cell in APART if not cell.endswith("fixed") and "cloning" not in cell]
+    "cell", [cell for cell in APART if not cell.endswith(("fixed", "hindsight")) and "cloning" not in cell]
 )
 def test_critics_apart_learn_to_act(cell):
     """The same reward; a soft actor of continuous actions and a deterministic one find ±½ by the sign of it.
@@ -74,6 +83,62 @@ def test_critics_apart_learn_to_act(cell):
             np.testing.assert_allclose(act(x), [x / 2], atol=0.2)
         else:
             assert act(x) == (x > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """One step towards a goal of ±½: an action achieves ±½, or itself in a Box; −|achieved − goal| is the reward."""
+
+    continuous: bool = False
+
+    @functools.cached_property
+    def spec(self):
+        box = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        space = spaces.Dict(goal_observation(box, box, box))
+        return Spec(
+            space, box if self.continuous else spaces.Discrete(2), 1, goals=Goals(self.compute_reward)
+        )
+
+    def reset(self, key):
+        goal = jax.random.bernoulli(key, shape=(1,)) - 0.5
+        return goal, goal_observation(jnp.zeros(1), jnp.zeros(1), goal)
+
+    def step(self, key, goal, action):
+        achieved = jnp.reshape(action if self.continuous else action - 0.5, 1)
+        obs, no = goal_observation(jnp.zeros(1), achieved, goal), jnp.zeros((), bool)
+        return goal, obs, self.compute_reward(achieved, goal, {}), ~no, no
+
+    def mask(self, state):
+        return None
+
+    def compute_reward(self, achieved_goal, desired_goal, info):
+        return -jnp.sum(jnp.abs(achieved_goal - desired_goal), axis=-1)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        cell
+        if cell.split("|")[1] in ("epsilon-greedy", "weighted")
+        else pytest.param(cell, marks=pytest.mark.slow)
+        for cell in APART
+        if cell.endswith("hindsight") and "cloning" not in cell
+    ],
+)
+def test_hindsight_learns_to_reach_goals(cell):
+    """Whatever composition: the action that achieves the goal."""
+    critic, actor, data = cell.split("|")
+    continuous = actor in ("soft", "deterministic") or critic == "crossq"
+    algorithm = small(composed(critic, actor, data).algorithm)
+    algorithm = configure(algorithm, {"learning_starts": max(algorithm.data.learning_starts, 64)})
+    runner = train(algorithm, Match(continuous), 300)
+    goals = jnp.array([[0.5], [-0.5]])
+    obs = goal_observation(jnp.zeros((2, 1)), jnp.zeros((2, 1)), goals)
+    action, _ = algorithm.policy(runner.actings[0], None, obs, None, None)
+    if continuous:
+        np.testing.assert_allclose(action, goals, atol=0.2)
+    else:
+        assert action.tolist() == [1, 0]
 
 
 def test_the_unsound_cells_are_refused_with_their_reason():

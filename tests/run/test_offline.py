@@ -12,6 +12,10 @@ from actrix.algorithms.settings import configure
 from actrix.core.rows import Rows
 from actrix.core.types import Spec
 from actrix.data.datasets.dataset import Episode, assemble
+from actrix.files import checkpoint
+from actrix.loops.evaluate import Policy
+from actrix.loops.offline import STD_FLOOR, OfflineRunner, fill, observation_moments
+from actrix.loops.train import NonFiniteError, SeedRun, load_checkpoints, save_checkpoints, train
 from actrix.nets.view import apply
 
 SMALL = {"policy_kwargs": {"net_arch": [16]}, "batch_size": 16, "buffer_size": 10**6, "n_step": 2}

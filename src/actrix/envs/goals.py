@@ -117,8 +117,9 @@ def host_goals(env: gym.Env) -> Goals | None:
     `compute_reward` takes a batch, as Gymnasium-Robotics promises; `compute_terminated` does not there (it gives one
     `bool`), so it is called row by row.
     """
-    observed = getattr(env.observation_space, "spaces", {})
-    if not set(GOAL_KEYS) <= set(observed) or not env.has_wrapper_attr("compute_reward"):
+    space = env.observation_space
+    observed = set(space.spaces) if isinstance(space, spaces.Dict) else set()
+    if not set(GOAL_KEYS) <= observed or not env.has_wrapper_attr("compute_reward"):
         return None
     compute_reward = env.get_wrapper_attr("compute_reward")
     if not env.has_wrapper_attr("compute_terminated"):

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from speed import RESULTS, _row
 
-from actrix import experiment
-from actrix.run import train
+from actrix.loops import train
+from actrix.runs import start
+from actrix.runs.config import resolve
 
 COMMAND = "python benchmarks/checkpoints.py --record"
 
@@ -39,10 +40,10 @@ def main() -> None:
         spent.append(time.perf_counter() - begun)
 
     train.save_checkpoints = timed
-    config = experiment.resolve(args.algorithm, args.env, steps=args.steps, seeds=[0])
+    config = resolve(args.algorithm, args.env, steps=args.steps, seeds=[0])
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
-        experiment.start(config, Path(folder) / "run", quiet=True, checkpoint_seconds=1.0)
+        start.start(config, Path(folder) / "run", quiet=True, checkpoint_seconds=1.0)
         seconds = time.perf_counter() - begun
         size = max(p.stat().st_size for p in (Path(folder) / "run" / "checkpoints").iterdir())
     mean = float(np.mean(spent))

@@ -17,7 +17,9 @@ import gymnasium as gym
 
 from actrix import SAC
 from actrix.core.types import Spec
-from actrix.data.offline import Episode, record_episodes, write_dataset
+from actrix.data.datasets.dataset import Episode
+from actrix.data.datasets.play import record_episodes
+from actrix.data.datasets.write import write_dataset
 
 FOLDER = Path(__file__).parent.parent / "runs" / "datasets"
 ENV, MEDIUM_STEPS, HALF = "Pendulum-v1", 3_200, 10_000

@@ -17,7 +17,7 @@ import numpy as np
 import actrix
 from actrix.envs.guard import Guard
 from actrix.envs.gymnasium import GymnasiumEnvs
-from actrix.run import host, stepping
+from actrix.loops import host, stepping
 
 
 class Nothing(gym.Env):

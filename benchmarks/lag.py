@@ -19,13 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 from machine import machine
 
-from actrix import experiment, make_vec_env
+from actrix import make_vec_env
 from actrix.core.distributions import importance_ratio
-from actrix.run import manifest
-from actrix.run.compiled import CompiledRunner
-from actrix.run.evaluate import Policy, evaluate
-from actrix.run.stats import summarize
-from actrix.run.train import SeedRun, train
+from actrix.files import manifest
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.evaluate import Policy, evaluate
+from actrix.loops.train import SeedRun, train
+from actrix.runs import session
+from actrix.runs.config import resolve
+from actrix.show.stats import summarize
 
 RESULTS = Path(__file__).parent / "lag.jsonl"
 SEEDS, STEPS, EPISODES = tuple(range(10, 20)), 500_000, 100
@@ -33,11 +35,9 @@ SEEDS, STEPS, EPISODES = tuple(range(10, 20)), 500_000, 100
 
 def run(lag: int, corrected: bool) -> dict[str, Any]:
     """Train ten seeds at one lag and evaluate the final policies; the row for lag.jsonl."""
-    config = experiment.resolve(
-        "v-trace", "CartPole-v1", steps=STEPS, seeds=SEEDS, settings={"data": f"lag:{lag}"}
-    )
+    config = resolve("v-trace", "CartPole-v1", steps=STEPS, seeds=SEEDS, settings={"data": f"lag:{lag}"})
     algorithm, ones = config.build(), lambda target, behaviour: jnp.ones_like(target)
-    env = experiment.make_env(config, 0)
+    env = session.make_env(config, 0)
     ratio = importance_ratio if corrected else ones
     with mock.patch("actrix.algorithms.estimates.importance_ratio", ratio):
         runner = CompiledRunner(algorithm, env, config.n_envs, SEEDS)

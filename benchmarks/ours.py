@@ -84,9 +84,10 @@ def tabular_q(
     learning_rate: float = 0.1, epsilon: float = 0.1,
 ) -> Run:  # fmt: skip
     """Q-learning on one table in the compiled loop, past compilation."""
-    from actrix.algorithms.presets import PRESETS, configure
+    from actrix.algorithms.presets import PRESETS
+    from actrix.algorithms.settings import configure
     from actrix.envs.jax_envs import jax_env
-    from actrix.run.compiled import CompiledRunner
+    from actrix.loops.compiled import CompiledRunner
 
     settings = {"train_freq": train_freq, "learning_rate": learning_rate, "exploration_initial_eps": epsilon,
                 "exploration_final_eps": epsilon}  # fmt: skip
@@ -152,10 +153,11 @@ def _runner(
     algo: str = "ppo",
 ) -> Any:
     from actrix import make_vec_env
-    from actrix.algorithms.presets import PRESETS, configure
+    from actrix.algorithms.presets import PRESETS
+    from actrix.algorithms.settings import configure
     from actrix.envs.jax_envs import jax_env
-    from actrix.run.compiled import CompiledRunner
-    from actrix.run.stepping import host_runner
+    from actrix.loops.compiled import CompiledRunner
+    from actrix.loops.stepping import host_runner
 
     algorithm = configure(PRESETS[algo].algorithm, settings)
     if backend == "jax":

@@ -22,16 +22,19 @@ import datasets
 import numpy as np
 from machine import machine
 
-from actrix import experiment, make_vec_env
-from actrix.envs.jax_envs import ClassicEnv
+from actrix import make_vec_env
+from actrix.envs.classic import ClassicEnv
 from actrix.envs.probes import MaskVelocity, PositionOnly
+from actrix.files import manifest
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.evaluate import Policy, evaluate
+from actrix.loops.train import SeedRun, train
 from actrix.model import Model
-from actrix.run import manifest
-from actrix.run.compiled import CompiledRunner
-from actrix.run.evaluate import Policy, evaluate
-from actrix.run.log import read_metrics
-from actrix.run.stats import summarize
-from actrix.run.train import SeedRun, train
+from actrix.runs import start
+from actrix.runs.config import RunConfig, resolve
+from actrix.runs.folder import seed_folders
+from actrix.show.log import read_metrics
+from actrix.show.stats import summarize
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.jsonl"
@@ -184,33 +187,33 @@ def last_hundred(folder: Path) -> float:
     return round(float(column[~np.isnan(column)][-1]), 2)
 
 
-def train_by_id(job: Job) -> tuple[experiment.RunConfig, dict[int, np.ndarray], float, list[float] | None]:
+def train_by_id(job: Job) -> tuple[RunConfig, dict[int, np.ndarray], float, list[float] | None]:
     """Train (or go on with) a job through run folders: (configuration, returns by seed, seconds, `last_hundred`s)."""
     folder = RUNS / job.name.replace(":", "_").replace("+", "-").replace("/", "-")
-    config = experiment.resolve(
+    config = resolve(
         job.algorithm, job.env_id, critic=job.critic, actor=job.actor, steps=job.steps, seeds=job.seeds,
         settings=dict(job.settings), n_envs=job.n_envs, policy=job.policy,
         dataset=[str(datasets.build(job.dataset))] if job.dataset else (),
     )  # fmt: skip
-    finished = all((path / "evaluation.json").exists() for path, _ in experiment.seed_folders(folder, config))
+    finished = all((path / "evaluation.json").exists() for path, _ in seed_folders(folder, config))
     seconds = 0.0  # of a run that had finished before: not known
     if not finished:
         begun = (folder / "config.json").exists()
-        results = experiment.resume(folder) if begun else experiment.start(config, folder)
+        results = start.resume(folder) if begun else start.start(config, folder)
         if not results.finished:
             raise KeyboardInterrupt
         seconds = results.seconds
     returns = {}
-    folders = experiment.seed_folders(folder, config)
+    folders = seed_folders(folder, config)
     for path, seed in folders:
-        returns[seed] = experiment.evaluate_model(Model.load(path), job.episodes, seed)[0]
+        returns[seed] = start.evaluate_model(Model.load(path), job.episodes, seed)[0]
     trained = None if job.dataset else [last_hundred(path) for path, _ in folders]
     return config, returns, seconds, trained
 
 
-def train_without_velocities(job: Job) -> tuple[experiment.RunConfig, dict[int, np.ndarray], float, None]:
+def train_without_velocities(job: Job) -> tuple[RunConfig, dict[int, np.ndarray], float, None]:
     """The same for CartPole without its velocities, which has no id; not resumable, but short."""
-    config = experiment.resolve(
+    config = resolve(
         job.algorithm,
         job.env_id,
         steps=job.steps,

@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py --only ppo          # every PPO row
     python benchmarks/speed.py --only ppo-cartpole-compiled --pairs 5
+    python benchmarks/speed.py --against v0.1.0    # our sides, and the same of that commit (README.md)
     python benchmarks/speed.py --list
 
 Prints `name ratio` lines (median over the pairs) and appends a row per comparison to speed.jsonl. The peers may live
@@ -23,6 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from against import PAIRS, against
 from machine import machine
 
 HERE = Path(__file__).parent
@@ -182,18 +184,25 @@ def _row(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", nargs="+", default=[""], help="names, or how they begin")
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--pairs", type=int, help=f"default 3, with --against {PAIRS}")
+    parser.add_argument(
+        "--against", metavar="COMMIT", help="compare with our own past instead of with others"
+    )
     parser.add_argument("--list", action="store_true")
     args = parser.parse_args()
-    names = [c.name for c in COMPARISONS] + list(SPECIAL)
+    jobs = {c.name.partition("/")[0]: (c.ours.function, c.ours.arguments) for c in COMPARISONS}
+    names = list(jobs) if args.against else [c.name for c in COMPARISONS] + list(SPECIAL)
     chosen = [n for n in names if any(n.startswith(o) for o in args.only)]
     if args.list or not chosen:
         print("\n".join(names))
         return
+    if args.against:
+        fine = against(args.against, {name: jobs[name] for name in chosen}, args.pairs or PAIRS)
+        sys.exit(0 if fine else 1)
     for name in chosen:
         special = SPECIAL.get(name)
         comparison = next((c for c in COMPARISONS if c.name == name), None)
-        row = special(args.pairs) if special else compare(comparison, args.pairs)  # type: ignore[arg-type]
+        row = special(args.pairs or 3) if special else compare(comparison, args.pairs or 3)  # type: ignore[arg-type]
         with RESULTS.open("a") as file:
             file.write(json.dumps(row) + "\n")
         sign = "≤" if row["lower_is_better"] else "≥"

@@ -186,7 +186,7 @@ def replace(path: Path, name: str, text: str) -> None:
 
 def curves(rows: dict[str, dict[str, Any]]) -> None:
     """One picture per preset: its seeds on the environment it was recorded on."""
-    from actrix.run.plot import plot_run
+    from actrix.show.plot import plot_run
 
     out = DOCS / "results"
     out.mkdir(exist_ok=True)

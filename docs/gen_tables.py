@@ -7,24 +7,23 @@ one is stale. `--check` changes nothing and exits with 1 if a block would change
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from actrix import zoo
-from actrix.actors.answers import PSI
-from actrix.algorithms.actor_critic import ActorCritic
-from actrix.algorithms.compositions import Cell, table
-from actrix.algorithms.conservative import ConservativeIteration
+from actrix.actors.psi import PSI
+from actrix.algorithms.answers import ACTORS, CRITICS
+from actrix.algorithms.learn import Composition
 from actrix.algorithms.online_traces import OnlineTraces
-from actrix.algorithms.pathwise import Pathwise
-from actrix.algorithms.presets import PRESETS, Preset, settings_of
-from actrix.algorithms.q_learning import QLearning
-from actrix.algorithms.regression import Regression
+from actrix.algorithms.presets import PRESETS, Preset, joint
+from actrix.algorithms.settings import parts_of, settings_of
+from actrix.algorithms.sound import Cell, table
 from actrix.algorithms.tabular import DEEP, TRACED, Tabular
-from actrix.algorithms.trust_region import NaturalActorCritic
-from actrix.data.answers import ReplayBuffer
+from actrix.core import words
+from actrix.core.fit import Natural
 
 DOCS = Path(__file__).resolve().parent
 
@@ -59,6 +58,8 @@ MEANING = {
     "trust_region": "$\\delta$",
     "average_decay": "decay of the average policy's parameters, per chunk",
     "eta": "$\\eta$, weight of the Q-learning loss",
+    "beta": "β, inverse temperature of the weights",
+    "max_weight": "bound of the weights",
     "optimizer": "`adam`, `rmsprop`, `sgd` or `radam`",
     "optimizer_eps": "ε of the optimiser",
 }
@@ -84,18 +85,25 @@ NATURAL_MEANING = MEANING | {
 """The same for the natural-gradient algorithms."""
 
 REPLAY_MEANING = {
-    "target": "`q-learning`, `double`, `expected-sarsa`, `sarsa` or `soft`",
+    "backup": "`max`, `double`, `expected-sarsa`, `sarsa`, `soft` or `munchausen`",
     "dueling": "$Q = V + A - \\overline A$",
     "noisy": "noisy layers explore instead of ε",
-    "distributional": "`None`, `c51`, `qr` or `iqn`",
+    "representation": "`number`, `c51`, `qr` or `iqn`",
     "n_atoms": "atoms of the support",
     "v_min": "$z_0$, lower end of the support",
     "v_max": "$z_{M-1}$, its upper end",
-    "n_critics": "critics, joined by their minimum in the target",
+    "n_critics": "critics",
+    "joined": "how the target joins them: `numbers` (their minimum), `quantiles` or `c51`",
     "n_quantiles": "quantiles (IQN: samples of τ in the loss)",
     "n_policy_quantiles": "levels τ that acting averages over",
     "quantile_dim": "cosines that embed τ",
     "top_quantiles_to_drop_per_net": "largest atoms left out of the target, per critic",
+    "subset": "how many of the target copies are joined, drawn for every update (`None`: all)",
+    "batch_norm_momentum": "momentum of the running statistics",
+    "renorm_warmup_steps": "updates of plain batch normalisation first",
+    "entropy_tau": "τ, in units of return",
+    "munchausen_alpha": "α, weight of the bonus",
+    "log_bound": "$l_0$, its lower bound",
     "actor_q": "what the actor ascends: `min`, `mean` or `first` of the critics",
     "exploration": "`epsilon-greedy`, `boltzmann` or `none`",
     "exploration_fraction": "share of training over which ε falls",
@@ -127,10 +135,14 @@ REPLAY_MEANING = {
     "gamma": "discount $\\gamma$",
     "lam": "$\\lambda$ of the λ-return",
     "n_epochs": "passes over a chunk",
+    "recompute_advantages": "targets anew before every pass",
     "learning_rate": "step size; a number, `lin_<number>` or a function of the remaining progress",
+    "target_network": "read the target off a copy that follows, not off the network itself",
+    "huber": "Huber loss (`False`: half the square)",
     "tau": "Polyak coefficient of the targets (1: copy)",
     "target_update_interval": "environment steps between target updates",
     "policy_delay": "critic updates per actor update",
+    "delay_targets": "targets follow with the actor only",
     "normalize_obs": "standardise observations",
     "clip_obs": "bound of standardised observations",
     "max_grad_norm": "bound of the gradient's norm (`None`: off)",
@@ -197,9 +209,17 @@ def presets() -> str:
     rows = ["| command | class | 1 critic | 2 actor × ψ | 3 data | paper |", "|---|---|---|---|---|---|"]
     for p in PRESETS.values():
         critic, actor, data = p.answers
+        if isinstance(p.algorithm, Composition):
+            data = _short(p.algorithm.data)
         name = f"[`{p.name}`]({page(p.name)}.md)"
         rows.append(f"| {name} | `{p.class_name}` | `{critic}` | {actor} | {data} | {p.paper} |")
     return "\n".join(rows)
+
+
+def _short(data: Any) -> str:
+    """The word of an answer to question 3, with what makes it what it is; the page of each algorithm has the rest."""
+    names = (*words.positions(type(data)), *(("n_steps", "prioritized") if data.facts.transitions else ()))
+    return words.write(type(data)(**{name: getattr(data, name) for name in names}))
 
 
 def page(name: str) -> str:
@@ -208,17 +228,18 @@ def page(name: str) -> str:
 
 
 def compositions() -> str:
-    """On-policy data, every critic × actor × ψ: one table per actor, with the reasons of the refusals below."""
-    cells = _cells("on-policy")
+    """On-policy data, critics of the policy that acts × actors with a ψ: one table per actor, then the reasons."""
+    cells = [c for c in _cells() if _in_grid(c)]
     reasons = list(dict.fromkeys(c.reason for c in cells if c.reason))
     critics = list(dict.fromkeys(c.critic for c in cells))
     found = {(c.critic, c.actor, c.psi): c.reason for c in cells}
+    names = [psi.name for psi in PSI]
     out = [f"{sum(c.reason is None for c in cells)} of {len(cells)} are sound.", ""]
     for actor in dict.fromkeys(c.actor for c in cells):
         out += [f"**Actor `{actor}`**", ""]
-        out += [f"| critic | {' | '.join(f'`{psi}`' for psi in PSI)} |", "|---|" + ":-:|" * len(PSI)]
+        out += [f"| critic | {' | '.join(f'`{psi}`' for psi in names)} |", "|---|" + ":-:|" * len(names)]
         for critic in critics:
-            whys = [found[critic, actor, psi] for psi in PSI]
+            whys = [found[critic, actor, psi] for psi in names]
             marks = ["●" if why is None else f"({reasons.index(why) + 1})" for why in whys]
             out.append(f"| `{critic}` | {' | '.join(marks)} |")
         out.append("")
@@ -227,9 +248,10 @@ def compositions() -> str:
     return "\n".join(out)
 
 
-def off_policy_compositions() -> str:
-    """Data `lag` and `replay`: only the sound cells, critics that share a row together; then the reasons."""
-    cells = [c for c in _cells() if c.data != "on-policy"]
+def other_compositions() -> str:
+    """All else: only the sound cells, critics that share a row together; then the reasons of the refusals."""
+    every = _cells()
+    cells = [c for c in every if not _in_grid(c)]
     data = list(dict.fromkeys(c.data for c in cells))
     sound: dict[tuple[str, str], dict[str, list[str]]] = {}
     for c in cells:
@@ -248,27 +270,57 @@ def off_policy_compositions() -> str:
         f"| actor | critic | ψ | {' | '.join(f'`{d}`' for d in data)} |",
     ]
     out.append("|---|---|---|" + ":-:|" * len(data))
-    words = lambda names: ", ".join(f"`{name}`" for name in names)
-    for (actor, psis, kinds), critics in sorted(rows.items(), key=lambda row: row[0][0] != "score"):
+    ticked = lambda names: ", ".join(f"`{name}`" for name in names if name)
+    order = list(ACTORS)
+    for (actor, psis, kinds), critics in sorted(rows.items(), key=lambda row: order.index(row[0][0])):
         marks = " | ".join("●" if d in kinds else "" for d in data)
-        out.append(f"| `{actor}` | {words(critics)} | {words(psis)} | {marks} |")
-    known = {c.reason for c in _cells("on-policy")}
+        out.append(f"| `{actor}` | {ticked(critics)} | {ticked(psis)} | {marks} |")
+    known = {c.reason for c in every if _in_grid(c)}
     reasons = dict.fromkeys(c.reason for c in cells if c.reason and c.reason not in known)
-    out += ["", "The others are refused for one of the reasons above, or because", ""]
-    return "\n".join([*out, *(f"- {reason}." for reason in reasons)])
+    out += [
+        "",
+        "The others are refused for one of the reasons above, because an actor does not take what a critic gives",
+    ]
+    out += ["(the table of actors says what it takes), or because", ""]
+    return "\n".join([*out, *(f"- {reason}." for reason in reasons if not NO_PARTNERS.search(reason))])
 
 
-def _cells(data: str | None = None) -> list[Cell]:
-    """The cells of one answer to the third question, their reasons without the name of their ψ."""
-    cells = [c for c in table() if data in (None, c.data)]
-    return [dataclasses.replace(c, reason=_general(c.reason, c.psi)) for c in cells]
+NO_PARTNERS = re.compile(r" takes .*, and the critic is | needs a critic, ")
 
 
-def _general(reason: str | None, psi: str) -> str | None:
-    """A reason without the name of its ψ, so that one footnote serves a row of cells."""
-    if reason is None or (psi == "q" and "needs Q(s,a)" in reason):
-        return reason
-    return reason.replace(f"ψ={psi} is", "this ψ is").replace(f"and {psi} is", "and this ψ is")
+def _in_grid(cell: Cell) -> bool:
+    """Is it of the first table: fresh chunks, a critic of the policy that acts, an actor that needs no other data?"""
+    critic, actor = CRITICS[cell.critic]().facts, ACTORS[cell.actor]().facts
+    return (
+        cell.data == "on-policy"
+        and critic.gives in ("V", "Q of a policy", "none")
+        and not critic.corrected
+        and cell.psi != ""
+        and not (actor.corrects or actor.learns_q or actor.weighs_rewards)
+    )
+
+
+@functools.cache
+def _cells() -> list[Cell]:
+    """Every cell, its reason without the names that differ between cells refused for the same."""
+    cells = table()
+    texts: dict[str, set[str]] = {}
+    for c in cells:
+        texts.setdefault(_general(c), set()).add(c.reason or "")
+    several = {text for text, reasons in texts.items() if len(reasons) > 1}
+    return [
+        dataclasses.replace(c, reason=_general(c)) if c.reason and _general(c) in several else c
+        for c in cells
+    ]
+
+
+def _general(cell: Cell) -> str:
+    """A reason without the names of its ψ, critic and actor, so that one sentence serves many cells."""
+    reason, psi = cell.reason or "", cell.psi
+    if psi and not (psi == "q" and "needs Q(s,a)" in reason):
+        reason = reason.replace(f"ψ={psi} is", "this ψ is").replace(f"and {psi} is", "and this ψ is")
+    reason = re.sub(f"^(critic )?{re.escape(cell.critic)} ", "this critic ", reason)
+    return re.sub(f"^{re.escape(cell.actor)} (needs the|corrects for)", r"this actor \1", reason)
 
 
 def _sentence(text: str) -> str:
@@ -277,58 +329,97 @@ def _sentence(text: str) -> str:
 
 def psi_forms() -> str:
     """The forms of ψ."""
-    return "\n".join(["| ψ | is |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in PSI.items())])
+    return "\n".join(["| ψ | is |", "|---|---|", *(f"| `{psi.name}` | {psi.says} |" for psi in PSI)])
 
 
 def settings(preset: Preset) -> dict[str, tuple[Any, str]]:
     """Setting → (default, meaning): the flat settings of a preset that have an effect on it."""
     algorithm = preset.algorithm
-    if isinstance(algorithm, ActorCritic | NaturalActorCritic):
-        return _policy_gradient_settings(algorithm)
-    values, hidden = settings_of(algorithm), _without_effect(algorithm)
-    meaning = REPLAY_MEANING
-    if isinstance(algorithm, Tabular | ConservativeIteration):
-        meaning = TABLE_MEANING
-    elif isinstance(algorithm, OnlineTraces):
-        meaning = TRACES_MEANING
-    elif not isinstance(algorithm.data, ReplayBuffer):
-        meaning = PQN_MEANING | {k: text for k, text in meaning.items() if k not in PQN_MEANING}
-    if isinstance(algorithm, Pathwise) and algorithm.critic.n_quantiles:
-        meaning = meaning | {
-            "n_critics": "critics, whose quantiles are pooled",
-            "n_quantiles": "quantiles per critic",
-        }
-    if isinstance(algorithm, QLearning) and algorithm.distributional == "qr":
-        meaning = meaning | {"n_quantiles": "quantiles"}
-    return {name: (values[name], meaning[name]) for name in meaning if name in values and name not in hidden}
+    if isinstance(algorithm, Composition):
+        values, meaning = _values(algorithm), _meaning(algorithm)
+        hidden = _without_effect(algorithm)
+    else:
+        values = settings_of(algorithm)
+        meaning = TRACES_MEANING if isinstance(algorithm, OnlineTraces) else TABLE_MEANING
+        hidden = _without_effect_in_tables(algorithm)
+    return {
+        name: (values[name], text) for name, text in meaning.items() if name in values and name not in hidden
+    }
 
 
-def _policy_gradient_settings(algorithm: ActorCritic | NaturalActorCritic) -> dict[str, tuple[Any, str]]:
+def _values(algorithm: Composition) -> dict[str, Any]:
+    """Setting → value, of the composition and of all its parts."""
     out = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}
-    # Of two parts with a field of one name, the first has the setting.
-    for part in (algorithm.data, algorithm.actor, algorithm.critic.estimator):
-        out |= {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
-    hidden = set()
-    if isinstance(algorithm, NaturalActorCritic):
-        return {name: (out[name], text) for name, text in NATURAL_MEANING.items() if name in out}
-    if algorithm.critic.function == "none":
-        hidden |= {"vf_coef", "clip_range_vf"}
-    if not algorithm.n_critic_updates:
-        hidden |= {"n_critic_updates", "critic_learning_rate"}
-    if algorithm.critic.function == "none" or algorithm.vf_coef == 0 or not algorithm.actor.ratio:
-        hidden |= {"clip_range_vf"}
-    if not algorithm.actor.ratio:
-        hidden |= {"target_kl"}
-    return {name: (out[name], text) for name, text in MEANING.items() if name in out and name not in hidden}
+    explorers = {"epsilon-greedy": "epsilon-greedy", "boltzmann": "boltzmann", "greedy": "none"}
+    if algorithm.actor.name in explorers:
+        out["exploration"] = explorers[algorithm.actor.name]
+    for part in reversed(parts_of(algorithm).values()):  # of a name that several have, the first one's
+        for f in dataclasses.fields(part):
+            held = getattr(part, f.name)
+            if "parts" in f.metadata and held is not None:
+                out |= {one.name: getattr(held, one.name) for one in dataclasses.fields(held)}
+                held = held.name
+            out[f.name] = held
+    return out
 
 
-def _without_effect(algorithm: Any) -> set[str]:
-    """Settings that change nothing while the others are as they are."""
+def _meaning(algorithm: Composition) -> dict[str, str]:
+    """What its settings mean, in the order of the table."""
+    if isinstance(algorithm.fit, Natural):
+        return NATURAL_MEANING
+    if joint(algorithm.critic, algorithm.actor):
+        return MEANING
+    meaning = REPLAY_MEANING
+    if not algorithm.data.facts.transitions:
+        meaning = PQN_MEANING | {k: text for k, text in meaning.items() if k not in PQN_MEANING}
+    if getattr(algorithm.critic, "joined", None) is not None and algorithm.critic.joined.name == "quantiles":
+        meaning = meaning | {"n_quantiles": "quantiles per critic"}
+    if getattr(algorithm.critic, "representation", None) is not None:
+        name = algorithm.critic.representation.name
+        meaning = meaning | ({"n_quantiles": "quantiles"} if name == "qr" else {})
+    return meaning
+
+
+CLONED = ("gamma", "n_steps", "prioritized", "policy_delay")
+
+
+def _without_effect(algorithm: Composition) -> set[str]:
+    """Settings that change nothing while the others are as they are, or that must be as they are."""
+    critic, actor, data, values = algorithm.critic, algorithm.actor, algorithm.data, _values(algorithm)
+    facts = actor.facts
     hidden = set() if algorithm.normalize_obs else {"clip_obs"}
-    if isinstance(algorithm.data, ReplayBuffer) and not algorithm.data.prioritized:
-        hidden |= {"priority_alpha", "priority_beta"}
-    if algorithm.answers[2] == "offline":  # one update per step, and all of the data set is kept
-        hidden |= {"buffer_size", "learning_starts", "train_freq", "gradient_steps"}
+    if data.facts.transitions:
+        hidden |= {"lam"}
+        hidden |= set() if data.prioritized else {"priority_alpha", "priority_beta"}
+        if data.facts.fixed:  # one update per step, and all of the data set is kept
+            hidden |= {"buffer_size", "learning_starts", "train_freq", "gradient_steps"}
+    elif not values["n_critic_updates"]:
+        hidden |= {"n_critic_updates", "critic_learning_rate"}
+    if critic.name == "none":
+        hidden |= {"vf_coef", "clip_range_vf", *(CLONED if facts.clones else ())}
+    if not facts.ratio:
+        hidden |= {"target_kl", "clip_range_vf"}
+    if values.get("vf_coef") == 0:
+        hidden |= {"clip_range_vf"}
+    if not values.get("target_network", True):
+        hidden |= {"tau", "target_update_interval"}
+    if values.get("n_critics") == 1:
+        hidden |= {"actor_q", "subset"}
+    if values.get("discrete") is False and critic.name != "conservative":
+        hidden |= {"discrete"}
+    if values.get("policy_delay") == 1:
+        hidden |= {"delay_targets"}
+    if facts.fisher:
+        hidden |= {"n_epochs"}
+    hidden |= {"bc_alpha"} if values.get("bc_alpha") is None else {"noise_type", "noise_std"}
+    if not values.get("target_policy_noise"):
+        hidden |= {"target_noise_clip"}
+    return hidden
+
+
+def _without_effect_in_tables(algorithm: Any) -> set[str]:
+    """The same for what is no composition."""
+    hidden = set() if algorithm.normalize_obs else {"clip_obs"}
     if isinstance(algorithm, Tabular):
         hidden |= (
             {"train_freq"}
@@ -338,32 +429,13 @@ def _without_effect(algorithm: Any) -> set[str]:
         hidden |= set() if algorithm.method in DEEP and not algorithm.lam else {"n_steps"}
         hidden |= set() if algorithm.method in TRACED else {"lam", "trace"}
         hidden |= {"exploration"} if algorithm.predicts else set()
-    actor = getattr(algorithm, "actor", None)
-    if hasattr(actor, "exploration"):
-        if actor.exploration != "epsilon-greedy":
-            hidden |= {"exploration_fraction", "exploration_initial_eps", "exploration_final_eps"}
-        if actor.exploration != "boltzmann" and getattr(algorithm, "target", "") != "soft":
-            hidden |= {"temperature"}
-    if isinstance(algorithm, QLearning):
-        of = {"c51": {"n_atoms", "v_min", "v_max"}, "qr": {"n_quantiles"},
-              "iqn": {"n_quantiles", "n_policy_quantiles", "quantile_dim"}}  # fmt: skip
-        hidden |= set().union(*of.values()) - of.get(algorithm.distributional or "", set())
-    if isinstance(algorithm, Pathwise):
-        hidden |= set() if algorithm.critic.n_quantiles else {"n_quantiles", "top_quantiles_to_drop_per_net"}
-        hidden |= {"actor_q"} if algorithm.critic.n_critics == 1 else set()
-        hidden |= {"bc_alpha"} if algorithm.bc_alpha is None else {"noise_type", "noise_std"}
-        hidden |= set() if algorithm.cql_alpha else {"cql_alpha", "cql_actions", "discrete"}
-        if not getattr(actor, "target_policy_noise", 0):
-            hidden |= {"target_noise_clip"}
-    if isinstance(algorithm, Regression) and algorithm.critic is None:
-        hidden |= {"beta", "max_weight", "gamma", "tau", "n_steps", "prioritized"}
     return hidden
 
 
 def defaults(preset: Preset) -> str:
     """The settings of one algorithm."""
     rows = ["| setting | default | meaning |", "|---|---|---|"]
-    if preset.answers[2] != "offline":
+    if not preset.offline:
         rows.append(
             f"| `n_envs` | {preset.n_envs} | parallel environments, from the command line (Python: 1) |"
         )
@@ -430,7 +502,7 @@ def blocks() -> dict[tuple[str, str], str]:
     out = {
         ("algorithms/index.md", "presets"): presets(),
         ("algorithms/composition.md", "compositions"): compositions(),
-        ("algorithms/composition.md", "off-policy"): off_policy_compositions(),
+        ("algorithms/composition.md", "other-compositions"): other_compositions(),
         ("algorithms/composition.md", "psi"): psi_forms(),
         ("zoo.md", "zoo"): zoo_tables(),
     }

@@ -5,7 +5,7 @@ import os
 import gymnasium as gym
 
 from actrix import PPO
-from actrix.run.record import headless, record_video
+from actrix.show.record import headless, record_video
 
 STEPS = int(os.environ.get("EXAMPLE_STEPS", 50_000))
 

@@ -35,8 +35,8 @@ from actrix import (
 from actrix.core.spaces import UnsupportedSpaceError
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, ConstantReward, ContinuousTarget, Masked, Probe
-from actrix.model import ActorCritic
-from actrix.run.train import NonFiniteError, SeedRun, train
+from actrix.loops.train import NonFiniteError, SeedRun, train
+from actrix.named import ActorCritic
 
 TINY = {"n_steps": 8, "batch_size": 16, "n_epochs": 1, "policy_kwargs": {"net_arch": [4]}, "seed": 0}
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -96,8 +96,8 @@ def model():
         ({"learning_rate": lambda p: p - 0.5}, "learning_rate=.* must be positive"),
         ({"learning_rate": "fast"}, "learning_rate='fast': write a number or 'lin_<number>'"),
         ({"learning_rate": None}, "learning_rate=None: expected a number"),
-        ({"gamma": 1.5}, r"gamma=1.5 must be a finite number in \[0, 1\]"),
-        ({"gamma": -0.1}, r"gamma=-0.1 must be a finite number in \[0, 1\]"),
+        ({"gamma": 1.5}, r"gamma=1.5 must lie in \[0, 1\]"),
+        ({"gamma": -0.1}, r"gamma=-0.1 must lie in \[0, 1\]"),
         ({"gamma": float("nan")}, "gamma=nan"),
         ({"n_steps": 0}, "n_steps=0 must be a whole number of at least 1"),
         ({"n_steps": 2.5}, "n_steps=2.5 must be a whole number"),
@@ -127,7 +127,10 @@ def test_refused_settings(settings, message):
         (lambda: REINFORCE("MlpPolicy", ActionObs(), n_steps=None), "no time limit: give n_steps"),
         (lambda: ActorCritic("MlpPolicy", ActionObs(), critic="td", actor="score:q"), "needs Q"),
         (lambda: ActorCritic("MlpPolicy", ActionObs(), critic="none", actor="ppo-clip:0.2"), "refused"),
-        (lambda: ActorCritic("MlpPolicy", ActionObs(), critic="gea"), "choose one of mc, td"),
+        (
+            lambda: ActorCritic("MlpPolicy", ActionObs(), critic="gea"),
+            "critic 'gea': unknown; did you mean gae",
+        ),
         (lambda: A2C("MlpPolicy", ActionObs(), n_epochs=4), "n_epochs must be 1"),
         (
             lambda: PPO("MlpLstmPolicy", ActionObs(), **TINY | {"sequence_length": 3}),
@@ -189,7 +192,7 @@ UNBOUNDED = spaces.Box(-np.inf, np.inf, (1,), np.float32)
         (
             DQN,
             {"target": "sarsa", "distributional": "qr"},
-            "distributional='qr' needs target 'q-learning' or 'double'",
+            "qr backs up the whole distribution of one action: take the backup max or double",
         ),
         (C51, {"v_min": 5, "v_max": 5}, "v_min=5 must be below v_max=5"),
         (C51, {"n_atoms": 1}, "n_atoms=1 must be a whole number of at least 2"),
@@ -216,8 +219,8 @@ UNBOUNDED = spaces.Box(-np.inf, np.inf, (1,), np.float32)
         (SAC, {"action_noise": NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))}, "^action_noise"),
         (
             DQN,
-            {"replay_buffer_class": "HerReplayBuffer"},
-            "replay_buffer_class: .*hindsight replay is not offered",
+            {"replay_buffer_class": "DictReplayBuffer"},
+            "replay_buffer_class: only HerReplayBuffer is known",
         ),
         (SAC, {"use_sde": True}, "use_sde: generalised state-dependent exploration is not offered"),
         (DQN, {"n_step": 0}, "n_steps=0 must be a whole number of at least 1"),
@@ -226,9 +229,9 @@ UNBOUNDED = spaces.Box(-np.inf, np.inf, (1,), np.float32)
         (SAC, {"ent_coef": float("inf")}, "ent_coef=inf"),
         (SAC, {"target_entropy": float("nan")}, "target_entropy=nan"),
         (DQN, {"prioritized": True, "priority_alpha": 0.0}, "priority_alpha=0 draws uniformly"),
-        (TQC, {"cql_alpha": 1.0}, "cql_alpha=1.0 needs a soft actor.* without quantiles"),
-        (TD3, {"cql_alpha": 1.0}, "cql_alpha=1.0 needs a soft actor"),
-        (DiscreteSAC, {"n_quantiles": 5}, "n_quantiles=5: the critics of discrete actions are plain numbers"),
+        (TQC, {"cql_alpha": 1.0}, "unknown setting 'cql_alpha'"),
+        (TD3, {"cql_alpha": 1.0}, "unknown setting 'cql_alpha'"),
+        (DiscreteSAC, {"n_quantiles": 5}, "unknown setting 'n_quantiles'"),
         (TD3, {"noise_std": "wide"}, "noise_std='wide'"),
         (C51, {"v_min": "low"}, "v_min='low'"),
         (C51, {"v_min": float("-inf")}, "v_min=-inf"),
@@ -256,8 +259,8 @@ def test_refused_settings_of_replayed_data(cls, settings, message):
         (ACER, {"normalize_advantage": "no"}, "^normalize_advantage='no' must be True or False"),
         (PQN, {"n_epochs": "four"}, "^n_epochs='four' must be a whole number"),
         # Where a comparison fails, the sentence still has the setting in it.
-        (TD3, {"bc_alpha": "much"}, "wrong type among bc_alpha='much'"),
-        (ACER, {"trust_region": None}, "wrong type among trust_region=None"),
+        (TD3, {"bc_alpha": "much"}, "bc_alpha='much' must be positive"),
+        (ACER, {"trust_region": None}, "trust_region=None must be a finite number"),
     ],
 )
 def test_values_of_the_wrong_type_are_named(cls, settings, message):
@@ -306,10 +309,13 @@ def acting(space):
     [
         (lambda: off(DQN, ContinuousTarget()), r"needs a Discrete action space, not Box.*sac, td3 or ddpg"),
         (lambda: off(IQN, ContinuousTarget()), "needs a Discrete action space"),
-        (lambda: off(SAC, ActionObs()), r"SAC needs a Box action space, not Discrete\(2\): use discrete-sac"),
+        (
+            lambda: off(SAC, ActionObs()),
+            r"needs a Box action space, not Discrete\(2\): set discrete=True, or use discrete-sac",
+        ),
         (
             lambda: off(CQL, ActionObs()),
-            r"CQL needs a Box action space, not Discrete\(2\): set discrete=True",
+            r"a soft actor needs a Box action space, not Discrete\(2\): set discrete=True",
         ),
         (lambda: off(TQC, ActionObs()), "needs a Box action space.*use discrete-sac"),
         (
@@ -344,15 +350,15 @@ def acting(space):
         (lambda: off(DQN, ActionObs(), reference=model()), "only the on-policy algorithms can stay near"),
         (
             lambda: composed("gae", "lag:4"),
-            "critic gae × actor score, data lag:4 is refused: without correction",
+            "critic gae:0.95 × actor score:advantage, data lag:4 is refused: without correction",
         ),
         (
             lambda: composed("v-trace", "legs:4"),
-            "data 'legs:4': unknown; choose one of on-policy, lag, replay",
+            "data 'legs:4': unknown; did you mean lag",
         ),
         (lambda: composed("v-trace", "lag:many"), "data 'lag:many': cannot read it; the form is lag:lag"),
         (lambda: composed("v-trace", "on-policy"), "is refused: on on-policy data every ratio is 1"),
-        (lambda: composed("mc-is", "replay:2"), "whole episodes are not kept in the memory"),
+        (lambda: composed("mc-is", "trajectories:2"), "whole episodes are not kept in the memory"),
     ],
 )
 def test_refused_off_policy_learners(build, message):

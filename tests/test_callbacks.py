@@ -20,7 +20,7 @@ from actrix import (
 )
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, ConstantReward
-from actrix.run.log import Logger
+from actrix.show.log import Logger
 
 MODES = ["compiled", "host"]
 both = pytest.mark.parametrize("mode", MODES)
@@ -177,7 +177,7 @@ def test_eval_callback(mode, tmp_path, capsys):
     assert evaluation.last_mean_reward == saved["results"].mean(1)[-1]
     assert capsys.readouterr().out.count("Eval num_timesteps=") == 3
     assert PPO.load(tmp_path / "best" / "best_model").num_timesteps <= 3 * CHUNK
-    from actrix.run.log import read_metrics
+    from actrix.show.log import read_metrics
 
     metrics = read_metrics(tmp_path / "run")
     logged = metrics["eval/mean_reward"]

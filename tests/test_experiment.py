@@ -4,31 +4,35 @@ import json
 
 import pytest
 
-from actrix import experiment
-from actrix.actors.answers import PPOKL
-from actrix.algorithms.presets import PRESETS, SettingError, configure, settings_of
-from actrix.critics.answers import GAE, NStep
+from actrix.actors.policy_gradient import PPOKL
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import SettingError, configure, settings_of
+from actrix.critics.value import GAE, NoCritic, NStep
+from actrix.runs import folder
+from actrix.runs.config import RunError, check_offline, resolve
+
+OFFLINE = [name for name, preset in PRESETS.items() if preset.offline]
 
 
 def network(env_id="CartPole-v1", **given):
-    return experiment.resolve("ppo", env_id, seeds=[0], backend="jax", **given).build().network
+    return resolve("ppo", env_id, seeds=[0], backend="jax", **given).build().network
 
 
 def test_the_users_answers_replace_the_zoos():
     """The zoo's gae_lambda and clip_range for CartPole go with the critic and the actor that had them."""
-    n_step = experiment.resolve("ppo", "CartPole-v1", settings={"critic": "n-step:10"}).build()
-    assert n_step.critic.estimator == NStep(10)
-    assert (n_step.gamma, n_step.n_steps) == (0.98, 32)  # the zoo's
-    assert n_step.actor == experiment.resolve("ppo", "CartPole-v1").build().actor
-    kl = experiment.resolve("ppo", "CartPole-v1", settings={"actor": "ppo-kl"}).build()
+    n_step = resolve("ppo", "CartPole-v1", settings={"critic": "n-step:10"}).build()
+    assert n_step.critic == NStep(10)
+    assert (n_step.gamma, n_step.data.n_steps) == (0.98, 32)  # the zoo's
+    assert n_step.actor == resolve("ppo", "CartPole-v1").build().actor
+    kl = resolve("ppo", "CartPole-v1", settings={"actor": "ppo-kl"}).build()
     assert isinstance(kl.actor, PPOKL)
-    assert kl.critic.estimator == GAE(0.8)
+    assert kl.critic == GAE(0.8)
 
 
 def test_none_names_a_critic():
     """`--set critic=none` arrives as None."""
     settings = {"critic": None, "actor": "score", "n_epochs": 1, "batch_size": None}
-    assert experiment.resolve("ppo", "CartPole-v1", settings=settings).build().critic.function == "none"
+    assert resolve("ppo", "CartPole-v1", settings=settings).build().critic == NoCritic()
 
 
 def test_what_the_user_typed_beats_the_policy_name():
@@ -49,19 +53,26 @@ def test_policy_kwargs_may_be_none():
 )
 def test_settings_of_the_wrong_kind(settings):
     with pytest.raises(SettingError, match=next(iter(settings)).replace("n_timesteps", "steps")):
-        experiment.resolve("ppo", "CartPole-v1", settings=settings)
+        resolve("ppo", "CartPole-v1", settings=settings)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"settings": {}}, {"settings": 5}, {"n_timesteps": "many"}, {"seeds": []}, {"env_kwargs": None}],
+    [
+        {"settings": {}},
+        {"settings": {"critic": "gae", "policy_kwargs": {}}},
+        {"settings": 5},
+        {"n_timesteps": "many"},
+        {"seeds": []},
+        {"env_kwargs": None},
+    ],
 )
 def test_a_config_file_that_is_incomplete(change, tmp_path):
-    config = experiment.resolve("ppo", "CartPole-v1", seeds=[0])
+    config = resolve("ppo", "CartPole-v1", seeds=[0])
     data = json.loads(json.dumps({**vars(config), **change}))
     (tmp_path / "config.json").write_text(json.dumps(data))
-    with pytest.raises(experiment.RunError, match=next(iter(change))):
-        experiment.load_config(tmp_path).build()
+    with pytest.raises(RunError, match=next(iter(change))):
+        folder.load_config(tmp_path).build()
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -69,25 +80,59 @@ def test_every_algorithm_comes_back_from_its_config(name, tmp_path):
     """The preset's own settings, the zoo's, and a memory smaller than the default batch."""
     algorithm = PRESETS[name].algorithm
     assert configure(algorithm, json.loads(json.dumps(settings_of(algorithm)))) == algorithm
-    offline = name in experiment.OFFLINE_ONLY
-    small = {} if not hasattr(algorithm.data, "batch_size") else {"buffer_size": 40, "batch_size": 20}
+    offline = name in OFFLINE
+    small = {"buffer_size": 40, "batch_size": 20} if algorithm.replays_transitions else {}
     for env_id in ("CartPole-v1", "Pendulum-v1"):
         if offline:
             built = configure(algorithm, small)
             assert configure(algorithm, json.loads(json.dumps(settings_of(built)))) == built
             continue
-        config = experiment.resolve(name, env_id, seeds=[0], settings=small)
+        config = resolve(name, env_id, seeds=[0], settings=small)
         (tmp_path / "config.json").write_text(json.dumps(vars(config)))
-        assert experiment.load_config(tmp_path) == config
-        assert experiment.load_config(tmp_path).build() == config.build()
+        assert folder.load_config(tmp_path) == config
+        assert folder.load_config(tmp_path).build() == config.build()
+
+
+VARIANTS = [
+    ("reinforce", {"actor": "score:return"}),
+    ("reinforce", {"actor": "score:gamma", "gamma": 0.9}),
+    ("a2c", {"critic": "mc", "actor": "score:gamma,normalize_advantage", "n_steps": None}),
+    ("ppo", {"clip_range": "lin_0.2", "clip_range_vf": 0.1, "target_kl": 0.01, "learning_rate": "lin_3e-4"}),
+    ("ppo", {"critic": "v-trace:0.9", "data": "lag:2", "critic_learning_rate": 1e-4}),
+    ("ppo", {"actor": "ppo-kl:0.02", "ref_kl_coef": 0.1, "ref_kl_in": "loss"}),
+    ("ppo", {"policy_kwargs": {"cell": "gru", "net_arch": {"pi": [8], "vf": [16, 16]}}}),
+    ("trpo", {"critic": "td-lambda:0.7", "sub_sampling_factor": 2}),
+    ("dqn", {"prioritized": True, "priority_beta": "lin_0.4_1.0", "n_step": 3}),
+    ("dqn", {"critic": "q:double,dueling,iqn=8,huber=true"}),
+    ("dqn", {"noisy": True, "distributional": "c51", "v_min": -1.5, "v_max": 1e6}),
+    ("dqn", {"target": "munchausen", "entropy_tau": 0.1}),
+    ("dqn", {"target": "expected-sarsa", "exploration": "boltzmann", "temperature": "lin_1.0"}),
+    ("soft-q", {"critic": "q:soft=lin_0.5_0.1"}),
+    ("td3", {"action_noise": None, "train_freq": (4, "step"), "gradient_steps": -1}),
+    ("sac", {"critic": "ensemble:5,quantiles=25", "ent_coef": 0.2}),
+    ("sac", {"target_entropy": -3.5, "buffer_size": 1000}),
+    ("cql", {"cql_alpha": 1.0}),
+    ("acer", {"data": "trajectories:2:500:100"}),
+    ("q-lambda", {"exploration": "none"}),
+    ("dqn", {"exploration": None}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), VARIANTS)
+def test_every_variant_comes_back_from_its_settings(name, settings):
+    preset = PRESETS[name].algorithm
+    algorithm = configure(preset, settings)
+    assert algorithm != preset
+    assert configure(preset, json.loads(json.dumps(settings_of(algorithm)))) == algorithm
 
 
 def test_algorithms_that_need_a_data_set_or_an_environment_say_so():
-    for name in experiment.OFFLINE_ONLY:
+    assert sorted(OFFLINE) == ["bc", "cql", "iql", "td3-bc"]
+    for name in OFFLINE:
         with pytest.raises(SettingError, match=f"{name} learns from a data set: give --dataset PATH"):
-            experiment.resolve(name, "CartPole-v1")
+            resolve(name, "CartPole-v1")
     for name in ("ppo", "a2c", "pqn", "v-trace", "acer", "q-learning", "cpi", "stream-ac"):
         with pytest.raises(SettingError, match=f"{name} needs an environment: bc, cql, iql, td3-bc and"):
-            experiment.check_offline(PRESETS[name])
-    for name in (*experiment.OFFLINE_ONLY, "dqn", "rainbow", "sac", "td3"):
-        experiment.check_offline(PRESETS[name])
+            check_offline(PRESETS[name])
+    for name in (*OFFLINE, "dqn", "rainbow", "sac", "td3"):
+        check_offline(PRESETS[name])

@@ -1,6 +1,7 @@
-"""Imports point one way: core ← critics, actors, data, envs ← algorithms ← run ← model ← command line."""
+"""Imports point one way: core ← nets ← critics, data ← actors ← algorithms ← loops ← model ← command line."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,16 +14,36 @@ ROOT = Path(actrix.__file__).parent
 PACKAGES = sorted({p.relative_to(ROOT).parts[0].removesuffix(".py") for p in ROOT.rglob("*.py")})
 MAY_IMPORT = {
     "core": set(),
-    "critics": {"core"},
-    "actors": {"core"},
-    "data": {"core"},
+    "nets": {"core"},
+    "critics": {"core", "nets"},
+    "data": {"core", "nets"},
+    "actors": {"core", "nets", "critics"},
+    "algorithms": {"core", "nets", "critics", "data", "actors"},
     "envs": {"core"},
-    "lab": {"core", "critics", "actors", "envs", "run"},
-    "algorithms": {"core", "critics", "actors", "data"},
-    "run": {"core", "critics", "actors", "data", "algorithms", "envs"},
+    "files": {"core", "nets"},
+    "show": {"files"},
+    "doctor": {"core", "envs"},
+    "loops": {"core", "nets", "critics", "data", "actors", "algorithms", "envs", "files", "show"},
+    "lab": {"core", "critics", "actors", "envs", "files", "show"},
     "zoo": {"core", "critics", "actors", "algorithms"},
+    "runs": {"algorithms", "core", "data", "envs", "files", "loops", "model", "show", "zoo"},
+    "cli": {
+        "algorithms",
+        "core",
+        "data",
+        "doctor",
+        "envs",
+        "files",
+        "lab",
+        "loops",
+        "model",
+        "runs",
+        "show",
+        "zoo",
+    },
 }
 """What stands above (model, callbacks, the command line) may import everything."""
+LEARNING = ("core", "nets", "critics", "data", "actors", "algorithms")
 
 
 def imports(file):
@@ -47,6 +68,28 @@ def test_imports_point_one_way(package):
         if name != package and name not in MAY_IMPORT[package]
     ]
     assert not wrong, wrong
+
+
+def test_no_two_files_of_the_learning_need_each_other():
+    """So each can be read after what it imports: in these rooms no chain of imports leads back."""
+    graph = {}
+    for file in (file for room in LEARNING for file in (ROOT / room).rglob("*.py")):
+        needs = graph[file.relative_to(ROOT)] = set()
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("actrix."):
+                continue
+            path = Path(*node.module.split(".")[1:])
+            files = [path.with_suffix(".py"), *(path / f"{alias.name}.py" for alias in node.names)]
+            needs |= {one for one in files if (ROOT / one).is_file()}
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError with the files
+
+
+def test_networks_know_no_answers():
+    """`core.answers` gives the networks names of types and nothing to call."""
+    for file in (ROOT / "nets").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "actrix.core.answers":
+                assert {alias.name for alias in node.names} <= {"Metrics", "Params"}, f"{file}:{node.lineno}"
 
 
 def test_no_relative_imports_and_no_package_forgotten():

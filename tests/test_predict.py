@@ -4,7 +4,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from actrix import DQN, PPO, make_vec_env
+from actrix import DQN, PPO, BaseCallback, make_vec_env
+from actrix.envs.jax_envs import HostJax
+from actrix.envs.probes import ActionObs
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +53,36 @@ def test_lengths_that_do_not_fit():
     for wrong in (5, lstm.predict(np.zeros((3, 4), np.float32))[1]):
         with pytest.raises(ValueError, match="state has parts of shapes"):
             lstm.predict(two, wrong)
+
+
+class Asking(BaseCallback):
+    """Samples actions after every update."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = []
+
+    def _on_rollout_start(self):
+        self.said.append(self.model.predict(np.zeros((64, 2), np.float32))[0].tolist())
+
+    def _on_step(self):
+        return True
+
+
+@pytest.mark.parametrize("mode", ["compiled", "host"])
+def test_sampled_actions_go_on_in_one_stream(mode):
+    """An update changes the policy, not where its noise has come to; and the learner does not feel who asks."""
+
+    def run(callback=None):
+        env = ActionObs() if mode == "compiled" else HostJax(ActionObs(), 2)
+        model = PPO("MlpPolicy", env, n_envs=2, n_steps=8, batch_size=16, seed=3, learning_rate=1e-9)
+        return model.learn(64, callback=callback)
+
+    asking, again = Asking(), Asking()
+    model, _, quiet = run(asking), run(again), run()
+    said = [*asking.said, model.predict(np.zeros((64, 2), np.float32))[0].tolist()]
+    assert len(said) >= 3
+    assert len(set(map(tuple, said))) == len(said)
+    assert again.said == asking.said
+    for x, y in zip(model.get_parameters().values(), quiet.get_parameters().values(), strict=True):
+        np.testing.assert_array_equal(x, y)

@@ -169,7 +169,7 @@ def test_a_policy_that_is_random_is_played_at_random():
 
 def test_a_policy_that_walks_in_circles_is_cut_with_a_warning(monkeypatch):
     """CliffWalking has no time limit, and an empty table always goes up."""
-    monkeypatch.setattr("actrix.run.evaluate.ENDLESS", 50)
+    monkeypatch.setattr("actrix.loops.evaluate.ENDLESS", 50)
     model = actrix.QLearning(env="CliffWalking-v1", n_envs=2, seed=0)
     with pytest.warns(UserWarning, match="cut after 50 steps"):
         mean, _ = actrix.evaluate_policy(model, "CliffWalking-v1", 2, seed=0)

@@ -10,7 +10,8 @@ from actrix.core import platform as _platform
 
 _platform.set_up()
 
-from actrix.actors.exploration import NormalActionNoise, OrnsteinUhlenbeckActionNoise  # noqa: E402
+from actrix import named  # noqa: E402
+from actrix.actors.pathwise import NormalActionNoise, OrnsteinUhlenbeckActionNoise  # noqa: E402
 from actrix.algorithms.presets import SettingError  # noqa: E402
 from actrix.callbacks import (  # noqa: E402
     BaseCallback,
@@ -24,61 +25,17 @@ from actrix.callbacks import (  # noqa: E402
     StopTrainingOnRewardThreshold,
 )
 from actrix.core.schedules import Linear  # noqa: E402
-from actrix.data.offline import DatasetError, load_dataset  # noqa: E402
+from actrix.data.datasets.dataset import DatasetError  # noqa: E402
+from actrix.data.datasets.read import load_dataset  # noqa: E402
 from actrix.envs.atari import make_atari_env  # noqa: E402
+from actrix.envs.build import UnknownEnvError  # noqa: E402
 from actrix.envs.finite import FiniteMDP, MDPError  # noqa: E402
 from actrix.envs.guard import EnvError  # noqa: E402
-from actrix.envs.make import UnknownEnvError, make_vec_env  # noqa: E402
-from actrix.model import (  # noqa: E402
-    A2C,
-    ACER,
-    ACKTR,
-    BC,
-    C51,
-    CPI,
-    CQL,
-    DDPG,
-    DQN,
-    IQL,
-    IQN,
-    MC,
-    NPG,
-    PGQL,
-    PPO,
-    PPOKL,
-    PQN,
-    QAC,
-    QRDQN,
-    REINFORCE,
-    SAC,
-    SARSA,
-    TD,
-    TD3,
-    TD3BC,
-    TDAC,
-    TQC,
-    TRPO,
-    VPG,
-    ActorCritic,
-    DiscreteSAC,
-    DoubleQ,
-    DroQ,
-    ExpectedSARSA,
-    Model,
-    OffPAC,
-    QLambda,
-    QLearning,
-    Rainbow,
-    SARSALambda,
-    SoftQ,
-    StreamAC,
-    TDLambda,
-    TDLambdaAC,
-    TreeBackup,
-    VTrace,
-    evaluate_policy,
-)
-from actrix.run.modelfile import ModelFileError  # noqa: E402
+from actrix.envs.make import make_vec_env  # noqa: E402
+from actrix.files.container import ModelFileError  # noqa: E402
+from actrix.loops.evaluate import evaluate_policy  # noqa: E402
+from actrix.model import Model  # noqa: E402
+from actrix.named import *  # noqa: E402, F403
 
 __version__ = "0.1.0"
 
@@ -88,82 +45,38 @@ def train_seeds(
 ) -> Any:
     """Several seeds at once with statistics and one plot, as `actrix train ALGORITHM ENV --seeds N` does.
 
-    See `actrix.experiment.train_seeds`, which this loads when called (it needs the plotting libraries).
+    See `actrix.runs.start.train_seeds`, which this loads when called (it needs the plotting libraries).
     """
-    from actrix.experiment import train_seeds as run
+    from actrix.runs.start import train_seeds as run
 
     return run(algorithm, env_id, seeds, total_timesteps, folder, **settings)
 
 
 __all__ = [
-    "A2C",
-    "ACER",
-    "ACKTR",
-    "BC",
-    "C51",
-    "CPI",
-    "CQL",
-    "DDPG",
-    "DQN",
-    "IQL",
-    "IQN",
-    "MC",
-    "NPG",
-    "PGQL",
-    "PPO",
-    "PPOKL",
-    "PQN",
-    "QAC",
-    "QRDQN",
-    "REINFORCE",
-    "SAC",
-    "SARSA",
-    "TD",
-    "TD3",
-    "TD3BC",
-    "TDAC",
-    "TQC",
-    "TRPO",
-    "VPG",
-    "ActorCritic",
     "BaseCallback",
     "CallbackList",
     "CheckpointCallback",
     "ConvertCallback",
     "DatasetError",
-    "DiscreteSAC",
-    "DoubleQ",
-    "DroQ",
     "EnvError",
     "EvalCallback",
     "EveryNTimesteps",
-    "ExpectedSARSA",
     "FiniteMDP",
     "Linear",
     "MDPError",
     "Model",
     "ModelFileError",
     "NormalActionNoise",
-    "OffPAC",
     "OrnsteinUhlenbeckActionNoise",
-    "QLambda",
-    "QLearning",
-    "Rainbow",
-    "SARSALambda",
     "SettingError",
-    "SoftQ",
     "StopTrainingOnMaxEpisodes",
     "StopTrainingOnNoModelImprovement",
     "StopTrainingOnRewardThreshold",
-    "StreamAC",
-    "TDLambda",
-    "TDLambdaAC",
-    "TreeBackup",
     "UnknownEnvError",
-    "VTrace",
     "evaluate_policy",
     "load_dataset",
     "make_atari_env",
     "make_vec_env",
     "train_seeds",
 ]
+__all__ += named.__all__

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from actrix.loops.evaluate import evaluate_policy
+
 
 class BaseCallback:
     """Override `_on_step` (return False to stop training) and, if needed, the other `_on_…` methods."""
@@ -236,8 +238,6 @@ class EvalCallback(EventCallback):
     def _on_step(self) -> bool:
         if not self._crossed(self.eval_freq):
             return True
-        from actrix.model import evaluate_policy
-
         rewards, lengths = evaluate_policy(
             self.model, self.eval_env, self.n_eval_episodes, self.deterministic, return_episode_rewards=True
         )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import functools
 import os
-import warnings
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,25 +14,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actrix.algorithms import checks, presets
-from actrix.algorithms.actor_critic import Acting
-from actrix.callbacks import BaseCallback, as_callback
+from actrix import resuming
+from actrix.algorithms import presets
+from actrix.algorithms import settings as settings_
+from actrix.callbacks import as_callback
 from actrix.core import spaces
+from actrix.core.contract import Acting, Algorithm
 from actrix.core.types import Spec
-from actrix.data.offline import Dataset, check_spaces, load_dataset
+from actrix.data.datasets.dataset import Dataset, check_spaces
+from actrix.data.datasets.read import load_dataset
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import as_host_env, choose_backend, training_env
-from actrix.run import checkpoint, modelfile
-from actrix.run.compiled import CompiledRunner
-from actrix.run.display import Display
-from actrix.run.evaluate import Noise, Policy, check_same_spaces, evaluate
-from actrix.run.export import Exported, export
-from actrix.run.host import HostRunner
-from actrix.run.lock import RunLock
-from actrix.run.log import Logger
-from actrix.run.offline import OfflineRunner
-from actrix.run.stepping import host_runner
-from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints, train
+from actrix.files import checkpoint, container, modelfile
+from actrix.files.export import Exported, export
+from actrix.files.lock import RunLock
+from actrix.files.spaces import spec_from_json
+from actrix.hooks import Hooks, NoLogger
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.evaluate import Policy, Stream, check_same_spaces
+from actrix.loops.host import HostRunner
+from actrix.loops.offline import OfflineRunner
+from actrix.loops.runner import Runner
+from actrix.loops.stepping import host_runner
+from actrix.loops.train import SeedRun, kept, save_checkpoints, train
+from actrix.predict import predict
+from actrix.show.display import Display
+from actrix.show.log import Logger
 
 POLICIES = (
     "MlpPolicy",
@@ -43,6 +49,18 @@ POLICIES = (
     "CnnLstmPolicy",
     "MultiInputLstmPolicy",
 )
+
+
+MODELS: dict[str, type[Model]] = {}
+"""The class of each preset's name: `named` fills it."""
+
+
+def model_class(name: str | None) -> type[Model]:
+    """The class for an algorithm's name; SettingError suggests the nearest."""
+    if name in MODELS:
+        return MODELS[name]
+    presets.find_preset(str(name))
+    raise AssertionError("unreachable")
 
 
 class _class_only(classmethod):
@@ -91,34 +109,25 @@ class Model:
 
     preset_name: ClassVar[str] = "ppo"
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "preset_name" in vars(cls):
+            MODELS.setdefault(cls.preset_name, cls)
+
     def __init__(
         self,
-        policy: Any = "MlpPolicy",
-        env: Any = None,
-        *,
-        n_envs: int = 1,
-        backend: str = "auto",
-        env_kwargs: dict[str, Any] | None = None,
-        tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: str = "auto",
-        stats_window_size: int = 100,
-        reference: Model | None = None,
-        dataset: Any = None,
-        **settings: Any,
-    ):
+        policy: Any = "MlpPolicy", env: Any = None, *, n_envs: int = 1, backend: str = "auto",
+        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
+        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = "auto",
+        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None, **settings: Any,
+    ):  # fmt: skip
         self.preset = self._find_preset(settings)
-        self.algorithm = presets.configure(self.preset.algorithm, settings)
+        self.algorithm = settings_.configure(self.preset.algorithm, settings)
         network = _network(policy, policy_kwargs, self.algorithm.network)
         self.algorithm = dataclasses.replace(self.algorithm, network=network)
         self.seed = _seed(seed)
-        self.verbose, self.tensorboard_log, self.stats_window_size = (
-            verbose,
-            tensorboard_log,
-            stats_window_size,
-        )
+        self.verbose, self.tensorboard_log = verbose, tensorboard_log
+        self.stats_window_size = stats_window_size
         self.backend, self.env_kwargs, self.n_envs = backend, env_kwargs, n_envs
         self.device = _device(device)
         self.reference = None if reference is None else reference.acting
@@ -126,14 +135,13 @@ class Model:
         self._given: Any = None  # what `set_env` was given, where that is an object that holds state
         self.env_id: str | None = None
         self.spec: Spec | None = None
-        self.runner: Any = None
-        self.logger: Logger | Any = _NoLogger()
+        self.runner: Runner | None = None
+        self.logger: Logger | Any = NoLogger()
         self.run = SeedRun(self.seed, window=stats_window_size)
         self._open_steps = self._open_episodes = 0  # of the chunk that is being collected
         self._acting: Acting | None = None
         self._policy: Policy | None = None
-        # Of stochastic predictions: it goes on whatever is learned in between.
-        self._noise = Noise(self.seed)
+        self._stream = Stream()
         if env is not None and dataset is not None:
             raise ValueError("give either an environment to learn in or a data set to learn from.")
         if env is not None:
@@ -240,17 +248,11 @@ class Model:
     # ------------------------------------------------------------------ learning
 
     def learn(
-        self,
-        total_timesteps: int,
-        callback: Any = None,
-        log_interval: int = 1,
-        tb_log_name: str | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-        checkpoint_dir: str | os.PathLike | None = None,
-        checkpoint_seconds: float = 60.0,
+        self, total_timesteps: int, callback: Any = None, log_interval: int = 1, tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True, progress_bar: bool = False,
+        checkpoint_dir: str | os.PathLike | None = None, checkpoint_seconds: float = 60.0,
         resume_from: str | os.PathLike | None = None,
-    ) -> Self:
+    ) -> Self:  # fmt: skip
         """Train for `total_timesteps` environment steps (rounded up to whole chunks); returns the model.
 
         Calling it again goes on with the same parameters and optimiser, and (host loop) starts new episodes;
@@ -274,116 +276,56 @@ class Model:
             raise ValueError("no environment: pass env=… when building the model, or call set_env first.")
         if not float(total_timesteps).is_integer() or total_timesteps < 1:
             raise ValueError(f"total_timesteps={total_timesteps} must be a whole number of at least 1.")
-        source = None if resume_from is None else Path(resume_from)
-        if (
-            source is not None and (source / "config.json").exists()
-        ):  # a run folder: its own command writes there
-            source = source / "checkpoints"
-            folder = checkpoint_dir
-        else:
-            folder = checkpoint_dir if checkpoint_dir is not None else resume_from
-        if source is not None and not source.is_dir():
-            raise FileNotFoundError(f"{source} is no folder: it has no checkpoint to resume from.")
+        source, folder = resuming.places(resume_from, checkpoint_dir)
         with contextlib.ExitStack() as stack:
             if folder is not None:
-                self._refuse_taken(Path(folder), source, reset_num_timesteps)
-                Path(folder).mkdir(parents=True, exist_ok=True)
-                stack.enter_context(RunLock(Path(folder)))
+                goes_on = None if reset_num_timesteps else self.run.checkpoints
+                resuming.refuse_taken(folder, source, goes_on)
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(RunLock(folder))
                 checkpoint.remove_leftovers(folder)
-            first = self.run.iterations == 0 and resume_from is None
+            first = self.run.iterations == 0 and source is None
             if first and not isinstance(self.runner, OfflineRunner):
-                checks.budget(self.algorithm, int(total_timesteps), self.n_envs)
-            if source is not None:
-                self._restore(source, ours=folder is not None and source == Path(folder))
-            elif reset_num_timesteps:
-                kept = self.run
-                self.run = SeedRun(self.seed, window=self.stats_window_size)
-                self.run.iterations = kept.iterations
-                self._reset_schedule()
-                if isinstance(self.runner, HostRunner):
-                    self.runner.restart()
-            else:
-                self.run.start_steps = self.run.steps
+                self.algorithm.check_budget(int(total_timesteps), self.n_envs)
+            self._take_up(source, ours=source == folder, reset=reset_num_timesteps)
             total = int(total_timesteps) + self.run.start_steps
-            if reset_num_timesteps or isinstance(self.logger, _NoLogger):
+            if reset_num_timesteps or isinstance(self.logger, NoLogger):
                 self.logger.close()
                 self.logger = Logger(tensorboard=self._tb_folder(tb_log_name), verbose=self.verbose)
-            self.run.logger = self.logger
-            self.run.checkpoints = None if folder is None else Path(folder)
-            self.run.identity = self._identity()
-            hooks = _Hooks(self, as_callback(callback))
+            self.run.logger, self.run.checkpoints = self.logger, folder
+            self.run.identity = resuming.identity(self)
             title = f"{type(self).__name__} on {self.env_id or 'your environment'}"
-            display = None
-            if progress_bar:
-                display = stack.enter_context(Display(total, title, start=self.run.steps))
-            hooks.start()
-            try:
-                train(
-                    self.runner, [self.run], total, display=display, on_update=hooks.on_update,
-                    log_interval=log_interval, checkpoint_seconds=checkpoint_seconds, warm=first,
-                )  # fmt: skip
-                save_checkpoints(self.runner, [self.run])
-            except (KeyboardInterrupt, checkpoint.CheckpointError):
-                raise  # the first has saved one, a second Ctrl-C took the state with it; a full disk takes no more
-            except BaseException:
-                save_checkpoints(self.runner, [self.run])  # the last good state
-                raise
-            finally:
-                self._acting, self._policy = None, None
-                hooks.end()
-                self.logger.sync()
+            display = (
+                Display(total, title, start=self.run.steps) if progress_bar else contextlib.nullcontext()
+            )
+            shown = stack.enter_context(display)
+            hooks = stack.enter_context(Hooks(self, as_callback(callback)))
+            stack.enter_context(kept(functools.partial(save_checkpoints, self.runner, [self.run])))
+            train(
+                self.runner, [self.run], total, display=shown, on_update=hooks.on_update, log_interval=log_interval,
+                checkpoint_seconds=checkpoint_seconds, warm=first,
+            )  # fmt: skip
         return self
 
-    def _identity(self) -> dict[str, Any]:
-        """What a checkpoint must share with this model."""
-        found = {
-            "algorithm": self.preset.name, "settings": presets.settings_of(self.algorithm),
-            "spec": modelfile.spec_to_json(self._known_spec()), "n_envs": self.n_envs, "env_id": self.env_id or "",
-            "env_kwargs": self.env_kwargs or {}, "env": _env_class(self.env),
-        }  # fmt: skip
-        return json.loads(json.dumps(found, default=repr))
-
-    def _refuse_taken(self, folder: Path, source: Path | None, reset: bool) -> None:
-        """Raise ValueError where a training that does not go on from `folder` would write among its checkpoints."""
-        newest = checkpoint.newest_step(folder)
-        goes_on = folder == source if source is not None else not reset and self.run.checkpoints == folder
-        if newest >= 0 and not goes_on:
-            raise ValueError(
-                f"{folder} has checkpoints of another training, up to step {newest}: go on from them with "
-                f"resume_from={str(folder)!r}, or choose another checkpoint_dir."
-            )
-
-    def _restore(self, folder: Path, ours: bool) -> None:
-        """Take the newest checkpoint's whole state; in a folder of `ours` damaged ones are set aside."""
-        run = SeedRun(self.seed, window=self.stats_window_size, checkpoints=folder, identity=self._identity())
-
-        def check(run: SeedRun, meta: dict[str, Any]) -> None:
-            shared = (
-                meta["run"].keys() & run.identity.keys()
-            )  # a run folder's checkpoint says more of the environment
-            old, new = ({name: x[name] for name in shared} for x in (meta["run"], run.identity))
-            if changed := checkpoint.differences(old, new):
-                raise ValueError(f"the checkpoints in {folder} are of another model: {'; '.join(changed)}.")
-            if other := checkpoint.differences(meta["versions"], modelfile.versions()):
-                warnings.warn(
-                    f"resuming under other versions ({'; '.join(other)}): bits may differ from an uninterrupted run's.",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-
-        def damaged(path: Path, error: modelfile.ModelFileError) -> None:
-            said = (
-                checkpoint.set_aside(path, error) if ours else f"{path} is damaged and passed over: {error}"
-            )
-            warnings.warn(said, RuntimeWarning, stacklevel=2)
-
-        reason = load_checkpoints(self.runner, [run], check, damaged)
-        self.run, self.seed, self._noise = run, run.seed, Noise(run.seed)
-        if reason is not None and self.verbose:
-            print(f"resumed at step {run.steps:,} in new episodes: {reason}")
-
-    def _reset_schedule(self) -> None:
-        self.runner.set_training(steps=0, steps_rest=0)
+    def _take_up(self, source: Path | None, ours: bool, reset: bool) -> None:
+        """Go on from the checkpoints in `source`, else count anew (`reset`), else go on counting."""
+        assert self.runner is not None
+        if source is not None:
+            run = SeedRun(self.seed, window=self.stats_window_size, checkpoints=source)
+            run.identity = resuming.identity(self)
+            reason = resuming.restore(self.runner, run, source, ours)
+            self.run, self.seed = run, run.seed
+            if reason is not None and self.verbose:
+                print(f"resumed at step {run.steps:,} in new episodes: {reason}")
+        elif reset:
+            iterations = self.run.iterations
+            self.run = SeedRun(self.seed, window=self.stats_window_size)
+            self.run.iterations = iterations
+            self.runner.set_training(steps=0, steps_rest=0)
+            if isinstance(self.runner, HostRunner):
+                self.runner.restart()
+        else:
+            self.run.start_steps = self.run.steps
 
     def _tb_folder(self, name: str | None) -> Path | None:
         if self.tensorboard_log is None:
@@ -411,7 +353,7 @@ class Model:
     def policy(self) -> Policy:
         """The frozen policy for batches, in policy coordinates."""
         if self._policy is None or self._policy.acting is not self.acting:
-            self._policy = Policy(self.algorithm, self.acting, self._noise)
+            self._policy = Policy(self.algorithm, self.acting, self.seed % 2**31, self._stream)
         return self._policy
 
     def predict(
@@ -427,36 +369,23 @@ class Model:
         `state` is the memory of a recurrent policy, None otherwise; `episode_start` [N] zeroes it. Raises
         ValueError for a wrong shape, a non-finite observation or one outside a discrete space.
         """
-        spec = self._known_spec()
-        obs, batched = _batch(spec.observation_space, observation)
-        n = len(jax.tree.leaves(obs)[0])
-        first = np.zeros(n, bool) if episode_start is None else np.atleast_1d(np.asarray(episode_start, bool))
-        if first.shape != (n,):
-            raise ValueError(f"episode_start has shape {first.shape}; expected ({n},).")
-        memory = self.policy.initial_memory(n)
-        if state is not None:
-            memory = _check_memory(memory, state)
-        mask = None if action_masks is None else np.atleast_2d(np.asarray(action_masks, bool))
-        if mask is not None:
-            _check_mask(mask, spec, n)
-        action, memory = self.policy(obs, memory, first, mask, deterministic)
-        action = np.asarray(spaces.to_env_action(spec.action_space, action), spec.action_space.dtype)
-        return (action if batched else action[0]), memory
+        spec, policy = self._known_spec(), self.policy
+        return predict(policy, spec, observation, state, episode_start, deterministic, action_masks)
 
     # ------------------------------------------------------------------ files
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write one model file (`.safetensors`): parameters, statistics, settings and spaces; data only."""
-        return write_model(
-            path, self.preset.name, self.algorithm, self.acting, self._known_spec(), env_id=self.env_id,
-            env_kwargs=self.env_kwargs, seed=self.seed, num_timesteps=self.num_timesteps, n_envs=self.n_envs,
-            reference=self.reference is not None,
+        return modelfile.write_model(
+            path, self.preset.name, settings_.settings_of(self.algorithm), self.acting, self._known_spec(),
+            env_id=self.env_id, env_kwargs=self.env_kwargs, seed=self.seed, num_timesteps=self.num_timesteps,
+            n_envs=self.n_envs, reference=self.reference is not None,
         )  # fmt: skip
 
     def export(self, path: str | os.PathLike, to: str = "onnx") -> Exported:
         """Write the deterministic policy as a file that runs without actrix: `to` "onnx" or "stablehlo".
 
-        What goes in and out: `actrix.run.export.export`. Raises ExportError, ImportError (ONNX without its packages).
+        What goes in and out: `actrix.files.export.export`. Raises ExportError, ImportError (ONNX without its packages).
         """
         return export(
             path, to, self.algorithm, self.acting, self._known_spec(), name=self.preset.name, env_id=self.env_id
@@ -464,66 +393,69 @@ class Model:
 
     @_class_only
     def load(
-        cls: Any,
-        path: str | os.PathLike,
-        env: Any = None,
-        template: Model | None = None,
-        device: str = "auto",
+        cls: Any, path: str | os.PathLike, env: Any = None, template: Model | None = None, device: str = "auto",
         **kwargs: Any,
-    ) -> Any:
+    ) -> Any:  # fmt: skip
         """A new model from a file or a run folder. Nothing in the file is executed.
 
         `env` may be given to go on training (the optimiser starts anew). A file saved with a network of your own
         needs `template`, a model built with that network. Raises ModelFileError, FileNotFoundError.
         """
-        header = modelfile.read_header(path)
+        header = container.read_header(path)
         meta = modelfile.check_model(header)
         name, expected = meta["algorithm"], cls.preset_name
         if cls is not Model and name != expected:
-            raise modelfile.ModelFileError(
+            raise container.ModelFileError(
                 f"{path} holds {name!r}, not {expected!r}: load it with Model.load."
             )
         settings = meta["settings"]
         custom = settings["policy_kwargs"].get("custom", False)
         if custom and template is None:
-            raise modelfile.ModelFileError(
+            raise container.ModelFileError(
                 f"{path} was saved with a network of the user's own: load it with template=model."
             )
-        with modelfile.blaming(header.path, "its settings"):
+        with container.blaming(header.path, "its settings"):
             maker = cls if cls is not Model else model_class(name)
             settings = {k: v for k, v in settings.items() if not (custom and k == "policy_kwargs")}
+            if name != presets.COMPOSED:
+                settings = settings_.upgraded(presets.find_preset(name).algorithm, settings)
             model = maker("MlpPolicy", seed=meta["seed"], **settings)
-        with modelfile.blaming(header.path, "its spec"):
-            spec = modelfile.spec_from_json(meta["spec"])
+        with container.blaming(header.path, "its spec"):
+            spec = spec_from_json(meta["spec"])
             _check_spaces(model.algorithm, spec)
         if kwargs or device != "auto":
             model = maker("MlpPolicy", **{"seed": meta["seed"], "device": device} | settings | kwargs)
         if custom and template is not None:
             model.algorithm = dataclasses.replace(model.algorithm, network=template.algorithm.network)
-        with modelfile.blaming(header.path, "its settings and spec"):
-            initial = lambda key: model.algorithm.initial_acting(key, spec)
-            shapes = initial(jax.random.key(0)) if custom else modelfile.shapes_of(initial)
-        model._acting, model.spec = modelfile.read_tree(header, shapes), spec
-        model.env_id, model.env_kwargs = meta["env_id"], meta["env_kwargs"]
-        model.run.steps = meta["num_timesteps"]
+        model._take(header, spec, custom)
         model.n_envs = kwargs.get("n_envs", meta["n_envs"])
         if env is not None:
             if meta.get("reference") and "reference" not in kwargs:
-                raise modelfile.ModelFileError(
+                raise container.ModelFileError(
                     f"{path} was trained near a reference policy, which it does not hold: give reference=model."
                 )
             model.set_env(env)
         return model
 
+    def _take(self, header: container.Header, spec: Spec, custom: bool) -> None:
+        """What a file holds besides the settings. A `custom` network is built, to have the shapes of its arrays."""
+        with container.blaming(header.path, "its settings and spec"):
+            initial = lambda key: self.algorithm.initial_acting(key, spec)
+            shapes = initial(jax.random.key(0)) if custom else modelfile.shapes_of(initial)
+        self._acting, self.spec = container.read_tree(header, shapes), spec
+        self.env_id, self.env_kwargs = header.meta["env_id"], header.meta["env_kwargs"]
+        self.run.steps = header.meta["num_timesteps"]
+
     def _adopt(self, acting: Acting) -> None:
         """Put these acting parameters into the runner."""
+        assert self.runner is not None
         learner = self.algorithm.with_acting(self.runner.learners[0], acting)
         self.runner.set_learners([learner], [self.run.iterations])
 
     def get_parameters(self) -> dict[str, np.ndarray]:
         """Name → array of every acting parameter."""
         return dict(
-            zip(modelfile.leaf_names(self.acting), map(np.asarray, jax.tree.leaves(self.acting)), strict=True)
+            zip(container.leaf_names(self.acting), map(np.asarray, jax.tree.leaves(self.acting)), strict=True)
         )
 
     def set_parameters(self, parameters: dict[str, Any], exact_match: bool = True) -> None:
@@ -546,477 +478,6 @@ class Model:
             self._adopt(acting)
 
 
-class _NoLogger:
-    """Before the first `learn`."""
-
-    def record(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def sync(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class _Hooks:
-    """Runs a model's callbacks from the training loop."""
-
-    def __init__(self, model: Model, callback: BaseCallback | None):
-        self.model, self.callback = model, callback
-        self._learner: Any = None
-
-    def start(self) -> None:
-        if isinstance(self.model.runner, HostRunner):
-            self.model.runner.stopped = False
-        if self.callback is None:
-            return
-        self.callback.init_callback(self.model)
-        self.callback.on_training_start({"self": self.model, "model": self.model}, {})
-        self.callback.on_rollout_start()
-        if isinstance(self.model.runner, HostRunner):
-            self.model.runner.on_step = self._on_step
-
-    def _on_step(self, step: Any) -> bool:
-        model, callback = self.model, self.callback
-        assert callback is not None
-        done = (step.terminated | step.truncated) & step.valid
-        model._open_steps = model._open_steps + int(np.sum(step.valid))
-        model._open_episodes = model._open_episodes + int(np.sum(done))
-        if model.runner.learner is not self._learner:  # it was updated since the last step
-            self._learner = model.runner.learner
-            model._acting, model._policy = None, None
-        callback.update_locals({"new_obs": step.obs, "rewards": step.reward, "dones": done})
-        return callback.on_step()
-
-    def on_update(self) -> bool:
-        model, callback = self.model, self.callback
-        model._open_steps = model._open_episodes = 0
-        model._acting, model._policy = None, None
-        if callback is None:
-            return True
-        go_on = True
-        if not isinstance(model.runner, HostRunner):
-            go_on = callback.on_step()
-        callback.on_rollout_end()
-        if go_on:
-            callback.on_rollout_start()
-        return go_on
-
-    def end(self) -> None:
-        self.model._open_steps = self.model._open_episodes = 0
-        if isinstance(self.model.runner, HostRunner):
-            self.model.runner.on_step = None
-        if self.callback is not None:
-            self.callback.on_training_end()
-
-
-def evaluate_policy(
-    model: Model,
-    env: Any,
-    n_eval_episodes: int = 10,
-    deterministic: bool = True,
-    render: bool = False,
-    callback: Any = None,
-    reward_threshold: float | None = None,
-    return_episode_rewards: bool = False,
-    warn: bool = True,
-    seed: int | None = None,
-) -> Any:
-    """(mean, std) of the return over fresh episodes, or (returns, lengths) with `return_episode_rewards`.
-
-    Each environment plays an equal share, so short episodes are not favoured. Statistics stay frozen.
-    `callback(locals, globals)` runs after every step; `warn` has no effect (no Monitor is needed). Raises
-    ValueError where the environment's spaces differ from the model's, AssertionError below `reward_threshold`.
-    """
-    if render:
-        raise ValueError("evaluate_policy does not render: use `actrix watch` or `actrix video`.")
-    host = as_host_env(env)
-    check_same_spaces(model._known_spec(), host)
-    on_step = None if callback is None else lambda: callback({"model": model, "env": host}, {})
-    try:
-        returns, lengths = evaluate(model.policy, host, n_eval_episodes, deterministic, seed, on_step)
-    finally:
-        if model.trains_on(env):
-            model.runner.restart()  # its open episodes were played on by the evaluation
-    if reward_threshold is not None:
-        assert np.mean(returns) > reward_threshold, (
-            f"mean reward {np.mean(returns):.2f} < {reward_threshold:.2f}"
-        )
-    if return_episode_rewards:
-        return returns.tolist(), lengths.tolist()
-    return float(np.mean(returns)), float(np.std(returns))
-
-
-def _env_class(env: Any) -> list[Any]:
-    """The class of the (first) environment under its wrappers, and what it was made with, as far as Gymnasium knows."""
-    vector = getattr(env, "envs", env)
-    inner = getattr(vector, "envs", None)
-    first = inner[0] if isinstance(inner, list | tuple) and inner else vector
-    spec = getattr(first, "spec", None)
-    kwargs = getattr(spec, "kwargs", None) or {}
-    return [
-        type(getattr(first, "unwrapped", first)).__qualname__,
-        {name: repr(x) for name, x in kwargs.items()},
-    ]
-
-
-def write_model(
-    path: str | os.PathLike, name: str, algorithm: Any, acting: Acting, spec: Spec, *,
-    env_id: str | None, env_kwargs: dict[str, Any] | None, seed: int, num_timesteps: int, n_envs: int,
-    reference: bool = False,
-) -> Path:  # fmt: skip
-    """One model file for these acting parameters; what `Model.save` and the command line write."""
-    meta = {
-        "kind": "model", "algorithm": name, "settings": presets.settings_of(algorithm),
-        "spec": modelfile.spec_to_json(spec), "env_id": env_id, "env_kwargs": env_kwargs, "seed": seed,
-        "num_timesteps": num_timesteps, "n_envs": n_envs, "reference": reference, "versions": modelfile.versions(),
-    }  # fmt: skip
-    return modelfile.save(path, meta, acting)
-
-
-# ---------------------------------------------------------------------------- the named classes
-
-
-class PPO(Model):
-    """Proximal policy optimisation with the clipped surrogate (Schulman et al. 2017)."""
-
-    preset_name = "ppo"
-
-
-class PPOKL(Model):
-    """PPO with an adaptive KL penalty (Schulman et al. 2017, §4)."""
-
-    preset_name = "ppo-kl"
-
-
-class A2C(Model):
-    """Synchronous advantage actor-critic (Mnih et al. 2016)."""
-
-    preset_name = "a2c"
-
-
-class REINFORCE(Model):
-    """Monte Carlo policy gradient on whole episodes (Williams 1992)."""
-
-    preset_name = "reinforce"
-
-
-class VPG(Model):
-    """Vanilla policy gradient: GAE, one policy step per chunk, many critic steps (Schulman et al. 2016)."""
-
-    preset_name = "vpg"
-
-
-class QAC(Model):
-    """Q actor-critic: the score weighted by a learned Q(s, a) (Sutton et al. 1999)."""
-
-    preset_name = "qac"
-
-
-class TDAC(Model):
-    """One-step actor-critic: the score weighted by the TD error (Barto, Sutton & Anderson 1983)."""
-
-    preset_name = "tdac"
-
-
-class TRPO(Model):
-    """Trust region policy optimisation: natural gradient and line search (Schulman et al. 2015)."""
-
-    preset_name = "trpo"
-
-
-class NPG(Model):
-    """Natural policy gradient with a step bounded by the KL (Kakade 2001; Rajeswaran et al. 2017)."""
-
-    preset_name = "npg"
-
-
-class ACKTR(Model):
-    """Natural gradient with a Kronecker-factored Fisher matrix (Wu et al. 2017)."""
-
-    preset_name = "acktr"
-
-
-class OffPAC(Model):
-    """Off-policy actor-critic with a ratio-corrected TD critic on replayed data (Degris et al. 2012)."""
-
-    preset_name = "off-pac"
-
-
-class VTrace(Model):
-    """Actor-critic corrected by V-trace for a behaviour policy some updates old (Espeholt et al. 2018)."""
-
-    preset_name = "v-trace"
-
-
-class ACER(Model):
-    """Actor-critic with replay, Retrace, truncated ratios and a trust region (Wang et al. 2017)."""
-
-    preset_name = "acer"
-
-
-class PGQL(Model):
-    """Policy gradient and Q-learning of one network (O'Donoghue et al. 2017)."""
-
-    preset_name = "pgql"
-
-
-class DQN(Model):
-    """Deep Q-learning with a target network and replay (Mnih et al. 2015)."""
-
-    preset_name = "dqn"
-
-
-class C51(Model):
-    """Categorical distributional Q-learning (Bellemare et al. 2017)."""
-
-    preset_name = "c51"
-
-
-class QRDQN(Model):
-    """Quantile-regression Q-learning (Dabney et al. 2018a)."""
-
-    preset_name = "qr-dqn"
-
-
-class IQN(Model):
-    """Implicit quantile networks (Dabney et al. 2018b)."""
-
-    preset_name = "iqn"
-
-
-class Rainbow(Model):
-    """Double, dueling, prioritised, 3-step, categorical, noisy Q-learning (Hessel et al. 2018)."""
-
-    preset_name = "rainbow"
-
-
-class PQN(Model):
-    """Parallel Q-learning with λ-returns and layer norm, without a replay memory (Gallici et al. 2024)."""
-
-    preset_name = "pqn"
-
-
-class SoftQ(Model):
-    """Soft Q-learning with a Boltzmann policy (Haarnoja et al. 2017)."""
-
-    preset_name = "soft-q"
-
-
-class DDPG(Model):
-    """Deep deterministic policy gradient (Lillicrap et al. 2016)."""
-
-    preset_name = "ddpg"
-
-
-class TD3(Model):
-    """Twin delayed DDPG (Fujimoto et al. 2018)."""
-
-    preset_name = "td3"
-
-
-class SAC(Model):
-    """Soft actor-critic with an adapted temperature (Haarnoja et al. 2018)."""
-
-    preset_name = "sac"
-
-
-class DiscreteSAC(Model):
-    """Soft actor-critic for discrete actions with exact expectations (Christodoulou 2019)."""
-
-    preset_name = "discrete-sac"
-
-
-class TQC(Model):
-    """Truncated quantile critics (Kuznetsov et al. 2020)."""
-
-    preset_name = "tqc"
-
-
-class DroQ(Model):
-    """SAC with dropout and layer norm in the critics and 20 updates per step (Hiraoka et al. 2022)."""
-
-    preset_name = "droq"
-
-
-class BC(Model):
-    """Behaviour cloning of a data set's actions (Pomerleau 1991)."""
-
-    preset_name = "bc"
-
-
-class CQL(Model):
-    """Conservative Q-learning: SAC whose critics are held down outside the data (Kumar et al. 2020)."""
-
-    preset_name = "cql"
-
-
-class IQL(Model):
-    """Implicit Q-learning: expectile values, advantage-weighted cloning (Kostrikov et al. 2022)."""
-
-    preset_name = "iql"
-
-
-class TD3BC(Model):
-    """TD3 with a behaviour-cloning term for fixed data (Fujimoto & Gu 2021)."""
-
-    preset_name = "td3-bc"
-
-
-class MC(Model):
-    """Monte Carlo control on a table, first- or every-visit, on-policy or importance-sampled; or prediction."""
-
-    preset_name = "mc"
-
-
-class TD(Model):
-    """TD(0) and n-step TD: a table of V of a given policy, `reference` or the uniform one (Sutton 1988)."""
-
-    preset_name = "td"
-
-
-class TDLambda(Model):
-    """TD(λ) on a table, with accumulating, replacing or dutch traces (Sutton 1988; van Seijen et al. 2016)."""
-
-    preset_name = "td-lambda"
-
-
-class SARSA(Model):
-    """SARSA on a table, one step or n (Rummery & Niranjan 1994)."""
-
-    preset_name = "sarsa"
-
-
-class ExpectedSARSA(Model):
-    """Expected SARSA on a table, one step or n (van Seijen et al. 2009)."""
-
-    preset_name = "expected-sarsa"
-
-
-class SARSALambda(Model):
-    """SARSA(λ) on a table, with any trace (Rummery & Niranjan 1994; van Seijen et al. 2016)."""
-
-    preset_name = "sarsa-lambda"
-
-
-class QLearning(Model):
-    """Q-learning on a table (Watkins & Dayan 1992); `DQN` has the network."""
-
-    preset_name = "q-learning"
-
-
-class DoubleQ(Model):
-    """Double Q-learning with two tables (van Hasselt 2010)."""
-
-    preset_name = "double-q"
-
-
-class QLambda(Model):
-    """Watkins's Q(λ) on a table (Watkins 1989)."""
-
-    preset_name = "q-lambda"
-
-
-class TreeBackup(Model):
-    """n-step tree backup of the greedy policy on a table (Precup et al. 2000)."""
-
-    preset_name = "tree-backup"
-
-
-class CPI(Model):
-    """Conservative policy iteration on a table (Kakade & Langford 2002)."""
-
-    preset_name = "cpi"
-
-
-class TDLambdaAC(Model):
-    """Online actor-critic with eligibility traces, one step at a time (Sutton & Barto 2018, §13.6)."""
-
-    preset_name = "td-lambda-ac"
-
-
-class StreamAC(Model):
-    """The same with bounded steps, sparse initialisation, layer norm and normalisation (Elsayed et al. 2024)."""
-
-    preset_name = "stream-ac"
-
-
-class ActorCritic(Model):
-    """A free composition: `ActorCritic("MlpPolicy", env, critic="td-lambda:0.9", actor="ppo-clip:0.2")`."""
-
-    preset_name = presets.COMPOSED
-
-    @classmethod
-    def _find_preset(cls, settings: dict[str, Any]) -> presets.Preset:
-        answers = (
-            settings.pop("critic", "gae"),
-            settings.pop("actor", "ppo-clip"),
-            settings.pop("data", "on-policy"),
-        )
-        return presets.composed(*answers)
-
-
-MODELS: dict[str, type[Model]] = {
-    cls.preset_name: cls
-    for cls in (
-        REINFORCE,
-        VPG,
-        QAC,
-        TDAC,
-        A2C,
-        PPO,
-        PPOKL,
-        TRPO,
-        NPG,
-        ACKTR,
-        OffPAC,
-        VTrace,
-        ACER,
-        PGQL,
-        DQN,
-        C51,
-        QRDQN,
-        IQN,
-        Rainbow,
-        PQN,
-        SoftQ,
-        DDPG,
-        TD3,
-        SAC,
-        DiscreteSAC,
-        TQC,
-        DroQ,
-        BC,
-        CQL,
-        IQL,
-        TD3BC,
-        MC,
-        TD,
-        TDLambda,
-        SARSA,
-        ExpectedSARSA,
-        SARSALambda,
-        QLearning,
-        DoubleQ,
-        QLambda,
-        TreeBackup,
-        CPI,
-        TDLambdaAC,
-        StreamAC,
-        ActorCritic,
-    )
-}
-
-
-def model_class(name: str | None) -> type[Model]:
-    """The class for an algorithm's name; SettingError suggests the nearest."""
-    if name in MODELS:
-        return MODELS[name]
-    presets.find_preset(str(name))
-    raise AssertionError("unreachable")
-
-
-# ---------------------------------------------------------------------------- small pieces
-
-
 def _seed(seed: int | None) -> int:
     if seed is None:
         return int(np.random.SeedSequence().generate_state(1)[0])
@@ -1036,7 +497,7 @@ def _network(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> An
     kwargs = dict(policy_kwargs or {})
     if isinstance(policy, str):
         if policy not in POLICIES:
-            raise presets.SettingError(
+            raise settings_.SettingError(
                 f"policy {policy!r} is unknown: choose one of {', '.join(POLICIES)}, or a function."
             )
         if "Lstm" in policy:
@@ -1046,84 +507,16 @@ def _network(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> An
     elif callable(policy):
         kwargs["module"] = policy
     else:
-        raise presets.SettingError(f"policy must be a name or (spec, key) -> equinox module, not {policy!r}.")
-    return presets.network_config(kwargs, base)
+        raise settings_.SettingError(
+            f"policy must be a name or (spec, key) -> equinox module, not {policy!r}."
+        )
+    return settings_.network_config(kwargs, base)
 
 
-def _check_spaces(algorithm: Any, spec: Spec) -> None:
+def _check_spaces(algorithm: Algorithm, spec: Spec) -> None:
     """Refuse spaces in which the algorithm cannot act; whether batches fit the environments matters when it learns."""
     try:
         algorithm.check(spec, 1)
     except ValueError as error:
         if "action space" in str(error):
             raise
-
-
-def _batch(space: Any, observation: Any) -> tuple[Any, bool]:
-    """(observation with a leading batch axis, whether it had one); ValueError names shape and value problems."""
-    if isinstance(space, gym.spaces.Dict):
-        if not isinstance(observation, dict) or set(observation) != set(space.spaces):
-            got = sorted(observation) if isinstance(observation, dict) else type(observation).__name__
-            raise ValueError(f"the observation must be a dict with keys {sorted(space.spaces)}, got {got}.")
-        parts = {k: _batch(s, observation[k]) for k, s in space.spaces.items()}
-        return {k: p[0] for k, p in parts.items()}, _one_batch([*parts.values()])
-    if isinstance(space, gym.spaces.Tuple):
-        n = len(space.spaces)
-        if not isinstance(observation, tuple | list) or len(observation) != n:
-            raise ValueError(f"the observation must be a tuple of {n}, got {type(observation).__name__}.")
-        pairs = [_batch(s, o) for s, o in zip(space.spaces, observation, strict=True)]
-        return tuple(p[0] for p in pairs), _one_batch(pairs)
-    x = np.asarray(observation)
-    if np.issubdtype(x.dtype, np.floating):
-        with np.errstate(over="ignore"):  # beyond float32 it is infinite, which is refused
-            x = x.astype(np.float32)
-        if not np.isfinite(x).all():
-            raise ValueError(
-                f"the observation holds a non-finite number at index {np.argwhere(~np.isfinite(x))[0].tolist()}."
-            )
-    elif not np.issubdtype(x.dtype, np.integer) and x.dtype != bool:
-        raise ValueError(f"the observation has dtype {x.dtype}; expected numbers.")
-    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
-        low = np.asarray(space.start)
-        high = low + (space.n if isinstance(space, gym.spaces.Discrete) else space.nvec) - 1
-        if x.shape[x.ndim - low.ndim :] == low.shape and ((x < low) | (x > high)).any():
-            raise ValueError(
-                f"the observation is {x.tolist()}; it must lie in {low.tolist()} to {high.tolist()}."
-            )
-    if x.shape == space.shape:
-        return x[None], False
-    if x.shape[1:] == space.shape and x.ndim == len(space.shape) + 1:
-        return x, True
-    raise ValueError(
-        f"the observation has shape {x.shape}; expected {space.shape}, or a batch (n, *{space.shape})."
-    )
-
-
-def _check_memory(zero: Any, state: Any) -> Any:
-    """`state`, if it is a memory like `zero`; ValueError says what it should be."""
-    if zero is None:
-        raise ValueError(f"state is {str(state)[:60]}; this policy remembers nothing: it must be None.")
-    shapes = lambda tree: [np.shape(x) for x in jax.tree.leaves(tree)]
-    if jax.tree.structure(zero) != jax.tree.structure(state) or shapes(zero) != shapes(state):  # type: ignore[operator]
-        raise ValueError(
-            f"state has parts of shapes {shapes(state)}; expected {shapes(zero)}, as predict returned it "
-            "for so many observations."
-        )
-    return state
-
-
-def _one_batch(parts: list[tuple[Any, bool]]) -> bool:
-    """Whether the parts of an observation are batches; ValueError where their lengths differ."""
-    lengths = {(len(jax.tree.leaves(x)[0]), batched) for x, batched in parts}
-    if len(lengths) > 1:
-        found = ", ".join(f"{n}" if batched else "none" for n, batched in sorted(lengths))
-        raise ValueError(f"the parts of the observation have different batch lengths: {found}.")
-    return parts[0][1]
-
-
-def _check_mask(mask: np.ndarray, spec: Spec, n: int) -> None:
-    length = spaces.mask_length(spec.action_space)
-    if mask.shape != (n, length):
-        raise ValueError(f"action_masks has shape {mask.shape}; expected ({n}, {length}).")
-    if not mask.any(axis=1).all():
-        raise ValueError(f"action_masks forbids every action in row {int(np.argmin(mask.any(axis=1)))}.")

@@ -10,11 +10,11 @@ from gymnasium import spaces
 
 from actrix.actors import kronecker, natural
 from actrix.core.distributions import action_head
-from actrix.core.networks import NetworkConfig
 from actrix.core.optim import flatten
 from actrix.core.types import Spec
-from actrix.envs.finite import random_mdp
-from actrix.lab import oracle
+from actrix.envs.tables import random_mdp
+from actrix.lab import exact as oracle
+from actrix.nets.networks import NetworkConfig
 
 ROWS, INPUTS, HIDDEN = 7, 3, 4
 SPACES = {

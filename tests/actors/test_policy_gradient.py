@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actrix.actors import policy_gradient as pg
+from actrix.actors import psi as psi_
+from actrix.critics import value as value_
 
 settings.register_profile("here", max_examples=50, deadline=None, derandomize=True)
 here = settings.get_profile("here")
@@ -116,7 +118,7 @@ def test_clipped_value_loss_stops_at_the_range():
     value, old, target = jnp.array([1.1, 1.5, 0.2, 1.5]), jnp.ones(4), jnp.array([2.0, 2.0, 2.0, -1.0])
 
     def loss(value, old=old, target=target):
-        return pg.clipped_value_loss(value=value, old_value=old, target=target, clip_range=0.2)
+        return value_.clipped_value_loss(value=value, old_value=old, target=target, clip_range=0.2)
 
     np.testing.assert_allclose(loss(value), [0.81, 0.64, 1.44, 4.84])
     # within the range the squared error's gradient; outside none, whichever way the target lies
@@ -124,7 +126,7 @@ def test_clipped_value_loss_stops_at_the_range():
     data = jax.grad(lambda old, target: loss(value, old, target).sum(), (0, 1))(old, target)
     np.testing.assert_array_equal(data, 0)
     np.testing.assert_allclose(
-        pg.clipped_value_loss(value=value, old_value=old, target=target, clip_range=jnp.inf),
+        value_.clipped_value_loss(value=value, old_value=old, target=target, clip_range=jnp.inf),
         np.square(value - target),
     )
 
@@ -237,7 +239,7 @@ def test_masked_statistics_are_those_of_the_valid_rows(rows):
     if valid.any() and kept.std() > 1e-3:
         np.testing.assert_allclose(scaled[valid], (kept - kept.mean()) / kept.std(), rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(
-            pg.explained_variance(dirty**2 / 50, dirty, jnp.asarray(valid)),
+            value_.explained_variance(dirty**2 / 50, dirty, jnp.asarray(valid)),
             1 - (kept - kept**2 / 50).var() / kept.var(),
             rtol=1e-6,
         )
@@ -259,11 +261,11 @@ def test_normalize():
 
 def test_explained_variance():
     target = normals(16, 50)
-    np.testing.assert_allclose(pg.explained_variance(target, target), 1)
-    np.testing.assert_allclose(pg.explained_variance(target + 3, target), 1)
-    np.testing.assert_allclose(pg.explained_variance(jnp.zeros(50), target), 0, atol=1e-12)
-    np.testing.assert_allclose(pg.explained_variance(-target, target), -3)
-    assert jnp.isnan(pg.explained_variance(target, jnp.ones(50)))
+    np.testing.assert_allclose(value_.explained_variance(target, target), 1)
+    np.testing.assert_allclose(value_.explained_variance(target + 3, target), 1)
+    np.testing.assert_allclose(value_.explained_variance(jnp.zeros(50), target), 0, atol=1e-12)
+    np.testing.assert_allclose(value_.explained_variance(-target, target), -3)
+    assert jnp.isnan(value_.explained_variance(target, jnp.ones(50)))
 
 
 def test_approx_kl_is_unbiased_and_never_negative():
@@ -290,12 +292,12 @@ def test_discount_weights_count_from_each_start(flags, gamma):
         t += 1
     columns = {"terminated": terminated, "truncated": truncated, "first": first, "valid": valid}
     columns = {name: jnp.asarray(x)[:, None] for name, x in columns.items()}
-    np.testing.assert_allclose(pg.discount_weights(**columns, gamma=gamma)[:, 0], expected, atol=1e-12)
+    np.testing.assert_allclose(psi_.discount_weights(**columns, gamma=gamma)[:, 0], expected, atol=1e-12)
 
 
 def test_discount_weights_with_defaults():
     cut = jnp.array([False, False, True, False])
-    weights = pg.discount_weights(terminated=cut, truncated=jnp.zeros(4, bool), gamma=0.5)
+    weights = psi_.discount_weights(terminated=cut, truncated=jnp.zeros(4, bool), gamma=0.5)
     np.testing.assert_array_equal(weights, [1, 0.5, 0.25, 1])
 
 
@@ -305,10 +307,10 @@ def test_discount_weights_with_defaults():
 @pytest.mark.parametrize("decay", [0.5, 1.0])
 def test_moving_average_excludes_the_batch_in_hand(decay):
     batches = [np.asarray(normals(seed, 3 + seed)) for seed in range(4)]
-    state = pg.MovingAverage.zero(jnp.float64)
+    state = psi_.MovingAverage.zero(jnp.float64)
     for i, batch in enumerate(batches):
         padded, valid = np.append(batch, np.nan), np.append(np.ones(len(batch), bool), False)
-        baseline, state = pg.moving_average_baseline(
+        baseline, state = psi_.moving_average_baseline(
             state, jnp.asarray(padded), decay=decay, valid=jnp.asarray(valid)
         )
         weights = np.concatenate(
@@ -317,8 +319,8 @@ def test_moving_average_excludes_the_batch_in_hand(decay):
         expected = np.average(np.concatenate(batches[:i]), weights=weights) if i else 0.0
         np.testing.assert_allclose(baseline, expected, atol=1e-12)
     carried = jax.lax.scan(
-        lambda state, x: pg.moving_average_baseline(state, x)[::-1],
-        pg.MovingAverage.zero(),
+        lambda state, x: psi_.moving_average_baseline(state, x)[::-1],
+        psi_.MovingAverage.zero(),
         jnp.ones((3, 5), "f4"),
     )
     np.testing.assert_allclose(carried[1], [0, 1, 1])
@@ -333,11 +335,11 @@ def test_optimal_baseline_minimises_the_variance():
     g, s = samples(200)
     # A score has mean 0; only then is the formula the minimiser of the variance over this sample too.
     g = g - g.mean(0, keepdims=True)
-    best = pg.optimal_baseline(g, s)
+    best = psi_.optimal_baseline(g, s)
     assert best.shape == (1, 3)
     slope = jax.grad(lambda b: jnp.square(s - b * g).mean(0).sum())(best)
     np.testing.assert_allclose(slope, 0, atol=1e-10)
-    one = pg.optimal_baseline(g, s, per_parameter=False)
+    one = psi_.optimal_baseline(g, s, per_parameter=False)
     assert one.shape == (1, 1)
     np.testing.assert_allclose(one, (g * s).sum() / jnp.square(g).sum())
     slope = jax.grad(lambda b: jnp.square(s - b * g).sum())(one)
@@ -350,10 +352,10 @@ def test_leave_one_out_by_enumeration(per_parameter):
     g = (
         g.at[:, 2].set(0).at[4, 2].set(1.0)
     )  # only episode 4 moves parameter 2: the others know nothing for it
-    left_out = pg.optimal_baseline(g, s, per_parameter=per_parameter, leave_one_out=True)
+    left_out = psi_.optimal_baseline(g, s, per_parameter=per_parameter, leave_one_out=True)
     for i in range(len(g)):
         others = np.arange(len(g)) != i
-        expected = pg.optimal_baseline(g[others], s[others], per_parameter=per_parameter)
+        expected = psi_.optimal_baseline(g[others], s[others], per_parameter=per_parameter)
         np.testing.assert_allclose(left_out[i : i + 1], expected, rtol=1e-12)
     if per_parameter:
         assert left_out[4, 2] == 0
@@ -362,8 +364,8 @@ def test_leave_one_out_by_enumeration(per_parameter):
 def test_leave_one_out_does_not_depend_on_the_episode():
     """Not even by rounding: episode 0 is 1e12 times the others."""
     g, s = samples()
-    huge = pg.optimal_baseline(g.at[0].mul(1e12), s.at[0].mul(1e12), leave_one_out=True)
-    np.testing.assert_array_equal(huge[0], pg.optimal_baseline(g, s, leave_one_out=True)[0])
+    huge = psi_.optimal_baseline(g.at[0].mul(1e12), s.at[0].mul(1e12), leave_one_out=True)
+    np.testing.assert_array_equal(huge[0], psi_.optimal_baseline(g, s, leave_one_out=True)[0])
 
 
 def test_leave_one_out_keeps_the_gradient_unbiased():
@@ -379,7 +381,7 @@ def test_leave_one_out_keeps_the_gradient_unbiased():
             arms = jnp.array(pair)
             g = score[arms]
             s = g * reward[arms][:, None]
-            b = pg.optimal_baseline(g, s, leave_one_out=leave_one_out)
+            b = psi_.optimal_baseline(g, s, leave_one_out=leave_one_out)
             total += pi[arms].prod() * (s - b * g).mean(0)
         return total
 
@@ -394,14 +396,14 @@ def test_float32_stays_float32():
             pg.score_function(log_prob=x, psi=x),
             pg.ppo_clip(log_prob=x, old_log_prob=x, advantage=x, clip_range=0.2),
             pg.ppo_kl(log_prob=x, old_log_prob=x, advantage=x, kl=x, beta=1.0),
-            pg.clipped_value_loss(value=x, old_value=x, target=x, clip_range=0.2),
+            value_.clipped_value_loss(value=x, old_value=x, target=x, clip_range=0.2),
             pg.kl_reward(reward=x, kl=x, tau=0.1),
             pg.kl_penalty(kl=x, tau=0.1),
             pg.masked_mean(x, flags),
             pg.normalize(x, flags),
-            pg.explained_variance(x, x),
+            value_.explained_variance(x, x),
             pg.approx_kl(x, x, flags),
-            *pg.moving_average_baseline(pg.MovingAverage.zero(), x, valid=flags),
-            pg.optimal_baseline(x[:, None], x[:, None]),
+            *psi_.moving_average_baseline(psi_.MovingAverage.zero(), x, valid=flags),
+            psi_.optimal_baseline(x[:, None], x[:, None]),
         ]
     assert {leaf.dtype.name for leaf in jax.tree.leaves(outputs)} == {"float32"}

@@ -12,24 +12,18 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from actrix.actors.answers import ScoreFunction
-from actrix.actors.pathwise import Soft
-from actrix.algorithms import estimates
-from actrix.algorithms.actor_critic import ActorCritic
 from actrix.algorithms.conservative import ConservativeIteration
+from actrix.algorithms.learn import Composition, Update
 from actrix.algorithms.online_traces import OnlineTraces
-from actrix.algorithms.parallel_q import ParallelQLearning
-from actrix.algorithms.pathwise import Pathwise
-from actrix.algorithms.presets import PRESETS, configure
-from actrix.algorithms.q_learning import QLearning
-from actrix.algorithms.regression import Regression
+from actrix.algorithms.presets import PRESETS, compose
+from actrix.algorithms.settings import configure, setting_names
 from actrix.algorithms.tabular import Tabular
-from actrix.algorithms.trust_region import NaturalActorCritic
-from actrix.core import q_networks
-from actrix.core.networks import apply
+from actrix.core.contract import count
+from actrix.core.fit import Natural
 from actrix.core.normalize import normalize_observation
+from actrix.core.rows import rows_of
 from actrix.core.types import Spec
-from actrix.critics.answers import GAE, Critic, MonteCarlo
+from actrix.critics.value import expectation
 from actrix.envs.probes import (
     ActionObs,
     ContinuousTarget,
@@ -39,8 +33,10 @@ from actrix.envs.probes import (
     ObsDependent,
     Probe,
 )
-from actrix.run.compiled import CompiledRunner, collect, reset
-from actrix.run.runner import iteration_keys, run_keys
+from actrix.loops.compiled import CompiledRunner, collect, reset
+from actrix.loops.runner import iteration_keys, run_keys
+from actrix.nets.memory import apply
+from actrix.nets.view import apply as apply_plain
 
 NUM_ENVS = 32
 NETWORK = {"net_arch": [16], "activation_fn": "tanh"}
@@ -172,9 +168,29 @@ KNOWN = [("obs-dependent", 0, 1.0, 1.0), ("obs-dependent", 0, -1.0, -1.0), ("dis
 """(name, part, what it shows, the value there) whatever the policy; alike in both environments."""
 
 
+def gives(algorithm: Any) -> str:
+    """What the critic of a composition gives."""
+    return algorithm.critic.facts.gives
+
+
+def joint(algorithm: Any) -> bool:
+    """Whether policy and critic are one network."""
+    return gives(algorithm) in ("V", "Q of a policy", "none") and not algorithm.actor.facts.clones
+
+
+def pathwise(algorithm: Any) -> bool:
+    """Whether the actor follows the gradient of critics through its own action, or the exact sum over them."""
+    return algorithm.actor.name in ("deterministic", "soft")
+
+
+def discrete(algorithm: Any) -> bool:
+    """Whether such an actor's actions are discrete."""
+    return getattr(algorithm.actor, "discrete", False)
+
+
 def continuous(algorithm: Any) -> bool:
     """Whether the algorithm is tried with continuous actions."""
-    return isinstance(algorithm, Pathwise) and not algorithm.discrete
+    return isinstance(algorithm, Composition) and pathwise(algorithm) and not discrete(algorithm)
 
 
 def probes(algorithm: Any) -> Several:
@@ -189,23 +205,7 @@ def probes(algorithm: Any) -> Several:
 
 def small(algorithm: Any, **settings: Any) -> Any:
     """The composition with a tiny network and short chunks."""
-    if isinstance(algorithm, ActorCritic):
-        changes: dict[str, Any] = dict(SMALL)
-        changes["n_steps"] = 4 if algorithm.whole_episodes else 8
-        if algorithm.actor.ratio:
-            changes |= {"n_epochs": 4, "batch_size": 64}
-        if algorithm.optimizer == "rmsprop":
-            changes |= {"learning_rate": 0.005}
-        if algorithm.actor.name == "pgql":
-            changes |= {"ent_coef": 0.1}
-        if algorithm.data.name == "replay":
-            changes |= {"buffer_size": 2048, "learning_starts": 0, "replay_ratio": 2, "learning_rate": 0.01}
-        algorithm = dataclasses.replace(algorithm, n_critic_updates=0, vf_coef=0.5)
-        return configure(algorithm, changes | settings)
-    if isinstance(algorithm, NaturalActorCritic):
-        changes = {"policy_kwargs": SMALL["policy_kwargs"], "learning_rate": 0.02, "batch_size": 64}
-        changes |= {"n_steps": 4 if algorithm.whole_episodes else 8, "n_critic_updates": 4}
-        return configure(algorithm, changes | settings)
+    changes: dict[str, Any]
     if isinstance(algorithm, TABLES):
         changes = {"episode_length": 4}
         if isinstance(algorithm, Tabular):
@@ -220,29 +220,59 @@ def small(algorithm: Any, **settings: Any) -> Any:
         else:  # constant inputs have no variance to divide by
             changes |= {"normalize_obs": False, "normalize_reward": False, "sparsity": 0.5}
         return configure(algorithm, changes | settings)
-    if isinstance(algorithm, ParallelQLearning):
+    if algorithm.data.facts.transitions:
+        changes = _small_replay(algorithm)
+    elif not joint(algorithm):
         changes = {"policy_kwargs": NETWORK, "learning_rate": 0.01, "n_steps": 8, "batch_size": 64}
-        return configure(algorithm, changes | settings)
-    changes = dict(REPLAY)
-    if isinstance(algorithm, QLearning):
-        changes |= {"target_update_interval": 4 * NUM_ENVS, "v_min": -3.0, "v_max": 3.0, "n_atoms": 31}
-        changes |= {"n_quantiles": 8, "n_policy_quantiles": 8, "quantile_dim": 8}
+    elif isinstance(algorithm.fit, Natural):
+        changes = {"policy_kwargs": SMALL["policy_kwargs"], "learning_rate": 0.02, "batch_size": 64}
+        changes |= {"n_steps": 4 if algorithm.whole_episodes else 8, "n_critic_updates": 4}
     else:
-        changes |= {"tau": 0.05}
-    if isinstance(algorithm, Pathwise):
-        soft = {"ent_coef": "auto_0.1" if algorithm.discrete else 0.05}
-        changes |= soft if isinstance(algorithm.actor, Soft) else {"noise_std": 0.5}
-        changes |= {"cql_alpha": 0.01, "cql_actions": 4} if algorithm.cql_alpha else {}
-        changes |= (
-            {}
-            if algorithm.discrete
-            else {"policy_kwargs": CRITICS, "learning_starts": 2048, "buffer_size": 2**15}
-        )
-        if algorithm.critic.n_quantiles:
-            changes |= {"n_quantiles": 5, "top_quantiles_to_drop_per_net": 1}
-        if algorithm.policy_delay > 2:
-            changes |= {"policy_delay": 2}
+        changes = _small_joint(algorithm)
     return configure(algorithm, changes | settings)
+
+
+def _small_joint(algorithm: Composition) -> dict[str, Any]:
+    changes = dict(SMALL) | {"n_critic_updates": 0, "vf_coef": 0.5}
+    changes["n_steps"] = 4 if algorithm.whole_episodes else 8
+    if algorithm.actor.facts.ratio:
+        changes |= {"n_epochs": 4, "batch_size": 64}
+    if algorithm.fit.optimizer == "rmsprop":
+        changes |= {"learning_rate": 0.005}
+    if algorithm.actor.name == "pgql":
+        changes |= {"ent_coef": 0.1}
+    if algorithm.data.facts.windows:
+        changes |= {"buffer_size": 2048, "learning_starts": 0, "replay_ratio": 2, "learning_rate": 0.01}
+    return (
+        changes
+        if "ent_coef" in setting_names(algorithm)
+        else {n: x for n, x in changes.items() if n != "ent_coef"}
+    )
+
+
+def _small_replay(algorithm: Composition) -> dict[str, Any]:
+    changes, names = dict(REPLAY), setting_names(algorithm)
+    if gives(algorithm) == "Q(s, ·)":
+        small = {"target_update_interval": 4 * NUM_ENVS, "v_min": -3.0, "v_max": 3.0, "n_atoms": 31}
+        small |= {"n_quantiles": 8, "n_policy_quantiles": 8, "quantile_dim": 8}
+        small |= {"munchausen_alpha": 0.1}  # the bonus lowers what is not the best action
+        return changes | {name: x for name, x in small.items() if name in names}
+    if "tau" in names:
+        changes |= {"tau": 0.05}
+    if "cql_alpha" in names:
+        changes |= {"cql_alpha": 0.01, "cql_actions": 4}
+    if pathwise(algorithm):
+        soft = {"ent_coef": "auto_0.1" if discrete(algorithm) else 0.05}
+        changes |= soft if algorithm.actor.name == "soft" else {"noise_std": 0.5}
+        if not discrete(algorithm):
+            changes |= {"policy_kwargs": CRITICS, "learning_starts": 2048, "buffer_size": 2**15}
+        if "n_quantiles" in names:
+            changes |= {"n_quantiles": 5, "top_quantiles_to_drop_per_net": 1}
+        if "n_atoms" in names:
+            changes |= {"v_min": -3.0, "v_max": 3.0, "n_atoms": 31}
+        if algorithm.fit.policy_delay > 2:
+            changes |= {"policy_delay": 2}
+    return changes
 
 
 BY_OTHERS = ("qac", "tdac", "ppo-kl", "npg", "c51", "ddpg")
@@ -306,10 +336,7 @@ def restart(runner: CompiledRunner, seed: int = 0, total_steps: float = 1e6) -> 
 
 
 # Acting depends on the network and on whether chunks are whole episodes, so one compiled loop serves many compositions.
-_ACTS = {
-    True: ActorCritic(Critic("none", MonteCarlo()), ScoreFunction("reward-to-go")),
-    False: ActorCritic(Critic("v", GAE())),
-}
+_ACTS = {True: compose("none", "score:reward-to-go"), False: compose("gae", "ppo-clip")}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -317,7 +344,7 @@ def _collect(whole_episodes: bool, env: Any, rows: int, acting: Any, carry: Any,
     return collect(_ACTS[whole_episodes], acting, env, carry, *keys, rows)
 
 
-def train_apart(algorithm: ActorCritic, env: Any, iterations: int, seed: int = 0) -> Any:
+def train_apart(algorithm: Composition, env: Any, iterations: int, seed: int = 0) -> Any:
     """The learner after so many iterations, with acting and learning compiled apart."""
     algorithm.check(env.spec, NUM_ENVS)
     init_key, env_key, key = run_keys(seed)
@@ -341,7 +368,7 @@ def train_apart(algorithm: ActorCritic, env: Any, iterations: int, seed: int = 0
 
 def values(algorithm: Any, acting: Any, obs: list[float]) -> np.ndarray:
     """V(obs), or Q(obs, ·) of discrete actions, or Q(obs, π(obs)); the smallest of several critics."""
-    if isinstance(algorithm, Regression) and algorithm.critic is None:
+    if isinstance(algorithm, Composition) and algorithm.actor.facts.clones:
         return np.zeros(0)
     if isinstance(algorithm, TABLES):
         predicts = isinstance(algorithm, Tabular) and algorithm.predicts
@@ -350,19 +377,19 @@ def values(algorithm: Any, acting: Any, obs: list[float]) -> np.ndarray:
     batch = normalize_observation(acting.obs_moments, jnp.asarray([obs], jnp.float32), algorithm.clip_obs)
     net = acting.net
     if isinstance(algorithm, OnlineTraces):
-        return np.asarray(q_networks.apply(net.critic, batch))
-    if isinstance(algorithm, ActorCritic | NaturalActorCritic):
+        return np.asarray(apply_plain(net.critic, batch))
+    if joint(algorithm):
         out, _ = apply(net, batch)
         return np.atleast_1d(np.asarray(out.value[0]))
-    if isinstance(algorithm, QLearning):
-        return np.asarray(algorithm._q(net, batch)[0])
-    if isinstance(algorithm, ParallelQLearning):
-        return np.asarray(q_networks.apply(net, batch)[0])
-    if isinstance(algorithm, Regression):
-        return np.asarray(q_networks.apply(net.value, batch))
-    action = None if algorithm.discrete else jnp.asarray(greedy(algorithm, acting, obs))[None]
-    q = q_networks.apply(net.critics, batch, action, None)[0]
-    return np.asarray(q.min(0)) if algorithm.discrete else np.asarray(q.mean(-1).min(0, keepdims=True))
+    if gives(algorithm) == "Q(s, ·)":
+        return np.asarray(algorithm.critic.q_values(net, batch)[0])
+    if gives(algorithm) == "Q(s, a) of the data":
+        return np.asarray(apply_plain(net.value, batch))
+    action = jnp.asarray(greedy(algorithm, acting, obs))[None] if net.head.continuous else None
+    q = apply_plain(net.critics, batch, action, None)[0]
+    return np.asarray(
+        algorithm.critic.joined.mean(q).min(0, keepdims=True) if net.head.continuous else q.min(0)
+    )
 
 
 def preferred(algorithm: Any, acting: Any, obs: list[float]) -> float:
@@ -383,7 +410,10 @@ def value(runner: CompiledRunner, obs: list[float]) -> float:
     """V (or Σ π Q) of one observation."""
     algorithm, learner = runner.algorithm, runner.learners[0]
     out, _ = apply(learner.acting.net, jnp.asarray([obs], jnp.float32))
-    return float(estimates.state_value(algorithm, out)[0])
+    if gives(algorithm) == "none":
+        return 0.0
+    q = gives(algorithm) == "Q of a policy"
+    return float((expectation(out.dist, out.value) if q else out.value)[0])
 
 
 def probability(runner: CompiledRunner, obs: list[float]) -> np.ndarray:
@@ -395,6 +425,16 @@ def policy_of(acting: Any, obs: list[float]) -> np.ndarray:
     """π(·|obs) of an actor-critic's discrete policy."""
     out, _ = apply(acting.net, jnp.asarray([obs], jnp.float32))
     return np.exp(np.asarray(out.dist.logits[0]))
+
+
+def estimated(
+    algorithm: Composition, learner: Any, chunk: Any, replayed: bool = False
+) -> tuple[Any, Any, Any]:
+    """(rows as learned from, what the critic estimates of them, what the actor remembers) of a chunk `[T, N]`."""
+    update = Update(algorithm, learner, count(learner.training, chunk))
+    state = update.start(jnp.asarray(False))
+    rows = update.see(rows_of(chunk, algorithm.gamma, algorithm.data.facts.on_policy, replayed))
+    return update.estimate(state, rows, update.clock.before, jax.random.key(0))[0]
 
 
 def distance(a: Any, b: Any) -> float:

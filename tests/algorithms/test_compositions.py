@@ -1,17 +1,31 @@
 """Every sound critic × actor × data learns to act, the others are refused; and how compositions are written."""
 
-import pytest
-from helpers import policy_of, small, train_apart
+import dataclasses
+import functools
 
-from actrix.actors.answers import format_actor, parse_actor
-from actrix.algorithms.compositions import table
-from actrix.algorithms.presets import SettingError, composed
-from actrix.critics.answers import parse_critic
-from actrix.data.answers import format_data, parse_data
-from actrix.envs.probes import ActionObs
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium import spaces
+from helpers import greedy, policy_of, small, train, train_apart
+
+from actrix.algorithms.answers import parse_actor, parse_critic, parse_data
+from actrix.algorithms.learn import Composition
+from actrix.algorithms.presets import PRESETS, compose, composed, words_of
+from actrix.algorithms.settings import SettingError, configure
+from actrix.algorithms.sound import table
+from actrix.core.types import Goals, Spec
+from actrix.core.words import WordError, write
+from actrix.envs.goals import goal_observation
+from actrix.envs.probes import ActionObs, ContinuousTarget
 
 CELLS = table()
-SOUND = [f"{c.critic}|{c.actor}:{c.psi}|{c.data}" for c in CELLS if c.reason is None]
+named = lambda c: f"{c.critic}|{c.actor}{c.psi and ':'}{c.psi}|{c.data}"
+ALONE = ("replay", "fixed", "hindsight")
+APART = [named(c) for c in CELLS if c.reason is None and (c.critic == "q" or c.data in ALONE)]
+"""The critic has a network of its own, or there is a memory of transitions: another loop than that of the others."""
+SOUND = [named(c) for c in CELLS if c.reason is None and named(c) not in APART]
 NATURAL = ("none|npg:return", "q-td-lambda|npg:advantage", "n-step|npg:td-error", "none|trpo:moving-average",
            "mc|trpo:advantage", "gae|acktr:advantage")  # fmt: skip
 """Of the actors that share one update but for its metric, these cells; all of the others."""
@@ -50,34 +64,180 @@ def act_on_observation(algorithm, seed=0):
     return train_apart(small(algorithm, batch_size=None), ActionObs(), 60, seed).acting
 
 
+@pytest.mark.parametrize(
+    "cell", [cell for cell in APART if not cell.endswith(("fixed", "hindsight")) and "cloning" not in cell]
+)
+def test_critics_apart_learn_to_act(cell):
+    """The same reward; a soft actor of continuous actions and a deterministic one find ±½ by the sign of it.
+    CrossQ's critics read actions of a Box whatever the actor.
+
+    Cloning imitates its own random behaviour, so there is nothing to learn, and a fixed data set is fed by its loop.
+    """
+    critic, actor, data = cell.split("|")
+    continuous = actor in ("soft", "deterministic") or critic == "crossq"
+    algorithm = composed(critic, actor, data).algorithm
+    runner = train(small(algorithm), ContinuousTarget() if continuous else ActionObs(), 300)
+    act = lambda x: greedy(runner.algorithm, runner.actings[0], [x, 0.0])
+    for x in (1.0, -1.0):
+        if continuous:
+            np.testing.assert_allclose(act(x), [x / 2], atol=0.2)
+        else:
+            assert act(x) == (x > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """One step towards a goal of ±½: an action achieves ±½, or itself in a Box; −|achieved − goal| is the reward."""
+
+    continuous: bool = False
+
+    @functools.cached_property
+    def spec(self):
+        box = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        space = spaces.Dict(goal_observation(box, box, box))
+        return Spec(
+            space, box if self.continuous else spaces.Discrete(2), 1, goals=Goals(self.compute_reward)
+        )
+
+    def reset(self, key):
+        goal = jax.random.bernoulli(key, shape=(1,)) - 0.5
+        return goal, goal_observation(jnp.zeros(1), jnp.zeros(1), goal)
+
+    def step(self, key, goal, action):
+        achieved = jnp.reshape(action if self.continuous else action - 0.5, 1)
+        obs, no = goal_observation(jnp.zeros(1), achieved, goal), jnp.zeros((), bool)
+        return goal, obs, self.compute_reward(achieved, goal, {}), ~no, no
+
+    def mask(self, state):
+        return None
+
+    def compute_reward(self, achieved_goal, desired_goal, info):
+        return -jnp.sum(jnp.abs(achieved_goal - desired_goal), axis=-1)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        cell
+        if cell.split("|")[1] in ("epsilon-greedy", "weighted")
+        else pytest.param(cell, marks=pytest.mark.slow)
+        for cell in APART
+        if cell.endswith("hindsight") and "cloning" not in cell
+    ],
+)
+def test_hindsight_learns_to_reach_goals(cell):
+    """Whatever composition: the action that achieves the goal."""
+    critic, actor, data = cell.split("|")
+    continuous = actor in ("soft", "deterministic") or critic == "crossq"
+    algorithm = small(composed(critic, actor, data).algorithm)
+    algorithm = configure(algorithm, {"learning_starts": max(algorithm.data.learning_starts, 64)})
+    runner = train(algorithm, Match(continuous), 300)
+    goals = jnp.array([[0.5], [-0.5]])
+    obs = goal_observation(jnp.zeros((2, 1)), jnp.zeros((2, 1)), goals)
+    action, _ = algorithm.policy(runner.actings[0], None, obs, None, None)
+    if continuous:
+        np.testing.assert_allclose(action, goals, atol=0.2)
+    else:
+        assert action.tolist() == [1, 0]
+
+
 def test_the_unsound_cells_are_refused_with_their_reason():
     refused = [c for c in CELLS if c.reason is not None]
-    assert len(refused) + len(SOUND) == len(CELLS)
+    assert len(refused) + len(SOUND) + len(APART) == len(CELLS)
     for cell in refused:
-        with pytest.raises(SettingError, match="refused"):
+        with pytest.raises(SettingError, match="refused") as error:
             composed(cell.critic, f"{cell.actor}:{cell.psi}", cell.data)
+        assert cell.reason in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["on-policy", "lag:8", "lag:0", "replay:4:50000:1000"])
+@pytest.mark.parametrize(
+    "text", ["on-policy", "lag:8", "lag:0", "trajectories:4", "replay:prioritized", "fixed"]
+)
 def test_data_text_round_trips(text):
-    assert format_data(parse_data(text)) == text
+    assert write(parse_data(text)) == text
+    assert parse_data(write(parse_data(text), full=True)) == parse_data(text)
+
+
+def test_the_former_word_of_replayed_trajectories_is_read_and_says_its_new_one():
+    with pytest.warns(FutureWarning, match="'trajectories:4:50000:1000' now"):
+        assert parse_data("replay:4:50000:1000") == parse_data("trajectories:4:50000:1000")
 
 
 @pytest.mark.parametrize(
     "text",
     ["score", "score:reward-to-go:gamma", "ppo-clip:0.2", "ppo-kl:0.02:0.5:td-error", "off-pac:5.0:td-error",
-     "acer:10.0:1.0:0.9", "pgql:0.3", "score-is:weighted", "trpo:0.02", "npg:0.01:lin_0.5:20:0.1", "acktr:0.002"],
+     "acer:10.0:1.0:0.9", "pgql:0.3", "score-is:weighted", "trpo:0.02", "npg:0.01:lin_0.5:20:0.1", "acktr:0.002",
+     "greedy", "epsilon-greedy:0.1:0.2", "boltzmann:lin_1.0_0.1", "deterministic:0.2", "soft:auto_0.1", "soft:discrete",
+     "weighted:2.0:50.0", "cloning"],
 )  # fmt: skip
 def test_actor_text_round_trips(text):
-    function = "none" if "reward" in text or "score-is" in text else "v"
-    actor = parse_actor(text, function)
-    assert parse_actor(format_actor(actor), "v") == actor
+    actor = parse_actor(text)
+    assert parse_actor(write(actor)) == actor
+    assert parse_actor(write(actor, full=True)) == actor
 
 
 @pytest.mark.parametrize(
     "text",
     ["gae:0.9", "td-lambda:0.5", "n-step:3", "td", "mc", "q-td", "q-n-step:4", "none", "v-trace:0.9:2.0:1.5",
-     "td-is:3.0", "mc-is:weighted", "q-retrace:0.9", "q-tree-backup", "q-lambda:0.5", "q-importance"],
+     "td-is:3.0", "mc-is:weighted", "q-retrace:0.9", "q-tree-backup", "q-lambda:0.5", "q-importance",
+     "q:double,dueling,noisy,c51", "q:soft=0.1", "q:qr,n_quantiles=8", "q:munchausen", "q:lam=0.9", "ensemble:5",
+     "ensemble:2:quantiles,actor_q=mean", "conservative:2.0", "expectile:0.9"],
 )  # fmt: skip
 def test_critic_text_round_trips(text):
-    assert parse_critic(str(parse_critic(text))) == parse_critic(text)
+    critic = parse_critic(text)
+    assert parse_critic(write(critic)) == critic
+    assert parse_critic(write(critic, full=True)) == critic
+
+
+# ------------------------------------------------------------------ wrong words, other spellings
+
+
+READERS = {"data": parse_data, "actor": parse_actor, "critic": parse_critic}
+
+
+@pytest.mark.parametrize(
+    ("what", "text", "same"),
+    [
+        ("critic", "q:c51,double", "q:double,c51"),
+        ("critic", "q:soft=0.1", "q:soft,temperature=0.1"),
+        ("critic", "ensemble:5,quantiles=25", "ensemble:5:quantiles"),
+        ("actor", "ppo-clip:advantage:0.2", "ppo-clip:0.2:advantage"),
+        ("actor", "ppo-clip:clip_range=0.2", "ppo-clip:0.2"),
+        ("data", "replay:per,n=3", "replay:prioritized,n_steps=3"),
+    ],
+)
+def test_other_spellings_of_the_same(what, text, same):
+    read = READERS[what]
+    assert read(text) == read(same)
+
+
+@pytest.mark.parametrize(
+    ("what", "text", "message"),
+    [
+        ("critic", "gea", "critic 'gea': unknown; did you mean gae"),
+        ("critic", "gae:2", "gae_lambda=2 must lie in"),
+        ("critic", "gae:0.9:3", "the form is gae:gae_lambda"),
+        ("critic", "q:duelling", "cannot read 'duelling'; the form is q"),
+        ("critic", "q:c51,sarsa", "c51 backs up the whole distribution of one action"),
+        ("critic", "q:n_atoms=5", "q has no 'n_atoms'"),
+        ("actor", "ppo-clip:epsilon=3", "ppo-clip has no 'epsilon'"),
+        ("data", "replay:per=maybe", "prioritized='maybe' must be True or False"),
+    ],
+)
+def test_a_wrong_word_gets_one_sentence(what, text, message):
+    with pytest.raises(WordError, match=message):
+        READERS[what](text)
+
+
+# ------------------------------------------------------------------ a preset is its words
+
+
+COMPOSITIONS = [name for name, preset in PRESETS.items() if isinstance(preset.algorithm, Composition)]
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_a_preset_is_nothing_but_its_words(name):
+    """What the words resolve to is the preset's configuration, and so are its updates."""
+    said = words_of(PRESETS[name].algorithm)
+    settings = said.pop("settings")
+    assert compose(said["critic"], said["actor"], said["data"], settings) == PRESETS[name].algorithm

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from actrix.algorithms.conservative import ConservativeIteration, conservative_step
-from actrix.algorithms.presets import PRESETS, configure
-from actrix.envs.finite import FiniteMDP, chain, grid_world, random_mdp
-from actrix.lab import oracle
-from actrix.run.compiled import CompiledRunner
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
+from actrix.envs.finite import FiniteMDP
+from actrix.envs.tables import chain, grid_world, random_mdp
+from actrix.lab import exact as oracle
+from actrix.loops.compiled import CompiledRunner
 
 GRID = grid_world(["S..", ".#.", "..G"], gamma=0.9, slip=0.1, max_episode_steps=40)
 
@@ -101,7 +103,7 @@ def test_the_estimates_of_a_fixed_policy_are_right():
     algorithm = run.algorithm
     state = jax.tree.map(lambda x: x[0], run.state)
     from actrix.algorithms import tables
-    from actrix.run.compiled import collect
+    from actrix.loops.compiled import collect
 
     _, chunk, _ = collect(
         algorithm, state.learner.acting, GRID, state.env, state.env_key, jax.random.key(5), 40

@@ -8,28 +8,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import NUM_ENVS, distance, restart, small
+from helpers import NUM_ENVS, distance, estimated, restart, small
 
-from actrix.actors import policy_gradient as pg
-from actrix.actors.answers import PGQL, PPOClip, ScoreFunction
-from actrix.algorithms import estimates
-from actrix.algorithms.actor_critic import ActorCritic
-from actrix.algorithms.learner import Batch
-from actrix.algorithms.presets import PRESETS, configure
+from actrix.actors.corrected import PGQL, acer_step
+from actrix.actors.policy_gradient import PPOClip, Score
+from actrix.algorithms.learn import Composition
+from actrix.algorithms.presets import PRESETS, compose
+from actrix.algorithms.settings import configure
 from actrix.core.distributions import Categorical
-from actrix.core.networks import NetworkConfig, Output, apply
+from actrix.core.fit import Joint
 from actrix.core.optim import flatten
+from actrix.core.rows import Rows, rows_of
 from actrix.core.types import Chunk
 from actrix.critics import corrections
-from actrix.critics.answers import GAE, Critic, ImportanceMC, VTrace
-from actrix.data.answers import Lagged, OnPolicy
+from actrix.critics.corrected import ImportanceMC, VTrace
+from actrix.critics.value import GAE
+from actrix.data.chunk import OnPolicy
+from actrix.data.lagged import Lagged
 from actrix.envs.probes import ActionObs, ContinuousTarget
-from actrix.run.compiled import CompiledRunner, collect
-from actrix.run.runner import iteration_keys
+from actrix.loops.compiled import CompiledRunner, collect
+from actrix.loops.runner import iteration_keys
+from actrix.nets.memory import apply
+from actrix.nets.networks import NetworkConfig
 
-SCORE = dict(
-    n_epochs=1, batch_size=None, normalize_advantage=False, network=NetworkConfig(pi=(16,), vf=(16,))
-)
+ONCE = {"n_epochs": 1, "batch_size": None}
+SMALL = NetworkConfig(pi=(16,), vf=(16,))
+
+
+def composition(critic, actor, data, learning_rate=3e-4):
+    """Sound or not."""
+    return Composition(critic, actor, data, Joint(learning_rate=learning_rate), network=SMALL)
 
 
 @pytest.fixture
@@ -54,19 +62,23 @@ def test_the_policy_learned_pays_for_its_kl_not_the_behaviour(behaviour):
         obs=obs, action=action, reward=jnp.ones((1, 2)), next_obs=obs, terminated=yes, truncated=~yes,
         log_prob=jnp.full((1, 2), np.log(behaviour)), dist=out.dist, first=yes, valid=yes,
     )  # fmt: skip
-    prepared, reference = estimates.prepare(algorithm, learner, chunk)
-    batch = estimates.estimate(algorithm, learner.acting.net, learner.training, prepared, reference)
+    _, est, _ = estimated(algorithm, learner, chunk)
     pi, value = np.exp(out.dist.log_prob(action))[0], np.asarray(out.value)[0]
     charged = 1 - tau * np.log(pi / 0.5)
     expected = value + np.minimum(1, pi / behaviour) * (charged - value)
-    np.testing.assert_allclose(np.asarray(batch.target).ravel(), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(est.target).ravel(), expected, rtol=1e-5)
 
 
 # ------------------------------------------------------------------ lag
 
 
-def test_the_behaviour_is_exactly_the_policy_of_so_many_updates_ago():
-    algorithm = small(PRESETS["v-trace"].algorithm, lag=3)
+@pytest.mark.parametrize(
+    "algorithm",
+    [PRESETS["v-trace"].algorithm, compose("gae", "weighted", "lag")],
+    ids=["v-trace", "weighted"],
+)
+def test_the_behaviour_is_exactly_the_policy_of_so_many_updates_ago(algorithm):
+    algorithm = small(algorithm, lag=3)
     runner = CompiledRunner(algorithm, ActionObs(), NUM_ENVS, [0])
     learner, env, env_key, key = jax.tree.map(
         lambda x: x[0],
@@ -98,14 +110,21 @@ def after_three(algorithm):
 
 
 def test_no_lag_is_on_policy():
-    """Bit by bit for one algorithm; and V-trace with all ratios 1 is the n-step target and its advantage."""
-    ppo = ActorCritic(Critic("v", GAE()), PPOClip(), n_steps=8, **SCORE)
-    one, other = (after_three(dataclasses.replace(ppo, data=data)) for data in (OnPolicy(), Lagged(0)))
-    assert distance(one.acting.net, other.acting.net) == 0.0
-    assert other.acting.explore is None
-    plain = dict(actor=ScoreFunction("advantage"), n_steps=8, learning_rate=0.01, **SCORE)
-    vtrace = after_three(ActorCritic(Critic("v", VTrace()), data=Lagged(0), **plain))
-    n_step = after_three(ActorCritic(Critic("v", GAE(1.0)), data=OnPolicy(), **plain))
+    """Bit by bit for one algorithm; and V-trace with all ratios 1 is the n-step target and its advantage.
+
+    PPO's ratio compares with a probability computed when acting, or anew by what learns: equal but for rounding.
+    """
+    chunks = {"n_steps": 8, **ONCE}
+    score, ppo = Score(normalize_advantage=False), PPOClip(normalize_advantage=False)
+    for actor, most in ((score, 0.0), (ppo, 1e-6)):
+        one, other = (
+            after_three(composition(GAE(), actor, data))
+            for data in (OnPolicy(**chunks), Lagged(lag=0, **chunks))
+        )
+        assert distance(one.acting.net, other.acting.net) <= most
+        assert other.acting.explore is None
+    vtrace = after_three(composition(VTrace(), score, Lagged(lag=0, **chunks), 0.01))
+    n_step = after_three(composition(GAE(1.0), score, OnPolicy(**chunks), 0.01))
     assert distance(vtrace.acting.net, n_step.acting.net) < 1e-5
 
 
@@ -115,14 +134,8 @@ def test_v_trace_beats_the_uncorrected_learner_at_lag_8():
     """
     returns = {}
     for critic in (VTrace(), GAE(1.0)):
-        algorithm = ActorCritic(
-            Critic("v", critic),
-            ScoreFunction("advantage"),
-            Lagged(8),
-            n_steps=16,
-            learning_rate=0.01,
-            **SCORE,
-        )
+        actor = Score(normalize_advantage=False)
+        algorithm = composition(critic, actor, Lagged(lag=8, n_steps=16, **ONCE), 0.01)
         runner = CompiledRunner(algorithm, ContinuousTarget(), 8, [0])
         returns[critic] = [
             restart(runner, seed).advance(500)[0].ep_returns[-2000:].mean() for seed in range(5)
@@ -145,7 +158,7 @@ def acer(log_pi, mu, average, **changes):
     rows = dict(action=jnp.asarray(rng.integers(0, 4, 50)), advantage=jnp.asarray(rng.normal(size=50)),
                 q_advantage=jnp.asarray(rng.normal(size=(50, 4))), truncation=1.5, trust_region=1e9)  # fmt: skip
     rows |= changes
-    return pg.acer_step(log_pi, mu, average, **rows), rows
+    return acer_step(log_pi, mu, average, **rows), rows
 
 
 def test_acer_ascends_the_truncated_and_corrected_objective(float64):
@@ -202,41 +215,52 @@ def test_acer_keeps_near_the_average_policy(float64):
 
 def test_pgql_q_values_and_loss(float64):
     """Q = α(log π + H) + V, so that Σ_a π Q = V; the loss is ½(target − Q(s,a))², its target a constant."""
-    log_pi, value, actor = policies(2, 1)[0], jnp.linspace(-1, 1, 50), PGQL(0.3)
-    q = actor.q_values(Categorical(log_pi), value, 0.7)
+    log_pi, value = policies(2, 1)[0], jnp.linspace(-1, 1, 50)
+    actor = PGQL(0.3, ent_coef=0.7)
+    q = actor.q_values(Categorical(log_pi), value)
     entropy = -jnp.sum(jnp.exp(log_pi) * log_pi, 1, keepdims=True)
     np.testing.assert_allclose(q, 0.7 * (log_pi + entropy) + value[:, None], atol=1e-12)
     np.testing.assert_allclose(jnp.sum(jnp.exp(log_pi) * q, 1), value, atol=1e-12)
     action, target = jnp.arange(50) % 4, jnp.cos(jnp.arange(50.0))
-    loss = lambda value, target: actor.q_loss(Categorical(log_pi), value, action, target, 0.7)
+    rows = some_rows(50, replayed=True)
+
+    def loss(value):
+        view = types.SimpleNamespace(dist=Categorical(log_pi), out=value, action=action)
+        return actor.loss(None, view, None, rows, {"target": target}, 0.0, None)[0] / actor.eta
+
     error = target - q[jnp.arange(50), action]
-    np.testing.assert_allclose(loss(value, target), 0.5 * error**2, atol=1e-12)
-    gradients = jax.grad(lambda v, t: loss(v, t).sum(), (0, 1))(value, target)
-    np.testing.assert_allclose(gradients[0], -error, atol=1e-12)
-    np.testing.assert_array_equal(gradients[1], 0.0)
+    np.testing.assert_allclose(loss(value), 0.5 * error**2, atol=1e-12)
+    np.testing.assert_allclose(jax.grad(lambda v: loss(v).sum())(value), -error, atol=1e-12)
+    assert actor.critic_share(rows) == 0  # the critic's own loss is that of fresh data only
 
 
-def test_pgql_rests_where_its_q_is_the_advantage(float64, monkeypatch):
+def some_rows(number, **fields):
+    """Rows of which only what is given matters."""
+    zeros = jnp.zeros(number)
+    return Rows(zeros, zeros, zeros, zeros, zeros, zeros > 0, on_policy=False, **fields)
+
+
+def test_pgql_rests_where_its_q_is_the_advantage(float64):
     """Where Â = α(log π + H), which is Q − V of the replayed half, the fresh gradient is 0, whatever η."""
     algorithm = configure(PRESETS["pgql"].algorithm, {"eta": 0.3, "ent_coef": 0.7, "vf_coef": 0.0})
     logits = jnp.log(jnp.array([0.5, 0.25, 0.25]))
     action = jnp.array([0, 0, 1, 2])  # as often as π takes them
-    psi = algorithm.actor.q_values(Categorical(logits), jnp.zeros(()), 0.7)[action]
-    none, zeros = [None] * 4, jnp.zeros(4)
-    batch = Batch(None, action, logits[action], *none, psi=psi, target=zeros, value=zeros)
-    monkeypatch.setattr(estimates, "outputs", lambda a, net, batch: Output(net, zeros))
+    psi = algorithm.actor.q_values(Categorical(logits), jnp.zeros(()))[action]
+    rows, kept = some_rows(4, log_prob=logits[action]), algorithm.actor.init(None, {})
 
     def loss(z, psi):
         dist = Categorical(jnp.broadcast_to(jax.nn.log_softmax(z), (4, 3)))
-        now = dataclasses.replace(batch, psi=psi)
-        return algorithm._loss(dist, types.SimpleNamespace(beta=0.0), jnp.zeros(()), now)[0]
+        view = types.SimpleNamespace(
+            dist=dist, log_prob=dist.log_prob(action), action=action, out=jnp.zeros(4)
+        )
+        return rows.mean(algorithm.actor.loss(None, view, kept, rows, {"psi": psi}, 0.0, None)[0])
 
     np.testing.assert_allclose(jax.grad(loss)(logits, psi), 0.0, atol=1e-12)
     assert np.abs(jax.grad(loss)(logits, 2 * psi)).max() > 0.05
 
 
 def test_pgql_replays_one_step_q_learning():
-    """Target r + γ(1 − terminated) max_a Q(s′, a), over the legal actions, from the network that learns."""
+    """Target r + γ(1 − terminated) max_a Q(s′, a), over the legal actions, from the network that learns: a constant."""
     algorithm = small(PRESETS["pgql"].algorithm, gamma=0.9, ent_coef=0.2)
     runner = CompiledRunner(algorithm, ActionObs(), 4, [0])
     state = jax.tree.map(lambda x: x[0], runner.state)
@@ -247,11 +271,19 @@ def test_pgql_replays_one_step_q_learning():
         chunk, obs=rng.normal(size=(8, 4, 2)).astype("f"), next_obs=rng.normal(size=(8, 4, 2)).astype("f"),
         terminated=rng.random((8, 4)) < 0.3, next_mask=mask,
     )  # fmt: skip
-    batch = estimates.estimate(algorithm, acting.net, state.learner.training, chunk, None, replayed=True)
+    target = lambda learner: estimated(algorithm, learner, chunk, replayed=True)[2]["target"]
     out = apply(acting.net, jnp.asarray(chunk.next_obs), None, jnp.asarray(mask), axes=2)[0]
     # One action is legal, so its probability is 1, the entropy 0 and Q = V.
     want = chunk.reward + 0.9 * (1 - chunk.terminated) * out.value
-    np.testing.assert_allclose(batch.target, want.reshape(-1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(target(state.learner), want, rtol=1e-5, atol=1e-6)
+    theta, build = flatten(acting.net)
+
+    def total(theta):
+        moved = dataclasses.replace(acting, net=build(theta))
+        return jnp.sum(target(dataclasses.replace(state.learner, acting=moved)))
+
+    np.testing.assert_array_equal(jax.grad(total)(theta), 0.0)
+    assert total(theta) != total(theta + 0.1)
 
 
 # ------------------------------------------------------------------ every trajectory of an exact MDP
@@ -403,10 +435,12 @@ def test_the_advantage_of_importance_sampled_returns_is_unbiased(float64, kind):
     eye = np.eye(2)
     right = np.stack([sum(pi[s, a] * (eye[a] - pi[s]) * q[s, a] for a in range(2)) for s in range(2)])
     some_v = np.array([3.0, -2.0, 0.0])[STATE]
-    advantage = ImportanceMC(kind).advantage(
-        value=jnp.asarray(some_v), rho=jnp.asarray(RHO), log_prob=None, fitted=None,
-        next_value=jnp.asarray(v[AFTER]), **ROWS,
-    )  # fmt: skip
+    chunk = Chunk(None, None, ROWS["reward"], None, ROWS["terminated"], ROWS["truncated"], ROWS["valid"],
+                  log_prob=jnp.zeros(RHO.shape))  # fmt: skip
+    rows, critic = rows_of(jax.tree.map(jnp.asarray, chunk), GAMMA, on_policy=False), ImportanceMC(kind)
+    view = types.SimpleNamespace(log_prob=jnp.log(jnp.asarray(RHO)))
+    values = jnp.asarray(some_v), jnp.asarray(v[AFTER])
+    advantage = critic.psi(rows, *values, view, critic.target(rows, *values, view))
     weight = CHANCE * along(MU).prod(0)
     without = np.asarray(advantage) + RHO * some_v - some_v
 

@@ -119,9 +119,14 @@ def assert_near(found, golden, initial):
         assert np.linalg.norm(theta - target) <= 1e-3 * way + 1e-6 * norm, part
 
 
+BY_HOST = ("reinforce", "ppo", "trpo", "v-trace", "acer", "pqn", "dqn", "td3", "sac", "q-lambda", "stream-ac")
+"""One of each kind of data, actor and fit; of the others the host loop, which gives the same bits, is `slow`."""
+
+
 def params():
     for case, loop in updates.RUNS:
-        slow = [pytest.mark.slow] if updates.CASES[case].slow else []
+        again = loop == "host" and "compiled" in updates.CASES[case].loops and case not in BY_HOST
+        slow = [pytest.mark.slow] if updates.CASES[case].slow or again else []
         yield pytest.param(case, loop, id=f"{case}-{loop}", marks=slow)
 
 

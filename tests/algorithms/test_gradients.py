@@ -13,32 +13,26 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from actrix.actors.answers import PPOKL, PPOClip, ScoreFunction
-from actrix.algorithms.actor_critic import ActorCritic
-from actrix.core.networks import NetworkConfig
+from actrix.algorithms.presets import compose
+from actrix.algorithms.settings import configure
 from actrix.core.normalize import Moments
 from actrix.core.types import Chunk, Spec
-from actrix.critics.answers import GAE, TD, Critic, MonteCarlo
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, Masked
-from actrix.run.compiled import CompiledRunner
-from actrix.run.host import HostRunner
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.host import HostRunner
 
 T, N, GAMMA = 6, 3, 0.9
 SPEC = Spec(spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(3), T)
-NO_CRITIC = Critic("none", MonteCarlo())
 PLAIN = {
     "n_steps": T, "batch_size": None, "n_epochs": 1, "gamma": GAMMA, "learning_rate": 1.0, "vf_coef": 0.0,
     "max_grad_norm": None, "normalize_advantage": False, "optimizer": "sgd",
-    "network": NetworkConfig(pi=(4,), vf=(4,)),
+    "policy_kwargs": {"net_arch": [4]},
 }  # fmt: skip
 
 
-REINFORCE = ScoreFunction("reward-to-go")
-
-
-def algorithm(critic=NO_CRITIC, actor=REINFORCE, **settings):
-    return ActorCritic(critic, actor, **PLAIN | settings)
+def algorithm(critic="none", actor="score:reward-to-go", **settings):
+    return compose(critic, actor, "on-policy", PLAIN | settings)
 
 
 def start(alg, seed=0):
@@ -155,8 +149,7 @@ def assert_same(got, want):
 
 @pytest.mark.parametrize("psi", ["return", "reward-to-go", "moving-average", "optimal", "gamma"])
 def test_score_function_with_returns(psi):
-    actor = ScoreFunction("reward-to-go", gamma_weight=True) if psi == "gamma" else ScoreFunction(psi)
-    alg = algorithm(actor=actor)
+    alg = algorithm(actor="score:reward-to-go:gamma" if psi == "gamma" else f"score:{psi}")
     learner = start(alg)
     chunk = random_chunk(alg, learner, whole=True)
     w = truths(learner, chunk)
@@ -170,7 +163,7 @@ def test_score_function_with_returns(psi):
             want = GAMMA ** np.arange(T)[:, None] * to_go
         case "moving-average":
             # The first batch has baseline 0; the second the first one's mean return.
-            learner, _ = learn(dataclasses.replace(alg, learning_rate=1e-12), learner, chunk)
+            learner, _ = learn(configure(alg, {"learning_rate": 1e-12}), learner, chunk)
             w = truths(learner, chunk)
             want = to_go - to_go[w.valid].mean()
         case "optimal":
@@ -190,19 +183,19 @@ def test_score_function_with_returns(psi):
 def test_score_function_with_a_critic(psi):
     """The policy's step is −E[∇log π ψ], the critic's 2·vf_coef·E[(V − target)∇V]."""
     critic, actor = {
-        "advantage": (Critic("v", GAE(0.7)), ScoreFunction("advantage")),
-        "td-error": (Critic("v", GAE(0.7)), ScoreFunction("td-error")),
-        "td": (Critic("v", TD()), ScoreFunction("advantage")),
-        "mc": (Critic("v", MonteCarlo()), ScoreFunction("advantage")),
-        "q": (Critic("q", TD()), ScoreFunction("q")),
-        "q-advantage": (Critic("q", TD()), ScoreFunction("advantage")),
+        "advantage": ("gae:0.7", "score:advantage"),
+        "td-error": ("gae:0.7", "score:td-error"),
+        "td": ("td", "score:advantage"),
+        "mc": ("mc", "score:advantage"),
+        "q": ("q-td", "score:q"),
+        "q-advantage": ("q-td", "score:advantage"),
     }[psi]
     alg = algorithm(critic, actor, vf_coef=0.25)
     learner = start(alg)
     chunk = random_chunk(alg, learner, whole=psi == "mc")
     w = truths(learner, chunk)
     rows, columns = np.indices((T, N))
-    if critic.function == "q":
+    if critic == "q-td":
         v, next_v = (w.probs * w.out).sum(-1), (w.next_probs * w.next_out).sum(-1)
         fitted = w.out[rows, columns, chunk.action]
     else:
@@ -220,7 +213,7 @@ def test_score_function_with_a_critic(psi):
 
     def value_loss(p):
         out = forward(p, chunk.obs)
-        chosen = out[rows, columns, chunk.action if critic.function == "q" else 0]
+        chosen = out[rows, columns, chunk.action if critic == "q-td" else 0]
         return 0.25 * jnp.sum(jnp.where(w.valid, (chosen - target) ** 2, 0)) / w.valid.sum()
 
     assert_same(got["vf"], jax.grad(value_loss)(w.p["vf"]))
@@ -272,16 +265,16 @@ def test_kl_to_a_reference_policy(where, reference):
 
 def test_value_clipping_stops_the_gradient_of_values_that_moved():
     """(target − V_old − clip(V − V_old, ±ε))²: nothing is left to gain once V has moved by ε."""
-    alg = algorithm(Critic("v", TD()), ScoreFunction("advantage"), vf_coef=1.0, learning_rate=0.5)
+    alg = algorithm("td", "score:advantage", vf_coef=1.0, learning_rate=0.5)
     learner = start(alg)
     chunk = dataclasses.replace(
         random_chunk(alg, learner, whole=False), reward=np.full((T, N), 50.0, np.float32)
     )
     v_of = lambda l: np.asarray(forward(weights(l.acting.net)["vf"], chunk.obs))[..., 0]
-    clipped = dataclasses.replace(alg, clip_range_vf=0.05, n_epochs=5, actor=PPOClip(0.2))
-    free = dataclasses.replace(clipped, clip_range_vf=None)
+    clipped = configure(alg, {"clip_range_vf": 0.05, "n_epochs": 5, "actor": "ppo-clip:0.2"})
+    free = configure(clipped, {"clip_range_vf": None})
     # Every target lies far above: without clipping V keeps moving, with it the first pass is the last.
-    once, _ = learn(dataclasses.replace(clipped, n_epochs=1), learner, chunk)
+    once, _ = learn(configure(clipped, {"n_epochs": 1}), learner, chunk)
     five, _ = learn(clipped, learner, chunk)
     assert (v_of(once) - v_of(learner) > 0.05).all()
     np.testing.assert_array_equal(v_of(five), v_of(once))
@@ -291,10 +284,10 @@ def test_value_clipping_stops_the_gradient_of_values_that_moved():
 @pytest.mark.parametrize("mode", ["compiled", "host"])
 def test_ppo_starts_from_ratio_one_with_running_statistics(mode):
     """The statistics that acted are those that learn: KL(old, new) is 0 in a single full-batch pass."""
-    alg = ActorCritic(
+    alg = compose("gae", "ppo-clip", settings=dict(
         n_steps=8, batch_size=None, n_epochs=1, normalize_obs=True, normalize_reward=True,
-        network=NetworkConfig(pi=(4,), vf=(4,)), learning_rate=0.05,
-    )  # fmt: skip
+        policy_kwargs={"net_arch": [4]}, learning_rate=0.05,
+    ))  # fmt: skip
     env = ActionObs()
     runner = CompiledRunner(alg, env, 4, [0]) if mode == "compiled" else HostRunner(alg, HostJax(env, 4), 0)
     runner.warm()
@@ -306,8 +299,8 @@ def test_ppo_starts_from_ratio_one_with_running_statistics(mode):
         assert runner.learners[0].acting.obs_moments[0].count == before.count + 32
         assert before.count > 30
     # The check has teeth: with other statistics than those of acting the ratio is not 1.
-    learner = start(algorithm(Critic(), PPOClip(), normalize_obs=True))
-    alg = algorithm(Critic(), PPOClip(), normalize_obs=True)
+    learner = start(algorithm("gae", "ppo-clip", normalize_obs=True))
+    alg = algorithm("gae", "ppo-clip", normalize_obs=True)
     chunk = random_chunk(alg, learner, whole=False)
     moved = alg.observe(learner, chunk)
     assert abs(learn(alg, learner, chunk)[1]["train/approx_kl"]) < 1e-10
@@ -315,13 +308,12 @@ def test_ppo_starts_from_ratio_one_with_running_statistics(mode):
 
 
 def test_critic_only_passes_leave_the_policy_alone():
-    alg = algorithm(
-        Critic(), ScoreFunction("advantage"), optimizer="adam", learning_rate=1e-2, critic_learning_rate=1e-2
-    )
-    learner = start(dataclasses.replace(alg, n_critic_updates=7))
+    alg = algorithm("gae", "score:advantage", optimizer="adam", learning_rate=1e-2, critic_learning_rate=1e-2)
+    seven = configure(alg, {"n_critic_updates": 7})
+    learner = start(seven)
     chunk = random_chunk(alg, learner, whole=False)
     plain, _ = learn(alg, learner, chunk)
-    extra, _ = learn(dataclasses.replace(alg, n_critic_updates=7), learner, chunk)
+    extra, _ = learn(seven, learner, chunk)
     one, other = weights(plain.acting.net), weights(extra.acting.net)
     jax.tree.map(np.testing.assert_array_equal, one["pi"], other["pi"])
     assert np.abs(one["vf"][0][0] - other["vf"][0][0]).max() > 1e-3
@@ -329,14 +321,14 @@ def test_critic_only_passes_leave_the_policy_alone():
 
 VARIANTS = {
     "reinforce": algorithm(normalize_advantage=True),
-    "optimal": algorithm(actor=ScoreFunction("optimal")),
-    "moving-average": algorithm(actor=ScoreFunction("moving-average")),
+    "optimal": algorithm(actor="score:optimal"),
+    "moving-average": algorithm(actor="score:moving-average"),
     "ppo": algorithm(
-        Critic(), PPOClip(), batch_size=6, n_epochs=3, normalize_advantage=True, vf_coef=0.5, ent_coef=0.1,
+        "gae", "ppo-clip", batch_size=6, n_epochs=3, normalize_advantage=True, vf_coef=0.5, ent_coef=0.1,
         normalize_obs=True, normalize_reward=True, target_kl=0.5, clip_range_vf=0.2, ref_kl_coef=0.1,
     ),
-    "ppo-kl": algorithm(Critic(), PPOKL(), n_epochs=2, vf_coef=0.5, ref_kl_coef=0.1, ref_kl_in="loss"),
-    "q": algorithm(Critic("q", MonteCarlo()), ScoreFunction("q"), vf_coef=0.5, n_critic_updates=2),
+    "ppo-kl": algorithm("gae", "ppo-kl", n_epochs=2, vf_coef=0.5, ref_kl_coef=0.1, ref_kl_in="loss"),
+    "q": algorithm("q-mc", "score:q", vf_coef=0.5, n_critic_updates=2),
 }  # fmt: skip
 
 
@@ -385,7 +377,8 @@ def test_a_non_finite_chunk_changes_no_parameter(name, field, value):
     after, metrics = run(learner, bad)
     assert metrics["nonfinite"] == 1
     assert metrics["bad_row"] == 0
-    kept = lambda l: (dataclasses.replace(l.training, update=0, steps=0, steps_rest=0), l.acting)
+    counters = dict(update=0, steps=0, steps_rest=0, gradient_steps=0)
+    kept = lambda l: (dataclasses.replace(l.training, **counters), l.acting)
     jax.tree.map(np.testing.assert_array_equal, kept(after), kept(learner))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(after))
     again, metrics = run(after, chunk)
@@ -395,27 +388,29 @@ def test_a_non_finite_chunk_changes_no_parameter(name, field, value):
 
 @pytest.mark.parametrize(("target", "factor"), [(1e6, 0.5), (1e-9, 2.0)])
 def test_ppo_kl_adapts_beta(target, factor):
-    alg = algorithm(Critic(), PPOKL(kl_target=target, initial_beta=0.7), n_epochs=3, learning_rate=0.1)
+    alg = algorithm("gae", f"ppo-kl:{target}:0.7", n_epochs=3, learning_rate=0.1)
     learner = start(alg)
     after, metrics = learn(alg, learner, random_chunk(alg, learner, whole=False))
-    assert learner.training.beta == pytest.approx(0.7)
-    assert after.training.beta == pytest.approx(0.7 * factor)
-    assert metrics["train/beta"] == after.training.beta
+    beta = lambda l: l.training.kept.actor.own
+    assert beta(learner) == pytest.approx(0.7)
+    assert beta(after) == pytest.approx(0.7 * factor)
+    assert metrics["train/beta"] == beta(after)
 
 
 def test_target_kl_stops_the_passes():
     """After the first minibatch whose KL exceeds 1.5·target_kl no parameter moves."""
-    alg = algorithm(Critic(), PPOClip(), learning_rate=1.0, n_epochs=2)
+    alg = algorithm("gae", "ppo-clip", learning_rate=1.0, n_epochs=2)
     learner = start(alg)
     chunk = random_chunk(alg, learner, whole=False)
-    once, _ = learn(dataclasses.replace(alg, n_epochs=1), learner, chunk)
-    stopped, metrics = learn(dataclasses.replace(alg, n_epochs=4, target_kl=1e-6), learner, chunk)
+    once, _ = learn(configure(alg, {"n_epochs": 1}), learner, chunk)
+    stopped, metrics = learn(configure(alg, {"n_epochs": 4, "target_kl": 1e-6}), learner, chunk)
     assert metrics["train/approx_kl"] > 1e-6
     jax.tree.map(np.testing.assert_array_equal, stopped.acting.net, once.acting.net)
 
 
 def test_masked_actions_are_never_taken_and_get_no_gradient():
-    alg = ActorCritic(n_steps=16, batch_size=None, n_epochs=2, network=NetworkConfig(pi=(4,), vf=(4,)))
+    settings = {"n_steps": 16, "batch_size": None, "n_epochs": 2, "policy_kwargs": {"net_arch": [4]}}
+    alg = compose("gae", "ppo-clip", settings=settings)
     runner = CompiledRunner(alg, Masked(), 8, [0])
     (report,) = runner.advance(1)
     assert len(report.ep_returns) == 128

@@ -21,7 +21,8 @@ from helpers import (
     values,
 )
 
-from actrix.algorithms.presets import PRESETS, composed, configure
+from actrix.algorithms.presets import PRESETS, composed
+from actrix.algorithms.settings import configure
 from actrix.envs.probes import ActionObs, ContinuousTarget, Discount
 
 ITERATIONS = 300
@@ -72,18 +73,18 @@ def test_presets_learn_known_values_and_to_act(name):
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "learning_rate"),
     [
-        "ppo",
-        "reinforce",
-        "trpo",
-        "acktr",
-        *(pytest.param(x, marks=pytest.mark.slow) for x in ("a2c", "vpg", "npg")),
+        ("ppo", 0.003),  # four epochs: at 0.01 the last iterates wander by 0.2
+        ("reinforce", 0.01),
+        ("trpo", 0.01),
+        ("acktr", 0.01),
+        *(pytest.param(x, 0.01, marks=pytest.mark.slow) for x in ("a2c", "vpg", "npg")),
     ],
 )
-def test_continuous_actions(name):
+def test_continuous_actions(name, learning_rate):
     """Best action ±½ by the sign of the observation."""
-    algorithm = small(PRESETS[name].algorithm, learning_rate=0.01)
+    algorithm = small(PRESETS[name].algorithm, learning_rate=learning_rate)
     acting = train_apart(algorithm, ContinuousTarget(), 300).acting
     for x in (1.0, -1.0):
         np.testing.assert_allclose(greedy(algorithm, acting, [x, 0.0]), [x / 2], atol=0.15)

@@ -20,16 +20,18 @@ from helpers import (
     small,
 )
 
-from actrix.algorithms.presets import PRESETS, composed, configure
+from actrix.algorithms.presets import PRESETS, composed
+from actrix.algorithms.settings import configure
 from actrix.core.types import Chunk
-from actrix.envs.jax_envs import ClassicEnv, HostJax
+from actrix.envs.classic import ClassicEnv
+from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import Probe, TMaze
-from actrix.run.compiled import CompiledRunner, collect
-from actrix.run.host import HostRunner
-from actrix.run.runner import iteration_keys
-from actrix.run.stepping import SteppingRunner, host_runner
-from actrix.run.train import NonFiniteError, SeedRun
-from actrix.run.train import train as run_training
+from actrix.loops.compiled import CompiledRunner, collect
+from actrix.loops.host import HostRunner
+from actrix.loops.runner import iteration_keys
+from actrix.loops.stepping import SteppingRunner, host_runner
+from actrix.loops.train import NonFiniteError, SeedRun
+from actrix.loops.train import train as run_training
 
 CARTPOLE = ClassicEnv("CartPole-v1", max_episode_steps=12)
 PENDULUM = ClassicEnv("Pendulum-v1", max_episode_steps=12)

@@ -9,48 +9,55 @@ import pytest
 import test_corrected
 import test_learning
 import test_off_policy as checks
-from helpers import probability, shared_runner, small, train, value
+from helpers import estimated, probability, shared_runner, small, train, value
 
-from actrix.actors import answers
-from actrix.algorithms import estimates, off_policy, pathwise
-from actrix.algorithms.pathwise import CriticEnsemble, Pathwise
+from actrix.actors import pathwise
+from actrix.actors.pathwise import Deterministic, Soft
+from actrix.actors.policy_gradient import PPOClip
 from actrix.algorithms.presets import PRESETS
-from actrix.algorithms.q_learning import QLearning
 from actrix.core import normalize
+from actrix.core.answers import Kept
 from actrix.core.distributions import TanhGaussian
-from actrix.critics import returns
-from actrix.envs.jax_envs import ClassicEnv
+from actrix.core.rows import Rows
+from actrix.critics import corrected, ensemble, represent
+from actrix.critics import value as value_critics
+from actrix.critics.ensemble import Ensemble
+from actrix.critics.q import Q
+from actrix.data import replay
+from actrix.data.ring import Memory
+from actrix.envs.classic import ClassicEnv
 from actrix.envs.probes import ActionObs, InfiniteTimeLimit, MaskVelocity
-from actrix.run.compiled import collect
+from actrix.loops.compiled import collect
 
 PPO = PRESETS["ppo"].algorithm
 
 
 def test_flipped_advantage(monkeypatch):
-    original = estimates.psi
-    monkeypatch.setattr(estimates, "psi", lambda *a, **k: -original(*a, **k))
+    original = PPOClip.remember
+    flipped = lambda memo: memo | {"psi": -memo["psi"]}
+    monkeypatch.setattr(PPOClip, "remember", lambda *a: flipped(original(*a)))
     runner = train(small(PPO), ActionObs(), 60)
     assert probability(runner, [1.0, 0.0])[1] < 0.1
 
 
 def test_dropped_bootstrap(monkeypatch):
-    original = returns.gae
+    original = value_critics.gae
 
-    def mutant(*, terminated, truncated, **rows):
-        return original(terminated=terminated | truncated, truncated=truncated, **rows)
+    def mutant(rows, *rest):
+        return original(dataclasses.replace(rows, discount=jnp.where(rows.cut, 0, rows.discount)), *rest)
 
-    monkeypatch.setattr(returns, "gae", mutant)
+    monkeypatch.setattr(value_critics, "gae", mutant)
     runner = train(small(PPO, gamma=0.5), InfiniteTimeLimit(steps=2), 200)
     assert value(runner, [0.0, 0.0]) < 1.6
 
 
 def test_bootstrap_through_termination(monkeypatch):
-    original = returns.gae
+    original = value_critics.gae
 
-    def mutant(*, terminated, truncated, **rows):
-        return original(terminated=jnp.zeros_like(terminated), truncated=terminated | truncated, **rows)
+    def mutant(rows, *rest):
+        return original(dataclasses.replace(rows, discount=jnp.full_like(rows.discount, 0.5)), *rest)
 
-    monkeypatch.setattr(returns, "gae", mutant)
+    monkeypatch.setattr(value_critics, "gae", mutant)
     runner = train(small(PPO, gamma=0.5), ActionObs(), 150)
     assert value(runner, [1.0, 0.0]) > 1.3  # 1 is right
 
@@ -71,10 +78,10 @@ def test_unclipped_ratio(monkeypatch):
     algorithm = small(PPO, n_epochs=20, learning_rate=0.05)
     kept = train(algorithm, ActionObs(), 0, seed=2).advance(1)[0].metrics["train/approx_kl"]
 
-    def mutant(self, *, psi, log_prob, old_log_prob, **unused):
-        return jnp.exp(log_prob - old_log_prob) * psi, {}
+    def mutant(self, view, kept, rows, psi, memo, progress):
+        return jnp.exp(view.log_prob - rows.log_prob) * psi, {}
 
-    monkeypatch.setattr(answers.PPOClip, "objective", mutant)
+    monkeypatch.setattr(PPOClip, "objective", mutant)
     left = train(algorithm, ActionObs(), 0, seed=2).advance(1)[0].metrics["train/approx_kl"]
     assert left > 2 * kept
 
@@ -85,26 +92,16 @@ def test_no_gradient_flows_through_the_target(name):
     algorithm = small(PRESETS[name].algorithm)
     assert dataclasses.is_dataclass(algorithm)
     runner = train(algorithm, InfiniteTimeLimit(steps=2), 1)
-    batch = estimates.estimate(
-        algorithm,
-        runner.learners[0].acting.net,
-        runner.learners[0].training,
-        _chunk(runner),
-        None,
-    )
-    gradient = jax.grad(
-        lambda reward: jnp.sum(
-            estimates.estimate(
-                algorithm,
-                runner.learners[0].acting.net,
-                runner.learners[0].training,
-                dataclasses.replace(_chunk(runner), reward=reward),
-                None,
-            ).target
-        )
-    )(_chunk(runner).reward)
-    assert float(jnp.max(jnp.abs(gradient))) == 0.0
-    assert batch.target.shape == batch.psi.shape
+    learner, chunk = runner.learners[0], _chunk(runner)
+    _, est, memo = estimated(algorithm, learner, chunk)
+
+    def total(reward, net):
+        now = dataclasses.replace(learner, acting=dataclasses.replace(learner.acting, net=net))
+        return jnp.sum(estimated(algorithm, now, dataclasses.replace(chunk, reward=reward))[1].target)
+
+    gradient = jax.grad(total, (0, 1))(chunk.reward, learner.acting.net)
+    assert all(float(jnp.max(jnp.abs(x))) == 0.0 for x in jax.tree.leaves(gradient))
+    assert est.target.shape == memo["psi"].shape
 
 
 def _chunk(runner):
@@ -141,7 +138,14 @@ def fails(check, *arguments):
 
 
 def test_twin_critics_without_their_minimum(mutate):
-    mutate(CriticEnsemble, "join", lambda _: lambda self, q, how: jnp.mean(q, axis=1))
+    class Averaging:
+        min = staticmethod(jnp.mean)
+
+        def __getattr__(self, name):
+            return getattr(jnp, name)
+
+    mutate(represent, "jnp", lambda _: Averaging())
+    mutate(ensemble, "jnp", lambda _: Averaging())
     fails(checks.test_twin_critics_are_joined_by_their_minimum, "td3")
     fails(checks.test_twin_critics_are_joined_by_their_minimum, "discrete-sac")
     fails(checks.test_sac_by_its_formulas)
@@ -176,7 +180,7 @@ def test_done_stored_instead_of_terminated(name, mutate):
             memory, dataclasses.replace(chunk, terminated=chunk.terminated | chunk.truncated)
         )
 
-    mutate(off_policy, "append", mutant)
+    mutate(Memory, "append", mutant)
     wrong = {c[0]: c[1] for c in test_learning.learned(name) if not abs(c[1] - c[2]) <= c[3]}
     assert wrong["time limit"] < 1.6
 
@@ -184,66 +188,65 @@ def test_done_stored_instead_of_terminated(name, mutate):
 def test_actor_that_descends(mutate):
     def mutant(original):
         def rows(self, *arguments):
-            loss, entropy = original(self, *arguments)
-            return -loss, entropy
+            loss, metrics = original(self, *arguments)
+            return -loss, metrics
 
         return rows
 
-    mutate(Pathwise, "_actor_rows", mutant)
+    mutate(Deterministic, "loss", mutant)
+    mutate(Soft, "loss", mutant)
     fails(checks.test_deterministic_actor_critics_by_their_formulas, "ddpg")
     fails(checks.test_sac_by_its_formulas)
     fails(checks.test_discrete_sac_by_its_formulas)
 
 
 def test_online_network_in_place_of_the_target(mutate):
-    mutate(
-        QLearning,
-        "_target",
-        lambda original: lambda self, online, target, *rest: original(self, online, online, *rest),
-    )
+    def mutant(name):
+        def make(original):
+            def estimate(self, view, kept, *rest):
+                return original(self, view, Kept(view.params[name], view.params.get("actor")), *rest)
+
+            return estimate
+
+        return make
+
+    mutate(Q, "estimate", mutant("net"))
     for kind in ("q-learning", "double", "soft"):
         fails(checks.test_q_learning_descends_the_weighted_huber_loss, kind)
-
-    def mutant(original):
-        def target(self, state, *rest):
-            return original(self, dataclasses.replace(state, targets={}), *rest)
-
-        return target
-
-    mutate(Pathwise, "_target", mutant)
+    mutate(Ensemble, "estimate", mutant("critic"))
     fails(checks.test_deterministic_actor_critics_by_their_formulas, "td3")
     fails(checks.test_sac_by_its_formulas)
 
 
 def test_targets_that_follow_every_update(mutate):
-    follow = lambda _: (
-        lambda self, state, before, after: dataclasses.replace(state, targets=dict(state.weights))
-    )
-    mutate(QLearning, "synchronize", follow)
+    mutate(Q, "before", lambda _: lambda self, kept, params, clock: params["net"])
     fails(checks.test_target_update_interval_counts_environment_steps, 1.0)
 
 
 def test_importance_weights_ignored(mutate):
-    plain = lambda _: lambda rows, weight: jnp.sum((weight > 0) * rows) / jnp.sum(weight > 0)
-    mutate(off_policy, "weighted_mean", plain)
+    plain = lambda _: lambda rows, x: jnp.sum((rows.weight > 0) * x) / jnp.sum(rows.weight > 0)
+    mutate(Rows, "mean", plain)
     fails(checks.test_q_learning_descends_the_weighted_huber_loss, "q-learning")
     fails(checks.test_prioritised_weights_enter_the_loss_and_errors_become_priorities)
-    mutate(pathwise, "weighted_mean", plain)
     fails(checks.test_deterministic_actor_critics_by_their_formulas, "td3")
 
 
 def test_ratio_ignored(mutate):
-    mutate(estimates, "importance_ratio", lambda _: lambda log_prob, old: jnp.ones_like(log_prob))
+    mutate(corrected, "importance_ratio", lambda _: lambda log_prob, old: jnp.ones_like(log_prob))
     fails(test_corrected.test_v_trace_beats_the_uncorrected_learner_at_lag_8)
 
 
 def test_masks_ignored_in_targets(mutate):
-    def blind(batch):
-        return dataclasses.replace(batch, next_mask=jnp.ones_like(batch.next_mask))
+    def blind(rows):
+        return dataclasses.replace(rows, next_mask=jnp.ones_like(rows.next_mask))
 
-    mutate(
-        QLearning, "_target", lambda f: lambda self, a, b, batch, *rest: f(self, a, b, blind(batch), *rest)
-    )
+    def mutant(original):
+        def estimate(self, view, kept, rows, *rest):
+            return original(self, type(view)(view.build, view.params, blind(rows)), kept, blind(rows), *rest)
+
+        return estimate
+
+    mutate(Q, "estimate", mutant)
     for kind in ("q-learning", "double", "expected-sarsa", "soft"):
         fails(checks.test_q_learning_descends_the_weighted_huber_loss, kind)
     for kind in ("c51", "qr", "iqn"):
@@ -251,11 +254,7 @@ def test_masks_ignored_in_targets(mutate):
     wrong = {c[0]: c for c in test_learning.learned("dqn") if not abs(c[1] - c[2]) <= c[3]}
     assert list(wrong) == ["masked target"]
     assert wrong["masked target"][1] == pytest.approx(0.5, abs=0.1)
-    mutate(
-        Pathwise,
-        "_target",
-        lambda f: lambda self, state, build, batch, *rest: f(self, state, build, blind(batch), *rest),
-    )
+    mutate(Ensemble, "estimate", mutant)
     fails(checks.test_discrete_sac_by_its_formulas)
 
 
@@ -273,14 +272,11 @@ def test_n_step_return_across_a_time_limit(mutate):
             dataclasses.replace(ends, truncated=ends.truncated & False), *rest
         )
 
-    mutate(off_policy, "n_step_batch", mutant)
+    mutate(replay, "jump", mutant)
     fails(lambda: [checks.test_n_step_batch_is_a_double_loop(seed) for seed in range(20)])
 
 
 def test_priorities_that_are_not_the_errors(mutate):
-    mutate(
-        QLearning,
-        "_loss",
-        lambda f: lambda self, *a: (lambda r, p, q: (r, jnp.ones_like(p), q))(*f(self, *a)),
-    )
+    equal = lambda loss, priority, metrics: (loss, jnp.ones_like(priority), metrics)
+    mutate(Q, "loss", lambda f: lambda self, *a: equal(*f(self, *a)))
     fails(checks.test_prioritised_weights_enter_the_loss_and_errors_become_priorities)

@@ -9,22 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
-from helpers import NETWORK, preset
+from helpers import NETWORK, continuous, gives, preset
 
-from actrix.actors.exploration import Greedy
-from actrix.algorithms import off_policy
-from actrix.algorithms.off_policy import Batch, State
-from actrix.algorithms.pathwise import CriticEnsemble, Pathwise
-from actrix.algorithms.presets import PRESETS, configure
-from actrix.algorithms.q_learning import QLearning, huber
-from actrix.core import q_networks
-from actrix.core.networks import noise_size, perturb
+from actrix.algorithms.learn import ONE_STEP, Update
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
+from actrix.core.answers import Kept, State
+from actrix.core.contract import count
 from actrix.core.optim import flatten, polyak
+from actrix.core.rows import Rows
 from actrix.core.types import Chunk, Spec
-from actrix.data.replay import SMALLEST_PRIORITY, Ends, weights
-from actrix.envs.jax_envs import ClassicEnv
+from actrix.critics.represent import TruncatedQuantiles, huber
+from actrix.data import replay
+from actrix.data.ring import SMALLEST_PRIORITY, Ends, weights
+from actrix.envs.classic import ClassicEnv
 from actrix.envs.probes import ContinuousTarget
-from actrix.run.compiled import collect, reset
+from actrix.loops.compiled import collect, reset
+from actrix.nets.torso import noise_size, perturb
+from actrix.nets.view import apply
 
 GAMMA, N, ACTIONS = 0.9, 4, 3
 OBS = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -35,7 +37,6 @@ PLAIN = {
     "batch_size": 8, "buffer_size": 400, "learning_starts": 0, "gradient_steps": 1, "train_freq": 2,
 }  # fmt: skip
 KEY = jax.random.key(0)
-apply = q_networks.apply
 
 
 def algorithm(name, **settings):
@@ -44,7 +45,22 @@ def algorithm(name, **settings):
 
 
 def spec_of(alg):
-    return BOX if isinstance(alg, Pathwise) and not alg.discrete else DISCRETE
+    return BOX if continuous(alg) else DISCRETE
+
+
+def fitted_part(alg):
+    """What the parameters of the critic are called."""
+    return "net" if gives(alg) == "Q(s, ·)" else "critic"
+
+
+def targets_of(alg, kept):
+    """Target copies by the name of what they are copies of."""
+    copies = {fitted_part(alg): kept.critic, "actor": kept.actor}
+    return {name: x for name, x in copies.items() if not isinstance(x, tuple)}
+
+
+def with_targets(alg, kept, targets):
+    return Kept(targets[fitted_part(alg)], targets.get("actor", kept.actor))
 
 
 def start(alg, spec=None, targets_apart=True):
@@ -53,26 +69,34 @@ def start(alg, spec=None, targets_apart=True):
     if not targets_apart:
         return learner
     shift = lambda name, x: x + 0.3 * jax.random.normal(jax.random.key(len(name)), x.shape)
-    targets = {name: shift(name, x) for name, x in learner.training.targets.items()}
-    return dataclasses.replace(learner, training=dataclasses.replace(learner.training, targets=targets))
+    kept = learner.training.kept
+    targets = {name: shift(name, x) for name, x in targets_of(alg, kept).items()}
+    kept = with_targets(alg, kept, targets)
+    return dataclasses.replace(learner, training=dataclasses.replace(learner.training, kept=kept))
+
+
+def updating(alg, learner):
+    return Update(alg, learner, count(learner.training, ONE_STEP))
 
 
 def parts(alg, learner):
-    """(state, build) as `update` takes them."""
-    vectors, build = alg.split(learner.acting.net)
-    training = learner.training
-    return State(vectors | training.scalars, training.targets, training.opt_state), build
+    """(state, build) as `update` takes them; targets are built by the names of what they are copies of."""
+    update, training = updating(alg, learner), learner.training
+    params = update.params | training.own
+    state = State(params, training.opt, training.kept, training.gradient_steps, jnp.asarray(False))
+    return state, update.build
 
 
 def random_batch(alg, rows=8, seed=0, spec=None, **fields):
     rng, spec = np.random.default_rng(seed), spec or spec_of(alg)
     normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     action = rng.uniform(-1, 1, (rows, 2)) if spec is BOX else rng.integers(0, ACTIONS, rows)
-    batch = Batch(
+    batch = Rows(
         obs=normal(rows, 2), action=jnp.asarray(action, jnp.float32 if spec is BOX else jnp.int32),
         reward=normal(rows), discount=GAMMA * jnp.asarray(rng.random(rows) < 0.7, jnp.float32),
         next_obs=normal(rows, 2), weight=jnp.ones(rows), next_action=jnp.asarray(rng.integers(0, ACTIONS, rows)),
-        next_action_known=jnp.asarray(rng.random(rows) < 0.5),
+        next_action_known=jnp.asarray(rng.random(rows) < 0.5), cut=jnp.ones(rows, bool), on_policy=False,
+        replayed=True,
     )  # fmt: skip
     return dataclasses.replace(batch, **fields)
 
@@ -96,10 +120,19 @@ def random_chunk(alg, rows=None, seed=0, spec=None, **fields):
 
 @functools.cache
 def compiled_update(alg):
-    build = alg.split(start(alg).acting.net)[1]
-    return jax.jit(
-        lambda state, batch, number, key: alg.update(state, build, batch, number, key, jnp.zeros(()))
-    )
+    update, progress = updating(alg, start(alg)), jnp.zeros(())
+
+    def step(state, batch, key):
+        item, _ = update.estimate(state, batch, progress, key)
+        return update.update(state, item, progress, key)
+
+    return jax.jit(step)
+
+
+def target_of(alg, learner, batch, key=KEY):
+    """What the critic is fitted to."""
+    update, state = updating(alg, learner), parts(alg, learner)[0]
+    return jax.jit(lambda batch: update.estimate(state, batch, jnp.zeros(()), key)[0][1])(batch)
 
 
 @functools.cache
@@ -107,8 +140,9 @@ def compiled_learn(alg):
     return jax.jit(alg.learn)
 
 
-def update(alg, learner, batch, number=0, key=KEY):
-    return compiled_update(alg)(parts(alg, learner)[0], batch, jnp.asarray(number), key)
+def update(alg, learner, batch, key=KEY):
+    """(state, priorities, metrics) after one update."""
+    return compiled_update(alg)(parts(alg, learner)[0], batch, key)
 
 
 def close(got, want, **tolerance):
@@ -151,23 +185,26 @@ def test_targets_are_untouched_by_gradients(name):
     """
     alg = FAMILIES[name]
     learner, batch = start(alg), random_batch(alg)
-    state, build = parts(alg, learner)
+    step, state = compiled_update(alg), parts(alg, learner)[0]
+    name_of_loss = "loss" if gives(alg) == "Q(s, ·)" else "critic_loss"
 
     def loss(targets):
-        now = dataclasses.replace(state, targets=targets)
-        after, _, metrics = alg.update(now, build, batch, jnp.asarray(0), KEY, jnp.zeros(()))
-        return metrics["train/loss" if isinstance(alg, QLearning) else "train/critic_loss"], after
+        now = dataclasses.replace(state, kept=with_targets(alg, state.kept, targets))
+        after, _, metrics = step(now, batch, KEY)
+        return metrics[f"train/{name_of_loss}"], after
 
-    gradient, after = jax.jit(jax.grad(loss, has_aux=True))(state.targets)
-    for target in state.targets:
+    targets = targets_of(alg, state.kept)
+    gradient, after = jax.jit(jax.grad(loss, has_aux=True))(targets)
+    moved = targets_of(alg, after.kept)
+    for target in targets:
         assert name == "iql" or (gradient[target] == 0).all()
-        if isinstance(alg, QLearning):
-            same(after.targets[target], state.targets[target])
+        if gives(alg) == "Q(s, ·)":
+            same(moved[target], targets[target])
         else:
-            want = polyak(state.targets[target], after.weights[target], alg.tau)
-            close(after.targets[target], want, rtol=1e-6, atol=1e-7)
-            assert np.abs(after.targets[target] - state.targets[target]).max() > 1e-4
-    assert any((after.weights[n] != state.weights[n]).any() for n in state.targets)
+            want = polyak(targets[target], after.params[target], alg.critic.tau)
+            close(moved[target], want, rtol=1e-6, atol=1e-7)
+            assert np.abs(moved[target] - targets[target]).max() > 1e-4
+    assert any((after.params[n] != state.params[n]).any() for n in targets)
 
 
 @pytest.mark.parametrize("tau", [1.0, 0.25])
@@ -176,11 +213,11 @@ def test_target_update_interval_counts_environment_steps(tau):
     alg = algorithm("dqn", target_update_interval=20, tau=tau, learning_rate=0.1)
     learner, moved = start(alg), []
     for i in range(10):
-        before, target = flatten(learner.acting.net)[0], learner.training.targets["q"]
+        before, target = flatten(learner.acting.net)[0], learner.training.kept.critic
         learner, _ = compiled_learn(alg)(learner, random_chunk(alg, seed=i), jax.random.key(i))
-        if (learner.training.targets["q"] != target).any():
+        if (learner.training.kept.critic != target).any():
             moved.append(8 * (i + 1))
-            close(learner.training.targets["q"], polyak(target, before, tau), rtol=1e-6)
+            close(learner.training.kept.critic, polyak(target, before, tau), rtol=1e-6)
     assert moved == [24, 40, 64, 80]
 
 
@@ -191,10 +228,10 @@ def test_td3_delays_the_actor_and_all_targets():
         old = parts(alg, learner)[0]
         learner, metrics = compiled_learn(alg)(learner, random_chunk(alg, seed=i), jax.random.key(i))
         new = parts(alg, learner)[0]
-        assert (old.weights["critic"] != new.weights["critic"]).any()
+        before, after = targets_of(alg, old.kept), targets_of(alg, new.kept)
+        assert (old.params["critic"] != new.params["critic"]).any()
         changed = [(a[n] != b[n]).any() for n, a, b in (
-            ("actor", old.weights, new.weights), ("actor", old.targets, new.targets),
-            ("critic", old.targets, new.targets))]  # fmt: skip
+            ("actor", old.params, new.params), ("actor", before, after), ("critic", before, after))]  # fmt: skip
         assert len(set(map(bool, changed))) == 1
         moved.append(bool(changed[0]))
         assert np.isnan(metrics["train/actor_loss"]) == (not changed[0])
@@ -211,15 +248,16 @@ def taken(q, action):
 @pytest.mark.parametrize("kind", ["q-learning", "double", "expected-sarsa", "sarsa", "soft"])
 def test_q_learning_descends_the_weighted_huber_loss(kind):
     """Σ w·huber(Q(s,a) − r − γ′V(s′)) / number, V from the target network; illegal actions enter no V."""
-    alg = algorithm("soft-q" if kind == "soft" else "dqn", target=kind, exploration_initial_eps=0.3)
+    given = {} if kind == "soft" else {"target": kind, "exploration_initial_eps": 0.3}
+    alg = algorithm("soft-q" if kind == "soft" else "dqn", **given)
     learner = start(alg, MASKED)
     mask = np.random.default_rng(5).random((8, ACTIONS)) < 0.5
     mask[np.arange(8), np.arange(8) % ACTIONS] = True
     batch = random_batch(alg, spec=MASKED, weight=jnp.linspace(0.0, 2.0, 8), next_mask=jnp.asarray(mask),
                          next_action=jnp.arange(8) % ACTIONS, next_action_known=jnp.ones(8, bool))  # fmt: skip
     state, build = parts(alg, learner)
-    online = np.asarray(apply(build(state.weights), batch.next_obs))
-    target = np.asarray(apply(build(state.targets), batch.next_obs))
+    online = np.asarray(apply(build(state.params), batch.next_obs))
+    target = np.asarray(apply(build(targets_of(alg, state.kept)), batch.next_obs))
     best = np.where(mask, online, -np.inf).argmax(1)
     rows = np.arange(8)
     behaviour = mask * 0.3 / mask.sum(1, keepdims=True)
@@ -234,14 +272,14 @@ def test_q_learning_descends_the_weighted_huber_loss(kind):
     y = batch.reward + batch.discount * value
 
     def loss(theta):
-        e = np.asarray(batch.weight) * huber(taken(apply(build({"q": theta}), batch.obs), batch.action) - y)
+        e = np.asarray(batch.weight) * huber(taken(apply(build({"net": theta}), batch.obs), batch.action) - y)
         return e.sum() / 7  # one weight is 0: no transition was drawn
 
     after, priority, metrics = update(alg, learner, batch)
-    want, gradient = jax.value_and_grad(loss)(state.weights["q"])
+    want, gradient = jax.value_and_grad(loss)(state.params["net"])
     close(metrics["train/loss"], want)
-    close(state.weights["q"] - after.weights["q"], gradient)
-    close(priority, np.abs(taken(apply(build(state.weights), batch.obs), batch.action) - y))
+    close(state.params["net"] - after.params["net"], gradient)
+    close(priority, np.abs(taken(apply(build(state.params), batch.obs), batch.action) - y))
     unmasked = dataclasses.replace(batch, next_mask=jnp.ones((8, ACTIONS), bool))
     if kind != "sarsa":
         assert abs(update(alg, learner, unmasked)[2]["train/loss"] - want) > 1e-3
@@ -251,19 +289,21 @@ def test_q_learning_descends_the_weighted_huber_loss(kind):
 @pytest.mark.parametrize("kind", ["c51", "qr", "iqn"])
 def test_distributional_targets_choose_among_legal_actions(kind, target):
     """With the best action forbidden, the target is that of the other one."""
-    alg = algorithm("dqn", distributional=kind, target=target, n_atoms=11, v_min=-3.0, v_max=3.0, n_quantiles=4,
-                    n_policy_quantiles=4, quantile_dim=4)  # fmt: skip
+    sizes = {
+        "c51": {"n_atoms": 11, "v_min": -3.0, "v_max": 3.0},
+        "qr": {"n_quantiles": 4},
+        "iqn": {"n_quantiles": 4, "n_policy_quantiles": 4, "quantile_dim": 4},
+    }
+    alg = algorithm("dqn", distributional=kind, target=target, **sizes[kind])
     learner = start(alg, MASKED)
     state, build = parts(alg, learner)
-    nets = build(state.weights), build(state.targets)
+    nets = build(state.params), build(targets_of(alg, state.kept))
     chooser = nets[0] if target == "double" else nets[1]
     batch = random_batch(alg, spec=MASKED)
-    order = np.argsort(-np.asarray(alg._q(chooser, batch.next_obs)), axis=1)
+    order = np.argsort(-np.asarray(alg.critic.q_values(chooser, batch.next_obs)), axis=1)
     forbid = jnp.asarray(np.arange(ACTIONS)[None] != order[:, :1])
     only = lambda column: jnp.asarray(np.arange(ACTIONS)[None] == order[:, column : column + 1])
-    of = jax.jit(
-        lambda mask: alg._target(*nets, dataclasses.replace(batch, next_mask=mask), KEY, jnp.zeros(()))
-    )
+    of = lambda mask: target_of(alg, learner, dataclasses.replace(batch, next_mask=mask))
     close(of(forbid), of(only(1)))
     close(of(jnp.ones((8, ACTIONS), bool)), of(only(0)))
     assert np.abs(of(only(0)) - of(only(1))).max() > 1e-3
@@ -271,10 +311,10 @@ def test_distributional_targets_choose_among_legal_actions(kind, target):
 
 def pathwise_critic_loss(alg, build, state, batch, y):
     def loss(theta):
-        q = apply(build(state.weights | {"critic": theta}).critics, batch.obs, batch.action, None)[..., 0]
+        q = apply(build(state.params | {"critic": theta}).critics, batch.obs, batch.action, None)[..., 0]
         return jnp.mean(batch.weight * 0.5 * jnp.sum((q - y[:, None]) ** 2, axis=1))
 
-    return jax.grad(loss)(state.weights["critic"])
+    return jax.grad(loss)(state.params["critic"])
 
 
 @pytest.mark.parametrize("name", ["ddpg", "td3"])
@@ -283,21 +323,19 @@ def test_deterministic_actor_critics_by_their_formulas(name):
     alg = algorithm(name, target_policy_noise=0.0, policy_delay=1)
     learner, batch = start(alg), random_batch(alg, weight=jnp.linspace(0.5, 2.0, 8))
     state, build = parts(alg, learner)
-    target = build(state.targets)
+    target = build(targets_of(alg, state.kept))
     q = apply(target.critics, batch.next_obs, apply(target.actor, batch.next_obs), None)[..., 0]
     y = batch.reward + batch.discount * q.min(1)
     after, priority, _ = update(alg, learner, batch)
-    close(
-        state.weights["critic"] - after.weights["critic"], pathwise_critic_loss(alg, build, state, batch, y)
-    )
-    before = apply(build(state.weights).critics, batch.obs, batch.action, None)[..., 0]
+    close(state.params["critic"] - after.params["critic"], pathwise_critic_loss(alg, build, state, batch, y))
+    before = apply(build(state.params).critics, batch.obs, batch.action, None)[..., 0]
     close(priority, np.abs(before - y[:, None]).mean(1))
 
     def actor_loss(theta):
-        net = build({"actor": theta, "critic": after.weights["critic"]})
+        net = build({"actor": theta, "critic": after.params["critic"]})
         return -jnp.mean(apply(net.critics, batch.obs, apply(net.actor, batch.obs), None)[:, 0, 0])
 
-    close(state.weights["actor"] - after.weights["actor"], jax.grad(actor_loss)(state.weights["actor"]))
+    close(state.params["actor"] - after.params["actor"], jax.grad(actor_loss)(state.params["actor"]))
 
 
 def test_sac_by_its_formulas():
@@ -305,26 +343,26 @@ def test_sac_by_its_formulas():
     alg = algorithm("sac", ent_coef="auto_0.3", learning_rate=0.1)
     learner, batch = start(alg), random_batch(alg)
     state, build = parts(alg, learner)
-    keys = jax.random.split(KEY, 4)
+    keys = jax.random.split(KEY, 5)
     noise = lambda key: jax.random.normal(key, (8, 2))
-    net, target = build(state.weights), build(state.weights | state.targets)
+    net, target = build(state.params), build(state.params | targets_of(alg, state.kept))
     action, log_prob = apply(net.actor, batch.next_obs).sample_with_log_prob(
         noise(jax.random.split(keys[0])[0])
     )
     q = apply(target.critics, batch.next_obs, action, None)[..., 0].min(1)
     y = batch.reward + batch.discount * (q - 0.3 * log_prob)
     after, _, metrics = update(alg, learner, batch)
-    step = lambda name: (state.weights[name] - after.weights[name]) / 0.1
+    step = lambda name: (state.params[name] - after.params[name]) / 0.1
     close(step("critic"), pathwise_critic_loss(alg, build, state, batch, y))
     xi = noise(jax.random.split(keys[2])[1])
 
     def actor_loss(theta):
-        net = build({"actor": theta, "critic": after.weights["critic"]})
+        net = build({"actor": theta, "critic": after.params["critic"]})
         action, log_prob = apply(net.actor, batch.obs).sample_with_log_prob(xi)
         q = apply(net.critics, batch.obs, action, None)[..., 0].min(1)
         return jnp.mean(0.3 * log_prob - q), jnp.mean(-log_prob)
 
-    gradient, entropy = jax.grad(actor_loss, has_aux=True)(state.weights["actor"])
+    gradient, entropy = jax.grad(actor_loss, has_aux=True)(state.params["actor"])
     close(step("actor"), gradient)
     close(metrics["train/entropy"], entropy)
     close(step("log_alpha"), [entropy + 2.0])  # the target is −dim(A) = −2
@@ -344,26 +382,26 @@ def test_discrete_sac_by_its_formulas():
         out = apply(actor, obs, None).logits
         return jax.nn.softmax(jnp.where(legal, out, -jnp.inf)), out
 
-    target = build(state.weights | state.targets)
+    target = build(state.params | targets_of(alg, state.kept))
     pi, _ = policy(target.actor, batch.next_obs, mask[1])
     q = apply(target.critics, batch.next_obs, None, None).min(1)
     value = jnp.sum(pi * q - 0.3 * jax.scipy.special.xlogy(pi, pi), 1)
     y = batch.reward + batch.discount * value
 
     def critic_loss(theta):
-        q = apply(build(state.weights | {"critic": theta}).critics, batch.obs, None, None)
+        q = apply(build(state.params | {"critic": theta}).critics, batch.obs, None, None)
         q = q[jnp.arange(8), :, batch.action]
         return jnp.mean(0.5 * jnp.sum((q - y[:, None]) ** 2, 1))
 
     def actor_loss(theta):
-        net = build({"actor": theta, "critic": after.weights["critic"]})
+        net = build({"actor": theta, "critic": after.params["critic"]})
         log_pi = jax.nn.log_softmax(jnp.where(mask[0], apply(net.actor, batch.obs, None).logits, -1e9))
         q = apply(net.critics, batch.obs, None, None).min(1)
         return jnp.mean(jnp.sum(jnp.exp(log_pi) * jnp.where(mask[0], 0.3 * log_pi - q, 0), 1))
 
     after, _, _ = update(alg, learner, batch)
-    close(state.weights["critic"] - after.weights["critic"], jax.grad(critic_loss)(state.weights["critic"]))
-    close(state.weights["actor"] - after.weights["actor"], jax.grad(actor_loss)(state.weights["actor"]))
+    close(state.params["critic"] - after.params["critic"], jax.grad(critic_loss)(state.params["critic"]))
+    close(state.params["actor"] - after.params["actor"], jax.grad(actor_loss)(state.params["actor"]))
 
 
 def linear(alg, learner, actor=0.0, critics=((0.0, 1.0),)):
@@ -384,11 +422,6 @@ def linear(alg, learner, actor=0.0, critics=((0.0, 1.0),)):
     return alg.with_acting(learner, dataclasses.replace(learner.acting, net=net))
 
 
-def target_of(alg, learner, batch):
-    state, build = parts(alg, learner)
-    return np.asarray(jax.jit(lambda b: alg._target(state, build, b, KEY))(batch))
-
-
 FLAT = {"policy_kwargs": {"net_arch": []}}
 
 
@@ -398,7 +431,7 @@ def test_smoothing_noise_is_clipped(actor):
     alg = algorithm("td3", target_policy_noise=5.0, target_noise_clip=0.4, **FLAT)
     learner = linear(alg, start(alg), actor, ((0.0, 1.0), (9.0, 0.0)))
     batch = random_batch(alg, rows=200, reward=jnp.zeros(200), discount=jnp.ones(200))
-    y, f = target_of(alg, learner, batch).ravel(), np.tanh(actor)
+    y, f = np.ravel(target_of(alg, learner, batch)), np.tanh(actor)
     low, high = f - 0.4, min(f + 0.4, 1.0)
     assert (low - 1e-5 <= y).all()
     assert (y <= high + 1e-5).all()
@@ -411,16 +444,16 @@ def test_twin_critics_are_joined_by_their_minimum(name):
     alg = algorithm(name, n_critics=2, **FLAT, **({} if name == "td3" else {"ent_coef": 0.0}))
     learner = linear(alg, start(alg), 0.0, ((1.0, 0.0), (-2.0, 0.0)))
     batch = random_batch(alg, reward=jnp.zeros(8), discount=jnp.ones(8))
-    np.testing.assert_allclose(target_of(alg, learner, batch).ravel(), -2.0, atol=1e-5)
+    np.testing.assert_allclose(np.ravel(target_of(alg, learner, batch)), -2.0, atol=1e-5)
 
 
 def test_implicit_q_learning_takes_the_smaller_target():
     alg = algorithm("iql")
     learner, batch = start(alg), random_batch(algorithm("iql"))
     state, build = parts(alg, learner)
-    target = build(state.weights | state.targets)
+    target = build(state.params | targets_of(alg, state.kept))
     q = apply(target.critics, batch.obs, None, None)[jnp.arange(8), :, batch.action]
-    np.testing.assert_allclose(alg._target_q(target, batch), q.min(1), rtol=1e-6)
+    np.testing.assert_allclose(target_of(alg, learner, batch).q, q.min(1), rtol=1e-6)
 
 
 def test_tqc_drops_the_largest_atoms_of_all_critics_together():
@@ -445,11 +478,11 @@ def test_cql_lowers_q_outside_the_data():
         batch, learner = random_batch(alg, rows=64, **data), start(alg)
         state, build = parts(alg, learner)
 
-        def step(state, key, alg=alg, build=build, batch=batch):
-            return alg.update(state, build, batch, jnp.asarray(0), key, jnp.zeros(()))[0], None
+        def step(state, key, one=compiled_update(alg), batch=batch):
+            return one(state, batch, key)[0], None
 
         state, _ = jax.jit(lambda s, step=step: jax.lax.scan(step, s, jax.random.split(KEY, 200)))(state)
-        q = lambda a, net=build(state.weights), b=batch: apply(net.critics, b.obs, a, None).mean()
+        q = lambda a, net=build(state.params), b=batch: apply(net.critics, b.obs, a, None).mean()
         gaps.append(q(batch.action) - 0.5 * (q(0 * batch.action - 0.8) + q(0 * batch.action + 0.95)))
     assert abs(gaps[0]) < 0.5
     assert gaps[1] > gaps[0] + 1.0
@@ -460,7 +493,7 @@ def test_the_temperature_follows_the_entropy(target_entropy, sign):
     alg = algorithm("sac", target_entropy=target_entropy, learning_rate=0.01)
     learner = start(alg)
     after, _, _ = update(alg, learner, random_batch(alg))
-    assert np.sign(after.weights["log_alpha"] - parts(alg, learner)[0].weights["log_alpha"]) == sign
+    assert np.sign(after.params["log_alpha"] - parts(alg, learner)[0].params["log_alpha"]) == sign
 
 
 # ------------------------------------------------------------------ the n-step batch
@@ -479,7 +512,7 @@ def test_n_step_batch_is_a_double_loop(seed):
     none = jnp.zeros(size, jnp.int32)
     ends = Ends(none, none, None, jnp.asarray(reward), jnp.asarray(terminated), jnp.asarray(truncated),
                 jnp.asarray(valid), none, None, none, none > 0)  # fmt: skip
-    batch = off_policy.n_step_batch(ends, jnp.ones(size), GAMMA)
+    batch = replay.jump(ends, jnp.ones(size), GAMMA)
     for b in range(size):
         total, discount = 0.0, 0.0
         for k in range(n):
@@ -531,9 +564,11 @@ def test_epsilon_falls_to_its_end_and_stays():
         assert metrics["rollout/exploration_rate"] == learner.acting.explore.epsilon
         seen.append(float(learner.acting.explore.epsilon))
     np.testing.assert_allclose(seen, [max(0.9 - 0.08 * i, 0.1) for i in range(1, 13)], rtol=1e-5)
-    explored = dataclasses.replace(alg, actor=Greedy("boltzmann", temperature="lin_1.0_0.2"))
+    explored = configure(alg, {"actor": "boltzmann:lin_1.0_0.2"})
     np.testing.assert_allclose(
-        [explored.explore(jnp.asarray(p)).temperature for p in (0.0, 0.5, 1.0)], [1, 0.6, 0.2], rtol=1e-6
+        [explored.actor.numbers(jnp.asarray(p)).temperature for p in (0.0, 0.5, 1.0)],
+        [1, 0.6, 0.2],
+        rtol=1e-6,
     )
 
 
@@ -545,14 +580,14 @@ def test_prioritised_weights_enter_the_loss_and_errors_become_priorities():
     for i in range(3):
         learner, _ = compiled_learn(alg)(learner, random_chunk(alg, seed=i), jax.random.key(i))
     chunk, key = random_chunk(alg, seed=9), jax.random.key(9)
-    memory = off_policy.append(learner.memory, chunk)
+    memory = learner.memory.append(chunk)
     draw = memory.ring.draw(memory.rows, jax.random.split(key)[0], 8)
     w = np.asarray(weights(draw, memory.rows, 0.5))
     assert len(set(w.tolist())) > 2
-    batch = off_policy.n_step_batch(memory.ring.ends(memory.rows, draw, 1), w, GAMMA)
+    batch = replay.jump(memory.ring.ends(memory.rows, draw, 1), w, GAMMA)
     state, build = parts(alg, learner)
-    y = batch.reward + batch.discount * apply(build(state.targets), batch.next_obs).max(1)
-    error = np.asarray(taken(apply(build(state.weights), batch.obs), batch.action) - y)
+    y = batch.reward + batch.discount * apply(build(targets_of(alg, state.kept)), batch.next_obs).max(1)
+    error = np.asarray(taken(apply(build(state.params), batch.obs), batch.action) - y)
     after, metrics = compiled_learn(alg)(learner, chunk, key)
     close(metrics["train/loss"], np.mean(w * np.asarray(huber(error))))
     mass = after.memory.rows.levels[0][draw.index * N + draw.env]
@@ -586,7 +621,7 @@ def test_a_non_finite_reward_is_named_and_reaches_nothing(name):
         chunk = dataclasses.replace(chunk, action=action, log_prob=log_prob, dist=dist)
     reward = np.array(chunk.reward)
     reward[1, 2] = np.inf
-    learn = compiled_learn(dataclasses.replace(alg, batch_size=16) if name == "pqn" else alg)
+    learn = compiled_learn(configure(alg, {"batch_size": 16}) if name == "pqn" else alg)
     learner, metrics = learn(learner, chunk, KEY)
     assert metrics["nonfinite"] == 0
     assert metrics["bad_row"] == -1
@@ -604,16 +639,15 @@ def test_a_non_finite_gradient_keeps_the_old_training(name):
     alg = FAMILIES[name]
     learner = start(alg)
     batch = random_batch(alg)
-    after, _, metrics = update(
-        alg, learner, dataclasses.replace(batch, reward=batch.reward.at[3].set(jnp.nan))
-    )
-    assert metrics["nonfinite"] == 1
+    after, _, _ = update(alg, learner, dataclasses.replace(batch, reward=batch.reward.at[3].set(jnp.nan)))
+    assert after.bad
     state = parts(alg, learner)[0]
-    part = "q" if isinstance(alg, QLearning) else "critic"
-    same(after.weights[part], state.weights[part])
-    same(after.opt_state[part], state.opt_state[part])
+    part = fitted_part(alg)
+    same(after.params[part], state.params[part])
+    same(after.opt[part], state.opt[part])
+    same(after.kept, state.kept)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(after))
-    assert update(alg, learner, batch)[2]["nonfinite"] == 0
+    assert not update(alg, learner, batch)[0].bad
 
 
 # ------------------------------------------------------------------ behaviour
@@ -663,9 +697,9 @@ def test_noisy_layers_explore_and_evaluation_is_without_noise():
     chosen = np.asarray(jax.jit(jax.vmap(lambda xi: alg.act(acting, None, obs, None, xi)[0]))(noise))
     assert len(set(chosen[:, 0].tolist())) > 1
     assert (chosen == chosen[:, :1]).all()  # one noise serves all environments of a step
-    greedy = alg._q(acting.net, obs).argmax(1)
+    greedy = alg.critic.q_values(acting.net, obs).argmax(1)
     np.testing.assert_array_equal(alg.policy(acting, None, obs, None, None)[0], greedy)
-    q = lambda i: alg._q(perturb(acting.net, noise.net[i]), obs)
+    q = lambda i: alg.critic.q_values(perturb(acting.net, noise.net[i]), obs)
     np.testing.assert_array_equal(chosen[:20, 0], [int(q(i)[0].argmax()) for i in range(20)])
 
 
@@ -687,7 +721,7 @@ def test_illegal_actions_are_never_taken():
 
 def test_ensembles_refuse_what_cannot_be():
     with pytest.raises(ValueError, match="leaves none"):
-        CriticEnsemble(2, n_quantiles=2, top_quantiles_to_drop_per_net=2)
+        TruncatedQuantiles(n_quantiles=2, top_quantiles_to_drop_per_net=2)
 
 
 @pytest.mark.parametrize("name", ["td3", "droq"])
@@ -711,6 +745,6 @@ def test_the_target_entropy_of_discrete_actions_counts_the_legal_ones():
         [[True, True, True], [True, False, True], [False, True, False], [False, False, False]]
     )
     np.testing.assert_allclose(
-        alg._target_entropy(head, masks), 0.5 * np.log([3, 2, 1, 3]), rtol=1e-6, atol=1e-7
+        alg.actor._target_entropy(head, masks), 0.5 * np.log([3, 2, 1, 3]), rtol=1e-6, atol=1e-7
     )
-    assert alg._target_entropy(head, None) == pytest.approx(0.5 * np.log(3))
+    assert alg.actor._target_entropy(head, None) == pytest.approx(0.5 * np.log(3))

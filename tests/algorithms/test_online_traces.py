@@ -9,15 +9,16 @@ import pytest
 from gymnasium import spaces
 
 from actrix.algorithms.online_traces import OnlineTraces
-from actrix.algorithms.presets import PRESETS, configure
-from actrix.core.networks import NetworkConfig
-from actrix.core.online_networks import build_actor_and_critic
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
 from actrix.core.optim import flatten
 from actrix.core.types import Chunk, Spec
-from actrix.envs.finite import grid_world
 from actrix.envs.jax_envs import jax_env
-from actrix.lab import oracle
-from actrix.run.compiled import CompiledRunner
+from actrix.envs.tables import grid_world
+from actrix.lab import exact as oracle
+from actrix.loops.compiled import CompiledRunner
+from actrix.nets.networks import NetworkConfig
+from actrix.nets.online_networks import build_actor_and_critic
 
 S, A, GAMMA = 4, 3, 0.9
 GRID_SPEC = Spec(spaces.Discrete(S), spaces.Discrete(A))

@@ -6,7 +6,7 @@ from helpers import small
 
 from actrix.algorithms.presets import PRESETS
 from actrix.envs.probes import TMaze
-from actrix.run.compiled import CompiledRunner
+from actrix.loops.compiled import CompiledRunner
 
 ITERATIONS, ROWS, ENVS = 200, 10, 32
 

@@ -11,14 +11,16 @@ import scipy.optimize
 import scipy.stats
 from gymnasium import spaces
 
-from actrix.algorithms.presets import PRESETS, configure
-from actrix.algorithms.regression import ExpectileCritic, WeightedRegression, expectile_loss
-from actrix.core.q_networks import apply
+from actrix.actors.regression import Weighted
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure, setting_names
 from actrix.core.types import Spec
-from actrix.data.offline import Episode, assemble
+from actrix.critics.expectile import Expectile, expectile_loss
+from actrix.data.datasets.dataset import Episode, assemble
 from actrix.envs.probes import ConstantReward
-from actrix.run.compiled import CompiledRunner
-from actrix.run.offline import OfflineRunner
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.offline import OfflineRunner
+from actrix.nets.view import apply
 
 OBS = spaces.Box(-1.0, 1.0, (2,), np.float32)
 DISCRETE, BOX = spaces.Discrete(2, start=3), spaces.Box(-2.0, 4.0, (1,), np.float32)
@@ -37,9 +39,15 @@ def bandit(space, actions, rewards):
     return assemble(episodes, Spec(OBS, space))
 
 
+def little(name, **settings):
+    """The preset with these settings, and those of `SMALL` that it has."""
+    algorithm = PRESETS[name].algorithm
+    return configure(algorithm, {n: x for n, x in SMALL.items() if n in setting_names(algorithm)} | settings)
+
+
 def fitted(name, data, updates=300, **settings):
     """A runner after so many updates."""
-    runner = OfflineRunner(configure(PRESETS[name].algorithm, SMALL | settings), data, [0])
+    runner = OfflineRunner(little(name, **settings), data, [0])
     runner.set_training(total_steps=updates)
     runner.advance(updates)
     return runner
@@ -47,7 +55,7 @@ def fitted(name, data, updates=300, **settings):
 
 def policy(runner, obs):
     """The policy's distribution at one observation."""
-    return runner.algorithm._dist(runner.actings[0], jnp.asarray([obs], jnp.float32), None)
+    return runner.actings[0].net.dist(jnp.asarray([obs], jnp.float32), None)
 
 
 def value(runner, obs):
@@ -73,11 +81,11 @@ def test_the_expectile_loss_is_least_at_the_expectile(expectile):
 
 
 def test_weights_are_exponential_capped_and_without_gradient():
-    actor = WeightedRegression(beta=2.0, max_weight=5.0)
+    actor = Weighted(beta=2.0, max_weight=5.0)
     advantage = jnp.array([-1.0, 0.0, 0.5, 100.0])
     np.testing.assert_allclose(actor.weight(advantage), [math.exp(-2), 1.0, math.e, 5.0], rtol=1e-6)
     np.testing.assert_array_equal(jax.grad(lambda a: jnp.sum(actor.weight(a)))(advantage), 0)
-    np.testing.assert_array_equal(WeightedRegression(beta=0.0).weight(advantage), 1)
+    np.testing.assert_array_equal(Weighted(beta=0.0).weight(advantage), 1)
 
 
 # --------------------------------------------------------------------------- behaviour cloning
@@ -211,9 +219,7 @@ def test_values_pass_through_truncations_and_not_through_terminations():
 
 @pytest.mark.parametrize("name", ["bc", "iql"])
 def test_samples_stay_in_the_bounds_and_the_random_phase_is_uniform(name):
-    algorithm = configure(
-        PRESETS[name].algorithm, SMALL | {"policy_kwargs": {"net_arch": [16], "log_std_init": -1}}
-    )
+    algorithm = little(name, policy_kwargs={"net_arch": [16], "log_std_init": -1})
     acting = algorithm.initial_acting(jax.random.key(1), Spec(OBS, BOX))
     obs = jnp.zeros((4000, 2))
     noise = jax.tree.map(lambda x: x[0], algorithm.noise(acting, jax.random.key(0), 1, 4000))
@@ -230,12 +236,12 @@ def test_samples_stay_in_the_bounds_and_the_random_phase_is_uniform(name):
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: ExpectileCritic(expectile=1.0), r"expectile=1.0 must lie between 0 and 1"),
-        (lambda: ExpectileCritic(expectile=0), r"expectile=0 must"),
-        (lambda: ExpectileCritic(n_critics=0), r"n_critics=0 must be a whole number"),
-        (lambda: WeightedRegression(beta=-1), r"beta=-1 must be a finite number"),
-        (lambda: WeightedRegression(beta=math.inf), r"beta=inf"),
-        (lambda: WeightedRegression(max_weight=0), r"max_weight=0 must be positive"),
+        (lambda: Expectile(expectile=1.0), r"expectile=1.0 must lie between 0 and 1"),
+        (lambda: Expectile(expectile=0), r"expectile=0 must"),
+        (lambda: Expectile(n_critics=0), r"n_critics=0 must be a whole number"),
+        (lambda: Weighted(beta=-1), r"beta=-1 must be a finite number"),
+        (lambda: Weighted(beta=math.inf), r"beta=inf"),
+        (lambda: Weighted(max_weight=0), r"max_weight=0 must be positive"),
         (
             lambda: configure(PRESETS["bc"].algorithm, {"prioritized": True}),
             "prioritized=True needs a critic",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import presets, restart, shared_runner
 
-from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints
+from actrix.loops.train import SeedRun, load_checkpoints, save_checkpoints
 
 
 def bits(runner):

@@ -1,18 +1,22 @@
 """Gymnasium's toy problems with the zoo's settings: the learned policy's exact value is within 1% of the optimum's."""
 
+import dataclasses
 import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from actrix import zoo
-from actrix.algorithms.presets import PRESETS, configure
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
 from actrix.envs.blackjack import blackjack_mdp
-from actrix.envs.finite import from_gymnasium
 from actrix.envs.jax_envs import jax_env
-from actrix.lab import oracle
-from actrix.run.compiled import CompiledRunner
-from actrix.run.train import SeedRun, train
+from actrix.envs.tables import chain, from_gymnasium
+from actrix.lab import exact as oracle
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.train import SeedRun, train
 
 
 @functools.cache
@@ -109,3 +113,34 @@ def test_prediction_equals_the_exact_values(optimized):
         found = np.asarray(runner.actings[0].net.values)[mdp.shows]
         inside = ~mdp.terminal
         np.testing.assert_allclose(found[inside], right[inside], atol=0.03, err_msg=f"{name} {own}")
+
+
+EXPLORING = {"exploration": "epsilon-greedy"}
+PREDICTION = {
+    "td": ("td", {}),
+    "td, exploring": ("td", EXPLORING),
+    "td, 3 steps": ("td", {"n_steps": 3}),
+    **{f"td-lambda, {t}": ("td-lambda", {"trace": t, "lam": 0.8}) for t in ("accumulating", "replacing", "dutch")},
+    **{f"mc, {v}": ("mc", {"predict": True, "visits": v}) for v in ("first", "every")},
+    "mc, exploring": ("mc", {"predict": True, **EXPLORING}),
+    **{f"mc, {i}": ("mc", {"predict": True, "importance": i}) for i in ("ordinary", "weighted", "per-decision")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PREDICTION)
+def test_the_values_are_those_of_a_policy_that_is_not_uniform(case, optimized):
+    """Exploration mixes uniform actions in, which only a uniform policy does not feel: where nothing corrects for it
+    there is none, asked for or not."""
+    name, own = PREDICTION[case]
+    mdp = chain(3, gamma=0.9, max_episode_steps=50)
+    policy = np.tile([0.1, 0.9], (mdp.n_states, 1))
+    right = oracle.value(mdp, policy)
+    if name != "mc":
+        own = {"learning_rate": "lin_0.1_0.002", "train_freq": 16, **own}
+    algorithm = configure(PRESETS[name].algorithm, {"gamma": 0.9, **own})
+    given = configure(PRESETS["td"].algorithm, {}).initial_acting(jax.random.key(0), mdp.spec)
+    given = dataclasses.replace(given, net=given.net.replace(policy=jnp.asarray(policy, jnp.float32)))
+    runner = CompiledRunner(algorithm, mdp, 16, [0], given)
+    train(runner, [SeedRun(0)], 40_000)
+    found = np.asarray(runner.actings[0].net.values)[mdp.shows]
+    np.testing.assert_allclose(found[~mdp.terminal], right[~mdp.terminal], atol=0.015)

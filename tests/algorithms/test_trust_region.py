@@ -7,30 +7,47 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
-from helpers import NUM_ENVS, small, train
+from helpers import NUM_ENVS, estimated, small, train
 from test_gradients import N, T, learn, random_chunk, start
 
-from actrix.actors import answers, natural
-from actrix.actors.answers import KroneckerFactored, NaturalGradient, PPOClip, TrustRegion
-from actrix.algorithms import estimates
-from actrix.algorithms.compositions import unsound
-from actrix.algorithms.presets import PRESETS, SettingError, composed, configure
-from actrix.algorithms.trust_region import NaturalActorCritic, branches
-from actrix.core.networks import NetworkConfig, apply
+from actrix.actors import natural
+from actrix.actors.kronecker import KroneckerFactored
+from actrix.actors.natural import NaturalGradient, TrustRegion
+from actrix.actors.policy_gradient import PPOClip
+from actrix.actors.psi import WholeReturn
+from actrix.algorithms.learn import Composition
+from actrix.algorithms.presets import PRESETS, compose, composed
+from actrix.algorithms.settings import SettingError, configure
+from actrix.algorithms.sound import unsound
+from actrix.core.fit import Natural
 from actrix.core.optim import flatten
 from actrix.core.types import Spec
-from actrix.critics.answers import GAE, Critic, MonteCarlo
-from actrix.data.answers import Lagged
-from actrix.envs.jax_envs import ClassicEnv
+from actrix.core.words import write
+from actrix.critics.value import GAE, NoCritic
+from actrix.data.chunk import OnPolicy
+from actrix.data.lagged import Lagged
+from actrix.envs.classic import ClassicEnv
 from actrix.envs.probes import ActionObs, TMaze
+from actrix.nets.memory import apply
 
-PLAIN = {"n_steps": T, "batch_size": None, "gamma": 0.9, "n_critic_updates": 2,
-         "network": NetworkConfig(pi=(4,), vf=(4,))}  # fmt: skip
+PLAIN = {
+    "n_steps": T,
+    "batch_size": None,
+    "gamma": 0.9,
+    "n_critic_updates": 2,
+    "policy_kwargs": {"net_arch": [4]},
+}
 BOX = Spec(spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Box(-1.0, 1.0, (2,), np.float32), T)
 
 
-def algorithm(actor=TrustRegion(), critic=Critic(), **settings):
-    return NaturalActorCritic(critic, actor, **PLAIN | settings)
+def algorithm(actor="trpo", critic="gae", **settings):
+    return compose(critic, actor, "on-policy", PLAIN | settings)
+
+
+def branches(net):
+    """(θ of the policy, θ of the critic's own layers, (θ, θ_v) → network)."""
+    params, build = Natural().split(net)
+    return params["policy"], params["critic"], lambda theta, own: build({"policy": theta, "critic": own})
 
 
 def policy_bytes(learner):
@@ -59,8 +76,8 @@ def test_every_step_keeps_the_trust_region_or_the_old_parameters(whole):
     """Over steps small and large, a singular F too: mean KL ≤ δ(1 + 1e-3), or the old policy bit for bit."""
     outcomes = set()
     for delta, damping in ((0.01, 0.1), (0.01, 0.0), (0.3, 1e-4), (2.0, 1e-4)):
-        actor = TrustRegion(delta, cg_damping=damping, line_search_max_iter=3 if delta < 1 else 1)
-        alg = algorithm(actor)
+        tries = 3 if delta < 1 else 1
+        alg = algorithm(f"trpo:{delta}:cg_damping={damping},line_search_max_iter={tries}")
         learner, step = start(alg), jax.jit(alg.learn)
         for seed in range(8):
             chunk = random_chunk(alg, learner, whole, seed)
@@ -78,8 +95,8 @@ def test_every_step_keeps_the_trust_region_or_the_old_parameters(whole):
 
 
 def test_a_forced_failure_restores_the_policy_and_still_fits_the_critic(monkeypatch):
-    monkeypatch.setattr(answers.natural, "step_length", lambda *_: jnp.float32(1e4))
-    alg = algorithm(TrustRegion(line_search_max_iter=3))
+    monkeypatch.setattr(natural, "step_length", lambda *_: jnp.float32(1e4))
+    alg = algorithm("trpo:line_search_max_iter=3")
     learner = start(alg)
     after, metrics = learn(alg, learner, random_chunk(alg, learner, False))
     assert metrics["train/is_line_search_success"] == metrics["nonfinite"] == 0
@@ -112,15 +129,14 @@ def test_a_row_that_is_not_finite_changes_nothing():
     same = jax.tree.map(lambda a, b: np.array_equal(a, b), after.acting, learner.acting)
     assert all(jax.tree.leaves(same))
     same = jax.tree.map(
-        lambda a, b: np.array_equal(a, b), after.training.critic_opt_state, learner.training.critic_opt_state
+        lambda a, b: np.array_equal(a, b), after.training.opt["critic"], learner.training.opt["critic"]
     )
     assert all(jax.tree.leaves(same))
 
 
 def test_subsampling_takes_every_kth_row_of_all_environments():
     alg = algorithm(sub_sampling_factor=3, n_steps=6)
-    batch = estimates.Batch(*[None] * 7, psi=jnp.arange(18), target=None, value=None)
-    taken = np.asarray(alg._thin(batch).psi)  # row t·N + n
+    taken = np.asarray(alg.fit.whole(18))  # row t·N + n
     assert len(taken) == 6
     assert set(taken % 3) == {0, 1, 2}
     learner = start(alg)
@@ -161,9 +177,7 @@ def explicit(alg, learner, chunk):
     """(θ, ∇L, F) of a chunk by dense matrices; L = mean of log π · normalised advantage."""
     theta, theta_v, join = branches(learner.acting.net)
     obs, action, valid = rows(chunk)
-    prepared, _ = estimates.prepare(alg, learner, chunk)
-    psi = estimates.estimate(alg, learner.acting.net, learner.training, prepared, None).psi
-    psi = np.asarray(psi)
+    psi = np.asarray(estimated(alg, learner, chunk)[2]["psi"]).reshape(-1)
     psi = (psi - psi[valid].mean()) / psi[valid].std()
     dist_of = lambda theta: apply(join(theta, theta_v), obs)[0].dist
     log_prob = lambda theta: dist_of(theta).log_prob(learner.acting.net.head.flatten_action(action))
@@ -176,7 +190,7 @@ def explicit(alg, learner, chunk):
 @pytest.mark.parametrize(("cap", "whole"), [(10.0, False), (0.01, False), (10.0, True)])
 def test_npg_steps_by_the_inverse_fisher_matrix(cap, whole):
     """θ + min(max_step, √(2δ/xᵀ(F+λI)x)) x, x = (F+λI)⁻¹∇L, by numpy."""
-    alg = algorithm(NaturalGradient(0.02, max_step=cap, cg_max_steps=60, cg_damping=0.05))
+    alg = algorithm(f"npg:0.02:max_step={cap},cg_max_steps=60,cg_damping=0.05")
     learner = start(alg)
     chunk = random_chunk(alg, learner, whole)
     theta, gradient, fisher = explicit(alg, learner, chunk)
@@ -189,7 +203,7 @@ def test_npg_steps_by_the_inverse_fisher_matrix(cap, whole):
 
 
 def test_trpos_first_trial_is_the_same_step():
-    alg = algorithm(TrustRegion(1e-4, cg_max_steps=60, cg_damping=0.05))
+    alg = algorithm("trpo:1e-4:cg_max_steps=60,cg_damping=0.05")
     learner = start(alg)
     chunk = random_chunk(alg, learner, False)
     theta, gradient, fisher = explicit(alg, learner, chunk)
@@ -204,7 +218,7 @@ def test_trpos_first_trial_is_the_same_step():
 
 @pytest.mark.parametrize("continuous", [False, True])
 def test_acktr_keeps_its_factors_and_its_step_bound(continuous):
-    alg = algorithm(KroneckerFactored(0.005, max_step=100.0))
+    alg = algorithm("acktr:0.005:max_step=100.0")
     learner = start(alg) if not continuous else alg.init(jax.random.key(0), BOX, N)
     for seed in range(3):
         chunk = random_chunk(alg, learner, False, seed)
@@ -215,7 +229,7 @@ def test_acktr_keeps_its_factors_and_its_step_bound(continuous):
         np.testing.assert_allclose(metrics["train/step_size"] * (step @ gradient), 2 * 0.005, rtol=1e-2)
         assert 0 < metrics["train/kl_divergence_loss"] < 0.05
         learner = after
-    np.testing.assert_allclose(learner.training.opt_state.weight, 1 + 0.99 + 0.99**2, rtol=1e-6)
+    np.testing.assert_allclose(learner.training.opt["policy"].weight, 1 + 0.99 + 0.99**2, rtol=1e-6)
 
 
 def test_entropy_and_reference_enter_the_objective():
@@ -239,21 +253,22 @@ def test_entropy_and_reference_enter_the_objective():
 )  # fmt: skip
 def test_compositions_are_read_and_learn(critic, actor):
     alg = small(composed(critic, actor).algorithm)
-    assert isinstance(alg, NaturalActorCritic)
-    assert composed(critic, answers.format_actor(alg.actor)).algorithm.actor == alg.actor
+    assert isinstance(alg.fit, Natural)
+    assert composed(critic, write(alg.actor)).algorithm.actor == alg.actor
     assert np.isfinite(
         np.ravel(train(alg, ActionObs(), 2).advance(1)[0].metrics["train/policy_objective"])
     ).all()
 
 
 def test_unsound_ones_are_refused_with_their_reason():
-    reason = unsound(Critic(), TrustRegion(), data=Lagged(2))
+    once = OnPolicy(n_epochs=1, n_critic_updates=1)
+    reason = unsound(GAE(), TrustRegion(), Lagged(lag=2))
     assert (
         reason
         == "the Fisher matrix and the surrogate are those of the policy that acted: take data on-policy"
     )
-    assert "must be centred" in unsound(Critic("none", MonteCarlo()), TrustRegion(psi="return"))
-    assert unsound(Critic("none", MonteCarlo()), NaturalGradient(psi="return")) is None
+    assert "must be centred" in unsound(NoCritic(), TrustRegion(psi=WholeReturn()), once)
+    assert unsound(NoCritic(), NaturalGradient(psi=WholeReturn()), once) is None
     with pytest.raises(SettingError, match="learns in another way"):
         configure(PRESETS["ppo"].algorithm, {"actor": "trpo"})
     with pytest.raises(SettingError, match="learns in another way"):
@@ -270,11 +285,11 @@ def test_unsound_ones_are_refused_with_their_reason():
         ({"cg_damping": -1}, "cg_damping=-1 must be a finite number of at least 0"),
         ({"line_search_shrinking_factor": 1}, "must lie between 0 and 1"),
         ({"line_search_max_iter": 0}, "line_search_max_iter=0 must be a whole number"),
-        ({"n_critic_updates": 0}, "n_critic_updates=0 must be a whole number"),
+        ({"n_critic_updates": 0}, "n_critic_updates must be at least 1"),
         ({"sub_sampling_factor": 1.5}, "sub_sampling_factor=1.5 must be a whole number"),
         ({"learning_rate": -1}, "learning_rate=-1.0 must be positive"),
         ({"clip_range": 0.2}, "unknown setting 'clip_range'"),
-        ({"n_epochs": 3}, "unknown setting 'n_epochs'"),
+        ({"n_epochs": 3}, "takes a chunk once: n_epochs must be 1"),
     ],
 )
 def test_settings_out_of_range_are_named(settings, message):
@@ -291,8 +306,8 @@ def test_acktr_refuses_what_it_cannot_factor():
         configure(acktr, {"policy_kwargs": {"cell": "lstm"}}).check(BOX, NUM_ENVS)
     with pytest.raises(ValueError, match="stats_decay=1"):
         KroneckerFactored(stats_decay=1)
-    with pytest.raises(ValueError, match="takes no natural-gradient step"):
-        NaturalActorCritic(Critic("v", GAE()), PPOClip())
+    with pytest.raises(ValueError, match="ppo-clip takes no step of natural descent"):
+        Composition(GAE(), PPOClip(), OnPolicy(), Natural())
 
 
 def test_the_two_branches_are_the_whole_network():

@@ -8,8 +8,10 @@ import pytest
 import scipy.signal
 from gymnasium import spaces
 
-from actrix.core.networks import Encoder, ImageCNN, Linear, NetworkConfig, apply, normalized_shapes, unroll
 from actrix.core.types import Spec
+from actrix.nets.memory import apply, unroll
+from actrix.nets.networks import NetworkConfig
+from actrix.nets.torso import Encoder, ImageCNN, Linear, normalized_shapes
 
 KEY = jax.random.key(0)
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)

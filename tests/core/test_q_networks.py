@@ -1,5 +1,6 @@
 """Networks of the off-policy methods: noisy, dueling, quantile networks, actors, ensembles, every observation."""
 
+import functools
 import itertools
 
 import jax
@@ -10,24 +11,27 @@ import scipy.stats
 from gymnasium import spaces
 
 from actrix.core.distributions import Categorical, TanhGaussian, action_head
-from actrix.core.networks import MLP, Linear, NetworkConfig, NoisyLinear, noise_size, perturb
 from actrix.core.optim import flatten
-from actrix.core.q_networks import (
+from actrix.core.types import Spec
+from actrix.nets.networks import NetworkConfig
+from actrix.nets.q_networks import (
     LOG_STD_MAX,
     LOG_STD_MIN,
     Actor,
-    apply,
     bounded,
+    build_actor,
     build_actor_critics,
     build_q_net,
     hidden_widths,
 )
-from actrix.core.types import Spec
+from actrix.nets.torso import MLP, Linear, NoisyLinear, noise_size, perturb
+from actrix.nets.view import apply
 
 KEY = jax.random.key(0)
 OBS = spaces.Box(-1.0, 1.0, (3,), np.float32)
 SMALL = NetworkConfig(pi=(8, 4), vf=(8, 4), activation_fn="relu", ortho_init=False)
 DISCRETE, BOX = Spec(OBS, spaces.Discrete(5)), Spec(OBS, spaces.Box(-1.0, 1.0, (2, 2), np.float32))
+STOCHASTIC, DETERMINISTIC = (functools.partial(build_actor, stochastic=which) for which in (True, False))
 
 
 def normals(*shape, seed=0):
@@ -167,7 +171,7 @@ def test_actors_of_every_kind():
 
 @pytest.mark.parametrize("spec", [BOX, DISCRETE], ids=["box", "discrete"])
 def test_critics_are_separate_networks(spec):
-    nets = build_actor_critics(SMALL, spec, KEY, stochastic=True, n_critics=3, atoms=2)
+    nets = build_actor_critics(SMALL, spec, KEY, actor=STOCHASTIC, n_critics=3, atoms=2)
     action = normals(6, 4) if spec is BOX else None
     q = apply(nets.critics, normals(6, 3), action, None)
     assert q.shape == ((6, 3, 2) if spec is BOX else (6, 3, 5))
@@ -180,7 +184,7 @@ def test_critics_are_separate_networks(spec):
 
 def test_dropout_keys_reach_the_critics_and_only_they_are_regularised():
     config = NetworkConfig(pi=(8,), vf=(8,), layer_norm=True, dropout=0.5)
-    nets = build_actor_critics(config, BOX, KEY, stochastic=True, n_critics=2)
+    nets = build_actor_critics(config, BOX, KEY, actor=STOCHASTIC, n_critics=2)
     obs, action = normals(6, 3), normals(6, 4)
     q = lambda key: apply(nets.critics, obs, action, key)
     noisy = q(jax.random.split(KEY, 6))
@@ -190,7 +194,7 @@ def test_dropout_keys_reach_the_critics_and_only_they_are_regularised():
     assert nets.actor.body.norms == ()
     assert nets.actor.body.dropout == 0.0
     alone = build_actor_critics(
-        NetworkConfig(pi=(8,), layer_norm=True), BOX, KEY, stochastic=True, n_critics=1
+        NetworkConfig(pi=(8,), layer_norm=True), BOX, KEY, actor=STOCHASTIC, n_critics=1
     )
     assert len(alone.actor.body.norms) == 1
 
@@ -211,7 +215,7 @@ def test_every_kind_of_observation(space):
         assert np.isfinite(q).all()
         assert np.std(np.asarray(q), axis=0).max() > 1e-6
     config = NetworkConfig(pi=(8,), vf=(8,), activation_fn="relu", ortho_init=False)
-    nets = build_actor_critics(config, Spec(space, BOX.action_space), KEY, stochastic=True, n_critics=2)
+    nets = build_actor_critics(config, Spec(space, BOX.action_space), KEY, actor=STOCHASTIC, n_critics=2)
     action, log_prob = apply(nets.actor, obs).sample_with_log_prob(normals(3, 4))
     assert np.isfinite(log_prob).all()
     assert apply(nets.critics, obs, action, None).shape == (3, 2, 1)
@@ -224,7 +228,7 @@ def test_default_widths():
     image = build_q_net(nothing, Spec(IMAGE, spaces.Discrete(5)), KEY)
     assert image.body.layers == ()
     assert hidden_widths((7,), image.encoder) == (7,)
-    nets = build_actor_critics(nothing, BOX, KEY, stochastic=False, n_critics=1)
+    nets = build_actor_critics(nothing, BOX, KEY, actor=DETERMINISTIC, n_critics=1)
     assert [x.weight.shape for x in nets.critics.members[0][0].layers] == [(3 + 4, 256), (256, 256)]
 
 

@@ -195,7 +195,7 @@ def test_mutants_fail_the_double_loops(monkeypatch):
         mutant = every_target_jit(**chunk | {"log_prob": np.roll(chunk["log_prob"], shift, axis=0)})
         check(mutant, expected, names=set(expected) - {"tree-backup"})
         fails(mutant, ["tree-backup"])
-    monkeypatch.setattr(corrections, "episode_cut", without_cuts)
+    monkeypatch.setattr(returns, "episode_cut", without_cuts)
     mutant = jax.jit(lambda chunk: every_target(**chunk))(chunk)
     fails(mutant, set(expected) - {"td_rho"})  # one step crosses no cut
 
@@ -508,7 +508,7 @@ def test_two_episodes_in_one_column_stay_apart(monkeypatch):
         ]
 
     assert first_half() == [True] * 4
-    monkeypatch.setattr(corrections, "episode_cut", without_cuts)
+    monkeypatch.setattr(returns, "episode_cut", without_cuts)
     assert first_half() == [False] * 4
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jaxtyping import jaxtyped
 
+from actrix.core.rows import backward_sum
 from actrix.critics import returns
 
 with warnings.catch_warnings():  # what rlax imports uses deprecated names of JAX
@@ -200,7 +201,7 @@ def test_identities():
         np.testing.assert_allclose(returns.gae(**chunk, lam=lam), expected, **close)
     # The Monte Carlo error is the discounted sum of TD errors: another name for GAE at λ = 1.
     cut = returns.episode_cut(terminated=chunk["terminated"], truncated=chunk["truncated"])
-    errors = returns.backward_sum(
+    errors = backward_sum(
         returns.td_error(**chunk), decay=returns.discount(chunk["terminated"], 0.9), cut=cut
     )
     np.testing.assert_allclose(mc - value, errors, **close)

@@ -13,17 +13,10 @@ from gymnasium import spaces
 
 from actrix.core.spaces import to_env_action
 from actrix.core.types import Spec
-from actrix.data.offline import (
-    DatasetError,
-    DatasetWriter,
-    Episode,
-    assemble,
-    check_spaces,
-    load_dataset,
-    mix,
-    record_episodes,
-    write_dataset,
-)
+from actrix.data.datasets.dataset import DatasetError, Episode, assemble, check_spaces, mix
+from actrix.data.datasets.play import record_episodes
+from actrix.data.datasets.read import load_dataset
+from actrix.data.datasets.write import DatasetWriter, write_dataset
 
 minari = pytest.importorskip("minari")
 h5py = pytest.importorskip("h5py")
@@ -385,7 +378,7 @@ def test_a_data_set_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_the_writer_streams(tmp_path, monkeypatch):
-    monkeypatch.setattr("actrix.data.offline.FLUSH_STEPS", 4)
+    monkeypatch.setattr("actrix.data.datasets.write.FLUSH_STEPS", 4)
     spec = spec_of("floats × Discrete")
     with DatasetWriter(tmp_path / "set", spec) as writer:
         for episode in play(spec):

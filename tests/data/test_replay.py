@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actrix.core.types import Chunk, Transition
-from actrix.data.replay import BRANCH, Draw, Replay, _empty_levels, _find, _set_leaves, weights
+from actrix.data.ring import BRANCH, Draw, Replay, _empty_levels, _find, _set_leaves, weights
 
 N, C = 2, 16
 SHAPES = [(1, 1, 0.0), (3, 1, 0.0), (1, 3, 0.0), (3, 3, 1.0), (2, 1, 0.6)]

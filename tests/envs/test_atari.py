@@ -21,9 +21,10 @@ from actrix.envs.atari import (
     make_atari_env,
 )
 from actrix.envs.base import HostEnv
+from actrix.envs.build import UnknownEnvError, single_env
 from actrix.envs.envpool import EnvPoolAtari, atari_pool_id
 from actrix.envs.gymnasium import GymnasiumEnvs
-from actrix.envs.make import UnknownEnvError, make_vec_env, single_env
+from actrix.envs.make import make_vec_env
 
 needs_envpool = pytest.mark.skipif(atari_pool_id("ALE/Pong-v5") is None, reason="needs EnvPool")
 BACKENDS = ["gymnasium", pytest.param("envpool", marks=needs_envpool)]

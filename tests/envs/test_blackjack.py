@@ -17,7 +17,7 @@ def test_the_dealers_law_is_a_law_and_known_where_it_is_easy():
 
 
 def test_the_optimal_value_is_the_known_one():
-    from actrix.lab import oracle
+    from actrix.lab import exact as oracle
 
     mdp = blackjack_mdp()
     best = oracle.value_iteration(mdp)

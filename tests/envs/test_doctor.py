@@ -9,7 +9,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from actrix import cli
-from actrix.envs import doctor
+from actrix.doctor import examine as doctor
 
 
 class Clean(gym.Env):

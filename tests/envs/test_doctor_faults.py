@@ -9,7 +9,8 @@ import pytest
 from gymnasium.vector import VectorEnv
 
 from actrix.cli import main
-from actrix.envs import doctor
+from actrix.doctor import examine as doctor
+from actrix.doctor import play
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -131,7 +132,7 @@ def test_a_call_that_does_not_return_is_named(monkeypatch):
 
 def test_slow_environments_take_no_longer_than_said(monkeypatch):
     """All checks share the time, however long a step takes."""
-    monkeypatch.setattr(doctor, "SECONDS", 1.0)
+    monkeypatch.setattr(play, "SECONDS", 1.0)
     steps = 0
 
     class Slow(Sound):

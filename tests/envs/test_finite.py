@@ -7,7 +7,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import actrix
-from actrix.envs import finite
+from actrix.envs import tables
 from actrix.envs.base import JaxEnv, step_keys
 from actrix.envs.finite import FiniteMDP, FiniteState, MDPError
 from actrix.envs.gymnasium import quiet_make
@@ -85,20 +85,20 @@ def test_bad_tables_name_the_state_and_the_action(changes, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: finite.grid_world(["..G"]), "no start"),
-        (lambda: finite.grid_world(["S.", "G"]), "different lengths"),
-        (lambda: finite.grid_world(["SG"], slip=2), "slip is 2"),
-        (lambda: finite.grid_world(["S#G"], gamma=1), "gamma is 1, but from state 0"),
-        (lambda: finite.random_mdp(3, 2, 4), "branching=4"),
-        (lambda: finite.from_gymnasium("CartPole-v1"), "no table of transitions"),
-        (lambda: finite.from_gymnasium("Taxi-v4", fickle_passenger=True), "fickle"),
-        (lambda: finite.from_outcomes({0: {0: [(1.0, 7, 0.0, False)]}}, 0.9, 0), "action 0 leads to state 7"),
-        (lambda: finite.from_outcomes({0: {0: [(0.6, 0, 0.0, False)]}}, 0.9, 0), "action 0 sums to 0.6"),
-        (lambda: finite.chain().state("x"), "no state is named"),
-        (lambda: finite.chain().state(9), "state 9 is unknown"),
-        (lambda: finite.chain().grid(np.zeros(7)), "is no grid"),
-        (lambda: finite.chain().as_gymnasium().step(5), "action 5 is unknown"),
-        (lambda: finite.chain().as_gymnasium().reset(options={"state": 9}), "state 9 is unknown"),
+        (lambda: tables.grid_world(["..G"]), "no start"),
+        (lambda: tables.grid_world(["S.", "G"]), "different lengths"),
+        (lambda: tables.grid_world(["SG"], slip=2), "slip is 2"),
+        (lambda: tables.grid_world(["S#G"], gamma=1), "gamma is 1, but from state 0"),
+        (lambda: tables.random_mdp(3, 2, 4), "branching=4"),
+        (lambda: tables.from_gymnasium("CartPole-v1"), "no table of transitions"),
+        (lambda: tables.from_gymnasium("Taxi-v4", fickle_passenger=True), "fickle"),
+        (lambda: tables.from_outcomes({0: {0: [(1.0, 7, 0.0, False)]}}, 0.9, 0), "action 0 leads to state 7"),
+        (lambda: tables.from_outcomes({0: {0: [(0.6, 0, 0.0, False)]}}, 0.9, 0), "action 0 sums to 0.6"),
+        (lambda: tables.chain().state("x"), "no state is named"),
+        (lambda: tables.chain().state(9), "state 9 is unknown"),
+        (lambda: tables.chain().grid(np.zeros(7)), "is no grid"),
+        (lambda: tables.chain().as_gymnasium().step(5), "action 5 is unknown"),
+        (lambda: tables.chain().as_gymnasium().reset(options={"state": 9}), "state 9 is unknown"),
     ],
 )
 def test_bad_constructions(make, message):
@@ -120,7 +120,7 @@ def test_equal_by_content_and_read_only():
 
 
 def test_grid_moves_walls_slip_and_rewards():
-    mdp = finite.grid_world(GRID, slip=0.2, rewards={"G": 1.0, "H": -1.0}, step_reward=-0.1)
+    mdp = tables.grid_world(GRID, slip=0.2, rewards={"G": 1.0, "H": -1.0}, step_reward=-0.1)
     at = mdp.state
     assert mdp.n_states == 10
     row = mdp.P[at((0, 1)), 1]  # right into the wall: stays, slips up (stays) or down into the wall (stays)
@@ -142,17 +142,17 @@ def test_grid_moves_walls_slip_and_rewards():
 
 
 def test_random_mdps_are_seeded():
-    assert finite.random_mdp(6, 3, 2, seed=1) == finite.random_mdp(6, 3, 2, seed=1)
-    assert finite.random_mdp(6, 3, 2, seed=1) != finite.random_mdp(6, 3, 2, seed=2)
-    mdp = finite.random_mdp(6, 3, 2, seed=1, n_terminal=1)
+    assert tables.random_mdp(6, 3, 2, seed=1) == tables.random_mdp(6, 3, 2, seed=1)
+    assert tables.random_mdp(6, 3, 2, seed=1) != tables.random_mdp(6, 3, 2, seed=2)
+    mdp = tables.random_mdp(6, 3, 2, seed=1, n_terminal=1)
     assert (np.count_nonzero(mdp.P[:5], axis=-1) == 2).all()
 
 
 def test_our_cliff_is_gymnasiums():
     for slip, slippery in ((0.0, False), (2 / 3, True)):
         ours, theirs = (
-            finite.cliff(slip=slip),
-            finite.from_gymnasium("CliffWalking-v1", is_slippery=slippery),
+            tables.cliff(slip=slip),
+            tables.from_gymnasium("CliffWalking-v1", is_slippery=slippery),
         )
         np.testing.assert_allclose(ours.P[:48, :, :48].sum(-1), theirs.P[:48, :, :48].sum(-1), atol=1e-12)
         # The cliff itself is a state that no episode is in.
@@ -246,7 +246,7 @@ def test_an_outcome_that_the_successor_does_not_decide_gets_a_copy():
         0: {0: [(0.25, 1, 5.0, True), (0.25, 1, 5.0, False), (0.5, 1, 7.0, False)]},
         1: {0: [(1.0, 0, -1.0, False)]},
     }
-    mdp = finite.from_outcomes(outcomes, 0.9, 0)
+    mdp = tables.from_outcomes(outcomes, 0.9, 0)
     assert mdp.shows.tolist() == [0, 1, 1, 1]
     assert mdp.spec.observation_space.n == 2
     assert mdp.terminal.tolist() == [False, False, True, False]
@@ -261,10 +261,10 @@ def test_an_outcome_that_the_successor_does_not_decide_gets_a_copy():
     "mdp",
     [
         two_states(max_episode_steps=5),
-        finite.grid_world(GRID),
-        finite.cliff(slip=0.3),
-        finite.random_mdp(4, 2, n_terminal=1),
-        finite.from_gymnasium("Taxi-v4"),
+        tables.grid_world(GRID),
+        tables.cliff(slip=0.3),
+        tables.random_mdp(4, 2, n_terminal=1),
+        tables.from_gymnasium("Taxi-v4"),
     ],
 )
 def test_gymnasiums_checker_passes(mdp):
@@ -300,14 +300,14 @@ def test_names_choose_the_compiled_twin():
     assert jax_env("FrozenLake-v1", is_slippery=False).env_id is None
     host = make_vec_env("Taxi-v4", 2, backend="gymnasium")
     assert host.spec == jax_env("Taxi-v4").spec
-    envs = make_vec_env(finite.cliff(), 3, seed=1)
+    envs = make_vec_env(tables.cliff(), 3, seed=1)
     assert envs.reset()[0].tolist() == [36] * 3
     with pytest.raises(ValueError, match="takes no wrapper_class"):
-        make_vec_env(finite.cliff(), 3, backend="gymnasium")
+        make_vec_env(tables.cliff(), 3, backend="gymnasium")
 
 
 def test_an_agent_trains_on_an_mdp_and_on_its_id():
-    for env in (finite.cliff(max_episode_steps=20), "FrozenLake-v1"):
+    for env in (tables.cliff(max_episode_steps=20), "FrozenLake-v1"):
         model = actrix.A2C("MlpPolicy", env, n_steps=5, n_envs=2, seed=0).learn(20)
         mean, _ = actrix.evaluate_policy(model, model.get_env(), n_eval_episodes=2)
         assert np.isfinite(mean)

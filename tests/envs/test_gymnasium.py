@@ -5,12 +5,14 @@ import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from toys import Counting, Line
 
-from actrix import DQN, cli
-from actrix.data.offline import record_episodes
+from actrix import DQN
+from actrix.cli.play import predictor
+from actrix.data.datasets.play import record_episodes
 from actrix.envs.base import HostEnv
 from actrix.envs.guard import EnvError
-from actrix.envs.gymnasium import GymnasiumEnvs, MaskKeeper
+from actrix.envs.gymnasium import GymnasiumEnvs
 from actrix.envs.make import as_host_env, make_vec_env
+from actrix.envs.masks import MaskKeeper
 
 SEEDS = [3, 14, 15]
 
@@ -252,5 +254,5 @@ def test_a_kept_mask_is_the_current_states(by):
 def test_the_command_line_plays_with_masks():
     env = MaskKeeper(gym.wrappers.TimeLimit(Line(), 20))
     model = DQN("MlpPolicy", make_vec_env(Line, 1, backend="gymnasium"), policy_kwargs={"net_arch": [4]})
-    predict = cli._predictor(model, env, deterministic=False)
+    predict = predictor(model, env, deterministic=False)
     assert sum(len(e.action) for e in record_episodes(predict, env, steps=100)) == 100

@@ -6,17 +6,8 @@ import pytest
 
 from actrix.core.spaces import from_env_action
 from actrix.envs.base import HostEnv, JaxEnv, step_keys
-from actrix.envs.jax_envs import (
-    CLASSIC,
-    ClassicEnv,
-    GymnaxEnv,
-    HostJax,
-    TimedState,
-    gymnax_ids,
-    jax_env,
-    vector_reset,
-    vector_step,
-)
+from actrix.envs.classic import CLASSIC, ClassicEnv, TimedState
+from actrix.envs.jax_envs import GymnaxEnv, HostJax, gymnax_ids, jax_env, vector_reset, vector_step
 from actrix.envs.make import make_vec_env
 
 GYMNAX = pytest.mark.skipif(not gymnax_ids(), reason="needs gymnax")

@@ -6,10 +6,11 @@ from toys import Counting
 
 from actrix.core.spaces import UnsupportedSpaceError
 from actrix.envs.base import HostEnv, JaxEnv
+from actrix.envs.build import UnknownEnvError, single_env
 from actrix.envs.envpool import has_envpool
 from actrix.envs.guard import EnvError
 from actrix.envs.gymnasium import GymnasiumEnvs
-from actrix.envs.make import UnknownEnvError, as_host_env, make_jax_env, make_vec_env, single_env
+from actrix.envs.make import as_host_env, make_jax_env, make_vec_env
 from actrix.envs.probes import ConstantReward, PositionOnly
 
 ENVPOOL = pytest.mark.skipif(not has_envpool("CartPole-v1"), reason="needs EnvPool")

@@ -5,7 +5,8 @@ import pytest
 
 from actrix.envs import probes
 from actrix.envs.base import JaxEnv
-from actrix.envs.jax_envs import ClassicEnv, HostJax
+from actrix.envs.classic import ClassicEnv
+from actrix.envs.jax_envs import HostJax
 
 N = 64
 

@@ -12,10 +12,11 @@ from gymnasium import spaces, wrappers
 from gymnasium.envs.classic_control import CartPoleEnv
 
 from actrix.core.plain import pack, unpack
-from actrix.envs.finite import chain, cliff
 from actrix.envs.guard import EnvError, Guard
 from actrix.envs.probes import PositionOnly
-from actrix.envs.state import _Mujoco, get_state, set_state, unsupported
+from actrix.envs.state.mujoco import Mujoco
+from actrix.envs.state.whole import get_state, set_state, unsupported
+from actrix.envs.tables import chain, cliff
 
 CLASSIC = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"]
 TOY = ["FrozenLake-v1", "CliffWalking-v1", "CliffWalkingSlippery-v1", "Taxi-v4", "Blackjack-v1"]
@@ -103,7 +104,7 @@ def test_what_mujoco_environments_read_is_saved():
     integrated = {"qpos", "qvel", "act", "ctrl", "time", "model"}
     for path in pathlib.Path(module.__file__).parent.glob("*_v[45].py"):
         read = set(re.findall(r"data\.(?:body\([^)]*\)\.)?(\w+)", path.read_text()))
-        assert read - integrated <= set(_Mujoco.derived), path.name
+        assert read - integrated <= set(Mujoco.derived), path.name
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Taxi-v4", "Ant-v5"])

@@ -14,7 +14,7 @@ import pytest
 from test_workers import alive, gone
 
 from actrix.envs.guard import EnvError
-from actrix.envs.workers import ProcessEnvs
+from actrix.envs.workers.parent import ProcessEnvs
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -103,7 +103,7 @@ SCRIPT = """
 import os, sys
 import gymnasium as gym
 import numpy as np
-from actrix.envs.workers import ProcessEnvs
+from actrix.envs.workers.parent import ProcessEnvs
 
 class Dies(gym.Env):
     observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)

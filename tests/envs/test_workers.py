@@ -15,10 +15,11 @@ from gymnasium import spaces
 from toys import Fragile
 
 from actrix import DQN, make_vec_env
+from actrix.envs.build import UnknownEnvError
 from actrix.envs.guard import EnvError
-from actrix.envs.make import UnknownEnvError
-from actrix.envs.workers import ProcessEnvs, WorkerTraceback
-from actrix.run.host import HostRunner
+from actrix.envs.workers.parent import ProcessEnvs
+from actrix.envs.workers.process import WorkerTraceback
+from actrix.loops.host import HostRunner
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -433,7 +434,7 @@ import functools, os, sys, time
 sys.path.insert(0, sys.argv[1])
 import numpy as np
 from toys import Fragile
-from actrix.envs.workers import ProcessEnvs
+from actrix.envs.workers.parent import ProcessEnvs
 
 if __name__ == "__main__":
     envs = ProcessEnvs(functools.partial(Fragile, sys.argv[2], "step", 11), 2, [10, 11])

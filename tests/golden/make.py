@@ -15,9 +15,9 @@ sys.path[:0] = [str(FOLDER), str(FOLDER.parent / "run")]
 
 
 def main():
-    from actrix.run import modelfile
+    from actrix.files import container
 
-    folder = FOLDER / f"format-{modelfile.FORMAT}"
+    folder = FOLDER / f"format-{container.FORMAT}"
     kinds = folder / "kinds"
     kinds.mkdir(parents=True, exist_ok=True)
     write_tiny(folder)

@@ -28,11 +28,12 @@ import jaxlib
 import numpy as np
 from gymnasium import spaces
 
-from actrix.algorithms.presets import PRESETS, composed, configure
+from actrix.algorithms.presets import PRESETS, composed
+from actrix.algorithms.settings import configure
 from actrix.core.types import Spec
 from actrix.envs.jax_envs import HostJax, jax_env
-from actrix.run.compiled import CompiledRunner
-from actrix.run.stepping import host_runner
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.stepping import host_runner
 
 FILE = Path(__file__).parent / "updates.safetensors"
 LOOPS = ("compiled", "host", "offline")
@@ -177,6 +178,7 @@ RING: dict[str, Any] = NET | {
 }  # fmt: skip
 """Full and wrapped around after four chunks."""
 Q: dict[str, Any] = RING | {"target_update_interval": 10, "exploration_fraction": 0.5}
+QUIET: dict[str, Any] = RING | {"target_update_interval": 10}
 SUPPORT: dict[str, Any] = {"n_atoms": 7, "v_min": -4.0, "v_max": 4.0}
 QUANTILES: dict[str, Any] = {"n_quantiles": 5}
 PATH: dict[str, Any] = RING | {"tau": 0.1}
@@ -197,19 +199,26 @@ CASES: dict[str, Case] = {
     "off-pac": Case("off-pac", BOX, TRAJECTORIES),
     "v-trace": Case("v-trace", BOX, CHUNK | {"lag": 2}),
     "acer": Case("acer", BOX, TRAJECTORIES | {"trust_region": 0.01}),
+    "impact": Case("impact", BOX, TRAJECTORIES | {"batch_size": 8, "n_epochs": 2}),
+    "awr": Case("awr", BOX, TRAJECTORIES | {"batch_size": 8, "n_epochs": 2}),
     "pgql": Case("pgql", BOX, TRAJECTORIES | {"ent_coef": 0.1}),
     "dqn": Case("dqn", BOX, Q),
     "c51": Case("c51", BOX, Q | SUPPORT),
     "qr-dqn": Case("qr-dqn", BOX, Q | QUANTILES),
     "iqn": Case("iqn", BOX, Q | QUANTILES | {"n_policy_quantiles": 4, "quantile_dim": 6}),
-    "rainbow": Case("rainbow", BOX, Q | SUPPORT | {"n_steps": 3}),
+    "rainbow": Case("rainbow", BOX, QUIET | SUPPORT | {"n_steps": 3}),
+    "munchausen-dqn": Case("munchausen-dqn", BOX, Q),
     "pqn": Case("pqn", BOX, BATCHES),
-    "soft-q": Case("soft-q", BOX, Q),
+    "soft-q": Case("soft-q", BOX, QUIET),
     "ddpg": Case("ddpg", MOVES, PATH),
     "td3": Case("td3", MOVES, PATH),
     "sac": Case("sac", MOVES, PATH),
     "discrete-sac": Case("discrete-sac", BOX, PATH),
     "tqc": Case("tqc", MOVES, PATH | {"n_quantiles": 5, "top_quantiles_to_drop_per_net": 1}),
+    "d4pg": Case("d4pg", MOVES, PATH | SUPPORT | {"n_steps": 3}),
+    "redq": Case("redq", MOVES, PATH | {"n_critics": 3, "gradient_steps": 4, "policy_delay": 4}),
+    "crossq": Case("crossq", MOVES, RING | {"renorm_warmup_steps": 2, "policy_delay": 2}),
+    "awac": Case("awac", MOVES, PATH),
     "bc": Case("bc", MOVES, RING),
     "cql": Case("cql", MOVES, PATH | {"cql_actions": 2}),
     "iql": Case("iql", MOVES, PATH),

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from actrix.envs import finite
+from actrix.envs import tables
 from actrix.envs.finite import FiniteMDP
-from actrix.lab import oracle
+from actrix.lab import exact as oracle
 
 EXACT = {"rtol": 0, "atol": 1e-8}
 
@@ -26,12 +26,12 @@ def layered(seed, gamma=0.9):
 
 def endless(seed, gamma=0.9, n_states=3, n_actions=2):
     """No episode ends: a Garnet MDP in which every state may follow every other."""
-    return finite.random_mdp(n_states, n_actions, seed=seed, gamma=gamma)
+    return tables.random_mdp(n_states, n_actions, seed=seed, gamma=gamma)
 
 
 def mixed(seed, gamma=0.9):
     """A Garnet MDP of five states, the last one terminal."""
-    return finite.random_mdp(5, 3, 3, seed=seed, gamma=gamma, n_terminal=1)
+    return tables.random_mdp(5, 3, 3, seed=seed, gamma=gamma, n_terminal=1)
 
 
 def logits(mdp, seed, scale=1.0):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from lab_mdps import EXACT, endless, layered, logits, mixed, random_policy
 
-from actrix.envs import finite
+from actrix.envs import tables
 from actrix.envs.jax_envs import HostJax
-from actrix.lab import oracle
-from actrix.lab.oracle import OracleError
+from actrix.lab import exact as oracle
+from actrix.lab.exact import OracleError
 
-CASES = [mixed(0), mixed(1), endless(2), layered(3), finite.chain(4), finite.cliff(3, 4, slip=0.2, gamma=1)]
+CASES = [mixed(0), mixed(1), endless(2), layered(3), tables.chain(4), tables.cliff(3, 4, slip=0.2, gamma=1)]
 
 
 @pytest.fixture(autouse=True)
@@ -66,14 +66,14 @@ def test_visits_and_performance(mdp):
 
 
 def test_the_random_walk_has_its_textbook_values():
-    mdp = finite.chain(5)
+    mdp = tables.chain(5)
     np.testing.assert_allclose(
         oracle.value(mdp, oracle.uniform_policy(mdp))[1:-1], np.arange(1, 6) / 6, **EXACT
     )
 
 
 def test_the_cliff_has_its_textbook_optimum():
-    mdp = finite.cliff(gamma=1.0)
+    mdp = tables.cliff(gamma=1.0)
     solution = oracle.policy_iteration(mdp)
     assert solution.value @ mdp.rho0 == pytest.approx(-13, abs=1e-8)
     assert oracle.performance(mdp, solution.policy) == pytest.approx(-13, abs=1e-8)
@@ -84,9 +84,9 @@ def test_the_cliff_has_its_textbook_optimum():
     [
         mixed(0),
         endless(1),
-        finite.cliff(slip=0.1),
-        finite.from_gymnasium("FrozenLake-v1"),
-        finite.from_gymnasium("Taxi-v4"),
+        tables.cliff(slip=0.1),
+        tables.from_gymnasium("FrozenLake-v1"),
+        tables.from_gymnasium("Taxi-v4"),
     ],
 )
 def test_policy_iteration_modified_policy_iteration_and_value_iteration_agree(mdp):
@@ -112,12 +112,12 @@ def test_policy_iteration_modified_policy_iteration_and_value_iteration_agree(md
     ("env_id", "best"), [("FrozenLake-v1", 14 / 17), ("CliffWalking-v1", -13), ("Taxi-v4", 7.93)]
 )
 def test_toy_text_has_its_known_undiscounted_optima(env_id, best):
-    mdp = finite.from_gymnasium(env_id, gamma=1.0)
+    mdp = tables.from_gymnasium(env_id, gamma=1.0)
     assert oracle.policy_iteration(mdp).value @ mdp.rho0 == pytest.approx(best, abs=1e-8)
 
 
 def test_deterministic_frozen_lake_undiscounted():
-    mdp = finite.from_gymnasium("FrozenLake-v1", gamma=1.0, is_slippery=False)
+    mdp = tables.from_gymnasium("FrozenLake-v1", gamma=1.0, is_slippery=False)
     assert oracle.policy_iteration(mdp).value @ mdp.rho0 == pytest.approx(1, abs=1e-8)
     assert oracle.value_iteration(mdp).value @ mdp.rho0 == pytest.approx(1, abs=1e-8)
 
@@ -157,7 +157,7 @@ def test_the_policy_gradient_is_the_derivative_of_performance(mdp):
 
 
 def test_a_masked_softmax_puts_nothing_on_illegal_actions():
-    mdp = finite.from_gymnasium("Taxi-v4")
+    mdp = tables.from_gymnasium("Taxi-v4")
     policy = oracle.softmax_policy(logits(mdp, 0), legal=mdp.legal)
     assert (policy[~mdp.legal] == 0).all()
     gradient = oracle.policy_gradient(mdp, logits(mdp, 0))
@@ -266,7 +266,7 @@ def test_estimator_moments_are_those_of_the_samples():
 
 
 def test_the_soft_optimum_leaves_out_what_its_reference_does_not_do():
-    mdp = finite.random_mdp(4, 3, seed=1)
+    mdp = tables.random_mdp(4, 3, seed=1)
     mdp = mdp.replace(r=np.where(np.arange(3)[:, None] == 0, 50.0, mdp.r))
     reference = np.tile([0, 0.5, 0.5], (4, 1))
     found = oracle.soft_optimal(mdp, reference, 0.01)
@@ -287,8 +287,8 @@ def changed(policy, s, row):
     return policy
 
 
-CLIFF = finite.cliff(3, 4, gamma=1.0)
-TAXI = finite.from_gymnasium("Taxi-v4")
+CLIFF = tables.cliff(3, 4, gamma=1.0)
+TAXI = tables.from_gymnasium("Taxi-v4")
 M = endless(0)
 U = uniform(M)
 BAD = [

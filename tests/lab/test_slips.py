@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from lab_mdps import endless, layered, logits, random_policy
 
-from actrix.actors import policy_gradient as pg
+from actrix.actors import psi as psi_
 from actrix.critics import corrections, returns
-from actrix.envs import finite
-from actrix.lab import oracle
+from actrix.envs import finite, tables
+from actrix.lab import exact as oracle
 
 VISIBLE = 1e-3
 
@@ -24,7 +24,7 @@ def setting(mdp, seed=0, horizon=3, behaviour=None):
     policy = oracle.softmax_policy(logits(mdp, seed))
     paths = oracle.trajectories(mdp, policy if behaviour is None else behaviour, horizon)
     rows = {**paths.rows(), "gamma": mdp.gamma}
-    weight = np.asarray(pg.discount_weights(**{k: x for k, x in rows.items() if k != "reward"}))
+    weight = np.asarray(psi_.discount_weights(**{k: x for k, x in rows.items() if k != "reward"}))
     return policy, paths, rows, weight, oracle.finite_horizon_gradient(mdp, policy, horizon)
 
 
@@ -113,7 +113,7 @@ def test_conservative_policy_iterations_epsilon_does_not_serve_the_kl_bound():
     L − 4εγ/(1−γ)² max KL with ε = max_s |E_{a∼π̃} A_π| claims more than the new policy earns; with
     ε = max_{s,a} |A_π| it does not.
     """
-    mdp = finite.cliff(3, 4, gamma=0.9)
+    mdp = tables.cliff(3, 4, gamma=0.9)
     old = oracle.uniform_policy(mdp)
     new = oracle.mixture(old, np.eye(4)[[0] * mdp.n_states], 0.01)
     epsilon = np.abs((new * oracle.advantage(mdp, old)).sum(axis=1)).max()

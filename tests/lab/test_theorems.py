@@ -15,9 +15,10 @@ import pytest
 from lab_mdps import EXACT, endless, from_everywhere, layered, logits, mixed, random_policy
 
 from actrix.actors import policy_gradient as pg
+from actrix.actors import psi as psi_
 from actrix.critics import corrections, q_targets, returns
-from actrix.envs import finite
-from actrix.lab import oracle
+from actrix.envs import tables
+from actrix.lab import exact as oracle
 
 SEEDS = range(4)
 LAMBDAS = (0.0, 0.3, 0.7, 0.95, 1.0)
@@ -35,7 +36,7 @@ monte_carlo, trajectory_return, td_error, lambda_return, gae = map(
     ),
 )
 n_step = jax.jit(returns.n_step, static_argnames="n")
-discount_weights = jax.jit(pg.discount_weights)
+discount_weights = jax.jit(psi_.discount_weights)
 vtrace = jax.jit(corrections.vtrace, static_argnames=("rho_max", "c_max", "bootstrap"))
 ordinary_is, per_decision_is = jax.jit(corrections.ordinary_is), jax.jit(corrections.per_decision_is)
 trajectory_psi = jax.jit(corrections.trajectory_psi, static_argnames="kind")
@@ -166,7 +167,9 @@ def test_the_optimal_baseline_has_the_least_variance(seed):
     g = oracle.gradient_samples(s.paths, s.policy, np.ones_like(s.rows["reward"])).reshape(len(s.p), -1)
     root = np.sqrt(s.p)[:, None]
     for per_parameter in (True, False):
-        b = np.asarray(pg.optimal_baseline(root * g, root * g * total[:, None], per_parameter=per_parameter))
+        b = np.asarray(
+            psi_.optimal_baseline(root * g, root * g * total[:, None], per_parameter=per_parameter)
+        )
         variance = lambda b: oracle.moments(g * (total[:, None] - b), s.p)[1]
         size = (lambda x: x) if per_parameter else np.sum
         for other in (0.0, b + 0.1, b - 0.1, s.p @ total):
@@ -198,7 +201,7 @@ def test_gae_with_the_right_value_is_unbiased_and_its_variance_grows_with_lambda
 
 
 @pytest.mark.parametrize(
-    "mdp", [endless(0), endless(1, 0.99), mixed(2), mixed(3), finite.cliff(3, 4, slip=0.2)]
+    "mdp", [endless(0), endless(1, 0.99), mixed(2), mixed(3), tables.cliff(3, 4, slip=0.2)]
 )
 def test_with_a_wrong_value_the_error_of_the_lambda_return_falls_to_zero(mdp):
     policy = random_policy(mdp, 3)
@@ -273,7 +276,7 @@ def test_performance_difference(mdp, seed):
 
 
 def test_performance_difference_undiscounted():
-    mdp = finite.chain(4, gamma=1.0)
+    mdp = tables.chain(4, gamma=1.0)
     old, new = random_policy(mdp, 0), random_policy(mdp, 1)
     gain = oracle.performance(mdp, new) - oracle.performance(mdp, old)
     assert oracle.performance_difference(mdp, old, new) == pytest.approx(gain, abs=1e-8)

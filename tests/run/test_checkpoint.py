@@ -7,10 +7,10 @@ import pytest
 
 from actrix import PPO
 from actrix.envs.probes import ActionObs
-from actrix.run import checkpoint
-from actrix.run.modelfile import ModelFileError
-from actrix.run.runner import Snapshot
-from actrix.run.train import SeedRun, save_checkpoints, train
+from actrix.files import checkpoint
+from actrix.files.checkpoint import Snapshot
+from actrix.files.container import ModelFileError
+from actrix.loops.train import SeedRun, save_checkpoints, train
 
 TREE = {"w": jnp.zeros(3)}
 

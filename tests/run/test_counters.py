@@ -8,16 +8,18 @@ import pytest
 from gymnasium import spaces
 
 from actrix import DQN, PPO
-from actrix.algorithms.presets import PRESETS, configure
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
 from actrix.core.types import Spec
-from actrix.data.offline import Episode, assemble
-from actrix.envs.jax_envs import ClassicEnv, HostJax
+from actrix.data.datasets.dataset import Episode, assemble
+from actrix.envs.classic import ClassicEnv
+from actrix.envs.jax_envs import HostJax
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.offline import OfflineRunner
+from actrix.loops.runner import iteration_keys, wrapped
+from actrix.loops.stepping import host_runner
+from actrix.loops.train import SeedRun, load_checkpoints, save_checkpoints
 from actrix.model import MODELS
-from actrix.run.compiled import CompiledRunner
-from actrix.run.offline import OfflineRunner
-from actrix.run.runner import iteration_keys, wrapped
-from actrix.run.stepping import host_runner
-from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints
 
 EDGE = 2**31 - 2
 PPO_SMALL = dict(n_steps=16, n_envs=2, batch_size=32, n_epochs=1)

@@ -8,9 +8,9 @@ import time
 import pytest
 from rich.console import Console
 
-from actrix.run import display
-from actrix.run.display import Display
-from actrix.run.log import human
+from actrix.show import display
+from actrix.show.display import Display
+from actrix.show.log import human
 
 METRICS = {
     "rollout/ep_rew_mean": 182.4,
@@ -131,7 +131,7 @@ def test_the_terminal_is_restored_after_ctrl_c():
     code = (
         # A parent in the background would have SIGINT ignored, and its children with it.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import time; from actrix.run.display import Display\n"
+        "import time; from actrix.show.display import Display\n"
         "with Display(100, 'PPO') as d:\n"
         "    for i in range(100): d.update(i, {}); time.sleep(0.1)"
     )

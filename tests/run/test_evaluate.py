@@ -9,7 +9,7 @@ from actrix import PPO, evaluate_policy, make_vec_env
 from actrix.callbacks import BaseCallback
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, ActionReward, Masked
-from actrix.run.evaluate import Policy, evaluate, evaluation_env
+from actrix.loops.evaluate import Policy, evaluate, evaluation_env
 
 
 def small_ppo(env):
@@ -88,6 +88,32 @@ def test_a_policy_is_frozen_and_compiled_once(model):
     np.testing.assert_array_equal(one, two)
     assert again._call is policy._call
     assert policy._call._cache_size() <= size + 1  # deterministic and sampled
+
+
+def sampled(model, seed=None):
+    return evaluate_policy(
+        model, HostJax(ActionReward(), 4), 64, False, return_episode_rewards=True, seed=seed
+    )[0]
+
+
+def test_every_evaluation_has_noise_of_its_own():
+    """Of its seed where it has one; else each its own, before and after an update. `predict` feels none of them."""
+    one, two = (
+        PPO("MlpPolicy", ActionReward(), n_envs=2, n_steps=4, batch_size=8, seed=0, learning_rate=1e-9)
+        for _ in range(2)
+    )
+    noise = [sampled(one), sampled(one), sampled(one.learn(8)), sampled(one.learn(8))]
+    assert len(set(map(tuple, noise))) == 4
+    assert noise[:2] == [sampled(two), sampled(two)]
+    two.learn(8).learn(8)
+    assert sampled(one, 5) == sampled(two, 5) != sampled(two, 6)
+    assert sampled(two, 2**40) != sampled(two, 0)
+    obs = np.zeros((64, *one.observation_space.shape), np.float32)
+    np.testing.assert_array_equal(one.predict(obs)[0], two.predict(obs)[0])
+    fresh = PPO("MlpPolicy", ActionReward(), n_envs=2, n_steps=4, batch_size=8, seed=0, learning_rate=1e-9)
+    fresh.learn(8).learn(8)
+    for x, y in zip(one.get_parameters().values(), fresh.get_parameters().values(), strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 def test_evaluation_on_the_training_environment_starts_it_anew():

@@ -15,8 +15,8 @@ from jax import export as jax_export
 from actrix import cli
 from actrix.core.spaces import mask_length
 from actrix.core.types import Spec
+from actrix.files.export import FORMATS, ExportError, output_path
 from actrix.model import MODELS
-from actrix.run.export import FORMATS, ExportError, output_path
 
 onnx = importlib.import_module("onnx")
 onnxruntime = importlib.import_module("onnxruntime")

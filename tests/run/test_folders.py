@@ -19,13 +19,19 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from actrix import DQN, PPO, experiment
+from actrix import DQN, PPO
 from actrix.callbacks import BaseCallback
 from actrix.cli import main
-from actrix.run import checkpoint, modelfile, train
-from actrix.run.lock import RunLock, RunLockedError
-from actrix.run.log import Logger
-from actrix.run.train import NonFiniteError
+from actrix.files import checkpoint, container, modelfile
+from actrix.files.lock import RunLock, RunLockedError
+from actrix.loops import train
+from actrix.loops.interrupt import StopRequest
+from actrix.loops.train import NonFiniteError
+from actrix.runs import seeds, session
+from actrix.runs import start as experiment
+from actrix.runs.config import RunError, resolve
+from actrix.runs.folder import OUTPUT, load_config
+from actrix.show.log import Logger
 
 PPO_SMALL = dict(n_steps=16, n_envs=2, batch_size=32, n_epochs=1)
 
@@ -43,7 +49,7 @@ def two_seeds(tmp_path_factory):
         "critic": "gae:0.95",
         "actor": "ppo-clip:0.2:advantage",
     }  # as PPO's defaults, not the zoo's
-    config = experiment.resolve(
+    config = resolve(
         "ppo", "CartPole-v1", seeds=[0, 1], steps=256, n_envs=2, backend="jax", settings=settings
     )
     experiment.start(config, folder, quiet=True)
@@ -104,19 +110,19 @@ def test_the_folder_of_a_seed_is_locked_with_the_run(two_seeds, tmp_path):
 def test_a_config_that_makes_no_sense_is_named(two_seeds, tmp_path, key, value):
     data = json.loads((two_seeds / "config.json").read_text()) | {key: value}
     (tmp_path / "config.json").write_text(json.dumps(data))
-    with pytest.raises(experiment.RunError, match=key):
-        experiment.load_config(tmp_path)
+    with pytest.raises(RunError, match=key):
+        load_config(tmp_path)
 
 
 def test_an_evaluation_without_returns_is_named(two_seeds, tmp_path):
     folder = copied(two_seeds, tmp_path / "run")
     (folder / "seed-0" / "evaluation.json").write_text('{"num_timesteps": 256}')
-    with pytest.raises(experiment.RunError, match=r"evaluation\.json cannot be read: it has no 'returns'"):
+    with pytest.raises(RunError, match=r"evaluation\.json cannot be read: it has no 'returns'"):
         experiment.resume(folder, quiet=True)
 
 
 def test_a_file_is_no_run_folder(two_seeds):
-    with pytest.raises(experiment.RunError, match="not a run folder"):
+    with pytest.raises(RunError, match="not a run folder"):
         experiment.resume(two_seeds / "config.json")
 
 
@@ -203,22 +209,20 @@ def test_a_damaged_checkpoint_of_a_run_folder_is_passed_over(two_seeds, tmp_path
 def test_a_later_format_is_not_damage(trained, tmp_path, monkeypatch):
     folder = copy_of(trained, tmp_path / "c")
     newest = checkpoint.checkpoints(folder)[-1]
-    header = modelfile.read_header(newest)
+    header = container.read_header(newest)
     arrays = {"w": np.ones(1, np.float32)}
-    monkeypatch.setattr(modelfile, "FORMAT", 2)
+    monkeypatch.setattr(container, "FORMAT", 2)
     modelfile.save(newest, {k: v for k, v in header.meta.items() if k != "format"}, arrays)
     monkeypatch.undo()
-    with pytest.raises(modelfile.ModelFileError, match="has format 2; this version reads 1: upgrade"):
+    with pytest.raises(container.ModelFileError, match="has format 2; this version reads 1: upgrade"):
         PPO("MlpPolicy", "CartPole-v1", seed=0, **PPO_SMALL).learn(96, resume_from=folder)
     assert newest.exists()
 
 
 def test_other_versions_are_warned_of(trained, tmp_path, monkeypatch):
     folder = copy_of(trained, tmp_path / "c")
-    import actrix.model as model_module
-
     now = modelfile.versions()
-    monkeypatch.setattr(model_module.modelfile, "versions", lambda: now | {"jax": "99.0"})
+    monkeypatch.setattr(modelfile, "versions", lambda: now | {"jax": "99.0"})
     with pytest.warns(RuntimeWarning, match=r'under other versions \(jax is "99\.0"'):
         PPO("MlpPolicy", "CartPole-v1", seed=0, **PPO_SMALL).learn(96, resume_from=folder)
 
@@ -229,10 +233,10 @@ def test_counters_out_of_range_are_refused(tmp_path, key, value):
     snapshot = checkpoint.Snapshot({"w": np.ones(1, np.float32)}, {"x": 0})
     names = ("num_timesteps", "iterations", "seed", "episodes", "start_steps", "resumes", "dropped_episodes")
     path = checkpoint.save(tmp_path, snapshot, dict.fromkeys(names, 0) | {"run": {}, "versions": {}})
-    meta = modelfile.read_header(path).meta
+    meta = container.read_header(path).meta
     meta = {k: v for k, v in meta.items() if k != "format"} | {key: value}
     modelfile.save(path, meta, {"learner": snapshot.learner, "loop": []})
-    with pytest.raises(modelfile.ModelFileError, match=key):
+    with pytest.raises(container.ModelFileError, match=key):
         checkpoint.load(path, snapshot.learner)
 
 
@@ -365,7 +369,7 @@ def test_no_checkpoint_is_newer_than_the_log(tmp_path, monkeypatch):
             return original(*args, **kwargs)
 
         monkeypatch.setattr(owner, name, noted)
-    config = experiment.resolve("ppo", "CartPole-v1", seeds=[0], steps=256, n_envs=2, backend="gymnasium",
+    config = resolve("ppo", "CartPole-v1", seeds=[0], steps=256, n_envs=2, backend="gymnasium",
                                 settings={"n_steps": 16, "batch_size": 32, "n_epochs": 1})  # fmt: skip
     experiment.start(config, tmp_path / "run", quiet=True, checkpoint_seconds=0)
     saves = [i for i, name in enumerate(done) if name == "save"]
@@ -378,13 +382,13 @@ def test_no_checkpoint_is_newer_than_the_log(tmp_path, monkeypatch):
 
 def test_processes_that_do_not_end_are_killed(tmp_path, monkeypatch):
     """A seed's process that ignores SIGTERM is waited for so long, then killed."""
-    monkeypatch.setattr(experiment, "STOP_SECONDS", 0.5)
+    monkeypatch.setattr(seeds, "STOP_SECONDS", 0.5)
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(100)"
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE)
     assert child.stdout.readline() == b"1\n"
     with open(tmp_path / "log", "wb") as log:
         begun = time.monotonic()
-        ended = experiment._stop({0: (child, tmp_path, log)})
+        ended = seeds.stop_all({0: (child, tmp_path, log)})
     child.stdout.close()
     assert ended == [(0, tmp_path, -signal.SIGKILL)]
     assert time.monotonic() - begun < 30
@@ -398,9 +402,9 @@ def test_a_seed_that_fails_while_it_is_stopped_is_named(tmp_path, monkeypatch, c
     Popen = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda _, **kw: Popen([sys.executable, "-c", program], **kw))
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    config = experiment.resolve("ppo", "CartPole-v1", seeds=[0, 1], steps=256, backend="gymnasium")
+    config = resolve("ppo", "CartPole-v1", seeds=[0, 1], steps=256, backend="gymnasium")
     pairs = [(tmp_path / f"seed-{seed}", seed) for seed in (0, 1)]
-    outputs = [path / experiment.OUTPUT for path, _ in pairs]
+    outputs = [path / OUTPUT for path, _ in pairs]
     for output in outputs:
         output.parent.mkdir()
         output.write_text("of an earlier session\n")
@@ -411,12 +415,12 @@ def test_a_seed_that_fails_while_it_is_stopped_is_named(tmp_path, monkeypatch, c
         signal.raise_signal(signal.SIGTERM)
 
     threading.Thread(target=stop, daemon=True).start()
-    run = functools.partial(experiment._train_in_processes, config, pairs, experiment.Session(quiet=True))
+    run = functools.partial(seeds.train_in_processes, config, pairs, session.Session(quiet=True))
     if code != 3:
         assert run() is (code == 0)  # then all were done at that moment
         return
     with pytest.raises(
-        experiment.SeedError, match=r"seed 0 \(and 1 more\) failed with exit code 3: no room; go on"
+        seeds.SeedError, match=r"seed 0 \(and 1 more\) failed with exit code 3: no room; go on"
     ):
         run()
 
@@ -425,19 +429,31 @@ def test_only_a_second_ctrl_c_aborts():
     """A service sends SIGTERM to all processes, and the parent of many seeds its own: one must not undo the other."""
     # It is ignored where the tests run in the background.
     old = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with experiment._StopRequest() as stop:
-        for _ in range(3):
-            signal.raise_signal(signal.SIGTERM)
-        assert stop.requested
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    with train._DeferredInterrupt(checkpoints=True) as interrupt:
-        for _ in range(3):
-            signal.raise_signal(signal.SIGTERM)
-        assert interrupt.pending == signal.SIGTERM
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+    for takes_over in (True, False):
+        with StopRequest(takes_over=takes_over) as stop:
+            for _ in range(3):
+                signal.raise_signal(signal.SIGTERM)
+            assert stop.requested
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
     signal.signal(signal.SIGINT, old)
+
+
+def test_a_handler_of_somebody_else_stays_in_charge_of_a_model_s_training():
+    """The command line takes the signals over; `learn` leaves them to who handles them."""
+    heard = []
+    old = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with StopRequest(takes_over=False) as stop:
+            signal.raise_signal(signal.SIGTERM)
+            assert heard == [signal.SIGTERM]
+            assert not stop.requested
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGTERM)
+            assert heard == [signal.SIGTERM]
+            assert stop.requested
+    finally:
+        signal.signal(signal.SIGTERM, old)
 
 
 # ------------------------------------------------------------------ links, paths, foreign files
@@ -462,7 +478,7 @@ def test_a_lock_that_leads_elsewhere_is_refused(two_seeds, tmp_path):
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
     import errno
 
-    from actrix.run import lock
+    from actrix.files import lock
 
     def refuse(file):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from tiny_models import CASES, same, tiny
 
+from actrix.files import container
+from actrix.files.container import ModelFileError
 from actrix.model import Model
-from actrix.run import modelfile
-from actrix.run.modelfile import ModelFileError
 
 COUNT = int(os.environ.get("ACTRIX_FUZZ", 24_000)) // len(CASES)
 HUGE = [2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1, 10**18, 10**40, -1, -(2**63), 0, 1, 3]
@@ -50,7 +50,7 @@ class File:
         if isinstance(header, dict):
             header["__metadata__"] |= blank
             header = json.dumps(header, separators=(",", ":"))
-        return modelfile.sealed(header.encode()) + body
+        return container.sealed(header.encode()) + body
 
 
 # ---------------------------------------------------------------------------- mutations of bytes
@@ -241,7 +241,7 @@ LONG = pytest.mark.timeout(0 if "ACTRIX_FUZZ" in os.environ else 240)  # each mu
 def test_mutants_are_refused_or_load_equal(case, tmp_path):
     """Cut anywhere, any byte flipped, header lengths, offsets, shapes, names, dtypes, JSON games, bad numbers."""
     file, rng, path = File(case, tmp_path), np.random.default_rng(len(case)), tmp_path / "mutant.safetensors"
-    tree = lambda p: modelfile.read_tree(p, file.template)
+    tree = lambda p: container.read_tree(p, file.template)
     before, refused = resident(), 0
     for i in range(COUNT):
         game = (BYTES + GAMES)[i % len(BYTES + GAMES)]
@@ -267,7 +267,7 @@ def test_every_cut_and_a_flip_of_every_byte_is_refused(case, tmp_path):
         assert outcome(path, file.data[:i], Model.load) is None
         flipped = bytearray(file.data)
         flipped[i] ^= 1 << (i % 8)
-        assert outcome(path, bytes(flipped), modelfile.read_meta) is None
+        assert outcome(path, bytes(flipped), container.read_meta) is None
     assert outcome(path, file.data + b"\0", Model.load) is None
 
 

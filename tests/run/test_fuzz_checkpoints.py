@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from test_fuzz import BYTES, COUNT, GAMES, LONG, File, nasty_metadata, outcome, resident
 
-from actrix.algorithms.presets import PRESETS, configure
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
+from actrix.envs.classic import ClassicEnv
 from actrix.envs.guard import EnvError
-from actrix.envs.jax_envs import ClassicEnv
 from actrix.envs.make import make_vec_env
-from actrix.run import checkpoint
-from actrix.run.compiled import CompiledRunner
-from actrix.run.modelfile import ModelFileError
-from actrix.run.stepping import host_runner
-from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints, train
+from actrix.files import checkpoint
+from actrix.files.container import ModelFileError
+from actrix.loops.compiled import CompiledRunner
+from actrix.loops.stepping import host_runner
+from actrix.loops.train import SeedRun, load_checkpoints, save_checkpoints, train
 
 SMALL = {"policy_kwargs": {"net_arch": [4]}}
 REPLAY = SMALL | {"learning_starts": 16, "batch_size": 8, "buffer_size": 64, "per": True}

@@ -11,11 +11,14 @@ import pytest
 from test_resume import assert_same
 from test_survival import CASES, ended, finish, kill, launch, newest, wait_until
 
-from actrix import experiment
 from actrix.cli import main
-from actrix.run import lock
-from actrix.run.lock import RunLock, RunLockedError
-from actrix.run.log import STEP, read_metrics
+from actrix.files import lock
+from actrix.files.lock import RunLock, RunLockedError
+from actrix.loops.interrupt import StopRequest
+from actrix.runs import start as experiment
+from actrix.runs.config import RunError, resolve
+from actrix.runs.folder import load_config
+from actrix.show.log import STEP, read_metrics
 
 pytestmark = [pytest.mark.skipif(os.name == "nt", reason="POSIX signals"), pytest.mark.timeout(240)]
 
@@ -153,22 +156,22 @@ def test_a_second_ctrl_c_aborts_inside_a_chunk_gymnasium(tmp_path):
 
 def test_a_start_that_was_killed_is_no_run_yet(tmp_path, monkeypatch):
     """What stood there before the `config.json` of the run; but not a run that another process began meanwhile."""
-    config = experiment.resolve("ppo", "CartPole-v1", seeds=[0, 1])
+    config = resolve("ppo", "CartPole-v1", seeds=[0, 1])
     monkeypatch.setattr(experiment, "_train", lambda config, folder, session: folder)
     folder = tmp_path / "run"
     for name in (".lock", ".tmp-ab.json", "seed-0/config.json", "seed-1/.tmp-cd.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("{}")
-    with pytest.raises(experiment.RunError, match=r"has no config\.json"):
+    with pytest.raises(RunError, match=r"has no config\.json"):
         experiment.resume(folder)
     assert experiment.start(config, folder) == folder
-    assert experiment.load_config(folder) == config
+    assert load_config(folder) == config
     for name in ("notes.txt", "seed-0/metrics.csv", "config.json"):
         other = tmp_path / name.replace("/", " ") / name
         other.parent.mkdir(parents=True)
         other.write_text("mine")
         taken = tmp_path / name.replace("/", " ")
-        with pytest.raises(experiment.RunError, match="exists already"):
+        with pytest.raises(RunError, match="exists already"):
             experiment.start(config, taken)
         assert other.read_text() == "mine"
 
@@ -176,7 +179,7 @@ def test_a_start_that_was_killed_is_no_run_yet(tmp_path, monkeypatch):
     monkeypatch.setattr(
         experiment, "_check", lambda config: (late.mkdir(), (late / "config.json").write_text("its"))
     )
-    with pytest.raises(experiment.RunError, match="exists already"):
+    with pytest.raises(RunError, match="exists already"):
         experiment.start(config, late)
     assert (late / "config.json").read_text() == "its"
 
@@ -191,3 +194,22 @@ def test_a_lock_is_refused_where_the_platform_lacks_an_error_number(tmp_path, mo
         there["RunLock"](tmp_path),
     ):
         pass
+
+
+def test_a_second_ctrl_c_inside_a_finaliser_still_aborts():
+    """Python ignores the exception there, e.g. in the callback by which JAX collects garbage."""
+
+    class Finalised:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def stopped_twice():
+        with StopRequest():
+            signal.raise_signal(signal.SIGINT)
+            one = Finalised()
+            del one
+            time.sleep(20)
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped_twice()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from actrix.run import atomic
-from actrix.run.log import Logger, read_metrics, table
+from actrix.files import atomic
+from actrix.show.log import Logger, read_metrics, table
 
 
 def write(folder, steps, **kwargs):
@@ -104,7 +104,7 @@ def test_lines_that_a_crash_filled_with_rubbish_are_left_out(tmp_path):
 
 def test_a_killed_process_loses_no_dumped_row(tmp_path):
     code = (
-        "import sys; from actrix.run.log import Logger; log = Logger(sys.argv[1])\n"
+        "import sys; from actrix.show.log import Logger; log = Logger(sys.argv[1])\n"
         "for step in range(10**9):\n"
         "    log.record('a', step); log.dump(step); print(step, flush=True)"
     )
@@ -260,6 +260,16 @@ def test_zeros_after_a_power_cut_are_removed(tmp_path):
         pass
     assert path.read_bytes().startswith(before)
     assert events(path)[1] == [2]
+
+
+@pytest.mark.parametrize("lost", [1, 9, 40])
+def test_a_last_event_whose_bytes_a_power_cut_left_zero_is_removed(tmp_path, lost):
+    """Its length is right, so only the checksum of what it holds tells: a reader would see nothing behind it."""
+    write(tmp_path, [1, 2], tensorboard=tmp_path)
+    path = next(tmp_path.glob("events.*"))
+    path.write_bytes(path.read_bytes()[:-lost] + bytes(lost))
+    write(tmp_path, [2], tensorboard=tmp_path, resume_step=1)
+    assert [x[0] for x in events(path)[0] if x[1] == "rollout/ep_rew_mean"] == [1, 2]
 
 
 def test_an_event_file_may_be_left_open(tmp_path):

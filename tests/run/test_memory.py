@@ -12,7 +12,7 @@ import dataclasses, functools, sys
 import gymnasium as gym, jax, jax.numpy as jnp, numpy as np
 from actrix import DQN
 from actrix.envs.probes import ActionObs
-from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints
+from actrix.loops.train import SeedRun, load_checkpoints, save_checkpoints
 
 class Frames(gym.Env):  # host: 28 kB a row
     observation_space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actrix.core.types import Spec
-from actrix.run import modelfile
-from actrix.run.modelfile import ModelFileError
+from actrix.files import container, modelfile
+from actrix.files.container import ModelFileError
+from actrix.files.spaces import space_from_json, space_to_json, spec_from_json, spec_to_json
 
 TREE = {
     "w": jnp.arange(6.0).reshape(2, 3),
@@ -33,30 +34,30 @@ def write(path, tree, meta=None):
     """A file with right checksums, whatever it holds."""
     arrays = {k: np.asarray(v) for k, v in tree.items()}
     data = b"".join(x.tobytes() for x in arrays.values())
-    text = json.dumps({"format": modelfile.FORMAT} | (meta or {}))
+    text = json.dumps({"format": container.FORMAT} | (meta or {}))
     entries = {k: (x.dtype, x.shape) for k, x in arrays.items()}
-    path.write_bytes(modelfile.header_bytes(text, entries, hashlib.sha256(data).hexdigest()) + data)
+    path.write_bytes(container.header_bytes(text, entries, hashlib.sha256(data).hexdigest()) + data)
     return path
 
 
 def flat(tree=TREE):
     import jax
 
-    return dict(zip(modelfile.leaf_names(tree), map(np.asarray, jax.tree.leaves(tree)), strict=True))
+    return dict(zip(container.leaf_names(tree), map(np.asarray, jax.tree.leaves(tree)), strict=True))
 
 
 def test_round_trip(path):
     assert path.name == "file.safetensors"
-    assert modelfile.read_meta(path) == META | {"format": modelfile.FORMAT}
-    read = modelfile.read_tree(path.with_suffix(""), TREE)
+    assert container.read_meta(path) == META | {"format": container.FORMAT}
+    read = container.read_tree(path.with_suffix(""), TREE)
     assert {k: (v.tolist(), v.dtype, v.shape) for k, v in flat(read).items()} == {
         k: (v.tolist(), v.dtype, v.shape) for k, v in flat().items()
     }
-    assert modelfile.find(path.parent / "file") == path
+    assert container.find(path.parent / "file") == path
     folder = modelfile.save(path.parent / "run" / "model", META, TREE).parent
-    assert modelfile.find(folder) == folder / "model.safetensors"
+    assert container.find(folder) == folder / "model.safetensors"
     with pytest.raises(FileNotFoundError, match="looked for"):
-        modelfile.find(path.parent / "other")
+        container.find(path.parent / "other")
 
 
 def test_every_truncation_and_every_flipped_byte_is_refused(path, tmp_path):
@@ -66,15 +67,15 @@ def test_every_truncation_and_every_flipped_byte_is_refused(path, tmp_path):
     for i in range(len(data)):
         broken.write_bytes(data[:i])
         with pytest.raises(ModelFileError):
-            modelfile.read_tree(broken, TREE)
+            container.read_tree(broken, TREE)
         flipped = bytearray(data)
         flipped[i] ^= 1 << int(rng.integers(8))
         broken.write_bytes(bytes(flipped))
         with pytest.raises(ModelFileError):
-            modelfile.read_meta(broken)
+            container.read_meta(broken)
     broken.write_bytes(data + b"\0")
     with pytest.raises(ModelFileError):
-        modelfile.read_tree(broken, TREE)
+        container.read_tree(broken, TREE)
 
 
 def test_differences_are_all_listed(tmp_path):
@@ -82,7 +83,7 @@ def test_differences_are_all_listed(tmp_path):
     tree["['renamed']"] = tree.pop("['w']")
     tree["['n']"] = np.zeros(2, np.float32)
     with pytest.raises(ModelFileError) as error:
-        modelfile.read_tree(write(tmp_path / "x.safetensors", tree), TREE)
+        container.read_tree(write(tmp_path / "x.safetensors", tree), TREE)
     for part in ("missing ['w']", "unknown ['renamed']", "['n'] is float32[2], expected int32[]"):
         assert part in str(error.value)
 
@@ -100,16 +101,16 @@ def test_differences_are_all_listed(tmp_path):
 def test_unfit_tensors(tmp_path, name, value, message):
     path = write(tmp_path / "x.safetensors", flat() | {name: value})
     if message is None:
-        modelfile.read_tree(path, TREE)
+        container.read_tree(path, TREE)
         return
     with pytest.raises(ModelFileError, match=message):
-        modelfile.read_tree(path, TREE)
+        container.read_tree(path, TREE)
 
 
 def test_a_byte_that_is_neither_true_nor_false_is_refused(tmp_path):
     path = write(tmp_path / "x.safetensors", {"['b']": np.array([0, 2], np.uint8).view(bool)})
     with pytest.raises(ModelFileError, match=r"\['b'\] holds bytes that are neither true nor false"):
-        modelfile.read_tree(path, {"b": jnp.zeros(2, bool)})
+        container.read_tree(path, {"b": jnp.zeros(2, bool)})
 
 
 def test_a_negative_variance_is_refused(tmp_path):
@@ -118,7 +119,7 @@ def test_a_negative_variance_is_refused(tmp_path):
     moments = init_moments((2,))
     path = write(tmp_path / "x.safetensors", flat(moments) | {".var": np.array([1, -1], np.float32)})
     with pytest.raises(ModelFileError, match=r"\.var holds negative"):
-        modelfile.read_tree(path, moments)
+        container.read_tree(path, moments)
 
 
 @pytest.mark.parametrize(
@@ -133,8 +134,8 @@ def test_a_negative_variance_is_refused(tmp_path):
 )
 def test_foreign_metadata(tmp_path, text, message):
     path = tmp_path / "x.safetensors"
-    path.write_bytes(safetensors.numpy.save(flat(), metadata=None if text is None else {modelfile.KEY: text}))
-    for read in (modelfile.read_meta, lambda p: modelfile.read_tree(p, TREE)):
+    path.write_bytes(safetensors.numpy.save(flat(), metadata=None if text is None else {container.KEY: text}))
+    for read in (container.read_meta, lambda p: container.read_tree(p, TREE)):
         with pytest.raises(ModelFileError, match=message):
             read(path)
 
@@ -145,14 +146,14 @@ def test_pickles_and_empty_files_are_refused(tmp_path):
     for data in (b"", b"\x80\x04c__builtin__\nopen\n(V%s\nVw\ntR." % str(canary).encode(), b"\xff" * 64):
         path.write_bytes(data)
         with pytest.raises(ModelFileError):
-            modelfile.read_meta(path)
+            container.read_meta(path)
     assert not canary.exists()
 
 
 def test_a_failed_save_keeps_the_old_file(path):
     with pytest.raises(ValueError, match="JSON"):
         modelfile.save(path, {"x": float("nan")}, TREE)
-    assert modelfile.read_meta(path)["kind"] == "test"
+    assert container.read_meta(path)["kind"] == "test"
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
@@ -198,12 +199,12 @@ every_space = st.recursive(
 @given(every_space)
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_spaces_survive_json(space):
-    text = json.dumps(modelfile.space_to_json(space), allow_nan=False)
-    again = modelfile.space_from_json(json.loads(text))
+    text = json.dumps(space_to_json(space), allow_nan=False)
+    again = space_from_json(json.loads(text))
     assert again == space
     assert type(again) is type(space)
     spec = Spec(space, spaces.Discrete(2), 10, 2)
-    assert modelfile.spec_from_json(json.loads(json.dumps(modelfile.spec_to_json(spec)))) == spec
+    assert spec_from_json(json.loads(json.dumps(spec_to_json(spec)))) == spec
 
 
 @pytest.mark.parametrize(
@@ -218,6 +219,6 @@ def test_spaces_survive_json(space):
 )  # fmt: skip
 def test_bad_spaces(data):
     with pytest.raises(ModelFileError, match="cannot rebuild a space"):
-        modelfile.space_from_json(data)
+        space_from_json(data)
     with pytest.raises(ModelFileError, match="Text cannot be stored"):
-        modelfile.space_to_json(gym.spaces.Text(3))
+        space_to_json(gym.spaces.Text(3))

@@ -7,36 +7,28 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from actrix.actors.pathwise import Deterministic
-from actrix.algorithms.off_policy import Batch
-from actrix.algorithms.pathwise import CriticEnsemble, Pathwise
-from actrix.algorithms.presets import PRESETS, configure, find_preset
-from actrix.algorithms.q_learning import QLearning
-from actrix.algorithms.regression import Regression
-from actrix.core.networks import NetworkConfig
-from actrix.core.q_networks import apply
+from actrix.algorithms.presets import PRESETS, find_preset
+from actrix.algorithms.settings import configure
+from actrix.core.rows import Rows
 from actrix.core.types import Spec
-from actrix.data.answers import ReplayBuffer
-from actrix.data.offline import Episode, assemble
-from actrix.run import checkpoint
-from actrix.run.evaluate import Policy
-from actrix.run.offline import STD_FLOOR, OfflineRunner, fill, observation_moments
-from actrix.run.train import NonFiniteError, SeedRun, load_checkpoints, save_checkpoints, train
+from actrix.data.datasets.dataset import Episode, assemble
+from actrix.files import checkpoint
+from actrix.loops.evaluate import Policy
+from actrix.loops.offline import STD_FLOOR, OfflineRunner, fill, observation_moments
+from actrix.loops.train import NonFiniteError, SeedRun, load_checkpoints, save_checkpoints, train
+from actrix.nets.view import apply
 
-NET = NetworkConfig(pi=(16,), vf=(16,), activation_fn="relu", ortho_init=False)
-COMMON = dict(network=NET, data=ReplayBuffer(batch_size=16, buffer_size=10**6, n_steps=2))
-PRIORITIZED = dataclasses.replace(COMMON["data"], prioritized=True)
+SMALL = {"policy_kwargs": {"net_arch": [16]}, "batch_size": 16, "buffer_size": 10**6, "n_step": 2}
 BOX, DISCRETE = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(3)
 ALGORITHMS = {
-    "bc": (Regression(critic=None, normalize_obs=True, **COMMON), BOX),
-    "iql": (Regression(**COMMON | {"data": PRIORITIZED}), DISCRETE),
-    "td3-bc": (
-        Pathwise(CriticEnsemble(2, actor_q="first"), Deterministic(), policy_delay=2, bc_alpha=2.5,
-                 normalize_obs=True, **COMMON),
-        BOX,
-    ),
-    "dqn": (QLearning(target_update_interval=3, **COMMON), DISCRETE),
-}  # fmt: skip
+    name: (configure(PRESETS[name].algorithm, SMALL | settings), space)
+    for name, settings, space in (
+        ("bc", {"normalize_obs": True}, BOX),
+        ("iql", {"prioritized": True}, DISCRETE),
+        ("td3-bc", {}, BOX),
+        ("dqn", {"target_update_interval": 3}, DISCRETE),
+    )
+}
 
 
 def make_dataset(action_space, lengths=(5, 1, 7, 3), seed=0, reward=None):
@@ -112,7 +104,7 @@ def test_learners_leave_the_data_behind_and_are_copies():
 @pytest.mark.parametrize(("n_steps", "lengths"), [(1, (1,)), (1, (5, 1, 7, 3)), (3, (2, 1, 1, 6, 4))])
 def test_every_transition_can_be_drawn_with_its_true_successor(n_steps, lengths):
     data = make_dataset(BOX, lengths)
-    algorithm = Regression(data=ReplayBuffer(n_steps=n_steps), network=NET)
+    algorithm = configure(ALGORITHMS["iql"][0], {"n_step": n_steps, "prioritized": False})
     head = algorithm.initial_acting(jax.random.key(0), data.spec).net.head
     memory = fill(data, algorithm.data, head)
     ring, rows = memory.ring, memory.rows
@@ -172,6 +164,9 @@ def test_what_does_not_learn_from_data_is_refused():
     data = make_dataset(BOX)
     with pytest.raises(ValueError, match="only algorithms that replay transitions learn from a data set"):
         OfflineRunner(find_preset("ppo").algorithm, data, [0])
+    scaled = configure(ALGORITHMS["bc"][0], {"normalize_reward": True})
+    with pytest.raises(ValueError, match="normalize_reward is of rewards that still come in"):
+        OfflineRunner(scaled, data, [0])
     with pytest.raises(ValueError, match="needs a Discrete action space"):
         OfflineRunner(ALGORITHMS["dqn"][0], data, [0])
     with pytest.raises(ValueError, match="reference"):
@@ -242,8 +237,12 @@ def test_cql_s_penalty_is_the_integral():
             each = np.stack([q_of(np.full((6, 1), a))[..., 0] for a in grid], axis=2)
             integral = np.log(np.trapezoid(np.exp(each), grid, axis=2))
         assert np.ptp(each, axis=2).min() > 0.2, "Q depends on the action"
-        batch = Batch(obs, action, ones, ones, obs[::-1].copy(), ones)
-        found = float(algorithm._conservatism(net, batch, np.float32(q), jax.random.key(1)))
+        rows = Rows(obs, action, ones, obs[::-1].copy(), ones, ones > 0)
+        params, build = algorithm.fit.split(net)
+        loss = lambda alpha, a=algorithm, v=net.view(build, params, rows), rows=rows: dataclasses.replace(
+            a.critic, cql_alpha=alpha
+        ).loss(v, rows, np.zeros((6, 1, 1), np.float32), jax.random.key(1))[0]
+        found = float(np.mean(loss(1.0) - loss(0.0)))
         expected = float(np.mean(np.sum(integral - q[..., 0], axis=1)))
         assert found == pytest.approx(expected, abs=1e-4 if discrete else 0.05)
 

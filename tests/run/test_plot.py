@@ -6,9 +6,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from actrix.run import plot
-from actrix.run.log import Logger
-from actrix.run.plot import load_run, plot_compare, plot_run, plot_seeds, smooth
+from actrix.show import plot
+from actrix.show.log import Logger
+from actrix.show.plot import load_run, plot_compare, plot_run, plot_seeds, smooth
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from actrix.run.record import _frame, headless, record_video, watch
+from actrix.show.record import _frame, headless, record_video, watch
 
 
 def push_right(obs, state, episode_start):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from actrix import DQN, PPO, SAC, BaseCallback, make_vec_env
+from actrix.files import checkpoint, container
+from actrix.loops import train
+from actrix.loops.train import SeedRun, load_checkpoints, save_checkpoints
 from actrix.model import MODELS
-from actrix.run import checkpoint, modelfile, train
-from actrix.run.train import SeedRun, load_checkpoints, save_checkpoints
 
 NET = {"policy_kwargs": {"net_arch": [8]}}
 ROLLOUT = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "normalize": True, **NET}
@@ -49,7 +50,7 @@ def build(case, seed=5, **more):
 def tensors(folder):
     """Name → bytes of everything in the newest checkpoint, and its counters."""
     path = checkpoint.checkpoints(folder)[-1]
-    header = modelfile.read_header(path)
+    header = container.read_header(path)
     meta = {k: v for k, v in header.meta.items() if k != "versions"}
     data, at, found = path.read_bytes()[header.start :], 0, {}
     for name, tensor in header.tensors.items():
@@ -213,14 +214,13 @@ def test_a_checkpoint_of_another_model_is_refused(change, message, tmp_path):
 
 def test_from_a_run_folder(tmp_path):
     """What `actrix train` left goes on in Python; its folder stays as it is."""
-    from actrix import experiment
+    from actrix.runs import start as experiment
+    from actrix.runs.config import resolve
 
-    config = experiment.resolve("ppo", "CartPole-v1", steps=64, n_envs=2, seeds=[5], settings=ROLLOUT)
+    config = resolve("ppo", "CartPole-v1", steps=64, n_envs=2, seeds=[5], settings=ROLLOUT)
     experiment.start(config, tmp_path / "run", quiet=True)
     before = sorted(p.name for p in (tmp_path / "run").rglob("*"))
-    settings = {k: v for k, v in config.settings.items() if k not in ("critic", "actor", "data")}
-    answers = {"gae_lambda": 0.8, "clip_range": "lin_0.2"}  # the zoo's, which the command line starts from
-    model = PPO("MlpPolicy", "CartPole-v1", n_envs=2, **settings, **answers)
+    model = PPO("MlpPolicy", "CartPole-v1", n_envs=2, **config.settings)
     model.learn(96, resume_from=tmp_path / "run", checkpoint_dir=tmp_path / "more")
     assert (model.num_timesteps, model.seed) == (96, 5)
     assert sorted(p.name for p in (tmp_path / "run").rglob("*")) == before
@@ -239,7 +239,7 @@ def test_other_bad_input(tmp_path):
     with pytest.raises(ValueError, match="algorithm is"):
         SAC("MlpPolicy", "Pendulum-v1").learn(64, resume_from=tmp_path)
     (path,) = checkpoint.checkpoints(tmp_path)
-    with pytest.raises(modelfile.ModelFileError, match="'checkpoint', not a model"):
+    with pytest.raises(container.ModelFileError, match="'checkpoint', not a model"):
         PPO.load(path)
 
 
@@ -250,7 +250,7 @@ def test_another_loops_checkpoint_is_refused(tmp_path):
     assert compiled.runner.backend == "jax"
     with pytest.raises(ValueError, match="of another model: env"):
         compiled.learn(96, resume_from=tmp_path)
-    with pytest.raises(modelfile.ModelFileError, match=r"fit|the key"):
+    with pytest.raises(container.ModelFileError, match=r"fit|the key"):
         load_checkpoints(compiled.runner, [SeedRun(5, checkpoints=tmp_path)])
 
 
@@ -259,17 +259,17 @@ def test_a_damaged_loop_is_refused(tmp_path):
     model = build("ppo")
     model.learn(64, checkpoint_dir=tmp_path)
     (path,) = checkpoint.checkpoints(tmp_path)
-    header = modelfile.read_header(path)
+    header = container.read_header(path)
     snapshot, counters = checkpoint.load(path, model.runner.snapshots()[0].learner)
     snapshot.loop["env"]["memory"] = [np.zeros(3)]
     path.unlink()
     checkpoint.save(tmp_path, snapshot, {k: counters[k] for k in (*header.meta, "history") if k in counters})
-    with pytest.raises(modelfile.ModelFileError, match="memory holds"):
+    with pytest.raises(container.ModelFileError, match="memory holds"):
         load_checkpoints(build("ppo").runner, [SeedRun(5, checkpoints=tmp_path)])
 
 
 def test_64_bit_numbers_and_infinities_of_the_loop_survive(tmp_path):
-    from actrix.run.runner import Snapshot
+    from actrix.files.checkpoint import Snapshot
 
     loop = {"x": np.array([np.inf, 1e300, -0.0]), "n": np.array([2**40]), "big": 2**100, "none": None}
     run = SeedRun(1, checkpoints=tmp_path, steps=2**40, iterations=1)

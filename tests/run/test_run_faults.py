@@ -18,8 +18,10 @@ from test_resume import assert_same
 from test_write_faults import Faults, _File
 
 from actrix.cli import main
-from actrix.run import checkpoint, log, train
-from actrix.run.log import STEP, read_metrics
+from actrix.files import checkpoint
+from actrix.loops import train
+from actrix.show import log
+from actrix.show.log import STEP, read_metrics
 
 MORE = ["--quiet", "--checkpoint-seconds", "0"]
 TRAIN = ["train", "sarsa", "FrozenLake-v1", "--backend", "gymnasium", "--envs", "2", "--steps", "160",

@@ -20,13 +20,14 @@ from gymnasium import spaces
 from tiny_models import CASES, same, tiny
 
 import actrix
-from actrix import cli, experiment
-from actrix.envs.make import UnknownEnvError
+from actrix import PPO, Model, cli
+from actrix.core.types import Spec
+from actrix.envs.build import UnknownEnvError
 from actrix.envs.probes import ActionObs, ContinuousTarget
-from actrix.model import PPO, Model
-from actrix.run import modelfile
-from actrix.run.log import Logger
-from actrix.run.modelfile import ModelFileError
+from actrix.files import container
+from actrix.files.container import ModelFileError
+from actrix.runs import start as experiment
+from actrix.show.log import Logger
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SOURCE = Path(actrix.__file__).parent
@@ -60,7 +61,7 @@ def forge(path, change=lambda meta: None, tensors=lambda header, body: (header, 
     text = json.dumps(meta if changed is None else changed)
     header = {"__metadata__": {"actrix": text, **blank}, **header}
     out = out or path.with_name("forged.safetensors")
-    out.write_bytes(modelfile.sealed(json.dumps(header, separators=(",", ":")).encode()) + bytes(body))
+    out.write_bytes(container.sealed(json.dumps(header, separators=(",", ":")).encode()) + bytes(body))
     return out
 
 
@@ -89,7 +90,7 @@ def test_code_under_any_name_is_refused_and_never_runs(suffix, tmp_path):
     path = tmp_path / f"model.{suffix}".rstrip(".")
     for data in payloads(canary):
         path.write_bytes(data)
-        for read in (Model.load, PPO.load, modelfile.read_meta, modelfile.read_header):
+        for read in (Model.load, PPO.load, container.read_meta, container.read_header):
             with pytest.raises(ModelFileError, match=re.escape(str(path))):
                 read(path)
         assert cli.main(["eval", str(path)]) == cli.main(["inspect", str(path)]) == cli.EXIT_USAGE
@@ -188,7 +189,7 @@ CALLS = {
 
 
 def test_the_source_has_no_reader_of_code():
-    """No module imports a pickle, imports by name or evaluates text; one may start processes, which pickle once."""
+    """No module imports a pickle, imports by name or evaluates text; one room starts processes, which pickle once."""
     users, wrong = set(), []
     for file in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -205,7 +206,7 @@ def test_the_source_has_no_reader_of_code():
                 k.arg == "allow_pickle" and getattr(k.value, "value", 1) is False for k in node.keywords
             )
             # The module that the user typed; `check_inert` refuses those of files, as the tests of each reader show.
-            typed = file == SOURCE / "envs" / "make.py" and name == "import_module"
+            typed = file == SOURCE / "envs" / "build.py" and name == "import_module"
             own = typed or (node.args and ast.unparse(node.args[0]).lstrip("f'\"").startswith("actrix."))
             if (name in CALLS and owner not in ("re", "jax") and not own) or (
                 owner == "yaml" and name == "load"
@@ -214,7 +215,9 @@ def test_the_source_has_no_reader_of_code():
             if owner in ("np", "numpy", "jnp") and name == "load" and not safe:
                 wrong.append(f"{file}:{node.lineno} calls {owner}.load without allow_pickle=False")
     assert not wrong
-    assert users == {SOURCE / "envs" / "workers.py"}, "processes are started in one module only"
+    assert {file.parent for file in users} == {SOURCE / "envs" / "workers"}, (
+        "processes are started in one room only"
+    )
 
 
 # ---------------------------------------------------------------------------- nothing is lost
@@ -341,7 +344,7 @@ def test_strict_json(path):
         (text[:-1] + ',"z":' + "[" * 10**5, "nested too deeply"),
         (text.replace("seed", "env_id", 1), "its metadata is not the JSON .*'env_id' occurs twice"),
     ):
-        path.write_bytes(modelfile.sealed(wrong.encode()) + data[start:])
+        path.write_bytes(container.sealed(wrong.encode()) + data[start:])
         with pytest.raises(ModelFileError, match=message):
             Model.load(path)
 
@@ -435,7 +438,7 @@ def test_golden_files_load_and_act_as_when_they_were_written(path):
 
 def test_golden_files_exist_for_every_case_of_this_format():
     """A format without golden files would not be promised."""
-    assert {p.stem for p in GOLDEN_FILES if p.parent.name == f"format-{modelfile.FORMAT}"} == set(CASES)
+    assert {p.stem for p in GOLDEN_FILES if p.parent.name == f"format-{container.FORMAT}"} == set(CASES)
 
 
 def test_a_normaliser_of_another_run_is_refused(tmp_path):
@@ -443,7 +446,7 @@ def test_a_normaliser_of_another_run_is_refused(tmp_path):
     one, two = tiny("sac"), tiny("sac")
     two._acting = jax.tree.map(lambda x: x + x, two._acting)
     a, b = (model.save(tmp_path / name) for name, model in (("a", one), ("b", two)))
-    header = modelfile.read_header(a)
+    header = container.read_header(a)
     spliced, at = bytearray(a.read_bytes()), header.start
     for name, tensor in header.tensors.items():
         if "obs_moments" in name:
@@ -500,7 +503,7 @@ def test_files_are_plain_safetensors(path):
     with safetensors.safe_open(str(path), "numpy") as file:
         assert json.loads(file.metadata()["actrix"])["algorithm"] == "ppo"
         model = Model.load(path)
-        names = modelfile.leaf_names(model.acting)
+        names = container.leaf_names(model.acting)
         assert sorted(file.keys()) == sorted(names)
         for name, leaf in zip(names, jax.tree.leaves(model.acting), strict=True):
             np.testing.assert_array_equal(file.get_tensor(name), leaf)
@@ -521,7 +524,7 @@ def test_what_is_saved_loads_equal(case, tmp_path):
 def test_what_could_not_be_read_again_is_not_written(tmp_path):
     """An observation of more numbers than a reader makes room for."""
     model = tiny("q-learning")
-    model.spec = modelfile.Spec(spaces.MultiBinary(2**25), model.spec.action_space)
+    model.spec = Spec(spaces.MultiBinary(2**25), model.spec.action_space)
     with pytest.raises(ModelFileError, match="more than 16777216 numbers"):
         model.save(tmp_path / "large")
     assert not list(tmp_path.iterdir())

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from actrix.run.stats import align, bootstrap_interval, common_grid, iqm, summarize
+from actrix.show.stats import align, bootstrap_interval, common_grid, iqm, summarize
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 10, 100])

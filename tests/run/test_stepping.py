@@ -25,12 +25,12 @@ from actrix import (
     evaluate_policy,
     make_vec_env,
 )
-from actrix.data.replay import Draw
+from actrix.data.ring import Draw
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ContinuousTarget
-from actrix.run.host import HostRunner
-from actrix.run.stepping import SteppingRunner
-from actrix.run.train import NonFiniteError
+from actrix.loops.host import HostRunner
+from actrix.loops.stepping import SteppingRunner
+from actrix.loops.train import NonFiniteError
 
 SMALL = {
     "learning_starts": 8, "train_freq": 1, "batch_size": 8, "buffer_size": 500, "target_update_interval": 20, "seed": 0,

@@ -8,7 +8,7 @@ from actrix import DQN, PPO, EvalCallback, make_vec_env
 from actrix.envs.guard import env_seeds
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs
-from actrix.run.runner import iteration_keys, run_keys, warm_up_key
+from actrix.loops.runner import iteration_keys, run_keys, warm_up_key
 
 SEEDS = [0, 1, 2, 2**31, 2**32, 2**32 + 1, 2**64]
 NET = {"policy_kwargs": {"net_arch": [4]}, "seed": 3}

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 from test_resume import assert_same
 
-from actrix import experiment
-from actrix.run import checkpoint
-from actrix.run.lock import RunLockedError
-from actrix.run.log import STEP, read_metrics
+from actrix.files import checkpoint
+from actrix.files.lock import RunLockedError
+from actrix.runs import session
+from actrix.runs import start as experiment
+from actrix.runs.config import RunError, resolve
+from actrix.runs.folder import load_config
+from actrix.show.log import STEP, read_metrics
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="POSIX signals"),
@@ -26,7 +29,7 @@ pytestmark = [
 # Saving may take any share of the time here, so that there is a checkpoint wherever the kill comes.
 DRIVER = """
 import sys
-from actrix.run import train
+from actrix.loops import train
 train.SAVE_SHARE = float("inf")
 from actrix.cli import main
 sys.exit(main(sys.argv[1:]))
@@ -219,10 +222,10 @@ def test_a_second_ctrl_c_aborts_and_a_second_process_is_refused(tmp_path):
 
 
 def _learner(folder):
-    config = experiment.load_config(folder)
-    env = experiment.make_env(config, 1)
+    config = load_config(folder)
+    env = session.make_env(config, 1)
     try:
-        return experiment.host_runner(config.build(), env, 1).snapshots()[0].learner
+        return session.host_runner(config.build(), env, 1).snapshots()[0].learner
     finally:
         env.close()
 
@@ -230,7 +233,7 @@ def _learner(folder):
 def test_another_configuration_and_other_versions(tmp_path, capsys):
     """A changed setting is refused and nothing is touched; other versions are told."""
     settings = {"n_steps": 16, "batch_size": 32, "policy_kwargs": {"net_arch": [4]}}
-    config = experiment.resolve(
+    config = resolve(
         "ppo", "CartPole-v1", steps=128, n_envs=4, seeds=[2], backend="gymnasium", settings=settings
     )
     folder = tmp_path / "run"
@@ -238,7 +241,7 @@ def test_another_configuration_and_other_versions(tmp_path, capsys):
     right = (folder / "config.json").read_text()
     (folder / "config.json").write_text(right.replace('"gamma": 0.98', '"gamma": 0.5'))
     files = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
-    with pytest.raises(experiment.RunError, match=r"settings.gamma is 0.5, the checkpoint has 0.98"):
+    with pytest.raises(RunError, match=r"settings.gamma is 0.5, the checkpoint has 0.98"):
         experiment.resume(folder, steps=256, quiet=True)
     assert files == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
     (folder / "config.json").write_text(right)

@@ -12,12 +12,12 @@ import sys
 import numpy as np
 import pytest
 
-from actrix import experiment
 from actrix.cli import main
-from actrix.run import atomic, checkpoint, modelfile, train
-from actrix.run.checkpoint import CheckpointError
-from actrix.run.runner import Snapshot
-from actrix.run.train import SeedRun
+from actrix.files import atomic, checkpoint, container, modelfile
+from actrix.files.checkpoint import CheckpointError, Snapshot
+from actrix.loops import train
+from actrix.loops.train import SeedRun
+from actrix.runs.folder import load_config
 
 STEPS = range(1, 6)  # the fourth is the first that removes an older one
 WHAT = ("open", "write", "fsync", "replace", "unlink")
@@ -217,7 +217,7 @@ def test_a_run_whose_disk_is_full(tmp_path, monkeypatch, capsys):
     assert main([*words, *small, "--quiet", "--out", str(tmp_path / "whole")]) == 0
     ends = [checkpoint.checkpoints(f / "checkpoints")[-1].name for f in (folder, tmp_path / "whole")]
     assert ends[0] == ends[1]
-    config = experiment.load_config(folder)
+    config = load_config(folder)
     assert config.n_timesteps == 96
 
 
@@ -227,11 +227,11 @@ def test_a_checkpoint_put_together_of_two_is_refused(tmp_path):
     other, counters = snapshot(3), SeedRun(0, steps=3, iterations=1).counters
     other.learner["memory"] += 1
     two = checkpoint.save(tmp_path / "b", other, counters)
-    start = modelfile.read_header(one).start
-    assert modelfile.read_header(two).start == start
+    start = container.read_header(one).start
+    assert container.read_header(two).start == start
     data = two.read_bytes()[:start] + one.read_bytes()[start:]
     mixed = tmp_path / "c" / two.name
     mixed.parent.mkdir()
     mixed.write_bytes(data)
-    with pytest.raises(modelfile.ModelFileError, match="do not match their checksum"):
+    with pytest.raises(container.ModelFileError, match="do not match their checksum"):
         checkpoint.load_newest(mixed.parent, snapshot(0).learner)

@@ -10,12 +10,22 @@ Action values are `[*B, A]` with any leading axes. In all functions
 - actions are int32, everything else has the dtype of `q`.
 """
 
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Bool, Float, Int
 
+from actrix.core.answers import Actor, ActorFacts
 from actrix.core.distributions import ILLEGAL, greedy_action, legal_actions, positive
+from actrix.core.fields import rate, share
+from actrix.core.schedules import Schedule, evaluate
+from actrix.core.types import Key, record
+from actrix.nets.torso import noise_size, perturb
 
 Number = float | Float[Array, "..."]
 Mask = Bool[Array, "*B A"]
@@ -118,3 +128,162 @@ def ou_step(
 def _column(x: Number, q: Array) -> Array:
     """A number per row of q as `[*B, 1]`, in q's dtype."""
     return jnp.broadcast_to(jnp.asarray(x, q.dtype), q.shape[:-1])[..., None]
+
+
+# ---------------------------------------------------------------------------- question 2: greedy in Q(s, ·)
+
+
+@record
+class Explore:
+    """The behaviour policy's numbers at one time of training."""
+
+    epsilon: Array
+    """Probability of a uniformly random legal action."""
+    temperature: Array
+    """Of Boltzmann exploration, in units of return."""
+
+
+@record
+class Draws:
+    """One chunk's randomness `[T, N, ...]`."""
+
+    uniform: Array
+    gumbel: Array
+
+
+@record
+class Noise:
+    """One chunk's randomness of an actor that reads a network."""
+
+    choice: Draws
+    net: Array | None = None
+    """`[T, M]` standard normals of the noisy layers, alike in all environments; None = no such layers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Greedy(Actor):
+    """The target policy is argmax_a Q(s, a), and so is the behaviour: noisy layers explore, or nothing does."""
+
+    name: ClassVar[str] = "greedy"
+    positional: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def facts(self):
+        return ActorFacts(takes=("Q(s, ·)",), singly=True)
+
+    # What explores, which tables share with networks.
+
+    def numbers(self, progress):
+        zero = jnp.zeros((), jnp.float32)
+        return Explore(zero, zero + 1)
+
+    def at_random(self, numbers):
+        return dataclasses.replace(numbers, epsilon=jnp.ones(()))
+
+    def draws(self, key: Key, shape: tuple[int, ...], actions: int) -> Draws:
+        """The randomness of `prod(shape)` choices."""
+        k1, k2 = jax.random.split(key)
+        return Draws(jax.random.uniform(k1, shape), jax.random.gumbel(k2, (*shape, actions)))
+
+    def preferred(
+        self, q: Array, numbers: Explore, draws: Draws, mask: Array | None, ties: bool = False
+    ) -> Array:
+        """The action before any ε: greedy; `ties` breaks ties at random."""
+        return sample_greedy(q, draws.gumbel, mask) if ties else greedy_action(q, mask)
+
+    def choose(
+        self, q: Array, numbers: Explore, draws: Draws, mask: Array | None, ties: bool = False
+    ) -> Array:
+        """The behaviour policy's action for `q` `[N, A]`."""
+        chosen = self.preferred(q, numbers, draws, mask, ties)
+        return explore(chosen, numbers.epsilon, draws.uniform, draws.gumbel, mask)
+
+    def probabilities(self, q: Array, numbers: Explore, mask: Array | None, ties: bool = False) -> Array:
+        """μ(·|s) of that choice, `[N, A]`."""
+        if not ties:
+            return epsilon_greedy_probs(q, numbers.epsilon, mask)
+        chosen = greedy_probs(q, mask)
+        legal = legal_actions(chosen, mask)
+        return (1 - numbers.epsilon) * chosen + numbers.epsilon * legal / jnp.sum(
+            legal, axis=-1, keepdims=True
+        )
+
+    # ------------------------------------------------------------------ the contract
+
+    def noise(self, net, key, shape):
+        choice, noise_key = jax.random.split(key)
+        size = noise_size(net)
+        normals = jax.random.normal(noise_key, (shape[0], size)) if size else None
+        return Noise(self.draws(choice, shape, net.head.size), normals)
+
+    def act(self, critic, net, numbers, carry, obs, mask, noise):
+        q = critic.q_values(net if noise.net is None else perturb(net, noise.net), obs)
+        return self.choose(q, numbers, noise.choice, mask), None, None, carry
+
+    def policy(self, critic, net, numbers, carry, obs, mask, noise):
+        if noise is not None:
+            action, _, _, carry = self.act(critic, net, numbers, carry, obs, mask, noise)
+            return action, carry
+        return greedy_action(critic.q_values(net, obs), mask), carry
+
+    def loss(self, critic, view, kept, rows, memo, progress, key):
+        return jnp.zeros_like(rows.reward), {}
+
+
+@dataclasses.dataclass(frozen=True)
+class EpsilonGreedy(Greedy):
+    """argmax_a Q(s, a); with probability ε behaviour takes a uniformly random legal action instead."""
+
+    exploration_final_eps: float = 0.05
+    exploration_fraction: float = 0.1
+    """Share of training over which ε falls from its initial to its final value."""
+    exploration_initial_eps: float = 1.0
+
+    name: ClassVar[str] = "epsilon-greedy"
+    positional: ClassVar[tuple[str, ...]] = (
+        "exploration_final_eps", "exploration_fraction", "exploration_initial_eps",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        share(self, "exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
+
+    def numbers(self, progress):
+        fraction = jnp.minimum(progress / jnp.maximum(self.exploration_fraction, 1e-9), 1.0)
+        start, end = self.exploration_initial_eps, self.exploration_final_eps
+        epsilon = jnp.asarray(start + (end - start) * fraction, jnp.float32)
+        return Explore(epsilon, jnp.ones((), jnp.float32))
+
+    def number_metrics(self, numbers):
+        return {"rollout/exploration_rate": numbers.epsilon}
+
+
+@dataclasses.dataclass(frozen=True)
+class Boltzmann(Greedy):
+    """argmax_a Q(s, a); behaviour draws an action with probability ∝ exp(Q(s, a)/τ). What Q is backed up to is the
+    critic's: `q:soft` for the same τ."""
+
+    temperature: Schedule = 1.0
+    """τ, in units of return."""
+
+    name: ClassVar[str] = "boltzmann"
+    positional: ClassVar[tuple[str, ...]] = ("temperature",)
+
+    def __post_init__(self) -> None:
+        rate(self, "temperature")
+
+    @property
+    def facts(self):
+        return ActorFacts(takes=("Q(s, ·)",), singly=True, explores_by_value=True)
+
+    def numbers(self, progress):
+        temperature = jnp.asarray(evaluate(self.temperature, progress), jnp.float32)
+        return Explore(jnp.zeros((), jnp.float32), temperature)
+
+    def number_metrics(self, numbers):
+        return {"rollout/temperature": numbers.temperature}
+
+    def preferred(self, q, numbers, draws, mask, ties=False):
+        return sample_boltzmann(q, numbers.temperature, draws.gumbel, mask)
+
+    def probabilities(self, q, numbers, mask, ties=False):
+        return jnp.exp(boltzmann_log_probs(q, numbers.temperature, mask))

@@ -9,14 +9,22 @@ Own code, as the `kfac_jax` library's optimiser is a host-side object whose step
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from actrix.actors.natural import NaturalActor, step_length
+from actrix.core.answers import ActorFacts
+from actrix.core.fields import positive, rate
+from actrix.core.optim import flatten
+from actrix.core.schedules import Schedule, evaluate
+from actrix.core.spaces import is_image
 from actrix.core.types import PyTree, record
+from actrix.nets.torso import space_leaves
 
 
 @record
@@ -109,3 +117,52 @@ def _precondition_layer(
     full = jax.scipy.linalg.cho_solve((left, True), full)
     full = jax.scipy.linalg.cho_solve((right, True), full.T).T
     return full[:-1], full[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class KroneckerFactored(NaturalActor):
+    """θ ← θ + η F̂⁻¹∇L, η = min(`max_step`, √(2δ/xᵀF̂x)), F̂ Kronecker-factored layer by layer (Wu et al. 2017)."""
+
+    target_kl: float = 0.001
+    """δ of the quadratic model."""
+    max_step: Schedule = 0.25
+    damping: float = 0.01
+    """λ, shared between the two factors of a layer."""
+    stats_decay: float = 0.99
+    """Decay of the factors' running averages, per chunk."""
+
+    name: ClassVar[str] = "acktr"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "target_kl", "damping")
+        rate(self, "max_step")
+        if not 0 <= self.stats_decay < 1:
+            raise ValueError(f"stats_decay={self.stats_decay} must lie in [0, 1).")
+
+    @property
+    def facts(self):
+        return ActorFacts(fisher=True, dense_only=True)
+
+    def check(self, spec, config):
+        images = any(is_image(leaf) for leaf in space_leaves(spec.observation_space))
+        if config.layer_norm:
+            raise ValueError("acktr factors dense layers only: layer_norm needs trpo or npg.")
+        if config.cell is not None or config.cnn or config.features_extractor_class is not None or images:
+            raise ValueError(
+                "acktr factors dense layers only: images, a recurrent cell or an extractor of your own need trpo or "
+                "npg."
+            )
+
+    def step_init(self, net):
+        return no_factors(net)
+
+    def step(self, theta, state, at, objective, rows, progress):
+        net_of = lambda theta: at(theta).net.policy_part()
+        gradient = jax.grad(objective)(theta)
+        factors = batch_factors(net_of(theta), rows.obs, at(theta).action, rows.mask, rows.valid)
+        state = average(state, *factors, self.stats_decay)
+        x = flatten(precondition(net_of(gradient), state, self.damping))[0]
+        length = step_length(jnp.vdot(x, gradient), self.target_kl)  # xᵀF̂x = xᵀ∇L
+        length = jnp.minimum(length, evaluate(self.max_step, progress))
+        return theta + length * x, state, {"train/step_size": length}

@@ -8,15 +8,23 @@ Kakade, "A Natural Policy Gradient" (2001); Schulman et al., "Trust Region Polic
 
 from __future__ import annotations
 
+import abc
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from actrix.actors import policy_gradient as pg
+from actrix.actors.policy_gradient import PolicyGradient, masked_mean
+from actrix.core.answers import ActorFacts, Metrics
 from actrix.core.distributions import Distribution
+from actrix.core.fields import finite, positive, rate, whole
+from actrix.core.fit import Natural
+from actrix.core.rows import Rows
+from actrix.core.schedules import Schedule, evaluate
+from actrix.core.types import PyTree
 
 Vector = Float[Array, " P"]
 DistOf = Callable[[Any], Distribution]
@@ -24,7 +32,7 @@ DistOf = Callable[[Any], Distribution]
 
 def mean_kl(old: Distribution, new: Distribution, valid: Bool[Array, "*B"] | None = None) -> Float[Array, ""]:
     """Mean of KL(old(·|s_t) ‖ new(·|s_t)) over the valid rows."""
-    return pg.masked_mean(old.kl(new), valid)  # type: ignore[arg-type]
+    return masked_mean(old.kl(new), valid)  # type: ignore[arg-type]
 
 
 def fisher_vector_product(
@@ -178,3 +186,115 @@ def conservative_step(gain: float | Array, epsilon: float | Array, gamma: float)
     gain, penalty = jnp.asarray(gain), 4 * jnp.asarray(epsilon) * gamma
     alpha = (1 - gamma) ** 2 * gain / jnp.where(penalty > 0, penalty, 1)
     return jnp.where(gain > 0, jnp.where(penalty > 0, jnp.minimum(1, alpha), 1), 0)
+
+
+# ---------------------------------------------------------------------------- question 2: actors that step so
+
+
+@dataclasses.dataclass(frozen=True)
+class NaturalActor(PolicyGradient):
+    """Ascends ρ_t ψ_t + ent_coef · H(π), ρ_t = π/π_old, by one step of its own per chunk."""
+
+    fit: ClassVar[Any] = Natural
+
+    @property
+    def facts(self):
+        return ActorFacts(fisher=True)
+
+    def objective(self, view, kept, rows, psi, memo, progress):
+        return jnp.exp(view.log_prob - rows.log_prob) * psi, {}
+
+    def step_init(self, net: Any) -> PyTree:
+        """What the step remembers between chunks."""
+        return None
+
+    @abc.abstractmethod
+    def step(
+        self, theta: Vector, state: PyTree, at: Callable, objective: Callable, rows: Rows, progress: Any
+    ) -> tuple[Vector, PyTree, Metrics]:
+        """(θ, state, metrics) after one step up `objective`; `at(θ)` is the view of the rows by θ."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ConjugateActor(NaturalActor):
+    """The direction F⁻¹∇L by conjugate gradients."""
+
+    target_kl: float = 0.01
+    """δ of the mean KL(π_old ‖ π)."""
+    cg_max_steps: int = 15
+    cg_damping: float = 0.1
+    """λ of (F + λI)x = ∇L."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "target_kl")
+        finite(self, "cg_damping", least=0)
+        whole(self, "cg_max_steps")
+
+    def direction(self, theta: Vector, at: Callable, objective: Callable, rows: Rows) -> tuple[Vector, Array]:
+        """x = F⁻¹∇L, and xᵀFx."""
+        product = fisher_vector_product(lambda theta: at(theta).dist, theta, rows.valid)
+        gradient = jax.grad(objective)(theta)
+        return natural_direction(
+            product, gradient, cg_max_steps=self.cg_max_steps, cg_damping=self.cg_damping
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class NaturalGradient(ConjugateActor):
+    """θ ← θ + η F⁻¹∇L, η = min(`max_step`, √(2δ/xᵀFx)) (Kakade 2001; bounded as by Rajeswaran et al. 2017).
+
+    δ bounds the quadratic model of the KL; the step itself is not checked.
+    """
+
+    max_step: Schedule = 1.0
+
+    name: ClassVar[str] = "npg"
+    positional: ClassVar[tuple[str, ...]] = ("target_kl", "max_step", "cg_max_steps", "cg_damping")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rate(self, "max_step")
+
+    def step(self, theta, state, at, objective, rows, progress):
+        x, curvature = self.direction(theta, at, objective, rows)
+        length = jnp.minimum(step_length(curvature, self.target_kl), evaluate(self.max_step, progress))
+        return theta + length * x, state, {"train/step_size": length}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrustRegion(ConjugateActor):
+    """max L(θ) s.t. mean KL(π_old ‖ π_θ) ≤ δ, by a natural-gradient step and a line search (Schulman et al. 2015).
+
+    Field names are sb3-contrib's. The constraint is on the mean KL: no guarantee of improvement follows from it.
+    """
+
+    line_search_shrinking_factor: float = 0.8
+    line_search_max_iter: int = 10
+
+    name: ClassVar[str] = "trpo"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole(self, "line_search_max_iter")
+        if not 0 < self.line_search_shrinking_factor < 1:
+            raise ValueError(
+                f"line_search_shrinking_factor={self.line_search_shrinking_factor} must lie between 0 and 1."
+            )
+
+    @property
+    def facts(self):
+        return ActorFacts(fisher=True, ratio=True, searches=True)
+
+    def step(self, theta, state, at, objective, rows, progress):
+        old = at(theta).dist
+        x, curvature = self.direction(theta, at, objective, rows)
+        found = line_search(
+            lambda theta: (objective(theta), mean_kl(old, at(theta).dist, rows.valid)),
+            theta,
+            step_length(curvature, self.target_kl) * x,
+            self.target_kl,
+            max_iter=self.line_search_max_iter,
+            shrinking_factor=self.line_search_shrinking_factor,
+        )
+        return found.theta, state, {"train/is_line_search_success": found.success.astype(jnp.float32)}

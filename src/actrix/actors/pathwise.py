@@ -7,19 +7,94 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from gymnasium import spaces
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from actrix.core.fields import finite
+from actrix.actors.greedy import explore, ou_step
+from actrix.core.answers import Actor, ActorFacts
+from actrix.core.distributions import legal_actions
+from actrix.core.fields import choose, finite, positive_or_none, share, switch
+from actrix.core.optim import copied, polyak
+from actrix.core.types import Key, record
+from actrix.nets.q_networks import bounded, build_actor
 
 NOISES = ("none", "normal", "ornstein-uhlenbeck")
+OU_THETA, OU_DT = 0.15, 1e-2
+"""Ornstein–Uhlenbeck noise as in Stable-Baselines3."""
+
+
+@record
+class Explore:
+    """The behaviour policy's numbers."""
+
+    random: jax.Array
+    """Probability of a uniformly random action: 1 in the random phase."""
+
+
+@record
+class Noise:
+    """One chunk's randomness, `[T, N, ...]`."""
+
+    action: jax.Array
+    uniform: jax.Array
+    """Uniformly random actions in [−1, 1] (Gumbel noise for discrete ones)."""
+    switch: jax.Array
+
+
+def draw(head: Any, key: Key, shape: tuple[int, int]) -> Noise:
+    """All the randomness of a chunk's actions, drawn at once."""
+    k1, k2, k3 = jax.random.split(key, 3)
+    uniform = head.draw(k2, shape)
+    if head.continuous:
+        uniform = jax.random.uniform(k2, (*shape, head.size), minval=-1.0)
+    return Noise(head.draw(k1, shape), uniform, jax.random.uniform(k3, shape))
+
+
+class RandomPhase(Actor):
+    """Uniformly random before the first update, and not after it."""
+
+    def numbers(self, progress):
+        return Explore(jnp.zeros(()))
+
+    def at_random(self, numbers):
+        return Explore(jnp.ones(()))
+
+    def noise(self, net, key, shape):
+        return draw(net.head, key, shape)
 
 
 @dataclasses.dataclass(frozen=True)
-class Deterministic:
+class Pathwise(RandomPhase):
+    """A network of its own beside critics Q(s, a); uniformly random in the random phase."""
+
+    @property
+    def facts(self) -> ActorFacts:
+        return ActorFacts(takes=("Q(s, a)",), singly=True)
+
+    def act(self, critic, net, numbers, carry, obs, mask, noise):
+        out, _ = net.policy(obs, None, mask)
+        action, carry = self.behave(out, carry, noise)
+        if net.head.continuous:
+            action = jnp.where((noise.switch < numbers.random)[:, None], noise.uniform, action)
+        else:
+            action = explore(action, numbers.random, noise.switch, noise.uniform, mask)
+        return action, None, None, carry
+
+    def behave(self, out: Any, carry: Any, noise: Noise) -> tuple[Any, Any]:
+        """(the action that is tried, carry) from what the network says."""
+        return out.sample(noise.action), carry
+
+    def weighs(self, rows):
+        return rows.alike()
+
+
+@dataclasses.dataclass(frozen=True)
+class Deterministic(Pathwise):
     """a = f_φ(s), ascending Q(s, f_φ(s)) (Silver et al. 2014); explores by noise added to the action."""
 
     noise_type: str = "normal"
@@ -30,18 +105,76 @@ class Deterministic:
     target_policy_noise: float = 0.2
     """Standard deviation of the noise that smooths the target action (Fujimoto et al. 2018); 0 = none."""
     target_noise_clip: float = 0.5
+    bc_alpha: float | None = None
+    """TD3+BC: minimise −λQ + (f_φ(s) − a)² with λ = bc_alpha / mean|Q| (Fujimoto & Gu 2021); None = off."""
+    tau: float = 0.005
+    """Polyak coefficient of the target actor."""
 
     name: ClassVar[str] = "deterministic"
-    stochastic: ClassVar[bool] = False
+    positional: ClassVar[tuple[str, ...]] = ("noise_std",)
+
+    @property
+    def facts(self):
+        return dataclasses.replace(super().facts, density=False)
 
     def __post_init__(self) -> None:
-        if self.noise_type not in NOISES:
-            raise ValueError(f"noise_type={self.noise_type!r}: choose one of {', '.join(NOISES)}.")
+        choose(self, noise_type=NOISES)
         finite(self, "noise_std", "target_policy_noise", "target_noise_clip", least=0)
+        positive_or_none(self, "bc_alpha")
+        share(self, "tau")
+
+    def check(self, spec, config):
+        space = spec.action_space
+        if isinstance(space, spaces.Box):
+            _finite_bounds(space)
+        else:
+            hint = "use discrete-sac or dqn" if isinstance(space, spaces.Discrete) else "use ppo"
+            raise ValueError(f"a {self.name} actor needs a Box action space, not {space}: {hint}.")
+
+    def build(self, config, spec, key):
+        return build_actor(config, spec, key, stochastic=False)
+
+    def carry(self, net, num_envs):
+        """The state of Ornstein–Uhlenbeck noise."""
+        return jnp.zeros((num_envs, net.head.size)) if self.noise_type == "ornstein-uhlenbeck" else None
+
+    def behave(self, out, carry, noise):
+        if self.noise_type == "ornstein-uhlenbeck":
+            carry = ou_step(carry, noise.action, theta=OU_THETA, sigma=self.noise_std, dt=OU_DT)
+            return jnp.clip(out + carry, -1.0, 1.0), carry
+        scale = self.noise_std if self.noise_type == "normal" else 0.0
+        return jnp.clip(out + scale * noise.action, -1.0, 1.0), carry
+
+    def policy(self, critic, net, numbers, carry, obs, mask, noise):
+        return net.policy(obs, None, mask)[0], carry
+
+    def init(self, net, params):
+        return copied(params["actor"])
+
+    def restart(self, kept, params):
+        return copied(params["actor"])
+
+    def follow(self, kept, params):
+        return polyak(kept, params["actor"], self.tau)
+
+    def backup(self, view, kept, rows, q, key):
+        target = view({"actor": kept.actor})
+        xi = target.net.head.draw(key, rows.reward.shape)
+        smoothing = jnp.clip(self.target_policy_noise * xi, -self.target_noise_clip, self.target_noise_clip)
+        return q(jnp.clip(target.policy("next_obs") + smoothing, -1.0, 1.0)), jnp.zeros(rows.reward.shape)
+
+    def loss(self, critic, view, kept, rows, memo, progress, key):
+        dropout, _ = jax.random.split(jax.random.split(key, 5)[2])
+        action = view.policy()
+        q = critic.ascended(view, action, dropout)
+        if self.bc_alpha is None:
+            return -q, {}
+        cloning = jnp.mean((action - view.action) ** 2, axis=-1)
+        return cloning - behaviour_cloning_weight(q, self.bc_alpha) * q, {}
 
 
 @dataclasses.dataclass(frozen=True)
-class Soft:
+class Soft(Pathwise):
     """π fitted to exp(Q/α): minimises E[α log π − Q] through the reparametrised action (Haarnoja et al. 2018)."""
 
     ent_coef: float | str = "auto"
@@ -49,11 +182,15 @@ class Soft:
     target_entropy: float | str = "auto"
     """'auto' = −dim(A) for continuous actions, ½ log |A| for discrete ones (0.98 log |A| in Christodoulou 2019,
     which keeps a two-action policy near uniform)."""
+    discrete: bool = False
+    """Discrete actions: values and policy loss are exact sums over the actions (Christodoulou 2019)."""
 
     name: ClassVar[str] = "soft"
-    stochastic: ClassVar[bool] = True
+    positional: ClassVar[tuple[str, ...]] = ("ent_coef",)
+    own_names: ClassVar[dict[str, str]] = {"log_alpha": "ent_coef"}
 
     def __post_init__(self) -> None:
+        switch(self, "discrete")
         text = self.ent_coef
         try:
             initial = self.initial_coef
@@ -81,11 +218,100 @@ class Soft:
     def initial_coef(self) -> float:
         """α at the start."""
         if not isinstance(self.ent_coef, str):
-            return float(self.ent_coef)
+            return self.ent_coef
         kind, *number = self.ent_coef.split("_")
         if kind != "auto" or len(number) > 1:
             raise ValueError(self.ent_coef)
         return float(number[0]) if number else 1.0
+
+    def check(self, spec, config):
+        space = spec.action_space
+        if isinstance(space, spaces.Box):
+            _finite_bounds(space)
+            if self.discrete:
+                raise ValueError(f"discrete SAC needs a Discrete action space, not {space}: use sac.")
+        elif not isinstance(space, spaces.Discrete):
+            raise ValueError(f"a {self.name} actor needs a Box action space, not {space}: use ppo.")
+        elif not self.discrete:
+            raise ValueError(
+                f"a soft actor needs a Box action space, not {space}: set discrete=True, or use discrete-sac or dqn."
+            )
+
+    def build(self, config, spec, key):
+        return build_actor(config, spec, key, stochastic=True)
+
+    def policy(self, critic, net, numbers, carry, obs, mask, noise):
+        out, _ = net.policy(obs, None, mask)
+        return (out.mode() if noise is None else out.sample(noise.action)), carry
+
+    # ------------------------------------------------------------------ learning
+
+    def own(self):
+        return {"log_alpha": jnp.full(1, math.log(self.initial_coef), jnp.float32)} if self.adapted else {}
+
+    def alpha(self, view: Any) -> jax.Array:
+        """α."""
+        if not self.adapted:
+            return jnp.asarray(self.initial_coef, jnp.float32)
+        return jnp.exp(view.params["log_alpha"][0])
+
+    def backup(self, view, kept, rows, q, key):
+        out, alpha = view.policy("next_obs"), self.alpha(view)
+        if self.discrete:
+            return discrete_soft_value(out.logits, q(None), alpha)[:, None, None], jnp.zeros(
+                rows.reward.shape
+            )
+        action, log_prob = out.sample_with_log_prob(view.net.head.draw(key, rows.reward.shape))
+        return q(action), alpha * log_prob
+
+    def loss(self, critic, view, kept, rows, memo, progress, key):
+        dropout, key = jax.random.split(jax.random.split(key, 5)[2])
+        out, alpha = view.policy(), self.alpha(view)
+        if self.discrete:
+            q = jax.lax.stop_gradient(critic.ascended(view, None, dropout))
+            loss, entropy = discrete_soft_policy_loss(out.logits, q, alpha), out.entropy()
+        else:
+            action, log_prob = out.sample_with_log_prob(view.net.head.draw(key, rows.reward.shape))
+            loss, entropy = (
+                soft_policy_loss(log_prob, critic.ascended(view, action, dropout), alpha),
+                -log_prob,
+            )
+        return loss, {"entropy": entropy, "train/ent_coef": alpha, "train/entropy": jnp.mean(entropy)}
+
+    def also(self, view, rows, metrics):
+        target = self._target_entropy(view.net.head, rows.mask)
+        return {"log_alpha": temperature_loss(view.params["log_alpha"][0], metrics["entropy"], target)}
+
+    def _target_entropy(self, head: Any, mask: jax.Array | None) -> float | jax.Array:
+        """H̄: as given, or −dim A; of discrete actions half the largest entropy, ½ log of how many are legal."""
+        if not isinstance(self.target_entropy, str):
+            return self.target_entropy
+        if head.continuous:
+            return -float(head.size)
+        if mask is None:
+            return 0.5 * math.log(head.size)
+        return 0.5 * jnp.log(jnp.sum(legal_actions(jnp.zeros(mask.shape), mask), axis=-1))
+
+
+def _finite_bounds(space: spaces.Box) -> None:
+    if not bounded(space):
+        raise ValueError(f"the action space {space} has infinite bounds: a tanh actor needs finite ones.")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NormalActionNoise:
+    """Gaussian action noise as Stable-Baselines3 writes it; the mean must be 0 and sigma one number for all dimensions.
+
+    `sigma` is in policy coordinates, where [−1, 1] spans the action's bounds, as it is there.
+    """
+
+    mean: ArrayLike
+    sigma: ArrayLike
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OrnsteinUhlenbeckActionNoise(NormalActionNoise):
+    """Correlated action noise as Stable-Baselines3 writes it, with its θ = 0.15 and dt = 0.01."""
 
 
 def soft_policy_loss(

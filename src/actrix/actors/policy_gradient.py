@@ -1,4 +1,4 @@
-"""Policy-gradient objectives and what surrounds them: baselines, KL terms, diagnostics.
+"""Policy-gradient objectives, the actors that ascend them, KL terms, diagnostics.
 
 Objectives are per row, arrays `[T, *B]`, and are to be MAXIMISED: a loss is `-masked_mean(objective, valid)`.
 Advantages, returns and everything the behaviour policy left behind are data: no gradient flows through them.
@@ -6,14 +6,26 @@ Padding rows must hold finite numbers: `masked_mean` gives them the weight 0 but
 gradient.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-Rows = Float[Array, "*B"]
+from actrix.actors.psi import PSI, ActionValue, Advantage, Psi, RewardToGo, theorem_weights
+from actrix.core.answers import Actor, ActorFacts, Metrics, Params
+from actrix.core.fields import choose, finite, positive, switch
+from actrix.core.rows import Rows, masked_mean
+from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
+from actrix.core.types import PyTree, record
+from actrix.nets.networks import joint_settings
+
+Samples = Float[Array, "*B"]
 Flags = Bool[Array, "*B"]
 Scalar = Float[Array, ""]
 Number = float | Float[Array, "..."]
@@ -22,10 +34,10 @@ Number = float | Float[Array, "..."]
 # Objectives
 
 
-def score_function(*, log_prob: Rows, psi: Rows) -> Rows:
+def score_function(*, log_prob: Samples, psi: Samples) -> Samples:
     """log π(a_t|s_t)·sg[ψ_t], whose gradient is ∇log π(a_t|s_t) ψ_t.
 
-    ψ_t may be R(τ), or γ^t times one of G_t, G_t − b(s_t), Q, A, δ_t; leaving out γ^t (`discount_weights`) is
+    ψ_t may be R(τ), or γ^t times one of G_t, G_t − b(s_t), Q, A, δ_t; leaving out γ^t (`psi.discount_weights`) is
     the custom, and biased for γ < 1. Only the gradient means something, and only at the policy that sampled
     the actions. Williams (1992); Sutton et al., "Policy Gradient Methods for RL with Function Approximation"
     (1999).
@@ -33,7 +45,7 @@ def score_function(*, log_prob: Rows, psi: Rows) -> Rows:
     return log_prob * stop_gradient(psi)
 
 
-def ppo_clip(*, log_prob: Rows, old_log_prob: Rows, advantage: Rows, clip_range: Number) -> Rows:
+def ppo_clip(*, log_prob: Samples, old_log_prob: Samples, advantage: Samples, clip_range: Number) -> Samples:
     """min(ρ_t Â_t, clip(ρ_t, 1−ε, 1+ε) Â_t), ρ_t = exp(log π(a_t|s_t) − log π_old(a_t|s_t)).
 
     A pointwise lower bound of ρ_t Â_t. Its gradient is 0 only where the gain is already taken (ρ > 1+ε with Â
@@ -45,7 +57,9 @@ def ppo_clip(*, log_prob: Rows, old_log_prob: Rows, advantage: Rows, clip_range:
     return jnp.minimum(rho * advantage, jnp.clip(rho, 1 - clip_range, 1 + clip_range) * advantage)
 
 
-def ppo_kl(*, log_prob: Rows, old_log_prob: Rows, advantage: Rows, kl: Rows, beta: Number) -> Rows:
+def ppo_kl(
+    *, log_prob: Samples, old_log_prob: Samples, advantage: Samples, kl: Samples, beta: Number
+) -> Samples:
     """ρ_t Â_t − β KL_t, with KL_t = KL(π_old(·|s_t) ‖ π(·|s_t)) differentiable in π.
 
     Schulman et al. (2017), eq. 8. `adapt_beta` moves β.
@@ -60,22 +74,10 @@ def adapt_beta(beta: Number, kl: Number, target_kl: Number) -> Array:
     return beta * factor.astype(jnp.result_type(beta, float))
 
 
-def clipped_value_loss(*, value: Rows, old_value: Rows, target: Rows, clip_range: Number) -> Rows:
-    """(target_t − V̄_t)², V̄_t = V_old(s_t) + clip(V(s_t) − V_old(s_t), −ε, ε).
-
-    Stable-Baselines3's form: no factor ½, and no gradient once V has moved by ε, even away from the target.
-    OpenAI Baselines instead takes ½·max((target − V)², (target − V̄)²), which keeps that gradient. The PPO
-    paper clips no values. ε has the scale of the returns.
-    """
-    old_value = stop_gradient(old_value)
-    clipped = old_value + jnp.clip(value - old_value, -clip_range, clip_range)
-    return jnp.square(stop_gradient(target) - clipped)
-
-
 # KL to a reference policy π̄ (a temperature τ): two objectives
 
 
-def kl_reward(*, reward: Rows, kl: Rows, tau: Number) -> Rows:
+def kl_reward(*, reward: Samples, kl: Samples, tau: Number) -> Samples:
     """KL in the reward: r_t − τ·sg[KL_t], the soft return Σ_t γ^t (r_t − τ KL(π(·|s_t) ‖ π̄(·|s_t))).
 
     The policy then pays for KL it will meet later. The gradient is exact in one of two forms, never in a mix
@@ -88,7 +90,7 @@ def kl_reward(*, reward: Rows, kl: Rows, tau: Number) -> Rows:
     return reward - tau * stop_gradient(kl)
 
 
-def kl_penalty(*, kl: Rows, tau: Number) -> Rows:
+def kl_penalty(*, kl: Samples, tau: Number) -> Samples:
     """−τ·KL_t, to be added to an objective; `kl` is the exact KL(π(·|s_t) ‖ π̄(·|s_t)), differentiable in π.
 
     Together with `kl_reward` of the same exact KL it completes the soft return's gradient. Alone it is
@@ -101,34 +103,14 @@ def kl_penalty(*, kl: Rows, tau: Number) -> Rows:
 # Means, weights, diagnostics
 
 
-def masked_mean(x: Rows, valid: Flags | None = None) -> Scalar:
-    """Mean of x over valid rows; 0 if there is none."""
-    if valid is None:
-        return jnp.mean(x)
-    return jnp.sum(jnp.where(valid, x, 0)) / jnp.maximum(jnp.sum(valid), 1).astype(x.dtype)
-
-
-def normalize(x: Rows, valid: Flags | None = None, eps: float = 1e-8) -> Rows:
+def normalize(x: Samples, valid: Flags | None = None, eps: float = 1e-8) -> Samples:
     """(x − mean)/(std + eps) over valid rows, 0 elsewhere; std divides by their number n (SB3: n − 1)."""
     centred = x - masked_mean(x, valid)
     scaled = centred / (jnp.sqrt(masked_mean(jnp.square(centred), valid)) + eps)
     return scaled if valid is None else jnp.where(valid, scaled, 0)
 
 
-def explained_variance(prediction: Rows, target: Rows, valid: Flags | None = None) -> Scalar:
-    """1 − Var(target − prediction)/Var(target) over valid rows: 1 is perfect, 0 no better than a constant.
-
-    NaN where the targets do not vary (as in SB3): there is nothing to explain.
-    """
-
-    def variance(x):
-        return masked_mean(jnp.square(x - masked_mean(x, valid)), valid)
-
-    total = variance(target)
-    return jnp.where(total > 0, 1 - variance(target - prediction) / jnp.where(total > 0, total, 1), jnp.nan)
-
-
-def approx_kl(log_prob: Rows, old_log_prob: Rows, valid: Flags | None = None) -> Scalar:
+def approx_kl(log_prob: Samples, old_log_prob: Samples, valid: Flags | None = None) -> Scalar:
     """Mean of (ρ − 1) − log ρ over valid rows, ρ = π/π_old: estimates KL(π_old ‖ π) from π_old's actions.
 
     Unbiased and never negative. Schulman, "Approximating KL Divergence" (2020), estimator k3.
@@ -137,129 +119,241 @@ def approx_kl(log_prob: Rows, old_log_prob: Rows, valid: Flags | None = None) ->
     return masked_mean(jnp.expm1(log_rho) - log_rho, valid)
 
 
-def discount_weights(
-    *,
-    terminated: Bool[Array, "T *B"],
-    truncated: Bool[Array, "T *B"],
-    gamma: Number,
-    first: Bool[Array, "T *B"] | None = None,
-    valid: Bool[Array, "T *B"] | None = None,
-) -> Float[Array, "T *B"]:
-    """γ^t, t counted from the episode's start: the factor the policy gradient theorem puts before ψ_t.
+# The actors
 
-    An episode starts at row 0, after terminated | truncated, around rows that are not valid (weight 0) and
-    where `first`. Exact where the chunk holds whole episodes: one that began in an earlier chunk counts from
-    row 0 again.
+
+@record
+class Memory:
+    """What an actor keeps between updates, and what its ψ does."""
+
+    own: PyTree
+    psi: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class StochasticActor(Actor):
+    """A policy with a density, whose behaviour is the policy itself."""
+
+    @property
+    def facts(self) -> ActorFacts:
+        return ActorFacts()
+
+    def build(self, config, spec, key):
+        return config.build(spec, key)
+
+    def network_settings(self, config, spec):
+        return joint_settings(config, spec)
+
+    def carry(self, net, num_envs):
+        return net.initial_carry((num_envs,))
+
+    memory = carry
+
+    def noise(self, net, key, shape):
+        return net.head.draw(key, shape)
+
+    def act(self, critic, net, numbers, carry, obs, mask, noise):
+        dist, carry = net.policy(obs, carry, mask)
+        action = dist.sample(noise)
+        return action, dist.log_prob(action), dist, carry
+
+    def policy(self, critic, net, numbers, carry, obs, mask, noise):
+        dist, carry = net.policy(obs, carry, mask)
+        return (dist.mode() if noise is None else dist.sample(noise)), carry
+
+    def backup(self, view, kept, rows, q, key):
+        if not view.net.head.continuous:
+            value = jnp.sum(jnp.exp(view.policy("next_obs").logits) * q(None), axis=-1)
+            return value[:, None, None], jnp.zeros(rows.reward.shape)
+        action = view.policy("next_obs").sample(view.net.head.draw(key, rows.reward.shape))
+        return q(action), jnp.zeros(rows.reward.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyGradient(StochasticActor):
+    """Maximise objective(ψ) + ent_coef · H(π); the final classes give the objective of each row."""
+
+    psi: Psi = dataclasses.field(default=None, kw_only=True, metadata={"parts": PSI})  # type: ignore[assignment]
+    """None = the critic's own: reward-to-go without one, q for the score and a Q critic, else advantage."""
+    ent_coef: float = dataclasses.field(default=0.0, kw_only=True)
+    """Weight of the entropy, in units of return per nat."""
+    normalize_advantage: bool = dataclasses.field(default=True, kw_only=True)
+    """Scale ψ to mean 0 and deviation 1 over each minibatch."""
+    ref_kl_coef: float = dataclasses.field(default=0.0, kw_only=True)
+    """τ of the KL to a reference policy; 0 = off."""
+    ref_kl_in: str = dataclasses.field(default="reward", kw_only=True)
+    """'reward': the soft return Σγ^t(r_t − τ log π/π̄), which pays for future KL. 'loss': a penalty τ KL(π‖π̄)
+    on the visited states only, another objective."""
+
+    structural: ClassVar[tuple[str, ...]] = ("ref_kl_coef",)
+    default_psi: ClassVar[dict[str, type[Psi]]] = {"none": RewardToGo}
+
+    def __post_init__(self) -> None:
+        finite(self, "ent_coef")
+        finite(self, "ref_kl_coef", least=0)
+        switch(self, "normalize_advantage")
+        choose(self, ref_kl_in=("reward", "loss"))
+
+    def settle(self, critic):
+        if self.psi is not None:
+            return self
+        return dataclasses.replace(self, psi=self.default_psi.get(critic.facts.gives, Advantage)())
+
+    @abc.abstractmethod
+    def objective(
+        self, view: Any, kept: PyTree, rows: Rows, psi: jax.Array, memo: PyTree, progress: Any
+    ) -> tuple[jax.Array, Metrics]:
+        """(objective of each row, to be maximised; metrics)."""
+
+    # What the final classes keep and remember besides ψ.
+
+    def own_init(self, net: Any, params: Params) -> PyTree:
+        """What it keeps between updates; () for nothing."""
+        return ()
+
+    def own_memo(self, view: Any, kept: PyTree, rows: Rows, est: PyTree) -> Metrics:
+        """What the objective needs of the policy before its first step, by name."""
+        return {}
+
+    def own_after(self, kept: PyTree, view: Any, rows: Rows) -> PyTree:
+        """What it keeps after a chunk's updates."""
+        return kept
+
+    # ------------------------------------------------------------------ the contract
+
+    def init(self, net, params):
+        return Memory(self.own_init(net, params), self.psi.init())
+
+    def charge(self, view, rows):
+        if not (self.ref_kl_coef and self.ref_kl_in == "reward"):
+            return rows
+        # What was recorded off-policy is the behaviour's probability; it is the policy learned that pays.
+        log_prob = rows.log_prob if rows.on_policy else jax.lax.stop_gradient(view.log_prob)
+        kl = log_prob - rows.reference.log_prob(view.action)
+        return dataclasses.replace(rows, reward=kl_reward(reward=rows.reward, kl=kl, tau=self.ref_kl_coef))
+
+    def remember(self, critic, view, kept, rows, est):
+        weight = self.psi.weight(critic, view, rows, est, kept.actor.psi)
+        return {"psi": weight} | self.own_memo(view, kept.actor.own, rows, est)
+
+    def compared(self, rows: Rows, memo: Metrics) -> Rows:
+        """The rows with the policy that a ratio compares with: the one that acted, or off-policy the one remembered."""
+        return rows
+
+    def loss(self, critic, view, kept, rows, memo, progress, key):
+        rows = self.compared(rows, memo)
+        psi = normalize(memo["psi"], rows.valid) if self.normalize_advantage else memo["psi"]
+        objective, metrics = self.objective(view, kept.own, rows, stop_gradient(psi), memo, progress)
+        entropy, loss = view.dist.entropy(), -objective
+        metrics = metrics | {
+            "train/policy_gradient_loss": -rows.mean(objective),
+            "train/entropy_loss": -rows.mean(entropy),
+            "train/approx_kl": approx_kl(view.log_prob, rows.log_prob, rows.valid),
+        }
+        loss -= self.ent_coef * entropy
+        if self.ref_kl_coef and self.ref_kl_in == "loss":
+            kl = view.dist.kl(rows.reference)
+            loss -= kl_penalty(kl=kl, tau=self.ref_kl_coef)
+            metrics["train/reference_kl"] = rows.mean(kl)
+        return loss, metrics
+
+    def after(self, kept, view, rows, memo):
+        return Memory(self.own_after(kept.own, view, rows), self.psi.after(kept.psi, rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class Score(PolicyGradient):
+    """log π(a_t|s_t) ψ_t, whose gradient is E[∇log π ψ] (Williams 1992). One pass over each chunk."""
+
+    gamma_weight: bool = dataclasses.field(default=False, metadata={"flag": "gamma"})
+    """Multiply ψ_t by γ^t, as the policy gradient theorem has it (never R(τ)); customarily left out."""
+
+    name: ClassVar[str] = "score"
+    default_psi: ClassVar[dict[str, type[Psi]]] = {"none": RewardToGo, "Q of a policy": ActionValue}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        switch(self, "gamma_weight")
+
+    def remember(self, critic, view, kept, rows, est):
+        memo = super().remember(critic, view, kept, rows, est)
+        return memo | {"psi": memo["psi"] * theorem_weights(rows)} if self.gamma_weight else memo
+
+    def objective(self, view, kept, rows, psi, memo, progress):
+        return score_function(log_prob=view.log_prob, psi=psi), {}
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOClip(PolicyGradient):
+    """min(ρ_t Â_t, clip(ρ_t, 1−ε, 1+ε) Â_t), for several passes over a chunk (Schulman et al. 2017, eq. 7).
+
+    ρ_t = π/π_old, where π_old is the policy that acted; on other data than its own it is the policy before the chunk's
+    first step (`on_policy`).
     """
-    cut = jnp.asarray(terminated, bool) | jnp.asarray(truncated, bool)
-    valid = jnp.ones_like(cut) if valid is None else jnp.asarray(valid, bool)
-    starts = jnp.roll(cut | ~valid, 1, axis=0).at[0].set(True)
-    if first is not None:
-        starts = starts | jnp.asarray(first, bool)
-    gamma = jnp.broadcast_to(jnp.asarray(gamma, jnp.result_type(gamma, float)), cut.shape)
 
-    def step(weight, row):
-        start_t, gamma_t = row
-        weight = jnp.where(start_t, 1, weight)
-        return gamma_t * weight, weight
+    clip_range: Schedule = 0.2
+    """ε."""
 
-    weights = jax.lax.scan(step, jnp.ones_like(gamma[0]), (starts, gamma))[1]
-    return jnp.where(valid, weights, 0)
+    name: ClassVar[str] = "ppo-clip"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "clip_range", as_schedule(self.clip_range, "clip_range"))
+        if not bounds(self.clip_range)[1] > 0:
+            raise ValueError(f"clip_range={self.clip_range} must be positive.")
+
+    @property
+    def facts(self):
+        return ActorFacts(ratio=True, old_or_other=True)
+
+    def own_memo(self, view, kept, rows, est):
+        return {} if rows.on_policy else {"log_prob": view.log_prob}
+
+    def compared(self, rows, memo):
+        return rows if rows.on_policy else dataclasses.replace(rows, log_prob=memo["log_prob"])
+
+    def objective(self, view, kept, rows, psi, memo, progress):
+        clip = evaluate(self.clip_range, progress)
+        objective = ppo_clip(
+            log_prob=view.log_prob, old_log_prob=rows.log_prob, advantage=psi, clip_range=clip
+        )
+        outside = jnp.abs(jnp.exp(view.log_prob - rows.log_prob) - 1) > clip
+        return objective, {"train/clip_fraction": rows.mean(outside.astype(objective.dtype))}
 
 
-# Baselines
+@dataclasses.dataclass(frozen=True)
+class PPOKL(PolicyGradient):
+    """ρÂ − β KL(old ‖ new) with β adapted after each chunk towards KL = `kl_target` (Schulman et al. 2017, §4).
 
-
-class MovingAverage(NamedTuple):
-    """Decayed sum of the returns of earlier batches, and the decayed number of them."""
-
-    total: Scalar
-    weight: Scalar
-
-    @classmethod
-    def zero(cls, dtype=jnp.float32) -> "MovingAverage":
-        """Nothing seen yet."""
-        return cls(total=jnp.zeros((), dtype), weight=jnp.zeros((), dtype))
-
-
-def moving_average_baseline(
-    state: MovingAverage, returns: Rows, *, decay: float = 0.9, valid: Flags | None = None
-) -> tuple[Scalar, MovingAverage]:
-    """The mean return b of EARLIER batches, with weights decaying by age, and the state after this batch.
-
-    b = Σ_{j≥0} decay^j (sum of the j-th last batch) / Σ_{j≥0} decay^j (its size); 0 at the first. The batch
-    in hand enters only the new state: a baseline with its own mean in it depends on the actions, which
-    shrinks the gradient by 1 − 1/N for N independent returns. decay = 1 is the plain mean of all so far.
+    KL behaves as β⁻², so β may cycle around the target.
     """
-    baseline = state.total / jnp.where(state.weight > 0, state.weight, 1)
-    returns = stop_gradient(returns)
-    kept = returns if valid is None else jnp.where(valid, returns, 0)
-    count = returns.size if valid is None else jnp.sum(valid).astype(returns.dtype)
-    return baseline, MovingAverage(
-        total=decay * state.total + jnp.sum(kept), weight=decay * state.weight + count
-    )
 
+    kl_target: float = 0.01
+    initial_beta: float = 1.0
 
-def optimal_baseline(
-    g: Float[Array, "N P"], s: Float[Array, "N P"], *, per_parameter: bool = True, leave_one_out: bool = False
-) -> Float[Array, "#N #P"]:
-    """The constant b that minimises the variance of s_i − b·g_i over episodes i: b* = E[g s]/E[g²].
+    name: ClassVar[str] = "ppo-kl"
 
-    g_i = Σ_t ∇log π_t is episode i's score; s_i its gradient sample without baseline: g_i R(τ_i), or with
-    reward-to-go Σ_t ∇log π_t γ^t G_t (drop γ^t on both or on neither). Result `[1, P]`, or
-    `[1, 1]` with `per_parameter=False`: E[g·s]/E[‖g‖²]. With `leave_one_out` each episode's baseline comes
-    from the others only, `[N, P]` or `[N, 1]`, which keeps the gradient unbiased. 0 where every score is 0.
-    Greensmith, Bartlett & Baxter, "Variance Reduction Techniques for Gradient Estimates in Reinforcement
-    Learning" (2004); Peters & Schaal, "Reinforcement Learning of Motor Skills" (2008).
-    """
-    numerator, denominator = g * s, jnp.square(g)
-    if not per_parameter:
-        numerator, denominator = (jnp.sum(x, axis=1, keepdims=True) for x in (numerator, denominator))
-    total = _sum_of_others if leave_one_out else lambda x: jnp.sum(x, axis=0, keepdims=True)
-    numerator, denominator = total(numerator), total(denominator)
-    return jnp.where(denominator > 0, numerator / jnp.where(denominator > 0, denominator, 1), 0)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "kl_target", "initial_beta")
 
+    @property
+    def facts(self):
+        return ActorFacts(ratio=True)
 
-def _sum_of_others(x: Array) -> Array:
-    """Σ_{j≠i} x_j. Two running sums: subtracting x_i from the total would leave its rounding error behind."""
-    none = jnp.zeros_like(x[:1])
-    before = jnp.concatenate([none, jnp.cumsum(x[:-1], axis=0)])
-    after = jnp.concatenate([jnp.cumsum(x[:0:-1], axis=0)[::-1], none])
-    return before + after
+    def own_init(self, net, params):
+        return jnp.full((), self.initial_beta, jnp.float32)
 
+    def objective(self, view, kept, rows, psi, memo, progress):
+        kl = stop_gradient(rows.dist).kl(view.dist)
+        objective = ppo_kl(
+            log_prob=view.log_prob, old_log_prob=rows.log_prob, advantage=psi, kl=kl, beta=kept
+        )
+        return objective, {}
 
-def acer_step(
-    log_probs: Float[Array, "*B A"],
-    behaviour: Float[Array, "*B A"],
-    average: Float[Array, "*B A"],
-    *,
-    action: Int[Array, "*B"],
-    advantage: Float[Array, "*B"],
-    q_advantage: Float[Array, "*B A"],
-    truncation: float,
-    trust_region: float,
-) -> tuple[Float[Array, "*B A"], Float[Array, "*B"]]:
-    """ACER's ascent direction in the logits, and the share of it that the trust region left (Wang et al. 2017).
+    def own_after(self, kept, view, rows):
+        kl = rows.mean(rows.dist.kl(view.dist))
+        return jnp.clip(adapt_beta(kept, kl, self.kl_target), 1e-6, 1e6)  # never stuck at 0 or ∞
 
-    g = min(c, ρ_t) Â_t ∇log π(a_t|s_t) + Σ_a π(a|s_t) [1 − c/ρ_t(a)]₊ (Q(s_t, a) − V(s_t)) ∇log π(a|s_t)
-    z* = g − max(0, (kᵀg − δ)/‖k‖²) k,  k = ∇KL(average ‖ π) = π − average
-
-    The three policies are given as log-probabilities `[*B, A]`; gradients are with respect to the logits, where
-    ∇log π(a) = e_a − π. `advantage` is Q^ret − V (eq. 4 and 12 of the paper). The returned share is 1 where the
-    trust region did not bind, else z*·g/‖g‖².
-    """
-    pi, mu = jnp.exp(log_probs), jnp.exp(behaviour)
-    taken = jax.nn.one_hot(action, pi.shape[-1], dtype=pi.dtype)
-    rho_a = pi / jnp.maximum(mu, 1e-10)
-    rho = jnp.sum(taken * rho_a, axis=-1, keepdims=True)
-    first = jnp.minimum(rho, truncation) * advantage[..., None] * (taken - pi)
-    lost = jnp.maximum(1 - truncation / jnp.maximum(rho_a, 1e-10), 0.0) * pi * q_advantage
-    g = first + lost - pi * jnp.sum(lost, axis=-1, keepdims=True)
-    k = pi - jnp.exp(average)
-    size = jnp.sum(k * k, axis=-1, keepdims=True)
-    excess = jnp.maximum(
-        (jnp.sum(k * g, axis=-1, keepdims=True) - trust_region) / jnp.maximum(size, 1e-10), 0.0
-    )
-    step = g - excess * k
-    share = jnp.sum(step * g, axis=-1) / jnp.maximum(jnp.sum(g * g, axis=-1), 1e-10)
-    return step, jnp.where(excess[..., 0] > 0, share, 1.0)
+    def report(self, kept):
+        return {"train/beta": kept.own}

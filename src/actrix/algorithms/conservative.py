@@ -10,16 +10,17 @@ import jax.numpy as jnp
 from gymnasium import spaces
 
 from actrix.actors import natural
-from actrix.algorithms import checks, tables
-from actrix.algorithms.learner import Acting, Learner, count, first_bad_row, scrub
+from actrix.algorithms import tables
+from actrix.algorithms.reference import refuse
 from actrix.algorithms.tables import Tables, Training
+from actrix.core.contract import Acting, Algorithm, Learner, count, first_bad_row, scrub
 from actrix.core.distributions import ILLEGAL, greedy_action, legal_actions
 from actrix.core.fields import share, whole
-from actrix.core.networks import NetworkConfig
 from actrix.core.spaces import cells
 from actrix.core.types import Chunk, Key, PyTree, Spec
 from actrix.critics import q_targets, returns, traces
-from actrix.data.answers import OnPolicy
+from actrix.data.online import Episodes
+from actrix.nets.networks import NetworkConfig
 
 
 def conservative_step(
@@ -36,7 +37,7 @@ def conservative_step(
 
 
 @dataclasses.dataclass(frozen=True)
-class ConservativeIteration:
+class ConservativeIteration(Algorithm):
     """A critic Q^π of the mixture π by Monte Carlo, an actor that mixes a share of the greedy policy into π.
 
     Each chunk holds a whole episode of every environment under π. It moves Q, gives ρ_π(s) = mean of Σ_t γ^t 1{s_t = s}
@@ -44,7 +45,7 @@ class ConservativeIteration:
     (Q^π from earlier ones, too), so their guarantee is lost; episodes start where the environment starts them.
     """
 
-    data: OnPolicy = OnPolicy()
+    data: Episodes = Episodes()
     gamma: float = 0.99
     learning_rate: float = 0.1
     """Of Q^π, towards the return of every visit."""
@@ -57,8 +58,17 @@ class ConservativeIteration:
     network: NetworkConfig = NetworkConfig()
     """There is none: must stay as it is."""
 
-    whole_episodes = plays_at_random = True
-    normalize_obs = normalize_reward = False
+    normalize_obs = normalize_reward = False  # type: ignore[assignment]
+
+    @property
+    def whole_episodes(self) -> bool:
+        """Chunks hold one whole episode per environment."""
+        return True
+
+    @property
+    def plays_at_random(self) -> bool:
+        """π is a mixture: its most probable actions are another policy."""
+        return True
 
     def __post_init__(self) -> None:
         share(self, "gamma", "learning_rate")
@@ -89,7 +99,7 @@ class ConservativeIteration:
 
     def rows(self, spec: Spec) -> int:
         """T, the rows per environment of a chunk."""
-        return checks.episode_rows(self.episode_length, spec)
+        return tables.episode_rows(self.episode_length, spec)
 
     def warm_up(self, rows: int, num_envs: int) -> tuple[int, int]:
         """Nothing is collected before learning."""
@@ -97,7 +107,7 @@ class ConservativeIteration:
 
     def init(self, key: Key, spec: Spec, num_envs: int, reference: Any = None) -> Learner:
         """A fresh learner; π starts uniform."""
-        checks.no_reference(reference)
+        refuse(reference)
         zero = jnp.zeros(())
         training = Training(
             weight=None,
@@ -112,15 +122,6 @@ class ConservativeIteration:
         """Q = 0 and the uniform policy: what a model file holds."""
         q = Tables.create(spec, False, 1, 0.0)
         return Acting(q.replace(policy=Tables.create(spec, True, 1, 0.0).policy), None)
-
-    def initial_carry(self, acting: Acting, num_envs: int) -> None:
-        """The policy remembers nothing."""
-
-    initial_memory = initial_carry
-
-    def warm_acting(self, acting: Acting) -> Acting:
-        """There is no warm-up."""
-        return acting
 
     def noise(self, acting: Acting, key: Key, rows: int, num_envs: int) -> jax.Array:
         """All the randomness of a chunk's actions, drawn at once."""

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from actrix.algorithms import tables
-from actrix.algorithms.learner import Learner
-from actrix.algorithms.tables import Row, Tables
+from actrix.algorithms.tables import Row, TableMethod, Tables
+from actrix.core.contract import Learner
+from actrix.core.rows import backward_sum
 from actrix.core.types import Chunk, Key
 from actrix.critics import corrections, q_targets, returns, traces
 
@@ -19,7 +20,7 @@ LARGEST_WEIGHT = 1e30
 
 
 def learn(
-    algorithm: Any, learner: Learner, chunk: Chunk, rate: Any, key: Key
+    algorithm: TableMethod, learner: Learner, chunk: Chunk, rate: Any, key: Key
 ) -> tuple[jax.Array, jax.Array | None, Any, jax.Array]:
     """(values, weight, memory, errors) after a chunk of whole episodes, one per environment.
 
@@ -55,7 +56,7 @@ def first_visits(index: jax.Array, valid: jax.Array, size: int) -> jax.Array:
     return valid & (first[column, index] == row)
 
 
-def returns_of(algorithm: Any, learner: Learner, rows: Row) -> tuple[jax.Array, jax.Array]:
+def returns_of(algorithm: TableMethod, learner: Learner, rows: Row) -> tuple[jax.Array, jax.Array]:
     """(target, weight) of each row `[T, N]`.
 
     With ρ_{i:m} the product of ratios to the episode's last row m: 'ordinary' (ρ G_t, 1), 'weighted' (G_t, ρ),
@@ -82,13 +83,13 @@ def returns_of(algorithm: Any, learner: Learner, rows: Row) -> tuple[jax.Array, 
             following = jnp.where(rows.terminated, 0, following)
             target = rows.reward + algorithm.gamma * following
         return jnp.clip(target, -LARGEST_WEIGHT, LARGEST_WEIGHT), one
-    product = returns.backward_sum(jnp.where(ends, rho, 0), decay=rho, cut=ends)
+    product = backward_sum(jnp.where(ends, rho, 0), decay=rho, cut=ends)
     product = product if net.policy is not None else jnp.where(ends, 1, jnp.roll(product, -1, axis=0))
     product = jnp.minimum(product, LARGEST_WEIGHT)
     return (product * plain, one) if algorithm.importance == "ordinary" else (plain, product)
 
 
-def _after(algorithm: Any, learner: Learner, rows: Row) -> jax.Array:
+def _after(algorithm: TableMethod, learner: Learner, rows: Row) -> jax.Array:
     """The value of s′ that a cut episode bootstraps from: of the behaviour policy, or off-policy of the target's."""
     net: Tables = learner.acting.net
     if algorithm.predicts:

@@ -11,19 +11,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from gymnasium import spaces
 
-from actrix.algorithms import checks
-from actrix.algorithms.learner import Acting, Learner, count, first_bad_row, scrub
+from actrix.algorithms.reference import refuse
+from actrix.algorithms.sound import plain_network
 from actrix.core import normalize
+from actrix.core.contract import Acting, Algorithm, Learner, count, first_bad_row, scrub
 from actrix.core.fields import choose, finite, share, switch
-from actrix.core.networks import NetworkConfig, normalized_shapes
-from actrix.core.online_networks import ActorAndCritic, build_actor_and_critic
 from actrix.core.optim import flatten
-from actrix.core.q_networks import apply
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
 from actrix.critics import traces
-from actrix.data.answers import Online
+from actrix.data.online import Online
+from actrix.nets.networks import ENCODING, HIDDEN, NetworkConfig
+from actrix.nets.online_networks import ActorAndCritic, build_actor_and_critic
+from actrix.nets.torso import normalized_shapes
+from actrix.nets.view import apply
 
 STEPS = ("plain", "bounded")
 
@@ -52,7 +55,7 @@ class Traces:
 
 
 @dataclasses.dataclass(frozen=True)
-class OnlineTraces:
+class OnlineTraces(Algorithm):
     """A critic V_w by TD(λ), an actor π_θ by the score function, both along eligibility traces, on fresh data.
 
     δ_t = r_t + γ_t V(s_{t+1}) − V(s_t); z_w ← γλ z_w + ∇V(s_t); w ← w + α_w δ_t z_w;
@@ -91,7 +94,15 @@ class OnlineTraces:
     clip_reward: float = 10.0
     network: NetworkConfig = NetworkConfig()
 
-    whole_episodes = False
+    @property
+    def steps_singly(self) -> bool:
+        """It learns from every row."""
+        return True
+
+    @property
+    def cuts_at_stop(self) -> bool:
+        """What a stop cut off is lost."""
+        return True
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "actor_learning_rate"):
@@ -109,7 +120,12 @@ class OnlineTraces:
 
     def check(self, spec: Spec, num_envs: int) -> None:
         """Refuse what does not fit the environment; raises ValueError."""
-        checks.plain_network(self.network)
+        plain_network(self.network)
+        gaussian = ("log_std_init",) if isinstance(spec.action_space, spaces.Box) else ()
+        hidden = [
+            name for name in HIDDEN if not (self.sparsity and name == "ortho_init")
+        ]  # it draws all anew
+        self.network.refuse_unused(*ENCODING, *hidden, *gaussian)
 
     @property
     def answers(self) -> tuple[str, str, str]:
@@ -127,7 +143,7 @@ class OnlineTraces:
 
     def init(self, key: Key, spec: Spec, num_envs: int, reference: Any = None) -> Learner:
         """A fresh learner."""
-        checks.no_reference(reference)
+        refuse(reference)
         acting = self.initial_acting(key, spec)
         zero = jnp.zeros(())
         training = Training(
@@ -146,15 +162,6 @@ class OnlineTraces:
         return Acting(net, normalize.init_observation_moments(shapes) if self.normalize_obs else None)
 
     # ------------------------------------------------------------------ acting
-
-    def initial_carry(self, acting: Acting, num_envs: int) -> None:
-        """The policy remembers nothing."""
-
-    initial_memory = initial_carry
-
-    def warm_acting(self, acting: Acting) -> Acting:
-        """The policy acts as ever while the statistics warm up."""
-        return acting
 
     def noise(self, acting: Acting, key: Key, rows: int, num_envs: int) -> jax.Array:
         """All the randomness of a chunk's actions, drawn at once."""
@@ -191,12 +198,8 @@ class OnlineTraces:
 
     def observe(self, learner: Learner, chunk: Chunk) -> Learner:
         """Move the running statistics by a chunk without learning from it."""
-        moments, scale = learner.acting.obs_moments, learner.training.reward_scale
-        if moments is not None:
-            moments = normalize.update_observation_moments(moments, chunk.obs, chunk.valid)
-        if scale is not None:
-            done = chunk.terminated | chunk.truncated
-            scale = normalize.update_reward_scale(scale, chunk.reward, done, chunk.valid, self.gamma)
+        before = learner.acting.obs_moments, learner.training.reward_scale
+        moments, scale = normalize.updated(*before, chunk, self.gamma)
         training = dataclasses.replace(learner.training, reward_scale=scale)
         return Learner(dataclasses.replace(learner.acting, obs_moments=moments), training, learner.memory)
 
@@ -228,11 +231,8 @@ class OnlineTraces:
         keep = lambda new, old: jnp.where(good, new, old)
         net = ActorAndCritic(theta[1](keep(new_theta, theta[0])), w[1](keep(new_w, w[0])))
         seen = self.observe(learner, raw)
-        moments, scale = jax.tree.map(
-            keep,
-            (seen.acting.obs_moments, seen.training.reward_scale),
-            (acting.obs_moments, training.reward_scale),
-        )
+        moments = jax.tree.map(keep, seen.acting.obs_moments, acting.obs_moments)
+        scale = jax.tree.map(keep, seen.training.reward_scale, training.reward_scale)
         training = dataclasses.replace(count(training, raw), reward_scale=scale)
         memory = jax.tree.map(keep, memory, learner.memory)
         metrics = {

@@ -6,18 +6,62 @@ A table is flat: cell s for V(s), cell s·A + a for Q(s, a), and two tables one 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from actrix.actors import greedy
-from actrix.actors.exploration import Draws, Explore
+from actrix.actors.greedy import Draws, Explore, Greedy
 from actrix.core import spaces
 from actrix.core.distributions import ILLEGAL, ActionHead, action_head, legal_actions
 from actrix.core.types import Chunk, Spec, record
 from actrix.critics import q_targets
+
+
+class TableMethod(Protocol):
+    """What the updates ask of a tabular method; `Tabular` says what the values mean."""
+
+    @property
+    def method(self) -> str:
+        """What follows r_t."""
+
+    @property
+    def actor(self) -> Greedy:
+        """How the behaviour explores."""
+
+    @property
+    def predicts(self) -> bool:
+        """It learns V of a given policy, and improves none."""
+
+    @property
+    def gamma(self) -> float:
+        """γ."""
+
+    @property
+    def n_steps(self) -> int:
+        """n of the n-step return."""
+
+    @property
+    def lam(self) -> float:
+        """λ of the traces."""
+
+    @property
+    def trace(self) -> str:
+        """'accumulating', 'replacing' or 'dutch'."""
+
+    @property
+    def visits(self) -> str:
+        """mc: 'first' or 'every'."""
+
+    @property
+    def importance(self) -> str:
+        """mc: how behaviour is corrected for."""
+
+    @property
+    def whole_episodes(self) -> bool:
+        """A chunk is one whole episode of every environment."""
 
 
 class Tables(eqx.Module):
@@ -108,6 +152,14 @@ def as_rows(net: Tables, chunk: Chunk) -> Row:
     )  # fmt: skip
 
 
+def episode_rows(episode_length: int | None, spec: Spec) -> int:
+    """Rows of a chunk of whole episodes; ValueError where neither the setting nor the environment has a limit."""
+    rows = episode_length or spec.max_episode_steps
+    if rows is None:
+        raise ValueError("this environment has no time limit: give episode_length, the longest to wait for.")
+    return rows
+
+
 # ---------------------------------------------------------------------------- reading a table
 
 
@@ -118,34 +170,40 @@ def q_of(values: jax.Array, net: Tables, state: jax.Array) -> jax.Array:
 
 
 def behave(
-    algorithm: Any, net: Tables, explore: Explore, state: jax.Array, mask: jax.Array | None, noise: Draws
+    algorithm: TableMethod,
+    net: Tables,
+    explore: Explore,
+    state: jax.Array,
+    mask: jax.Array | None,
+    noise: Draws,
 ) -> jax.Array:
     """The behaviour policy's action: ε-greedy with its ties broken at random, Boltzmann, or the given policy."""
-    actor = algorithm.actor
-    if algorithm.predicts:
-        logits = jnp.maximum(jnp.log(net.policy[state]), ILLEGAL)  # type: ignore[index]
-        legal = legal_actions(logits, mask)
-        chosen = jnp.argmax(jnp.where(legal, logits, 2 * ILLEGAL) + noise.gumbel, axis=-1).astype(jnp.int32)
-    elif actor.exploration == "boltzmann":
-        return actor.choose(net.q(state), explore, noise, mask)
-    else:
-        chosen = greedy.sample_greedy(net.q(state), noise.gumbel, mask)
+    if not algorithm.predicts:
+        return algorithm.actor.choose(net.q(state), explore, noise, mask, ties=True)
+    logits = jnp.maximum(jnp.log(net.policy[state]), ILLEGAL)  # type: ignore[index]
+    legal = legal_actions(logits, mask)
+    chosen = jnp.argmax(jnp.where(legal, logits, 2 * ILLEGAL) + noise.gumbel, axis=-1).astype(jnp.int32)
     return greedy.explore(chosen, explore.epsilon, noise.uniform, noise.gumbel, mask)
 
 
 def behaviour_probs(
-    algorithm: Any, values: jax.Array, net: Tables, explore: Explore, state: jax.Array, mask: jax.Array | None
+    algorithm: TableMethod,
+    values: jax.Array,
+    net: Tables,
+    explore: Explore,
+    state: jax.Array,
+    mask: jax.Array | None,
 ) -> jax.Array:
     """μ(·|s) `[..., A]` of that choice."""
-    if not algorithm.predicts and algorithm.actor.exploration == "boltzmann":
-        return jnp.exp(greedy.boltzmann_log_probs(q_of(values, net, state), explore.temperature, mask))
+    if not algorithm.predicts:
+        return algorithm.actor.probabilities(q_of(values, net, state), explore, mask, ties=True)
     chosen = target_probs(algorithm, values, net, state, mask)
     legal = legal_actions(chosen, mask)
     return (1 - explore.epsilon) * chosen + explore.epsilon * legal / jnp.sum(legal, axis=-1, keepdims=True)
 
 
 def target_probs(
-    algorithm: Any, values: jax.Array, net: Tables, state: jax.Array, mask: jax.Array | None
+    algorithm: TableMethod, values: jax.Array, net: Tables, state: jax.Array, mask: jax.Array | None
 ) -> jax.Array:
     """π(·|s) `[..., A]`: greedy with shared ties, or the given policy over the legal actions."""
     if not algorithm.predicts:
@@ -160,7 +218,9 @@ def cell(net: Tables, row: Row) -> jax.Array:
     return row.state if net.policy is not None else row.state * net.head.size + row.action
 
 
-def next_value(algorithm: Any, net: Tables, explore: Explore, values: jax.Array, row: Row) -> jax.Array:
+def next_value(
+    algorithm: TableMethod, net: Tables, explore: Explore, values: jax.Array, row: Row
+) -> jax.Array:
     """What the one-step target reads at s′ `[..., N]`; not meaningful where the row terminated."""
     if algorithm.predicts:
         return values[row.next_state]

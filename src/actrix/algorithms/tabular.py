@@ -14,17 +14,18 @@ import jax.numpy as jnp
 from gymnasium import spaces
 
 from actrix.actors import greedy
-from actrix.actors.exploration import Draws, Explore, Greedy
-from actrix.algorithms import checks, episodes, tables, updates
-from actrix.algorithms.learner import Acting, Learner, count, first_bad_row, scrub
+from actrix.actors.greedy import Draws, EpsilonGreedy, Explore, Greedy
+from actrix.algorithms import episodes, tables, updates
+from actrix.algorithms.reference import refuse
 from actrix.algorithms.tables import Tables, Training
+from actrix.core.contract import Acting, Algorithm, Learner, count, first_bad_row, scrub
 from actrix.core.fields import choose, finite, share, switch, whole
-from actrix.core.networks import NetworkConfig
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
 from actrix.core.spaces import cells
 from actrix.core.types import Chunk, Key, PyTree, Spec
 from actrix.critics import traces
-from actrix.data.answers import Online
+from actrix.data.online import Online
+from actrix.nets.networks import NetworkConfig
 
 METHODS = ("mc", "td", "sarsa", "expected-sarsa", "q-learning", "double-q", "tree-backup")
 DEEP = ("td", "sarsa", "expected-sarsa", "tree-backup")
@@ -34,7 +35,7 @@ LARGEST_TABLE = 10**8
 
 
 @dataclasses.dataclass(frozen=True)
-class Tabular:
+class Tabular(Algorithm):
     """A table of values, learned online from each transition (mc: from whole episodes), and an actor that reads it.
 
     With one environment and `train_freq` = 1 the updates are the textbook's loop, one by one. Several environments
@@ -45,7 +46,7 @@ class Tabular:
     """What follows r_t: 'mc' G_{t+1}; 'td' V(s′) of the policy that is evaluated; 'sarsa' Q(s′,a′); 'expected-sarsa'
     Σ_a μ(a|s′)Q(s′,a); 'q-learning' max_a Q(s′,a); 'double-q' Q₂(s′, argmax_a Q₁(s′,a)) and the other way round, by a
     coin (van Hasselt 2010); 'tree-backup' for one step the maximum, for more the tree of Precup et al. (2000)."""
-    actor: Greedy = Greedy(exploration_fraction=0.5)
+    actor: Greedy = EpsilonGreedy(exploration_fraction=0.5)
     data: Online = Online()
     predict: bool = False
     """mc: learn V of the policy that `reference` gives (uniform by default) and improve nothing, as td always does."""
@@ -58,8 +59,9 @@ class Tabular:
     visits: str = "first"
     """mc: the 'first' visit of an episode to a cell counts, or 'every' one."""
     importance: str = "none"
-    """mc: 'none' learns about the behaviour policy; 'ordinary', 'weighted' and 'per-decision' importance sampling learn
-    about the greedy policy (with `predict`: the given one) while ε of the behaviour explores."""
+    """mc: 'none' learns about the behaviour policy, which with `predict` is the given one and never explores, whatever
+    `actor` says; 'ordinary', 'weighted' and 'per-decision' importance sampling learn about the greedy policy (with
+    `predict`: the given one) while ε of the behaviour explores."""
     gamma: float = 0.99
     learning_rate: Schedule | None = 0.1
     """α; None = 1/(number of updates of the cell), so that a value is the mean of its targets."""
@@ -70,7 +72,7 @@ class Tabular:
     network: NetworkConfig = NetworkConfig()
     """There is none: must stay as it is."""
 
-    normalize_obs = normalize_reward = False
+    normalize_obs = normalize_reward = False  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.learning_rate is not None:
@@ -96,6 +98,9 @@ class Tabular:
             whole(self, "episode_length")
         if self.network != NetworkConfig():
             raise ValueError("policy_kwargs: a table has no network to set up; leave them out.")
+        if self.predicts and self.importance == "none":
+            # Nothing would correct for it: the values would be those of a mixture with uniform actions.
+            object.__setattr__(self, "actor", Greedy())
         reason = self._unsound()
         if reason:
             raise ValueError(f"{self.method}: {reason}.")
@@ -117,7 +122,7 @@ class Tabular:
             return "importance sampling is offered for mc; tree-backup and q-learning need none"
         if self.importance == "weighted" and self.learning_rate is not None:
             return "weighted importance sampling divides by the sum of the weights: take learning_rate=None"
-        if self.actor.exploration == "none" and not self.predicts and self.importance != "none":
+        if self.actor.name == Greedy.name and not self.predicts and self.importance != "none":
             return "importance sampling needs a behaviour policy that explores"
         return None
 
@@ -140,6 +145,16 @@ class Tabular:
         """V of a given policy is learned; nothing is improved."""
         return self.predict or self.method == "td"
 
+    @property
+    def steps_singly(self) -> bool:
+        """Whether it learns every few steps."""
+        return not self.whole_episodes
+
+    @property
+    def cuts_at_stop(self) -> bool:
+        """What a stop cut off is lost."""
+        return not self.whole_episodes
+
     plays_at_random = predicts
     """The policy that evaluation plays is random itself: its most probable actions are another policy."""
 
@@ -154,7 +169,7 @@ class Tabular:
         words = [self.method] + [f"{self.n_steps}-step"] * (self.n_steps > 1)
         words += [f"λ:{self.lam} {self.trace}"] if self.lam else []
         words += [f"{self.visits}-visit"] if self.method == "mc" else []
-        actor = "given policy" if self.predicts else str(self.actor)
+        actor = "given policy" if self.predicts else self.actor.name
         off = self.method in ("q-learning", "double-q", "tree-backup")
         data = "off-policy" if off else "on-policy" if self.importance == "none" else f"{self.importance} IS"
         return " ".join(words), actor, data
@@ -163,7 +178,7 @@ class Tabular:
         """T, the rows per environment of a chunk."""
         if not self.whole_episodes:
             return self.data.train_freq
-        return checks.episode_rows(self.episode_length, spec)
+        return tables.episode_rows(self.episode_length, spec)
 
     def warm_up(self, rows: int, num_envs: int) -> tuple[int, int]:
         """Nothing is collected before learning."""
@@ -183,7 +198,7 @@ class Tabular:
 
     def _evaluating(self, acting: Acting, reference: Acting, spec: Spec) -> Acting:
         if not self.predicts:
-            checks.no_reference(reference)
+            refuse(reference)
         if not isinstance(reference.net, Tables):
             raise ValueError("reference: the policy to evaluate must be a tabular one, e.g. q-learning's.")
         if reference.net.policy is None and spec.mask_size is not None:
@@ -202,15 +217,6 @@ class Tabular:
         """Fresh tables: what a model file holds."""
         net = Tables.create(spec, self.predicts, 2 if self.method == "double-q" else 1, self.initial_value)
         return Acting(net, None, self.actor.numbers(jnp.zeros(())))
-
-    def initial_carry(self, acting: Acting, num_envs: int) -> None:
-        """The policy remembers nothing."""
-
-    initial_memory = initial_carry
-
-    def warm_acting(self, acting: Acting) -> Acting:
-        """There is no warm-up."""
-        return acting
 
     def noise(self, acting: Acting, key: Key, rows: int, num_envs: int) -> Draws:
         """All the randomness of a chunk's actions, drawn at once."""
@@ -267,5 +273,5 @@ class Tabular:
             metrics["train/learning_rate"] = jnp.asarray(rate)
         acting = Acting(acting.net.replace(values=values), None, explore)
         return Learner(acting, training, memory), metrics | (
-            {} if self.predicts else self.actor.metrics(explore)
+            {} if self.predicts else self.actor.number_metrics(explore)
         )

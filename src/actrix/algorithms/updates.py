@@ -8,9 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from actrix.actors.exploration import Explore
-from actrix.algorithms.learner import Learner
-from actrix.algorithms.tables import Row, Tables, as_rows, behave, cell, next_value, q_of, target_probs
+from actrix.actors.greedy import Explore
+from actrix.algorithms.tables import (
+    Row,
+    TableMethod,
+    Tables,
+    as_rows,
+    behave,
+    cell,
+    next_value,
+    q_of,
+    target_probs,
+)
+from actrix.core.contract import Learner
 from actrix.core.distributions import legal_actions
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
 from actrix.critics import corrections, q_targets, returns, traces
@@ -39,7 +49,7 @@ class State:
     memory: Memory
 
 
-def initial_memory(algorithm: Any, net: Tables, spec: Spec, num_envs: int) -> Memory:
+def initial_memory(algorithm: TableMethod, net: Tables, spec: Spec, num_envs: int) -> Memory:
     """Nothing pending, traces 0."""
     whole, none, no = algorithm.whole_episodes, jnp.zeros(num_envs, jnp.int32), jnp.zeros(num_envs, bool)
     mask = None if spec.mask_size is None else jnp.ones((num_envs, spec.mask_size), bool)
@@ -58,7 +68,7 @@ def initial_memory(algorithm: Any, net: Tables, spec: Spec, num_envs: int) -> Me
 
 
 def learn(
-    algorithm: Any, learner: Learner, chunk: Chunk, rate: Any, key: Key
+    algorithm: TableMethod, learner: Learner, chunk: Chunk, rate: Any, key: Key
 ) -> tuple[jax.Array, jax.Array | None, Memory, jax.Array]:
     """(values, weight, memory, TD errors) after the chunk's rows, in order of time."""
     net, explore = learner.acting.net, learner.acting.explore
@@ -99,7 +109,7 @@ def learn(
 
 
 def _enter(
-    algorithm: Any,
+    algorithm: TableMethod,
     net: Tables,
     explore: Explore,
     rate: Any,
@@ -149,7 +159,7 @@ def move(
 
 
 def _traced(
-    algorithm: Any,
+    algorithm: TableMethod,
     net: Tables,
     rate: Any,
     state: State,
@@ -185,7 +195,7 @@ def _traced(
 
 
 def _n_step(
-    algorithm: Any, net: Tables, explore: Explore, rate: Any, state: State, row: Row, due: jax.Array
+    algorithm: TableMethod, net: Tables, explore: Explore, rate: Any, state: State, row: Row, due: jax.Array
 ) -> tuple[State, jax.Array]:
     """Put a row into the window; learn from the oldest once there are n, and from all where the episode ends.
 
@@ -221,7 +231,9 @@ def _n_step(
     return dataclasses.replace(state, memory=memory), jnp.abs(error) + more
 
 
-def _targets(algorithm: Any, net: Tables, explore: Explore, values: jax.Array, window: Row) -> jax.Array:
+def _targets(
+    algorithm: TableMethod, net: Tables, explore: Explore, values: jax.Array, window: Row
+) -> jax.Array:
     """n-step targets `[n, N]` of the rows of a window, the first of which is the one with n steps."""
     value = next_value(algorithm, net, explore, values, window)
     rows: dict[str, Any] = dict(

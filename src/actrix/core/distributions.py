@@ -123,6 +123,15 @@ class DiagGaussian:
 
 
 @record
+class BoundedGaussian(DiagGaussian):
+    """A `DiagGaussian` whose samples are cut to [−1, 1]; the density is the uncut one's."""
+
+    def sample(self, noise: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
+        """clip(mean + std·ξ, ±1), ξ ~ N(0, I)."""
+        return jnp.clip(self.mean + jnp.exp(self.log_std) * noise, -1.0, 1.0)
+
+
+@record
 class TanhGaussian:
     """a = tanh(u), u ~ N(mean, std²), independent per dimension: actions in (−1, 1) (Haarnoja et al. 2018).
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
+
+from actrix.core.schedules import as_schedule, bounds
 
 
 def whole(part: Any, *names: str, least: int = 1) -> None:
@@ -34,9 +37,11 @@ def switch(part: Any, *names: str) -> None:
             raise ValueError(f"{name}={getattr(part, name)!r} must be True or False.")
 
 
-def choose(part: Any, **choices: tuple) -> None:
-    """Raise ValueError unless each field holds one of its choices."""
+def choose(part: Any, **choices: Collection) -> None:
+    """Raise ValueError unless each field holds one of its choices; None is the choice 'none' (`--set KEY=none`)."""
     for name, allowed in choices.items():
+        if getattr(part, name) is None and "none" in allowed:
+            object.__setattr__(part, name, "none")
         if getattr(part, name) not in allowed:
             raise ValueError(f"{name}={getattr(part, name)!r}: choose one of {', '.join(map(str, allowed))}.")
 
@@ -47,3 +52,29 @@ def share(part: Any, *names: str) -> None:
         value = getattr(part, name)
         if isinstance(value, str | bool) or value is None or not 0 <= value <= 1:
             raise ValueError(f"{name}={value!r} must lie in [0, 1].")
+
+
+def rate(part: Any, *names: str) -> None:
+    """Turn these fields into schedules; raise ValueError unless they are positive."""
+    for name in names:
+        value = as_schedule(getattr(part, name), name)
+        object.__setattr__(part, name, value)
+        low, high = bounds(value)
+        if not (low >= 0 and high > 0):
+            raise ValueError(f"{name}={value} must be positive.")
+
+
+def positive_or_none(part: Any, *names: str) -> None:
+    """Raise ValueError unless these fields hold positive numbers, or None for 'off'."""
+    for name in names:
+        value = getattr(part, name)
+        if value is not None and (isinstance(value, str | bool) or not value > 0):
+            raise ValueError(f"{name}={value!r} must be positive, or None for 'off'.")
+
+
+def positive(part: Any, *names: str) -> None:
+    """Raise ValueError unless these fields hold finite numbers above 0."""
+    finite(part, *names)
+    for name in names:
+        if not getattr(part, name) > 0:
+            raise ValueError(f"{name}={getattr(part, name)} must be positive.")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from actrix.core.types import PyTree, record
+from actrix.core.types import Chunk, PyTree, record
 
 LARGEST = 1e15
 
@@ -124,3 +124,15 @@ def update_reward_scale(
     running, returns = jax.lax.scan(step, scale.running, (reward, done))
     running = jnp.where(jnp.isnan(jnp.sum(returns)), scale.running, running)
     return RewardScale(running, update_moments(scale.moments, returns, valid))
+
+
+def updated(
+    moments: tuple[Moments | None, ...] | None, scale: RewardScale | None, chunk: Chunk, gamma: float
+) -> tuple[tuple[Moments | None, ...] | None, RewardScale | None]:
+    """(observation moments, reward scale) with a chunk in them; None stays None."""
+    if moments is not None:
+        moments = update_observation_moments(moments, chunk.obs, chunk.valid)
+    if scale is not None:
+        done = chunk.terminated | chunk.truncated
+        scale = update_reward_scale(scale, chunk.reward, done, chunk.valid, gamma)
+    return moments, scale

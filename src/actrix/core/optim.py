@@ -15,6 +15,28 @@ from actrix.core.types import PyTree
 OPTIMIZERS = ("adam", "rmsprop", "sgd", "radam")
 
 
+class Running(eqx.Module):
+    """Arrays of a network that no gradient moves, and that seeing rows changes: running statistics.
+
+    A subclass has them as fields, all floating-point. `Fit` carries them among the parameters as `RUNNING`, apart from
+    what descends; a loss gives new ones as its view's `moved`.
+    """
+
+
+RUNNING = "running"
+
+
+def apart(net: PyTree) -> tuple[PyTree, PyTree]:
+    """(the `Running` arrays of a network, the rest), each with None where the other has something."""
+    is_running = lambda x: isinstance(x, Running)
+    return eqx.partition(net, is_running, is_leaf=is_running)
+
+
+def together(running: PyTree, rest: PyTree) -> PyTree:
+    """The inverse of `apart`."""
+    return eqx.combine(running, rest, is_leaf=lambda x: isinstance(x, Running))
+
+
 def flatten(net: PyTree) -> tuple[jax.Array, Callable[[jax.Array], PyTree]]:
     """(θ, unflatten): the floating-point leaves of `net` as one vector, and the way back."""
     params, static = eqx.partition(net, eqx.is_inexact_array)
@@ -22,30 +44,33 @@ def flatten(net: PyTree) -> tuple[jax.Array, Callable[[jax.Array], PyTree]]:
     return theta, lambda t: eqx.combine(unravel(t), static)
 
 
-def make_optimizer(name: str, max_grad_norm: float | None, eps: float) -> optax.GradientTransformation:
+def make_optimizer(
+    name: str, max_grad_norm: float | None, eps: float, beta1: float = 0.9
+) -> optax.GradientTransformation:
     """Clip by the global norm, then precondition; the step size is applied by `descend`.
 
-    `max_grad_norm` bounds the norm of the whole gradient (not its elements). RMSprop decays by 0.99 as in A2C.
+    `max_grad_norm` bounds the norm of the whole gradient (not its elements). RMSprop decays by 0.99 as in A2C; `beta1`
+    is the decay of (R)Adam's mean gradient.
     """
     scale = {
-        "adam": lambda: optax.scale_by_adam(eps=eps),
+        "adam": lambda: optax.scale_by_adam(b1=beta1, eps=eps),
         "rmsprop": lambda: optax.scale_by_rms(decay=0.99, eps=eps, eps_in_sqrt=False, bias_correction=False),
         "sgd": optax.identity,
-        "radam": lambda: optax.scale_by_radam(eps=eps),
+        "radam": lambda: optax.scale_by_radam(b1=beta1, eps=eps),
     }[name]()
-    return optax.chain(*([optax.clip_by_global_norm(max_grad_norm)] if max_grad_norm else []), scale)
+    return optax.chain(*([] if max_grad_norm is None else [optax.clip_by_global_norm(max_grad_norm)]), scale)
 
 
 def descend(
     optimizer: optax.GradientTransformation,
-    gradient: jax.Array,
+    gradient: PyTree,
     state: optax.OptState,
-    theta: jax.Array,
+    theta: PyTree,
     learning_rate: jax.Array | float,
-) -> tuple[jax.Array, optax.OptState]:
+) -> tuple[PyTree, optax.OptState]:
     """θ ← θ − learning_rate · preconditioned gradient."""
     update, state = optimizer.update(gradient, state, theta)
-    return theta - jnp.asarray(learning_rate, theta.dtype) * update, state
+    return jax.tree.map(lambda t, u: t - jnp.asarray(learning_rate, t.dtype) * u, theta, update), state
 
 
 def descend_if_finite(
@@ -63,6 +88,11 @@ def descend_if_finite(
     return *kept, finite
 
 
-def polyak(target: jax.Array, theta: jax.Array, tau: float | jax.Array) -> jax.Array:
+def polyak(target: PyTree, theta: PyTree, tau: float | jax.Array) -> PyTree:
     """(1 − τ)·target + τ·θ; τ = 1 copies."""
-    return target + tau * (theta - target)
+    return jax.tree.map(lambda old, new: old + tau * (new - old), target, theta)
+
+
+def copied(theta: PyTree) -> PyTree:
+    """Arrays of their own: what is donated together must not share a buffer."""
+    return jax.tree.map(jnp.array, theta)

@@ -82,7 +82,7 @@ def _tabulate(function: Callable[[float], float], points: int = 101) -> Tabulate
 
 def evaluate(schedule: Schedule, progress: jax.Array | float) -> jax.Array | float:
     """Value at `progress` ∈ [0, 1] (fraction of the training budget already spent)."""
-    return schedule if isinstance(schedule, int | float) else schedule(progress)
+    return schedule(progress) if callable(schedule) else schedule
 
 
 def bounds(schedule: Schedule) -> tuple[float, float]:

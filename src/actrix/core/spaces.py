@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from actrix.core.types import GOAL_KEYS, Spec
+
 SUPPORTED_OBSERVATIONS = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
 SUPPORTED_ACTIONS = "Discrete, MultiDiscrete, MultiBinary, Box"
 
@@ -58,6 +60,20 @@ def check_action_space(space: gym.Space) -> None:
         raise UnsupportedSpaceError(
             f"action space is {type(space).__name__}; supported are {SUPPORTED_ACTIONS}."
         )
+
+
+def check_goals(spec: Spec) -> None:
+    """Raise ValueError unless these are environments with goals, whose rewards of any goal can be had."""
+    space, wanted = spec.observation_space, "hindsight needs an environment"
+    parts: dict[str, gym.Space] = space.spaces if isinstance(space, spaces.Dict) else {}
+    if not set(GOAL_KEYS) <= set(parts):
+        raise ValueError(f"{wanted} that observes a Dict with {', '.join(GOAL_KEYS)}, not {space}.")
+    if spec.goals is None:
+        raise ValueError(f"{wanted} in this process with compute_reward(achieved_goal, desired_goal, info).")
+    two = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 2), parts["achieved_goal"].sample())
+    shape = np.shape(spec.goals.compute_reward(two, two, {}))
+    if shape != (2,):
+        raise ValueError(f"{wanted} whose compute_reward takes a batch: of two goals it has shape {shape}.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
 import gymnasium as gym
@@ -61,6 +62,20 @@ class Chunk(Transition):
     """`[T, N]`: an episode starts at this row, so the carry is zeroed before it."""
 
 
+GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
+"""What a goal environment observes, by Gymnasium-Robotics's names: `achieved_goal` is the goal that a state reaches."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Goals:
+    """What a goal environment says of any goal: JAX functions of `(achieved_goal, desired_goal, info)` `[B, ...]`."""
+
+    compute_reward: Callable[..., jax.Array]
+    """The reward `[B]` of reaching states with these achieved goals while these were desired; `info` is {}."""
+    compute_terminated: Callable[..., jax.Array] | None = None
+    """Whether the MDP ends there; None = an end does not depend on the goal."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Spec:
     """What an algorithm must know of an environment to build its networks; describes ONE environment."""
@@ -72,3 +87,5 @@ class Spec:
     """Length of the action mask, or None where the environment offers none."""
     frame_stack: int | None = None
     """Observations are that many frames along axis 0, oldest first, an episode's first one repeated; None = no."""
+    goals: Goals | None = dataclasses.field(default=None, compare=False)
+    """What it says of goals that were not pursued; None where it has no such functions."""

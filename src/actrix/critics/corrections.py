@@ -14,21 +14,12 @@ All are `backward_sum` with another x_t and another decay.
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from actrix.core.distributions import importance_ratio as importance_ratio
-from actrix.critics.returns import (
-    Number,
-    _discount_of_valid,
-    _one_step,
-    _rows,
-    _trace,
-    backward_sum,
-    episode_cut,
-    monte_carlo,
-)
+from actrix.critics import corrected as on_rows
+from actrix.critics.returns import Number, alike, as_rows
 
 # For V(s)
 
@@ -70,17 +61,11 @@ def vtrace(
         raise ValueError(f"rho_max={rho_max} must be at least c_max={c_max}.")
     if bootstrap not in ("vtrace", "lambda"):
         raise ValueError(f"bootstrap={bootstrap!r}: choose one of vtrace, lambda.")
-    rho, value, next_value, reward = _rows(valid, rho=rho, value=value, next_value=next_value, reward=reward)
-    gamma_t = _discount_of_valid(terminated, valid, gamma, reward.dtype)
-    cut = episode_cut(terminated=terminated, truncated=truncated, valid=valid)
-    lam_t = _trace(lam, cut, reward.dtype)
-    clipped_rho = jnp.minimum(rho, rho_max)
-    delta = _one_step(reward, next_value, terminated, gamma_t) - value
-    decay = gamma_t * lam_t * jnp.minimum(rho, c_max)
-    v = value + backward_sum(clipped_rho * delta, decay=decay, cut=cut)
-    share = _trace(1.0, cut, reward.dtype) if bootstrap == "vtrace" else lam_t
-    following = share * _next_row(v, cut) + (1 - share) * next_value
-    return v, clipped_rho * (_one_step(reward, following, terminated, gamma_t) - value)
+    rows, _, rho, value, next_value = as_rows(
+        terminated, truncated, gamma, valid, reward=reward, rho=rho, value=value, next_value=next_value
+    )
+    share = 1.0 if bootstrap == "vtrace" else lam
+    return on_rows.vtrace(rows, rho, value, next_value, lam, rho_max, c_max, share)
 
 
 def td_rho(
@@ -104,11 +89,10 @@ def td_rho(
     Deviations: no gradient correction, so with function approximation it may diverge off-policy as any
     semi-gradient may; the bound ρ_max is ours.
     """
-    del truncated
-    rho, value, next_value, reward = _rows(valid, rho=rho, value=value, next_value=next_value, reward=reward)
-    gamma_t = _discount_of_valid(terminated, valid, gamma, reward.dtype)
-    delta = _one_step(reward, next_value, terminated, gamma_t) - value
-    return value + jnp.minimum(rho, rho_max) * delta
+    rows, _, rho, value, next_value = as_rows(
+        terminated, truncated, gamma, valid, reward=reward, rho=rho, value=value, next_value=next_value
+    )
+    return on_rows.td_rho(rows, rho, value, next_value, rho_max)
 
 
 def ordinary_is(
@@ -128,17 +112,10 @@ def ordinary_is(
     for Q(s_t, a_t) with ratios from t+1, here for V(s_t). Deviation: an episode cut without termination adds
     γ^{m+1−t} V(s_{m+1}) to G_t, as `monte_carlo` does, weighed by the whole product too.
     """
-    rho, reward, next_value = _rows(valid, rho=rho, reward=reward, next_value=next_value)
-    cut = episode_cut(terminated=terminated, truncated=truncated, valid=valid)
-    weight = backward_sum(jnp.where(cut, rho, 0), decay=rho, cut=cut)  # ρ_{t:m} = ρ_t ρ_{t+1:m}
-    return weight * monte_carlo(
-        reward=reward,
-        next_value=next_value,
-        terminated=terminated,
-        truncated=truncated,
-        gamma=gamma,
-        valid=valid,
+    rows, _, rho, next_value = as_rows(
+        terminated, truncated, gamma, valid, reward=reward, rho=rho, next_value=next_value
     )
+    return on_rows.importance_return("ordinary", rows, rho, next_value)
 
 
 def weighted_is(
@@ -162,25 +139,10 @@ def weighted_is(
     Sutton & Singh (2000); deviations: those of `ordinary_is`, and the weights are summed over the episodes at one
     t, not over the visits of one state.
     """
-    rho, reward, next_value = _rows(valid, rho=rho, reward=reward, next_value=next_value)
-    cut = episode_cut(terminated=terminated, truncated=truncated, valid=valid)
-    log_rho = jnp.where(rho == 0, -jnp.inf, jnp.log(jnp.where(rho == 0, 1, rho)))
-    log_weight = backward_sum(log_rho, decay=jnp.ones_like(rho), cut=cut)  # −∞ where not valid
-    episodes = tuple(range(1, rho.ndim))
-    largest = jnp.max(log_weight, axis=episodes, keepdims=True)
-    weight = jnp.exp(log_weight - jax.lax.stop_gradient(jnp.where(jnp.isneginf(largest), 0, largest)))
-    rows = jnp.ones_like(rho) if valid is None else jnp.asarray(valid, rho.dtype)
-    count = jnp.sum(rows, axis=episodes, keepdims=True)
-    total = jnp.sum(weight, axis=episodes, keepdims=True)
-    normalised = jnp.where(jnp.isneginf(log_weight), 0, count * weight / jnp.where(total == 0, 1, total))
-    return normalised * monte_carlo(
-        reward=reward,
-        next_value=next_value,
-        terminated=terminated,
-        truncated=truncated,
-        gamma=gamma,
-        valid=valid,
+    rows, _, rho, next_value = as_rows(
+        terminated, truncated, gamma, valid, reward=reward, rho=rho, next_value=next_value
     )
+    return on_rows.importance_return("weighted", rows, rho, next_value)
 
 
 def per_decision_is(
@@ -199,11 +161,10 @@ def per_decision_is(
     G_t = ρ_t (r_t + γ_t G_{t+1}). Precup, Sutton & Singh (2000); there for Q(s_t, a_t) with ratios from t+1,
     here for V(s_t). Deviation: an episode cut without termination adds γ^{m+1−t} ρ_{t:m} V(s_{m+1}).
     """
-    rho, reward, next_value = _rows(valid, rho=rho, reward=reward, next_value=next_value)
-    gamma_t = _discount_of_valid(terminated, valid, gamma, reward.dtype)
-    cut = episode_cut(terminated=terminated, truncated=truncated, valid=valid)
-    x = jnp.where(cut, _one_step(reward, next_value, terminated, gamma_t), reward)
-    return backward_sum(rho * x, decay=rho * gamma_t, cut=cut)
+    rows, _, rho, next_value = as_rows(
+        terminated, truncated, gamma, valid, reward=reward, rho=rho, next_value=next_value
+    )
+    return on_rows.importance_return("per-decision", rows, rho, next_value)
 
 
 # For Q(s, a)
@@ -227,7 +188,7 @@ def trace(
     """
     if kind not in TRACES:
         raise ValueError(f"trace {kind!r}: unknown; choose one of {', '.join(TRACES)}.")
-    rho, log_prob = _rows(None, rho=rho, log_prob=log_prob)
+    rho, log_prob = alike(rho=rho, log_prob=log_prob)
     return TRACES[kind](rho, log_prob, jnp.broadcast_to(jnp.asarray(lam, rho.dtype), rho.shape))
 
 
@@ -260,12 +221,10 @@ def off_policy_q(
     Sutton & Singh (2000), Q(λ) Harutyunyan et al., "Q(λ) with Off-Policy Corrections" (2016). Deviations: traces
     are truncated at the chunk's end and at time limits; importance sampling has a λ.
     """
-    q, trace, next_value, reward = _rows(valid, q=q, trace=trace, next_value=next_value, reward=reward)
-    gamma_t = _discount_of_valid(terminated, valid, gamma, reward.dtype)
-    cut = episode_cut(terminated=terminated, truncated=truncated, valid=valid)
-    decay = gamma_t * _next_row(trace, cut)
-    x = _one_step(reward, next_value, terminated, gamma_t) - decay * _next_row(q, cut)
-    return backward_sum(x, decay=decay, cut=cut)
+    rows, _, q, trace, next_value = as_rows(
+        terminated, truncated, gamma, valid, reward=reward, q=q, trace=trace, next_value=next_value
+    )
+    return on_rows.off_policy_q(rows, q, trace, next_value)
 
 
 # For the policy gradient
@@ -291,43 +250,7 @@ def trajectory_psi(
     truncation. Precup, Sutton & Singh, "Eligibility Traces for Off-Policy Policy Evaluation" (2000). Raises
     ValueError for another kind.
     """
-    if kind not in ("ordinary", "weighted", "per-decision"):
-        raise ValueError(f"kind={kind!r}: choose one of ordinary, weighted, per-decision.")
-    rho, reward = _rows(valid, rho=rho, reward=reward)
-    gamma_t = _discount_of_valid(terminated, valid, gamma, reward.dtype)
-    cut = episode_cut(terminated=terminated, truncated=truncated, valid=valid)
-    gamma_t = jnp.where(cut, 0, gamma_t)
-    starts = jnp.roll(cut, 1, axis=0).at[0].set(True)
-
-    def forward(carry, row):
-        ratio, weight = carry
-        rho_t, before, start = row
-        ratio = jnp.where(start, 1, ratio) * rho_t
-        weight = jnp.where(start, 1, weight * before)
-        return (ratio, weight), (ratio, weight)
-
-    one = jnp.ones_like(rho[0])
-    _, (ratio, weight) = jax.lax.scan(forward, (one, one), (rho, jnp.roll(gamma_t, 1, axis=0), starts))
-    if kind == "per-decision":
-        return backward_sum(weight * ratio * reward, decay=jnp.ones_like(reward), cut=cut)
-    to_go = backward_sum(weight * reward, decay=jnp.ones_like(reward), cut=cut)
-    row = jax.lax.broadcasted_iota(int, cut.shape, 0)
-    first_row = jax.lax.cummax(jnp.where(starts, row, 0), axis=0)
-    last_row = jax.lax.cummin(jnp.where(cut, row, cut.shape[0] - 1), axis=0, reverse=True)
-    whole = jnp.take_along_axis(ratio, last_row, axis=0)
-    if kind == "weighted":
-        # In logarithms: over a long episode the products themselves would overflow or vanish together.
-        log_rho = jnp.log(jnp.maximum(rho, jnp.finfo(rho.dtype).tiny))
-        total = backward_sum(log_rho, decay=jnp.ones_like(rho), cut=cut)
-        total = jnp.take_along_axis(total, first_row, axis=0)
-        ends = cut if valid is None else cut & jnp.asarray(valid, bool)
-        number = jnp.maximum(jnp.sum(ends), 1).astype(reward.dtype)
-        mean = jax.nn.logsumexp(jnp.where(ends, total, -jnp.inf)) - jnp.log(number)
-        whole = jnp.exp(total - jnp.where(jnp.any(ends), mean, 0))
-    psi = whole * jnp.take_along_axis(to_go, first_row, axis=0)
-    return psi if valid is None else jnp.where(valid, psi, 0)
-
-
-def _next_row(x: Array, cut: Array) -> Array:
-    """x_{t+1} in row t, 0 at a cut."""
-    return jnp.where(cut, 0, jnp.roll(x, -1, axis=0))
+    if kind not in on_rows.KINDS:
+        raise ValueError(f"kind={kind!r}: choose one of {', '.join(on_rows.KINDS)}.")
+    rows, _, rho = as_rows(terminated, truncated, gamma, valid, reward=reward, rho=rho)
+    return on_rows.trajectory_weights(kind, rho, rows)

@@ -14,12 +14,17 @@ Every function takes time-major arrays `[T, *B]`. Row t holds r_t, V(s_t) (`valu
   follows row t;
 - the result has the dtype of the arrays, and gradients flow: callers put `stop_gradient` on their targets.
 
-All but TD(0) are one recursion, `backward_sum`, with another x_t and another decay.
+All but TD(0) are one recursion, `backward_sum`, with another x_t and another decay. The critics of these names
+(`critics.value`) compute them on `Rows`; the functions here are the same on plain arrays.
 """
 
-import jax
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from actrix.core.rows import Rows
+from actrix.critics import value as on_rows
 
 Number = float | Float[Array, "..."]
 
@@ -39,19 +44,6 @@ def episode_cut(
         valid = jnp.asarray(valid, bool)
         cut = cut | ~valid | ~jnp.roll(valid, -1, axis=0)  # the row that wraps round is the last: set below
     return cut.at[-1].set(True)
-
-
-def backward_sum(
-    x: Float[Array, "T *B"], *, decay: Float[Array, "T *B"], cut: Bool[Array, "T *B"]
-) -> Float[Array, "T *B"]:
-    """y_t = x_t + decay_t · y_{t+1}, where y_{t+1} counts as 0 if cut_t (even when it is NaN)."""
-
-    def step(following, row):
-        x_t, decay_t, cut_t = row
-        y_t = x_t + decay_t * jnp.where(cut_t, 0, following)
-        return y_t, y_t
-
-    return jax.lax.scan(step, jnp.zeros_like(x[0]), (x, decay, cut), reverse=True)[1]
 
 
 def discount(terminated: Bool[Array, "T *B"], gamma: Number) -> Float[Array, "T *B"]:
@@ -75,11 +67,10 @@ def monte_carlo(
     without truncation `next_value` is not read. Sutton & Barto, Reinforcement Learning (2018), §5.1; the
     bootstrap at a time limit is Pardo et al., "Time Limits in Reinforcement Learning" (2018).
     """
-    reward, next_value = _rows(valid, reward=reward, next_value=next_value)
-    gamma_t = _discount_of_valid(terminated, valid, gamma, reward.dtype)
-    cut = episode_cut(terminated=terminated, truncated=truncated, valid=valid)
-    bootstrap = gamma_t * jnp.where(cut & ~jnp.asarray(terminated, bool), next_value, 0)
-    return backward_sum(reward + bootstrap, decay=gamma_t, cut=cut)
+    rows, reward, next_value = as_rows(
+        terminated, truncated, gamma, valid, reward=reward, next_value=next_value
+    )
+    return on_rows.monte_carlo(rows, next_value)
 
 
 discounted_return_to_go = monte_carlo
@@ -102,19 +93,11 @@ def trajectory_return(
     `monte_carlo` does; without it the sum just stops. Williams, "Simple Statistical Gradient-Following
     Algorithms" (1992).
     """
-    return_to_go = monte_carlo(
-        reward=reward,
-        next_value=jnp.zeros_like(reward) if next_value is None else next_value,
-        terminated=terminated,
-        truncated=truncated,
-        gamma=gamma,
-        valid=valid,
+    following = jnp.zeros_like(reward) if next_value is None else next_value
+    rows, reward, following = as_rows(
+        terminated, truncated, gamma, valid, reward=reward, next_value=following
     )
-    cut = episode_cut(terminated=terminated, truncated=truncated, valid=valid)
-    starts = jnp.roll(cut, 1, axis=0)  # the last row is always cut, so row 0 is always a start
-    row = jax.lax.broadcasted_iota(int, cut.shape, 0)
-    first_row = jax.lax.cummax(jnp.where(starts, row, 0), axis=0)
-    return jnp.take_along_axis(return_to_go, first_row, axis=0)
+    return jnp.take_along_axis(on_rows.monte_carlo(rows, following), on_rows.first_rows(rows.cut), axis=0)
 
 
 def td_target(
@@ -131,11 +114,10 @@ def td_target(
     `truncated` is accepted so that all targets can be called alike; one step crosses no cut, so it changes
     nothing. Sutton, "Learning to Predict by the Methods of Temporal Differences" (1988).
     """
-    del truncated
-    reward, next_value = _rows(valid, reward=reward, next_value=next_value)
-    return _one_step(
-        reward, next_value, terminated, _discount_of_valid(terminated, valid, gamma, reward.dtype)
+    rows, reward, next_value = as_rows(
+        terminated, truncated, gamma, valid, reward=reward, next_value=next_value
     )
+    return on_rows.td_target(rows, next_value)
 
 
 def td_error(
@@ -149,10 +131,10 @@ def td_error(
     valid: Bool[Array, "T *B"] | None = None,
 ) -> Float[Array, "T *B"]:
     """TD error δ_t = r_t + γ_t V(s_{t+1}) − V(s_t); see `td_target`."""
-    del truncated
-    reward, value, next_value = _rows(valid, reward=reward, value=value, next_value=next_value)
-    gamma_t = _discount_of_valid(terminated, valid, gamma, reward.dtype)
-    return _one_step(reward, next_value, terminated, gamma_t) - value
+    rows, reward, value, next_value = as_rows(
+        terminated, truncated, gamma, valid, reward=reward, value=value, next_value=next_value
+    )
+    return on_rows.td_error(rows, value, next_value)
 
 
 def n_step(
@@ -174,16 +156,10 @@ def n_step(
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}.")
-    reward, next_value = _rows(valid, reward=reward, next_value=next_value)
-    gamma_t = _discount_of_valid(terminated, valid, gamma, reward.dtype)
-    cut = episode_cut(terminated=terminated, truncated=truncated, valid=valid)
-    target = _one_step(reward, next_value, terminated, gamma_t)
-    x = jnp.where(cut, target, reward)
-
-    def backup(_, following):
-        return x + gamma_t * jnp.where(cut, 0, jnp.roll(following, -1, axis=0))
-
-    return jax.lax.fori_loop(0, min(n, len(x)) - 1, backup, target)
+    rows, reward, next_value = as_rows(
+        terminated, truncated, gamma, valid, reward=reward, next_value=next_value
+    )
+    return on_rows.n_step(rows, next_value, n)
 
 
 def lambda_return(
@@ -200,12 +176,10 @@ def lambda_return(
 
     λ = 0 is TD(0), λ = 1 is `monte_carlo`. Sutton & Barto, Reinforcement Learning (2018), §12.1.
     """
-    reward, next_value = _rows(valid, reward=reward, next_value=next_value)
-    gamma_t = _discount_of_valid(terminated, valid, gamma, reward.dtype)
-    cut = episode_cut(terminated=terminated, truncated=truncated, valid=valid)
-    trace = _trace(lam, cut, reward.dtype)
-    x = _one_step(reward, (1 - trace) * next_value, terminated, gamma_t)
-    return backward_sum(x, decay=gamma_t * trace, cut=cut)
+    rows, reward, next_value = as_rows(
+        terminated, truncated, gamma, valid, reward=reward, next_value=next_value
+    )
+    return on_rows.lambda_return(rows, next_value, lam)
 
 
 def gae(
@@ -226,35 +200,42 @@ def gae(
     difference. Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage Estimation"
     (2016), eq. 16; the paper has no truncation.
     """
-    delta = td_error(
-        reward=reward, value=value, next_value=next_value, terminated=terminated, gamma=gamma, valid=valid
+    rows, reward, value, next_value = as_rows(
+        terminated, truncated, gamma, valid, reward=reward, value=value, next_value=next_value
     )
-    gamma_t = _discount_of_valid(terminated, valid, gamma, delta.dtype)
-    cut = episode_cut(terminated=terminated, truncated=truncated, valid=valid)
-    return backward_sum(delta, decay=gamma_t * _trace(lam, cut, delta.dtype), cut=cut)
+    return on_rows.gae(rows, value, next_value, lam)
 
 
-def _rows(valid: Array | None, **arrays: Array) -> list[Array]:
-    """The arrays in one dtype, 0 where not valid; refuses shapes that would broadcast by accident."""
+def as_rows(
+    terminated: Array,
+    truncated: Array | None,
+    gamma: Number,
+    valid: Array | None,
+    *,
+    reward: Array,
+    **arrays: Array,
+) -> tuple[Any, ...]:
+    """(`Rows`, the arrays in one dtype, 0 where not valid); refuses shapes that would broadcast by accident.
+
+    `truncated` None: nothing crosses a cut.
+    """
+    found = alike(reward=reward, **arrays)
+    dtype = found[0].dtype
+    ends = jnp.asarray(terminated, bool)
+    if valid is not None:
+        valid = jnp.asarray(valid, bool)
+        found, ends = [jnp.where(valid, x, 0) for x in found], ends | ~valid
+    cut = ends if truncated is None else episode_cut(terminated=terminated, truncated=truncated, valid=valid)
+    weight = None if valid is None else valid.astype(dtype)
+    gamma_t = discount(ends, jnp.asarray(gamma, dtype))
+    rows = Rows(None, None, found[0], None, gamma_t, cut, weight, terminated)  # type: ignore[arg-type]
+    return rows, *found
+
+
+def alike(**arrays: Array) -> list[Array]:
+    """The arrays in one dtype; refuses shapes that would broadcast by accident."""
     shapes = {name: jnp.shape(x) for name, x in arrays.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"arrays of one chunk must have one shape [T, *B], not {shapes}.")
     dtype = jnp.result_type(*arrays.values())
-    rows = [jnp.asarray(x, dtype) for x in arrays.values()]
-    return rows if valid is None else [jnp.where(valid, x, 0) for x in rows]
-
-
-def _discount_of_valid(terminated: Array, valid: Array | None, gamma: Number, dtype) -> Array:
-    """γ_t in the arrays' dtype, 0 where not valid (an array of γ may hold padding too)."""
-    ends = jnp.asarray(terminated, bool)
-    return discount(ends if valid is None else ends | ~jnp.asarray(valid, bool), jnp.asarray(gamma, dtype))
-
-
-def _trace(lam: Number, cut: Array, dtype) -> Array:
-    """λ_t c_t, c_t = 0 at a cut."""
-    return jnp.where(cut, 0, jnp.broadcast_to(jnp.asarray(lam, dtype), cut.shape))
-
-
-def _one_step(reward: Array, next_value: Array, terminated: Array, gamma_t: Array) -> Array:
-    """r_t + γ_t V(s_{t+1}), without reading V at a terminal state, where it may be anything."""
-    return reward + gamma_t * jnp.where(terminated, 0, next_value)
+    return [jnp.asarray(x, dtype) for x in arrays.values()]

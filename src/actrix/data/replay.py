@@ -1,371 +1,244 @@
-"""A replay memory inside the learner: a ring per environment, drawn from uniformly or by priority.
-
-Every observation is stored once. Row i holds s_i and what was done there; s_{i+1} is row i+1's observation. Where
-row i+1 does not continue row i (an episode's end), one extra row keeps the true successor. Image stacks are stored as
-single frames and put together again when they are drawn.
-
-All functions are pure, with a cost that does not depend on the capacity (logarithmic where there are priorities), so
-long as the caller's compiled function donates the rows.
-"""
+"""Replayed transitions: each chunk goes into a ring, batches come out of it."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
 
-from actrix.core.types import Chunk, Key, PyTree, Transition, record
+from actrix.core.answers import Data, DataFacts, Learning, Metrics, State
+from actrix.core.contract import count
+from actrix.core.fields import share, switch, whole
+from actrix.core.rows import Rows, backward_sum
+from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
+from actrix.core.types import Key
+from actrix.data.ring import Draw, Ends, Memory, empty_memory, weights
 
-BRANCH = 64
-"""Children per node of the tree of priorities: wide and shallow suits a CPU's vector units."""
-TRIES = 4
-"""Positions drawn for each uniform sample; the first that holds a transition is taken."""
-SMALLEST_PRIORITY = 1e-6
-TERMINATED, TRUNCATED, FIRST, VALID, READY = (1 << i for i in range(5))
-"""Bits of `Rows.flags`: one array to write instead of five."""
-
-
-@record
-class Rows:
-    """The ring's arrays; leaves `[C, N, ...]` for capacity C and N environments unless said otherwise."""
-
-    obs: PyTree
-    """s_i, or the newest frame of its stack."""
-    action: Array
-    reward: Array
-    mask: Array | None
-    log_prob: Array | None
-    dist: PyTree
-    flags: Array
-    """uint8: the bits above."""
-    head: Array
-    """`[N]`: where the next row goes; until then it holds the newest transition's successor."""
-    count: Array
-    """`[N]`: rows written so far, at most C."""
-    open: Array
-    """`[N]`: the newest transition did not end its episode."""
-    levels: tuple[Array, ...] | None
-    """Priorities^α of all rows, flattened, then their sums by blocks of `BRANCH`, and so on; None = uniform."""
-    largest: Array | None
-    """The largest priority^α seen, which new rows get."""
-
-    @property
-    def terminated(self) -> Array:
-        """`[C, N]`: the MDP ended after this row."""
-        return _has(self.flags, TERMINATED)
-
-    @property
-    def truncated(self) -> Array:
-        """`[C, N]`: cut after this row from outside."""
-        return _has(self.flags, TRUNCATED)
-
-    @property
-    def first(self) -> Array:
-        """`[C, N]`: an episode starts here; stacks reach no further back."""
-        return _has(self.flags, FIRST)
-
-    @property
-    def valid(self) -> Array:
-        """`[C, N]`: a transition, not the extra row of a cut and not empty."""
-        return _has(self.flags, VALID)
-
-    @property
-    def ready(self) -> Array:
-        """`[C, N]`: a valid row whose window of `window` rows is complete or cut: what may be drawn."""
-        return _has(self.flags, READY)
-
-
-def _has(flags: Array, bit: int) -> Array:
-    return flags & bit != 0
-
-
-@record
-class Draw:
-    """B drawn starting rows."""
-
-    index: Int[Array, " B"]
-    env: Int[Array, " B"]
-    ok: Bool[Array, " B"]
-    """False where nothing could be drawn."""
-    mass: Float[Array, " B"] | None
-    """priority^α of each; None = uniform."""
-
-
-@record
-class Ends:
-    """What n-step targets need of B windows of n rows: both ends' observations, the rewards between."""
-
-    obs: PyTree
-    action: Array
-    mask: Array | None
-    reward: Float[Array, "n B"]
-    terminated: Bool[Array, "n B"]
-    truncated: Bool[Array, "n B"]
-    valid: Bool[Array, "n B"]
-    next_obs: PyTree
-    """Successor of the last row used: the first cut one, else the n-th."""
-    next_mask: Array | None
-    next_action: Array
-    next_action_known: Bool[Array, " B"]
+WARM_UP_ROWS = 1024
+"""Longest chunk of the random phase: a hundred thousand images at once would not fit into memory."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Replay:
-    """A ring of `capacity` rows per environment.
+class Replay(Data):
+    """Transitions in a ring, drawn at random: off-policy data, by Stable-Baselines3's names."""
 
-    `window` rows in a row must exist before the first of them may be drawn; `stack` frames make an image
-    observation; `alpha` > 0 draws in proportion to priority^alpha (Schaul et al. 2016).
-    """
+    buffer_size: int = 1_000_000
+    """Transitions kept, over all environments."""
+    learning_starts: int = 100
+    """Environment steps with uniformly random actions before the first update."""
+    batch_size: int = 256
+    train_freq: int = 1
+    """Steps of each environment between updates."""
+    gradient_steps: int = 1
+    """Updates after `train_freq` steps; −1 = as many as transitions were added."""
+    n_steps: int = 1
+    """n of the n-step target. Replayed n-step targets with n > 1 are not corrected for the older behaviour."""
+    prioritized: bool = False
+    """Draw in proportion to the last error^`priority_alpha` (Schaul et al. 2016)."""
+    priority_alpha: float = 0.6
+    priority_beta: Schedule = 0.4
+    """Exponent of the importance weights (N·P)^−β; 'lin_0.4_1.0' lets it grow to 1."""
 
-    capacity: int
-    window: int = 1
-    stack: int = 1
-    alpha: float = 0.0
+    name: ClassVar[str] = "replay"
+    positional: ClassVar[tuple[str, ...]] = ()
+    aliases: ClassVar[dict[str, str]] = {"per": "prioritized", "n": "n_steps"}
 
-    def init(self, row: Transition, num_envs: int) -> Rows:
-        """Empty rows for transitions like `row` (shapes and dtypes of one environment's)."""
-        if self.capacity < self.window + self.stack + 1:
+    def __post_init__(self) -> None:
+        if isinstance(self.train_freq, tuple | list):  # Stable-Baselines3 has (4, "step")
+            if len(self.train_freq) != 2 or self.train_freq[1] != "step":
+                raise ValueError(f"train_freq={self.train_freq}: only steps are offered, e.g. train_freq=4.")
+            object.__setattr__(self, "train_freq", self.train_freq[0])
+        whole(self, "buffer_size", "batch_size", "train_freq", "n_steps")
+        whole(self, "learning_starts", least=0)
+        whole(self, "gradient_steps", least=-1)
+        switch(self, "prioritized")
+        if self.gradient_steps == 0:
+            raise ValueError("gradient_steps=0 would learn nothing; write −1 for one per step.")
+        if self.batch_size > self.buffer_size:
             raise ValueError(
-                f"a capacity of {self.capacity} rows cannot hold a window of {self.window} and {self.stack} frames."
+                f"batch_size={self.batch_size} is larger than buffer_size={self.buffer_size}: "
+                "a batch could never be filled from the buffer."
+            )
+        share(self, "priority_alpha")
+        if self.prioritized and not self.priority_alpha > 0:
+            raise ValueError("priority_alpha=0 draws uniformly: leave out prioritized=True, or give another.")
+        object.__setattr__(self, "priority_beta", as_schedule(self.priority_beta, "priority_beta"))
+        low, high = bounds(self.priority_beta)
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"priority_beta={self.priority_beta} must lie in [0, 1].")
+
+    @property
+    def facts(self):
+        return DataFacts(on_policy=False, transitions=True, by_error=self.prioritized)
+
+    def progress(self, clock):
+        return clock.after
+
+    def rows(self, spec):
+        return self.train_freq
+
+    def check(self, spec, num_envs, config):
+        if self.buffer_size < num_envs:
+            raise ValueError(
+                f"buffer_size={self.buffer_size} cannot hold one step of n_envs={num_envs} environments."
             )
 
-        def room(x: Any) -> Array:
-            return jnp.zeros((self.capacity, num_envs, *x.shape), x.dtype)
-
-        def frame(x: Any) -> Array:
-            return room(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if self._stacked(x.shape) else x)
-
-        parts = jax.tree.map(room, (row.action, row.reward, row.mask, row.log_prob, row.dist))
-        action, reward, mask, log_prob, dist = parts
-        flags = room(jax.ShapeDtypeStruct((), jnp.uint8))
-        levels = _empty_levels(self.capacity * num_envs) if self.alpha else None
-        none = jnp.zeros(num_envs, jnp.int32)
-        return Rows(
-            jax.tree.map(frame, row.obs), action, reward, mask, log_prob, dist, flags, none, none,
-            jnp.zeros(num_envs, bool), levels, jnp.ones(()) if self.alpha else None,
-        )  # fmt: skip
-
-    # ------------------------------------------------------------------ writing
-
-    def add(self, rows: Rows, chunk: Chunk) -> Rows:
-        """Append the valid rows of a chunk `[T, N, ...]`, each environment's behind its own."""
-        steps, num_envs = chunk.reward.shape
-        valid = jnp.ones((steps, num_envs), bool) if chunk.valid is None else jnp.asarray(chunk.valid)
-        first = jnp.zeros((steps, num_envs), bool) if chunk.first is None else jnp.asarray(chunk.first)
-        first = first.at[0].set(first[0] | (rows.count == 0))
-        # A chunk that does not continue the newest row cuts it there, as a truncation with a known successor.
-        broken = rows.open & (first[0] | ~valid[0])
-        terminated, truncated = jnp.asarray(chunk.terminated), jnp.asarray(chunk.truncated)
-        goes_on = jnp.concatenate([valid[1:] & ~first[1:], jnp.ones((1, num_envs), bool)])
-        hole = valid & ~(terminated | truncated) & ~goes_on
-        extra = valid & (terminated | truncated | hole)
-        used = valid.astype(jnp.int32) + extra
-        before = jnp.cumsum(used, axis=0) - used + broken  # rows from the old head to each row
-        total = broken + jnp.sum(used, axis=0)
-        tail = jnp.zeros_like(valid).at[-1].set(valid[-1] & ~extra[-1])
-
-        def place(offset: Array, which: Array) -> Array:
-            # A chunk longer than the ring keeps its newest rows: no place may be written twice.
-            kept = which & (offset > total - self.capacity)
-            return jnp.where(kept, (rows.head + offset) % self.capacity, self.capacity)
-
-        env = jnp.arange(num_envs)
-        both = jnp.concatenate([place(before, valid), place(before + 1, extra | tail)])
-
-        def write_both(buffer: Array, x: Any, following: Any) -> Array:
-            values = jnp.concatenate([jnp.asarray(x, buffer.dtype), jnp.asarray(following, buffer.dtype)])
-            return buffer.at[both, env].set(values, mode="drop")
-
-        # What successors do not have is written for them too: XLA would turn a scatter to one place (T = N = 1) into
-        # an update that copies the whole buffer.
-        write = lambda buffer, x: write_both(buffer, x, jnp.zeros_like(x))
-        bits = VALID * valid + TERMINATED * terminated + TRUNCATED * (truncated | hole) + FIRST * first
-        observe = lambda buffer, x, y: write_both(buffer, self._newest(x), self._newest(y))
-        rows = dataclasses.replace(
-            rows,
-            obs=jax.tree.map(observe, rows.obs, chunk.obs, chunk.next_obs),
-            action=write(rows.action, chunk.action),
-            reward=write(rows.reward, chunk.reward),
-            mask=None if rows.mask is None else write_both(rows.mask, chunk.mask, chunk.next_mask),
-            log_prob=jax.tree.map(write, rows.log_prob, chunk.log_prob),
-            dist=jax.tree.map(write, rows.dist, chunk.dist),
-            flags=write_both(rows.flags, bits, jnp.zeros_like(bits)),
-            head=(rows.head + total) % self.capacity,
-            count=jnp.minimum(rows.count + total, self.capacity),
-            open=jnp.where(jnp.any(used > 0, axis=0), tail[-1], rows.open & ~broken),
+    def check_budget(self, total_steps, num_envs):
+        pieces, rows = self.warm_up(False, False, 1, num_envs)
+        whole_steps = pieces * rows * num_envs
+        if whole_steps < total_steps:
+            return
+        starts = self.learning_starts
+        more = f" ({whole_steps} in whole steps of {num_envs} environments)" if whole_steps > starts else ""
+        raise ValueError(
+            f"learning_starts={starts}{more} is not smaller than the budget of {total_steps} steps: "
+            "nothing would be learned."
         )
-        return self._refresh(rows, steps, jnp.where(broken, total + 1, 0))
 
-    def _refresh(self, rows: Rows, steps: int, cut_age: Array) -> Rows:
-        """Say which rows may be drawn after `steps` were added: the newest become ready, the oldest are lost.
+    def warm_up(self, statistics, whole, rows, num_envs):
+        rows = -(-self.learning_starts // num_envs)
+        pieces = -(-rows // WARM_UP_ROWS)
+        return pieces, -(-rows // max(pieces, 1))
 
-        `cut_age` `[N]`: age of the row that the new ones cut off, 0 = none.
+    def warm_numbers(self, actor, numbers):
+        return actor.at_random(numbers)
+
+    def updates(self, rows: int, num_envs: int) -> int:
+        """Gradient steps after a chunk of `rows` steps of `num_envs` environments."""
+        return rows * num_envs if self.gradient_steps < 0 else self.gradient_steps
+
+    def init(self, head, spec, num_envs, record):
+        return self.room(head, spec, num_envs, max(self.buffer_size, self.train_freq * num_envs))
+
+    def room(self, head: Any, spec: Any, num_envs: int, transitions: int) -> Memory:
+        """An empty memory for so many transitions."""
+        alpha = self.priority_alpha if self.prioritized else 0.0
+        return empty_memory(head, spec, num_envs, transitions=transitions, window=self.n_steps, alpha=alpha)
+
+    def observe(self, training, memory, chunk):
+        counted = dataclasses.replace(count(training, chunk), update=training.update)
+        return counted, memory.append(_plain(chunk))
+
+    # ------------------------------------------------------------------ feeding
+
+    def feed(self, learning, state, memory, chunk, key):
+        steps = self.updates(*chunk.reward.shape)
+        due = jnp.sum(chunk.valid) if self.gradient_steps < 0 and chunk.valid is not None else None
+        state, memory, metrics = self.replay(learning, state, memory.append(_plain(chunk)), steps, key, due)
+        return state, memory, metrics, None
+
+    def replay(
+        self,
+        learning: Learning,
+        state: State,
+        memory: Memory,
+        steps: int,
+        key: Key,
+        due: jax.Array | None = None,
+    ) -> tuple[State, Memory, Metrics]:
+        """`steps` updates from the memory, or the first `due` of them.
+
+        The metric 'batch' is what the first non-finite one learned from, if any.
         """
-        num_envs = rows.head.shape[0]
-        env = jnp.arange(num_envs)
-        length = min(2 * steps + self.window + 1, self.capacity - self.stack)
-        # Rows before the head, oldest first; then the row at the head, and those whose frames it may have taken.
-        age = jnp.concatenate([jnp.arange(length, 0, -1), -jnp.arange(self.stack)])[:, None]
-        place = (rows.head - age) % self.capacity
-        flags = rows.flags[place, env] | jnp.where(age == cut_age, TRUNCATED, 0).astype(jnp.uint8)
-        valid, was = _has(flags, VALID), _has(flags, READY)
-        ends = valid & _has(flags, TERMINATED | TRUNCATED) & (age > 0)
-        complete = age >= self.window
-        for k in range(min(self.window, length)):
-            complete = complete | jnp.concatenate([ends[k:], jnp.zeros((k, num_envs), bool)])
-        ready = valid & complete & (age > 0)
-        flags = jnp.where(ready, flags | READY, flags & (255 - READY)).astype(jnp.uint8)
-        rows = dataclasses.replace(rows, flags=rows.flags.at[place, env].set(flags))
-        if rows.levels is None:
-            return rows
-        leaf, largest = place * num_envs + env, jnp.asarray(rows.largest)
-        mass = jnp.where(ready, jnp.where(was, rows.levels[0][leaf], largest), 0.0)
-        return dataclasses.replace(rows, levels=_set_leaves(rows.levels, leaf.reshape(-1), mass.reshape(-1)))
+        if steps == 1 and due is None:
+            state, rows, metrics, batch = self._update(learning, memory, state, memory.rows, key)
+        else:
+            state, rows, metrics, batch = self._updates(learning, memory, state, steps, key, due)
+        metrics = {
+            name: jnp.nanmean(x) for name, x in metrics.items()
+        }  # a delayed actor has none in some updates
+        metrics |= {"batch": batch, "train/n_updates": state.number}
+        return state, dataclasses.replace(memory, rows=rows), metrics
 
-    def priorities(self, rows: Rows, draw: Draw, priority: Float[Array, " B"]) -> Rows:
-        """Give the drawn rows new priorities |δ|; those that are not finite keep their old one."""
-        assert rows.levels is not None
-        assert rows.largest is not None
-        mass = (jnp.abs(priority) + SMALLEST_PRIORITY) ** self.alpha
-        good = draw.ok & jnp.isfinite(mass)
-        leaf = jnp.where(good, draw.index * rows.head.shape[0] + draw.env, rows.levels[0].shape[0])
-        largest = jnp.maximum(rows.largest, jnp.max(jnp.where(good, mass, 0.0)))
-        return dataclasses.replace(rows, levels=_set_leaves(rows.levels, leaf, mass), largest=largest)
+    def _updates(
+        self, learning: Learning, memory: Memory, state: State, steps: int, key: Key, due: jax.Array | None
+    ) -> tuple:
+        shapes = jax.eval_shape(lambda: self._update(learning, memory, state, memory.rows, key))[3]
+        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    # ------------------------------------------------------------------ drawing
+        def one(carry: tuple, number_and_key: tuple) -> tuple[tuple, Metrics]:
+            (old, changed, kept), (number, key) = carry, number_and_key
+            rows = memory.rows if changed is None else changed
+            go = None if due is None else number < due
+            state, rows, metrics, batch = self._update(learning, memory, old, rows, key, go)
+            if go is not None:  # rows that are no transitions ask for no update
+                state = jax.tree.map(lambda n, o: jnp.where(go, n, o), state, old)
+                metrics = jax.tree.map(lambda x: jnp.where(go, x, jnp.nan), metrics)
+            kept = jax.lax.cond(state.bad & ~old.bad, lambda: batch, lambda: kept)
+            return (state, None if changed is None else rows, kept), metrics
 
-    def draw(self, rows: Rows, key: Key, batch_size: int) -> Draw:
-        """`batch_size` ready rows with replacement: uniformly, or one from each of as many equal shares of the mass."""
-        num_envs = rows.head.shape[0]
-        if rows.levels is not None:
-            share = (jnp.arange(batch_size) + jax.random.uniform(key, (batch_size,))) / batch_size
-            leaf = _find(rows.levels, share)
-            mass = rows.levels[0][leaf]
-            return Draw(leaf // num_envs, leaf % num_envs, mass > 0, mass)
-        # The remainder of 32 random bits favours no position by more than 2^-32 · C · N.
-        filled = (jnp.max(rows.count) * num_envs).astype(jnp.uint32)
-        bits = jax.random.bits(key, (TRIES, batch_size), jnp.uint32)
-        place = (bits % jnp.maximum(filled, 1)).astype(jnp.int32)
-        index, env = place // num_envs, place % num_envs
-        ready = _has(rows.flags[index, env], READY)
-        chosen = jnp.argmax(ready, axis=0)
-        pick = lambda x: jnp.take_along_axis(x, chosen[None], axis=0)[0]
-        return Draw(pick(index), pick(env), pick(ready), None)
+        # The memory stays outside the carry where nothing in it changes.
+        start = (state, memory.rows if self.prioritized else None, empty)
+        (state, changed, batch), metrics = jax.lax.scan(
+            one, start, (jnp.arange(steps), jax.random.split(key, steps))
+        )
+        return state, memory.rows if changed is None else changed, metrics, batch
 
-    def ends(self, rows: Rows, draw: Draw, n: int) -> Ends:
-        """The ends of the n-row windows that start at the drawn rows."""
-        place, stored = self._window(rows, draw, n)
-        flags = rows.flags[place, draw.env]
-        terminated, truncated = _has(flags, TERMINATED), _has(flags, TRUNCATED)
-        valid = _has(flags, VALID) & stored
-        ends = valid & (terminated | truncated)
-        last = jnp.argmax(ends.at[-1].set(True), axis=0) if n > 1 else jnp.zeros_like(draw.index)
-        ended = jnp.take_along_axis(ends, last[None], axis=0)[0] if n > 1 else ends[0]
-        following = (draw.index + last + 1) % self.capacity
-        there = _has(rows.flags[following, draw.env], VALID)
-        known = ~ended & there & (last + 1 < self._ahead(rows, draw))
-        mask = None if rows.mask is None else rows.mask[draw.index, draw.env]
-        next_mask = None if rows.mask is None else rows.mask[following, draw.env]
-        return Ends(
-            self._observation(rows, draw.index, draw.env), rows.action[draw.index, draw.env], mask,
-            rows.reward[place, draw.env],
-            terminated, truncated, valid, self._observation(rows, following, draw.env), next_mask,
-            rows.action[following, draw.env], known,
-        )  # fmt: skip
+    def _update(
+        self,
+        learning: Learning,
+        memory: Memory,
+        state: State,
+        rows: Any,
+        key: Key,
+        go: jax.Array | None = None,
+    ) -> tuple:
+        """(state, the ring's rows, metrics, the batch) after one update; no priority moves unless `go`."""
+        ring, progress = memory.ring, self.progress(learning.clock)
+        draw_key, key = jax.random.split(key)
+        draw, batch = self.sample(memory, rows, draw_key, learning.gamma, progress)
+        batch = learning.see(batch)
+        item, _ = learning.estimate(state, batch, progress, key)
+        state, priority, metrics = learning.update(state, item, progress, key)
+        if self.prioritized:
+            known = draw if go is None else dataclasses.replace(draw, ok=draw.ok & go)
+            rows = ring.priorities(rows, known, priority)
+        return state, rows, metrics, batch
 
-    def windows(self, rows: Rows, draw: Draw, n: int) -> Chunk:
-        """The n-row windows that start at the drawn rows, as a chunk `[n, B, ...]`.
-
-        Rows behind a cut belong to the next episode, and rows beyond the newest one are not valid.
-        """
-        place, stored = self._window(rows, draw, n)
-        env = jnp.broadcast_to(draw.env, place.shape)
-        following = (place + 1) % self.capacity
-        at = lambda x: x[place, env]
-        flags = at(rows.flags)
-        return Chunk(
-            obs=self._observation(rows, place, env), action=at(rows.action), reward=at(rows.reward),
-            next_obs=self._observation(rows, following, env), terminated=_has(flags, TERMINATED),
-            truncated=_has(flags, TRUNCATED), valid=_has(flags, VALID) & stored & draw.ok,
-            log_prob=jax.tree.map(at, rows.log_prob), dist=jax.tree.map(at, rows.dist),
-            mask=None if rows.mask is None else at(rows.mask),
-            next_mask=None if rows.mask is None else rows.mask[following, env], first=_has(flags, FIRST),
-        )  # fmt: skip
-
-    # ------------------------------------------------------------------ small pieces
-
-    def _ahead(self, rows: Rows, draw: Draw) -> Array:
-        """Rows from each drawn one (included) to the head."""
-        return (rows.head[draw.env] - draw.index - 1) % self.capacity + 1
-
-    def _window(self, rows: Rows, draw: Draw, n: int) -> tuple[Array, Array]:
-        """(places of n rows each, whether they lie before the head), `[n, B]`."""
-        step = jnp.arange(n)[:, None]
-        return (draw.index + step) % self.capacity, step < self._ahead(rows, draw)
-
-    def _stacked(self, shape: tuple[int, ...]) -> bool:
-        return self.stack > 1 and len(shape) >= 3 and shape[0] == self.stack
-
-    def _newest(self, x: Array) -> Array:
-        """The newest frame of observations `[T, N, ...]`, or all of them where they are no stack."""
-        return x[:, :, -1] if self._stacked(x.shape[2:]) else x
-
-    def _observation(self, rows: Rows, place: Array, env: Array) -> PyTree:
-        """Observations at `place` of `env`, stacks put together from frames of the same episode."""
-        if self.stack == 1:
-            return jax.tree.map(lambda x: x[place, env], rows.obs)
-        back = [jnp.zeros_like(place)]
-        for _ in range(self.stack - 1):
-            start = _has(rows.flags[(place - back[-1]) % self.capacity, env], FIRST)
-            back.append(back[-1] + ~start)
-        frames = (place[..., None] - jnp.stack(back[::-1], axis=-1)) % self.capacity
-        # Frames are all that an image environment observes: a Dict of them is stacked leaf by leaf.
-        return jax.tree.map(lambda x: x[frames, env[..., None]], rows.obs)
+    def sample(
+        self, memory: Memory, rows: Any, key: Key, gamma: float | jax.Array, progress: jax.Array
+    ) -> tuple[Draw, Rows]:
+        """(where in the ring, a batch of transitions) drawn from the ring's `rows`."""
+        draw = memory.ring.draw(rows, key, self.batch_size)
+        weight = draw.ok.astype(jnp.float32)
+        if self.prioritized:
+            weight = weights(draw, rows, evaluate(self.priority_beta, progress))
+        return draw, jump(memory.ring.ends(rows, draw, self.n_steps), weight, gamma)
 
 
-def weights(draw: Draw, rows: Rows, beta: Array | float) -> Float[Array, " B"]:
-    """Importance weights (N·P(i))^−β over the batch's largest; 0 where nothing was drawn (Schaul et al. 2016)."""
-    assert draw.mass is not None
-    smallest = jnp.min(jnp.where(draw.ok, draw.mass, jnp.inf))
-    return jnp.where(draw.ok, (jnp.where(draw.ok, draw.mass, 1.0) / smallest) ** -beta, 0.0)
+@dataclasses.dataclass(frozen=True)
+class Fixed(Replay):
+    """A fixed data set, drawn from at random; nothing is collected."""
+
+    learning_starts: int = 0
+
+    name: ClassVar[str] = "fixed"
+
+    @property
+    def facts(self):
+        return dataclasses.replace(super().facts, fixed=True)
 
 
-# ---------------------------------------------------------------------------- the tree of sums
+def jump(ends: Ends, weight: jax.Array, gamma: float | jax.Array) -> Rows:
+    """n rows as one: Σ_{k≤m} γ^k r_{t+k}, m the last row used (n−1, or the first cut), and γ^{m+1}(1 − terminated_m).
+
+    Both are the Monte Carlo return of the n rows: of the rewards with value 0 after them, and of no rewards with value
+    1 after them.
+    """
+    valid = ends.valid
+    cut = (ends.terminated | ends.truncated | ~valid | ~jnp.roll(valid, -1, axis=0)).at[-1].set(True)
+    discount = jnp.where(ends.terminated | ~valid, 0, jnp.asarray(gamma, ends.reward.dtype))
+    sums = lambda x: backward_sum(x, decay=discount, cut=cut)[0]
+    bootstrap = jnp.where(cut & ~ends.terminated, 1, 0)
+    return Rows(
+        ends.obs, ends.action, sums(jnp.where(valid, ends.reward, 0)), ends.next_obs, sums(discount * bootstrap),
+        jnp.ones_like(weight, bool), weight, mask=ends.mask, next_mask=ends.next_mask,
+        next_action=ends.next_action, next_action_known=ends.next_action_known, on_policy=False, replayed=True,
+    )  # fmt: skip
 
 
-def _empty_levels(leaves: int) -> tuple[Array, ...]:
-    levels, size = [], leaves
-    while True:
-        size = -(-size // BRANCH)
-        levels.append(jnp.zeros(size * BRANCH))
-        if size == 1:
-            return tuple(levels)
-
-
-def _set_leaves(levels: tuple[Array, ...], leaf: Array, mass: Array) -> tuple[Array, ...]:
-    """Set leaves (beyond the last one: ignored) and add up their ancestors anew, so that no error accumulates."""
-    inside = leaf < levels[0].shape[0]
-    out = [levels[0].at[leaf].set(mass, mode="drop")]
-    for level in levels[1:]:
-        leaf = leaf // BRANCH
-        sums = jnp.sum(out[-1].reshape(-1, BRANCH)[leaf], axis=-1)
-        out.append(level.at[jnp.where(inside, leaf, level.shape[0])].set(sums, mode="drop"))
-    return tuple(out)
-
-
-def _find(levels: tuple[Array, ...], share: Array) -> Array:
-    """The leaves at which the running sum passes `share` ∈ [0, 1) of the whole."""
-    node = jnp.zeros(share.shape, jnp.int32)
-    rest = share * jnp.sum(levels[-1])
-    for level in reversed(levels):
-        sums = jnp.cumsum(level.reshape(-1, BRANCH)[node], axis=-1)
-        # Below the last sum, so that rounding never leads to a child without mass.
-        rest = jnp.minimum(rest, sums[:, -1] * (1 - 2.0**-22))
-        child = jnp.sum(sums <= rest[:, None], axis=-1).clip(0, BRANCH - 1)
-        passed = jnp.take_along_axis(sums, jnp.maximum(child - 1, 0)[:, None], axis=1)[:, 0]
-        rest = rest - jnp.where(child > 0, passed, 0.0)
-        node = node * BRANCH + child
-    return node
+def _plain(chunk: Any) -> Any:
+    """The chunk without what only corrections need of the behaviour policy: a transition is learned from as it is."""
+    return dataclasses.replace(chunk, log_prob=None, dist=None)

@@ -18,9 +18,9 @@ import numpy as np
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, TransformReward
 
 from actrix.envs.base import HostEnv
+from actrix.envs.build import UnknownEnvError, make_one, nearest, register_atari, vectorise
 from actrix.envs.envpool import EnvPoolAtari, atari_pool_id
 from actrix.envs.guard import env_seeds
-from actrix.envs.make import UnknownEnvError, _make, _nearest, _register_atari, _vectorise
 
 EVALUATION = {"terminal_on_life_loss": False, "clip_reward": False}
 """`wrapper_kwargs` under which an episode is a whole game with its own score."""
@@ -171,7 +171,7 @@ def make_atari_env(
         envs = EnvPoolAtari(str(atari_pool_id(game)), n_envs, seed, **_pool_options(settings))
     else:
         build = functools.partial(_single, game, env_kwargs, settings)
-        envs = _vectorise(build, n_envs, seeds)
+        envs = vectorise(build, n_envs, seeds)
         limit = settings["max_episode_frames"] // settings["frame_skip"]
         envs.spec = dataclasses.replace(
             envs.spec, max_episode_steps=limit, frame_stack=settings["frame_stack"]
@@ -235,10 +235,10 @@ def _ale_id(env_id: str) -> str:
 
 def _nearest_game(game: str) -> str:
     try:
-        _register_atari()
+        register_atari()
     except ImportError:
         return ""
-    return _nearest(game)
+    return nearest(game)
 
 
 def _single(game: str, env_kwargs: dict[str, Any] | None, settings: dict[str, Any]) -> gym.Env:
@@ -250,7 +250,7 @@ def _single(game: str, env_kwargs: dict[str, Any] | None, settings: dict[str, An
         "obs_type": "ram",  # the cheapest; see _Game
         **(env_kwargs or {}),
     }
-    env = _make(game, kwargs)
+    env = make_one(game, kwargs)
     try:
         return AtariWrapper(env, **settings)
     except gym.error.DependencyNotInstalled as error:

@@ -16,7 +16,8 @@ import numpy as np
 from gymnasium import spaces
 
 from actrix.core.types import Spec
-from actrix.envs.finite import FiniteMDP, FiniteState, from_outcomes
+from actrix.envs.finite import FiniteMDP, FiniteState
+from actrix.envs.tables import from_outcomes
 
 CARDS = {card: (4 if card == 10 else 1) / 13 for card in range(1, 11)}
 """Ace to ten with their probabilities; jack, queen and king count ten."""

@@ -20,9 +20,11 @@ from actrix.core.spaces import (
     to_env_action,
 )
 from actrix.core.types import Spec
-from actrix.envs import state
 from actrix.envs.base import Step
+from actrix.envs.goals import host_goals
 from actrix.envs.guard import EnvError, Guard, conform
+from actrix.envs.masks import all_legal_if_none, find_masks, mask_infos, mask_of, with_rows
+from actrix.envs.state import whole
 
 
 class GymnasiumEnvs:
@@ -60,7 +62,10 @@ class GymnasiumEnvs:
         self._masks_from = masks or find_masks(envs)
         mask_size = None if self._masks_from == "none" else mask_length(envs.single_action_space)
         limit = max_episode_steps or _time_limit(envs)
-        self.spec = Spec(envs.single_observation_space, envs.single_action_space, limit, mask_size)
+        goals = host_goals(envs.envs[0]) if isinstance(envs, SyncVectorEnv) else None
+        self.spec = Spec(
+            envs.single_observation_space, envs.single_action_space, limit, mask_size, goals=goals
+        )
         self._to_env = action_map(envs.single_action_space)
         self._batch: Any = batch_space(envs.single_observation_space, self.num_envs)
         self._guards = isinstance(envs, SyncVectorEnv) and all(isinstance(env, Guard) for env in envs.envs)
@@ -101,9 +106,9 @@ class GymnasiumEnvs:
                 next_obs, next_mask = _final_obs(obs, infos, rows), self._final_mask(mask, infos, rows)
             else:
                 obs, infos = self._guarded(self.envs.reset, options={"reset_mask": ended})
-                obs, mask = own(obs), _with_rows(mask, rows, self._masks(infos, rows))
+                obs, mask = own(obs), with_rows(mask, rows, self._masks(infos, rows))
         if mask is not None and next_mask is not None:
-            next_mask = _all_legal_if_none(next_mask, ended)
+            next_mask = all_legal_if_none(next_mask, ended)
             if self.mode is AutoresetMode.NEXT_STEP:
                 mask = next_mask
             self._check_legal(mask)
@@ -111,16 +116,16 @@ class GymnasiumEnvs:
 
     @property
     def unsupported(self) -> str | None:
-        """Why the environments' state cannot be saved, or None where it can (see `actrix.envs.state`)."""
+        """Why the environments' state cannot be saved, or None where it can (see `actrix.envs.state.whole`)."""
         if not self._guards or self.mode is not AutoresetMode.DISABLED:
             return "the state of a vector environment of one's own, or of AsyncVectorEnv, is not known"
-        return next(filter(None, map(state.unsupported, self.envs.envs)), None)
+        return next(filter(None, map(whole.unsupported, self.envs.envs)), None)
 
     def get_state(self) -> dict[str, Any] | None:
         """Everything that the next steps depend on, as plain data; None where it cannot be had."""
         if self.unsupported is not None:
             return None
-        return {"steps": self.steps, "envs": [state.get_state(env) for env in self.envs.envs]}
+        return {"steps": self.steps, "envs": [whole.get_state(env) for env in self.envs.envs]}
 
     def set_state(self, saved: dict[str, Any]) -> None:
         """Go on from what `get_state` gave; EnvError where that was of other environments."""
@@ -129,7 +134,7 @@ class GymnasiumEnvs:
                 f"the state of {len(saved['envs'])} environments was saved, here are {self.num_envs}."
             )
         for env, one in zip(self.envs.envs, saved["envs"], strict=True):
-            state.set_state(env, one)
+            whole.set_state(env, one)
         self.steps, self._seeds = saved["steps"], None
         self._ended = np.zeros(self.num_envs, bool)
 
@@ -195,7 +200,7 @@ class GymnasiumEnvs:
             return None
         final = infos.get("final_info", {})
         known = self._masks_from == "info" and "action_mask" in final
-        return _with_rows(mask, rows, self._masks(final, rows) if known else True)
+        return with_rows(mask, rows, self._masks(final, rows) if known else True)
 
     def _check_legal(self, mask: np.ndarray | None) -> None:
         if mask is not None and not mask.any(axis=-1).all():
@@ -224,8 +229,8 @@ class RowVectorEnv(SyncVectorEnv):
             if due:
                 obs, info = env.reset(seed=one)
                 write_row(self._row[0], i, obs)
-                masks[i] = _mask_of(info)
-        return self._row[0], _mask_infos(masks)
+                masks[i] = mask_of(info)
+        return self._row[0], mask_infos(masks)
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One step of each environment."""
@@ -234,18 +239,8 @@ class RowVectorEnv(SyncVectorEnv):
         for i, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
             obs, reward[i], terminated[i], truncated[i], info = env.step(action)
             write_row(observations, i, obs)
-            masks.append(_mask_of(info))
-        return *self._row, _mask_infos(masks)
-
-
-def _mask_of(info: dict[str, Any]) -> np.ndarray | None:
-    """A copy: environments may share the array, or write to it again."""
-    mask = info.get("action_mask")
-    return None if mask is None else np.array(mask)
-
-
-def _mask_infos(masks: list) -> dict[str, Any]:
-    return {} if all(mask is None for mask in masks) else {"action_mask": masks}
+            masks.append(mask_of(info))
+        return *self._row, mask_infos(masks)
 
 
 def write_row(arrays: Any, i: int, obs: Any) -> None:
@@ -302,62 +297,6 @@ def action_map(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:
     return lambda action: (action * half + centre).clip(low, high).astype(space.dtype, copy=False)
 
 
-def find_masks(envs: VectorEnv) -> str:
-    """Where masks come from: 'method', 'info' or 'none'. Resets the first environment (all where it cannot).
-
-    The method is looked for in SyncVectorEnv only: asking a worker for a method it lacks kills it.
-    """
-    if isinstance(envs.single_action_space, spaces.Box):
-        return "none"
-    if not isinstance(envs.unwrapped, SyncVectorEnv):
-        return "info" if "action_mask" in envs.reset()[1] else "none"
-    return find_masks_of(envs.unwrapped.envs[0])
-
-
-def find_masks_of(env: gym.Env) -> str:
-    """The same for one environment, which is reset."""
-    if isinstance(env.action_space, spaces.Box):
-        return "none"
-    if env.has_wrapper_attr("action_masks"):
-        return "method"
-    return "info" if "action_mask" in env.reset()[1] else "none"
-
-
-class MaskKeeper(gym.Wrapper):
-    """Remembers the legal actions of the current state in `mask` (flat bool, None where there are no masks)."""
-
-    def __init__(self, env: gym.Env):
-        super().__init__(env)
-        self._source = find_masks_of(env)
-        self.mask: np.ndarray | None = None
-
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        obs, info = self.env.reset(**kwargs)
-        self._note(info)
-        return obs, info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        self._note(info)
-        return obs, reward, terminated, truncated, info
-
-    def sample_legal(self) -> Any:
-        """A uniformly random legal action."""
-        space = self.action_space
-        if self.mask is None:
-            return space.sample()
-        if isinstance(space, spaces.Discrete):
-            return space.sample(mask=self.mask.astype(np.int8))
-        parts = np.split(self.mask.astype(np.int8), np.cumsum(space.nvec)[:-1])  # type: ignore[attr-defined]
-        return space.sample(mask=tuple(parts))
-
-    def _note(self, info: dict[str, Any]) -> None:
-        if self._source == "none":
-            return
-        found = self.get_wrapper_attr("action_masks")() if self._source == "method" else info["action_mask"]
-        self.mask = np.asarray(found, bool).reshape(-1)
-
-
 def _time_limit(envs: VectorEnv) -> int | None:
     spec = envs.spec
     if spec is None and isinstance(envs.unwrapped, SyncVectorEnv):
@@ -397,18 +336,6 @@ def _final_obs(obs: Any, infos: dict[str, Any], rows: np.ndarray) -> Any:
         return tree
 
     return fill(obs, ())
-
-
-def _with_rows(mask: np.ndarray | None, rows: np.ndarray, values: Any) -> np.ndarray | None:
-    if mask is None:
-        return None
-    mask = mask.copy()
-    mask[rows] = values
-    return mask
-
-
-def _all_legal_if_none(mask: np.ndarray, ended: np.ndarray) -> np.ndarray:
-    return mask | (ended & ~mask.any(axis=-1))[:, None]
 
 
 def _end_workers(envs: AsyncVectorEnv) -> None:

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from actrix.actors.natural import conservative_step
-from actrix.envs.finite import FiniteMDP, cliff
-from actrix.lab import oracle
+from actrix.envs.finite import FiniteMDP
+from actrix.envs.tables import cliff
+from actrix.lab import exact as oracle
 from actrix.lab.report import Report, Table, label, legend, panels
-from actrix.run.plot import GREY, PALETTE
+from actrix.show.plot import GREY, PALETTE
 
 GAMMA = 0.6
 """Small, because the bounds' penalty grows as 1/(1−γ)²."""
@@ -111,7 +112,17 @@ def _draw(numbers: dict[str, Any]) -> Any:
         (0.03 * NEAR, start + 0.6 * near_reach), fontsize=8.5, color=PALETTE[0],
         arrowprops=dict(arrowstyle="->", color=PALETTE[0]),
     )  # fmt: skip
-    found = numbers["wrong"]
+    _draw_wrong(wrong, numbers["wrong"])
+    label(whole, "the whole step, two rooms", "step size α from π to π′", "expected return η")
+    label(near, "close-up of the grey part", "step size α from π to π′")
+    label(wrong, "cliff walk: max-KL bound, two choices of ε", "step size α (%)", "bound − return")
+    legend(whole, loc="upper left", fontsize=8)
+    legend(wrong, loc="lower left", fontsize=8)
+    return figure
+
+
+def _draw_wrong(wrong: Any, found: dict[str, np.ndarray]) -> None:
+    """The two bounds less the return: above 0 there is no lower bound."""
     percent = 100 * found["alpha"]
     wrong.plot(
         percent, found["kl"] - found["eta"], color=PALETTE[2], linewidth=1.8, label="ε = max over s, a of |A|"
@@ -125,12 +136,6 @@ def _draw(numbers: dict[str, Any]) -> Any:
     wrong.axhline(0, color=GREY, linewidth=0.9)
     wrong.text(0.5, 0.95, "no lower bound: above the return", transform=wrong.transAxes, ha="center", va="top",
                fontsize=8.5, color=PALETTE[3])  # fmt: skip
-    label(whole, "the whole step, two rooms", "step size α from π to π′", "expected return η")
-    label(near, "close-up of the grey part", "step size α from π to π′")
-    label(wrong, "cliff walk: max-KL bound, two choices of ε", "step size α (%)", "bound − return")
-    legend(whole, loc="upper left", fontsize=8)
-    legend(wrong, loc="lower left", fontsize=8)
-    return figure
 
 
 def _lines(axes: Any, found: dict[str, np.ndarray], names: tuple[str, ...]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from actrix.actors import policy_gradient as pg
 from actrix.core.distributions import Categorical
 from actrix.lab.report import Report, Table, label, legend, panels
-from actrix.run.plot import GREY, PALETTE
+from actrix.show.plot import GREY, PALETTE
 
 EPSILON, BETA, P_OLD = 0.2, 1.0, 0.5
 NAMES = {"ratio": "ρÂ alone", "clip": f"PPO-clip, ε = {EPSILON}", "kl": f"PPO-KL, β = {BETA:g}"}

@@ -16,11 +16,12 @@ import numpy as np
 
 from actrix.actors.greedy import boltzmann_log_probs
 from actrix.critics import returns
-from actrix.envs.finite import FiniteMDP, grid_world
-from actrix.lab import oracle
+from actrix.envs.finite import FiniteMDP
+from actrix.envs.tables import grid_world
+from actrix.lab import exact as oracle
 from actrix.lab.report import NORMAL_95, Report, Table, label, legend, panels, picture
 from actrix.lab.sampling import play
-from actrix.run.plot import GREY, PALETTE
+from actrix.show.plot import GREY, PALETTE
 
 GRID = ("S......", ".##.##.", ".......", ".#.##..", "......G")
 GAMMA, ALPHA, N, LAMBDA = 0.97, 0.5, 4, 0.8

@@ -16,12 +16,13 @@ import numpy as np
 
 from actrix.critics import corrections
 from actrix.critics.q_targets import expected_value
-from actrix.envs.finite import FiniteMDP, random_mdp
-from actrix.lab import oracle
+from actrix.envs.finite import FiniteMDP
+from actrix.envs.tables import random_mdp
+from actrix.lab import exact as oracle
 from actrix.lab.report import NORMAL_95, Report, Table, label, legend, panels
 from actrix.lab.sampling import play
-from actrix.run.plot import GREY, PALETTE
-from actrix.run.stats import bootstrap_interval
+from actrix.show.plot import GREY, PALETTE
+from actrix.show.stats import bootstrap_interval
 
 HORIZONS = (2, 4, 8, 16, 32, 64)
 DISTANCES = (0.2, 0.4, 0.8, 1.6, 2.4)

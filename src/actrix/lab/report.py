@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from actrix.run import atomic
-from actrix.run.plot import DPI, GREY
+from actrix.files import atomic
+from actrix.show.plot import DPI, GREY
 
 NORMAL_95 = 1.959964
 """Half the width of a normal 95% interval, in standard errors."""

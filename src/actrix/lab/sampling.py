@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from actrix.envs.finite import FiniteMDP
-from actrix.lab.oracle import Policy, Trajectories, check_policy
+from actrix.lab.exact import Policy, Trajectories, check_policy
 
 
 def play(

@@ -15,10 +15,10 @@ import numpy as np
 
 from actrix.actors.greedy import boltzmann_log_probs
 from actrix.critics.q_targets import soft_value
-from actrix.envs.finite import grid_world, random_mdp
-from actrix.lab import oracle
+from actrix.envs.tables import grid_world, random_mdp
+from actrix.lab import exact as oracle
 from actrix.lab.report import Report, Table, label, legend, panels
-from actrix.run.plot import GREY, PALETTE
+from actrix.show.plot import GREY, PALETTE
 
 ACTION_VALUES = np.array([1.0, 0.6, 0.0])
 GRID = ("S...", ".#.H", "...G")
@@ -106,7 +106,18 @@ def _gradients(seed: int, tau: float = 1.0) -> dict[str, np.ndarray]:
 def _draw(numbers: dict[str, Any]) -> Any:
     figure, axes = panels(2, 2, "What a temperature does", (10.0, 7.6))
     (choice, values), (grid, gradient) = axes
-    found = numbers["bandit"]
+    _draw_bandit(choice, values, numbers["bandit"])
+    _draw_grid(grid, numbers["grid"])
+    _draw_gradient(gradient, numbers["gradient"])
+    for a in (choice, values, grid):
+        a.set_xscale("log")
+    places = {choice: "upper right", values: "upper left", grid: "lower left", gradient: "upper left"}
+    for a, place in places.items():
+        legend(a, loc=place)
+    return figure
+
+
+def _draw_bandit(choice: Any, values: Any, found: dict[str, Any]) -> None:
     for k, q in enumerate(ACTION_VALUES):
         choice.plot(
             found["tau"], found["policy"][:, k], color=PALETTE[k], linewidth=2, label=f"action of Q = {q:g}"
@@ -125,7 +136,11 @@ def _draw(numbers: dict[str, Any]) -> Any:
         values.axhline(level, color=GREY, linewidth=0.9, linestyle=":")
         values.text(99, level + 0.015, text, ha="right", color=GREY, fontsize=8.5)
     values.set_ylim(0.4, 2.2)
-    found = numbers["grid"]
+    label(choice, "Boltzmann policy: from greedy to uniform", "temperature τ", "probability")
+    label(values, "soft value of the same state: from max to mean", "temperature τ", "value")
+
+
+def _draw_grid(grid: Any, found: dict[str, Any]) -> None:
     grid.plot(
         found["tau"],
         found["plain"],
@@ -142,9 +157,10 @@ def _draw(numbers: dict[str, Any]) -> Any:
         grid.axhline(level, color=GREY, linewidth=0.9, linestyle=":")
         grid.text(90, level + above, text, ha="right", color=GREY, fontsize=8.5)
     grid.set_ylim(found["uniform"] - 0.1, found["greedy"] + 0.1)
-    for a in (choice, values, grid):
-        a.set_xscale("log")
-    found = numbers["gradient"]
+    label(grid, "a slippery grid world: what softness costs", "temperature τ", "return from the start")
+
+
+def _draw_gradient(gradient: Any, found: dict[str, Any]) -> None:
     x = found["soft q"]
     ends = 1.1 * np.array([x.min(), x.max()])
     gradient.plot(ends, ends, color=GREY, linewidth=0.9)
@@ -153,20 +169,9 @@ def _draw(numbers: dict[str, Any]) -> Any:
              "score × Q alone + value fit": ("x", PALETTE[3], 6, "the KL's gradient forgotten")}  # fmt: skip
     for name, (marker, colour, size, text) in marks.items():
         gradient.plot(x, found[name], marker, color=colour, markersize=size, label=text)
-    label(choice, "Boltzmann policy: from greedy to uniform", "temperature τ", "probability")
-    label(values, "soft value of the same state: from max to mean", "temperature τ", "value")
-    label(grid, "a slippery grid world: what softness costs", "temperature τ", "return from the start")
     label(
         gradient,
         "soft Q-learning is a policy gradient",
         "component of ∇ (soft-Q error)",
         "the same component of …",
     )
-    for a, place in (
-        (choice, "upper right"),
-        (values, "upper left"),
-        (grid, "lower left"),
-        (gradient, "upper left"),
-    ):
-        legend(a, loc=place)
-    return figure

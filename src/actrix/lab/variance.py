@@ -16,14 +16,16 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from actrix.actors import policy_gradient as pg
+from actrix.actors import psi as psi_
 from actrix.actors.greedy import boltzmann_log_probs
 from actrix.critics import returns
-from actrix.envs.finite import FiniteMDP, grid_world
-from actrix.lab import oracle
+from actrix.envs.finite import FiniteMDP
+from actrix.envs.tables import grid_world
+from actrix.lab import exact as oracle
 from actrix.lab.report import NORMAL_95, Report, Table, label, legend, panels
 from actrix.lab.sampling import play
-from actrix.run.plot import GREY, PALETTE
-from actrix.run.stats import bootstrap_interval
+from actrix.show.plot import GREY, PALETTE
+from actrix.show.stats import bootstrap_interval
 
 GRID = ("S...", ".#.H", "...G")
 LAMBDAS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
@@ -79,7 +81,7 @@ class _Episodes:
         self.policy = oracle.softmax_policy(theta)
         self.rows: dict[str, Any] = {**paths.rows(), "gamma": mdp.gamma}
         flags = {name: x for name, x in self.rows.items() if name != "reward"}
-        self.weight: Any = np.asarray(pg.discount_weights(**flags))
+        self.weight: Any = np.asarray(psi_.discount_weights(**flags))
         self.to_go = np.asarray(returns.monte_carlo(next_value=jnp.zeros_like(self.weight), **self.rows))
 
     def critic(self, policy: np.ndarray) -> np.ndarray:
@@ -111,7 +113,7 @@ class _Episodes:
         plain = self.scores(np.ones_like(weight))
         samples = self.scores(weight * self.to_go)
         baseline = np.asarray(
-            pg.optimal_baseline(jnp.asarray(plain), jnp.asarray(samples), leave_one_out=True)
+            psi_.optimal_baseline(jnp.asarray(plain), jnp.asarray(samples), leave_one_out=True)
         )
         return {
             "R(τ), whole return": self.estimate(returns.trajectory_return(**rows)),
@@ -149,11 +151,11 @@ class _Episodes:
 
         def step(state: Any, batch: Any) -> Any:
             g, valid = batch
-            baseline, state = pg.moving_average_baseline(state, g, valid=valid)
+            baseline, state = psi_.moving_average_baseline(state, g, valid=valid)
             return state, baseline
 
         columns = lambda x: jnp.asarray(x).reshape(len(x), -1, self.batch_size).swapaxes(0, 1)
-        start = pg.MovingAverage.zero(jnp.float64)
+        start = psi_.MovingAverage.zero(jnp.float64)
         _, found = jax.lax.scan(step, start, (columns(self.to_go), columns(self.paths.valid)))
         return np.repeat(np.asarray(found), self.batch_size)
 
@@ -204,11 +206,27 @@ def _draw(numbers: dict[str, Any]) -> Any:
         2, 2, "One gradient, many estimates: what ψ costs in bias and variance", (11.5, 8.6),
         height_ratios=(1.5, 1), sharey=False,
     )  # fmt: skip
-    forms = numbers["forms"]
+    mean, variance = axes[0]
+    bias, spread = axes[1]
+    _draw_forms(mean, variance, numbers["forms"])
+    _draw_gae(bias, spread, numbers["gae"])
+    label(mean, "bias of the estimate", "‖mean estimate − true gradient‖ / ‖true gradient‖  (95% intervals)")
+    label(variance, f"variance of the estimate from {numbers['batch_size']} episodes",
+          "variance / ‖true gradient‖²  (95% intervals)")  # fmt: skip
+    for axis in (spread.yaxis, variance.xaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
+    label(bias, "GAE: bias", "λ", "bias / ‖true gradient‖")
+    label(spread, "GAE: variance", "λ", "variance / ‖true gradient‖²")
+    return figure
+
+
+def _draw_forms(mean: Any, variance: Any, forms: dict[str, Any]) -> None:
     names, y = list(forms), -np.arange(len(forms), dtype=float)
     n_exact = len(forms) - len(BIASED)
     y[n_exact:] -= 0.6
-    for k, a in enumerate(axes[0]):
+    for k, a in enumerate((mean, variance)):
         for name, height in zip(names, y, strict=True):
             f, colour = forms[name], PALETTE[0] if height > -n_exact else PALETTE[1]
             what = ("bias", "variance")[k]
@@ -217,7 +235,6 @@ def _draw(numbers: dict[str, Any]) -> Any:
             a.errorbar(f[what], height, xerr=errors, fmt="o", color=colour, capsize=3, markersize=5)
         a.set_yticks(y, names)
         a.axhline(-n_exact + 0.2, color=GREY, linewidth=0.7)
-    mean, variance = axes[0]
     mean.axvline(0, color=GREY, linewidth=1.2)
     for height, text, colour in (
         (0.7, "unbiased", PALETTE[0]),
@@ -227,18 +244,17 @@ def _draw(numbers: dict[str, Any]) -> Any:
                   color=colour)  # fmt: skip
     variance.set_xscale("log")
     variance.set_yticklabels([])
-    label(mean, "bias of the estimate", "‖mean estimate − true gradient‖ / ‖true gradient‖  (95% intervals)")
-    label(variance, f"variance of the estimate from {numbers['batch_size']} episodes",
-          "variance / ‖true gradient‖²  (95% intervals)")  # fmt: skip
     mean.set_ylim(y[-1] - 0.7, 1.2)
     variance.set_ylim(*mean.get_ylim())
-    bias, spread = axes[1]
+
+
+def _draw_gae(bias: Any, spread: Any, numbers: dict[str, Any]) -> None:
     place = np.arange(len(LAMBDAS))
     for kind, colour, text in (
         ("right", PALETTE[0], "right V"),
         ("wrong", PALETTE[1], "wrong V (of the uniform policy)"),
     ):
-        found = numbers["gae"][kind]
+        found = numbers[kind]
         pick = lambda name, found=found: np.array([f[name] for f in found])
         for a, what in ((bias, "bias"), (spread, "variance")):
             middle, (low, high) = pick(what), pick(f"{what}_interval").T
@@ -249,10 +265,3 @@ def _draw(numbers: dict[str, Any]) -> Any:
         legend(a, loc="best")
     bias.axhline(0, color=GREY, linewidth=1.2)
     spread.set_yscale("log")
-    for axis in (spread.yaxis, variance.xaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter(NullFormatter())
-    label(bias, "GAE: bias", "λ", "bias / ‖true gradient‖")
-    label(spread, "GAE: variance", "λ", "variance / ‖true gradient‖²")
-    return figure

@@ -1,0 +1,44 @@
+"""The reference policy that an actor may stay near (`ref_kl_coef`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+from gymnasium import spaces
+
+from actrix.core import normalize
+from actrix.core.contract import Acting
+from actrix.core.rows import Rows
+from actrix.core.types import Spec
+from actrix.nets.memory import unroll
+
+
+def check(actor: Any, policy: Acting | None, spec: Spec) -> None:
+    """Raise ValueError for a reference that the actor has no use for, or an improper one."""
+    if not hasattr(actor, "ref_kl_coef"):
+        refuse(policy)
+    if policy is not None and policy.net.recurrent:
+        raise ValueError("reference: a recurrent policy cannot be the reference; give a feed-forward one.")
+    if getattr(actor, "ref_kl_coef", 0) and policy is None and isinstance(spec.action_space, spaces.Box):
+        raise ValueError(
+            "ref_kl_coef: the uniform reference is improper on a Box; give a policy as reference."
+        )
+
+
+def refuse(policy: Acting | None) -> None:
+    """Raise ValueError: this algorithm has no use for a reference."""
+    if policy is not None:
+        raise ValueError("reference: only the on-policy algorithms can stay near a reference policy.")
+
+
+def beside(actor: Any, policy: Acting | None, rows: Rows, clip_obs: float) -> Rows:
+    """The rows, not yet normalised, with the reference policy's distribution by its own statistics."""
+    if not getattr(actor, "ref_kl_coef", 0):
+        return rows
+    if policy is None:
+        return dataclasses.replace(rows, reference=rows.dist.uniform())
+    obs = normalize.normalize_observation(policy.obs_moments, rows.obs, clip_obs)
+    dist = unroll(policy.net, obs, None, None, rows.mask)[0].dist
+    return dataclasses.replace(rows, reference=jax.lax.stop_gradient(dist))

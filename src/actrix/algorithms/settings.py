@@ -1,0 +1,385 @@
+"""Flat settings by Stable-Baselines3's names: who owns each, applied to an algorithm and read off it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from actrix.algorithms.answers import parse_actor, parse_critic, parse_data
+from actrix.algorithms.learn import Composition
+from actrix.algorithms.sound import describe, unsound
+from actrix.core import words
+from actrix.core.contract import Algorithm
+from actrix.core.schedules import Linear, Tabulated
+from actrix.critics.backups import BACKUPS
+from actrix.critics.represent import REPRESENTATIONS
+from actrix.nets.networks import NetworkConfig
+from actrix.nets.torso import ACTIVATIONS
+
+
+class SettingError(ValueError):
+    """A setting that is unknown, malformed or refused."""
+
+
+UNSUPPORTED = {
+    "use_sde": "generalised state-dependent exploration is not offered; leave use_sde out",
+    "use_sde_at_warmup": "generalised state-dependent exploration is not offered",
+    "sde_sample_freq": "generalised state-dependent exploration is not offered",
+    "rollout_buffer_class": "chunks replace rollout buffers; change the estimator with critic=…",
+    "rollout_buffer_kwargs": "chunks replace rollout buffers",
+    "optimizer_class": "choose optimizer='adam', 'radam', 'rmsprop' or 'sgd'",
+    "replay_buffer_class": "only HerReplayBuffer is known; choose prioritized=True or n_steps=… instead of others",
+    "replay_buffer_kwargs": "they are of replay_buffer_class=HerReplayBuffer only",
+}
+_BUFFERS = {"HerReplayBuffer": "hindsight"}
+"""Stable-Baselines3's `replay_buffer_class` → the data answer's word."""
+_ALIASES = {"rms_prop_eps": "optimizer_eps", "adam_eps": "optimizer_eps", "clip_range_value": "clip_range_vf",
+            "per": "prioritized", "n_step": "n_steps"}  # fmt: skip
+_ANSWERS: dict[str, Any] = {"critic": parse_critic, "actor": parse_actor, "data": parse_data}
+
+
+def parts_of(algorithm: Algorithm) -> dict[str, Any]:
+    """The dataclasses inside an algorithm whose fields are settings too: its answers, its fit."""
+    inner = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(algorithm)}  # type: ignore[arg-type]
+    inside = ("critic", "actor", "data", "fit")
+    return {name: part for name, part in inner.items() if name in inside and dataclasses.is_dataclass(part)}
+
+
+def own_fields(algorithm: Algorithm) -> list[str]:
+    """The names of its settings that are in none of these."""
+    inner = {"critic", "actor", "data", "fit", "network"}
+    return [f.name for f in dataclasses.fields(algorithm) if f.name not in inner]  # type: ignore[arg-type]
+
+
+def setting_names(algorithm: Algorithm) -> list[str]:
+    """All flat names that `configure` accepts for this algorithm."""
+    inner = [name for part in parts_of(algorithm).values() for name in words.setting_names(part)]
+    more = ["policy_kwargs", *(["normalize"] if hasattr(algorithm, "normalize_reward") else [])]
+    more += (
+        ["exploration"]
+        if getattr(getattr(algorithm, "actor", None), "name", "") in _EXPLORERS.values()
+        else []
+    )
+    return list(dict.fromkeys([*own_fields(algorithm), *inner, *more]))
+
+
+def configure(algorithm: Algorithm, settings: Mapping[str, Any]) -> Any:
+    """The algorithm with flat settings applied, e.g. {'n_steps': 256, 'gae_lambda': 0.9, 'clip_range': 'lin_0.2'}.
+
+    A name belongs to the algorithm, else to its answers and its fit; one that several of these have is set in all.
+    Raises SettingError for an unknown name (with the nearest ones), a refused value or an unsound composition.
+    """
+    settings = _without_buffer(settings)
+    values = {_renamed(algorithm, name, value): value for name, value in settings.items()}
+    try:
+        algorithm = _with_answers(algorithm, values)
+        values = {
+            name: value for old, x in values.items() for name, value in _spelled(algorithm, old, x).items()
+        }
+        algorithm = _apply(algorithm, values)
+    except SettingError:
+        raise
+    except ValueError as error:
+        raise SettingError(str(error)) from None
+    except TypeError as error:  # it says what could not be compared, not of which setting
+        given = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+        raise SettingError(f"a value of the wrong type among {given}: {error}.") from None
+    if isinstance(algorithm, Composition):
+        reason = unsound(algorithm.critic, algorithm.actor, algorithm.data)
+        if reason:
+            raise SettingError(
+                f"{describe(algorithm.critic, algorithm.actor, algorithm.data)} is refused: {reason}."
+            )
+    return algorithm
+
+
+def _without_buffer(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with Stable-Baselines3's `replay_buffer_class` and its arguments as the data answer and its own."""
+    kind = settings.get("replay_buffer_class")
+    word = _BUFFERS.get(str(getattr(kind, "__name__", kind)))
+    if word is None:
+        return dict(settings)
+    given = settings.get("replay_buffer_kwargs") or {}
+    if not isinstance(given, Mapping):
+        raise SettingError(f"replay_buffer_kwargs={given!r} must be a dict.")
+    rest = {
+        name: x for name, x in settings.items() if name not in ("replay_buffer_class", "replay_buffer_kwargs")
+    }
+    return {"data": word} | rest | dict(given)
+
+
+def _renamed(algorithm: Algorithm, name: str, value: Any) -> str:
+    if name == "n_step" and not hasattr(getattr(algorithm, "data", None), "prioritized"):
+        raise SettingError(
+            f"n_step={value!r} is the target's n on replayed data; set n_steps, the rows of a chunk, instead."
+        )
+    return _ALIASES.get(name, name)
+
+
+def _with_answers(algorithm: Algorithm, values: dict[str, Any]) -> Any:
+    """The composition with the answers that `values` names; takes them out of it."""
+    if not isinstance(algorithm, Composition):
+        explorer = _explorer(algorithm, values)
+        return dataclasses.replace(algorithm, **explorer) if explorer else algorithm
+    changed = {}
+    for name, parse in _ANSWERS.items():
+        if name in values:
+            given, base = values.pop(name), getattr(algorithm, name)
+            changed[name] = parse(given, base) if isinstance(given, str) else given
+    changed |= _explorer(algorithm, values)
+    critic, actor = changed.get("critic", algorithm.critic), changed.get("actor", algorithm.actor)
+    if (actor.fit or critic.fit) is not type(algorithm.fit):
+        raise SettingError(
+            f"actor {actor.name} learns in another way than {algorithm.actor.name}: name critic and actor alone."
+        )
+    return dataclasses.replace(algorithm, **changed)
+
+
+_EXPLORERS = {"epsilon-greedy": "epsilon-greedy", "boltzmann": "boltzmann", "none": "greedy"}
+
+
+def _explorer(algorithm: Algorithm, values: dict[str, Any]) -> dict[str, Any]:
+    """The actor that `exploration` names, or that noisy layers make: they explore instead of ε."""
+    old = getattr(algorithm, "actor", None)
+    if old is None or old.name not in _EXPLORERS.values():
+        return {}
+    if "exploration" in values:
+        kind = values.pop("exploration")
+        kind = "none" if kind is None else kind  # `--set exploration=none`
+        if kind not in _EXPLORERS:
+            raise SettingError(f"exploration={kind!r}: choose one of {', '.join(_EXPLORERS)}.")
+        return {"actor": parse_actor(_EXPLORERS[kind], old)}
+    if values.get("noisy") is True and old.name == "epsilon-greedy":
+        return {"actor": parse_actor("greedy")}
+    if values.get("noisy") is False and old.name == "greedy":
+        return {"actor": parse_actor("epsilon-greedy")}
+    return {}
+
+
+def _apply(algorithm: Algorithm, values: dict[str, Any]) -> Any:
+    """Each setting where it belongs; fields of one part are replaced together, some are only sound with each other."""
+    own: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {name: {} for name in parts_of(algorithm)}
+    parts, mine = parts_of(algorithm), own_fields(algorithm)
+    # The discount comes before the flag `gamma` of an actor, whose setting is gamma_weight.
+    others = {name: x for name, x in values.items() if name not in mine}
+    names = {part: _names_after(held, others) for part, held in parts.items()}
+    for name, value in values.items():
+        owners = [part for part in parts if name in others and name in names[part]]
+        if name in mine:
+            own[name] = value
+        elif name == "policy_kwargs":
+            own["network"] = network_config(value or {}, algorithm.network)
+        elif not owners:
+            before = {x for held in parts.values() for x in words.setting_names(held)}
+            after = [x for found in names.values() for x in found]
+            _refuse(algorithm, name, {*setting_names(algorithm)} - before | {*mine, *after})
+        for part in owners:
+            inner[part][name] = value
+    changed = {name: words.with_changes(parts[name], found) for name, found in inner.items() if found}
+    return dataclasses.replace(algorithm, **own, **changed)
+
+
+def _names_after(held: Any, values: dict[str, Any]) -> list[str]:
+    """The settings of an answer once these are made: what is chosen inside it brings its own."""
+    made = {name: x for name, x in values.items() if name in words.own_names(type(held))}
+    return words.setting_names(words.with_changes(held, made) if made else held)
+
+
+def _refuse(algorithm: Algorithm, name: str, names: set[str]) -> None:
+    near = difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(names))}."
+    raise SettingError(f"unknown setting {name!r} for {' × '.join(algorithm.answers[:2])}: {hint}")
+
+
+# ---------------------------------------------------------------------------- other spellings
+
+
+def _spelled(algorithm: Algorithm, name: str, value: Any) -> dict[str, Any]:
+    """A setting under the names that the answers have for it; {} where it is what they do anyhow."""
+    if name in UNSUPPORTED:
+        if not value or (name, value) == ("sde_sample_freq", -1):
+            return {}
+        raise SettingError(f"{name}: {UNSUPPORTED[name]}.")
+    names = setting_names(algorithm)
+    if name == "optimize_memory_usage" and "buffer_size" in names:
+        return {}  # observations are stored once in any case
+    if name == "target_update_interval" and name not in names and "tau" in names:
+        if value == 1:
+            return {}
+        raise SettingError(
+            f"target_update_interval={value!r}: the targets follow every update; choose tau instead."
+        )
+    if name in ("double", "noisy", "dueling", "normalize", "use_rms_prop") and not isinstance(value, bool):
+        raise SettingError(f"{name}={value!r} must be True or False.")
+    if name == "normalize" and "normalize_reward" in names:
+        return {"normalize_obs": value, "normalize_reward": value}
+    if name == "use_rms_prop" and "vf_coef" in names:
+        return {"optimizer": "rmsprop" if value else "adam"}
+    if name == "action_noise" and "discrete" in names:
+        if value is None:
+            return {}
+        raise SettingError(
+            "action_noise: a soft actor explores by sampling its own policy; leave action_noise out."
+        )
+    if name == "action_noise" and "noise_type" in names:
+        return action_noise_settings(value)
+    for old, (field, spelled) in _OF_Q.items():
+        if name == old and field in names:
+            if value not in spelled:
+                raise SettingError(f"{name}={value!r}: choose one of {', '.join(map(str, spelled))}.")
+            return {field: spelled[value]}
+    return {name: value}
+
+
+_OF_Q: dict[str, tuple[str, dict[Any, str]]] = {
+    "target": ("backup", {"q-learning": "max"} | {cls.name: cls.name for cls in BACKUPS}),
+    "distributional": (
+        "representation", {None: "number"} | {cls.name: cls.name for cls in REPRESENTATIONS if cls.distributional},
+    ),
+}  # fmt: skip
+
+
+def action_noise_settings(noise: Any) -> dict[str, Any]:
+    """`action_noise` as Stable-Baselines3 gives it (None or an object with sigma), or a number, as settings."""
+    if noise is None:
+        return {"noise_type": "none"}
+    if isinstance(noise, int | float) and not isinstance(noise, bool):
+        return {"noise_type": "normal", "noise_std": float(noise)}
+    # Our own classes have mean and sigma, Stable-Baselines3's objects _mu and _sigma.
+    mean = getattr(noise, "mean", getattr(noise, "_mu", None))
+    sigma = getattr(noise, "sigma", getattr(noise, "_sigma", None))
+    values = None if sigma is None else np.atleast_1d(np.asarray(sigma, float))
+    if (
+        values is None
+        or len(set(values.tolist())) != 1
+        or (mean is not None and np.any(np.asarray(mean) != 0))
+    ):
+        raise SettingError(
+            f"action_noise={noise!r}: give a standard deviation, NormalActionNoise or OrnsteinUhlenbeckActionNoise "
+            "with mean 0 and one sigma for all dimensions."
+        )
+    kind = "ornstein-uhlenbeck" if "Ornstein" in type(noise).__name__ else "normal"
+    return {"noise_type": kind, "noise_std": float(values[0])}
+
+
+_DROPPED = {
+    "n_atoms", "v_min", "v_max", "n_quantiles", "n_policy_quantiles", "quantile_dim", "temperature", "n_critics",
+    "exploration_fraction", "exploration_initial_eps", "exploration_final_eps", "top_quantiles_to_drop_per_net",
+    "cql_alpha", "cql_actions", "bc_alpha", "discrete", "tau", "clip_range_vf", "beta", "max_weight", "expectile",
+}  # fmt: skip
+"""Settings that files of format 1 hold also where they had no effect."""
+
+
+def upgraded(algorithm: Algorithm, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as files of format 1 hold them, without those that had no effect; others as they are."""
+    settings = dict(settings)
+    if (
+        isinstance(settings.get("data"), str)
+        and settings["data"].startswith("replay:")
+        and "=" not in settings["data"]
+    ):
+        settings["data"] = settings["data"].replace("replay", "trajectories", 1)
+    composition = isinstance(algorithm, Composition)
+    critic = getattr(algorithm, "critic", None)
+    if settings.get("cql_alpha") and composition and "cql_alpha" not in words.setting_names(critic):
+        settings["critic"] = f"conservative:{settings['cql_alpha']}"
+    if settings.get("n_quantiles") and hasattr(critic, "joined"):
+        settings["joined"] = "quantiles"
+    chosen = (*_ANSWERS, "joined", "target", "distributional", "noisy") if composition else ()
+    first = {name: settings[name] for name in (*chosen, "exploration") if name in settings}
+    names = setting_names(configure(algorithm, first))
+    return {name: x for name, x in settings.items() if name in names or name not in _DROPPED}
+
+
+# ---------------------------------------------------------------------------- the network
+
+
+_ACTIVATION_NAMES = {id(f): n for n, f in ACTIVATIONS.items()} | {id(jnp.tanh): "tanh"}
+
+
+def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfig()) -> NetworkConfig:
+    """`policy_kwargs` → `NetworkConfig`; SettingError names an unknown key."""
+    kwargs = dict(kwargs)
+    changes: dict[str, Any] = {}
+    if "net_arch" in kwargs:
+        changes |= _widths(kwargs.pop("net_arch"))
+    if "activation_fn" in kwargs:
+        changes["activation_fn"] = _activation(kwargs.pop("activation_fn"))
+    if "lstm_hidden_size" in kwargs:
+        changes["hidden_size"] = int(kwargs.pop("lstm_hidden_size"))
+    if "features_extractor_kwargs" in kwargs:
+        given = kwargs.pop("features_extractor_kwargs")
+        if not isinstance(given, Mapping):
+            raise SettingError(f"policy_kwargs features_extractor_kwargs must be a mapping, not {given!r}.")
+        changes["features_extractor_kwargs"] = tuple(sorted(given.items()))
+    known = {f.name for f in dataclasses.fields(NetworkConfig)}
+    for name, value in kwargs.items():
+        if name in UNSUPPORTED:
+            raise SettingError(f"policy_kwargs {name}: {UNSUPPORTED[name]}.")
+        if name not in known:
+            raise SettingError(
+                f"policy_kwargs has no {name!r}; there are net_arch, {', '.join(sorted(known))}."
+            )
+        changes[name] = tuple(value) if name in ("pi", "vf") and value is not None else value
+    if changes.get("cell") not in (None, "lstm", "gru"):
+        raise SettingError(f"policy_kwargs cell={changes['cell']!r}: choose 'lstm' or 'gru'.")
+    return dataclasses.replace(base, **changes)
+
+
+def _widths(arch: Any) -> dict[str, tuple[int, ...]]:
+    both = arch if isinstance(arch, Mapping) else {"pi": arch, "vf": arch}
+    both = {"vf" if key == "qf" else key: widths for key, widths in both.items()}
+    if set(both) - {"pi", "vf"}:
+        raise SettingError(
+            f"net_arch has keys {sorted(both)}; expected a list, or a dict with 'pi' and 'vf' (or 'qf')."
+        )
+    try:
+        return {k: tuple(int(n) for n in both.get(k, ())) for k in ("pi", "vf")}
+    except (TypeError, ValueError):
+        raise SettingError(
+            f"net_arch={arch!r}: expected widths, e.g. [64, 64] or dict(pi=[64], vf=[64])."
+        ) from None
+
+
+def _activation(value: Any) -> Any:
+    if isinstance(value, (str, type)):
+        name = (value if isinstance(value, str) else value.__name__).lower().removeprefix("nn.")
+        if name not in ACTIVATIONS:
+            raise SettingError(f"activation_fn={value!r}: choose one of {', '.join(ACTIVATIONS)}.")
+        return name
+    return _ACTIVATION_NAMES.get(id(value), value)
+
+
+# ---------------------------------------------------------------------------- reading them off again
+
+
+def settings_of(algorithm: Algorithm) -> dict[str, Any]:
+    """The flat, JSON-ready settings that `configure` turns back into this algorithm: for a composition its words."""
+    out: dict[str, Any] = {name: getattr(algorithm, name) for name in own_fields(algorithm)}
+    if isinstance(algorithm, Composition):
+        out |= {name: words.write(getattr(algorithm, name), full=True) for name in _ANSWERS}
+        out |= {f.name: getattr(algorithm.fit, f.name) for f in dataclasses.fields(algorithm.fit)}
+    else:
+        for part in parts_of(algorithm).values():
+            out |= {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+        kinds = {word: kind for kind, word in _EXPLORERS.items()}
+        if (actor := parts_of(algorithm).get("actor")) is not None:
+            out["exploration"] = kinds[actor.name]
+    out = {name: str(x) if isinstance(x, Linear | Tabulated) else x for name, x in out.items()}
+    return out | {"policy_kwargs": network_settings(algorithm.network)}
+
+
+def network_settings(network: NetworkConfig, base: NetworkConfig = NetworkConfig()) -> dict[str, Any]:
+    """`policy_kwargs` that make `network` of `base`."""
+    if network.custom:
+        return {"custom": True}
+    values = {f.name: getattr(network, f.name) for f in dataclasses.fields(NetworkConfig)}
+    return {
+        name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if v != getattr(base, name)
+    }

@@ -1,0 +1,264 @@
+"""Which critic × actor × data compositions are sound, and why the others are not: the answers' facts compared."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from actrix.actors.psi import PSI
+from actrix.algorithms.answers import ACTORS, CRITICS, DATA
+from actrix.core.answers import Actor, Critic, Data
+from actrix.core.types import Spec
+from actrix.core.words import write
+
+GIVES = {
+    "V": "a V(s)",
+    "Q of a policy": "a Q(s, ·) of a policy on one network with it",
+    "Q(s, ·)": "a Q(s, ·) of its own",
+    "Q(s, a)": "an ensemble Q(s, a)",
+    "Q(s, a) of the data": "a critic of the data's own actions",
+    "none": "none",
+}
+
+
+def unsound(critic: Critic, actor: Actor, data: Data) -> str | None:
+    """The reason why this composition is refused, or None where it is sound."""
+    actor = actor.settle(critic)
+    for rule in (_partners, _psi, _rows, _behaviour, _passes):
+        reason = rule(critic, actor, data)
+        if reason:
+            return reason
+    return None
+
+
+def _partners(critic: Critic, actor: Actor, data: Data) -> str | None:
+    c, a = critic.facts, actor.facts
+    if c.gives not in a.takes:
+        takes = " or ".join(GIVES[gives] for gives in a.takes)
+        if c.gives == "none":
+            return f"{actor.name} needs a critic, {takes}, and there is none"
+        return f"{actor.name} takes {takes}, and the critic is {GIVES[c.gives]}"
+    if c.explores and a.explores_by_value:
+        return "noisy layers explore by themselves: take actor greedy or epsilon-greedy"
+    if c.samples_policy and not a.density:
+        return (
+            f"critic {critic.name} weighs samples of the policy by their density: take actor soft or weighted"
+        )
+    return None
+
+
+def _psi(critic: Critic, actor: Actor, data: Data) -> str | None:
+    psi, c, a = getattr(actor, "psi", None), critic.facts, actor.facts
+    if psi is None:
+        return None
+    if c.gives == "none" and not psi.episodes:
+        return f"ψ={psi.name} is a critic's estimate, and there is no critic"
+    if c.gives != "none" and psi.episodes:
+        return f"ψ={psi.name} is the return alone, so the critic would be fitted and never used; take critic none"
+    if c.gives not in psi.reads:
+        return f"ψ={psi.name} needs Q(s,a), and the critic is {GIVES[c.gives]}"
+    if a.searches and not psi.centred:
+        return "a line search on the sampled surrogate takes ψ's mean for a gain of any action, so ψ must be centred"
+    if a.ratio and not psi.centred:
+        return f"ratio surrogates read the sign of ψ as better or worse than average, and {psi.name} is not centred"
+    if getattr(actor, "gamma_weight", False):
+        if psi.whole_return:
+            return "γ^t never multiplies R(τ), which already counts from the start of the episode"
+        if not c.whole_episodes:
+            return "γ^t counts from an episode's start, and chunks begin anywhere: take critic mc or none"
+    if a.weighs_rewards and not (psi.whole_return and not psi.centred):
+        return f"{actor.name} weighs the rewards themselves: take critic none and ψ=return"
+    return None
+
+
+def _rows(critic: Critic, actor: Actor, data: Data) -> str | None:
+    """Do the rows come as the answers need them?"""
+    c, a, d = critic.facts, actor.facts, data.facts
+    if d.by_error and c.gives == "none":
+        return "prioritized=True needs a critic, whose errors are the priorities, and there is none"
+    if d.transitions:
+        if a.clones:
+            return None
+        if c.needs_order or c.whole_episodes:
+            return f"{critic.name} runs along consecutive rows, and replayed ones stand alone: take data trajectories"
+        if not a.singly and not a.any_behaviour:
+            return (
+                f"{actor.name} needs the probabilities of who acted: take data on-policy, lag or trajectories"
+            )
+        if c.gives == "V":
+            return (
+                f"critic {critic.name} shares a network that acts: take data on-policy, lag or trajectories"
+            )
+        return None
+    if c.gives in ("Q(s, a)", "Q(s, a) of the data"):
+        return f"critic {critic.name} is fitted to transitions drawn at random: take data replay or fixed"
+    if a.clones:
+        return "there is no better behaviour to copy than the policy's own: take data replay or fixed"
+    if c.gives == "Q(s, ·)" and not d.on_policy:
+        return "Q-learning needs no older policy's chunks: take data replay or on-policy"
+    if d.windows and (c.whole_episodes or _episodes(actor)):
+        return "whole episodes are not kept in the memory, which holds trajectories of n_steps rows: take data lag"
+    return None
+
+
+def _episodes(actor: Actor) -> bool:
+    psi = getattr(actor, "psi", None)
+    return psi is not None and psi.episodes
+
+
+def _behaviour(critic: Critic, actor: Actor, data: Data) -> str | None:
+    """What another behaviour policy asks for: a critic of π, and its ratio exactly once."""
+    c, a, d = critic.facts, actor.facts, data.facts
+    if d.on_policy:
+        if c.corrected:
+            return "on on-policy data every ratio is 1, so the correction is empty: take its uncorrected twin"
+        if a.corrects:
+            return f"{actor.name} corrects for another behaviour policy: take data lag or trajectories, or actor score"
+        return None
+    if d.transitions or a.any_behaviour:
+        return None
+    if a.fisher:
+        return "the Fisher matrix and the surrogate are those of the policy that acted: take data on-policy"
+    if a.learns_q:
+        if not d.windows:
+            return f"{actor.name} learns Q from replayed data: take data trajectories"
+        if c.corrected:
+            return f"{actor.name}'s critic is a V of the policy that acts, fitted to fresh data only"
+        return None
+    if a.weighs_rewards:
+        return None
+    one_step_q = c.gives == "Q of a policy" and c.one_step
+    if c.gives == "none" or not (c.corrected or one_step_q):
+        return "without correction the critic estimates the behaviour policy's values, not the target's"
+    return _ratio(critic, actor)
+
+
+def _ratio(critic: Critic, actor: Actor) -> str | None:
+    """Which of critic, ψ and objective holds the ratio of the policy to the one that acted: one of them must."""
+    c, a, psi = critic.facts, actor.facts, getattr(actor, "psi", None)
+    advantage = psi is not None and psi.of_critic
+    if a.ratio:
+        if a.old_or_other and c.ratio_in_advantage and advantage:
+            return None
+        return (
+            "the surrogate's ratio compares with the policy before the chunk's first step, so ψ must hold the ratio of "
+            "that one to the policy that acted: take v-trace's advantage, or score, off-pac or acer"
+        )
+    if psi is not None and psi.one_step and not (c.gives == "V" and c.corrected and not c.whole_episodes):
+        return "ψ=td-error is a V critic's one-step error: take td-is or v-trace, or ψ=advantage"
+    if a.needs_q and not advantage:
+        return f"{actor.name} corrects its truncation with Q(s, ·): take a q- critic and ψ=advantage"
+    if a.corrects and c.ratio_in_advantage and advantage:
+        return "this critic's advantage holds the ratio already, and off-pac would multiply by it again: take score"
+    if not a.corrects and not (c.ratio_in_advantage and advantage):
+        return "the score must be weighted by the ratio: take off-pac or acer, or v-trace's advantage, which holds it"
+    return None
+
+
+def _passes(critic: Critic, actor: Actor, data: Data) -> str | None:
+    """How often may a chunk be gone through?"""
+    epochs, a = getattr(data, "n_epochs", 1), actor.facts
+    if a.fisher and critic.facts.gives != "none" and not data.critic_passes:
+        return f"{actor.name}'s step moves the policy alone: n_critic_updates must be at least 1 to fit the critic"
+    if epochs > 1 and a.fisher:
+        return "the natural gradient's step takes a chunk once: n_epochs must be 1"
+    if epochs <= 1 or a.ratio or a.any_behaviour or critic.facts.gives == "Q(s, ·)":
+        return None
+    if data.facts.on_policy:
+        return "the score function is the gradient only at the policy that acted: n_epochs must be 1"
+    return (
+        None
+        if a.corrects and not (a.weighs_rewards or a.learns_q)
+        else ("the ratios are those of the first pass over a chunk: n_epochs must be 1")
+    )
+
+
+# ---------------------------------------------------------------------------- does it fit an environment?
+
+
+def fits(a: Any, spec: Spec, num_envs: int) -> None:
+    """Raise ValueError, with the numbers, where a composition does not fit the environment, or its settings."""
+    network = a.network
+    c, psi, apart = (
+        a.critic.facts,
+        getattr(a.actor, "psi", None),
+        a.critic.facts.gives not in ("V", "Q of a policy"),
+    )
+    if apart and not (c.gives == "none" and not a.actor.facts.clones):
+        plain_network(network)
+    network.refuse_unused(*a.critic.network_settings(network, spec, a.actor))
+    a.actor.check(spec, network)
+    a.critic.check(spec, network)
+    a.data.check(spec, num_envs, network)
+    if psi is not None and psi.across_episodes and num_envs < 2:
+        raise ValueError(
+            "psi 'optimal' takes its baseline from a chunk's other episodes: n_envs must be ≥ 2."
+        )
+    if network.module is not None and a.data.critic_passes:
+        raise ValueError(
+            "n_critic_updates fits the critic's own layers, which a module of yours does not name."
+        )
+    if network.cell is not None and (a.data.facts.windows or a.data.facts.transitions):
+        raise ValueError(
+            "a recurrent policy cannot replay: remembered rows do not hold its memory; take data lag."
+        )
+    if network.cell is not None and ((psi is not None and psi.across_episodes) or network.module is not None):
+        raise ValueError("a recurrent policy has neither psi 'optimal' nor a module of your own.")
+    if not a.data.facts.transitions:
+        rows = a.rows(spec)
+        length = 1 if network.cell is None else a.data.training_length(rows)
+        a.fit.check_rows(rows * num_envs // length)
+        if 1 in (a.data.batch_size, rows * num_envs) and getattr(a.actor, "normalize_advantage", False):
+            raise ValueError(
+                f"batch_size={a.data.batch_size} of n_steps × n_envs = {rows} × {num_envs} rows with "
+                "normalize_advantage=True: one advantage less its own mean is 0, and the policy would never move. Take "
+                "larger batches, or normalize_advantage=False."
+            )
+
+
+def plain_network(network: Any) -> None:
+    """Raise ValueError for a recurrent cell or the user's own module, which networks apart do not have."""
+    if network.module is not None or network.cell is not None:
+        what = "a module of your own" if network.module is not None else f"a recurrent cell ({network.cell})"
+        raise ValueError(f"policy_kwargs: {what} is offered by the policy-gradient algorithms only.")
+
+
+# ---------------------------------------------------------------------------- the table
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One cell of the table."""
+
+    critic: str
+    actor: str
+    psi: str
+    """'' where the actor takes none."""
+    data: str
+    reason: str | None
+    """None = sound."""
+
+
+def table() -> list[Cell]:
+    """Every critic × actor × ψ × data."""
+    cells = []
+    data: Any
+    for data in (cls() for cls in DATA.values()):
+        for critic in (cls() for cls in CRITICS.values()):
+            for kind in ACTORS.values():
+                actor: Any = kind()
+                forms = [actor]
+                if hasattr(actor, "psi"):
+                    forms = [dataclasses.replace(actor, psi=psi()) for psi in PSI]
+                for one in forms:
+                    # A pass is what every actor allows: how many more, `unsound` says where they are set.
+                    once = {"n_epochs": 1, "n_critic_updates": int(one.facts.fisher)}
+                    single = dataclasses.replace(data, **once) if hasattr(data, "n_epochs") else data
+                    psi = one.psi.name if hasattr(one, "psi") else ""
+                    cells.append(Cell(critic.name, actor.name, psi, data.name, unsound(critic, one, single)))
+    return cells
+
+
+def describe(critic: Critic, actor: Actor, data: Data) -> str:
+    """The three answers in words."""
+    return f"critic {write(critic)} × actor {write(actor)}, data {write(data)}"

@@ -1,0 +1,88 @@
+"""The command line of actrix: train, eval, video, watch, record, plot, inspect, export, doctor, resume, list, lab.
+
+Exit codes: 0 done, 1 a failed run, 2 a mistake in what was typed, 130 interrupted (a checkpoint was saved).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from actrix.cli import play, show, train
+from actrix.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+
+__all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_USAGE", "main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. A user's mistake prints one line on stderr."""
+    args = parser().parse_args(argv)
+    usage, failed = _foreseen()
+    foreseen: tuple[type[BaseException], ...] = (*usage, *failed, ValueError)
+    try:
+        return args.run(args) or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `actrix inspect FILE | head`; nothing more can be written, at the exit neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except foreseen as error:
+        if getattr(args, "debug", False):
+            raise
+        from rich.console import Console
+
+        from actrix.files.container import printable
+
+        text = "\n".join(map(printable, str(error).splitlines()))  # it may quote a stranger's file
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"actrix: {text}", markup=False)
+        return EXIT_FAILED if isinstance(error, failed) and not isinstance(error, usage) else EXIT_USAGE
+
+
+def _foreseen() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]:
+    """Which exceptions are mistakes in what was typed, and which failed runs."""
+    from actrix.algorithms.settings import SettingError
+    from actrix.core.spaces import UnsupportedSpaceError
+    from actrix.envs.build import UnknownEnvError
+    from actrix.envs.guard import EnvError
+    from actrix.files.container import ModelFileError
+    from actrix.files.lock import RunLockedError
+    from actrix.loops.train import NonFiniteError
+    from actrix.runs.config import RunError
+    from actrix.runs.seeds import SeedError
+
+    usage = (
+        SettingError, UnknownEnvError, UnsupportedSpaceError, ModelFileError, RunError, RunLockedError,
+        FileNotFoundError, ImportError,
+    )  # fmt: skip
+    return usage, (EnvError, NonFiniteError, SeedError, OSError)
+
+
+def parser() -> argparse.ArgumentParser:
+    """What reads the command line."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(  # no default: the subcommand's would replace what came before its name
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+    )
+    whole = argparse.ArgumentParser(
+        prog="actrix", description=(__doc__ or "").split("\n")[0], parents=[common], allow_abbrev=False
+    )
+    commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, summary: str | None = None) -> argparse.ArgumentParser:
+        told = {} if summary is None else {"help": summary, "description": summary}
+        sub = commands.add_parser(name, parents=[common], allow_abbrev=False, **told)  # type: ignore[arg-type]
+        sub.set_defaults(run=run)
+        return sub
+
+    train.add_train(command)
+    play.add_commands(command)
+    show.add_files(command)
+    show.add_doctor(command)
+    train.add_resume(command)
+    show.add_lists(command)
+    train.add_worker(command)
+    return whole

@@ -1,0 +1,161 @@
+"""Commands that play a trained agent: eval, video, watch, record."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from actrix.cli.options import AddCommand, count, model_paths
+
+
+def add_commands(command: AddCommand) -> None:
+    """`actrix eval`, `video`, `watch` and `record`."""
+    p = command("eval", _eval, "Evaluate a run or a model file on fresh episodes.")
+    _common(p, episodes=100)
+    p.add_argument("--stochastic", action="store_true",
+                   help="sample actions instead of taking the most likely")  # fmt: skip
+
+    p = command("video", _video, "Record an mp4 of a run's agent (works without a display).")
+    _common(p, episodes=1)
+    p.add_argument("--out", type=Path, help="default: RUN/videos/ENV-STEPS.mp4")
+
+    p = command("watch", _watch, "Watch a run's agent in a window.")
+    _common(p, episodes=3)
+
+    p = command("record", _record, "Record a run's agent into a Minari data set.")
+    p.add_argument("--to", type=Path, required=True, metavar="DIR", help="the new data set's folder")
+    p.add_argument("--steps", type=count, help="how many steps (default: 100 episodes)")
+    _common(p, episodes=None, help="how many whole episodes")
+    p.add_argument("--stochastic", action="store_true",
+                   help="sample actions instead of taking the most likely")  # fmt: skip
+    p.add_argument("--random", action="store_true", help="uniformly random actions in the run's environment")
+
+
+def _common(p: argparse.ArgumentParser, episodes: int | None, help: str | None = None) -> None:
+    p.add_argument("path", type=Path, metavar="RUN")
+    p.add_argument("--episodes", type=count, default=episodes, help=help)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--env", help="play there instead of in the model's own environment")
+
+
+def _eval(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from actrix.model import Model
+    from actrix.runs.start import evaluate_model
+    from actrix.show.stats import summarize
+
+    folders = model_paths(args.path)
+    means = {}
+    for seed, path in folders.items():
+        model = Model.load(path)
+        returns, lengths = evaluate_model(model, args.episodes, args.seed, not args.stochastic, args.env)
+        name = f"{path}: " if len(folders) > 1 else ""
+        print(
+            f"{name}{np.mean(returns):.2f} ± {np.std(returns):.2f} over {len(returns)} episodes "
+            f"(mean length {np.mean(lengths):.1f}, {'sampled' if args.stochastic else 'deterministic'} actions)"
+        )
+        means[seed] = returns
+    if len(folders) > 1:
+        print(f"all seeds: {summarize(means)}")
+
+
+def record_to(path: Path, out: Path | None, episodes: int, seed: int, env_id: str | None) -> None:
+    """Record a video of a model file's agent, and say where."""
+    from actrix.model import Model
+    from actrix.show.record import headless, record_video
+
+    model = Model.load(path)
+    if out is None:
+        base = path if path.is_dir() else path.parent
+        out = base / "videos" / f"{str(model.env_id).replace('/', '-')}-{model.run.steps}.mp4"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with headless():
+        env = render_env(model, env_id, "rgb_array")
+        try:
+            recording = record_video(predictor(model, env), env, out, episodes=episodes, seed=seed)
+        finally:
+            env.close()
+    returns = ", ".join(f"{r:.1f}" for r in recording.returns)
+    print(f"wrote {recording.path} (return {returns})")
+
+
+def render_env(model: Any, env_id: str | None, mode: str | None) -> Any:
+    """The environment to play in, drawn by `mode`."""
+    from actrix.algorithms.settings import SettingError
+    from actrix.envs.atari import PLAY, atari_single_env, is_atari
+    from actrix.envs.build import single_env
+    from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
+    from actrix.envs.masks import MaskKeeper
+    from actrix.runs.start import model_env_id
+
+    env_id = model_env_id(model, env_id)
+    if is_atari(env_id):
+        return atari_single_env(env_id, render_mode=mode, **PLAY)
+    if has_jax_env(env_id) and env_id not in JAX_TWINS:
+        raise SettingError(f"{env_id} exists in JAX only: it can be neither drawn nor recorded.")
+    env = single_env(env_id, model.env_kwargs, render_mode=mode)
+    return env if model._known_spec().mask_size is None else MaskKeeper(env)
+
+
+def predictor(model: Any, env: Any, deterministic: bool = True) -> Any:
+    """`model.predict` with the masks of `env`, if it has them."""
+
+    def predict(obs: Any, state: Any, episode_start: Any) -> Any:
+        return model.predict(obs, state, episode_start, deterministic, getattr(env, "mask", None))
+
+    return predict
+
+
+def _video(args: argparse.Namespace) -> None:
+    path = next(iter(model_paths(args.path).values()))
+    record_to(path, args.out, args.episodes, args.seed, args.env)
+
+
+def _record(args: argparse.Namespace) -> None:
+    from actrix.algorithms.settings import SettingError
+    from actrix.data.datasets.play import record_episodes
+    from actrix.data.datasets.write import write_dataset
+    from actrix.model import Model
+
+    if args.steps and args.episodes:
+        raise SettingError("give either --steps or --episodes, not both.")
+    episodes = args.episodes or (None if args.steps else 100)
+    model = Model.load(next(iter(model_paths(args.path).values())))
+    env = render_env(model, args.env, None)
+
+    def random(obs: Any, state: Any, episode_start: Any) -> Any:
+        return getattr(env, "sample_legal", env.action_space.sample)(), None
+
+    predict = random if args.random else predictor(model, env, not args.stochastic)
+    env.action_space.seed(args.seed)
+    returns = []
+
+    def noted(played: Any) -> Any:
+        for episode in played:
+            returns.append(float(episode.reward.sum()))
+            yield episode
+
+    try:
+        played = noted(record_episodes(predict, env, steps=args.steps, episodes=episodes, seed=args.seed))
+        who = "random" if args.random else model.preset.name
+        spec = model._known_spec()
+        path = write_dataset(args.to, played, spec, env_id=args.env or model.env_id, env_kwargs=model.env_kwargs,
+                             algorithm_name=who)  # fmt: skip
+    finally:
+        env.close()
+    print(f"wrote {path}: {len(returns)} episodes of {who}, mean return {sum(returns) / len(returns):.1f}")
+
+
+def _watch(args: argparse.Namespace) -> None:
+    from actrix.model import Model
+    from actrix.show.record import watch
+
+    model = Model.load(next(iter(model_paths(args.path).values())))
+    env = render_env(model, args.env, "human")
+    try:
+        returns, _ = watch(predictor(model, env), env, args.episodes, seed=args.seed)
+    finally:
+        env.close()
+    print("returns", ", ".join(f"{r:.1f}" for r in returns))

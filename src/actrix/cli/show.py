@@ -1,0 +1,238 @@
+"""Commands that show: plot, inspect, export, doctor, list, lab."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from pathlib import Path
+from typing import Any
+
+from actrix.cli.options import EXIT_FAILED, AddCommand, model_paths, pairs
+from actrix.core.contract import Algorithm
+
+
+def add_files(command: AddCommand) -> None:
+    """`actrix plot`, `inspect` and `export`."""
+    p = command("plot", _plot, "Plot one run, or compare several.")
+    p.add_argument("paths", type=Path, nargs="+", metavar="RUN")
+    p.add_argument("--out", type=Path, default=None, help="default: RUN/curve.png, or compare.png")
+
+    p = command("inspect", _inspect, "Print what a model file says of itself, without building anything.")
+    p.add_argument("path", type=Path, metavar="FILE|RUN")
+
+    p = command("export", _export, "Write a run's deterministic policy as a file that runs without actrix.")
+    p.add_argument("path", type=Path, metavar="RUN")
+    p.add_argument("--to", required=True, choices=["onnx", "stablehlo"], help="the format")
+    p.add_argument("--out", type=Path, metavar="FILE", help="default: beside the model, e.g. RUN/model.onnx")
+
+
+def add_doctor(command: AddCommand) -> None:
+    """`actrix doctor`."""
+    p = command("doctor", _doctor, "Examine an environment and say in plain words what to fix.")
+    p.add_argument("env", metavar="ENV|MODULE:CLASS")
+    p.add_argument("--env-kwargs", nargs="+", default=[], metavar="KEY=VALUE", action="extend")
+    p.add_argument("--seed", type=int, default=0)
+
+
+def add_lists(command: AddCommand) -> None:
+    """`actrix list` and `lab`."""
+    p = command("list", _list,
+                "List the algorithms by their three answers, the tuned environments, or all compositions.")  # fmt: skip
+    p.add_argument("--compositions", action="store_true",
+                   help="the critic × actor × data table, sound cells and refusals")  # fmt: skip
+    p.add_argument("names", nargs="*", metavar="ALGORITHM [ENV]", help="its words, with ENV the tuned ones")
+    p.add_argument("--envs", metavar="ALGORITHM", help="the environments an algorithm has tuned settings for")
+
+    p = command("lab", _lab, "Study estimators and bounds against exact MDPs: table, figure, JSON.")
+    p.add_argument("study", nargs="?", metavar="NAME", help="without it: lists the studies")
+    p.add_argument("--out", type=Path, help="folder of the files (default: lab/NAME)")
+    p.add_argument("--seed", type=int, default=0)
+
+
+def _plot(args: argparse.Namespace) -> None:
+    from actrix.runs.folder import load_config
+    from actrix.show.plot import plot_compare, plot_run
+
+    def folders(path: Path) -> Any:
+        seeds = list(model_paths(path).values())
+        return seeds if len(seeds) > 1 else path
+
+    if len(args.paths) == 1:
+        out = plot_run(folders(args.paths[0]), args.out or args.paths[0] / "curve.png")
+    else:
+        labels: dict[str, Any] = {}
+        for path in args.paths:
+            title = load_config(path).title
+            labels[title if title not in labels else f"{title} ({path.name})"] = folders(path)
+        out = plot_compare(labels, args.out or Path("compare.png"))
+    print(f"wrote {out}")
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from actrix.show.describe import describe_file
+
+    print("\n\n".join(describe_file(path) for path in model_paths(args.path).values()))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from actrix.files import container
+    from actrix.files.export import FORMATS
+    from actrix.model import Model
+
+    path = next(iter(model_paths(args.path).values()))
+    model = Model.load(path)
+    print(model.export(args.out or container.find(path).with_suffix(FORMATS[args.to]), args.to))
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from actrix.algorithms.settings import SettingError
+    from actrix.doctor.examine import examine, uses
+    from actrix.files.container import printable
+
+    kwargs = pairs(args.env_kwargs, "--env-kwargs")
+    if args.seed < 0:
+        raise SettingError(f"--seed {args.seed} must be at least 0.")
+    build = _builder(args.env, kwargs)
+    findings = examine(build, args.seed)
+    stopped = ("construction", "data", "examination", "hanging")
+    if not any(f.level == "fix" and f.check in stopped for f in findings):
+        findings += uses(build, lambda spec: _uses(args.env, kwargs, spec))
+    table = Table(title=printable(args.env), title_justify="left")
+    for column in ("", "check", "result", "what to do"):
+        table.add_column(column, overflow="fold")
+    for f in findings:
+        mark = Text(f.level, {"fine": "green", "note": "yellow", "fix": "bold red"}[f.level])
+        table.add_row(mark, *(Text(printable(text)) for text in (f.check, f.result, f.remedy)))
+    Console(highlight=False).print(table)
+    wrong = sum(f.level == "fix" for f in findings)
+    print(f"{wrong} to fix: see 'fix' above" if wrong else "nothing to fix")
+    return EXIT_FAILED if wrong else 0
+
+
+def _builder(name: str, kwargs: dict[str, Any]) -> Any:
+    """What makes the environment that the user typed."""
+    from actrix.algorithms.settings import SettingError
+    from actrix.envs.build import named, single_env
+    from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
+
+    if has_jax_env(name) and name not in JAX_TWINS:
+        raise SettingError(f"{name} is a JAX environment: the doctor examines Gymnasium's.")
+    if made := named(name):
+        return functools.partial(made, **kwargs)
+    single_env(name, kwargs).close()  # an unknown id is a mistake in what was typed
+    return lambda: single_env(name, kwargs)
+
+
+def _uses(name: str, kwargs: dict[str, Any], spec: Any) -> list[Any]:
+    """Which backend would train, and which algorithms fit the spaces."""
+    from actrix.algorithms.presets import PRESETS
+    from actrix.doctor.finding import Finding
+    from actrix.envs.make import choose_backend
+
+    backend = "gymnasium" if ":" in name else choose_backend("auto", name, kwargs, 8)
+    loop = "the compiled loop" if backend == "jax" else "the host loop"
+    fits = []
+    for preset in PRESETS.values():
+        try:
+            preset.algorithm.check(spec, preset.n_envs)
+            fits += [] if preset.offline else [preset.name]
+        except (ValueError, TypeError):
+            continue
+    fitting = f"for {type(spec.action_space).__name__} actions: {', '.join(fits) or 'none'}"
+    return [
+        Finding("fine", "backend", f"{backend}, {loop}"),
+        Finding("fine" if fits else "fix", "algorithms", fitting),
+    ]
+
+
+def _list(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from actrix import zoo
+    from actrix.algorithms.presets import PRESETS, find_preset
+
+    if args.compositions:
+        _list_compositions(Console(highlight=False))
+    elif args.envs:
+        print("\n".join(n for n in zoo.load(find_preset(args.envs).name) if n != "default"))
+    elif args.names:
+        _list_one(*args.names)
+    else:
+        for preset in PRESETS.values():
+            print(f"{preset.name}: {preset.class_name} ({preset.paper})")
+            print(f"    {_in_words(preset.algorithm, preset.n_envs)}")
+        print("compose your own: actrix train --critic td-lambda:0.9 --actor ppo-clip:0.2 ENV")
+
+
+def _list_one(name: str, env_id: str | None = None, *more: str) -> None:
+    """An algorithm's words, with the zoo's values for an environment."""
+    from actrix.algorithms.presets import find_preset
+    from actrix.algorithms.settings import SettingError, configure
+    from actrix.runs.config import resolve
+
+    if more:
+        raise SettingError(f"list takes an algorithm and an environment; {more[0]!r} is one too many.")
+    preset = find_preset(name)
+    if env_id is None:
+        print(_in_words(preset.algorithm, preset.n_envs))
+        return
+    config = resolve(name, env_id, seeds=[0])
+    algorithm = configure(preset.algorithm, config.settings)
+    print(f"{_in_words(algorithm, config.n_envs)} --steps {config.n_timesteps} {env_id}")
+    print(
+        "tuned for this environment" if config.tuned else "the defaults: there are no tuned settings for it"
+    )
+
+
+def _in_words(algorithm: Algorithm, n_envs: int) -> str:
+    """The command line that names an algorithm by its answers alone."""
+    import shlex
+
+    from actrix.algorithms.presets import words_of
+    from actrix.core.words import write_value
+
+    said = words_of(algorithm)
+    if said is None:
+        return f"critic {', actor '.join(algorithm.answers[:2])}, data {algorithm.answers[2]}"
+    settings = [f"{name}={write_value(value)}" for name, value in said.pop("settings").items()]
+    line = [f"--{name} {shlex.quote(word)}" for name, word in said.items()]
+    return " ".join(
+        [*line, f"--envs {n_envs}", *(["--set", *map(shlex.quote, settings)] if settings else [])]
+    )
+
+
+def _lab(args: argparse.Namespace) -> None:
+    from actrix.lab import command
+
+    command.run(args.study, args.out, args.seed)
+
+
+def _list_compositions(console: Any) -> None:
+    from rich.table import Table
+
+    from actrix.algorithms.sound import table as cells
+
+    found = cells()
+    for data in dict.fromkeys(cell.data for cell in found):
+        mine = [cell for cell in found if cell.data == data]
+        table = Table(title=f"sound on data {data}", title_justify="left")
+        for column in ("critic", "actor", "ψ"):
+            table.add_column(column, overflow="fold")
+        sound = [cell for cell in mine if cell.reason is None]
+        for critic, actor in dict.fromkeys((cell.critic, cell.actor) for cell in sound):
+            psi = [cell.psi for cell in sound if (cell.critic, cell.actor) == (critic, actor)]
+            table.add_row(critic, actor, ", ".join(filter(None, psi)))
+        console.print(table)
+        print(f"{len(sound)} of {len(mine)} compositions are sound. The others, by reason:")
+        reasons: dict[str, int] = {}
+        for cell in mine:
+            if cell.reason is not None:
+                reasons[cell.reason] = reasons.get(cell.reason, 0) + 1
+        for reason, number in sorted(reasons.items(), key=lambda pair: -pair[1]):
+            print(f"{number:5d}  {reason}")
+        print()
+    print("why a particular one is refused: actrix train --critic C --actor A --data D ENV says it")

@@ -1,0 +1,224 @@
+"""Commands that train: train, resume, and the worker of a many-seed run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from actrix.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, AddCommand, count, pairs, seconds
+from actrix.cli.play import record_to
+
+_PARTS = {
+    "double": "the online network picks the next action",
+    "dueling": "Q = V + A − mean A",
+    "per": "prioritised replay",
+    "noisy": "noisy layers explore",
+}
+
+
+def add_train(command: AddCommand) -> None:
+    """`actrix train`."""
+    p = command("train", _train, "Train an agent with tuned settings into a run folder.")
+    p.add_argument("names", nargs="*", metavar="[ALGORITHM] ENV",
+                   help="e.g. `ppo LunarLander-v3`; with --critic/--actor only ENV")  # fmt: skip
+    _what_is_learned(p)
+    _how_much_and_where(p)
+    p.add_argument("--recurrent", action="store_true", help="an LSTM policy")
+    p.add_argument("--out", type=Path, help="the run folder (default: runs/ALGO-ENV-DATE)")
+    p.add_argument("--video", action="store_true", help="record a video of the trained agent")
+    p.add_argument("--require", type=float, metavar="RETURN",
+                   help="exit with 1 unless the final evaluation reaches this mean")  # fmt: skip
+    _checkpoint_option(p)
+    p.add_argument("--quiet", action="store_true", help="no live display")
+    p.add_argument("--verbose", action="store_true",
+                   help="print every row of metrics instead of the live display")  # fmt: skip
+
+
+def _what_is_learned(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--critic", help="compose: e.g. gae:0.95, v-trace, q:double,dueling,c51, ensemble:2, none")
+    p.add_argument("--actor", help="compose: e.g. ppo-clip:0.2, score:reward-to-go, boltzmann:0.1, soft")
+    p.add_argument(
+        "--data", help="compose: on-policy (default), lag:8, trajectories:4, replay:per,n=3, hindsight, fixed"
+    )
+    for part in ("double", "dueling", "per", "noisy"):
+        p.add_argument(f"--{part}", action=argparse.BooleanOptionalAction,
+                       help=f"dqn and its relatives: {_PARTS[part]}")  # fmt: skip
+    p.add_argument("--n-step", type=count, metavar="N", help="dqn and its relatives: n-step targets")
+    p.add_argument("--distributional", choices=["c51", "qr", "iqn", "none"],
+                   help="dqn and its relatives: what Q represents")  # fmt: skip
+    p.add_argument("--dataset", nargs="+", default=[], metavar="PATH",
+                   help="learn from Minari data sets; ENV then only evaluates")  # fmt: skip
+
+
+def _how_much_and_where(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--steps", type=count,
+                   help="environment steps, or updates from a data set (default: the zoo's)")  # fmt: skip
+    p.add_argument("--seed", type=int, help="random seed (default: drawn, kept in config.json)")
+    p.add_argument("--seeds", type=int, metavar="N", help="train N seeds together: seed, seed+1, …")
+    p.add_argument("--envs", type=count, metavar="N", help="parallel environments")
+    p.add_argument("--backend", default="auto", choices=["auto", "gymnasium", "envpool", "jax"])
+    p.add_argument("--workers", type=count, nargs="?", const=True, default=False, metavar="N",
+                   help="run Gymnasium's environments in processes: one each, or N in all")  # fmt: skip
+    p.add_argument("--step-timeout", type=seconds, default=60.0, metavar="S",
+                   help="with --workers (default: 60)")  # fmt: skip
+    p.add_argument("--max-restarts", type=int, default=0, metavar="N",
+                   help="with --workers: processes to replace (default: 0)")  # fmt: skip
+    p.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend",
+                   help="algorithm settings, e.g. n_steps=256 gamma=0.98")  # fmt: skip
+    p.add_argument("--env-kwargs", nargs="+", default=[], metavar="KEY=VALUE", action="extend",
+                   help="arguments of the environment")  # fmt: skip
+
+
+def add_resume(command: AddCommand) -> None:
+    """`actrix resume`."""
+    p = command("resume", _resume, "Go on with an interrupted run from its newest checkpoint.")
+    p.add_argument("path", type=Path, metavar="RUN")
+    p.add_argument("--steps", type=count, help="a larger budget than the run's")
+    p.add_argument("--quiet", action="store_true")
+    p.add_argument("--verbose", action="store_true")
+    _checkpoint_option(p)
+    p.add_argument("--env", help="confirms an environment that imports a module (module:Class)")
+
+
+def add_worker(command: AddCommand) -> None:
+    """The worker of a many-seed run; not for users."""
+    p = command("train-folder", _train_folder)
+    p.add_argument("path", type=Path)
+    p.add_argument("--quiet", action="store_true")
+    p.add_argument("--resume", action="store_true")
+    p.add_argument("--follow", action="store_true", help="stop when standard input is closed")
+    _checkpoint_option(p)
+
+
+def _checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint-seconds", type=seconds, default=60.0, metavar="S",
+                        help="time between checkpoints (default: 60)")  # fmt: skip
+
+
+def _q_parts(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings behind --double, --dueling, --per, --noisy, --n-step and --distributional."""
+    given = {part: getattr(args, part) for part in _PARTS} | {"n_step": args.n_step}
+    settings = {name: value for name, value in given.items() if value is not None}
+    if args.distributional is not None:
+        settings["distributional"] = None if args.distributional == "none" else args.distributional
+    return settings
+
+
+def _train(args: argparse.Namespace) -> int:
+    from actrix.runs.folder import default_folder, seed_folders
+    from actrix.runs.start import start
+
+    config = _config(args)
+    folder = args.out or default_folder(config)
+    if not args.quiet:
+        print(f"{config.title}: {_plan(config)} → {folder}", flush=True)
+    results = start(
+        config,
+        folder,
+        quiet=args.quiet,
+        verbose=int(args.verbose),
+        checkpoint_seconds=args.checkpoint_seconds,
+    )
+    code = _report(results)
+    if code == 0 and args.video:
+        record_to(seed_folders(folder, config)[0][0], None, 1, 0, config.env_id)
+    if code == 0 and args.require is not None:
+        mean = results.summary.mean if results.summary.iqm is None else results.summary.iqm
+        if mean < args.require:
+            print(
+                f"the final evaluation's {mean:.1f} is below the required {args.require:g}", file=sys.stderr
+            )
+            return EXIT_FAILED
+    return code
+
+
+def _config(args: argparse.Namespace) -> Any:
+    """What the command asks for, resolved."""
+    from actrix.algorithms.settings import SettingError
+    from actrix.runs.config import resolve
+
+    composing = bool(args.critic or args.actor or args.data)
+    if args.dataset and not composing and len(args.names) in (1, 2):
+        args.names = [*args.names, None][:2]
+    elif len(args.names) != (1 if composing else 2):
+        form = (
+            "actrix train --critic C --actor A ENV"
+            if composing
+            else "actrix train ALGORITHM ENV, e.g. actrix train ppo CartPole-v1"
+        )
+        raise SettingError(f"got {' '.join(args.names)!r}; the form is: {form}.")
+    if args.seeds is not None and args.seeds < 1:
+        raise SettingError(f"--seeds {args.seeds} must be at least 1.")
+    seeds = None if args.seed is None else [args.seed]
+    if args.seeds is not None:
+        seeds = [(args.seed or 0) + i for i in range(args.seeds)]
+    return resolve(
+        None if composing else args.names[0], args.names[-1], critic=args.critic, actor=args.actor, data=args.data,
+        steps=args.steps, n_envs=args.envs, seeds=seeds, backend=args.backend,
+        settings=_q_parts(args) | pairs(args.set, "--set"),
+        env_kwargs=pairs(args.env_kwargs, "--env-kwargs"), recurrent=args.recurrent, dataset=args.dataset,
+        workers=args.workers, step_timeout=args.step_timeout, max_restarts=args.max_restarts,
+    )  # fmt: skip
+
+
+def _plan(config: Any) -> str:
+    """How much is trained, of what, with which settings."""
+    tuned = "tuned settings" if config.tuned else "default settings"
+    few = f"seed {config.seeds[0]}" if len(config.seeds) == 1 else f"{len(config.seeds)} seeds"
+    amount = f"{config.n_timesteps:,} steps, {config.n_envs} environments ({config.backend})"
+    if config.dataset:
+        where = f"evaluated in {config.env_id}" if config.env_id else "no environment to evaluate in"
+        amount = f"{config.n_timesteps:,} updates, {where}"
+    return f"{amount}, {few}, {tuned}"
+
+
+def _report(results: Any) -> int:
+    if not results.finished:
+        print(f"stopped early; go on with: actrix resume {results.folder}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    import numpy as np
+
+    config = results.config
+    if not results.returns:
+        print(f"{config.title}: finished without an environment to evaluate in; {results.seconds:.0f} s")
+        return 0
+    if len(results.returns) == 1:
+        (returns,) = results.returns.values()
+        figure = f"{np.mean(returns):.1f} ± {np.std(returns):.1f} over {len(returns)} episodes"
+    else:
+        figure = str(results.summary)
+    print(
+        f"{config.title}: final evaluation {figure}; {results.seconds:.0f} s; curve {results.folder / 'curve.png'}"
+    )
+    return 0
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from actrix.runs.start import resume
+
+    results = resume(
+        args.path, steps=args.steps, env_id=args.env, quiet=args.quiet, verbose=int(args.verbose),
+        checkpoint_seconds=args.checkpoint_seconds,
+    )  # fmt: skip
+    return _report(results)
+
+
+def _train_folder(args: argparse.Namespace) -> int:
+    import signal
+    import threading
+
+    from actrix.runs.session import Session
+    from actrix.runs.start import train_folder
+
+    def follow() -> None:  # who started this process holds the other end, and closes it by dying
+        while os.read(0, 1 << 10):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if args.follow:
+        threading.Thread(target=follow, daemon=True).start()
+    session = Session(args.resume, args.quiet, checkpoint_seconds=args.checkpoint_seconds)
+    return _report(train_folder(args.path, session))

@@ -1,0 +1,215 @@
+"""The one grammar of answers: `name[:positional…][:flag|key=value,…]`, e.g. `q:double,dueling,c51` or `replay:per,n=3`.
+
+A class that may be named so has `name`, `positional` (which fields may be given by position; all by default) and
+perhaps `aliases` (other names of fields). A field with `parts` in its metadata holds one of these small classes, chosen
+by its name as a flag; `part=value` chooses it and sets its first field; its fields are set like the answer's own.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+class WordError(ValueError):
+    """A word that cannot be read; the message says what would be right."""
+
+
+def read_value(text: str) -> Any:
+    """'256' → 256, 'None' → None, '1e-3' → 0.001, 'true' → True, 'lin_2.5e-4' → itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "none": None, "null": None}.get(text.lower(), text)
+
+
+def write_value(value: Any) -> str:
+    """The inverse of `read_value`."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def nearest(name: str, names: Iterable[str], none: str = "") -> str:
+    """'did you mean …?', or what there is."""
+    names = list(names)
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), names, n=3, cutoff=0.5)
+    near = near or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else none or f"choose one of {', '.join(names)}."
+
+
+def positions(cls: Any) -> list[str]:
+    """The fields that may be given by position, in order."""
+    given = getattr(cls, "positional", None)
+    if given is not None:
+        return list(given)
+    return [f.name for f in dataclasses.fields(cls) if not f.kw_only and not f.metadata and f.init]
+
+
+def part_fields(cls: Any) -> dict[str, tuple[Any, ...]]:
+    """Field → the classes that it may hold an instance of."""
+    return {f.name: f.metadata["parts"] for f in dataclasses.fields(cls) if "parts" in f.metadata}
+
+
+def flag_of(f: dataclasses.Field) -> str:
+    """What a field is called as a flag."""
+    return f.metadata.get("flag", f.name)
+
+
+def with_changes(part: Any, changes: Mapping[str, Any]) -> Any:
+    """The dataclass with fields, flags, parts and fields of its parts replaced; WordError for one it does not have."""
+    cls: Any = type(part)
+    own: dict[str, Any] = {}
+    inner: dict[str, Any] = {}
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    names = getattr(cls, "aliases", {}) | {flag_of(f): f.name for f in fields.values()}
+    parts = {field: getattr(part, field) for field in part_fields(cls)}
+    for name, value in changes.items():
+        field = names.get(name, name)
+        chosen = _part(cls, name)
+        if field in parts:
+            # The name of what is held changes nothing: `c51` beside `v_min` keeps the bounds.
+            held = getattr(parts[field], "name", None)
+            parts[field] = (
+                parts[field] if held is not None and held == value else _instance(cls, field, value)
+            )
+        elif field in fields:
+            own[field] = value
+        elif chosen is not None:
+            field, kind = chosen
+            default = {f.name: f.default for f in dataclasses.fields(cls)}[field]
+            if value is False:  # off: back to the default
+                parts[field] = default if isinstance(parts[field], kind) else parts[field]
+            else:
+                same = isinstance(parts[field], kind)
+                parts[field] = parts[field] if same and value is True else _first(kind, value)
+        else:
+            inner[name] = value
+    for field, held in parts.items():
+        mine = {} if held is None else {n: v for n, v in inner.items() if n in _names(type(held))}
+        inner = {n: v for n, v in inner.items() if n not in mine}
+        parts[field] = with_changes(held, mine) if mine else held
+    if inner:
+        name = next(iter(inner))
+        raise WordError(f"{cls.name} has no {name!r}: {nearest(name, setting_names(part))}")
+    return dataclasses.replace(part, **own, **parts)
+
+
+def own_names(cls: Any) -> list[str]:
+    """Every name that `with_changes` takes but for those of what its fields hold."""
+    names = [name for f in dataclasses.fields(cls) for name in dict.fromkeys((f.name, flag_of(f)))]
+    parts = [kind.name for kinds in part_fields(cls).values() for kind in kinds]
+    return names + list(getattr(cls, "aliases", {})) + parts
+
+
+def setting_names(part: Any) -> list[str]:
+    """Every name that `with_changes` takes."""
+    cls = type(part)
+    held = [getattr(part, field) for field in part_fields(cls)]
+    inner = [name for x in held if x is not None for name in _names(type(x))]
+    return list(dict.fromkeys(own_names(cls) + inner))
+
+
+def _names(cls: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(cls)]
+
+
+def _part(cls: Any, name: str) -> tuple[str, Any] | None:
+    """(field, class) of the part with that name."""
+    for field, kinds in part_fields(cls).items():
+        for kind in kinds:
+            if kind.name == name:
+                return field, kind
+    return None
+
+
+def _first(kind: Any, value: Any) -> Any:
+    """The part; with its first field set unless `value` is only True."""
+    return kind() if value is True else kind(**{positions(kind)[0]: value})
+
+
+def _instance(cls: Any, field: str, value: Any) -> Any:
+    """A part by its name, or the part itself."""
+    if not isinstance(value, str):
+        return value
+    kinds = {kind.name: kind for kind in part_fields(cls)[field]}
+    if value not in kinds:
+        raise WordError(f"{field}={value!r}: {nearest(value, kinds)}")
+    return kinds[value]()
+
+
+def parse(text: str, classes: Mapping[str, Any], what: str, base: Any = None) -> Any:
+    """The answer that a word names; WordError says which there are, or what the word may hold.
+
+    What the word leaves out is the class's default, or `base`'s value where that has the field and the word could not
+    have given it by position.
+    """
+    name, *segments = str(text).split(":")
+    if name not in classes:
+        raise WordError(f"{what} {text!r}: unknown; {nearest(name, classes)}")
+    cls = classes[name]
+    where, open_positions = f"{what} {text!r}", positions(cls)
+    changes: dict[str, Any] = {}
+    fields = {flag_of(f): f for f in dataclasses.fields(cls)}
+    aliases = getattr(cls, "aliases", {})
+    for word in (word for segment in segments for word in segment.split(",") if word):
+        key, equals, value = word.partition("=")
+        flag = aliases.get(word, word)
+        if equals:
+            changes[key] = read_value(value)
+        elif _part(cls, word) is not None or (flag in fields and isinstance(fields[flag].default, bool)):
+            changes[word] = True
+        elif open_positions:
+            changes[open_positions.pop(0)] = read_value(word)
+        else:
+            raise WordError(f"{where}: cannot read {word!r}; the form is {form(cls)}.")
+    try:
+        return with_changes(_begin(cls, base), changes)
+    except WordError as error:
+        raise WordError(f"{where}: {error}") from None
+    except (ValueError, TypeError) as error:
+        raise WordError(f"{where}: cannot read it; the form is {form(cls)}. {error}".strip()) from None
+
+
+def _begin(cls: Any, base: Any) -> Any:
+    """The answer before its word is read."""
+    if base is None:
+        return cls()
+    has = {f.name for f in dataclasses.fields(base)}
+    shared = [f.name for f in dataclasses.fields(cls) if f.name in has and "parts" not in f.metadata]
+    return cls(**{name: getattr(base, name) for name in shared if name not in positions(cls)})
+
+
+def form(cls: Any) -> str:
+    """'name:positional…[:flag|key=value,…]' of a class."""
+    return ":".join([cls.name, *positions(cls)])
+
+
+def write(answer: Any, full: bool = False) -> str:
+    """The word of an answer in its canonical form, the inverse of `parse`; `full`: with what is the default."""
+    cls: Any = type(answer)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    by_place = [name for name in positions(cls) if name in fields]
+    changed = lambda name: full or getattr(answer, name) != fields[name].default
+    last = max([i + 1 for i, name in enumerate(by_place) if changed(name)] + [min(1, len(by_place))])
+    places = [write_value(getattr(answer, name)) for name in by_place[:last]]
+    rest = []
+    for name, f in fields.items():
+        value = getattr(answer, name)
+        if name in by_place or not changed(name):
+            continue
+        if "parts" in f.metadata:
+            rest += _write_part(value, full)
+        elif value is True:
+            rest.append(flag_of(f))
+        else:
+            rest.append(f"{flag_of(f)}={write_value(value)}")
+    return ":".join([cls.name, *places, *([",".join(rest)] if rest else [])])
+
+
+def _write_part(part: Any, full: bool) -> list[str]:
+    if part is None:
+        return []
+    shown = [f for f in dataclasses.fields(part) if full or getattr(part, f.name) != f.default]
+    return [part.name, *(f"{f.name}={write_value(getattr(part, f.name))}" for f in shown)]

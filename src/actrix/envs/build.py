@@ -1,0 +1,164 @@
+"""One Gymnasium environment from a name, a class or a function, and several of them side by side."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+
+from actrix.core.spaces import check_action_space, check_observation_space
+from actrix.envs.goals import GOAL_ENVS
+from actrix.envs.guard import EnvError, Guard
+from actrix.envs.gymnasium import GymnasiumEnvs, RowVectorEnv, quiet_make
+from actrix.envs.jax_envs import gymnax_ids
+from actrix.envs.masks import find_masks_of
+
+
+class UnknownEnvError(ValueError):
+    """No environment of that name, or with those keyword arguments; the message has the nearest names."""
+
+
+def single_env(
+    env_id: str | Callable[..., gym.Env],
+    env_kwargs: dict[str, Any] | None = None,
+    wrapper_class: Callable[[gym.Env], gym.Env] | None = None,
+    wrapper_kwargs: dict[str, Any] | None = None,
+    render_mode: str | None = None,
+) -> gym.Env:
+    """One Gymnasium environment, as `make_vec_env` builds it: for evaluation, video, watching."""
+    kwargs = dict(env_kwargs or {})
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
+    env = make_one(env_id, kwargs) if isinstance(env_id, str) else env_id(**kwargs)
+    if not isinstance(env, gym.Env):
+        raise TypeError(f"{env_id} gave a {type(env).__name__}, which is not a gymnasium.Env.")
+    return wrapper_class(env, **(wrapper_kwargs or {})) if wrapper_class else env
+
+
+def vectorise(
+    build: Callable[[], gym.Env], n_envs: int, seeds: list[int] | None, vec_env_cls: Any = None
+) -> GymnasiumEnvs:
+    """`n_envs` of what `build` makes, in this process or by `vec_env_cls`; UnsupportedSpaceError, EnvError."""
+    guarded = functools.partial(construct, build)
+    # The first one shows, before any worker starts, whether its spaces are supported and where masks are.
+    first = guarded(0)
+    check_observation_space(first.observation_space)
+    check_action_space(first.action_space)
+    masks, limit = find_masks_of(first), first.spec.max_episode_steps if first.spec else None
+    makers: list[Callable[[], gym.Env]] = [functools.partial(guarded, i) for i in range(n_envs)]
+    options: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode.DISABLED}
+    if vec_env_cls is not None and issubclass(vec_env_cls, AsyncVectorEnv):
+        first.close()
+        options["context"] = "forkserver"  # forking a process in which JAX runs can deadlock
+    else:
+        makers[0] = lambda: first
+    envs = RowVectorEnv(makers) if vec_env_cls is None else vec_env_cls(makers, **options)
+    return GymnasiumEnvs(envs, limit, seeds, masks)
+
+
+def construct(build: Callable[[], gym.Env], index: int) -> gym.Env:
+    """What `build` makes, guarded; EnvError where its constructor raises."""
+    try:
+        return Guard(build(), index)
+    except (EnvError, UnknownEnvError, ImportError):
+        raise
+    except Exception as error:
+        raise EnvError(
+            f"environment {index}: its constructor raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def check_inert(env_id: str | None) -> None:
+    """Refuse an id that a FILE gives and that would import a module ('module:Id'); raises UnknownEnvError.
+
+    A user may type such an id; a file may not, else opening a stranger's model would run a stranger's code.
+    """
+    if env_id is not None and ":" in env_id:
+        raise UnknownEnvError(
+            f"the file names {env_id!r}, which would import a module: if you trust it, give --env {env_id} yourself."
+        )
+
+
+def make_one(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
+    """Gymnasium's environment of an id, or the class that it names; UnknownEnvError, ImportError."""
+    if env_id.startswith("ALE/"):
+        register_atari()
+    made = named(env_id)
+    try:
+        return quiet_make(env_id, **kwargs) if made is None else made(**kwargs)
+    except gym.error.DependencyNotInstalled as error:
+        raise ImportError(
+            f'{env_id} needs an optional package: pip install "actrix[envs]" ({error})'
+        ) from error
+    except gym.error.UnregisteredEnv as error:
+        hint = " (the module has no such class or function, and registers no such id)"
+        why = hint if ":" in env_id else nearest(env_id)
+        raise UnknownEnvError(f"no environment is named {env_id!r}{why}.") from error
+    except gym.error.Error as error:  # a deprecated version, a malformed id, an unknown render mode
+        raise UnknownEnvError(f"{env_id!r}: {error}") from error
+    except TypeError as error:
+        if "keyword argument" not in str(error):
+            raise
+        reason = str(error).split(" was raised from")[0]
+        raise UnknownEnvError(f"{env_id} refuses the env_kwargs: {reason}.") from error
+
+
+def named(env_id: str) -> Callable[..., Any] | None:
+    """The class or function that 'module:name' names; None for an id, also one that the module registers.
+
+    A module that is not installed is looked for in the current folder, which from then on ends `sys.path`: only where
+    the user named one, so that nothing else in a folder is ever run.
+    """
+    module, colon, name = env_id.partition(":")
+    if not colon:
+        return None
+    if not name or not all(module.split(".")):
+        raise UnknownEnvError(f"no environment is named {env_id!r}: write module:Class, or module:Id.")
+    try:
+        if not sys.flags.safe_path and _not_installed(module) and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        found: Any = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # whatever its code does when it is imported
+        raise ImportError(
+            f"{module} cannot be imported for {name}: {type(error).__name__}: {error}"
+        ) from error
+    if name in gym.registry:
+        return None
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is not None and not callable(found):
+        raise UnknownEnvError(
+            f"{env_id} is a {type(found).__name__}: name a class, or a function that makes one environment."
+        )
+    return found
+
+
+def _not_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module.partition(".")[0]) is None
+    except ValueError:  # a module without a spec, such as __main__
+        return False
+
+
+def register_atari() -> None:
+    """Make Gymnasium know the ids of ale-py; ImportError without it."""
+    try:
+        import ale_py
+    except ImportError as error:
+        raise ImportError('ALE/* environments need ale-py: pip install "actrix[atari]"') from error
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner
+    gym.register_envs(ale_py)
+
+
+def nearest(env_id: str) -> str:
+    """The ids that are spelled like this one, as the end of a sentence; '' without one."""
+    names = {name.lower(): name for name in (*gym.registry, *GOAL_ENVS, *gymnax_ids())}
+    close = difflib.get_close_matches(env_id.lower(), names, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(names[name] for name in close)}?" if close else ""

@@ -1,0 +1,121 @@
+"""Model files: what a container holds of a model, and which of it is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from actrix.core.types import PyTree, Spec
+from actrix.files import atomic, container
+from actrix.files.container import (
+    MAX_LIST,
+    Header,
+    ModelFileError,
+    as_bytes,
+    header_bytes,
+    leaf_names,
+    refuse,
+)
+from actrix.files.spaces import spec_from_json, spec_to_json
+
+
+def save(path: str | os.PathLike, meta: dict[str, Any], tree: PyTree) -> Path:
+    """Write `tree`'s arrays and `meta` (JSON) to `path` (.safetensors is added if there is no suffix).
+
+    The file is whole and on disk when this returns; on any error `path` is as before.
+    """
+    path = atomic.with_suffix(path, ".safetensors")
+    text = json.dumps({"format": container.FORMAT, **meta}, allow_nan=False)
+    if meta.get("kind") == "model":  # what could not be read again is not written
+        spec_from_json(check_model(Header(path, json.loads(text), {}, 0, ""))["spec"])
+    named = zip(leaf_names(tree), map(np.asarray, jax.tree.leaves(tree)), strict=True)
+    arrays = dict(sorted(named, key=lambda item: -item[1].itemsize))  # so every tensor is aligned
+    digest = hashlib.sha256()
+    for x in arrays.values():
+        digest.update(as_bytes(x))
+    entries = {name: (x.dtype, x.shape) for name, x in arrays.items()}
+    head = header_bytes(text, entries, digest.hexdigest())
+    with atomic.replacing(path) as temporary, open(temporary, "xb") as file:
+        file.write(head)
+        for x in arrays.values():
+            file.write(as_bytes(x))
+    return path
+
+
+def write_model(
+    path: str | os.PathLike, name: str, settings: dict[str, Any], acting: PyTree, spec: Spec, *,
+    env_id: str | None, env_kwargs: dict[str, Any] | None, seed: int, num_timesteps: int, n_envs: int,
+    reference: bool = False,
+) -> Path:  # fmt: skip
+    """One model file for these acting parameters and the algorithm's `settings_of`: a model's, and a run's."""
+    meta = {
+        "kind": "model", "algorithm": name, "settings": settings,
+        "spec": spec_to_json(spec), "env_id": env_id, "env_kwargs": env_kwargs, "seed": seed,
+        "num_timesteps": num_timesteps, "n_envs": n_envs, "reference": reference, "versions": versions(),
+    }  # fmt: skip
+    return save(path, meta, acting)
+
+
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "format": (int,), "kind": (str,), "algorithm": (str,), "settings": (dict,), "spec": (dict,),
+    "env_id": (str, type(None)), "env_kwargs": (dict, type(None)), "seed": (int,), "num_timesteps": (int,),
+    "n_envs": (int,), "reference": (bool,), "versions": (dict,),
+}  # fmt: skip
+_LEAST = {"seed": 0, "num_timesteps": 0, "n_envs": 1}
+# A model's other arguments, which a file must not reach: an environment, a data set, a folder to write to.
+_NO_SETTINGS = ("policy", "env", "dataset", "reference", "tensorboard_log", "device", "seed", "backend", "n_envs",
+                "env_kwargs", "verbose", "stats_window_size")  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """What wrote a file."""
+    return {name: importlib.metadata.version(name) for name in ("actrix", "jax", "numpy")}
+
+
+def check_model(header: Header) -> dict[str, Any]:
+    """The metadata of a model, every field of the right kind and size; raises ModelFileError naming the field."""
+    path, meta = header.path, header.meta
+    if meta.get("kind") != "model":
+        raise ModelFileError(f"{path} holds a {meta.get('kind')!r}, not a model.")
+    wrong = [f"missing {name}" for name in _FIELDS if name not in meta]
+    wrong += [f"unknown {name}" for name in meta if name not in _FIELDS]
+    for name, kinds in _FIELDS.items():
+        value: Any = meta.get(name)
+        if name in meta and (type(value) not in kinds or (name in _LEAST and value < _LEAST[name])):
+            wrong.append(f"{name} is {str(value)[:80]!r}")
+    settings = meta.get("settings")
+    if isinstance(settings, dict):
+        wrong += [f"settings has {name!r}, which is none" for name in _NO_SETTINGS if name in settings]
+        wrong += [f"settings {fault}" for fault in _unbounded(settings)]
+        if not isinstance(settings.get("policy_kwargs"), dict):
+            wrong.append("settings must have policy_kwargs, an object")
+    refuse(path, wrong)
+    return meta
+
+
+def _unbounded(value: Any, where: str = "") -> Iterator[str]:
+    """What of the settings would make reading long: longer lists and more critics than any network has."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if key == "n_critics" and isinstance(part, int | float) and part > MAX_LIST:
+                yield f"n_critics is {part}, above {MAX_LIST}"
+            yield from _unbounded(part, key)
+    elif isinstance(value, list):
+        if len(value) > MAX_LIST:
+            yield f"{where} has {len(value)} entries, above {MAX_LIST}"
+        else:
+            for part in value:
+                yield from _unbounded(part, where)
+
+
+def shapes_of(build: Callable[[jax.Array], PyTree]) -> PyTree:
+    """Shapes and dtypes of what `build(key)` would make; nothing is allocated."""
+    return jax.eval_shape(build, jax.random.key(0))

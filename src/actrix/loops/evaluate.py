@@ -1,0 +1,200 @@
+"""Evaluation: fresh episodes with frozen statistics; touches nothing of the training run."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from actrix.core.contract import Algorithm
+from actrix.core.types import PyTree, Spec
+from actrix.envs.atari import PLAY, is_atari, make_atari_env
+from actrix.envs.base import HostEnv, JaxEnv
+from actrix.envs.guard import env_seeds
+from actrix.envs.make import as_host_env, make_vec_env
+from actrix.loops.runner import run_keys
+from actrix.nets.memory import zero_where
+
+EVAL_ENVS = 10
+ENDLESS = 20_000
+EVALUATION = 2**31 - 1
+"""The number, no call's, that leads from a key to those of evaluations."""
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(algorithm: Algorithm) -> tuple[Callable, Callable]:
+    """(policy, noise) of an algorithm: kept, so that a new `Policy` after each update compiles nothing."""
+
+    def call(acting, memory, first, obs, mask, noise):
+        if memory is not None:
+            memory = zero_where(first, memory)
+        return algorithm.policy(acting, memory, obs, mask, noise)
+
+    def draw(acting, key, n):
+        return jax.tree.map(lambda x: x[0], algorithm.noise(acting, key, 1, n))
+
+    return jax.jit(call), jax.jit(draw, static_argnums=2)
+
+
+@dataclasses.dataclass
+class Stream:
+    """How far the noise of a model's policies has come: one stream, whatever its parameters become."""
+
+    calls: int = 0
+    evaluations: int = 0
+
+
+class Policy:
+    """A frozen policy for batches of observations: acting parameters behind one compiled call.
+
+    Its noise follows from `seed` and `stream`, which the policies of one model share.
+    """
+
+    def __init__(self, algorithm: Algorithm, acting: PyTree, seed: int = 0, stream: Stream | None = None):
+        self.algorithm, self.acting = algorithm, acting
+        self.key = jax.random.key(seed)
+        self.stream = Stream() if stream is None else stream
+        self._call, self._noise = _compiled(algorithm)
+
+    def initial_memory(self, num_envs: int) -> PyTree:
+        """Zero memory of a recurrent policy; None for others."""
+        return self.algorithm.initial_memory(self.acting, num_envs)
+
+    def evaluated(self, seed: int | None) -> Policy:
+        """The same policy with the noise of one evaluation: of `seed`, or (None) of the next one in the stream."""
+        key = self.key if seed is None else run_keys(seed)[0]
+        key = jax.random.fold_in(key, EVALUATION)
+        if seed is None:
+            key = jax.random.fold_in(key, self.stream.evaluations)
+            self.stream.evaluations += 1
+        policy = copy.copy(self)
+        policy.key, policy.stream = key, Stream()
+        return policy
+
+    def __call__(
+        self, obs: PyTree, memory: PyTree, first: np.ndarray, mask: np.ndarray | None, deterministic: bool
+    ) -> tuple[np.ndarray, PyTree]:
+        """(actions in policy coordinates [N, ...], memory); `first` marks rows that start an episode.
+
+        A policy that is random itself (one that is evaluated, not improved) is played as it is.
+        """
+        noise = None
+        if not deterministic or self.algorithm.plays_at_random:
+            noise = self._noise(self.acting, jax.random.fold_in(self.key, self.stream.calls), len(first))
+            self.stream.calls += 1
+        action, memory = self._call(self.acting, memory, first, obs, mask, noise)
+        return np.asarray(action), memory
+
+
+def evaluate(
+    policy: Policy, env: HostEnv, episodes: int, deterministic: bool = True, seed: int | None = None,
+    on_step: Callable[[], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Undiscounted returns and lengths of `episodes` fresh episodes, in the order in which they end.
+
+    Each environment plays its fixed share, so that short episodes are not favoured. `seed` seeds the
+    environments and the noise of sampled actions (None = the environments' own streams, and noise that no evaluation
+    of this policy had yet). Where there is no time limit an episode is cut, with a warning, after
+    `ENDLESS` steps: a greedy policy may walk in circles.
+    """
+    if episodes < 1:
+        raise ValueError(f"n_eval_episodes={episodes} must be at least 1.")
+    n = env.num_envs
+    share = np.array([(episodes + i) // n for i in range(n)])
+    policy = policy.evaluated(seed)
+    obs, mask = env.reset(None if seed is None else env_seeds(seed, n))
+    memory, first = policy.initial_memory(n), np.ones(n, bool)
+    total, length, count = np.zeros(n), np.zeros(n, int), np.zeros(n, int)
+    limit = ENDLESS if env.spec.max_episode_steps is None else None
+    returns, lengths = [], []
+    while (count < share).any():
+        action, memory = policy(obs, memory, first, mask, deterministic)
+        step = env.step(action)
+        valid = np.ones(n, bool) if step.valid is None else step.valid
+        total, length = total + np.where(valid, step.reward, 0.0), length + valid
+        done = (step.terminated | step.truncated) & valid
+        endless = np.zeros(n, bool) if limit is None else (length >= limit) & ~done & (count < share)
+        if endless.any():
+            warnings.warn(
+                f"an episode of an environment without a time limit was cut after {limit} steps.",
+                stacklevel=2,
+            )
+            returns += total[endless].tolist()
+            lengths += length[endless].tolist()
+            count = np.where(endless, share, count)  # it would go on for ever: no further episodes there
+        for i in np.flatnonzero(done & (count < share)):
+            returns.append(total[i])
+            lengths.append(length[i])
+            count[i] += 1
+        total, length = np.where(done, 0.0, total), np.where(done, 0, length)
+        first = done | ~valid
+        obs, mask = step.obs, step.mask
+        if on_step is not None:
+            on_step()
+    return np.asarray(returns), np.asarray(lengths)
+
+
+def evaluation_env(
+    env_id: str, episodes: int, env_kwargs: dict | None = None, wrapper: Any = None
+) -> HostEnv:
+    """Gymnasium's own environment for an id, whatever trained; a JAX environment where Gymnasium has none."""
+    from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
+
+    n = min(EVAL_ENVS, episodes)
+    if is_atari(env_id):  # whole games, unclipped rewards
+        return make_atari_env(env_id, n, backend="gymnasium", wrapper_kwargs=PLAY, env_kwargs=env_kwargs)
+    jax_only = has_jax_env(env_id) and env_id not in JAX_TWINS
+    return make_vec_env(env_id, n, env_kwargs=env_kwargs, wrapper_class=wrapper,
+                        backend="jax" if jax_only else "gymnasium")  # fmt: skip
+
+
+def check_same_spaces(spec: Spec, env: HostEnv | JaxEnv) -> None:
+    """Raise ValueError with the difference unless `env` has the spaces that the policy was made for."""
+    for what in ("observation_space", "action_space"):
+        ours, theirs = getattr(spec, what), getattr(env.spec, what)
+        if ours != theirs:
+            raise ValueError(f"the environment's {what} is {theirs}, the model's is {ours}.")
+
+
+def evaluate_policy(
+    model: Any,
+    env: Any,
+    n_eval_episodes: int = 10,
+    deterministic: bool = True,
+    render: bool = False,
+    callback: Any = None,
+    reward_threshold: float | None = None,
+    return_episode_rewards: bool = False,
+    warn: bool = True,
+    seed: int | None = None,
+) -> Any:
+    """(mean, std) of the return over fresh episodes, or (returns, lengths) with `return_episode_rewards`.
+
+    Each environment plays an equal share, so short episodes are not favoured. Statistics stay frozen. `seed` fixes the
+    environments and the noise of sampled actions; without it every evaluation of a model has other noise.
+    `callback(locals, globals)` runs after every step; `warn` has no effect (no Monitor is needed). Raises
+    ValueError where the environment's spaces differ from the model's, AssertionError below `reward_threshold`.
+    """
+    if render:
+        raise ValueError("evaluate_policy does not render: use `actrix watch` or `actrix video`.")
+    host = as_host_env(env)
+    check_same_spaces(model._known_spec(), host)
+    on_step = None if callback is None else lambda: callback({"model": model, "env": host}, {})
+    try:
+        returns, lengths = evaluate(model.policy, host, n_eval_episodes, deterministic, seed, on_step)
+    finally:
+        if model.trains_on(env):
+            model.runner.restart()  # its open episodes were played on by the evaluation
+    if reward_threshold is not None:
+        assert np.mean(returns) > reward_threshold, (
+            f"mean reward {np.mean(returns):.2f} < {reward_threshold:.2f}"
+        )
+    if return_episode_rewards:
+        return returns.tolist(), lengths.tolist()
+    return float(np.mean(returns)), float(np.std(returns))

@@ -1,0 +1,1 @@
+"""Networks: written for one observation, mapped over batches and along time."""

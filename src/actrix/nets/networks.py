@@ -1,0 +1,254 @@
+"""The network of a policy and a value branch, and `NetworkConfig`, which builds it; written for ONE observation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import equinox as eqx
+import gymnasium as gym
+import jax
+import jax.numpy as jnp
+from gymnasium import spaces
+from jaxtyping import Array
+
+from actrix.core.distributions import ActionHead, Distribution, action_head
+from actrix.core.types import Key, PyTree, Spec, record
+from actrix.nets.memory import apply
+from actrix.nets.torso import MLP, SQRT2, Encoder, Linear, resolve_activation, space_leaves
+from actrix.nets.view import JointView
+
+ENCODING = ("features_extractor_class", "features_extractor_kwargs", "cnn")
+HIDDEN = ("pi", "vf", "activation_fn", "ortho_init", "layer_norm")
+
+
+def one_body(config: NetworkConfig) -> tuple[str, ...]:
+    """Settings of hidden layers of a single network, whose widths may be given for both branches alike."""
+    return HIDDEN if config.pi == config.vf else tuple(name for name in HIDDEN if name not in ("pi", "vf"))
+
+
+@record
+class Output:
+    """What an actor-critic network says of one observation."""
+
+    dist: Distribution
+    value: Array
+    """V(s) as a scalar, or Q(s, ·) as a vector for a Q critic."""
+
+
+class ActorCriticNet(eqx.Module):
+    """Encoder → optional recurrent cell → separate policy and value MLPs → heads.
+
+    The hidden layers have gain √2, the policy head 0.01, the value head 1; `log_std` does not depend on the
+    state. One encoder (and cell) serves both branches unless `share_features_extractor=False`.
+    """
+
+    encoder: Any
+    vf_encoder: Any
+    cell: Any
+    pi: MLP
+    vf: MLP
+    pi_head: Linear
+    vf_head: Linear
+    log_std: Array | None
+    head: ActionHead = eqx.field(static=True)
+    q_values: bool = eqx.field(static=True)
+
+    view: ClassVar[type] = JointView
+
+    def __init__(
+        self,
+        observation_space: gym.Space, head: ActionHead, key: Key, *,
+        net_arch: Mapping[str, Sequence[int]] | Sequence[int] | None = None, activation_fn: str | Callable = "tanh",
+        ortho_init: bool = True, log_std_init: float = 0.0, share_features_extractor: bool = True,
+        features_extractor_class: Callable | None = None, features_extractor_kwargs: Mapping[str, Any] | None = None,
+        cnn: bool = False, cell: str | None = None, hidden_size: int = 64, layer_norm: bool = False,
+        q_values: bool = False,
+    ):  # fmt: skip
+        keys = jax.random.split(key, 8)
+        activation = resolve_activation(activation_fn)
+        build = features_extractor_class or (lambda space, key, **kw: Encoder(space, key, cnn=cnn, **kw))
+        kwargs = dict(features_extractor_kwargs or {})
+        self.encoder = build(observation_space, keys[0], **kwargs)
+        self.vf_encoder = None if share_features_extractor else build(observation_space, keys[7], **kwargs)
+        probe = jax.tree.map(jnp.asarray, observation_space.sample())
+        size = jax.eval_shape(self.encoder, probe).shape[-1]
+        has_cnn = not isinstance(self.encoder, Encoder) or any(c is not None for c in self.encoder.cnns)
+        if net_arch is None:
+            net_arch = [] if has_cnn and len(space_leaves(observation_space)) == 1 else [64, 64]
+        arch = net_arch if isinstance(net_arch, Mapping) else {"pi": net_arch, "vf": net_arch}
+        self.cell = None
+        if cell is not None:
+            kind = {"lstm": eqx.nn.LSTMCell, "gru": eqx.nn.GRUCell}[cell]
+            self.cell = kind(size, hidden_size, key=keys[1])
+            size = hidden_size
+        gain = SQRT2 if ortho_init else 1.0
+        self.pi = MLP(size, arch["pi"], activation, gain, keys[2], layer_norm=layer_norm)
+        self.vf = MLP(size, arch["vf"], activation, gain, keys[3], layer_norm=layer_norm)
+        self.pi_head = Linear([size, *arch["pi"]][-1], head.size, 0.01 if ortho_init else 1.0, keys[4])
+        self.vf_head = Linear([size, *arch["vf"]][-1], head.size if q_values else 1, 1.0, keys[5])
+        self.log_std = jnp.zeros(head.size) + log_std_init if head.continuous else None
+        self.head = head
+        self.q_values = q_values
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether there is a recurrent cell."""
+        return self.cell is not None
+
+    def policy(self, obs: PyTree, carry: PyTree, mask: Array | None) -> tuple[Distribution, PyTree]:
+        """(π(·|s), memory) for a batch."""
+        out, carry = apply(self, obs, carry, mask)
+        return out.dist, carry
+
+    def policy_part(self) -> ActorCriticNet:
+        """The network without the critic's own layers: what a step of the policy alone moves."""
+        return eqx.tree_at(_own_layers, self, (None, None, None), is_leaf=lambda x: x is None)
+
+    def critic_part(self) -> tuple:
+        """The layers that only the critic uses."""
+        return _own_layers(self)
+
+    def of_parts(self, policy: ActorCriticNet, critic: tuple) -> ActorCriticNet:
+        """The network of these two parts."""
+        return eqx.tree_at(_own_layers, policy, critic, is_leaf=lambda x: x is None)
+
+    def critic_only(self) -> ActorCriticNet:
+        """The same network, through which gradients reach the critic's own layers only."""
+        return self.of_parts(jax.lax.stop_gradient(self), _own_layers(self))
+
+    def initial_carry(self, batch: tuple[int, ...]) -> PyTree:
+        """Zero memory `[*batch, hidden]` (a pair for an LSTM), or None without a cell."""
+        if self.cell is None:
+            return None
+        zeros = jnp.zeros((*batch, self.cell.hidden_size))
+        return (zeros, zeros) if isinstance(self.cell, eqx.nn.LSTMCell) else zeros
+
+    def __call__(self, obs: PyTree, carry: PyTree, mask: Array | None) -> tuple[Output, PyTree]:
+        """(dist, value) at one observation, and the memory after it."""
+        features = self.encoder(obs)
+        vf_features = features if self.vf_encoder is None else self.vf_encoder(obs)
+        if self.cell is not None:
+            carry = self.cell(features, carry)
+            features = vf_features = carry[0] if isinstance(carry, tuple) else carry
+        dist = self.head(self.pi_head(self.pi(features)), self.log_std, mask)
+        value = self.vf_head(self.vf(vf_features))
+        return Output(dist, value if self.q_values else value[0]), carry
+
+
+def joint_settings(config: NetworkConfig, spec: Spec) -> tuple[str, ...]:
+    """Settings that a network with a policy and a value branch, or the user's own, obeys."""
+    gaussian = ("log_std_init",) if isinstance(spec.action_space, spaces.Box) else ()
+    if config.module is not None:
+        return ("module", *gaussian)
+    cell = ("cell", "hidden_size") if config.cell is not None else ("share_features_extractor",)
+    return (*ENCODING, *HIDDEN, *gaussian, *cell)
+
+
+def _own_layers(net: Any) -> tuple:
+    return net.vf, net.vf_head, net.vf_encoder
+
+
+class CustomNet(eqx.Module):
+    """Adapter around a user's equinox module `obs -> (logits or mean, value)`; feed-forward only.
+
+    Its leaves that are not arrays (activation functions) are held apart as static data.
+    """
+
+    arrays: PyTree
+    log_std: Array | None
+    static: Any = eqx.field(static=True)
+    head: ActionHead = eqx.field(static=True)
+    q_values: bool = eqx.field(static=True)
+
+    def __init__(
+        self, module: eqx.Module, head: ActionHead, q_values: bool = False, log_std_init: float = 0.0
+    ):
+        self.arrays, self.static = eqx.partition(module, eqx.is_array)
+        self.log_std = jnp.zeros(head.size) + log_std_init if head.continuous else None
+        self.head = head
+        self.q_values = q_values
+
+    view: ClassVar[type] = JointView
+    recurrent: ClassVar[bool] = False
+    policy = ActorCriticNet.policy
+
+    def initial_carry(self, batch: tuple[int, ...]) -> None:
+        return None
+
+    def __call__(self, obs: PyTree, carry: None, mask: Array | None) -> tuple[Output, None]:
+        out, value = eqx.combine(self.arrays, self.static)(obs)
+        value = jnp.asarray(value)
+        return Output(self.head(out, self.log_std, mask), value if self.q_values else value.reshape(())), None
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """How to build the network: `policy_kwargs` by their Stable-Baselines3 names, hashable and JSON-ready."""
+
+    pi: tuple[int, ...] | None = None
+    vf: tuple[int, ...] | None = None
+    """Hidden layers of the two branches; None = 64, 64 (nothing after a CNN)."""
+    activation_fn: str | Callable = "tanh"
+    ortho_init: bool = True
+    log_std_init: float = 0.0
+    share_features_extractor: bool = True
+    features_extractor_class: Callable | None = None
+    features_extractor_kwargs: tuple[tuple[str, Any], ...] = ()
+    cnn: bool = False
+    """Use the CNN for float images too (uint8 images always get it)."""
+    layer_norm: bool = False
+    """Layer norm after each hidden layer."""
+    dropout: float = 0.0
+    """Dropout rate of the off-policy critics' hidden layers while they learn."""
+    cell: str | None = None
+    """'lstm' or 'gru': a recurrent policy."""
+    hidden_size: int = 64
+    module: Callable | None = None
+    """The user's `(spec, key) -> equinox module`, called as `module(obs) -> (logits or mean, value)`."""
+
+    def refuse_unused(self, *used: str) -> None:
+        """Raise ValueError for a setting that differs from its default and is none of those `used`."""
+        wrong = [
+            f.name
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default and f.name not in used
+        ]
+        if wrong:
+            raise ValueError(
+                f"policy_kwargs {wrong[0]}={getattr(self, wrong[0])!r} would have no effect here: leave it out."
+            )
+
+    @property
+    def custom(self) -> bool:
+        """Holds code of the user's, so a file can only be loaded with a template."""
+        return (
+            self.module is not None
+            or self.features_extractor_class is not None
+            or not isinstance(self.activation_fn, str)
+        )
+
+    def build(self, spec: Spec, key: Key, q_values: bool = False) -> Any:
+        """The network for one environment's spaces."""
+        head = action_head(spec.action_space)
+        if self.module is not None:
+            return CustomNet(self.module(spec, key), head, q_values, self.log_std_init)
+        arch = None if self.pi is None and self.vf is None else {"pi": self.pi or (), "vf": self.vf or ()}
+        return ActorCriticNet(
+            spec.observation_space,
+            head,
+            key,
+            net_arch=arch,
+            activation_fn=self.activation_fn,
+            ortho_init=self.ortho_init,
+            log_std_init=self.log_std_init,
+            share_features_extractor=self.share_features_extractor,
+            features_extractor_class=self.features_extractor_class,
+            features_extractor_kwargs=dict(self.features_extractor_kwargs),
+            cnn=self.cnn,
+            cell=self.cell,
+            hidden_size=self.hidden_size,
+            layer_norm=self.layer_norm,
+            q_values=q_values,
+        )

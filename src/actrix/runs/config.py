@@ -1,0 +1,207 @@
+"""What a run is: everything resolved, from the preset, the tuned settings and the user."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from actrix import zoo
+from actrix.algorithms import presets
+from actrix.algorithms.learn import Composition
+from actrix.algorithms.settings import SettingError, configure, settings_of, upgraded
+from actrix.data.datasets.dataset import Dataset, mix
+from actrix.data.datasets.read import load_dataset
+from actrix.envs.make import STEP_TIMEOUT, choose_backend, worker_count
+from actrix.model import POLICIES
+
+
+class RunError(RuntimeError):
+    """A run folder that is missing, taken, incomplete or does not fit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything resolved: what `config.json` holds."""
+
+    algorithm: str
+    env_id: str
+    seeds: tuple[int, ...]
+    n_timesteps: int
+    n_envs: int
+    backend: str
+    """'jax' (compiled loop), 'envpool' or 'gymnasium' (host loop)."""
+    settings: dict[str, Any]
+    """Flat settings of the algorithm, policy_kwargs among them."""
+    env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tuned: bool = False
+    """The settings started from the zoo's entry for this environment."""
+    dataset: tuple[str, ...] = ()
+    """Folders or ids of the data sets trained on, where there is no environment to act in; backend 'offline'."""
+    workers: bool | int = False
+    """Gymnasium environments in processes: True = one each, or how many; see `make_vec_env`."""
+    step_timeout: float = STEP_TIMEOUT
+    max_restarts: int = 0
+
+    @property
+    def title(self) -> str:
+        """For headings: "ppo on CartPole-v1"."""
+        if self.dataset:
+            return f"{self.algorithm} on {' + '.join(Path(path).name for path in self.dataset)}"
+        return f"{self.algorithm} on {self.env_id}"
+
+    def build(self) -> Any:
+        """The algorithm (a frozen dataclass)."""
+        if not self.settings:
+            raise RunError("the settings of this run lack everything: its config.json is incomplete.")
+        base = None
+        if self.algorithm != presets.COMPOSED:
+            base = presets.find_preset(self.algorithm).algorithm
+        missing = {"critic", "actor"} - set(self.settings)
+        # Files of format 1 name the answers of joint networks only.
+        named = isinstance(base, Composition) and presets.joint(base.critic, base.actor)
+        if missing and (base is None or named):
+            raise RunError(f"the settings of this run lack {' and '.join(sorted(missing))}.")
+        if base is not None:
+            return configure(base, upgraded(base, self.settings))
+        answers = {name: self.settings[name] for name in ("critic", "actor", "data") if name in self.settings}
+        return configure(presets.composed(**answers).algorithm, self.settings)
+
+
+def resolve(
+    algorithm: str | None, env_id: str | None, *, critic: str | None = None, actor: str | None = None,
+    data: str | None = None, steps: int | None = None, n_envs: int | None = None, seeds: Sequence[int] | None = None,
+    backend: str = "auto", settings: dict[str, Any] | None = None, env_kwargs: dict[str, Any] | None = None,
+    policy: str | None = None, recurrent: bool = False, dataset: Sequence[str] = (), workers: bool | int = False,
+    step_timeout: float = STEP_TIMEOUT, max_restarts: int = 0,
+) -> RunConfig:  # fmt: skip
+    """The configuration of a run: preset ← zoo ← user. Raises SettingError, UnknownEnvError, EnvError.
+
+    With `dataset` there is no environment to train in: `env_id` (None = the data set's) only evaluates.
+    `policy` is a name of Stable-Baselines3's; `recurrent` puts an LSTM into it unless policy_kwargs names a cell.
+    """
+    preset = _preset(algorithm, critic, actor, data)
+    if dataset:
+        env_id, env_kwargs = _evaluated_in(dataset, env_id, env_kwargs)
+        check_offline(preset)
+    elif preset.offline:
+        raise SettingError(f"{preset.name} learns from a data set: give --dataset PATH.")
+    assert env_id is not None
+    entry, tuned = zoo.settings(preset.name, env_id)
+    own = _checked(settings)
+    run = _of_run(entry, own, preset, n_timesteps=steps, n_envs=n_envs, policy=policy)
+    network = {**_policy_defaults(run["policy"], recurrent), **entry.pop("policy_kwargs", {})}
+    # One after the other: the zoo's values for a critic or actor that the user replaces go with it.
+    tuned_algorithm = configure(preset.algorithm, {**entry, "policy_kwargs": network})
+    configured = configure(tuned_algorithm, own)
+    seeds = _different(seeds)
+    total = _whole("steps", run["n_timesteps"], 100_000 if dataset else 1_000_000)
+    env_kwargs, count = dict(env_kwargs or {}), _whole("n_envs", run["n_envs"], preset.n_envs)
+    processes: dict[str, Any] = dict(workers=workers, step_timeout=step_timeout, max_restarts=max_restarts)
+    if dataset and workers:
+        raise SettingError("workers run environments: a data set has none.")
+    worker_count(count, **processes)  # refuses what makes no sense
+    if dataset:
+        count, backend = 1, "offline"
+    else:
+        backend = choose_backend(backend, env_id, env_kwargs, count, workers)
+    return RunConfig(
+        preset.name, env_id, seeds, total, count, backend, settings_of(configured), env_kwargs, tuned,
+        tuple(str(Path(path).resolve() if Path(path).exists() else path) for path in dataset), **processes,
+    )  # fmt: skip
+
+
+def _preset(algorithm: str | None, critic: str | None, actor: str | None, data: str | None) -> presets.Preset:
+    if not (critic or actor or data):
+        return presets.find_preset(algorithm or "ppo")
+    if algorithm is not None:
+        raise SettingError("give either an algorithm's name or --critic, --actor and --data, not both.")
+    return presets.composed(critic or "gae", actor or "ppo-clip", data or "on-policy")
+
+
+def _evaluated_in(
+    dataset: Sequence[str], env_id: str | None, env_kwargs: dict[str, Any] | None
+) -> tuple[str, dict[str, Any] | None]:
+    """The environment that evaluates what learns from a data set: the user's, else the data set's, else none."""
+    data = load_datasets(dataset)
+    if env_id is None and data.env_id:
+        return _inert_id(data.env_id), env_kwargs or data.env_kwargs
+    return env_id or "", env_kwargs
+
+
+def _checked(settings: dict[str, Any] | None) -> dict[str, Any]:
+    """The user's settings, with values that can be what they are meant to be."""
+    own = dict(settings or {})
+    if "critic" in own and own["critic"] is None:  # `--set critic=none`
+        own["critic"] = "none"
+    for key in ("critic", "actor", "data", "policy"):
+        if not isinstance(own.get(key) or "", str):
+            raise SettingError(f"{key}={own[key]!r} must be a name.")
+    if not isinstance(own.get("policy_kwargs") or {}, dict):
+        raise SettingError(
+            f"policy_kwargs={own['policy_kwargs']!r} must be a dict, e.g. {{'net_arch': [64, 64]}}."
+        )
+    return own
+
+
+def _of_run(
+    entry: dict[str, Any], own: dict[str, Any], preset: presets.Preset, **given: Any
+) -> dict[str, Any]:
+    """What is of the run and not of the algorithm: `given`, else the user's setting, else the zoo's; taken out."""
+    run = {k: entry.pop(k, None) for k in zoo.RUN_KEYS}
+    for key, argument in given.items():
+        value = own.pop(key, None) if argument is None else argument
+        run[key] = run[key] if value is None else value
+    run["policy"] = run["policy"] or preset.policy
+    if run["policy"] not in POLICIES:
+        raise SettingError(f"policy={run['policy']!r}: choose one of {', '.join(POLICIES)}.")
+    return run
+
+
+def _different(seeds: Sequence[int] | None) -> tuple[int, ...]:
+    """The seeds, checked; one is drawn where none is given."""
+    seeds = tuple(seeds) if seeds else (int(np.random.SeedSequence().generate_state(1)[0]) % 10**6,)
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise SettingError(f"seeds {list(seeds)} must be different whole numbers of at least 0.")
+    return seeds
+
+
+def check_offline(preset: presets.Preset) -> None:
+    """Raise SettingError unless this algorithm can learn from a fixed data set."""
+    if not preset.algorithm.replays_transitions:
+        raise SettingError(
+            f"{preset.name} needs an environment: bc, cql, iql, td3-bc and the algorithms with a replay memory learn "
+            "from a data set."
+        )
+
+
+def load_datasets(paths: Sequence[str]) -> Dataset:
+    """One data set, or several of the same spaces as one."""
+    sets = [load_dataset(path) for path in paths]
+    return sets[0] if len(sets) == 1 else mix(sets, [data.transitions for data in sets], 0)
+
+
+def _inert_id(env_id: str | None) -> str:
+    """The id that a data set names, if it can be made without importing a module of its; else ''."""
+    return env_id if env_id is not None and env_id in gym.registry else ""
+
+
+def _whole(name: str, value: Any, default: int) -> int:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != value // 1:
+        raise SettingError(f"{name}={value!r} must be a whole number of at least 1.")
+    return int(value)
+
+
+def _policy_defaults(policy: str, recurrent: bool) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    if recurrent or "Lstm" in policy:
+        out["cell"] = "lstm"
+    if policy.startswith("Cnn"):
+        out["cnn"] = True
+    return out

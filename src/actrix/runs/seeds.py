@@ -1,0 +1,153 @@
+"""Many seeds, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actrix.files import atomic
+from actrix.loops.interrupt import StopRequest
+from actrix.runs.config import RunConfig
+from actrix.runs.folder import OUTPUT, evaluated_steps
+from actrix.runs.session import EXIT_INTERRUPTED, Session
+from actrix.show.display import Display
+from actrix.show.log import STEP, read_metrics
+
+ORPHAN_SECONDS = 60.0
+"""How long a seed's process waits for that of a killed parent to end."""
+STOP_SECONDS = 60.0
+"""How long the processes of a stopped run may take to write their checkpoints."""
+
+
+class SeedError(RuntimeError):
+    """The process of a seed failed."""
+
+
+def train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], session: Session) -> bool:
+    """One process per seed, as many at a time as there are cores; their logs show the progress.
+
+    Returns False if it was asked to stop. The processes have sessions of their own, so that Ctrl-C reaches
+    them once, through this one.
+    """
+    waiting, ended = list(pairs), []
+    if session.resumed:
+        waiting = [(path, seed) for path, seed in pairs if evaluated_steps(path) < config.n_timesteps]
+    for path, _ in waiting:
+        atomic.check_regular(path / OUTPUT)
+    running: Running = {}
+    begun: dict[int, int] = {}  # where this session's lines begin in the log
+    shown, seeds = False if session.quiet else None, [seed for _, seed in pairs]
+    try:
+        with (
+            StopRequest() as stop,
+            Display(config.n_timesteps, config.title, enabled=shown, seeds=seeds) as display,
+        ):
+            while waiting or running:
+                if stop.requested:
+                    display.message("interrupted: saving checkpoints")
+                    ended += stop_all(running)
+                    break
+                while waiting and len(running) < (os.cpu_count() or 1):
+                    path, seed = waiting.pop(0)
+                    log = open(path / OUTPUT, "ab")  # noqa: SIM115
+                    begun[seed] = log.tell()
+                    running[seed] = (_child(path, log, session), path, log)
+                time.sleep(0.3)
+                ended += _ended(running, display)
+    except BaseException:
+        stop_all(running)
+        raise
+    _refuse_failures(ended, begun, stop.requested)
+    return not waiting and not any(code for _, _, code in ended)
+
+
+Running = dict[int, tuple[subprocess.Popen, Path, Any]]
+"""Seed → its process, folder and log."""
+
+
+def _child(path: Path, log: Any, session: Session) -> subprocess.Popen:
+    """The process of one seed; its input is a pipe whose end tells it that this process is gone."""
+    program = [sys.executable, "-X", "faulthandler", "-m", "actrix"]  # a crash leaves its traces in the log
+    seconds = str(session.checkpoint_seconds)
+    command = [*program, "train-folder", "--quiet", "--follow", "--checkpoint-seconds", seconds]
+    return subprocess.Popen(
+        [*command, *(["--resume"] if session.resumed else []), str(path)],
+        stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def _ended(running: Running, display: Display) -> list[tuple[int, Path, int]]:
+    """Show how far each is; take out those that ended: (seed, folder, exit code)."""
+    ended = []
+    for seed, (child, path, log) in list(running.items()):
+        _show_progress(display, path, seed)
+        if child.poll() is not None:
+            log.close()
+            _close_input(child)
+            del running[seed]
+            ended.append((seed, path, child.returncode))
+    return ended
+
+
+def _refuse_failures(ended: Sequence[tuple[int, Path, int]], begun: dict[int, int], stopped: bool) -> None:
+    """Raise SeedError with the last line of the first process that failed."""
+    # Who is stopped before it trains, or in its final evaluation, has nothing to save and ends by the signal.
+    fine = (0, EXIT_INTERRUPTED, -signal.SIGTERM) if stopped else (0,)
+    failed = [(seed, path, code) for seed, path, code in ended if code not in fine]
+    if not failed:
+        return
+    seed, path, code = failed[0]
+    with open(path / OUTPUT, "rb") as output:
+        output.seek(begun[seed])
+        lines = output.read().decode(errors="replace").strip().splitlines()
+    more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    hint = f"; go on from the checkpoints with: actrix resume {path.parent}" if stopped else ""
+    raise SeedError(
+        f"seed {seed}{more} failed with exit code {code}: {lines[-1] if lines else 'no output'}{hint}"
+    )
+
+
+def stop_all(running: Running) -> list[tuple[int, Path, int]]:
+    """Ask each once to save a checkpoint and end, kill what has not ended in time; (seed, folder, exit code)."""
+    for child, _, _ in running.values():
+        child.terminate()
+    end = time.monotonic() + STOP_SECONDS
+    ended = []
+    for seed, (child, path, log) in running.items():
+        try:
+            child.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            log.write(
+                f"killed: it had not saved a checkpoint {STOP_SECONDS:g} s after it was asked to stop\n".encode()
+            )
+        log.close()
+        _close_input(child)
+        ended.append((seed, path, child.returncode))
+    return ended
+
+
+def _close_input(child: subprocess.Popen) -> None:
+    """The end of a pipe whose closing tells the child that this process is gone."""
+    if child.stdin is not None:
+        child.stdin.close()
+
+
+def _show_progress(display: Display, path: Path, seed: int) -> None:
+    try:
+        metrics = read_metrics(path)
+    except (OSError, ValueError):
+        return
+    if STEP not in metrics or not len(metrics[STEP]):
+        return
+    last = {k: float(v[-1]) for k, v in metrics.items() if not np.isnan(v[-1])}
+    display.update(int(metrics[STEP][-1]), last, seed=seed)

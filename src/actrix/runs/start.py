@@ -1,0 +1,276 @@
+"""A run from its start, or its interruption, to its final evaluation and its curve."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from actrix.algorithms.settings import SettingError
+from actrix.core.contract import Algorithm
+from actrix.data.datasets.dataset import Dataset, check_spaces
+from actrix.envs.base import HostEnv
+from actrix.envs.build import check_inert
+from actrix.files import atomic, checkpoint
+from actrix.files.lock import RunLock
+from actrix.loops.evaluate import check_same_spaces, evaluate, evaluation_env
+from actrix.loops.train import SeedRun
+from actrix.model import Model
+from actrix.runs.config import RunConfig, RunError, load_datasets, resolve
+from actrix.runs.folder import (
+    CURVE,
+    EVALUATION,
+    config_json,
+    evaluated_steps,
+    evaluation,
+    load_config,
+    noted,
+    refuse_taken,
+    seed_folders,
+)
+from actrix.runs.seeds import ORPHAN_SECONDS, train_in_processes
+from actrix.runs.session import (
+    CHECKPOINT_SECONDS,
+    EVAL_EPISODES,
+    Session,
+    check_identity,
+    identity_of,
+    make_env,
+    train_here,
+)
+from actrix.show.log import Logger
+from actrix.show.plot import plot_run
+from actrix.show.stats import Summary, summarize
+
+
+def start(
+    config: RunConfig,
+    folder: Path,
+    *,
+    quiet: bool = False,
+    verbose: int = 0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Results:
+    """Train into a new folder; RunError if it exists."""
+    refuse_taken(folder)
+    _check(config)  # before anything is written
+    folder.mkdir(parents=True, exist_ok=True)
+    with RunLock(folder):
+        refuse_taken(folder)  # by a run that began, and may have ended, meanwhile
+        for path, seed in seed_folders(folder, config):
+            path.mkdir(parents=True, exist_ok=True)
+            atomic.write_json(path / "config.json", config_json(dataclasses.replace(config, seeds=(seed,))))
+        atomic.write_json(folder / "config.json", config_json(config))
+        session = Session(quiet=quiet, verbose=verbose, checkpoint_seconds=checkpoint_seconds)
+        return _train(config, folder, session)
+
+
+def _check(config: RunConfig) -> None:
+    """Build what may refuse, once: the environment, the learner."""
+    algorithm = config.build()
+    if config.dataset:
+        data = load_datasets(config.dataset)
+        if config.env_id:
+            _evaluates(config, data)
+        algorithm.check(data.spec, 1)
+        return
+    env = make_env(config, config.seeds[0])
+    try:
+        algorithm.check(env.spec, config.n_envs)
+        algorithm.check_budget(config.n_timesteps, config.n_envs)
+        algorithm.check_run(env.spec, config.n_timesteps, config.n_envs)
+        try:
+            _small(algorithm, config.n_envs).init(jax.random.key(0), env.spec, config.n_envs)
+        except (TypeError, ValueError) as error:
+            network = config.settings.get("policy_kwargs")
+            given = f" with policy_kwargs={network}" if network else ""
+            raise SettingError(f"the learner cannot be built{given}: {error}") from error
+    finally:
+        if isinstance(env, HostEnv):
+            env.close()
+
+
+def _small(algorithm: Algorithm, num_envs: int) -> Any:
+    """The algorithm with as little room for transitions as it takes: a learner of it costs next to nothing."""
+    data = algorithm.data
+    if not hasattr(data, "buffer_size"):
+        return algorithm
+    least = max(num_envs, getattr(data, "batch_size", None) or 1)  # None: the whole of a chunk
+    return dataclasses.replace(
+        algorithm, data=dataclasses.replace(data, buffer_size=min(data.buffer_size, least))
+    )
+
+
+def _evaluates(config: RunConfig, data: Dataset) -> None:
+    """Raise ValueError unless the environment that will evaluate has the data set's spaces."""
+    env = evaluation_env(config.env_id, 1, config.env_kwargs or None)
+    try:
+        check_spaces(data, env.spec)
+    finally:
+        env.close()
+
+
+def resume(
+    folder: Path,
+    *,
+    steps: int | None = None,
+    env_id: str | None = None,
+    quiet: bool = False,
+    verbose: int = 0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Results:
+    """Go on from the newest checkpoint of every seed to the configured (or a larger) number of steps.
+
+    The result is that of the run without the interruption, bit for bit, in the compiled loop and where the host loop's
+    environments can be restored; otherwise new episodes start, from seeds that depend on the run's seed and on how
+    often that happened. A seed that was killed before its first checkpoint begins anew, which comes to the same.
+    """
+    config = load_config(folder)
+    with RunLock(folder):
+        return _resume(config, folder, steps, env_id, Session(True, quiet, verbose, checkpoint_seconds))
+
+
+def _resume(
+    config: RunConfig, folder: Path, steps: int | None, env_id: str | None, session: Session
+) -> Results:
+    if env_id is None:
+        check_inert(config.env_id)
+    elif env_id != config.env_id:
+        raise RunError(f"--env {env_id}: this run trains on {config.env_id}.")
+    if steps is not None:
+        if steps < config.n_timesteps:
+            raise RunError(f"--steps {steps} is less than the {config.n_timesteps} of this run.")
+        config = dataclasses.replace(config, n_timesteps=steps)
+    checkpoint.remove_leftovers(folder)  # of who was killed while writing what concerns all seeds
+    pairs = seed_folders(folder, config)
+    done = [evaluated_steps(path) for path, _ in pairs]
+    ahead = done[:1] if together(config) else done  # seeds in one program stop together, at the first one's
+    if min(done) >= 0 and min(ahead) >= config.n_timesteps and (folder / CURVE).exists():
+        raise RunError(
+            f"{folder} has already finished its {config.n_timesteps} steps: go on with a larger --steps."
+        )
+    for path, seed in pairs:  # before anything is written
+        if (meta := checkpoint.newest_meta(path / "checkpoints")) is not None:
+            check_identity(SeedRun(seed, folder=path, identity=identity_of(config)), meta)
+    for path, seed in pairs if len(pairs) > 1 else []:
+        own = dataclasses.replace(config, seeds=(seed,))
+        # Also without --steps: an earlier resume may have been killed between two of these writes.
+        if not (path / "config.json").exists() or load_config(path) != own:
+            path.mkdir(exist_ok=True)
+            atomic.write_json(path / "config.json", config_json(own))
+    if steps is not None:  # last: it is what the next resume goes by
+        atomic.write_json(folder / "config.json", config_json(config))
+    return _train(config, folder, session)
+
+
+@dataclasses.dataclass
+class Results:
+    """What a run came to."""
+
+    folder: Path
+    config: RunConfig
+    returns: dict[int, np.ndarray]
+    """Seed → returns of the final evaluation's episodes."""
+    seconds: float
+    finished: bool = True
+
+    @property
+    def summary(self) -> Summary:
+        """Mean or interquartile mean of the final returns, with its spread."""
+        return summarize(self.returns)
+
+
+def _train(config: RunConfig, folder: Path, session: Session) -> Results:
+    begun = time.monotonic()
+    pairs = seed_folders(folder, config)
+    if len(pairs) > 1 and not together(config):
+        finished = train_in_processes(config, pairs, session)
+    else:
+        finished = train_here(config, pairs, session)
+    if not finished:
+        return Results(folder, config, {}, time.monotonic() - begun, finished=False)
+    returns = {}
+    for path, seed in pairs if config.env_id else []:
+        if evaluated_steps(path) >= 0:  # by the seed's own process, or before an interruption
+            returns[seed] = evaluation(path)[1]
+        else:
+            returns[seed] = final_evaluation(path, seed)
+    plot_run([path for path, _ in pairs] if len(pairs) > 1 else folder, folder / CURVE)
+    return Results(folder, config, returns, time.monotonic() - begun)
+
+
+def together(config: RunConfig) -> bool:
+    """Whether several seeds train in one program: compiled, and without a replay memory, which that would copy."""
+    return config.backend == "jax" and not config.build().remembers
+
+
+def final_evaluation(path: Path, seed: int, episodes: int = EVAL_EPISODES) -> np.ndarray:
+    """Evaluate a seed's final policy, note it in `evaluation.json` and as the last row of its metrics."""
+    model = Model.load(path)
+    returns, lengths = evaluate_model(model, episodes, seed, env_id=model.env_id)
+    if not noted(path, model.run.steps):
+        with Logger(path, tensorboard=path, resume_step=model.run.steps) as logger:
+            logger.record("eval/mean_reward", float(np.mean(returns)))
+            logger.record("eval/mean_ep_length", float(np.mean(lengths)))
+            logger.dump(model.run.steps)
+    # Last, as it says that all of this is done.
+    atomic.write_json(
+        path / EVALUATION,
+        {"episodes": episodes, "deterministic": True, "returns": returns.tolist(), "lengths": lengths.tolist(),
+         "num_timesteps": model.run.steps},
+    )  # fmt: skip
+    return returns
+
+
+def evaluate_model(
+    model: Model, episodes: int, seed: int | None, deterministic: bool = True, env_id: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fresh episodes on Gymnasium's own environment, whatever trained. The seeds differ from the training's.
+
+    `env_id` None takes the model's; one that would import a module is refused unless it is given here.
+    """
+    env = evaluation_env(model_env_id(model, env_id), episodes, model.env_kwargs)
+    try:
+        check_same_spaces(model._known_spec(), env)
+        return evaluate(model.policy, env, episodes, deterministic, None if seed is None else seed + 10**6)
+    finally:
+        env.close()
+
+
+def model_env_id(model: Model, env_id: str | None = None) -> str:
+    """The environment to play a loaded model in: the one the user names, else the file's own, if it is inert."""
+    if env_id is not None:
+        return env_id
+    check_inert(model.env_id)
+    if model.env_id is None:
+        raise RunError("the model does not know its environment's id: give --env ID.")
+    return model.env_id
+
+
+def train_folder(folder: Path, session: Session) -> Results:
+    """Train the run that a folder's `config.json` describes (the worker of a many-seed run)."""
+    # Another parent may just have been killed: its workers save what they have and end.
+    with RunLock(folder, patience=ORPHAN_SECONDS):
+        return _train(load_config(folder), folder, session)
+
+
+def train_seeds(
+    algorithm: str,
+    env_id: str,
+    seeds: Sequence[int],
+    total_timesteps: int,
+    folder: str | os.PathLike,
+    **kwargs: Any,
+) -> Results:
+    """`actrix train ALGORITHM ENV --seeds …` from Python: several seeds at once, with statistics and one plot.
+
+    `kwargs` are those of `resolve`. Where a host environment trains, each seed runs in a process of its own.
+    """
+    config = resolve(algorithm, env_id, seeds=seeds, steps=total_timesteps, **kwargs)
+    return start(config, Path(folder), quiet=True)

@@ -1,0 +1,399 @@
+"""Training metrics: `metrics.csv`, TensorBoard events and a table on the terminal, under SB3's tags.
+
+The tags are those of Stable-Baselines3: `rollout/ep_rew_mean`, `rollout/ep_len_mean`, `time/fps`,
+`time/iterations`, `time/time_elapsed`, `time/total_timesteps`, `train/approx_kl`, `train/clip_fraction`,
+`train/explained_variance`, `train/entropy_loss`, `train/value_loss`, `train/policy_gradient_loss`,
+`train/loss`, `train/learning_rate`, `train/n_updates`, `eval/mean_reward`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import math
+import os
+import secrets
+import socket
+import struct
+import time
+import weakref
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actrix.files import atomic
+
+METRICS = "metrics.csv"
+STEP = "time/total_timesteps"
+OUTPUTS = ("csv", "tensorboard", "stdout")
+
+
+class Logger:
+    """Collects scalars with `record` and writes them as one row with `dump`.
+
+    Args:
+        folder: where `metrics.csv` goes; None writes none.
+        tensorboard: folder of a TensorBoard event file, one per log: continuing goes on with the newest that
+            is there; None writes none.
+        verbose: 1 or more prints a table at each `dump`.
+        resume_step: continue an existing log from this environment step: a torn last row and rows with a
+            later `time/total_timesteps` are removed. None starts a new log.
+
+    Raises:
+        FileExistsError: `metrics.csv` is already there and `resume_step` is None.
+        ValueError: the log to continue has no `time/total_timesteps` column, or is no regular file.
+        OSError: the folder cannot be written, or, from `dump`, the disk is full; the file then ends at its
+            last full row.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike | None = None,
+        tensorboard: str | os.PathLike | None = None,
+        verbose: int = 0,
+        resume_step: int | None = None,
+    ):
+        self._values: dict[str, float | int] = {}
+        self._means: dict[str, tuple[float, int]] = {}
+        self._excluded: dict[str, frozenset[str]] = {}
+        self._verbose = verbose
+        self._csv = _Csv(Path(folder) / METRICS, resume_step) if folder is not None else None
+        self._tensorboard: _Events | None = None
+        if tensorboard is not None:
+            try:
+                self._tensorboard = _Events(Path(tensorboard), resume_step)
+            except BaseException:
+                if self._csv is not None:
+                    self._csv.file.close()
+                raise
+
+    def record(self, key: str, value: Any, exclude: str | Iterable[str] | None = None) -> None:
+        """Set `key` in the next row to a number (Python, NumPy or JAX scalar); the last value counts.
+
+        NaN marks a value that is not known: an empty cell. `exclude` names outputs that leave the key out,
+        of "csv", "tensorboard", "stdout". Raises `TypeError` for anything but one real number, `ValueError`
+        for an empty key or one with control characters, or an unknown output.
+        """
+        self._values[_key(key)] = _scalar(key, value)
+        self._means.pop(key, None)
+        self._exclude(key, exclude)
+
+    def record_mean(self, key: str, value: Any, exclude: str | Iterable[str] | None = None) -> None:
+        """As `record`, but several calls before a `dump` are averaged; NaN is left out of the average."""
+        number = float(_scalar(key, value))
+        total, count = self._means.get(_key(key), (0.0, 0))
+        if not math.isnan(number):
+            total, count = total + number, count + 1
+        self._means[key] = (total, count)
+        self._values[key] = total / count if count else math.nan
+        self._exclude(key, exclude)
+
+    @property
+    def values(self) -> dict[str, float | int]:
+        """A copy of what is recorded since the last `dump`."""
+        return dict(self._values)
+
+    def dump(self, step: int) -> dict[str, float | int]:
+        """Write what is recorded as the row of environment step `step`, clear it and return it.
+
+        `time/total_timesteps` is set to `step`. The row is with the operating system when this returns, so a
+        killed process loses at most the row it was writing.
+        """
+        row: dict[str, float | int] = {STEP: int(step)} | self._values
+        row[STEP] = int(step)
+        excluded = self._excluded
+        self._values, self._means, self._excluded = {}, {}, {}
+
+        def part(output: str) -> dict[str, float | int]:
+            return {k: v for k, v in row.items() if output not in excluded.get(k, ())}
+
+        if self._csv is not None:
+            self._csv.write(part("csv") | {STEP: int(step)})
+        if self._tensorboard is not None:
+            self._tensorboard.write(part("tensorboard"), int(step))
+        if self._verbose >= 1:
+            print(table(part("stdout")), flush=True)
+        return row
+
+    def sync(self) -> None:
+        """Force all rows to disk, to survive a power cut; call it with each checkpoint."""
+        if self._csv is not None:
+            self._csv.sync()
+        if self._tensorboard is not None:
+            self._tensorboard.sync()
+
+    def close(self) -> None:
+        """Finish and close all files; a second call does nothing."""
+        files = [file for file in (self._csv, self._tensorboard) if file is not None]
+        self._csv = self._tensorboard = None
+        with contextlib.ExitStack() as stack:  # the second, too, where the first fails
+            for file in files:
+                stack.callback(file.close)
+
+    def __enter__(self) -> Logger:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _exclude(self, key: str, exclude: str | Iterable[str] | None) -> None:
+        names = frozenset([exclude] if isinstance(exclude, str) else exclude or ())
+        if not names <= set(OUTPUTS):
+            raise ValueError(f"exclude={exclude!r}: outputs are {', '.join(OUTPUTS)}")
+        self._excluded[key] = names
+
+
+class _Growing:
+    """A file that grows by whole pieces; what does not fit on the disk leaves it as it was."""
+
+    path: Path
+    file: io.FileIO
+
+    def _append(self, data: bytes) -> None:
+        end = os.fstat(self.file.fileno()).st_size
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[self.file.write(left) or 0 :]
+        except OSError as error:
+            self.file.truncate(end)
+            error.filename = str(self.path)
+            raise
+
+    def sync(self) -> None:
+        with atomic.naming(self.path):
+            os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        try:
+            self.sync()
+        finally:
+            self.file.close()
+
+
+class _Csv(_Growing):
+    """A CSV file of numbers that grows by whole rows; a new column rewrites it atomically."""
+
+    def __init__(self, path: Path, resume_step: int | None):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.check_regular(path)
+        self.columns: list[str] = []
+        if resume_step is None:
+            # "x": a run's log is never silently replaced.
+            try:
+                io.FileIO(path, "x").close()
+            except FileExistsError:
+                raise FileExistsError(
+                    f"{path} exists: pass resume_step to continue it, or another folder for a new run"
+                ) from None
+        elif path.exists():
+            data = path.read_bytes()
+            self.columns, rows = _parse(data)
+            if self.columns and STEP not in self.columns:
+                raise ValueError(f"{path} has no column {STEP}: it cannot be continued")
+            kept = [
+                r
+                for r in rows
+                if bool(r[self.columns.index(STEP)]) and float(r[self.columns.index(STEP)]) <= resume_step
+            ]
+            repaired = _lines([self.columns, *kept]) if self.columns else b""
+            if repaired != data:
+                atomic.write_bytes(path, repaired)
+        self.file = io.FileIO(path, "a")
+
+    def write(self, row: Mapping[str, float | int]) -> None:
+        new = [k for k in row if k not in self.columns]
+        if new:
+            self._widen(new)
+        cells = [_cell(row[k]) if k in row else "" for k in self.columns]
+        self._append(_lines([cells]))
+
+    def _widen(self, new: list[str]) -> None:
+        if not self.columns:
+            self._append(_lines([new]))
+            self.columns = list(new)
+            return
+        columns, rows = _parse(self.path.read_bytes())
+        wider = [columns + new, *(r + [""] * len(new) for r in rows)]
+        self.file.close()
+        try:
+            atomic.write_bytes(self.path, _lines(wider))
+            self.columns = wider[0]
+        finally:
+            self.file = io.FileIO(self.path, "a")
+
+
+class _Events(_Growing):
+    """A TensorBoard event file: records of a length, its checksum, a protocol buffer, its checksum.
+
+    Not tensorboardX's writer, which begins a new file each time, from a thread that a kill finds behind.
+    """
+
+    def __init__(self, folder: Path, resume_step: int | None):
+        folder.mkdir(parents=True, exist_ok=True)
+        old = [] if resume_step is None else sorted(folder.glob("events.out.tfevents.*"))
+        # Random, as two files may be begun in the same second.
+        stamp = f"{int(time.time()):010d}.{socket.gethostname()}.{secrets.token_hex(4)}"
+        self.path = old[-1] if old else folder / f"events.out.tfevents.{stamp}"
+        atomic.check_regular(self.path)
+        self.file = io.FileIO(self.path, "a")
+        weakref.finalize(
+            self, self.file.close
+        )  # a model's log stays open after `learn`, and nobody need close it
+        try:
+            size, whole = os.fstat(self.file.fileno()).st_size, _whole_records(self.path)
+            if whole < size:
+                self.file.truncate(whole)
+            if not whole:
+                self._write(file_version="brain.Event:2")
+            if resume_step is not None:
+                # TensorBoard hides earlier events at and after this step.
+                self._write(step=resume_step + 1, session_log={"status": 1})
+        except BaseException:
+            self.file.close()
+            raise
+
+    def write(self, row: Mapping[str, float | int], step: int) -> None:
+        from tensorboardX.summary import scalar
+
+        summary: Any = {"value": [v for k, x in row.items() if math.isfinite(x) for v in scalar(k, x).value]}
+        self._write(step=step, summary=summary)
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import masked_crc32c
+
+        data = Event(wall_time=time.time(), **fields).SerializeToString()
+        size = struct.pack("<Q", len(data))
+        sums = (struct.pack("<I", masked_crc32c(x)) for x in (size, data))
+        self._append(b"".join([size, next(sums), data, next(sums)]))
+
+
+def _whole_records(path: Path) -> int:
+    """Bytes of an event file up to its first record that a crash tore."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    intact = lambda data, checksum: struct.pack("<I", masked_crc32c(data)) == checksum
+    end, size = 0, path.stat().st_size
+    with open(path, "rb") as file:
+        while len(head := file.read(12)) == 12 and intact(head[:8], head[8:]):
+            after = end + 16 + struct.unpack("<Q", head[:8])[0]
+            if after > size:
+                break
+            # A power cut may have left zeros in the last one.
+            if after == size and not intact(file.read(after - end - 16), file.read(4)):
+                break
+            end = after
+            file.seek(end)
+    return end
+
+
+def read_metrics(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The columns of a `metrics.csv`, as float64 arrays of one length; empty cells are NaN.
+
+    Reads a file that is being written: an unfinished last line, or a line torn by a crash, is left out.
+
+    Args:
+        path: the file, or the run folder that holds it.
+    Raises: `FileNotFoundError`.
+    """
+    path = Path(path)
+    columns, rows = _parse((path / METRICS if path.is_dir() else path).read_bytes())
+    values = np.array([[float(c or "nan") for c in r] for r in rows]).reshape(len(rows), len(columns))
+    return {name: values[:, i].copy() for i, name in enumerate(columns)}
+
+
+def table(values: Mapping[str, float | int]) -> str:
+    """The boxed table that SB3 prints: keys grouped by what stands before their first slash."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for key in sorted(values):
+        group, _, name = key.rpartition("/") if key.count("/") <= 1 else key.partition("/")
+        groups.setdefault(group, []).append((printable(name), format_value(values[key])))
+    lines = []
+    for group, items in groups.items():
+        if group:
+            lines.append((printable(group) + "/", ""))
+        lines += [("   " + name if group else name, value) for name, value in items]
+    wide = max((len(k) for k, _ in lines), default=0)
+    narrow = max((len(v) for _, v in lines), default=0)
+    rule = "-" * (wide + narrow + 7)
+    return "\n".join([rule, *(f"| {k:<{wide}} | {v:<{narrow}} |" for k, v in lines), rule])
+
+
+def format_value(value: float | int) -> str:
+    """A number in few characters: three significant digits, whole above a thousand, a dash for NaN."""
+    if isinstance(value, int | np.integer):
+        return str(value)
+    if math.isnan(value):
+        return "-"
+    if 1000 <= abs(value) < 1e7:
+        return f"{value:.0f}"
+    return f"{value:.3g}"
+
+
+def human(count: float) -> str:
+    """A count in at most three significant digits: 950, 41.2k, 200k, 1M, 1.05M."""
+    for unit, size in [("G", 1e9), ("M", 1e6), ("k", 1e3)]:
+        # Rounded first, so that 999,999 is 1M and not 1000k.
+        if abs(float(f"{count:.3g}")) >= size:
+            return f"{float(f'{count:.3g}') / size:g}{unit}"
+    return f"{count:.3g}"
+
+
+def printable(text: str) -> str:
+    """`text` with control and other unprintable characters escaped, safe to send to a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _key(key: str) -> str:
+    if not isinstance(key, str) or not key or not key.isprintable():
+        raise ValueError(f"a metric's name must be printable text, got {key!r}")
+    return key
+
+
+def _scalar(key: str, value: Any) -> float | int:
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    array = np.asarray(value)
+    # JAX's bfloat16 and float8 have kind "V".
+    if array.size != 1 or array.dtype.kind not in "biufV" or array.dtype.fields:
+        raise TypeError(f"metric {key!r} must be one real number, got {value!r:.80}")
+    number = array.reshape(())[()]
+    if array.dtype.kind in "biu":
+        return int(number)
+    # The shortest text of a float32 (0.1), not its float64 expansion (0.10000000149011612).
+    return float(str(number)) if array.dtype == np.float32 else float(number)
+
+
+def _cell(value: float | int) -> str:
+    return "" if math.isnan(value) else repr(value)
+
+
+def _lines(rows: Iterable[Iterable[str]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def _parse(data: bytes) -> tuple[list[str], list[list[str]]]:
+    """Header and whole rows of numbers; without a final newline a line may be cut, so it does not count."""
+    lines = data.decode(errors="replace").split("\n")[:-1]
+    if not lines:
+        return [], []
+    columns = next(csv.reader([lines[0]]), [])
+    rows = [line.rstrip("\r").split(",") for line in lines[1:]]
+    return columns, [r for r in rows if len(r) == len(columns) and all(map(_number, r))]
+
+
+def _number(cell: str) -> bool:
+    try:
+        float(cell or 0)
+    except ValueError:
+        return False
+    return True

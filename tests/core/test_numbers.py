@@ -1,0 +1,104 @@
+"""Settings that are numbers are read from the training state: another one needs no other program."""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from actrix.algorithms.learn import Composition
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
+from actrix.core.numbers import numbers_of, same_program, with_numbers
+from actrix.loops.compiled import CompiledRunner
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "algorithms"))
+from helpers import NUM_ENVS, probes, small
+
+COMPOSED = {name: p.algorithm for name, p in PRESETS.items() if isinstance(p.algorithm, Composition)}
+OTHER = {
+    "ppo": dict(learning_rate=1e-4, gamma=0.9, gae_lambda=0.5, clip_range=0.05, ent_coef=0.1, vf_coef=0.1,
+                max_grad_norm=0.05),
+    "dqn": dict(learning_rate=1e-4, gamma=0.9, tau=0.5, exploration_final_eps=0.5),
+    "td3": dict(learning_rate=1e-4, gamma=0.9, tau=0.5, target_policy_noise=0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_numbers_go_out_and_come_back(name):
+    algorithm = COMPOSED[name]
+    numbers = numbers_of(algorithm)
+    assert {"gamma", "fit.learning_rate"} <= {path.removesuffix(".initial") for path in numbers}
+    assert with_numbers(algorithm, numbers) == algorithm
+    assert same_program(algorithm, with_numbers(algorithm, {path: x + 1 for path, x in numbers.items()}))
+
+
+def test_what_is_another_program():
+    ppo = COMPOSED["ppo"]
+    assert same_program(ppo, configure(ppo, {"learning_rate": 0.1}))
+    for change in (
+        {"n_steps": 64}, {"ref_kl_coef": 0.1}, {"learning_rate": "lin_0.1"}, {"max_grad_norm": None},
+        {"policy_kwargs": {"net_arch": [8]}}, {"clip_obs": 5.0}, {"clip_range_vf": 0.2},
+    ):  # fmt: skip
+        assert not same_program(ppo, configure(ppo, change)), change
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_other_numbers_from_the_next_update_on_compile_nothing(name):
+    """As if the run had begun with them, bit for bit; and each of them matters."""
+    algorithm = small(COMPOSED[name])
+    env, updates = probes(algorithm), 8
+    one = CompiledRunner(algorithm, env, NUM_ENVS, [0])
+    one.warm()
+
+    def learned(runner, numbers):
+        runner.state = runner._stack([runner._initial(0, None)])
+        runner.set_training(total_steps=1e4, numbers=numbers)
+        runner.warm()
+        runner.advance(updates)
+        return [np.asarray(x) for x in jax.tree.leaves(runner.actings)]
+
+    plain = learned(one, numbers_of(algorithm))
+    for key, value in OTHER[name].items():
+        changed = configure(algorithm, {key: value})
+        assert any(
+            not np.array_equal(a, b) for a, b in zip(learned(one, numbers_of(changed)), plain, strict=True)
+        ), key
+    changed = configure(algorithm, OTHER[name])
+    found = learned(one, numbers_of(changed))
+    assert one._segment._cache_size() == 1
+    fresh = CompiledRunner(changed, env, NUM_ENVS, [0])
+    for a, b in zip(found, learned(fresh, numbers_of(changed)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        (
+            "ppo",
+            dict(
+                clip_range_vf=0.2,
+                target_kl=0.1,
+                ref_kl_coef=0.1,
+                critic_learning_rate=0.1,
+                n_critic_updates=1,
+            ),
+        ),
+        ("sac", dict(ent_coef=0.1)),
+        ("discrete-sac", dict(target_entropy=0.1)),
+        ("td3-bc", dict(bc_alpha=1.0)),
+        ("dqn", dict(priority_beta="lin_0.4_1.0", prioritized=True, max_grad_norm=None)),
+    ],
+)
+def test_numbers_that_are_off_in_the_presets(name, settings):
+    """A few updates of what no preset has."""
+    algorithm = configure(small(COMPOSED[name]), settings)
+    assert {key for key in settings if isinstance(settings[key], float)} <= {
+        path.rpartition(".")[2] for path in numbers_of(algorithm)
+    } | {"ref_kl_coef"}
+    runner = CompiledRunner(algorithm, probes(algorithm), NUM_ENVS, [0])
+    runner.warm()
+    runner.advance(2)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(runner.actings))

@@ -54,7 +54,7 @@ class StopRequest:
     def _swallowed(self, what: Any) -> None:
         """Python ignores what a finaliser or a callback of the garbage collector raises: an abort comes again."""
         if isinstance(what.exc_value, KeyboardInterrupt):
-            threading.Timer(0.01, signal.raise_signal, (signal.SIGINT,)).start()
+            threading.Timer(0.01, _interrupt_main).start()
         else:
             self._hook(what)
 
@@ -64,3 +64,10 @@ class StopRequest:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.raise_signal(signal.SIGTERM)
         raise KeyboardInterrupt
+
+
+def _interrupt_main() -> None:
+    if hasattr(signal, "pthread_kill"):  # wakes the main thread where it waits
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        signal.raise_signal(signal.SIGINT)

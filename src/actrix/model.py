@@ -38,6 +38,7 @@ from actrix.loops.runner import Runner
 from actrix.loops.stepping import host_runner
 from actrix.loops.train import SeedRun, kept, save_checkpoints, train
 from actrix.predict import predict
+from actrix.settable import Settable
 from actrix.show.display import Display
 from actrix.show.log import Logger
 
@@ -79,7 +80,7 @@ class _class_only(classmethod):
         return super().__get__(None, owner)
 
 
-class Model:
+class Model(Settable):
     """An algorithm, an environment and what was learned. Subclasses only name a preset.
 
     Args:

@@ -6,12 +6,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.interpreters import partial_eval
 
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.presets import PRESETS
 from actrix.algorithms.settings import configure
 from actrix.core.numbers import numbers_of, same_program, with_numbers
-from actrix.loops.compiled import CompiledRunner
+from actrix.loops.compiled import CompiledRunner, collect
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "algorithms"))
 from helpers import NUM_ENVS, probes, small
@@ -102,3 +103,34 @@ def test_numbers_that_are_off_in_the_presets(name, settings):
     runner.warm()
     runner.advance(2)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(runner.actings))
+
+
+OFF = {
+    "clip_reward": "normalize_reward is off", "data.priority_beta": "prioritized is off",
+    "fit.critic_learning_rate": "n_critic_updates is 0", "fit.optimizer_beta1": "optimizer is rmsprop",
+    "critic.tau": "there is no target network",
+}  # fmt: skip
+"""Numbers that may do nothing, because another setting is as it is."""
+FEW = ("vpg", "ppo-kl", "trpo", "acer", "a2c", "rainbow", "pqn", "td3", "crossq")
+
+
+@pytest.mark.parametrize(
+    "name", [x if x in FEW else pytest.param(x, marks=pytest.mark.slow) for x in COMPOSED]
+)
+def test_every_number_reaches_what_is_learned(name):
+    """Else it would be taken and have no effect: it is read elsewhere, and belongs into `structural`."""
+    algorithm = small(COMPOSED[name])
+    env = probes(algorithm)
+    runner = CompiledRunner(algorithm, env, NUM_ENVS, [0])
+    one = jax.tree.map(lambda x: x[0], runner.state)
+    acting = one.learner.acting
+    fill = lambda s: collect(algorithm, acting, env, s.env, s.env_key, s.iteration_key, runner.rows)[1]
+    given = (one.learner, jax.eval_shape(fill, one))
+    learn = lambda given: algorithm.learn(*given, jax.random.key(0))
+    name_of = lambda path: jax.tree_util.keystr(path)
+    names = [name_of(path) for path, _ in jax.tree_util.tree_flatten_with_path(given)[0]]
+    out = jax.tree_util.tree_flatten_with_path(jax.eval_shape(learn, given))[0]
+    rest = [".numbers[" not in name_of(path) for path, _ in out]
+    _, used = partial_eval.dce_jaxpr(jax.make_jaxpr(learn)(given).jaxpr, rest)
+    idle = {n.split("'")[-2] for n, x in zip(names, used, strict=True) if ".numbers[" in n and not x}
+    assert idle <= set(OFF)

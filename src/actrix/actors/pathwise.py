@@ -112,6 +112,7 @@ class Deterministic(Pathwise):
 
     name: ClassVar[str] = "deterministic"
     positional: ClassVar[tuple[str, ...]] = ("noise_std",)
+    structural: ClassVar[tuple[str, ...]] = ("noise_std",)
 
     @property
     def facts(self):

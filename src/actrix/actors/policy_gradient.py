@@ -332,6 +332,7 @@ class PPOKL(PolicyGradient):
     initial_beta: float = 1.0
 
     name: ClassVar[str] = "ppo-kl"
+    structural: ClassVar[tuple[str, ...]] = ("ref_kl_coef", "initial_beta")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -25,7 +25,7 @@ from actrix.core.contract import (
 )
 from actrix.core.fields import finite, share, switch
 from actrix.core.fit import Fit
-from actrix.core.numbers import numbers_of, with_numbers
+from actrix.core.numbers import numbers_of, same_program, with_numbers
 from actrix.core.rows import Rows
 from actrix.core.schedules import evaluate
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
@@ -98,6 +98,12 @@ class Composition(Algorithm):
                 f"beside critic {self.critic.name} it takes {own.__name__.lower()} ones."
             )
 
+    def numbers(self):
+        return numbers_of(self)
+
+    def same_program(self, other):
+        return same_program(self, other)
+
     # ------------------------------------------------------------------ what the loops ask
 
     @property
@@ -153,7 +159,7 @@ class Composition(Algorithm):
         kept = Kept(self.critic.init(acting.net, params), self.actor.init(acting.net, params))
         scale = normalize.init_reward_scale(num_envs) if self.normalize_reward else None
         none = jnp.zeros((), jnp.int32)
-        numbers = {path: jnp.asarray(x, jnp.float32) for path, x in numbers_of(self).items()}
+        numbers = {path: jnp.asarray(x, jnp.float32) for path, x in self.numbers().items()}
         training = Training(own, opt, kept, numbers, scale, reference, none, **counters())
         memory = self.data.init(acting.net.head, spec, num_envs, lambda: self._record(acting, spec))
         return Learner(acting, training, memory)

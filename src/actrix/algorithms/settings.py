@@ -68,6 +68,21 @@ def setting_names(algorithm: Algorithm) -> list[str]:
     return list(dict.fromkeys([*own_fields(algorithm), *inner, *more]))
 
 
+def value_of(algorithm: Algorithm, name: str) -> Any:
+    """The value of a setting, by any of its names; KeyError where the algorithm has none such."""
+    name = _ALIASES.get(name, name)
+    if name in own_fields(algorithm):
+        return getattr(algorithm, name)
+    for part in parts_of(algorithm).values():
+        inner = words.part_fields(type(part))
+        for holder in (part, *(getattr(part, field) for field in inner)):
+            if dataclasses.is_dataclass(holder) and name in {f.name for f in dataclasses.fields(holder)} - {
+                *inner
+            }:
+                return getattr(holder, name)
+    raise KeyError(name)
+
+
 def configure(algorithm: Algorithm, settings: Mapping[str, Any]) -> Any:
     """The algorithm with flat settings applied, e.g. {'n_steps': 256, 'gae_lambda': 0.9, 'clip_range': 'lin_0.2'}.
 

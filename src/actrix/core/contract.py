@@ -50,6 +50,14 @@ class Algorithm(abc.ABC, Generic[TrainingState]):
     data: Any
     """The answer to question 3."""
 
+    def numbers(self) -> dict[str, float]:
+        """The settings that learning reads from `training.numbers`, so that they may change between two updates."""
+        return {}
+
+    def same_program(self, other: Algorithm) -> bool:
+        """Whether the other differs in nothing but such numbers."""
+        return self == other
+
     # What the loops must know of it.
 
     @property

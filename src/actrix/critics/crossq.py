@@ -38,6 +38,7 @@ class CrossQ(ActionCritics):
     """Updates of plain batch normalisation before its running statistics are trusted."""
 
     name: ClassVar[str] = "crossq"
+    structural: ClassVar[tuple[str, ...]] = ("batch_norm_momentum",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

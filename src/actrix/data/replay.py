@@ -44,6 +44,7 @@ class Replay(Data):
     name: ClassVar[str] = "replay"
     positional: ClassVar[tuple[str, ...]] = ()
     aliases: ClassVar[dict[str, str]] = {"per": "prioritized", "n": "n_steps"}
+    structural: ClassVar[tuple[str, ...]] = ("priority_alpha",)
 
     def __post_init__(self) -> None:
         if isinstance(self.train_freq, tuple | list):  # Stable-Baselines3 has (4, "step")

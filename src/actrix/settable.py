@@ -1,0 +1,54 @@
+"""Settings as attributes of a model: `model.learning_rate`, and `model.learning_rate = 1e-4` between two updates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actrix.algorithms import settings as settings_
+from actrix.core.contract import Algorithm
+from actrix.loops.runner import Runner
+
+
+class Settable:
+    """What has an algorithm and perhaps a runner that trains it."""
+
+    algorithm: Algorithm
+    runner: Runner | None
+
+    def __getattr__(self, name: str) -> Any:
+        """The setting of that name, where there is no attribute."""
+        algorithm = self.__dict__.get("algorithm")
+        if algorithm is not None and not name.startswith("_"):
+            try:
+                return settings_.value_of(algorithm, name)
+            except KeyError:
+                pass
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Another value of a setting takes effect at the next update and compiles nothing anew.
+
+        Raises SettingError for a value that is refused, AttributeError where the compiled program depends on it.
+        """
+        algorithm = self.__dict__.get("algorithm")
+        if algorithm is None or name in self.__dict__ or hasattr(type(self), name) or not self._has(name):
+            object.__setattr__(self, name, value)
+            return
+        changed = settings_.configure(algorithm, {name: value})
+        runner = self.__dict__.get("runner")
+        if runner is not None:
+            if not algorithm.same_program(changed):
+                raise AttributeError(
+                    f"{name}={value!r} needs another program than the one that trains: give it to the constructor, "
+                    f"or to {type(self).__name__}.load(…, {name}=…)."
+                )
+            runner.set_training(numbers=changed.numbers())
+            runner.algorithm = changed
+        object.__setattr__(self, "algorithm", changed)
+
+    def _has(self, name: str) -> bool:
+        try:
+            settings_.value_of(self.algorithm, name)
+        except KeyError:
+            return False
+        return True

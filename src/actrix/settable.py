@@ -30,14 +30,13 @@ class Settable:
 
         Raises SettingError for a value that is refused, AttributeError where the compiled program depends on it.
         """
-        algorithm = self.__dict__.get("algorithm")
-        if algorithm is None or name in self.__dict__ or hasattr(type(self), name) or not self._has(name):
+        if name in self.__dict__ or hasattr(type(self), name) or not hasattr(self, name):
             object.__setattr__(self, name, value)
             return
-        changed = settings_.configure(algorithm, {name: value})
+        changed = settings_.configure(self.algorithm, {name: value})
         runner = self.__dict__.get("runner")
         if runner is not None:
-            if not algorithm.same_program(changed):
+            if not self.algorithm.same_program(changed):
                 raise AttributeError(
                     f"{name}={value!r} needs another program than the one that trains: give it to the constructor, "
                     f"or to {type(self).__name__}.load(…, {name}=…)."
@@ -45,10 +44,3 @@ class Settable:
             runner.set_training(numbers=changed.numbers())
             runner.algorithm = changed
         object.__setattr__(self, "algorithm", changed)
-
-    def _has(self, name: str) -> bool:
-        try:
-            settings_.value_of(self.algorithm, name)
-        except KeyError:
-            return False
-        return True

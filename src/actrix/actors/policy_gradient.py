@@ -332,7 +332,7 @@ class PPOKL(PolicyGradient):
     initial_beta: float = 1.0
 
     name: ClassVar[str] = "ppo-kl"
-    structural: ClassVar[tuple[str, ...]] = ("ref_kl_coef", "initial_beta")
+    structural: ClassVar[tuple[str, ...]] = ("initial_beta",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -222,9 +222,7 @@ class Composition(Algorithm):
     # ------------------------------------------------------------------ learning
 
     def learn(self, learner, chunk, key):
-        return with_numbers(self, learner.training.numbers)._learn(learner, chunk, key)
-
-    def _learn(self, learner: Learner, chunk: Chunk, key: Key) -> tuple[Learner, Metrics]:
+        self = with_numbers(self, learner.training.numbers)
         bad_row = first_bad_row(chunk)
         counted = count(learner.training, chunk)
         update = Update(self, learner, counted)
@@ -251,9 +249,7 @@ class Composition(Algorithm):
     def update_offline(self, learner, key):
         if not self.data.facts.transitions:
             return super().update_offline(learner, key)
-        return with_numbers(self, learner.training.numbers)._update_offline(learner, key)
-
-    def _update_offline(self, learner: Learner, key: Key) -> tuple[Learner, Metrics]:
+        self = with_numbers(self, learner.training.numbers)
         counted = count(learner.training, ONE_STEP)
         update = Update(self, learner, counted)
         state, memory, metrics = self.data.replay(

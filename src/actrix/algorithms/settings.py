@@ -76,9 +76,7 @@ def value_of(algorithm: Algorithm, name: str) -> Any:
     for part in parts_of(algorithm).values():
         inner = words.part_fields(type(part))
         for holder in (part, *(getattr(part, field) for field in inner)):
-            if dataclasses.is_dataclass(holder) and name in {f.name for f in dataclasses.fields(holder)} - {
-                *inner
-            }:
+            if name not in inner and name in getattr(holder, "__dataclass_fields__", ()):
                 return getattr(holder, name)
     raise KeyError(name)
 

@@ -3,7 +3,7 @@
 Learning rates, coefficients and clip ranges are no part of the compiled program: `Training.numbers` holds them, so that
 they can change between two updates without a new compilation, and seeds in one program may each have their own.
 Fields whose number decides what is computed at all (a λ of 0, a penalty that is off), or which acting reads, stay in
-the program; their class names them in `structural`.
+the program; their class names them in `structural`, beside those of the classes above it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def same_program(a: Any, b: Any) -> bool:
 
 
 def _fields(part: Any, path: str) -> Iterator[tuple[str, Any]]:
-    fixed = getattr(part, "structural", ())
+    fixed = {name for cls in type(part).__mro__ for name in vars(cls).get("structural", ())}
     for f in dataclasses.fields(part):
         value = getattr(part, f.name)
         if f.name in fixed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import gymnasium as gym
 import jax
@@ -62,15 +62,19 @@ def check_action_space(space: gym.Space) -> None:
         )
 
 
+def has_goals(space: gym.Space) -> TypeGuard[spaces.Dict]:
+    """Whether these are a goal environment's observations."""
+    return isinstance(space, spaces.Dict) and set(GOAL_KEYS) <= set(space.spaces)
+
+
 def check_goals(spec: Spec) -> None:
     """Raise ValueError unless these are environments with goals, whose rewards of any goal can be had."""
     space, wanted = spec.observation_space, "hindsight needs an environment"
-    parts: dict[str, gym.Space] = space.spaces if isinstance(space, spaces.Dict) else {}
-    if not set(GOAL_KEYS) <= set(parts):
+    if not has_goals(space):
         raise ValueError(f"{wanted} that observes a Dict with {', '.join(GOAL_KEYS)}, not {space}.")
     if spec.goals is None:
         raise ValueError(f"{wanted} in this process with compute_reward(achieved_goal, desired_goal, info).")
-    two = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 2), parts["achieved_goal"].sample())
+    two = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 2), space["achieved_goal"].sample())
     shape = np.shape(spec.goals.compute_reward(two, two, {}))
     if shape != (2,):
         raise ValueError(f"{wanted} whose compute_reward takes a batch: of two goals it has shape {shape}.")

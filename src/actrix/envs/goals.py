@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from actrix.core.spaces import has_goals
 from actrix.core.types import GOAL_KEYS, Goals, PyTree, Spec
 
 
@@ -117,9 +118,7 @@ def host_goals(env: gym.Env) -> Goals | None:
     `compute_reward` takes a batch, as Gymnasium-Robotics promises; `compute_terminated` does not there (it gives one
     `bool`), so it is called row by row.
     """
-    space = env.observation_space
-    observed = set(space.spaces) if isinstance(space, spaces.Dict) else set()
-    if not set(GOAL_KEYS) <= observed or not env.has_wrapper_attr("compute_reward"):
+    if not has_goals(env.observation_space) or not env.has_wrapper_attr("compute_reward"):
         return None
     compute_reward = env.get_wrapper_attr("compute_reward")
     if not env.has_wrapper_attr("compute_terminated"):

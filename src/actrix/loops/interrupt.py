@@ -38,7 +38,9 @@ class StopRequest:
             if self._takes_over or signal.getsignal(number) is default:
                 with contextlib.suppress(ValueError):  # not in the main thread
                     self._old[number] = signal.signal(number, self._handle)
-        self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
+        self._hook = sys.unraisablehook
+        if signal.SIGINT in self._old:
+            sys.unraisablehook = self._swallowed
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -5,12 +5,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/ppo-LunarLander-v3
+SEED ?= 10
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .PHONY: train install dev test test-all fuzz lint format types docs bench lock clean
 
 train: $(VENV)/.installed
-	$(BIN)/actrix train ppo LunarLander-v3 --out $(RUN) --video --require 200
+	$(BIN)/actrix train ppo LunarLander-v3 --seed $(SEED) --out $(RUN) --video --require 200
 	$(BIN)/actrix eval $(RUN)
 
 install: $(VENV)/.installed

@@ -554,3 +554,17 @@ def test_ten_bits_need_hindsight():
 
     assert max(success("replay")) < 0.1
     assert min(success("hindsight")) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: BitFlip(0), "bits=0 must be a whole number of at least 1"),
+        (lambda: BitFlip("x"), "bits='x' must be a whole number"),
+        (lambda: PointReach(radius=-1), "radius=-1 must be positive"),
+        (lambda: PointReach(max_episode_steps=0), "max_episode_steps=0 must be a whole number"),
+    ],
+)
+def test_goal_environments_refuse_what_they_cannot_be(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

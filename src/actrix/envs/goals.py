@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from actrix.core.fields import positive, whole
 from actrix.core.spaces import has_goals
 from actrix.core.types import GOAL_KEYS, Goals, PyTree, Spec
 
@@ -39,6 +40,9 @@ class BitFlip:
     """
 
     bits: int = 10
+
+    def __post_init__(self) -> None:
+        whole(self, "bits")
 
     @functools.cached_property
     def spec(self) -> Spec:
@@ -80,6 +84,10 @@ class PointReach:
 
     radius: float = 0.1
     max_episode_steps: int = 50
+
+    def __post_init__(self) -> None:
+        positive(self, "radius")
+        whole(self, "max_episode_steps")
 
     @functools.cached_property
     def spec(self) -> Spec:

@@ -1,7 +1,7 @@
 """Write the measured tables into docs/benchmarks.md and README.md from results.jsonl and speed.jsonl.
 
 python benchmarks/tables.py            # rewrite
-python benchmarks/tables.py --curves   # also draw docs/results/*.png from runs/returns
+python benchmarks/tables.py --curves   # also draw docs/home/speed.png, and docs/results/*.png from runs/returns
 """
 
 from __future__ import annotations
@@ -197,6 +197,39 @@ def curves(rows: dict[str, dict[str, Any]]) -> None:
             plot_run(seeds, out / f"{name}.png")
 
 
+HOME = {
+    "ppo-cartpole-compiled/sb3": "PPO CartPole, compiled",
+    "off-policy-dqn-cartpole-compiled/sb3": "DQN CartPole, compiled",
+    "ppo-cartpole-host/sb3": "PPO CartPole",
+    "ppo-lander-best/sb3": "PPO LunarLander",
+    "off-policy-dqn-cartpole/sb3": "DQN CartPole",
+    "ppo-cheetah/sb3": "PPO HalfCheetah",
+    "off-policy-sac-cheetah/sb3": "SAC HalfCheetah",
+    "off-policy-td3-pendulum/sb3": "TD3 Pendulum",
+}
+"""The rows of the home page's picture."""
+
+
+def speed_picture(rows: dict[str, dict[str, Any]], path: Path) -> None:
+    """Median ratio of speeds to Stable-Baselines3's with the range of its pairs, the fast and the slow alike."""
+    import matplotlib.pyplot as plt
+
+    shown = {title: rows[name] for name, title in HOME.items() if name in rows}
+    ratios = [row["ratio"] for row in shown.values()]
+    ends = [[r["ratio"] - min(r["ratios"]), max(r["ratios"]) - r["ratio"]] for r in shown.values()]
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    axes.barh(list(shown), ratios, xerr=list(zip(*ends, strict=True)), color="#0072b2", ecolor="#666666")
+    for i, (ratio, (_, above)) in enumerate(zip(ratios, ends, strict=True)):
+        axes.text(ratio + above + 0.4, i, f"{ratio:.1f}×", va="center")
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set(xlabel="steps per second, times Stable-Baselines3's (line: equal)", xlim=(0, 36))
+    axes.set_title("Speed on two cores: median and range of the pairs", loc="left", weight="bold")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--curves", action="store_true")
@@ -213,6 +246,7 @@ def main() -> None:
     replace(HERE.parent / "README.md", "speed", speed_table(speed))
     if args.curves:
         curves(results)
+        speed_picture(speed, DOCS / "home" / "speed.png")
 
 
 if __name__ == "__main__":

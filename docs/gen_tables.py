@@ -204,14 +204,14 @@ FAMILIES = {
 PQN_MEANING = {"n_steps": "rows per environment and chunk", "batch_size": "rows per minibatch"}
 
 
-def presets() -> str:
-    """The named algorithms by their three answers."""
+def presets(pages: str = "") -> str:
+    """The named algorithms by their three answers; `pages` leads to the folder of their pages."""
     rows = ["| command | class | 1 critic | 2 actor × ψ | 3 data | paper |", "|---|---|---|---|---|---|"]
     for p in PRESETS.values():
         critic, actor, data = p.answers
         if isinstance(p.algorithm, Composition):
             data = _short(p.algorithm.data)
-        name = f"[`{p.name}`]({page(p.name)}.md)"
+        name = f"[`{p.name}`]({pages}{page(p.name)}.md)"
         rows.append(f"| {name} | `{p.class_name}` | `{critic}` | {actor} | {data} | {p.paper} |")
     return "\n".join(rows)
 
@@ -501,6 +501,7 @@ def blocks() -> dict[tuple[str, str], str]:
     """(file, block) → text."""
     out = {
         ("algorithms/index.md", "presets"): presets(),
+        ("zh/algorithms/index.md", "presets"): presets("../../algorithms/"),
         ("algorithms/composition.md", "compositions"): compositions(),
         ("algorithms/composition.md", "other-compositions"): other_compositions(),
         ("algorithms/composition.md", "psi"): psi_forms(),

@@ -196,7 +196,8 @@ def anchors(text):
     text = FENCE.sub("", text)
     found = set()
     for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
-        found.add(slugify(re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", heading), "-"))
+        given = re.search(r"\{#([\w-]+)\}$", heading)
+        found.add(given[1] if given else slugify(re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", heading), "-"))
     return found
 
 
@@ -293,6 +294,31 @@ def test_equations_need_no_network():
     for page in PAGES:
         found = missing.search(page.read_text(encoding="utf-8"))
         assert found is None, f"{relative(page)}: {found.group()}: add KaTeX's font of it"
+
+
+# ------------------------------------------------------------------ languages
+
+CHINESE = sorted((DOCS / "zh").rglob("*.md"))
+EXACT = re.compile(r"\$`[^`]*`\$|`[^`]+`|(?<![\\$])\$[^$]+\$|\]\[[\w.]+\]")
+
+
+def exact(markdown):
+    """What is not translated: code, equations, and of each table's row its code, equations and references."""
+    rows = [line for line in FENCE.sub("", markdown).splitlines() if line.startswith("|")]
+    code = ["\n".join(line.strip() for line in m[2].splitlines()) for m in FENCE.findall(markdown)]
+    cells = [(len(re.split(r"(?<!\\)\|", row)), sorted(EXACT.findall(row))) for row in rows]
+    return {"code": code, "rows": [(n, found) for n, found in cells]}
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=relative)
+def test_both_languages_show_the_same_code_and_tables(page):
+    twin = DOCS / page.relative_to(DOCS / "zh")
+    ours, theirs = exact(page.read_text("utf-8")), exact(twin.read_text("utf-8"))
+    assert ours["code"] == theirs["code"]
+    for here, there in zip(ours["rows"], theirs["rows"], strict=True):
+        assert here == there
+    sections = [anchors(re.sub("^# .*", "", p.read_text("utf-8"))) for p in (page, twin)]
+    assert sections[0] == sections[1]
 
 
 # ------------------------------------------------------------------ code

@@ -1,7 +1,7 @@
 """Write the measured tables into docs/benchmarks.md and README.md from results.jsonl and speed.jsonl.
 
 python benchmarks/tables.py            # rewrite
-python benchmarks/tables.py --curves   # also draw docs/home/speed.png, and docs/results/*.png from runs/returns
+python benchmarks/tables.py --curves   # also draw docs/pictures/speed.png, and docs/results/*.png from runs/returns
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ def main() -> None:
     replace(HERE.parent / "README.md", "speed", speed_table(speed))
     if args.curves:
         curves(results)
-        speed_picture(speed, DOCS / "home" / "speed.png")
+        speed_picture(speed, DOCS / "pictures" / "speed.png")
 
 
 if __name__ == "__main__":

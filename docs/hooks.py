@@ -10,7 +10,6 @@ navigation.
 import re
 from copy import copy
 from itertools import pairwise
-
 from xml.etree.ElementTree import Element
 
 from markdown import Extension
@@ -45,7 +44,9 @@ WORD = re.compile(r"(?<=\w)([,:=])(?=\w)")
 def on_page_content(html, page, config, files):
     """Called by MkDocs: long words of answers in a table may break after a mark, and are copied without a trace."""
     text = lambda m: WORD.sub(r"\1<wbr>", m[0])
-    return re.sub("<table>.*?</table>", lambda table: re.sub(">[^<]+<", text, table[0]), html, flags=re.DOTALL)
+    return re.sub(
+        "<table>.*?</table>", lambda table: re.sub(">[^<]+<", text, table[0]), html, flags=re.DOTALL
+    )
 
 
 CHINESE = "zh/"

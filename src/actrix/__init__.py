@@ -20,6 +20,8 @@ from actrix.callbacks import (  # noqa: E402
     ConvertCallback,
     EvalCallback,
     EveryNTimesteps,
+    LogEveryNTimesteps,
+    ProgressBarCallback,
     StopTrainingOnMaxEpisodes,
     StopTrainingOnNoModelImprovement,
     StopTrainingOnRewardThreshold,
@@ -31,7 +33,21 @@ from actrix.envs.atari import make_atari_env  # noqa: E402
 from actrix.envs.build import UnknownEnvError  # noqa: E402
 from actrix.envs.finite import FiniteMDP, MDPError  # noqa: E402
 from actrix.envs.guard import EnvError  # noqa: E402
-from actrix.envs.make import make_vec_env  # noqa: E402
+from actrix.envs.vec.monitor import Monitor, load_results  # noqa: E402
+from actrix.envs.vec.names import (  # noqa: E402
+    INSTEAD,
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecCheckNan,
+    VecFrameStack,
+    VecMonitor,
+    VecTransposeImage,
+    check_env,
+    set_random_seed,
+)
+from actrix.envs.vec.normalize import VecNormalize  # noqa: E402
+from actrix.envs.vec.vecenv import VecEnv  # noqa: E402
+from actrix.envs.vec.vecenv import made as make_vec_env  # noqa: E402
 from actrix.files.container import ModelFileError  # noqa: E402
 from actrix.loops.evaluate import evaluate_policy  # noqa: E402
 from actrix.model import Model  # noqa: E402
@@ -58,25 +74,45 @@ __all__ = [
     "CheckpointCallback",
     "ConvertCallback",
     "DatasetError",
+    "DummyVecEnv",
     "EnvError",
     "EvalCallback",
     "EveryNTimesteps",
     "FiniteMDP",
     "Linear",
+    "LogEveryNTimesteps",
     "MDPError",
     "Model",
     "ModelFileError",
+    "Monitor",
     "NormalActionNoise",
     "OrnsteinUhlenbeckActionNoise",
+    "ProgressBarCallback",
     "SettingError",
     "StopTrainingOnMaxEpisodes",
     "StopTrainingOnNoModelImprovement",
     "StopTrainingOnRewardThreshold",
+    "SubprocVecEnv",
     "UnknownEnvError",
+    "VecCheckNan",
+    "VecEnv",
+    "VecFrameStack",
+    "VecMonitor",
+    "VecNormalize",
+    "VecTransposeImage",
+    "check_env",
     "evaluate_policy",
     "load_dataset",
+    "load_results",
     "make_atari_env",
     "make_vec_env",
+    "set_random_seed",
     "train_seeds",
 ]
 __all__ += named.__all__
+
+
+def __getattr__(name: str) -> Any:
+    if name in INSTEAD:
+        raise ImportError(f"actrix has no {name}: {INSTEAD[name]}.", name="actrix")
+    raise AttributeError(f"module 'actrix' has no attribute {name!r}")

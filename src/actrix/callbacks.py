@@ -35,18 +35,28 @@ class BaseCallback:
 
     @property
     def training_env(self) -> Any:
-        """The environment trained on."""
+        """The environment trained on, as Stable-Baselines3's `VecEnv` (`Model.get_env`)."""
         return self.model.get_env()
 
+    @property
+    def children(self) -> Sequence[BaseCallback]:
+        """The callbacks that this one calls."""
+        return ()
+
     def init_callback(self, model: Any) -> None:
-        """Called once before training."""
+        """Called once before training; what a list holds has the list's own parent."""
         self.model = model
+        for child in self.children:
+            child.parent = self if isinstance(self, EventCallback) else self.parent
+            child.init_callback(model)
         self._init_callback()
 
     def on_training_start(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
         """Called when `learn` starts; `locals_["model"]` is the model."""
         self.locals, self.globals = locals_, globals_
         self.num_timesteps = self.model.num_timesteps
+        for child in self.children:
+            child.on_training_start(locals_, globals_)
         self._on_training_start()
 
     def on_rollout_start(self) -> None:
@@ -60,7 +70,7 @@ class BaseCallback:
         return self._on_step()
 
     def on_rollout_end(self) -> None:
-        """Called after a chunk was collected and learned from."""
+        """Called after a chunk was collected, before it is learned from (compiled: after a segment)."""
         self._on_rollout_end()
 
     def on_training_end(self) -> None:
@@ -70,6 +80,8 @@ class BaseCallback:
     def update_locals(self, locals_: dict[str, Any]) -> None:
         """Put what the last step returned into `self.locals` (host loop only)."""
         self.locals.update(locals_)
+        for child in self.children:
+            child.update_locals(locals_)
 
     def _init_callback(self) -> None: ...
 
@@ -92,13 +104,9 @@ class CallbackList(BaseCallback):
         super().__init__()
         self.callbacks = list(callbacks)
 
-    def _init_callback(self) -> None:
-        for callback in self.callbacks:
-            callback.init_callback(self.model)
-
-    def _on_training_start(self) -> None:
-        for callback in self.callbacks:
-            callback.on_training_start(self.locals, self.globals)
+    @property
+    def children(self) -> Sequence[BaseCallback]:
+        return self.callbacks
 
     def _on_rollout_start(self) -> None:
         for callback in self.callbacks:
@@ -115,11 +123,6 @@ class CallbackList(BaseCallback):
     def _on_training_end(self) -> None:
         for callback in self.callbacks:
             callback.on_training_end()
-
-    def update_locals(self, locals_: dict[str, Any]) -> None:
-        super().update_locals(locals_)
-        for callback in self.callbacks:
-            callback.update_locals(locals_)
 
 
 class ConvertCallback(BaseCallback):
@@ -157,17 +160,12 @@ class EventCallback(_Every):
     def __init__(self, callback: BaseCallback | None = None, verbose: int = 0):
         super().__init__(verbose)
         self.callback = callback
-        if callback is not None:
-            callback.parent = self
+        for child in self.children:
+            child.parent = self
 
-    def init_callback(self, model: Any) -> None:
-        super().init_callback(model)
-        if self.callback is not None:
-            self.callback.init_callback(model)
-
-    def _on_training_start(self) -> None:
-        if self.callback is not None:
-            self.callback.on_training_start(self.locals, self.globals)
+    @property
+    def children(self) -> Sequence[BaseCallback]:
+        return [] if self.callback is None else [self.callback]
 
     def _on_event(self) -> bool:
         return True if self.callback is None else self.callback.on_step()
@@ -204,14 +202,13 @@ class EvalCallback(EventCallback):
         log_path: str | os.PathLike | None = None, best_model_save_path: str | os.PathLike | None = None,
         deterministic: bool = True, render: bool = False, verbose: int = 1, warn: bool = True,
     ):  # fmt: skip
+        self.callback_on_new_best = callback_on_new_best
         super().__init__(callback_after_eval, verbose)
         if render:
             raise ValueError(
                 "render=True is not offered during training; use `actrix video` or `watch` afterwards."
             )
-        self.eval_env, self.callback_on_new_best = eval_env, callback_on_new_best
-        if callback_on_new_best is not None:
-            callback_on_new_best.parent = self
+        self.eval_env = eval_env
         self.n_eval_episodes, self.eval_freq, self.deterministic = n_eval_episodes, eval_freq, deterministic
         self.log_path = Path(log_path) / "evaluations.npz" if log_path is not None else None
         self.best_model_save_path = Path(best_model_save_path) if best_model_save_path is not None else None
@@ -227,13 +224,11 @@ class EvalCallback(EventCallback):
                 "give EvalCallback an environment of its own."
             )
         super().init_callback(model)
-        if self.callback_on_new_best is not None:
-            self.callback_on_new_best.init_callback(model)
 
-    def _on_training_start(self) -> None:
-        super()._on_training_start()
-        if self.callback_on_new_best is not None:
-            self.callback_on_new_best.on_training_start(self.locals, self.globals)
+    @property
+    def children(self) -> Sequence[BaseCallback]:
+        best = self.callback_on_new_best
+        return [*super().children, *([] if best is None else [best])]
 
     def _on_step(self) -> bool:
         if not self._crossed(self.eval_freq):
@@ -328,7 +323,6 @@ class EveryNTimesteps(EventCallback):
         self.last_time_trigger = 0
 
     def _on_training_start(self) -> None:
-        super()._on_training_start()
         self.last_time_trigger = self.num_timesteps
 
     def _on_step(self) -> bool:
@@ -336,6 +330,24 @@ class EveryNTimesteps(EventCallback):
             self.last_time_trigger = self.num_timesteps
             return self._on_event()
         return True
+
+
+class LogEveryNTimesteps(EveryNTimesteps):
+    """Write the log every `n_steps` environment steps, whatever `log_interval` says."""
+
+    def __init__(self, n_steps: int):
+        super().__init__(
+            n_steps, ConvertCallback(lambda locals_, _: locals_["self"].logger.dump(self.num_timesteps))
+        )
+
+
+class ProgressBarCallback(BaseCallback):
+    """Shows progress: for `learn(progress_bar=True)`, which is the same."""
+
+    def __init__(self) -> None:
+        raise ValueError(
+            "ProgressBarCallback is learn(…, progress_bar=True) here: leave it out and say that."
+        )
 
 
 def as_callback(callback: Any) -> BaseCallback | None:

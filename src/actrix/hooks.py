@@ -1,13 +1,55 @@
-"""What the training loop calls on behalf of a model's callbacks."""
+"""What the training loop calls on behalf of a model's callbacks, and what it tells them of a step."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from actrix.callbacks import BaseCallback
+from actrix.core.spaces import to_env_action
+from actrix.envs.base import Step, infos_of
 from actrix.loops.host import HostRunner
+
+
+class StepLocals(dict):
+    """A callback's `locals`: what the last step returned under Stable-Baselines3's names, the costly made when asked.
+
+    Always `self`, `model`; after a step of the host loop `new_obs`, `rewards`, `dones` `[N]`, and on demand `infos` (a
+    dict for each environment, with SB3's "episode", "terminal_observation" and "TimeLimit.truncated" where one
+    ended), `actions` (in the environment's units), `values`, `log_probs`, and `obs_tensor`, the observations acted on.
+    KeyError says what there is.
+    """
+
+    def __init__(self, values: dict[str, Any]):
+        super().__init__(values)
+        self._made: dict[str, Callable[[], Any]] = {}
+
+    def step(self, values: dict[str, Any], made: dict[str, Callable[[], Any]]) -> None:
+        """Hold another step; what was made for the last one goes."""
+        for name in self._made:
+            self.pop(name, None)
+        self.update(values)
+        self._made = made
+
+    def __missing__(self, name: str) -> Any:
+        if name in self._made:
+            self[name] = self._made[name]()
+            return self[name]
+        if not self._made:
+            raise KeyError(
+                f"locals has no {name!r}: it has {', '.join(self)}; what a step returns is known after a step of the "
+                'host loop (backend="gymnasium") only.'
+            )
+        raise KeyError(f"locals has no {name!r}: it has {', '.join(dict.fromkeys([*self, *self._made]))}.")
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self._made
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As of a dict, what is made on demand included."""
+        return self[name] if name in self else default  # noqa: SIM401 - `get` would ask itself
 
 
 class Hooks:
@@ -15,21 +57,30 @@ class Hooks:
 
     def __init__(self, model: Any, callback: BaseCallback | None):
         self.model, self.callback = model, callback
+        self.locals = StepLocals({"self": model, "model": model})
         self._learner: Any = None
 
     def __enter__(self) -> Hooks:
-        if isinstance(self.model.runner, HostRunner):
-            self.model.runner.stopped = False
+        runner = self.model.runner
+        if isinstance(runner, HostRunner):
+            runner.stopped = False
         if self.callback is None:
             return self
         self.callback.init_callback(self.model)
-        self.callback.on_training_start({"self": self.model, "model": self.model}, {})
-        self.callback.on_rollout_start()
-        if isinstance(self.model.runner, HostRunner):
-            self.model.runner.on_step = self._on_step
+        self.callback.on_training_start(self.locals, {})
+        if isinstance(runner, HostRunner):
+            n = runner.num_envs
+            self._obs, self._return, self._length = None, np.zeros(n), np.zeros(n, np.int64)
+            runner.on_step, runner.on_rollout = self._on_step, self._on_rollout
+        else:
+            self.callback.on_rollout_start()
         return self
 
-    def _on_step(self, step: Any) -> bool:
+    def _on_rollout(self, moment: str) -> None:
+        assert self.callback is not None
+        self.callback.on_rollout_start() if moment == "start" else self.callback.on_rollout_end()
+
+    def _on_step(self, step: Step, action: np.ndarray) -> bool:
         model, callback = self.model, self.callback
         assert callback is not None
         done = (step.terminated | step.truncated) & step.valid
@@ -38,7 +89,21 @@ class Hooks:
         if model.runner.learner is not self._learner:  # it was updated since the last step
             self._learner = model.runner.learner
             model._acting, model._policy = None, None
-        callback.update_locals({"new_obs": step.obs, "rewards": step.reward, "dones": done})
+        self._return += np.where(step.valid, step.reward, 0.0)
+        self._length += step.valid
+        before, self._obs = self._obs, step.obs
+        ended = self._return.copy(), self._length.copy()
+        self._return[done], self._length[done] = 0.0, 0
+        made = {
+            "infos": lambda: _infos(model.runner.env, step, done, *ended),
+            "actions": lambda: to_env_action(model.action_space, action),
+        }
+        if before is not None:
+            made["obs_tensor"] = lambda: before
+            made["values"] = lambda: model.policy.predict_values(before)
+            made["log_probs"] = lambda: model.policy.evaluate_actions(before, self.locals["actions"])[1]
+        self.locals.step({"new_obs": step.obs, "rewards": step.reward, "dones": done}, made)
+        callback.update_locals(self.locals)
         return callback.on_step()
 
     def on_update(self) -> bool:
@@ -46,11 +111,9 @@ class Hooks:
         model, callback = self.model, self.callback
         model._open_steps = model._open_episodes = 0
         model._acting, model._policy = None, None
-        if callback is None:
+        if callback is None or isinstance(model.runner, HostRunner):
             return True
-        go_on = True
-        if not isinstance(model.runner, HostRunner):
-            go_on = callback.on_step()
+        go_on = callback.on_step()
         callback.on_rollout_end()
         if go_on:
             callback.on_rollout_start()
@@ -60,10 +123,27 @@ class Hooks:
         self.model._acting, self.model._policy = None, None
         self.model._open_steps = self.model._open_episodes = 0
         if isinstance(self.model.runner, HostRunner):
-            self.model.runner.on_step = None
+            self.model.runner.on_step = self.model.runner.on_rollout = None
         if self.callback is not None:
             self.callback.on_training_end()
         self.model.logger.sync()
+
+
+def _infos(env: Any, step: Step, done: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> list[dict]:
+    """The infos of a step as Stable-Baselines3's vector environments and its `Monitor` give them."""
+    infos = infos_of(env)
+    for i in np.flatnonzero(done).tolist():
+        infos[i].setdefault("episode", {"r": float(returns[i]), "l": int(lengths[i])})
+        infos[i]["terminal_observation"] = at(step.next_obs, i)
+        infos[i]["TimeLimit.truncated"] = bool(step.truncated[i] and not step.terminated[i])
+    return infos
+
+
+def at(tree: Any, i: int) -> Any:
+    """Row i of an observation tree."""
+    if isinstance(tree, dict):
+        return {key: at(part, i) for key, part in tree.items()}
+    return tuple(at(part, i) for part in tree) if isinstance(tree, tuple) else tree[i]
 
 
 class NoLogger:

@@ -25,18 +25,21 @@ from actrix.data.datasets.dataset import Dataset, check_spaces
 from actrix.data.datasets.read import load_dataset
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import as_host_env, choose_backend, training_env
+from actrix.envs.vec.normalize import VecNormalize, host_of
+from actrix.envs.vec.vecenv import VecEnv, vec_env
 from actrix.files import checkpoint, container, modelfile
 from actrix.files.export import Exported, export
 from actrix.files.lock import RunLock
 from actrix.files.spaces import spec_from_json
 from actrix.hooks import Hooks, NoLogger
 from actrix.loops.compiled import CompiledRunner
-from actrix.loops.evaluate import Policy, Stream, check_same_spaces
+from actrix.loops.evaluate import Stream, check_same_spaces
 from actrix.loops.host import HostRunner
 from actrix.loops.offline import OfflineRunner
 from actrix.loops.runner import Runner
 from actrix.loops.stepping import host_runner
 from actrix.loops.train import SeedRun, kept, save_checkpoints, train
+from actrix.policy import ModelPolicy
 from actrix.predict import predict
 from actrix.settable import Settable
 from actrix.show.display import Display
@@ -122,6 +125,8 @@ class Model(Settable):
         policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = "auto",
         stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None, **settings: Any,
     ):  # fmt: skip
+        if isinstance(env, VecNormalize):
+            settings = env.settings() | settings
         self.preset = self._find_preset(settings)
         self.algorithm = settings_.configure(self.preset.algorithm, settings)
         network = _network(policy, policy_kwargs, self.algorithm.network)
@@ -133,6 +138,7 @@ class Model(Settable):
         self.device = _device(device)
         self.reference = None if reference is None else reference.acting
         self.env: HostEnv | JaxEnv | None = None
+        self._vec: VecEnv | None = None
         self._given: Any = None  # what `set_env` was given, where that is an object that holds state
         self.env_id: str | None = None
         self.spec: Spec | None = None
@@ -141,7 +147,7 @@ class Model(Settable):
         self.run = SeedRun(self.seed, window=stats_window_size)
         self._open_steps = self._open_episodes = 0  # of the chunk that is being collected
         self._acting: Acting | None = None
-        self._policy: Policy | None = None
+        self._policy: ModelPolicy | None = None
         self._stream = Stream()
         if env is not None and dataset is not None:
             raise ValueError("give either an environment to learn in or a data set to learn from.")
@@ -158,7 +164,8 @@ class Model(Settable):
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """Train on another environment with the same spaces; learning starts it anew."""
-        given = env
+        given, env = env, host_of(env)
+        self._vec = given if isinstance(given, VecEnv) else None
         env, self.env_id = self._resolve(env)
         if self.spec is not None:
             check_same_spaces(self.spec, env)
@@ -181,6 +188,22 @@ class Model(Settable):
             self.runner.set_training(steps=self.run.steps)
             self._adopt(self._acting)
         self._policy = None
+        if isinstance(given, VecNormalize):
+            given.attach(self)
+
+    def set_statistics(self, obs_moments: Any, return_moments: Any = None) -> None:
+        """Go on with these running statistics (`core.normalize.Moments`), of observations and discounted returns."""
+        assert self.runner is not None
+        learner = self.runner.learners[0]
+        acting, scale = learner.acting, learner.training.reward_scale
+        if obs_moments is not None:
+            acting = dataclasses.replace(acting, obs_moments=obs_moments)
+        if return_moments is not None and scale is not None:
+            scale = dataclasses.replace(scale, moments=return_moments)
+        training = dataclasses.replace(learner.training, reward_scale=scale)
+        learner = dataclasses.replace(learner, acting=acting, training=training)
+        self.runner.set_learners([learner], [self.run.iterations])
+        self._acting = self._policy = None
 
     def set_dataset(self, dataset: Any) -> None:
         """Learn from a fixed data set: a Minari folder or id, or what `load_dataset` returns. Raises DatasetError."""
@@ -210,12 +233,22 @@ class Model(Settable):
         )
         return host, getattr(host, "env_id", None)
 
-    def get_env(self) -> Any:
-        """The environment trained on."""
-        return self.env
+    def get_env(self) -> VecEnv | None:
+        """The environments trained on, with Stable-Baselines3's methods; None without.
+
+        Of compiled ones a copy with episodes of its own. Stepping the others breaks training's open episodes off.
+        """
+        if self._vec is None and self.env is not None:
+            self._vec = vec_env(self.env, self.n_envs, self.seed)
+        return self._vec
+
+    def get_vec_normalize_env(self) -> VecNormalize | None:
+        """The `VecNormalize` that the model was given, if it was."""
+        return self._vec if isinstance(self._vec, VecNormalize) else None
 
     def trains_on(self, env: Any) -> bool:
         """Whether stepping `env` would step the episodes of training (never so in the compiled loop)."""
+        env = host_of(env)
         base = lambda e: e.unwrapped if isinstance(e, gym.Env | gym.vector.VectorEnv) else e
         return isinstance(self.runner, HostRunner) and any(
             base(env) is base(e) for e in (self.env, self._given)
@@ -351,10 +384,10 @@ class Model(Settable):
         return self._acting
 
     @property
-    def policy(self) -> Policy:
-        """The frozen policy for batches, in policy coordinates."""
+    def policy(self) -> ModelPolicy:
+        """The policy frozen as it is now: `predict`, `get_distribution`, `predict_values`, `evaluate_actions`."""
         if self._policy is None or self._policy.acting is not self.acting:
-            self._policy = Policy(self.algorithm, self.acting, self.seed % 2**31, self._stream)
+            self._policy = ModelPolicy(self, self.acting, self._stream)
         return self._policy
 
     def predict(

@@ -23,7 +23,7 @@ def predict(
     action_masks: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Any]:
     """(action, state) as `Model.predict` returns them, whose arguments these are."""
-    obs, batched = _batch(spec.observation_space, observation)
+    obs, batched = batch_of(spec.observation_space, observation)
     n = len(jax.tree.leaves(obs)[0])
     first = np.zeros(n, bool) if episode_start is None else np.atleast_1d(np.asarray(episode_start, bool))
     if first.shape != (n,):
@@ -31,27 +31,30 @@ def predict(
     memory = policy.initial_memory(n)
     if state is not None:
         memory = _check_memory(memory, state)
-    mask = None if action_masks is None else np.atleast_2d(np.asarray(action_masks, bool))
-    if mask is not None:
-        _check_mask(mask, spec, n)
+    mask = checked_mask(action_masks, spec, n)
     action, memory = policy(obs, memory, first, mask, deterministic)
     action = np.asarray(spaces.to_env_action(spec.action_space, action), spec.action_space.dtype)
-    return (action if batched else action[0]), memory
+    return (action if batched else np.asarray(action[0])), memory
 
 
-def _batch(space: Any, observation: Any) -> tuple[Any, bool]:
+def batch_of(space: Any, observation: Any) -> tuple[Any, bool]:
     """(observation with a leading batch axis, whether it had one); ValueError names shape and value problems."""
+    pair = isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict)
+    if pair and not isinstance(space, gym.spaces.Tuple):
+        raise ValueError(
+            "the observation is a pair with a dict, as env.reset() returns: write obs, info = env.reset()."
+        )
     if isinstance(space, gym.spaces.Dict):
         if not isinstance(observation, dict) or set(observation) != set(space.spaces):
             got = sorted(observation) if isinstance(observation, dict) else type(observation).__name__
             raise ValueError(f"the observation must be a dict with keys {sorted(space.spaces)}, got {got}.")
-        parts = {k: _batch(s, observation[k]) for k, s in space.spaces.items()}
+        parts = {k: batch_of(s, observation[k]) for k, s in space.spaces.items()}
         return {k: p[0] for k, p in parts.items()}, _one_batch([*parts.values()])
     if isinstance(space, gym.spaces.Tuple):
         n = len(space.spaces)
         if not isinstance(observation, tuple | list) or len(observation) != n:
             raise ValueError(f"the observation must be a tuple of {n}, got {type(observation).__name__}.")
-        pairs = [_batch(s, o) for s, o in zip(space.spaces, observation, strict=True)]
+        pairs = [batch_of(s, o) for s, o in zip(space.spaces, observation, strict=True)]
         return tuple(p[0] for p in pairs), _one_batch(pairs)
     x = np.asarray(observation)
     if np.issubdtype(x.dtype, np.floating):
@@ -101,9 +104,14 @@ def _one_batch(parts: list[tuple[Any, bool]]) -> bool:
     return parts[0][1]
 
 
-def _check_mask(mask: np.ndarray, spec: Spec, n: int) -> None:
+def checked_mask(action_masks: Any, spec: Spec, n: int) -> np.ndarray | None:
+    """Masks `[n, mask_length]` as bool, None without; ValueError where they do not fit or allow nothing."""
+    if action_masks is None:
+        return None
+    mask = np.atleast_2d(np.asarray(action_masks, bool))
     length = spaces.mask_length(spec.action_space)
     if mask.shape != (n, length):
         raise ValueError(f"action_masks has shape {mask.shape}; expected ({n}, {length}).")
     if not mask.any(axis=1).all():
         raise ValueError(f"action_masks forbids every action in row {int(np.argmin(mask.any(axis=1)))}.")
+    return mask

@@ -62,6 +62,15 @@ class HostEnv(Protocol):
         """Release what the environments hold (processes, windows)."""
 
 
+def infos_of(env: Any) -> list[dict[str, Any]]:
+    """A dict for each environment of what its last step said in `info`; empty ones where the adapter keeps none.
+
+    Raises EnvError where there are infos but not here: environments in processes keep theirs.
+    """
+    told = getattr(env, "infos", None)
+    return [{} for _ in range(env.num_envs)] if told is None else told()
+
+
 @runtime_checkable
 class JaxEnv(Protocol):
     """One environment as pure functions, vmapped and scanned by the compiled loop. Hashable (a frozen dataclass).

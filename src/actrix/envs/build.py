@@ -7,7 +7,7 @@ import functools
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -46,21 +46,53 @@ def vectorise(
     build: Callable[[], gym.Env], n_envs: int, seeds: list[int] | None, vec_env_cls: Any = None
 ) -> GymnasiumEnvs:
     """`n_envs` of what `build` makes, in this process or by `vec_env_cls`; UnsupportedSpaceError, EnvError."""
-    guarded = functools.partial(construct, build)
+    return of_functions([build] * n_envs, vec_env_cls, seeds)
+
+
+def of_functions(
+    builds: Sequence[Callable[[], gym.Env]], vec_env_cls: Any = None, seeds: list[int] | None = None
+) -> GymnasiumEnvs:
+    """What each function makes, side by side; EnvError also where two of them give one object."""
     # The first one shows, before any worker starts, whether its spaces are supported and where masks are.
-    first = guarded(0)
+    first = construct(builds[0], 0)
     check_observation_space(first.observation_space)
     check_action_space(first.action_space)
     masks, limit = find_masks_of(first), first.spec.max_episode_steps if first.spec else None
-    makers: list[Callable[[], gym.Env]] = [functools.partial(guarded, i) for i in range(n_envs)]
+    makers: list[Callable[[], gym.Env]] = [
+        functools.partial(construct, build, i) for i, build in enumerate(builds)
+    ]
     options: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode.DISABLED}
     if vec_env_cls is not None and issubclass(vec_env_cls, AsyncVectorEnv):
         first.close()
         options["context"] = "forkserver"  # forking a process in which JAX runs can deadlock
-    else:
-        makers[0] = lambda: first
+        return GymnasiumEnvs(started(vec_env_cls, makers, options), limit, seeds, masks)
+    made: dict[int, gym.Env] = {id(first.unwrapped): first}
+    makers[0] = lambda: first
+    for i in range(1, len(makers)):
+        makers[i] = functools.partial(_another, makers[i], made)
     envs = RowVectorEnv(makers) if vec_env_cls is None else vec_env_cls(makers, **options)
     return GymnasiumEnvs(envs, limit, seeds, masks)
+
+
+def _another(make: Callable[[], gym.Env], made: dict[int, gym.Env]) -> gym.Env:
+    env = make()
+    if made.setdefault(id(env.unwrapped), env) is not env:
+        raise EnvError(
+            "the function gave the same environment object twice, whose copies would step each other: make it inside "
+            "the function, lambda: gym.make(...)."
+        )
+    return env
+
+
+def started(vec_env_cls: Any, makers: Sequence[Callable[[], gym.Env]], options: dict[str, Any]) -> Any:
+    """A vector environment in processes; EnvError names the guard that a script needs."""
+    try:
+        return vec_env_cls(makers, **options)
+    except (EOFError, ConnectionError, BrokenPipeError, RuntimeError) as error:
+        raise EnvError(
+            f"the environments' processes did not start ({type(error).__name__}: {error}): a script that starts "
+            'processes needs its code under if __name__ == "__main__":.'
+        ) from error
 
 
 def construct(build: Callable[[], gym.Env], index: int) -> gym.Env:

@@ -71,6 +71,14 @@ class GymnasiumEnvs:
         self._guards = isinstance(envs, SyncVectorEnv) and all(isinstance(env, Guard) for env in envs.envs)
         self._seeds, self._failed = seeds, False
         self._ended, self._shape = np.zeros(self.num_envs, bool), (self.num_envs,)
+        self._infos: dict[str, Any] = {}
+
+    def infos(self) -> list[dict[str, Any]]:
+        """What each environment's last step said in `info`; the values are the environment's own objects."""
+        rows = getattr(self.envs, "infos", None)
+        if rows is not None:
+            return [dict(info) for info in rows]
+        return listed(self._infos, self.num_envs)
 
     def reset(self, seeds: Sequence[int] | None = None) -> tuple[Any, np.ndarray | None]:
         """Start a new episode everywhere; return (obs [N, ...], mask [N, n] or None)."""
@@ -88,6 +96,7 @@ class GymnasiumEnvs:
         """Apply actions [N, ...] in policy coordinates."""
         self.steps += 1
         obs, reward, terminated, truncated, infos = self._guarded(self.envs.step, self._to_env(action))
+        self._infos = infos
         self._check(reward, terminated, truncated)
         obs, reward, valid = own(self._fitting(obs)), reward.astype(np.float32), None
         mask = self._masks(infos, range(self.num_envs))
@@ -219,6 +228,8 @@ class RowVectorEnv(SyncVectorEnv):
         super().__init__(env_fns, copy=False, autoreset_mode=AutoresetMode.DISABLED)
         rows = (np.empty(self.num_envs, dtype) for dtype in (np.float64, bool, bool))
         self._row: Any = (create_empty_array(self.single_observation_space, self.num_envs), *rows)
+        self.infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        """What each environment's last step said."""
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environments of `options["reset_mask"]`, or all, with one seed each."""
@@ -238,9 +249,26 @@ class RowVectorEnv(SyncVectorEnv):
         masks = []
         for i, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
             obs, reward[i], terminated[i], truncated[i], info = env.step(action)
+            self.infos[i] = info
             write_row(observations, i, obs)
             masks.append(mask_of(info))
         return *self._row, mask_infos(masks)
+
+
+def listed(infos: dict[str, Any], n: int) -> list[dict[str, Any]]:
+    """A vector environment's infos (`{key: [N]}` with masks `_key`) as one dict for each environment."""
+    out: list[dict[str, Any]] = [{} for _ in range(n)]
+    for key, values in infos.items():
+        if isinstance(values, dict):
+            for row, part in zip(out, listed(values, n), strict=True):
+                if part:
+                    row[key] = part
+        elif not (key.startswith("_") and key[1:] in infos) and np.ndim(values) and len(values) == n:
+            told = infos.get(f"_{key}", [True] * n)
+            for row, value, here in zip(out, values, told, strict=True):
+                if here and value is not None:
+                    row[key] = value
+    return out
 
 
 def write_row(arrays: Any, i: int, obs: Any) -> None:

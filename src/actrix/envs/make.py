@@ -207,6 +207,7 @@ def as_host_env(env: Any, n_envs: int = 1, seed: int | None = None) -> HostEnv:
     Takes a HostEnv (returned as it is), a gym.Env (becomes a batch of one), a gym.vector.VectorEnv in any
     autoreset mode, a JaxEnv (`n_envs` copies), an id or a class (see `make_vec_env`).
     """
+    env = getattr(env, "host", env)  # a VecEnv's
     if isinstance(env, VectorEnv):
         return GymnasiumEnvs(env, seeds=None if seed is None else env_seeds(seed, env.num_envs))
     if isinstance(env, gym.Env):

@@ -13,9 +13,10 @@ import jax
 import numpy as np
 
 from actrix.core.contract import Algorithm
+from actrix.core.spaces import to_env_action
 from actrix.core.types import PyTree, Spec
 from actrix.envs.atari import PLAY, is_atari, make_atari_env
-from actrix.envs.base import HostEnv, JaxEnv
+from actrix.envs.base import HostEnv, JaxEnv, infos_of
 from actrix.envs.guard import env_seeds
 from actrix.envs.make import as_host_env, make_vec_env
 from actrix.loops.runner import run_keys
@@ -94,7 +95,7 @@ class Policy:
 
 def evaluate(
     policy: Policy, env: HostEnv, episodes: int, deterministic: bool = True, seed: int | None = None,
-    on_step: Callable[[], None] | None = None,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Undiscounted returns and lengths of `episodes` fresh episodes, in the order in which they end.
 
@@ -115,7 +116,7 @@ def evaluate(
     returns, lengths = [], []
     while (count < share).any():
         action, memory = policy(obs, memory, first, mask, deterministic)
-        step = env.step(action)
+        before, step = obs, env.step(action)
         valid = np.ones(n, bool) if step.valid is None else step.valid
         total, length = total + np.where(valid, step.reward, 0.0), length + valid
         done = (step.terminated | step.truncated) & valid
@@ -132,11 +133,15 @@ def evaluate(
             returns.append(total[i])
             lengths.append(length[i])
             count[i] += 1
+        if on_step is not None:
+            on_step({
+                "observations": before, "new_observations": step.obs, "actions": action, "rewards": step.reward,
+                "dones": done, "episode_counts": count, "episode_rewards": returns, "episode_lengths": lengths,
+                "current_rewards": total, "current_lengths": length, "states": memory,
+            })  # fmt: skip
         total, length = np.where(done, 0.0, total), np.where(done, 0, length)
         first = done | ~valid
         obs, mask = step.obs, step.mask
-        if on_step is not None:
-            on_step()
     return np.asarray(returns), np.asarray(lengths)
 
 
@@ -162,6 +167,16 @@ def check_same_spaces(spec: Spec, env: HostEnv | JaxEnv) -> None:
             raise ValueError(f"the environment's {what} is {theirs}, the model's is {ours}.")
 
 
+def _tell(callback: Callable, model: Any, env: HostEnv, step: dict[str, Any]) -> None:
+    """Call `callback` once per environment with the locals that Stable-Baselines3's evaluation has."""
+    infos = infos_of(env)
+    actions = to_env_action(env.spec.action_space, step["actions"])
+    known = step | {"model": model, "env": env, "infos": infos, "actions": actions, "n_envs": env.num_envs}
+    for i in range(env.num_envs):
+        here = {"i": i, "info": infos[i], "reward": step["rewards"][i], "done": step["dones"][i]}
+        callback(known | here, {})
+
+
 def evaluate_policy(
     model: Any,
     env: Any,
@@ -178,14 +193,16 @@ def evaluate_policy(
 
     Each environment plays an equal share, so short episodes are not favoured. Statistics stay frozen. `seed` fixes the
     environments and the noise of sampled actions; without it every evaluation of a model has other noise.
-    `callback(locals, globals)` runs after every step; `warn` has no effect (no Monitor is needed). Raises
-    ValueError where the environment's spaces differ from the model's, AssertionError below `reward_threshold`.
+    `callback(locals, globals)` runs after every step of every environment, with Stable-Baselines3's locals: `i`,
+    `info`, `reward`, `done`, `infos`, `observations`, `actions` (environment units), … `model` may be its `policy`.
+    `warn` has no effect (no Monitor is needed). Raises ValueError where the environment's spaces differ from the
+    model's, AssertionError below `reward_threshold`.
     """
     if render:
         raise ValueError("evaluate_policy does not render: use `actrix watch` or `actrix video`.")
     host = as_host_env(env)
     check_same_spaces(model._known_spec(), host)
-    on_step = None if callback is None else lambda: callback({"model": model, "env": host}, {})
+    on_step = None if callback is None else functools.partial(_tell, callback, model, host)
     try:
         returns, lengths = evaluate(model.policy, host, n_eval_episodes, deterministic, seed, on_step)
     finally:

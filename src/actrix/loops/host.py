@@ -47,8 +47,10 @@ class HostRunner:
         learner = algorithm.init(init_key, env.spec, self.num_envs, reference)
         self.learner = jax.tree.map(jnp.array, learner)  # donated leaves must not share a buffer
         self.iteration = 0
-        self.on_step: Callable[[Step], bool] | None = None
-        """Called after every environment step; returning False ends the chunk's training early."""
+        self.on_step: Callable[[Step, np.ndarray], bool] | None = None
+        """Called after every environment step with its action; returning False ends the chunk's training early."""
+        self.on_rollout: Callable[[str], None] | None = None
+        """Called with "start" before a chunk is collected and with "end" before it is learned from."""
         self.stopped = False
         self._obs: Any = None
         self._env_seed = seed
@@ -190,14 +192,15 @@ class HostRunner:
         observe = jax.jit(self.algorithm.observe, donate_argnums=0)
         steps, episodes = 0, []
         self._between = False
-        on_step, self.on_step = self.on_step, None  # callbacks see training only
+        on_step, on_rollout = self.on_step, self.on_rollout
+        self.on_step = self.on_rollout = None  # callbacks see training only
         for piece in range(pieces):
             acting = self.algorithm.warm_acting(self.learner.acting)
             chunk, finished = self._collect(rows, warm_up_key(self.iteration_key, piece), acting)
             self.learner = observe(self.learner, chunk)
             steps += _valid_rows(chunk)
             episodes.append(finished)
-        self.on_step = on_step
+        self.on_step, self.on_rollout = on_step, on_rollout
         self._between = True
         returns, lengths = zip(*episodes, strict=True) if episodes else ((), ())
         return [report(steps, pieces, {}, np.concatenate(returns), np.concatenate(lengths))] if pieces else []
@@ -206,7 +209,10 @@ class HostRunner:
         """One chunk and one update (`iterations` may say no more); returns one report in a list."""
         noise_key = iteration_keys(self.iteration_key, wrapped(self.iteration))[0]
         self._between = False
+        self._rollout("start")
         chunk, episodes = self._collect(self.rows, noise_key, self.learner.acting)
+        if not self.stopped:
+            self._rollout("end")
         if self.stopped:
             if self.learner.memory is not None:  # the next row must not seem to follow the last one in it
                 self._first = np.ones(self.num_envs, bool)
@@ -223,6 +229,10 @@ class HostRunner:
 
     def close(self) -> None:
         self.env.close()
+
+    def _rollout(self, moment: str) -> None:
+        if self.on_rollout is not None:
+            self.on_rollout(moment)
 
     def _start(self) -> None:
         if isinstance(self.env, HostJax):  # the very episodes of the compiled loop
@@ -266,7 +276,7 @@ class HostRunner:
             done = step.terminated | step.truncated
             self._obs, self._mask = step.obs, step.mask
             self._first = done if step.valid is None else done | ~step.valid
-            if self.on_step is not None and not self.on_step(step._replace(valid=valid)):
+            if self.on_step is not None and not self.on_step(step._replace(valid=valid), action):
                 self.stopped = True
                 break
             if whole:

@@ -148,7 +148,10 @@ class SteppingRunner(HostRunner):
         lengths: list[int] = []
         self._between = False
         for _ in range(count):
+            self._rollout("start")
             chunk = self._steps(returns, lengths)
+            if not self.stopped:
+                self._rollout("end")
             steps += int(chunk.reward.size if chunk.valid is None else np.sum(chunk.valid))
             if self.stopped:
                 self._remember_stopped(chunk)
@@ -217,7 +220,7 @@ class SteppingRunner(HostRunner):
             self._obs, self._mask = step.obs, step.mask
             if self.on_step is not None:
                 valid = np.ones(self.num_envs, bool) if step.valid is None else step.valid
-                if not self.on_step(step._replace(valid=valid)):
+                if not self.on_step(step._replace(valid=valid), action):
                     self.stopped = True
                     break
         chunk = _join(rows)

@@ -1,0 +1,1 @@
+"""Environments with Stable-Baselines3's `VecEnv` surface, over any `HostEnv`."""

@@ -1,0 +1,175 @@
+"""`Monitor`: returns, lengths and times of an environment's episodes, in Stable-Baselines3's CSV files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+ENDING = "monitor.csv"
+
+
+class Monitor(gym.Wrapper):
+    """Adds `info["episode"] = {"r", "l", "t"}` where an episode ends, and writes it to `FILENAME.monitor.csv`.
+
+    Training counts returns without it. `info_keywords` of the last info are added; `reset_keywords` of reset's options
+    are. Raises RuntimeError for an early reset where `allow_early_resets` is false, KeyError for a keyword that is not
+    there, FileExistsError where `override_existing` is false and the file exists.
+    """
+
+    def __init__(
+        self, env: gym.Env, filename: str | os.PathLike | None = None, allow_early_resets: bool = True,
+        reset_keywords: tuple[str, ...] = (), info_keywords: tuple[str, ...] = (), override_existing: bool = True,
+    ):  # fmt: skip
+        super().__init__(env)
+        self.allow_early_resets, self.reset_keywords = allow_early_resets, reset_keywords
+        self.info_keywords, self.t_start = info_keywords, time.time()
+        self.rewards: list[float] = []
+        self.needs_reset, self.total_steps = True, 0
+        self.current_reset_info: dict[str, Any] = {}
+        self._episodes: list[tuple[float, int, float]] = []
+        columns = ["r", "l", "t", *reset_keywords, *info_keywords]
+        self._file = (
+            None if filename is None else _Rows(filename, columns, self.t_start, env, override_existing)
+        )
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        """As the environment's."""
+        if not (self.allow_early_resets or self.needs_reset):
+            raise RuntimeError(
+                "an environment was reset before its episode ended, and allow_early_resets is False."
+            )
+        given = options or {}
+        if missing := [name for name in self.reset_keywords if name not in given]:
+            raise KeyError(f"reset needs options with {', '.join(missing)} (reset_keywords).")
+        self.current_reset_info = {name: given[name] for name in self.reset_keywords}
+        self.rewards, self.needs_reset = [], False
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any):
+        """As the environment's, with the episode in `info` where it ends."""
+        if self.needs_reset:
+            raise RuntimeError("step was called after the episode's end: reset the environment first.")
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.rewards.append(float(reward))
+        self.total_steps += 1
+        if terminated or truncated:
+            self.needs_reset = True
+            info = dict(info or {}) | {"episode": self._ended(info or {})}
+        return obs, reward, terminated, truncated, info
+
+    def _ended(self, info: dict[str, Any]) -> dict[str, Any]:
+        total, length = round(sum(self.rewards), 6), len(self.rewards)
+        since = round(time.time() - self.t_start, 6)
+        self._episodes.append((total, length, since))
+        episode = {"r": total, "l": length, "t": since}
+        kept = {name: info[name] for name in self.info_keywords} | self.current_reset_info
+        if self._file is not None:
+            self._file.write(episode | kept)
+        return episode | kept
+
+    def close(self) -> None:
+        """Close the environment and the file."""
+        super().close()
+        if self._file is not None:
+            self._file.close()
+
+    def get_total_steps(self) -> int:
+        """Steps taken so far."""
+        return self.total_steps
+
+    def get_episode_rewards(self) -> list[float]:
+        """Returns of the finished episodes."""
+        return [r for r, _, _ in self._episodes]
+
+    def get_episode_lengths(self) -> list[int]:
+        """Their lengths."""
+        return [n for _, n, _ in self._episodes]
+
+    def get_episode_times(self) -> list[float]:
+        """Seconds from the start to their ends."""
+        return [t for _, _, t in self._episodes]
+
+    def get_state(self) -> dict[str, Any]:
+        """The open episode, so that a resumed run counts it whole."""
+        return {
+            "rewards": list(self.rewards),
+            "needs_reset": self.needs_reset,
+            "total_steps": self.total_steps,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `get_state`."""
+        self.rewards, self.needs_reset = list(state["rewards"]), state["needs_reset"]
+        self.total_steps = state["total_steps"]
+
+
+class _Rows:
+    """A CSV file whose first line is a comment in JSON, as SB3's readers and plotters know it."""
+
+    def __init__(
+        self, filename: str | os.PathLike, columns: list[str], start: float, env: gym.Env, override: bool
+    ):
+        name = os.fspath(filename)
+        if not name.endswith(ENDING):
+            name = os.path.join(name, ENDING) if os.path.isdir(name) else f"{name}.{ENDING}"
+        self.path = Path(name)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = override or not self.path.exists()
+        self.file = open(self.path, "w" if fresh else "a", newline="")  # noqa: SIM115 - it stays open
+        self.writer = csv.DictWriter(self.file, columns)
+        if fresh:
+            spec = getattr(env, "spec", None)
+            self.file.write(
+                "#" + json.dumps({"t_start": start, "env_id": None if spec is None else spec.id}) + "\n"
+            )
+            self.writer.writeheader()
+        self.file.flush()
+
+    def write(self, row: dict[str, Any]) -> None:
+        self.writer.writerow(row)
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def get_monitor_files(path: str | os.PathLike) -> list[str]:
+    """The files of `Monitor` in a folder."""
+    return sorted(str(p) for p in Path(path).glob("*" + ENDING))
+
+
+def load_results(path: str | os.PathLike) -> Any:
+    """All episodes of a folder's `Monitor` files, in the order of time, as a pandas DataFrame.
+
+    Raises FileNotFoundError without such files, ValueError for a file that `Monitor` did not write, ImportError without
+    pandas.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("load_results returns a DataFrame: pip install pandas.") from error
+    files = get_monitor_files(path)
+    if not files:
+        raise FileNotFoundError(f"{path} has no file that ends in {ENDING}.")
+    frames, starts = zip(*_frames(files, pandas), strict=True)
+    for frame, start in zip(frames, starts, strict=True):
+        frame["t"] += start - min(starts)
+    table = pandas.concat(frames).sort_values("t", ignore_index=True)
+    table.index.name = "index"
+    return table
+
+
+def _frames(files: list[str], pandas: Any) -> Iterator[tuple[Any, float]]:
+    for name in files:
+        with open(name, encoding="utf-8") as file:
+            first = file.readline()
+            if not first.startswith("#"):
+                raise ValueError(f"{name} does not begin with the comment that Monitor writes.")
+            yield pandas.read_csv(file, index_col=None), json.loads(first[1:])["t_start"]

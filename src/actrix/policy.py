@@ -1,0 +1,142 @@
+"""A model's policy as people ask it: actions, their distribution, values; Stable-Baselines3's names."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from actrix.core import normalize
+from actrix.core.spaces import from_env_action
+from actrix.loops.evaluate import Policy
+from actrix.nets.memory import apply as apply_memory
+from actrix.predict import batch_of, checked_mask, predict
+
+
+class ActionDistribution:
+    """π(·|s) for a batch of N observations. Box actions are in the environment's units; densities are per unit of the
+    policy's coordinates, where [−1, 1] spans the bounds (SB3's of an on-policy Gaussian: the environment's units).
+
+    `distribution` is the pytree of parameters underneath (`actrix.core.distributions`).
+    """
+
+    def __init__(self, distribution: Any, head: Any, space: Any):
+        self.distribution, self._head, self._space = distribution, head, space
+
+    def log_prob(self, actions: Any) -> np.ndarray:
+        """log π(a|s) `[N]` of actions `[N, …]`."""
+        inner = self._head.flatten_action(from_env_action(self._space, np.asarray(actions)))
+        return np.asarray(self.distribution.log_prob(inner))
+
+    def entropy(self) -> np.ndarray:
+        """In nats `[N]`; AttributeError for a squashed Gaussian, which has no closed form."""
+        return np.asarray(self.distribution.entropy())
+
+    @property
+    def probs(self) -> np.ndarray:
+        """Probabilities `[N, A]` of a Discrete action; AttributeError for others."""
+        return np.exp(np.asarray(self.distribution.logits))
+
+
+class ModelPolicy(Policy):
+    """`model.policy`: frozen at the parameters of this moment.
+
+    What a policy does not have (a value without a critic of V, a distribution of a greedy one) raises AttributeError
+    with what there is instead.
+    """
+
+    def __init__(self, model: Any, acting: Any, stream: Any):
+        super().__init__(model.algorithm, acting, model.seed % 2**31, stream)
+        self.model, self.spec = model, model._known_spec()
+
+    @property
+    def policy(self) -> ModelPolicy:
+        """Itself, so that it may be evaluated as a model is."""
+        return self
+
+    def _known_spec(self) -> Any:
+        return self.spec
+
+    def trains_on(self, env: Any) -> bool:
+        """`Model.trains_on`."""
+        return self.model.trains_on(env)
+
+    @property
+    def runner(self) -> Any:
+        """The loop that trains the model."""
+        return self.model.runner
+
+    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False,
+                action_masks: Any = None) -> tuple[np.ndarray, Any]:  # fmt: skip
+        """As `Model.predict`."""
+        return predict(self, self.spec, observation, state, episode_start, deterministic, action_masks)
+
+    def get_distribution(self, obs: Any, action_masks: Any = None) -> ActionDistribution:
+        """π(·|s) for a batch of observations (or one, as a batch of one)."""
+        net = self._asked("policy", "get_distribution: its actions follow from Q, see q_values")
+        dist = _distribution(self.algorithm)(self.acting, *self._seen(obs, action_masks))
+        if not hasattr(dist, "log_prob"):
+            raise AttributeError(
+                f"{self.model.preset.name} acts by a function of the state: it has no distribution."
+            )
+        return ActionDistribution(dist, net.head, self.spec.action_space)
+
+    def predict_values(self, obs: Any) -> np.ndarray:
+        """V(s) `[N, 1]` of the critic; with a Q critic of the policy Q(s, ·) `[N, A]`."""
+        self._asked("critic_only", "predict_values: there is no V, see q_values")
+        out = np.asarray(_joint(self.algorithm)(self.acting, *self._seen(obs)).value)
+        return out if out.ndim == 2 else out[:, None]
+
+    def evaluate_actions(self, obs: Any, actions: Any, action_masks: Any = None) -> tuple:
+        """(values, log π(a|s) `[N]`, entropy `[N]`) of these actions."""
+        dist = self.get_distribution(obs, action_masks)
+        return self.predict_values(obs), dist.log_prob(actions), dist.entropy()
+
+    def q_values(self, obs: Any) -> np.ndarray:
+        """Q(s, ·) `[N, A]` of discrete actions; AttributeError where no critic has them."""
+        critic = getattr(self.algorithm, "critic", None)
+        if critic is None or critic.facts.gives == "V" or self.acting.net.head.continuous:
+            raise AttributeError(f"{self.model.preset.name} has no Q(s, ·) of discrete actions.")
+        return np.asarray(_q_values(self.algorithm)(self.acting, self._seen(obs)[0]))
+
+    def _asked(self, attribute: str, otherwise: str) -> Any:
+        net = getattr(self.acting, "net", None)
+        if not hasattr(net, attribute):
+            raise AttributeError(f"the policy of {self.model.preset.name} has no {otherwise}.")
+        return net
+
+    def _seen(self, obs: Any, action_masks: Any = None) -> tuple[Any, Any]:
+        batch, _ = batch_of(self.spec.observation_space, obs)
+        return batch, checked_mask(action_masks, self.spec, len(jax.tree.leaves(batch)[0]))
+
+
+def _normalised(algorithm: Any, acting: Any, obs: Any) -> Any:
+    return normalize.normalize_observation(acting.obs_moments, obs, algorithm.clip_obs)
+
+
+@functools.lru_cache(maxsize=64)
+def _distribution(algorithm: Any) -> Any:
+    def call(acting, obs, mask):
+        net, seen = acting.net, _normalised(algorithm, acting, obs)
+        carry = net.initial_carry((len(jax.tree.leaves(obs)[0]),))
+        return net.policy(seen, carry, mask)[0]
+
+    return jax.jit(call)
+
+
+@functools.lru_cache(maxsize=64)
+def _joint(algorithm: Any) -> Any:
+    def call(acting, obs, mask):
+        carry = acting.net.initial_carry((len(jax.tree.leaves(obs)[0]),))
+        return apply_memory(acting.net, _normalised(algorithm, acting, obs), carry, mask)[0]
+
+    return jax.jit(call)
+
+
+@functools.lru_cache(maxsize=64)
+def _q_values(algorithm: Any) -> Any:
+    return jax.jit(
+        lambda acting, obs: algorithm.critic.q_values(acting.net, _normalised(algorithm, acting, obs))
+    )

@@ -19,7 +19,8 @@ from gen_tables import settings
 
 from actrix.algorithms.presets import PRESETS, Preset
 from actrix.algorithms.settings import own_fields, parts_of
-from actrix.model import MODELS, Model
+from actrix.model import Model
+from actrix.stored import MODELS
 
 STUB = Path(inspect.getfile(Model)).with_name("named.pyi")
 HEAD = '''\

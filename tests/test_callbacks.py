@@ -89,7 +89,7 @@ def test_every_hook_runs_and_steps_are_counted():
     model, count = make(), Count()
     model.learn(2 * CHUNK, callback=CallbackList([count]))
     assert count.seen == list(range(4, 2 * CHUNK + 1, 4))
-    assert count.calls == {"init": 1, "start": 1, "rollout": 3, "rollout end": 2, "end": 1}
+    assert count.calls == {"init": 1, "start": 1, "rollout": 2, "rollout end": 2, "end": 1}
     model.learn(CHUNK, callback=count, reset_num_timesteps=False)
     assert count.seen[-8:] == list(range(2 * CHUNK + 4, 3 * CHUNK + 1, 4))
     compiled = Count()

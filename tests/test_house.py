@@ -16,7 +16,6 @@ ROOT = Path(__file__).resolve().parent.parent / "src" / "actrix"
 FILES = sorted(ROOT.rglob("*.py"))
 
 LONG_FILES = {
-    "model.py": "the user's one object, whose methods share its state; what stands alone is in files beside it",
     "core/answers.py": "the contract of critic, actor and data: half of it is docstrings, read together",
     "data/ring.py": "one invariant, which rows are ready, holds from writing to drawing",
 }

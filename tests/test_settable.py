@@ -24,7 +24,7 @@ def test_settings_are_read():
     assert actrix.DQN("MlpPolicy", HostJax(ActionObs(), 2), **DQN).tau == 1.0
     with pytest.raises(AttributeError, match="'PPO' object has no attribute 'tau'"):
         model.tau  # noqa: B018
-    assert not hasattr(model, "replay_buffer")
+    assert model.replay_buffer is None
 
 
 @pytest.mark.parametrize("mode", ["host", "compiled"])

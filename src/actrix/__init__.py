@@ -29,6 +29,7 @@ from actrix.callbacks import (  # noqa: E402
 from actrix.core.schedules import Linear  # noqa: E402
 from actrix.data.datasets.dataset import DatasetError  # noqa: E402
 from actrix.data.datasets.read import load_dataset  # noqa: E402
+from actrix.doctor.check import check_env  # noqa: E402
 from actrix.envs.atari import make_atari_env  # noqa: E402
 from actrix.envs.build import UnknownEnvError  # noqa: E402
 from actrix.envs.finite import FiniteMDP, MDPError  # noqa: E402
@@ -42,7 +43,6 @@ from actrix.envs.vec.names import (  # noqa: E402
     VecFrameStack,
     VecMonitor,
     VecTransposeImage,
-    check_env,
     set_random_seed,
 )
 from actrix.envs.vec.normalize import VecNormalize  # noqa: E402

@@ -172,7 +172,11 @@ class EventCallback(_Every):
 
 
 class CheckpointCallback(_Every):
-    """Save the model every `save_freq` calls to `save_path/<name_prefix>_<steps>_steps.safetensors`."""
+    """Save the model every `save_freq` calls to `save_path/<name_prefix>_<steps>_steps.safetensors`.
+
+    On request also the replay memory (`…_replay_buffer_<steps>_steps.safetensors`) and the statistics of `VecNormalize`
+    (`…_vecnormalize_<steps>_steps.npz`; a model's file holds those of the observations too), where there are any.
+    """
 
     def __init__(
         self, save_freq: int, save_path: str | os.PathLike, name_prefix: str = "rl_model",
@@ -180,13 +184,25 @@ class CheckpointCallback(_Every):
     ):  # fmt: skip
         super().__init__(verbose)
         self.save_freq, self.save_path, self.name_prefix = save_freq, Path(save_path), name_prefix
+        self.save_replay_buffer, self.save_vecnormalize = save_replay_buffer, save_vecnormalize
 
     def _on_step(self) -> bool:
         if self._crossed(self.save_freq):
-            path = self.model.save(self.save_path / f"{self.name_prefix}_{self.num_timesteps}_steps")
+            written = [self.model.save(self._path(""))]
+            if self.save_replay_buffer and self.model.replay_buffer is not None:
+                written.append(self.model.save_replay_buffer(self._path("replay_buffer_")))
+            normalize = self.model.get_vec_normalize_env()
+            if self.save_vecnormalize and normalize is not None:
+                written.append(
+                    self._path("vecnormalize_").with_name(self._path("vecnormalize_").name + ".npz")
+                )
+                normalize.save(written[-1])
             if self.verbose:
-                print(f"saved {path}")
+                print(f"saved {', '.join(map(str, written))}")
         return True
+
+    def _path(self, what: str) -> Path:
+        return self.save_path / f"{self.name_prefix}_{what}{self.num_timesteps}_steps"
 
 
 class EvalCallback(EventCallback):

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Self
 
 import gymnasium as gym
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from actrix import resuming
@@ -19,18 +18,17 @@ from actrix.algorithms import presets
 from actrix.algorithms import settings as settings_
 from actrix.callbacks import as_callback
 from actrix.core import spaces
-from actrix.core.contract import Acting, Algorithm
+from actrix.core.contract import Acting
 from actrix.core.types import Spec
 from actrix.data.datasets.dataset import Dataset, check_spaces
 from actrix.data.datasets.read import load_dataset
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import as_host_env, choose_backend, training_env
+from actrix.envs.vec.names import set_random_seed
 from actrix.envs.vec.normalize import VecNormalize, host_of
 from actrix.envs.vec.vecenv import VecEnv, vec_env
-from actrix.files import checkpoint, container, modelfile
-from actrix.files.export import Exported, export
+from actrix.files import checkpoint
 from actrix.files.lock import RunLock
-from actrix.files.spaces import spec_from_json
 from actrix.hooks import Hooks, NoLogger
 from actrix.loops.compiled import CompiledRunner
 from actrix.loops.evaluate import Stream, check_same_spaces
@@ -41,9 +39,10 @@ from actrix.loops.stepping import host_runner
 from actrix.loops.train import SeedRun, kept, save_checkpoints, train
 from actrix.policy import ModelPolicy
 from actrix.predict import predict
-from actrix.settable import Settable
 from actrix.show.display import Display
 from actrix.show.log import Logger
+from actrix.stored import MODELS, Stored
+from actrix.surface import Surface
 
 POLICIES = (
     "MlpPolicy",
@@ -55,35 +54,7 @@ POLICIES = (
 )
 
 
-MODELS: dict[str, type[Model]] = {}
-"""The class of each preset's name: `named` fills it."""
-
-
-def model_class(name: str | None) -> type[Model]:
-    """The class for an algorithm's name; SettingError suggests the nearest."""
-    if name in MODELS:
-        return MODELS[name]
-    presets.find_preset(str(name))
-    raise AssertionError("unreachable")
-
-
-class _class_only(classmethod):
-    """`PPO.load(path)` works; `model.load(path)` fails with the fix instead of leaving `model` unchanged."""
-
-    def __get__(self, instance: Any, owner: Any = None) -> Any:
-        if instance is not None:
-            name = type(instance).__name__
-
-            def refuse(*args: Any, **kwargs: Any) -> None:
-                raise TypeError(
-                    f"load builds a new model and would leave this one unchanged: write model = {name}.load(...)."
-                )
-
-            return refuse
-        return super().__get__(None, owner)
-
-
-class Model(Settable):
+class Model(Surface, Stored):
     """An algorithm, an environment and what was learned. Subclasses only name a preset.
 
     Args:
@@ -136,6 +107,8 @@ class Model(Settable):
         self.stats_window_size = stats_window_size
         self.backend, self.env_kwargs, self.n_envs = backend, env_kwargs, n_envs
         self.device = _device(device)
+        if seed is not None:  # for environments that draw from the global streams
+            set_random_seed(self.seed)
         self.reference = None if reference is None else reference.acting
         self.env: HostEnv | JaxEnv | None = None
         self._vec: VecEnv | None = None
@@ -144,6 +117,7 @@ class Model(Settable):
         self.spec: Spec | None = None
         self.runner: Runner | None = None
         self.logger: Logger | Any = NoLogger()
+        self._given_logger = False
         self.run = SeedRun(self.seed, window=stats_window_size)
         self._open_steps = self._open_episodes = 0  # of the chunk that is being collected
         self._acting: Acting | None = None
@@ -191,20 +165,6 @@ class Model(Settable):
         if isinstance(given, VecNormalize):
             given.attach(self)
 
-    def set_statistics(self, obs_moments: Any, return_moments: Any = None) -> None:
-        """Go on with these running statistics (`core.normalize.Moments`), of observations and discounted returns."""
-        assert self.runner is not None
-        learner = self.runner.learners[0]
-        acting, scale = learner.acting, learner.training.reward_scale
-        if obs_moments is not None:
-            acting = dataclasses.replace(acting, obs_moments=obs_moments)
-        if return_moments is not None and scale is not None:
-            scale = dataclasses.replace(scale, moments=return_moments)
-        training = dataclasses.replace(learner.training, reward_scale=scale)
-        learner = dataclasses.replace(learner, acting=acting, training=training)
-        self.runner.set_learners([learner], [self.run.iterations])
-        self._acting = self._policy = None
-
     def set_dataset(self, dataset: Any) -> None:
         """Learn from a fixed data set: a Minari folder or id, or what `load_dataset` returns. Raises DatasetError."""
         data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
@@ -242,10 +202,6 @@ class Model(Settable):
             self._vec = vec_env(self.env, self.n_envs, self.seed)
         return self._vec
 
-    def get_vec_normalize_env(self) -> VecNormalize | None:
-        """The `VecNormalize` that the model was given, if it was."""
-        return self._vec if isinstance(self._vec, VecNormalize) else None
-
     def trains_on(self, env: Any) -> bool:
         """Whether stepping `env` would step the episodes of training (never so in the compiled loop)."""
         env = host_of(env)
@@ -254,30 +210,10 @@ class Model(Settable):
             base(env) is base(e) for e in (self.env, self._given)
         )
 
-    @property
-    def observation_space(self) -> Any:
-        """The observation space of one environment."""
-        return self._known_spec().observation_space
-
-    @property
-    def action_space(self) -> Any:
-        """The action space of one environment."""
-        return self._known_spec().action_space
-
     def _known_spec(self) -> Spec:
         if self.spec is None:
             raise ValueError("this model has no environment yet: pass env=… or call set_env.")
         return self.spec
-
-    @property
-    def num_timesteps(self) -> int:
-        """Environment steps taken so far."""
-        return self.run.steps + self._open_steps
-
-    @property
-    def num_episodes(self) -> int:
-        """Episodes finished so far."""
-        return self.run.episodes + self._open_episodes
 
     # ------------------------------------------------------------------ learning
 
@@ -323,9 +259,7 @@ class Model(Settable):
                 self.algorithm.check_budget(int(total_timesteps), self.n_envs)
             self._take_up(source, ours=source == folder, reset=reset_num_timesteps)
             total = int(total_timesteps) + self.run.start_steps
-            if reset_num_timesteps or isinstance(self.logger, NoLogger):
-                self.logger.close()
-                self.logger = Logger(tensorboard=self._tb_folder(tb_log_name), verbose=self.verbose)
+            self.logger = self._next_logger(tb_log_name, reset_num_timesteps)
             self.run.logger, self.run.checkpoints = self.logger, folder
             self.run.identity = resuming.identity(self)
             title = f"{type(self).__name__} on {self.env_id or 'your environment'}"
@@ -361,17 +295,6 @@ class Model(Settable):
         else:
             self.run.start_steps = self.run.steps
 
-    def _tb_folder(self, name: str | None) -> Path | None:
-        if self.tensorboard_log is None:
-            return None
-        base, name = Path(self.tensorboard_log), name or type(self).__name__
-        used = [
-            int(p.name.rsplit("_", 1)[1])
-            for p in base.glob(f"{name}_*")
-            if p.name.rsplit("_", 1)[1].isdigit()
-        ]
-        return base / f"{name}_{max(used, default=0) + 1}"
-
     # ------------------------------------------------------------------ acting
 
     @property
@@ -406,110 +329,11 @@ class Model(Settable):
         spec, policy = self._known_spec(), self.policy
         return predict(policy, spec, observation, state, episode_start, deterministic, action_masks)
 
-    # ------------------------------------------------------------------ files
-
-    def save(self, path: str | os.PathLike) -> Path:
-        """Write one model file (`.safetensors`): parameters, statistics, settings and spaces; data only."""
-        return modelfile.write_model(
-            path, self.preset.name, settings_.settings_of(self.algorithm), self.acting, self._known_spec(),
-            env_id=self.env_id, env_kwargs=self.env_kwargs, seed=self.seed, num_timesteps=self.num_timesteps,
-            n_envs=self.n_envs, reference=self.reference is not None,
-        )  # fmt: skip
-
-    def export(self, path: str | os.PathLike, to: str = "onnx") -> Exported:
-        """Write the deterministic policy as a file that runs without actrix: `to` "onnx" or "stablehlo".
-
-        What goes in and out: `actrix.files.export.export`. Raises ExportError, ImportError (ONNX without its packages).
-        """
-        return export(
-            path, to, self.algorithm, self.acting, self._known_spec(), name=self.preset.name, env_id=self.env_id
-        )  # fmt: skip
-
-    @_class_only
-    def load(
-        cls: Any, path: str | os.PathLike, env: Any = None, template: Model | None = None, device: str = "auto",
-        **kwargs: Any,
-    ) -> Any:  # fmt: skip
-        """A new model from a file or a run folder. Nothing in the file is executed.
-
-        `env` may be given to go on training (the optimiser starts anew). A file saved with a network of your own
-        needs `template`, a model built with that network. Raises ModelFileError, FileNotFoundError.
-        """
-        header = container.read_header(path)
-        meta = modelfile.check_model(header)
-        name, expected = meta["algorithm"], cls.preset_name
-        if cls is not Model and name != expected:
-            raise container.ModelFileError(
-                f"{path} holds {name!r}, not {expected!r}: load it with Model.load."
-            )
-        settings = meta["settings"]
-        custom = settings["policy_kwargs"].get("custom", False)
-        if custom and template is None:
-            raise container.ModelFileError(
-                f"{path} was saved with a network of the user's own: load it with template=model."
-            )
-        with container.blaming(header.path, "its settings"):
-            maker = cls if cls is not Model else model_class(name)
-            settings = {k: v for k, v in settings.items() if not (custom and k == "policy_kwargs")}
-            if name != presets.COMPOSED:
-                settings = settings_.upgraded(presets.find_preset(name).algorithm, settings)
-            model = maker("MlpPolicy", seed=meta["seed"], **settings)
-        with container.blaming(header.path, "its spec"):
-            spec = spec_from_json(meta["spec"])
-            _check_spaces(model.algorithm, spec)
-        if kwargs or device != "auto":
-            model = maker("MlpPolicy", **{"seed": meta["seed"], "device": device} | settings | kwargs)
-        if custom and template is not None:
-            model.algorithm = dataclasses.replace(model.algorithm, network=template.algorithm.network)
-        model._take(header, spec, custom)
-        model.n_envs = kwargs.get("n_envs", meta["n_envs"])
-        if env is not None:
-            if meta.get("reference") and "reference" not in kwargs:
-                raise container.ModelFileError(
-                    f"{path} was trained near a reference policy, which it does not hold: give reference=model."
-                )
-            model.set_env(env)
-        return model
-
-    def _take(self, header: container.Header, spec: Spec, custom: bool) -> None:
-        """What a file holds besides the settings. A `custom` network is built, to have the shapes of its arrays."""
-        with container.blaming(header.path, "its settings and spec"):
-            initial = lambda key: self.algorithm.initial_acting(key, spec)
-            shapes = initial(jax.random.key(0)) if custom else modelfile.shapes_of(initial)
-        self._acting, self.spec = container.read_tree(header, shapes), spec
-        self.env_id, self.env_kwargs = header.meta["env_id"], header.meta["env_kwargs"]
-        self.run.steps = header.meta["num_timesteps"]
-
     def _adopt(self, acting: Acting) -> None:
         """Put these acting parameters into the runner."""
         assert self.runner is not None
         learner = self.algorithm.with_acting(self.runner.learners[0], acting)
         self.runner.set_learners([learner], [self.run.iterations])
-
-    def get_parameters(self) -> dict[str, np.ndarray]:
-        """Name → array of every acting parameter."""
-        return dict(
-            zip(container.leaf_names(self.acting), map(np.asarray, jax.tree.leaves(self.acting)), strict=True)
-        )
-
-    def set_parameters(self, parameters: dict[str, Any], exact_match: bool = True) -> None:
-        """Replace acting parameters by name (a warm start); ValueError lists unknown or missing names."""
-        current = self.get_parameters()
-        wrong = sorted(set(parameters) - set(current)) + (
-            sorted(set(current) - set(parameters)) if exact_match else []
-        )
-        if wrong:
-            raise ValueError(f"parameters do not match: {', '.join(wrong)}.")
-        leaves = []
-        for name, old in current.items():
-            new = np.asarray(parameters.get(name, old), old.dtype)
-            if new.shape != old.shape:
-                raise ValueError(f"parameter {name} has shape {new.shape}, expected {old.shape}.")
-            leaves.append(jnp.asarray(new))
-        acting = jax.tree.unflatten(jax.tree.structure(self.acting), leaves)
-        self._acting, self._policy = acting, None
-        if self.runner is not None:
-            self._adopt(acting)
 
 
 def _seed(seed: int | None) -> int:
@@ -545,12 +369,3 @@ def _network(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> An
             f"policy must be a name or (spec, key) -> equinox module, not {policy!r}."
         )
     return settings_.network_config(kwargs, base)
-
-
-def _check_spaces(algorithm: Algorithm, spec: Spec) -> None:
-    """Refuse spaces in which the algorithm cannot act; whether batches fit the environments matters when it learns."""
-    try:
-        algorithm.check(spec, 1)
-    except ValueError as error:
-        if "action space" in str(error):
-            raise

@@ -8,7 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from actrix.algorithms.learn import Composition
 from actrix.core import normalize
+from actrix.core.contract import Algorithm
 from actrix.core.spaces import from_env_action
 from actrix.loops.evaluate import Policy
 from actrix.nets.memory import apply as apply_memory
@@ -96,10 +98,11 @@ class ModelPolicy(Policy):
 
     def q_values(self, obs: Any) -> np.ndarray:
         """Q(s, ·) `[N, A]` of discrete actions; AttributeError where no critic has them."""
-        critic = getattr(self.algorithm, "critic", None)
-        if critic is None or critic.facts.gives == "V" or self.acting.net.head.continuous:
+        algorithm = self.algorithm
+        known = isinstance(algorithm, Composition) and not self.acting.net.head.continuous
+        if not known or algorithm.critic.facts.gives in ("V", "none"):
             raise AttributeError(f"{self.model.preset.name} has no Q(s, ·) of discrete actions.")
-        return np.asarray(_q_values(self.algorithm)(self.acting, self._seen(obs)[0]))
+        return np.asarray(_q_values(algorithm)(self.acting, self._seen(obs)[0]))
 
     def _asked(self, attribute: str, otherwise: str) -> Any:
         net = getattr(self.acting, "net", None)
@@ -112,12 +115,13 @@ class ModelPolicy(Policy):
         return batch, checked_mask(action_masks, self.spec, len(jax.tree.leaves(batch)[0]))
 
 
-def _normalised(algorithm: Any, acting: Any, obs: Any) -> Any:
-    return normalize.normalize_observation(acting.obs_moments, obs, algorithm.clip_obs)
+def _normalised(algorithm: Algorithm, acting: Any, obs: Any) -> Any:
+    clip = getattr(algorithm, "clip_obs", 10.0)
+    return normalize.normalize_observation(acting.obs_moments, obs, clip)
 
 
 @functools.lru_cache(maxsize=64)
-def _distribution(algorithm: Any) -> Any:
+def _distribution(algorithm: Algorithm) -> Any:
     def call(acting, obs, mask):
         net, seen = acting.net, _normalised(algorithm, acting, obs)
         carry = net.initial_carry((len(jax.tree.leaves(obs)[0]),))
@@ -127,7 +131,7 @@ def _distribution(algorithm: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def _joint(algorithm: Any) -> Any:
+def _joint(algorithm: Algorithm) -> Any:
     def call(acting, obs, mask):
         carry = acting.net.initial_carry((len(jax.tree.leaves(obs)[0]),))
         return apply_memory(acting.net, _normalised(algorithm, acting, obs), carry, mask)[0]
@@ -136,7 +140,6 @@ def _joint(algorithm: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def _q_values(algorithm: Any) -> Any:
-    return jax.jit(
-        lambda acting, obs: algorithm.critic.q_values(acting.net, _normalised(algorithm, acting, obs))
-    )
+def _q_values(algorithm: Composition) -> Any:
+    critic = algorithm.critic
+    return jax.jit(lambda acting, obs: critic.q_values(acting.net, _normalised(algorithm, acting, obs)))

@@ -56,16 +56,7 @@ def batch_of(space: Any, observation: Any) -> tuple[Any, bool]:
             raise ValueError(f"the observation must be a tuple of {n}, got {type(observation).__name__}.")
         pairs = [batch_of(s, o) for s, o in zip(space.spaces, observation, strict=True)]
         return tuple(p[0] for p in pairs), _one_batch(pairs)
-    x = np.asarray(observation)
-    if np.issubdtype(x.dtype, np.floating):
-        with np.errstate(over="ignore"):  # beyond float32 it is infinite, which is refused
-            x = x.astype(np.float32)
-        if not np.isfinite(x).all():
-            raise ValueError(
-                f"the observation holds a non-finite number at index {np.argwhere(~np.isfinite(x))[0].tolist()}."
-            )
-    elif not np.issubdtype(x.dtype, np.integer) and x.dtype != bool:
-        raise ValueError(f"the observation has dtype {x.dtype}; expected numbers.")
+    x = _numbers(observation)
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
         low = np.asarray(space.start)
         high = low + (space.n if isinstance(space, gym.spaces.Discrete) else space.nvec) - 1
@@ -80,6 +71,21 @@ def batch_of(space: Any, observation: Any) -> tuple[Any, bool]:
     raise ValueError(
         f"the observation has shape {x.shape}; expected {space.shape}, or a batch (n, *{space.shape})."
     )
+
+
+def _numbers(observation: Any) -> np.ndarray:
+    """An array of finite numbers, float32 where they are floats."""
+    x = np.asarray(observation)
+    if np.issubdtype(x.dtype, np.floating):
+        with np.errstate(over="ignore"):  # beyond float32 it is infinite, which is refused
+            x = x.astype(np.float32)
+        if not np.isfinite(x).all():
+            raise ValueError(
+                f"the observation holds a non-finite number at index {np.argwhere(~np.isfinite(x))[0].tolist()}."
+            )
+    elif not np.issubdtype(x.dtype, np.integer) and x.dtype != bool:
+        raise ValueError(f"the observation has dtype {x.dtype}; expected numbers.")
+    return x
 
 
 def _check_memory(zero: Any, state: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from actrix.algorithms.settings import settings_of
 from actrix.files import checkpoint, container, modelfile
+from actrix.files.kwargs import plain
 from actrix.files.spaces import spec_to_json
 from actrix.loops.runner import Runner
 from actrix.loops.train import SeedRun, load_checkpoints
@@ -32,9 +33,10 @@ def places(
 
 def identity(model: Any) -> dict[str, Any]:
     """What a checkpoint must share with this model."""
+    kwargs = {name: plain(value)[0] for name, value in (model.env_kwargs or {}).items()}
     found = {
         "algorithm": model.preset.name, "settings": settings_of(model.algorithm), "spec": spec_to_json(model.spec),
-        "n_envs": model.n_envs, "env_id": model.env_id or "", "env_kwargs": model.env_kwargs or {},
+        "n_envs": model.n_envs, "env_id": model.env_id or "", "env_kwargs": kwargs,
         "env": _env_class(model.env),
     }  # fmt: skip
     return json.loads(json.dumps(found, default=repr))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -199,3 +199,20 @@ def _short(value: Any) -> str:
     except (RecursionError, ValueError):  # ValueError: an integer of thousands of digits
         text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two arguments are equal, arrays and data frames by their contents; False where that cannot be said."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    try:
+        equal = one.equals(other) if hasattr(one, "equals") else np.array_equal(one, other)
+        return bool(equal)
+    except Exception:
+        return False

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space, create_empty_array
 
+from actrix.core.plain import same
 from actrix.core.spaces import (
     _box_map,
     check_action_space,
@@ -342,7 +343,7 @@ def _env_id(envs: VectorEnv) -> str | None:
     if spec is None or known is None or spec.additional_wrappers:
         return None
     what = lambda s: (s.max_episode_steps, {k: v for k, v in s.kwargs.items() if k != "render_mode"})
-    return spec.id if what(spec) == what(known) else None
+    return spec.id if same(what(spec), what(known)) else None
 
 
 def _final_obs(obs: Any, infos: dict[str, Any], rows: np.ndarray) -> Any:

@@ -120,10 +120,27 @@ def as_bytes(x: np.ndarray) -> Any:
     return np.ascontiguousarray(x).reshape(-1).view(np.uint8)
 
 
-def find(path: str | os.PathLike) -> Path:
-    """The file itself, with .safetensors added, or a run folder's model; FileNotFoundError names what was tried."""
+SUFFIX = ".safetensors"
+
+
+def named(path: str | os.PathLike) -> Path:
+    """The name of a file: with `.safetensors` at its end, in the place of `.zip`; ValueError for a folder's."""
     path = Path(path)
-    tried = [path, *([path.with_suffix(".safetensors")] if path.name else []), path / "model.safetensors"]
+    if not path.name or path.name == "..":
+        raise ValueError(f"'{path}' is a folder: name a file.")
+    name = path.name.removesuffix(".zip")
+    return path.with_name(name if name.endswith(SUFFIX) else name + SUFFIX)
+
+
+def find(path: str | os.PathLike) -> Path:
+    """The file itself, one by the name that `named` makes, or a run folder's model; FileNotFoundError names all."""
+    path = Path(path)
+    tried = [
+        path,
+        *([named(path), path.with_suffix(SUFFIX)] if path.name else []),
+        path / "model.safetensors",
+    ]
+    tried = list(dict.fromkeys(tried))
     for candidate in tried:
         if candidate.is_file():
             return candidate
@@ -137,6 +154,11 @@ def read_header(path: str | os.PathLike) -> Header:
         size = os.fstat(file.fileno()).st_size
         prefix = file.read(8)
         length = int.from_bytes(prefix, "little")
+        if prefix.startswith(b"PK\x03\x04"):
+            raise ModelFileError(
+                f"{path} is a zip, as Stable-Baselines3 writes: its pickled objects are not read. Train anew, or take "
+                "its arrays over with set_parameters."
+            )
         if len(prefix) < 8 or length > min(size - 8, MAX_HEADER):
             raise ModelFileError(
                 f"{path} is cut short or no safetensors file: its header would have {length} bytes of {size}."

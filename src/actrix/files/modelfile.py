@@ -32,7 +32,7 @@ def save(path: str | os.PathLike, meta: dict[str, Any], tree: PyTree) -> Path:
 
     The file is whole and on disk when this returns; on any error `path` is as before.
     """
-    path = atomic.with_suffix(path, ".safetensors")
+    path = container.named(path)
     text = json.dumps({"format": container.FORMAT, **meta}, allow_nan=False)
     if meta.get("kind") == "model":  # what could not be read again is not written
         spec_from_json(check_model(Header(path, json.loads(text), {}, 0, ""))["spec"])

@@ -16,7 +16,7 @@ from actrix.core.contract import Algorithm
 from actrix.core.spaces import to_env_action
 from actrix.core.types import PyTree, Spec
 from actrix.envs.atari import PLAY, is_atari, make_atari_env
-from actrix.envs.base import HostEnv, JaxEnv, infos_of
+from actrix.envs.base import HostEnv, JaxEnv, Step, infos_of
 from actrix.envs.guard import env_seeds
 from actrix.envs.make import as_host_env, make_vec_env
 from actrix.loops.runner import run_keys
@@ -95,7 +95,7 @@ class Policy:
 
 def evaluate(
     policy: Policy, env: HostEnv, episodes: int, deterministic: bool = True, seed: int | None = None,
-    on_step: Callable[[dict[str, Any]], None] | None = None,
+    on_step: Callable[..., None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Undiscounted returns and lengths of `episodes` fresh episodes, in the order in which they end.
 
@@ -134,11 +134,7 @@ def evaluate(
             lengths.append(length[i])
             count[i] += 1
         if on_step is not None:
-            on_step({
-                "observations": before, "new_observations": step.obs, "actions": action, "rewards": step.reward,
-                "dones": done, "episode_counts": count, "episode_rewards": returns, "episode_lengths": lengths,
-                "current_rewards": total, "current_lengths": length, "states": memory,
-            })  # fmt: skip
+            on_step(before, action, step, done, total, length)
         total, length = np.where(done, 0.0, total), np.where(done, 0, length)
         first = done | ~valid
         obs, mask = step.obs, step.mask
@@ -167,14 +163,19 @@ def check_same_spaces(spec: Spec, env: HostEnv | JaxEnv) -> None:
             raise ValueError(f"the environment's {what} is {theirs}, the model's is {ours}.")
 
 
-def _tell(callback: Callable, model: Any, env: HostEnv, step: dict[str, Any]) -> None:
+def _tell(
+    callback: Callable, model: Any, env: HostEnv, obs: Any, action: np.ndarray, step: Step, done: np.ndarray,
+    returns: np.ndarray, lengths: np.ndarray,
+) -> None:  # fmt: skip
     """Call `callback` once per environment with the locals that Stable-Baselines3's evaluation has."""
     infos = infos_of(env)
-    actions = to_env_action(env.spec.action_space, step["actions"])
-    known = step | {"model": model, "env": env, "infos": infos, "actions": actions, "n_envs": env.num_envs}
+    known = {
+        "model": model, "env": env, "n_envs": env.num_envs, "infos": infos, "observations": obs,
+        "new_observations": step.obs, "actions": to_env_action(env.spec.action_space, action), "rewards": step.reward,
+        "dones": done, "current_rewards": returns, "current_lengths": lengths,
+    }  # fmt: skip
     for i in range(env.num_envs):
-        here = {"i": i, "info": infos[i], "reward": step["rewards"][i], "done": step["dones"][i]}
-        callback(known | here, {})
+        callback(known | {"i": i, "info": infos[i], "reward": step.reward[i], "done": done[i]}, {})
 
 
 def evaluate_policy(

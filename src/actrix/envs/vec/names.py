@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import random
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,36 +50,10 @@ def _functions(env_fns: Any, who: str) -> list[Callable[[], gym.Env]]:
     return functions
 
 
-COPIES = 8
-"""More than an examination builds of an environment."""
-
-
 def set_random_seed(seed: int, using_cuda: bool = False) -> None:
     """Seed Python's and NumPy's global random numbers. (A model draws from streams of its own, by its `seed`.)"""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - that of environments that draw from the global stream
-
-
-def check_env(env: gym.Env, warn: bool = True, skip_render_check: bool = True) -> None:
-    """AssertionError that names all that must be mended in an environment; a UserWarning for each advice if `warn`.
-
-    It is `actrix doctor` on an object, which is stepped and closed. TypeError for what is no `gym.Env`.
-    """
-    from actrix.doctor.examine import examine
-
-    if not isinstance(env, gym.Env):
-        raise TypeError(f"a {type(env).__name__} is no environment: inherit from gymnasium.Env.")
-    try:
-        copies = [copy.deepcopy(env) for _ in range(COPIES)]
-    except Exception:  # a window, a simulator: one object must do
-        copies = []
-    found = examine(lambda: copies.pop() if copies else env)
-    wrong = [f"{f.check}: {f.result}" for f in found if f.level == "fix"]
-    if wrong:
-        raise AssertionError("; ".join(wrong))
-    for finding in found:
-        if warn and finding.level == "note":
-            warnings.warn(f"{finding.check}: {finding.result}", UserWarning, stacklevel=2)
 
 
 def VecCheckNan(
@@ -120,7 +92,7 @@ def is_vecenv_wrapped(env: Any, vec_wrapper_class: type) -> bool:
 
 def VecFrameStack(venv: Any, n_stack: int, channels_order: Any = None) -> Any:
     """What `make_atari_env` returns, as it is: it has stacked its frames. ValueError, with the way, for others."""
-    shape = venv.spec.observation_space.shape or ()
+    shape: Any = venv.spec.observation_space.shape or ()
     if len(shape) == 3 and n_stack in (shape[0], shape[-1]):
         return venv
     raise ValueError(

@@ -1,0 +1,137 @@
+"""What else Stable-Baselines3's scripts read of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from actrix.core.types import Spec
+from actrix.envs.vec.names import set_random_seed
+from actrix.envs.vec.normalize import VecNormalize
+from actrix.files.memories import Memory
+from actrix.hooks import NoLogger
+from actrix.settable import Settable
+from actrix.show.log import Logger
+
+
+class Surface(Settable):
+    """Counters, statistics, the memory and random numbers of a model."""
+
+    run: Any
+    env: Any
+    seed: int
+    n_envs: int
+    verbose: int
+    tensorboard_log: Any
+    stats_window_size: int
+    logger: Any
+    set_env: Callable
+    _vec: Any
+    _acting: Any
+    _policy: Any
+    _open_steps: int
+    _open_episodes: int
+    _given_logger: bool
+    _known_spec: Callable[[], Spec]
+
+    @property
+    def observation_space(self) -> Any:
+        """The observation space of one environment."""
+        return self._known_spec().observation_space
+
+    @property
+    def action_space(self) -> Any:
+        """The action space of one environment."""
+        return self._known_spec().action_space
+
+    @property
+    def num_timesteps(self) -> int:
+        """Environment steps taken so far."""
+        return self.run.steps + self._open_steps
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes finished so far."""
+        return self.run.episodes + self._open_episodes
+
+    def get_vec_normalize_env(self) -> VecNormalize | None:
+        """The `VecNormalize` that the model was given, if it was."""
+        return self._vec if isinstance(self._vec, VecNormalize) else None
+
+    def set_statistics(self, obs_moments: Any, return_moments: Any = None) -> None:
+        """Go on with these running statistics (`core.normalize.Moments`), of observations and discounted returns."""
+        assert self.runner is not None
+        learner = self.runner.learners[0]
+        acting, scale = learner.acting, learner.training.reward_scale
+        if obs_moments is not None:
+            acting = dataclasses.replace(acting, obs_moments=obs_moments)
+        if return_moments is not None and scale is not None:
+            scale = dataclasses.replace(scale, moments=return_moments)
+        training = dataclasses.replace(learner.training, reward_scale=scale)
+        learner = dataclasses.replace(learner, acting=acting, training=training)
+        self.runner.set_learners([learner], [self.run.iterations])
+        self._acting = self._policy = None
+
+    @property
+    def lr_schedule(self) -> Any:
+        """The step size as a function of the remaining progress, 1 → 0."""
+        from actrix.core.schedules import evaluate
+
+        rate = self.learning_rate
+        return lambda remaining: float(evaluate(rate, 1.0 - remaining))
+
+    @property
+    def ep_info_buffer(self) -> deque[dict[str, float]]:
+        """Return `r` and length `l` of the last `stats_window_size` training episodes."""
+        pairs = zip(self.run.returns, self.run.lengths, strict=True)
+        return deque(({"r": r, "l": n} for r, n in pairs), maxlen=self.stats_window_size)
+
+    @property
+    def replay_buffer(self) -> Memory | None:
+        """How full the memory is; None for algorithms without one. Its file: `save_replay_buffer`."""
+        rows = getattr(self._learner_memory(), "rows", None)
+        size = getattr(self.algorithm.data, "buffer_size", None)
+        return None if rows is None or size is None else Memory(rows, size, self.n_envs)
+
+    def _learner_memory(self) -> Any:
+        return None if self.runner is None else self.runner.learners[0].memory
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Go on from another seed: new streams of actions, batches and environments, which begin new episodes.
+
+        Python's and NumPy's global random numbers are seeded too.
+        """
+        if seed is None:
+            return
+        set_random_seed(seed)
+        self.seed = self.run.seed = seed
+        if self.env is not None:
+            self.set_env(self._vec if self._vec is not None else self.env)
+
+    def set_logger(self, logger: Any) -> None:
+        """Log to this `Logger` (`actrix.configure`), also in every further `learn`."""
+        self.logger, self._given_logger = logger, True
+
+    def _next_logger(self, name: str | None, reset: bool) -> Logger:
+        """The log of a `learn`: the given one, the one that goes on, or a new one in the next folder."""
+        if self._given_logger or not (reset or isinstance(self.logger, NoLogger)):
+            return self.logger
+        self.logger.close()
+        folder = self._tb_folder(name, reset)
+        goes_on = folder is not None and not reset and folder.exists()
+        return Logger(
+            tensorboard=folder, verbose=self.verbose, resume_step=self.run.steps if goes_on else None
+        )
+
+    def _tb_folder(self, name: str | None, reset: bool) -> Path | None:
+        """`<log>/<name>_<number>`: the next number, or the last one where counting goes on."""
+        if self.tensorboard_log is None:
+            return None
+        base, name = Path(self.tensorboard_log), name or type(self).__name__
+        numbers = (p.name.rpartition("_")[2] for p in base.glob(f"{glob.escape(name)}_*"))
+        last = max((int(n) for n in numbers if n.isdigit()), default=0)
+        return base / f"{name}_{last + 1 if reset or not last else last}"

@@ -98,9 +98,9 @@ class ModelPolicy(Policy):
 
     def q_values(self, obs: Any) -> np.ndarray:
         """Q(s, ·) `[N, A]` of discrete actions; AttributeError where no critic has them."""
-        algorithm = self.algorithm
-        known = isinstance(algorithm, Composition) and not self.acting.net.head.continuous
-        if not known or algorithm.critic.facts.gives in ("V", "none"):
+        algorithm: Any = self.algorithm
+        composed = isinstance(algorithm, Composition)
+        if not composed or self.acting.net.head.continuous or algorithm.critic.facts.gives in ("V", "none"):
             raise AttributeError(f"{self.model.preset.name} has no Q(s, ·) of discrete actions.")
         return np.asarray(_q_values(algorithm)(self.acting, self._seen(obs)[0]))
 

@@ -24,6 +24,13 @@ class UnsupportedSpaceError(TypeError):
 
 def check_observation_space(space: gym.Space, where: str = "observation space") -> None:
     """Raise `UnsupportedSpaceError` naming the offending part unless `space` is supported."""
+    if isinstance(space, spaces.Dict | spaces.Tuple) and not len(space.spaces):
+        raise UnsupportedSpaceError(f"{where} is an empty {type(space).__name__}: there is nothing to see.")
+    if isinstance(space, spaces.Box) and 0 in space.shape:
+        raise UnsupportedSpaceError(
+            f"{where} is a Box of shape {space.shape} without a number in it: leave it out, e.g. with "
+            "gymnasium.wrappers.FilterObservation, or return a constant."
+        )
     if isinstance(space, spaces.Dict):
         for name, part in space.spaces.items():
             check_observation_space(part, f"{where}[{name!r}]")
@@ -36,7 +43,8 @@ def check_observation_space(space: gym.Space, where: str = "observation space") 
         )
     elif not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         raise UnsupportedSpaceError(
-            f"{where} is {type(space).__name__}; supported are {SUPPORTED_OBSERVATIONS}."
+            f"{where} is {type(space).__name__}; supported are {SUPPORTED_OBSERVATIONS}: leave it out "
+            "(gymnasium.wrappers.FilterObservation), or encode it (gymnasium.wrappers.TransformObservation)."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -36,6 +37,7 @@ class Guard(gym.Wrapper):
         # What the fast path of `step` compares with; other spaces always take `conform`.
         self._shape: Any = space.shape if isinstance(space, spaces.Box) else None
         self._dtype: Any = space.dtype
+        _take_options(env.unwrapped)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         self.seed = self.seed if seed is None else seed
@@ -44,9 +46,10 @@ class Guard(gym.Wrapper):
             result = self.env.reset(seed=seed, options=options or None)
         except Exception as error:
             self._raised("reset", error)
-        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        if not (isinstance(result, tuple) and len(result) == 2):
             self._complain(f"reset returned {_show(result)}; it must return (obs, info).")
-        return conform(self.env.observation_space, result[0], self._complain), result[1]
+        info = result[1] if isinstance(result[1], dict) else self._info(result[1])
+        return conform(self.env.observation_space, result[0], self._complain), info
 
     def step(self, action: Any):
         self.steps += 1
@@ -66,7 +69,13 @@ class Guard(gym.Wrapper):
             self._complain(f"terminated is {_show(terminated)}; it must be a bool.")
         if truncated.__class__ is not bool and not isinstance(truncated, np.bool_):
             self._complain(f"truncated is {_show(truncated)}; it must be a bool.")
-        return obs, reward, terminated, truncated, info
+        return obs, reward, terminated, truncated, info if isinstance(info, dict) else self._info(info)
+
+    def _info(self, info: Any) -> dict[str, Any]:
+        """Nothing, in the forms that people write it."""
+        if info is not None and not (isinstance(info, list | tuple | str) and not info):
+            self._complain(f"info is {_show(info)}; it must be a dict.")
+        return {}
 
     def _scalar(self, reward: Any) -> float:
         if isinstance(reward, np.floating | np.integer | np.bool_ | np.ndarray) and np.ndim(reward) == 0:
@@ -84,6 +93,24 @@ class Guard(gym.Wrapper):
 
     def _complain(self, sentence: str) -> NoReturn:
         raise EnvError(f"{self._where()}: {sentence}") from None
+
+
+def _take_options(env: Any) -> None:
+    """Let an environment whose `reset` knows no `options` be reset by wrappers that pass `options=None`."""
+    try:
+        known = inspect.signature(env.reset).parameters
+    except (TypeError, ValueError):
+        return
+    if "options" in known or any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        return
+    plain = env.reset
+
+    def reset(*, options: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        if options:
+            raise TypeError(f"reset of {type(env).__name__} takes no options.")
+        return plain(**kwargs)
+
+    env.reset = reset
 
 
 def words(error: BaseException) -> str:

@@ -24,7 +24,7 @@ from actrix.core.types import Spec
 from actrix.envs.base import Step
 from actrix.envs.goals import host_goals
 from actrix.envs.guard import EnvError, Guard, conform
-from actrix.envs.masks import all_legal_if_none, find_masks, mask_infos, mask_of, with_rows
+from actrix.envs.masks import all_legal_if_none, find_masks, mask_infos, mask_of, vector_masks, with_rows
 from actrix.envs.state import whole
 
 
@@ -59,7 +59,7 @@ class GymnasiumEnvs:
         check_action_space(envs.single_action_space)
         self.envs: Any = envs
         self.num_envs, self.steps, self.env_id = envs.num_envs, 0, _env_id(envs)
-        self.mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        self.mode = _mode(envs)
         self._masks_from = masks or find_masks(envs)
         mask_size = None if self._masks_from == "none" else mask_length(envs.single_action_space)
         limit = max_episode_steps or _time_limit(envs)
@@ -86,8 +86,10 @@ class GymnasiumEnvs:
         seeds, self._seeds = (self._seeds if seeds is None else seeds), None
         if seeds is not None:
             seeds = [int(seed) for seed in seeds]
-        obs, infos = self._guarded(self.envs.reset, seed=seeds)
-        obs = self._fitting(obs)
+        result = self._guarded(self.envs.reset, seed=seeds)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            self._complain("reset did not return (observations, infos).")
+        obs, infos = self._fitting(result[0]), result[1] or {}
         self._ended = np.zeros(self.num_envs, bool)
         mask = self._masks(infos, range(self.num_envs))
         self._check_legal(mask)
@@ -96,9 +98,11 @@ class GymnasiumEnvs:
     def step(self, action: np.ndarray) -> Step:
         """Apply actions [N, ...] in policy coordinates."""
         self.steps += 1
-        obs, reward, terminated, truncated, infos = self._guarded(self.envs.step, self._to_env(action))
+        result = self._guarded(self.envs.step, self._to_env(action))
+        if not self._guards:
+            result = self._five(result)
+        obs, reward, terminated, truncated, infos = result
         self._infos = infos
-        self._check(reward, terminated, truncated)
         obs, reward, valid = own(self._fitting(obs)), reward.astype(np.float32), None
         mask = self._masks(infos, range(self.num_envs))
         if np.count_nonzero(self._ended):  # NEXT_STEP only; count_nonzero is ten times cheaper than any
@@ -109,6 +113,8 @@ class GymnasiumEnvs:
         ended = terminated | truncated
         next_obs, next_mask = obs, mask
         if self.mode is AutoresetMode.NEXT_STEP:
+            if "final_obs" in infos and np.count_nonzero(ended):
+                self._complain(CONTRADICTED)
             self._ended = ended
         elif np.count_nonzero(ended):
             rows = np.flatnonzero(ended)
@@ -170,16 +176,29 @@ class GymnasiumEnvs:
     def _complain(self, sentence: str) -> NoReturn:
         raise EnvError(f"the vector environment at step {self.steps}: {sentence}")
 
-    def _check(self, reward: Any, terminated: Any, truncated: Any) -> None:
-        for name, value in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
-            if value.__class__ is not np.ndarray or value.shape != self._shape:
-                shape = np.shape(value)
-                raise EnvError(
-                    f"step {self.steps}: {name} has shape {shape}; it must be an array {self._shape}."
-                )
-        if terminated.dtype != bool or truncated.dtype != bool:
-            dtypes = f"{terminated.dtype} and {truncated.dtype}"
-            raise EnvError(f"step {self.steps}: terminated and truncated hold {dtypes}; both must be bool.")
+    def _five(self, result: Any) -> tuple:
+        """What a step of a user's own vector environment returned, as arrays `[N]`; lists and tuples may be."""
+        if not isinstance(result, tuple) or len(result) != 5:
+            found = f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"
+            self._complain(
+                f"step returned {found}; it must return (observations, rewards, terminated, truncated, infos)."
+            )
+        obs, *arrays, infos = result
+        names = ("reward", "terminated", "truncated")
+        arrays = [self._row_of(name, x) for name, x in zip(names, arrays, strict=True)]
+        return obs, *arrays, {} if infos is None or len(infos) == 0 else infos
+
+    def _row_of(self, name: str, value: Any) -> np.ndarray:
+        x = np.asarray(value)
+        if x.shape != self._shape:
+            self._complain(
+                f"{name} has shape {x.shape}; it must be {self._shape}, a number for each environment."
+            )
+        if name == "reward" and x.dtype.kind not in "fiub":
+            self._complain(f"reward holds {x.dtype}; it must hold numbers.")
+        if name != "reward" and x.dtype != bool:
+            self._complain(f"{name} holds {x.dtype}; it must hold bools.")
+        return x
 
     def _masks(self, infos: dict[str, Any], rows: Any) -> np.ndarray | None:
         """Masks [len(rows), n] of these rows, from the method or from infos."""
@@ -187,7 +206,9 @@ class GymnasiumEnvs:
         if size is None:
             return None
         if self._masks_from == "method":
-            found = self._guarded(self.envs.call, "action_masks")
+            found = self._guarded(self.envs.unwrapped.call, "action_masks")
+        elif self._masks_from == "vector":
+            found = self._guarded(vector_masks, self.envs)
         else:
             found = infos.get("action_mask", [None] * self.num_envs)
         masks = np.empty((len(rows), size), bool)
@@ -326,7 +347,28 @@ def action_map(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:
     return lambda action: (action * half + centre).clip(low, high).astype(space.dtype, copy=False)
 
 
+CONTRADICTED = (
+    "infos have 'final_obs' where an episode ended, so it resets in the same step, but its metadata declare no "
+    "autoreset_mode (and NEXT_STEP is Gymnasium's default): set "
+    "metadata = {'autoreset_mode': gymnasium.vector.AutoresetMode.SAME_STEP}."
+)
+
+
+def _mode(envs: VectorEnv) -> AutoresetMode:
+    """The declared mode, in any spelling of its name; EnvError for one that is none."""
+    declared = (envs.metadata or {}).get("autoreset_mode", AutoresetMode.NEXT_STEP)
+    spelled = str(getattr(declared, "value", declared)).replace("_", "").lower()
+    for mode in AutoresetMode:
+        if mode.value.lower() == spelled:
+            return mode
+    raise EnvError(
+        f"metadata['autoreset_mode'] is {declared!r}: choose one of {[m.name for m in AutoresetMode]}."
+    )
+
+
 def _time_limit(envs: VectorEnv) -> int | None:
+    if (limit := getattr(envs.unwrapped, "max_episode_steps", None)) is not None:
+        return int(limit)
     spec = envs.spec
     if spec is None and isinstance(envs.unwrapped, SyncVectorEnv):
         spec = envs.unwrapped.envs[0].spec

@@ -14,6 +14,7 @@ from actrix.envs.atari import atari_backend, is_atari, make_atari_env
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.build import UnknownEnvError, construct, nearest, single_env, vectorise
 from actrix.envs.envpool import EnvPoolEnvs, has_envpool
+from actrix.envs.foreign import ForeignVectorEnv, is_foreign
 from actrix.envs.guard import EnvError, env_seeds
 from actrix.envs.gymnasium import GymnasiumEnvs
 from actrix.envs.jax_envs import JAX_TWINS, HostJax, gymnax_ids, has_jax_env, jax_env
@@ -208,6 +209,8 @@ def as_host_env(env: Any, n_envs: int = 1, seed: int | None = None) -> HostEnv:
     autoreset mode, a JaxEnv (`n_envs` copies), an id or a class (see `make_vec_env`).
     """
     env = getattr(env, "host", env)  # a VecEnv's
+    if not isinstance(env, HostEnv | str | type) and is_foreign(env):
+        env = ForeignVectorEnv(env)
     if isinstance(env, VectorEnv):
         return GymnasiumEnvs(env, seeds=None if seed is None else env_seeds(seed, env.num_envs))
     if isinstance(env, gym.Env):

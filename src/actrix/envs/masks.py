@@ -7,19 +7,38 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 
 def find_masks(envs: VectorEnv) -> str:
-    """Where masks come from: 'method', 'info' or 'none'. Resets the first environment (all where it cannot).
+    """Where masks come from: 'method' (of the environments), 'vector' (of the vector environment, for all of them at
+    once), 'info' or 'none'. Resets the first environment (all where it cannot).
 
-    The method is looked for in SyncVectorEnv only: asking a worker for a method it lacks kills it.
+    Of AsyncVectorEnv one more environment is made to look at: asking a worker for a method it lacks kills it.
     """
     if isinstance(envs.single_action_space, spaces.Box):
         return "none"
-    if not isinstance(envs.unwrapped, SyncVectorEnv):
-        return "info" if "action_mask" in envs.reset()[1] else "none"
-    return find_masks_of(envs.unwrapped.envs[0])
+    base: Any = envs.unwrapped
+    if isinstance(base, SyncVectorEnv):
+        return find_masks_of(base.envs[0])
+    if isinstance(base, AsyncVectorEnv):
+        one = base.env_fns[0]()
+        try:
+            return find_masks_of(one)
+        finally:
+            one.close()
+    if any(hasattr(env, "action_masks") for env in (envs, base)):
+        return "vector"
+    result = envs.reset()
+    infos = result[1] if isinstance(result, tuple) and len(result) == 2 else {}
+    return "info" if isinstance(infos, dict) and "action_mask" in infos else "none"
+
+
+def vector_masks(envs: VectorEnv) -> Any:
+    """The masks `[N, n]` that a vector environment has for all its environments, as attribute or method."""
+    holder = envs if hasattr(envs, "action_masks") else envs.unwrapped
+    found: Any = holder.action_masks  # type: ignore[attr-defined]
+    return found() if callable(found) else found
 
 
 def find_masks_of(env: gym.Env) -> str:
@@ -62,7 +81,8 @@ class MaskKeeper(gym.Wrapper):
     def _note(self, info: dict[str, Any]) -> None:
         if self._source == "none":
             return
-        found = self.get_wrapper_attr("action_masks")() if self._source == "method" else info["action_mask"]
+        found = info["action_mask"] if self._source == "info" else self.get_wrapper_attr("action_masks")
+        found = found() if callable(found) else found
         self.mask = np.asarray(found, bool).reshape(-1)
 
 

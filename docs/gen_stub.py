@@ -91,12 +91,16 @@ def constructor(preset: Preset) -> str:
     """The class of a preset."""
     known, names = types(preset.algorithm), list(SHARED)
     shared = [parameter(name, p.default, str(p.annotation)) for name, p in SHARED.items()]
-    shared.insert(sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in SHARED.values()), "*")
+    if "learning_rate" in settings(preset):
+        shared[names.index("learning_rate")] = parameter(
+            "learning_rate", settings(preset)["learning_rate"][0], known.get("learning_rate", "Any")
+        )
     own = [
         parameter(name, default, known.get(name, "Any"))
         for name, (default, _) in settings(preset).items()
         if name not in names
     ]
+    shared.insert(sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in SHARED.values()), "*")
     lines = "".join(filled(words) for words in (["self", *shared], own, ["**settings: Any"]) if words)
     doc = MODELS[preset.name].__doc__
     return f'class {preset.class_name}(Model):\n    """{doc}"""\n\n    def __init__(\n{lines}    ) -> None: ...\n'

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 
 from actrix import resuming
+from actrix.algorithms import policy_kwargs as policy_kwargs_
 from actrix.algorithms import presets
 from actrix.algorithms import settings as settings_
 from actrix.callbacks import as_callback
@@ -76,7 +78,8 @@ class Model(Surface, Stored):
             (`learn` then counts gradient updates).
         reference: a feed-forward model to stay near (`ref_kl_coef`), with its own observation statistics; None = the
             uniform policy.
-        settings: the algorithm's parameters by Stable-Baselines3's names.
+        learning_rate: and all other `settings`: the algorithm's parameters by Stable-Baselines3's names. A `batch_size`
+            that is not given is the default, or the largest below it that divides a chunk.
 
     Raises SettingError (unknown or refused settings, with the nearest names), UnsupportedSpaceError,
     UnknownEnvError.
@@ -91,13 +94,19 @@ class Model(Surface, Stored):
 
     def __init__(
         self,
-        policy: Any = "MlpPolicy", env: Any = None, *, n_envs: int = 1, backend: str = "auto",
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
+        policy: Any = "MlpPolicy", env: Any = None, learning_rate: Any = None, *, n_envs: int = 1,
+        backend: str = "auto", env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None,
         policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = "auto",
         stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None, **settings: Any,
     ):  # fmt: skip
+        if learning_rate is not None:
+            settings["learning_rate"] = learning_rate
+        settings = policy_kwargs_.lifted(settings | {"policy_kwargs": policy_kwargs or {}})
+        policy_kwargs = settings.pop("policy_kwargs")
         if isinstance(env, VecNormalize):
             settings = env.settings() | settings
+        self._own_batch = "batch_size" in settings
         self.preset = self._find_preset(settings)
         self.algorithm = settings_.configure(self.preset.algorithm, settings)
         network = _network(policy, policy_kwargs, self.algorithm.network)
@@ -110,7 +119,7 @@ class Model(Surface, Stored):
         if seed is not None:  # for environments that draw from the global streams
             set_random_seed(self.seed)
         self.reference = None if reference is None else reference.acting
-        self.env: HostEnv | JaxEnv | None = None
+        self._env: HostEnv | JaxEnv | None = None
         self._vec: VecEnv | None = None
         self._given: Any = None  # what `set_env` was given, where that is an object that holds state
         self.env_id: str | None = None
@@ -147,9 +156,12 @@ class Model(Surface, Stored):
         spaces.check_action_space(env.spec.action_space)
         if isinstance(env, HostEnv):
             self.n_envs = env.num_envs
+        if not self._own_batch:  # a default is never what is refused
+            data = self.algorithm.data.fitted(env.spec, self.n_envs, self.algorithm.network)
+            self.algorithm = dataclasses.replace(self.algorithm, data=data)
         self.algorithm.check(env.spec, self.n_envs)
         learner = None if self.runner is None else self.runner.learners[0]
-        self.env, self.spec = env, env.spec
+        self._env, self.spec = env, env.spec
         self._given = given if isinstance(given, gym.Env | gym.vector.VectorEnv) else env
         if isinstance(env, HostEnv):
             self.runner = host_runner(self.algorithm, env, self.seed, self.reference)
@@ -173,7 +185,7 @@ class Model(Surface, Stored):
         self.algorithm.check(data.spec, 1)
         runner = OfflineRunner(self.algorithm, data, [self.seed])
         learner = None if self.runner is None else self.runner.learners[0]
-        self.env, self.spec, self.env_id, self.n_envs = None, data.spec, data.env_id, 1
+        self._env, self.spec, self.env_id, self.n_envs = None, data.spec, data.env_id, 1
         self.runner = runner
         if learner is not None:
             fresh = runner.learners[0].memory
@@ -256,7 +268,7 @@ class Model(Surface, Stored):
                 checkpoint.remove_leftovers(folder)
             first = self.run.iterations == 0 and source is None
             if first and not isinstance(self.runner, OfflineRunner):
-                self.algorithm.check_budget(int(total_timesteps), self.n_envs)
+                self._check_budget(int(total_timesteps))
             self._take_up(source, ours=source == folder, reset=reset_num_timesteps)
             total = int(total_timesteps) + self.run.start_steps
             self.logger = self._next_logger(tb_log_name, reset_num_timesteps)
@@ -274,6 +286,19 @@ class Model(Surface, Stored):
                 checkpoint_seconds=checkpoint_seconds, warm=first,
             )  # fmt: skip
         return self
+
+    def _check_budget(self, total_timesteps: int) -> None:
+        """Refuse a budget that is spent before anything is learned; where it is just that, as SB3 does, only say so."""
+        assert self.runner is not None
+        pieces, rows = getattr(self.runner, "warm_up", (0, 0))
+        if pieces * rows * self.n_envs == total_timesteps:
+            warnings.warn(
+                f"{total_timesteps} steps are the random phase (learning_starts): nothing is learned from them yet.",
+                UserWarning,
+                stacklevel=4,
+            )
+            return
+        self.algorithm.check_budget(total_timesteps, self.n_envs)
 
     def _take_up(self, source: Path | None, ours: bool, reset: bool) -> None:
         """Go on from the checkpoints in `source`, else count anew (`reset`), else go on counting."""
@@ -355,7 +380,7 @@ def _network(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> An
     kwargs = dict(policy_kwargs or {})
     if isinstance(policy, str):
         if policy not in POLICIES:
-            raise settings_.SettingError(
+            raise policy_kwargs_.SettingError(
                 f"policy {policy!r} is unknown: choose one of {', '.join(POLICIES)}, or a function."
             )
         if "Lstm" in policy:
@@ -365,7 +390,7 @@ def _network(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> An
     elif callable(policy):
         kwargs["module"] = policy
     else:
-        raise settings_.SettingError(
+        raise policy_kwargs_.SettingError(
             f"policy must be a name or (spec, key) -> equinox module, not {policy!r}."
         )
-    return settings_.network_config(kwargs, base)
+    return policy_kwargs_.network_config(kwargs, base)

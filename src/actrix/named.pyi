@@ -75,14 +75,14 @@ class REINFORCE(Model):
     """Monte Carlo policy gradient on whole episodes (Williams 1992)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.002, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = None, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 0.99,
-        learning_rate: Schedule = 0.002, ent_coef: float = 0.0, max_grad_norm: float | None = 0.5,
-        normalize_advantage: bool = True, gamma_weight: bool = False, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-05,
+        ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = True,
+        gamma_weight: bool = False, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 
@@ -90,15 +90,15 @@ class VPG(Model):
     """Vanilla policy gradient: GAE, one policy step per chunk, many critic steps (Schulman et al. 2016)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.003, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = 512, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 0.99,
-        gae_lambda: float = 0.97, learning_rate: Schedule = 0.003, ent_coef: float = 0.0, vf_coef: float = 0.0,
-        max_grad_norm: float | None = 0.5, normalize_advantage: bool = True, n_critic_updates: int = 40,
-        critic_learning_rate: Schedule | None = 0.001, gamma_weight: bool = False, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-05,
+        gae_lambda: float = 0.97, ent_coef: float = 0.0, vf_coef: float = 0.0, max_grad_norm: float | None = 0.5,
+        normalize_advantage: bool = True, n_critic_updates: int = 40, critic_learning_rate: Schedule | None = 0.001,
+        gamma_weight: bool = False, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 
@@ -106,15 +106,15 @@ class QAC(Model):
     """Q actor-critic: the score weighted by a learned Q(s, a) (Sutton et al. 1999)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0005, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = 32, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 0.99,
-        learning_rate: Schedule = 0.0005, ent_coef: float = 0.0, vf_coef: float = 0.5,
-        max_grad_norm: float | None = 0.5, normalize_advantage: bool = False, n_critic_updates: int = 10,
-        critic_learning_rate: Schedule | None = None, gamma_weight: bool = False, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-05,
+        ent_coef: float = 0.0, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
+        normalize_advantage: bool = False, n_critic_updates: int = 10, critic_learning_rate: Schedule | None = None,
+        gamma_weight: bool = False, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 
@@ -122,14 +122,15 @@ class TDAC(Model):
     """One-step actor-critic: the score weighted by the TD error (Barto, Sutton & Anderson 1983)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = 8, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 0.99,
-        learning_rate: Schedule = 0.001, ent_coef: float = 0.0, vf_coef: float = 0.5,
-        max_grad_norm: float | None = 0.5, normalize_advantage: bool = False, gamma_weight: bool = False,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        ent_coef: float = 0.0, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
+        normalize_advantage: bool = False, gamma_weight: bool = False, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 
@@ -137,14 +138,15 @@ class A2C(Model):
     """Synchronous advantage actor-critic (Mnih et al. 2016)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0007, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = 5, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 0.99,
-        gae_lambda: float = 1.0, learning_rate: Schedule = 0.0007, ent_coef: float = 0.0, vf_coef: float = 0.5,
-        max_grad_norm: float | None = 0.5, normalize_advantage: bool = False, gamma_weight: bool = False,
-        optimizer: str = 'rmsprop', optimizer_eps: float = 1e-05,
+        gae_lambda: float = 1.0, ent_coef: float = 0.0, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
+        normalize_advantage: bool = False, gamma_weight: bool = False, optimizer: str = 'rmsprop',
+        optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 
@@ -152,15 +154,15 @@ class PPO(Model):
     """Proximal policy optimisation with the clipped surrogate (Schulman et al. 2017)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0003, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = 2048, batch_size: int | None = 64, n_epochs: int = 10, gamma: float = 0.99,
-        gae_lambda: float = 0.95, learning_rate: Schedule = 0.0003, ent_coef: float = 0.0, vf_coef: float = 0.5,
-        max_grad_norm: float | None = 0.5, normalize_advantage: bool = True, clip_range: Schedule = 0.2,
-        clip_range_vf: float | None = None, target_kl: float | None = None, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-05,
+        gae_lambda: float = 0.95, ent_coef: float = 0.0, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
+        normalize_advantage: bool = True, clip_range: Schedule = 0.2, clip_range_vf: float | None = None,
+        target_kl: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 
@@ -168,14 +170,15 @@ class PPOKL(Model):
     """PPO with an adaptive KL penalty (Schulman et al. 2017, §4)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0003, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = 2048, batch_size: int | None = 64, n_epochs: int = 10, gamma: float = 0.99,
-        gae_lambda: float = 0.95, learning_rate: Schedule = 0.0003, ent_coef: float = 0.0, vf_coef: float = 0.5,
-        max_grad_norm: float | None = 0.5, normalize_advantage: bool = True, clip_range_vf: float | None = None,
-        kl_target: float = 0.01, initial_beta: float = 1.0, target_kl: float | None = None, optimizer: str = 'adam',
+        gae_lambda: float = 0.95, ent_coef: float = 0.0, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
+        normalize_advantage: bool = True, clip_range_vf: float | None = None, kl_target: float = 0.01,
+        initial_beta: float = 1.0, target_kl: float | None = None, optimizer: str = 'adam',
         optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
@@ -184,16 +187,16 @@ class TRPO(Model):
     """Trust region policy optimisation: natural gradient and line search (Schulman et al. 2015)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = 2048, batch_size: int | None = 128, gamma: float = 0.99, gae_lambda: float = 0.95,
-        learning_rate: Schedule = 0.001, ent_coef: float = 0.0, max_grad_norm: float | None = None,
-        normalize_advantage: bool = True, clip_range_vf: float | None = None, target_kl: float = 0.01,
-        n_critic_updates: int = 10, optimizer: str = 'adam', optimizer_eps: float = 1e-05, cg_max_steps: int = 15,
-        cg_damping: float = 0.1, line_search_shrinking_factor: float = 0.8, line_search_max_iter: int = 10,
-        sub_sampling_factor: int = 1,
+        ent_coef: float = 0.0, max_grad_norm: float | None = None, normalize_advantage: bool = True,
+        clip_range_vf: float | None = None, target_kl: float = 0.01, n_critic_updates: int = 10,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-05, cg_max_steps: int = 15, cg_damping: float = 0.1,
+        line_search_shrinking_factor: float = 0.8, line_search_max_iter: int = 10, sub_sampling_factor: int = 1,
         **settings: Any,
     ) -> None: ...
 
@@ -201,15 +204,15 @@ class NPG(Model):
     """Natural policy gradient with a step bounded by the KL (Kakade 2001; Rajeswaran et al. 2017)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = 2048, batch_size: int | None = 128, gamma: float = 0.99, gae_lambda: float = 0.95,
-        learning_rate: Schedule = 0.001, ent_coef: float = 0.0, max_grad_norm: float | None = None,
-        normalize_advantage: bool = True, n_critic_updates: int = 10, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-05, max_step: Schedule = 1.0, cg_max_steps: int = 15, cg_damping: float = 0.1,
-        sub_sampling_factor: int = 1,
+        ent_coef: float = 0.0, max_grad_norm: float | None = None, normalize_advantage: bool = True,
+        n_critic_updates: int = 10, optimizer: str = 'adam', optimizer_eps: float = 1e-05, max_step: Schedule = 1.0,
+        cg_max_steps: int = 15, cg_damping: float = 0.1, sub_sampling_factor: int = 1,
         **settings: Any,
     ) -> None: ...
 
@@ -217,15 +220,15 @@ class ACKTR(Model):
     """Natural gradient with a Kronecker-factored Fisher matrix (Wu et al. 2017)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = 20, batch_size: int | None = None, gamma: float = 0.99, gae_lambda: float = 1.0,
-        learning_rate: Schedule = 0.001, ent_coef: float = 0.0, max_grad_norm: float | None = None,
-        normalize_advantage: bool = True, n_critic_updates: int = 5, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-05, max_step: Schedule = 0.25, damping: float = 0.01, stats_decay: float = 0.99,
-        sub_sampling_factor: int = 1,
+        ent_coef: float = 0.0, max_grad_norm: float | None = None, normalize_advantage: bool = True,
+        n_critic_updates: int = 5, optimizer: str = 'adam', optimizer_eps: float = 1e-05, max_step: Schedule = 0.25,
+        damping: float = 0.01, stats_decay: float = 0.99, sub_sampling_factor: int = 1,
         **settings: Any,
     ) -> None: ...
 
@@ -233,15 +236,15 @@ class OffPAC(Model):
     """Off-policy actor-critic with a ratio-corrected TD critic on replayed data (Degris et al. 2012)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0007, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = 8, batch_size: int | None = None, n_epochs: int = 1, replay_ratio: int = 4,
         buffer_size: int = 50000, learning_starts: int = 1000, gamma: float = 0.99, rho_max: float = 10.0,
-        learning_rate: Schedule = 0.0007, ent_coef: float = 0.01, vf_coef: float = 0.5,
-        max_grad_norm: float | None = 0.5, normalize_advantage: bool = False, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-05,
+        ent_coef: float = 0.01, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
+        normalize_advantage: bool = False, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 
@@ -249,15 +252,15 @@ class VTrace(Model):
     """Actor-critic corrected by V-trace for a behaviour policy some updates old (Espeholt et al. 2018)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = 16, batch_size: int | None = None, n_epochs: int = 1, lag: int = 8, gamma: float = 0.99,
-        lam: float = 1.0, rho_max: float = 1.0, c_max: float = 1.0, learning_rate: Schedule = 0.001,
-        ent_coef: float = 0.01, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
-        normalize_advantage: bool = False, gamma_weight: bool = False, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-05,
+        lam: float = 1.0, rho_max: float = 1.0, c_max: float = 1.0, ent_coef: float = 0.01, vf_coef: float = 0.5,
+        max_grad_norm: float | None = 0.5, normalize_advantage: bool = False, gamma_weight: bool = False,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 
@@ -265,15 +268,16 @@ class ACER(Model):
     """Actor-critic with replay, Retrace, truncated ratios and a trust region (Wang et al. 2017)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0007, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = 16, batch_size: int | None = None, n_epochs: int = 1, replay_ratio: int = 4,
         buffer_size: int = 50000, learning_starts: int = 1000, gamma: float = 0.99, lam: float = 1.0,
-        learning_rate: Schedule = 0.0007, ent_coef: float = 0.01, vf_coef: float = 0.5,
-        max_grad_norm: float | None = 0.5, normalize_advantage: bool = False, truncation: float = 10.0,
-        trust_region: float = 1.0, average_decay: float = 0.99, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        ent_coef: float = 0.01, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
+        normalize_advantage: bool = False, truncation: float = 10.0, trust_region: float = 1.0,
+        average_decay: float = 0.99, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 
@@ -281,16 +285,17 @@ class IMPACT(Model):
     """V-trace with the clipped surrogate, on fresh and replayed trajectories (Luo et al. 2020)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = 64, batch_size: int | None = 128, n_epochs: int = 4, replay_ratio: int = 2,
         buffer_size: int = 50000, learning_starts: int = 1000, gamma: float = 0.99, lam: float = 1.0,
-        rho_max: float = 1.0, c_max: float = 1.0, learning_rate: Schedule = 0.001, ent_coef: float = 0.01,
-        vf_coef: float = 0.5, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
-        clip_range: Schedule = 0.2, clip_range_vf: float | None = None, target_kl: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        rho_max: float = 1.0, c_max: float = 1.0, ent_coef: float = 0.01, vf_coef: float = 0.5,
+        max_grad_norm: float | None = 0.5, normalize_advantage: bool = False, clip_range: Schedule = 0.2,
+        clip_range_vf: float | None = None, target_kl: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 
@@ -298,15 +303,15 @@ class AWR(Model):
     """Advantage-weighted regression on replayed trajectories (Peng et al. 2019)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = 64, batch_size: int | None = 128, n_epochs: int = 4, replay_ratio: int = 8,
         buffer_size: int = 50000, learning_starts: int = 1000, gamma: float = 0.99, lam: float = 0.95,
-        learning_rate: Schedule = 0.001, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
-        normalize_advantage: bool = True, beta: float = 1.0, max_weight: float = 20.0, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-05,
+        vf_coef: float = 0.5, max_grad_norm: float | None = 0.5, normalize_advantage: bool = True, beta: float = 1.0,
+        max_weight: float = 20.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 
@@ -314,15 +319,15 @@ class PGQL(Model):
     """Policy gradient and Q-learning of one network (O'Donoghue et al. 2017)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = 16, batch_size: int | None = None, n_epochs: int = 1, replay_ratio: int = 4,
         buffer_size: int = 50000, learning_starts: int = 1000, gamma: float = 0.99, n: int = 16,
-        learning_rate: Schedule = 0.001, ent_coef: float = 0.01, vf_coef: float = 0.5,
-        max_grad_norm: float | None = 0.5, normalize_advantage: bool = False, eta: float = 0.5,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        ent_coef: float = 0.01, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
+        normalize_advantage: bool = False, eta: float = 0.5, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 
@@ -330,16 +335,17 @@ class DQN(Model):
     """Deep Q-learning with a target network and replay (Mnih et al. 2015)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         backup: Any = 'max', dueling: bool = False, noisy: bool = False, representation: Any = 'number',
         exploration: Any = 'epsilon-greedy', exploration_fraction: float = 0.1, exploration_initial_eps: float = 1.0,
         exploration_final_eps: float = 0.05, buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 32, train_freq: int = 4, gradient_steps: int = 1, n_steps: int = 1,
-        prioritized: bool = False, gamma: float = 0.99, learning_rate: Schedule = 0.0001, target_network: bool = True,
-        huber: bool = True, tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
+        prioritized: bool = False, gamma: float = 0.99, target_network: bool = True, huber: bool = True,
+        tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
         max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
@@ -348,18 +354,19 @@ class C51(Model):
     """Categorical distributional Q-learning (Bellemare et al. 2017)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         backup: Any = 'max', dueling: bool = False, noisy: bool = False, representation: Any = 'c51',
         n_atoms: int = 51, v_min: float = -100.0, v_max: float = 100.0, exploration: Any = 'epsilon-greedy',
         exploration_fraction: float = 0.1, exploration_initial_eps: float = 1.0, exploration_final_eps: float = 0.05,
         buffer_size: int = 1000000, learning_starts: int = 100, batch_size: int = 32, train_freq: int = 4,
         gradient_steps: int = 1, n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99,
-        learning_rate: Schedule = 0.0001, target_network: bool = True, huber: bool = True, tau: float = 1.0,
-        target_update_interval: int = 10000, normalize_obs: bool = False, max_grad_norm: float | None = 10.0,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        target_network: bool = True, huber: bool = True, tau: float = 1.0, target_update_interval: int = 10000,
+        normalize_obs: bool = False, max_grad_norm: float | None = 10.0, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -367,18 +374,18 @@ class QRDQN(Model):
     """Quantile-regression Q-learning (Dabney et al. 2018a)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         backup: Any = 'max', dueling: bool = False, noisy: bool = False, representation: Any = 'qr',
         n_quantiles: int = 50, exploration: Any = 'epsilon-greedy', exploration_fraction: float = 0.1,
         exploration_initial_eps: float = 1.0, exploration_final_eps: float = 0.05, buffer_size: int = 1000000,
         learning_starts: int = 100, batch_size: int = 32, train_freq: int = 4, gradient_steps: int = 1,
-        n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, learning_rate: Schedule = 0.0001,
-        target_network: bool = True, huber: bool = True, tau: float = 1.0, target_update_interval: int = 10000,
-        normalize_obs: bool = False, max_grad_norm: float | None = 10.0, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-08,
+        n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, target_network: bool = True,
+        huber: bool = True, tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
+        max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -386,17 +393,18 @@ class IQN(Model):
     """Implicit quantile networks (Dabney et al. 2018b)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         backup: Any = 'max', dueling: bool = False, noisy: bool = False, representation: Any = 'iqn',
         n_quantiles: int = 32, n_policy_quantiles: int = 32, quantile_dim: int = 64,
         exploration: Any = 'epsilon-greedy', exploration_fraction: float = 0.1, exploration_initial_eps: float = 1.0,
         exploration_final_eps: float = 0.05, buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 32, train_freq: int = 4, gradient_steps: int = 1, n_steps: int = 1,
-        prioritized: bool = False, gamma: float = 0.99, learning_rate: Schedule = 0.0001, target_network: bool = True,
-        huber: bool = True, tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
+        prioritized: bool = False, gamma: float = 0.99, target_network: bool = True, huber: bool = True,
+        tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
         max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
@@ -405,18 +413,18 @@ class Rainbow(Model):
     """Double, dueling, prioritised, 3-step, categorical, noisy Q-learning (Hessel et al. 2018)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 6.25e-05, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         backup: Any = 'double', dueling: bool = True, noisy: bool = True, representation: Any = 'c51',
         n_atoms: int = 51, v_min: float = -100.0, v_max: float = 100.0, exploration: Any = 'none',
         buffer_size: int = 1000000, learning_starts: int = 100, batch_size: int = 32, train_freq: int = 4,
         gradient_steps: int = 1, n_steps: int = 3, prioritized: bool = True, priority_alpha: float = 0.5,
-        priority_beta: Any = ..., gamma: float = 0.99, learning_rate: Schedule = 6.25e-05,
-        target_network: bool = True, huber: bool = True, tau: float = 1.0, target_update_interval: int = 8000,
-        normalize_obs: bool = False, max_grad_norm: float | None = 10.0, optimizer: str = 'adam',
-        optimizer_eps: float = 0.00015,
+        priority_beta: Any = ..., gamma: float = 0.99, target_network: bool = True, huber: bool = True,
+        tau: float = 1.0, target_update_interval: int = 8000, normalize_obs: bool = False,
+        max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 0.00015,
         **settings: Any,
     ) -> None: ...
 
@@ -424,17 +432,18 @@ class MunchausenDQN(Model):
     """DQN with soft values and the log-policy in the reward (Vieillard et al. 2020)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         backup: Any = 'munchausen', dueling: bool = False, noisy: bool = False, representation: Any = 'number',
         entropy_tau: float = 0.03, munchausen_alpha: float = 0.9, log_bound: float = -1.0,
         exploration: Any = 'epsilon-greedy', exploration_fraction: float = 0.1, exploration_initial_eps: float = 1.0,
         exploration_final_eps: float = 0.05, buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 32, train_freq: int = 4, gradient_steps: int = 1, n_steps: int = 1,
-        prioritized: bool = False, gamma: float = 0.99, learning_rate: Schedule = 0.0001, target_network: bool = True,
-        huber: bool = True, tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
+        prioritized: bool = False, gamma: float = 0.99, target_network: bool = True, huber: bool = True,
+        tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
         max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
@@ -443,17 +452,17 @@ class PQN(Model):
     """Parallel Q-learning with λ-returns and layer norm, without a replay memory (Gallici et al. 2024)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.00025, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = 32, batch_size: int | None = 128, backup: Any = 'max', dueling: bool = False,
         noisy: bool = False, representation: Any = 'number', exploration: Any = 'epsilon-greedy',
         exploration_fraction: float = 0.2, exploration_initial_eps: float = 1.0, exploration_final_eps: float = 0.05,
         gamma: float = 0.99, lam: float = 0.95, n_epochs: int = 4, recompute_advantages: bool = True,
-        learning_rate: Schedule = 0.00025, target_network: bool = False, huber: bool = False,
-        normalize_obs: bool = False, max_grad_norm: float | None = 10.0, optimizer: str = 'radam',
-        optimizer_eps: float = 1e-08,
+        target_network: bool = False, huber: bool = False, normalize_obs: bool = False,
+        max_grad_norm: float | None = 10.0, optimizer: str = 'radam', optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -461,17 +470,17 @@ class SoftQ(Model):
     """Soft Q-learning with a Boltzmann policy (Haarnoja et al. 2017)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         backup: Any = 'soft', dueling: bool = False, noisy: bool = False, representation: Any = 'number',
         exploration: Any = 'boltzmann', temperature: Schedule = 0.1, buffer_size: int = 1000000,
         learning_starts: int = 100, batch_size: int = 32, train_freq: int = 4, gradient_steps: int = 1,
-        n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, learning_rate: Schedule = 0.0001,
-        target_network: bool = True, huber: bool = True, tau: float = 1.0, target_update_interval: int = 10000,
-        normalize_obs: bool = False, max_grad_norm: float | None = 10.0, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-08,
+        n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, target_network: bool = True,
+        huber: bool = True, tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
+        max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -479,16 +488,17 @@ class DDPG(Model):
     """Deep deterministic policy gradient (Lillicrap et al. 2016)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_critics: int = 1, joined: Any = 'numbers', noise_type: str = 'normal', noise_std: float = 0.1,
         target_policy_noise: float = 0.0, buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 1, n_steps: int = 1,
-        prioritized: bool = False, gamma: float = 0.99, learning_rate: Schedule = 0.001, tau: float = 0.005,
-        policy_delay: int = 1, normalize_obs: bool = False, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
+        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -496,17 +506,18 @@ class TD3(Model):
     """Twin delayed DDPG (Fujimoto et al. 2018)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_critics: int = 2, joined: Any = 'numbers', subset: int | None = None, actor_q: str = 'first',
         noise_type: str = 'normal', noise_std: float = 0.1, target_policy_noise: float = 0.2,
         target_noise_clip: float = 0.5, buffer_size: int = 1000000, learning_starts: int = 100, batch_size: int = 256,
         train_freq: int = 1, gradient_steps: int = 1, n_steps: int = 1, prioritized: bool = False,
-        gamma: float = 0.99, learning_rate: Schedule = 0.001, tau: float = 0.005, policy_delay: int = 2,
-        delay_targets: bool = True, normalize_obs: bool = False, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 2, delay_targets: bool = True,
+        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -514,16 +525,17 @@ class SAC(Model):
     """Soft actor-critic with an adapted temperature (Haarnoja et al. 2018)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0003, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_critics: int = 2, joined: Any = 'numbers', subset: int | None = None, actor_q: str = 'min',
         ent_coef: float | str = 'auto', target_entropy: float | str = 'auto', buffer_size: int = 1000000,
         learning_starts: int = 100, batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 1,
-        n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, learning_rate: Schedule = 0.0003,
-        tau: float = 0.005, policy_delay: int = 1, normalize_obs: bool = False, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
+        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -531,16 +543,17 @@ class DiscreteSAC(Model):
     """Soft actor-critic for discrete actions with exact expectations (Christodoulou 2019)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0003, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_critics: int = 2, joined: Any = 'numbers', subset: int | None = None, actor_q: str = 'min',
         ent_coef: float | str = 'auto', target_entropy: float | str = 'auto', discrete: bool = True,
         buffer_size: int = 1000000, learning_starts: int = 100, batch_size: int = 256, train_freq: int = 1,
-        gradient_steps: int = 1, n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99,
-        learning_rate: Schedule = 0.0003, tau: float = 0.005, policy_delay: int = 1, normalize_obs: bool = False,
-        max_grad_norm: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        gradient_steps: int = 1, n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005,
+        policy_delay: int = 1, normalize_obs: bool = False, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -548,17 +561,18 @@ class TQC(Model):
     """Truncated quantile critics (Kuznetsov et al. 2020)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0003, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_critics: int = 2, joined: Any = 'quantiles', n_quantiles: int = 25, top_quantiles_to_drop_per_net: int = 2,
         subset: int | None = None, actor_q: str = 'mean', ent_coef: float | str = 'auto',
         target_entropy: float | str = 'auto', buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 1, n_steps: int = 1,
-        prioritized: bool = False, gamma: float = 0.99, learning_rate: Schedule = 0.0003, tau: float = 0.005,
-        policy_delay: int = 1, normalize_obs: bool = False, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
+        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -566,17 +580,18 @@ class D4PG(Model):
     """DDPG with a categorical critic, n-step targets and prioritised replay (Barth-Maron et al. 2018)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_atoms: int = 51, v_min: float = -100.0, v_max: float = 100.0, n_critics: int = 1, joined: Any = 'c51',
         noise_type: str = 'normal', noise_std: float = 0.3, target_policy_noise: float = 0.0,
         buffer_size: int = 1000000, learning_starts: int = 100, batch_size: int = 256, train_freq: int = 1,
         gradient_steps: int = 1, n_steps: int = 5, prioritized: bool = True, priority_alpha: float = 0.6,
-        priority_beta: Schedule = 0.4, gamma: float = 0.99, learning_rate: Schedule = 0.0001, tau: float = 0.005,
-        policy_delay: int = 1, normalize_obs: bool = False, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        priority_beta: Schedule = 0.4, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
+        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -584,16 +599,17 @@ class REDQ(Model):
     """SAC with ten critics, a random two in each target and twenty updates a step (Chen et al. 2021)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0003, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_critics: int = 10, joined: Any = 'numbers', subset: int | None = 2, actor_q: str = 'mean',
         ent_coef: float | str = 'auto', target_entropy: float | str = 'auto', buffer_size: int = 1000000,
         learning_starts: int = 100, batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 20,
-        n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, learning_rate: Schedule = 0.0003,
-        tau: float = 0.005, policy_delay: int = 20, delay_targets: bool = False, normalize_obs: bool = False,
-        max_grad_norm: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 20,
+        delay_targets: bool = False, normalize_obs: bool = False, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -601,17 +617,18 @@ class CrossQ(Model):
     """SAC with batch normalisation and no target networks (Bhatt et al. 2024)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_critics: int = 2, joined: Any = 'numbers', batch_norm_momentum: float = 0.99,
         renorm_warmup_steps: int = 100000, actor_q: str = 'min', ent_coef: float | str = 'auto',
         target_entropy: float | str = 'auto', buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 1, n_steps: int = 1,
-        prioritized: bool = False, gamma: float = 0.99, learning_rate: Schedule = 0.001, policy_delay: int = 3,
-        delay_targets: bool = False, normalize_obs: bool = False, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        prioritized: bool = False, gamma: float = 0.99, policy_delay: int = 3, delay_targets: bool = False,
+        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -619,16 +636,17 @@ class AWAC(Model):
     """Advantage-weighted regression with critics Q(s, a), from replayed or given data (Nair et al. 2020)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0003, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_critics: int = 2, joined: Any = 'numbers', subset: int | None = None, actor_q: str = 'min',
         beta: float = 1.0, max_weight: float = 100.0, buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 1, n_steps: int = 1,
-        prioritized: bool = False, gamma: float = 0.99, learning_rate: Schedule = 0.0003, tau: float = 0.005,
-        policy_delay: int = 1, normalize_obs: bool = False, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
+        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -636,12 +654,13 @@ class BC(Model):
     """Behaviour cloning of a data set's actions (Pomerleau 1991)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
-        batch_size: int = 256, learning_rate: Schedule = 0.0003, normalize_obs: bool = False,
-        max_grad_norm: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0003, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
+        batch_size: int = 256, normalize_obs: bool = False, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -649,16 +668,17 @@ class CQL(Model):
     """Conservative Q-learning: SAC whose critics are held down outside the data (Kumar et al. 2020)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0003, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_critics: int = 2, joined: Any = 'numbers', subset: int | None = None, actor_q: str = 'min',
         ent_coef: float | str = 'auto', target_entropy: float | str = 'auto', cql_alpha: float = 5.0,
         cql_actions: int = 10, discrete: bool = False, batch_size: int = 256, n_steps: int = 1,
-        prioritized: bool = False, gamma: float = 0.99, learning_rate: Schedule = 0.0003, tau: float = 0.005,
-        policy_delay: int = 1, normalize_obs: bool = False, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
+        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -666,14 +686,15 @@ class IQL(Model):
     """Implicit Q-learning: expectile values, advantage-weighted cloning (Kostrikov et al. 2022)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0003, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_critics: int = 2, expectile: float = 0.7, beta: float = 3.0, max_weight: float = 100.0,
-        batch_size: int = 256, n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99,
-        learning_rate: Schedule = 0.0003, tau: float = 0.005, policy_delay: int = 1, normalize_obs: bool = False,
-        max_grad_norm: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        batch_size: int = 256, n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005,
+        policy_delay: int = 1, normalize_obs: bool = False, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -681,16 +702,16 @@ class TD3BC(Model):
     """TD3 with a behaviour-cloning term for fixed data (Fujimoto & Gu 2021)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0003, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_critics: int = 2, joined: Any = 'numbers', subset: int | None = None, actor_q: str = 'first',
         target_policy_noise: float = 0.2, target_noise_clip: float = 0.5, bc_alpha: float | None = 2.5,
-        batch_size: int = 256, n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99,
-        learning_rate: Schedule = 0.0003, tau: float = 0.005, policy_delay: int = 2, delay_targets: bool = True,
-        normalize_obs: bool = True, clip_obs: float = 10.0, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        batch_size: int = 256, n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005,
+        policy_delay: int = 2, delay_targets: bool = True, normalize_obs: bool = True, clip_obs: float = 10.0,
+        max_grad_norm: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -698,16 +719,17 @@ class DroQ(Model):
     """SAC with dropout and layer norm in the critics and 20 updates per step (Hiraoka et al. 2022)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.0003, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         n_critics: int = 2, joined: Any = 'numbers', subset: int | None = None, actor_q: str = 'mean',
         ent_coef: float | str = 'auto', target_entropy: float | str = 'auto', buffer_size: int = 1000000,
         learning_starts: int = 100, batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 20,
-        n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, learning_rate: Schedule = 0.0003,
-        tau: float = 0.005, policy_delay: int = 20, delay_targets: bool = False, normalize_obs: bool = False,
-        max_grad_norm: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 20,
+        delay_targets: bool = False, normalize_obs: bool = False, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
         **settings: Any,
     ) -> None: ...
 
@@ -715,14 +737,14 @@ class MC(Model):
     """Monte Carlo control on a table, first- or every-visit, on-policy or importance-sampled; or prediction."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule | None = None, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         visits: str = 'first', importance: str = 'none', predict: bool = False, exploration: Any = 'epsilon-greedy',
         exploration_fraction: float = 0.5, exploration_initial_eps: float = 1.0, exploration_final_eps: float = 0.05,
-        gamma: float = 0.99, learning_rate: Schedule | None = None, initial_value: float = 0.0,
-        episode_length: int | None = None,
+        gamma: float = 0.99, initial_value: float = 0.0, episode_length: int | None = None,
         **settings: Any,
     ) -> None: ...
 
@@ -730,12 +752,13 @@ class TD(Model):
     """TD(0) and n-step TD: a table of V of a given policy, `reference` or the uniform one (Sutton 1988)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule | None = 0.1, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         train_freq: int = 1, n_steps: int = 1, lam: float = 0.0, trace: str = 'accumulating', gamma: float = 0.99,
-        learning_rate: Schedule | None = 0.1, initial_value: float = 0.0,
+        initial_value: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -743,12 +766,13 @@ class TDLambda(Model):
     """TD(λ) on a table; accumulating, replacing or dutch traces (Sutton 1988; van Seijen et al. 2016)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule | None = 0.1, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         train_freq: int = 1, lam: float = 0.9, trace: str = 'accumulating', gamma: float = 0.99,
-        learning_rate: Schedule | None = 0.1, initial_value: float = 0.0,
+        initial_value: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -756,14 +780,14 @@ class SARSA(Model):
     """SARSA on a table, one step or n (Rummery & Niranjan 1994)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule | None = 0.1, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         train_freq: int = 1, n_steps: int = 1, lam: float = 0.0, trace: str = 'accumulating',
         exploration: Any = 'epsilon-greedy', exploration_fraction: float = 0.5, exploration_initial_eps: float = 1.0,
-        exploration_final_eps: float = 0.05, gamma: float = 0.99, learning_rate: Schedule | None = 0.1,
-        initial_value: float = 0.0,
+        exploration_final_eps: float = 0.05, gamma: float = 0.99, initial_value: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -771,14 +795,14 @@ class ExpectedSARSA(Model):
     """Expected SARSA on a table, one step or n (van Seijen et al. 2009)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule | None = 0.1, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         train_freq: int = 1, n_steps: int = 1, lam: float = 0.0, trace: str = 'accumulating',
         exploration: Any = 'epsilon-greedy', exploration_fraction: float = 0.5, exploration_initial_eps: float = 1.0,
-        exploration_final_eps: float = 0.05, gamma: float = 0.99, learning_rate: Schedule | None = 0.1,
-        initial_value: float = 0.0,
+        exploration_final_eps: float = 0.05, gamma: float = 0.99, initial_value: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -786,13 +810,14 @@ class SARSALambda(Model):
     """SARSA(λ) on a table, with any trace (Rummery & Niranjan 1994; van Seijen et al. 2016)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule | None = 0.1, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         train_freq: int = 1, lam: float = 0.9, trace: str = 'accumulating', exploration: Any = 'epsilon-greedy',
         exploration_fraction: float = 0.5, exploration_initial_eps: float = 1.0, exploration_final_eps: float = 0.05,
-        gamma: float = 0.99, learning_rate: Schedule | None = 0.1, initial_value: float = 0.0,
+        gamma: float = 0.99, initial_value: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -800,13 +825,14 @@ class QLearning(Model):
     """Q-learning on a table (Watkins & Dayan 1992); `DQN` has the network."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule | None = 0.1, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         train_freq: int = 1, lam: float = 0.0, trace: str = 'accumulating', exploration: Any = 'epsilon-greedy',
         exploration_fraction: float = 0.5, exploration_initial_eps: float = 1.0, exploration_final_eps: float = 0.05,
-        gamma: float = 0.99, learning_rate: Schedule | None = 0.1, initial_value: float = 0.0,
+        gamma: float = 0.99, initial_value: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -814,13 +840,14 @@ class DoubleQ(Model):
     """Double Q-learning with two tables (van Hasselt 2010)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule | None = 0.1, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         train_freq: int = 1, exploration: Any = 'epsilon-greedy', exploration_fraction: float = 0.5,
         exploration_initial_eps: float = 1.0, exploration_final_eps: float = 0.05, gamma: float = 0.99,
-        learning_rate: Schedule | None = 0.1, initial_value: float = 0.0,
+        initial_value: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -828,13 +855,14 @@ class QLambda(Model):
     """Watkins's Q(λ) on a table (Watkins 1989)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule | None = 0.1, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         train_freq: int = 1, lam: float = 0.9, trace: str = 'accumulating', exploration: Any = 'epsilon-greedy',
         exploration_fraction: float = 0.5, exploration_initial_eps: float = 1.0, exploration_final_eps: float = 0.05,
-        gamma: float = 0.99, learning_rate: Schedule | None = 0.1, initial_value: float = 0.0,
+        gamma: float = 0.99, initial_value: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -842,13 +870,14 @@ class TreeBackup(Model):
     """n-step tree backup of the greedy policy on a table (Precup et al. 2000)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule | None = 0.1, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
         train_freq: int = 1, n_steps: int = 4, exploration: Any = 'epsilon-greedy', exploration_fraction: float = 0.5,
         exploration_initial_eps: float = 1.0, exploration_final_eps: float = 0.05, gamma: float = 0.99,
-        learning_rate: Schedule | None = 0.1, initial_value: float = 0.0,
+        initial_value: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -856,12 +885,12 @@ class CPI(Model):
     """Conservative policy iteration on a table (Kakade & Langford 2002)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
-        gamma: float = 0.99, learning_rate: float = 0.1, mixing: float | None = None, tolerance: float = 0.0,
-        episode_length: int | None = None,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: float = 0.1, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
+        gamma: float = 0.99, mixing: float | None = None, tolerance: float = 0.0, episode_length: int | None = None,
         **settings: Any,
     ) -> None: ...
 
@@ -869,11 +898,12 @@ class TDLambdaAC(Model):
     """Online actor-critic with eligibility traces, one step at a time (Sutton & Barto 2018, §13.6)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
-        gamma: float = 0.99, lam: float = 0.8, actor_lam: float | None = None, learning_rate: Schedule = 0.001,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
+        gamma: float = 0.99, lam: float = 0.8, actor_lam: float | None = None,
         actor_learning_rate: Schedule | None = None, step: str = 'plain', kappa: float = 2.0,
         actor_kappa: float = 3.0, ent_coef: float = 0.0, gamma_weight: bool = False, sparsity: float = 0.0,
         normalize_obs: bool = False, normalize_reward: bool = False, train_freq: int = 1,
@@ -884,11 +914,12 @@ class StreamAC(Model):
     """Online actor-critic with bounded, normalised steps and sparse initialisation (Elsayed et al. 2024)."""
 
     def __init__(
-        self, policy: Any = 'MlpPolicy', env: Any = None, *, n_envs: int = 1, backend: str = 'auto',
-        env_kwargs: dict[str, Any] | None = None, tensorboard_log: str | os.PathLike | None = None,
-        policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = 'auto',
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None,
-        gamma: float = 0.99, lam: float = 0.8, actor_lam: float | None = None, learning_rate: Schedule = 1.0,
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 1.0, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
+        gamma: float = 0.99, lam: float = 0.8, actor_lam: float | None = None,
         actor_learning_rate: Schedule | None = None, step: str = 'bounded', kappa: float = 2.0,
         actor_kappa: float = 3.0, ent_coef: float = 0.01, gamma_weight: bool = False, sparsity: float = 0.9,
         normalize_obs: bool = True, normalize_reward: bool = True, train_freq: int = 1,

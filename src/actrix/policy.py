@@ -98,11 +98,12 @@ class ModelPolicy(Policy):
 
     def q_values(self, obs: Any) -> np.ndarray:
         """Q(s, ·) `[N, A]` of discrete actions; AttributeError where no critic has them."""
-        algorithm: Any = self.algorithm
-        composed = isinstance(algorithm, Composition)
-        if not composed or self.acting.net.head.continuous or algorithm.critic.facts.gives in ("V", "none"):
+        composed = self.algorithm
+        if not isinstance(composed, Composition) or self.acting.net.head.continuous:
             raise AttributeError(f"{self.model.preset.name} has no Q(s, ·) of discrete actions.")
-        return np.asarray(_q_values(algorithm)(self.acting, self._seen(obs)[0]))
+        if composed.critic.facts.gives in ("V", "none"):
+            raise AttributeError(f"{self.model.preset.name} has V(s) or nothing, no Q(s, ·): see predict_values.")
+        return np.asarray(_q_values(composed)(self.acting, self._seen(obs)[0]))
 
     def _asked(self, attribute: str, otherwise: str) -> Any:
         net = getattr(self.acting, "net", None)

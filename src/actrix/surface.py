@@ -22,7 +22,7 @@ class Surface(Settable):
     """Counters, statistics, the memory and random numbers of a model."""
 
     run: Any
-    env: Any
+    _env: Any
     seed: int
     n_envs: int
     verbose: int
@@ -37,6 +37,15 @@ class Surface(Settable):
     _open_episodes: int
     _given_logger: bool
     _known_spec: Callable[[], Spec]
+
+    @property
+    def env(self) -> Any:
+        """What is trained on; setting it is `set_env`."""
+        return self._env
+
+    @env.setter
+    def env(self, env: Any) -> None:
+        self.set_env(env)
 
     @property
     def observation_space(self) -> Any:

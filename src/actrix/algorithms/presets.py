@@ -12,7 +12,8 @@ from actrix.algorithms.answers import parse_actor, parse_critic, parse_data
 from actrix.algorithms.conservative import ConservativeIteration
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.online_traces import OnlineTraces
-from actrix.algorithms.settings import SettingError, configure, network_settings, own_fields
+from actrix.algorithms.policy_kwargs import SettingError, network_settings
+from actrix.algorithms.settings import configure, own_fields
 from actrix.algorithms.sound import describe, unsound
 from actrix.algorithms.tabular import Tabular
 from actrix.core import words

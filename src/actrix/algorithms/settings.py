@@ -7,35 +7,24 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from actrix.algorithms.answers import parse_actor, parse_critic, parse_data
 from actrix.algorithms.learn import Composition
+from actrix.algorithms.policy_kwargs import (
+    UNSUPPORTED,
+    SettingError,
+    lifted,
+    network_config,
+    network_settings,
+)
 from actrix.algorithms.sound import describe, unsound
 from actrix.core import words
 from actrix.core.contract import Algorithm
 from actrix.core.schedules import Linear, Tabulated
 from actrix.critics.backups import BACKUPS
 from actrix.critics.represent import REPRESENTATIONS
-from actrix.nets.networks import NetworkConfig
-from actrix.nets.torso import ACTIVATIONS
 
-
-class SettingError(ValueError):
-    """A setting that is unknown, malformed or refused."""
-
-
-UNSUPPORTED = {
-    "use_sde": "generalised state-dependent exploration is not offered; leave use_sde out",
-    "use_sde_at_warmup": "generalised state-dependent exploration is not offered",
-    "sde_sample_freq": "generalised state-dependent exploration is not offered",
-    "rollout_buffer_class": "chunks replace rollout buffers; change the estimator with critic=…",
-    "rollout_buffer_kwargs": "chunks replace rollout buffers",
-    "optimizer_class": "choose optimizer='adam', 'radam', 'rmsprop' or 'sgd'",
-    "replay_buffer_class": "only HerReplayBuffer is known; choose prioritized=True or n_steps=… instead of others",
-    "replay_buffer_kwargs": "they are of replay_buffer_class=HerReplayBuffer only",
-}
 _BUFFERS = {"HerReplayBuffer": "hindsight"}
 """Stable-Baselines3's `replay_buffer_class` → the data answer's word."""
 _ALIASES = {"rms_prop_eps": "optimizer_eps", "adam_eps": "optimizer_eps", "clip_range_value": "clip_range_vf",
@@ -87,7 +76,7 @@ def configure(algorithm: Algorithm, settings: Mapping[str, Any]) -> Any:
     A name belongs to the algorithm, else to its answers and its fit; one that several of these have is set in all.
     Raises SettingError for an unknown name (with the nearest ones), a refused value or an unsound composition.
     """
-    settings = _without_buffer(settings)
+    settings = lifted(_without_buffer(settings))
     values = {_renamed(algorithm, name, value): value for name, value in settings.items()}
     try:
         algorithm = _with_answers(algorithm, values)
@@ -313,65 +302,6 @@ def upgraded(algorithm: Algorithm, settings: Mapping[str, Any]) -> dict[str, Any
 # ---------------------------------------------------------------------------- the network
 
 
-_ACTIVATION_NAMES = {id(f): n for n, f in ACTIVATIONS.items()} | {id(jnp.tanh): "tanh"}
-
-
-def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfig()) -> NetworkConfig:
-    """`policy_kwargs` → `NetworkConfig`; SettingError names an unknown key."""
-    kwargs = dict(kwargs)
-    changes: dict[str, Any] = {}
-    if "net_arch" in kwargs:
-        changes |= _widths(kwargs.pop("net_arch"))
-    if "activation_fn" in kwargs:
-        changes["activation_fn"] = _activation(kwargs.pop("activation_fn"))
-    if "lstm_hidden_size" in kwargs:
-        changes["hidden_size"] = int(kwargs.pop("lstm_hidden_size"))
-    if "features_extractor_kwargs" in kwargs:
-        given = kwargs.pop("features_extractor_kwargs")
-        if not isinstance(given, Mapping):
-            raise SettingError(f"policy_kwargs features_extractor_kwargs must be a mapping, not {given!r}.")
-        changes["features_extractor_kwargs"] = tuple(sorted(given.items()))
-    known = {f.name for f in dataclasses.fields(NetworkConfig)}
-    for name, value in kwargs.items():
-        if name in UNSUPPORTED:
-            raise SettingError(f"policy_kwargs {name}: {UNSUPPORTED[name]}.")
-        if name not in known:
-            raise SettingError(
-                f"policy_kwargs has no {name!r}; there are net_arch, {', '.join(sorted(known))}."
-            )
-        changes[name] = tuple(value) if name in ("pi", "vf") and value is not None else value
-    if changes.get("cell") not in (None, "lstm", "gru"):
-        raise SettingError(f"policy_kwargs cell={changes['cell']!r}: choose 'lstm' or 'gru'.")
-    return dataclasses.replace(base, **changes)
-
-
-def _widths(arch: Any) -> dict[str, tuple[int, ...]]:
-    both = arch if isinstance(arch, Mapping) else {"pi": arch, "vf": arch}
-    both = {"vf" if key == "qf" else key: widths for key, widths in both.items()}
-    if set(both) - {"pi", "vf"}:
-        raise SettingError(
-            f"net_arch has keys {sorted(both)}; expected a list, or a dict with 'pi' and 'vf' (or 'qf')."
-        )
-    try:
-        return {k: tuple(int(n) for n in both.get(k, ())) for k in ("pi", "vf")}
-    except (TypeError, ValueError):
-        raise SettingError(
-            f"net_arch={arch!r}: expected widths, e.g. [64, 64] or dict(pi=[64], vf=[64])."
-        ) from None
-
-
-def _activation(value: Any) -> Any:
-    if isinstance(value, (str, type)):
-        name = (value if isinstance(value, str) else value.__name__).lower().removeprefix("nn.")
-        if name not in ACTIVATIONS:
-            raise SettingError(f"activation_fn={value!r}: choose one of {', '.join(ACTIVATIONS)}.")
-        return name
-    return _ACTIVATION_NAMES.get(id(value), value)
-
-
-# ---------------------------------------------------------------------------- reading them off again
-
-
 def settings_of(algorithm: Algorithm) -> dict[str, Any]:
     """The flat, JSON-ready settings that `configure` turns back into this algorithm: for a composition its words."""
     out: dict[str, Any] = {name: getattr(algorithm, name) for name in own_fields(algorithm)}
@@ -386,13 +316,3 @@ def settings_of(algorithm: Algorithm) -> dict[str, Any]:
             out["exploration"] = kinds[actor.name]
     out = {name: str(x) if isinstance(x, Linear | Tabulated) else x for name, x in out.items()}
     return out | {"policy_kwargs": network_settings(algorithm.network)}
-
-
-def network_settings(network: NetworkConfig, base: NetworkConfig = NetworkConfig()) -> dict[str, Any]:
-    """`policy_kwargs` that make `network` of `base`."""
-    if network.custom:
-        return {"custom": True}
-    values = {f.name: getattr(network, f.name) for f in dataclasses.fields(NetworkConfig)}
-    return {
-        name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if v != getattr(base, name)
-    }

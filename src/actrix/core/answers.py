@@ -384,6 +384,10 @@ class Data(abc.ABC):
     def rows(self, spec: Spec) -> int:
         """T, the rows per environment of a chunk."""
 
+    def fitted(self, spec: Spec, num_envs: int, config: Any) -> Data:
+        """The same with batches that fit a chunk, where their size was left to it."""
+        return self
+
     def check(self, spec: Spec, num_envs: int, config: Any) -> None:
         """Refuse what does not fit the environment, with the numbers; raises ValueError."""
 

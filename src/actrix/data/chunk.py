@@ -71,6 +71,18 @@ class OnPolicy(Data):
         """Rows of a recurrent policy's training sequences in chunks of `rows`."""
         return self.sequence_length or max(d for d in range(1, 65) if rows % d == 0)
 
+    def fitted(self, spec, num_envs, config):
+        total = self.rows(spec) * num_envs
+        length = 1 if config.cell is None else self.training_length(self.rows(spec))
+        if self.batch_size is None or total % self.batch_size == 0 or total % length:
+            return self
+        sizes = [
+            d
+            for d in range(length, total + 1, length)
+            if total % d == 0 and d <= max(self.batch_size, length)
+        ]
+        return dataclasses.replace(self, batch_size=sizes[-1])
+
     def check(self, spec, num_envs, config):
         rows, length = self.rows(spec), 1
         if config.cell is not None:

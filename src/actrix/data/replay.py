@@ -57,11 +57,6 @@ class Replay(Data):
         switch(self, "prioritized")
         if self.gradient_steps == 0:
             raise ValueError("gradient_steps=0 would learn nothing; write −1 for one per step.")
-        if self.batch_size > self.buffer_size:
-            raise ValueError(
-                f"batch_size={self.batch_size} is larger than buffer_size={self.buffer_size}: "
-                "a batch could never be filled from the buffer."
-            )
         share(self, "priority_alpha")
         if self.prioritized and not self.priority_alpha > 0:
             raise ValueError("priority_alpha=0 draws uniformly: leave out prioritized=True, or give another.")

@@ -16,9 +16,10 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from actrix.core.spaces import check_action_space, check_observation_space
 from actrix.envs.goals import GOAL_ENVS
 from actrix.envs.guard import EnvError, Guard
-from actrix.envs.gymnasium import GymnasiumEnvs, RowVectorEnv, quiet_make
+from actrix.envs.gymnasium import GymnasiumEnvs, quiet_make
 from actrix.envs.jax_envs import gymnax_ids
 from actrix.envs.masks import find_masks_of
+from actrix.envs.rows import RowVectorEnv
 
 
 class UnknownEnvError(ValueError):

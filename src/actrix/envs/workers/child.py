@@ -20,8 +20,8 @@ import numpy as np
 
 from actrix.core.plain import from_bytes, to_bytes
 from actrix.envs.guard import EnvError, Guard, words
-from actrix.envs.gymnasium import write_row
 from actrix.envs.masks import find_masks_of
+from actrix.envs.rows import write_row
 from actrix.envs.state import whole
 from actrix.envs.workers.memory import Room
 from actrix.envs.workers.process import BUILD, CALLS, CLOSE, GET, IDLE, OK, RESET, SET, START, STEP, Setup

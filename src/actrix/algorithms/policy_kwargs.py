@@ -1,0 +1,128 @@
+"""`policy_kwargs`: the network's settings, and those of Stable-Baselines3's that are the algorithm's here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from actrix.nets.networks import NetworkConfig
+from actrix.nets.torso import ACTIVATIONS
+
+
+class SettingError(ValueError):
+    """A setting that is unknown, malformed or refused."""
+
+
+UNSUPPORTED = {
+    "use_sde": "generalised state-dependent exploration is not offered; leave use_sde out",
+    "use_sde_at_warmup": "generalised state-dependent exploration is not offered",
+    "sde_sample_freq": "generalised state-dependent exploration is not offered",
+    "rollout_buffer_class": "chunks replace rollout buffers; change the estimator with critic=…",
+    "rollout_buffer_kwargs": "chunks replace rollout buffers",
+    "replay_buffer_class": "only HerReplayBuffer is known; choose prioritized=True or n_steps=… instead of others",
+    "replay_buffer_kwargs": "they are of replay_buffer_class=HerReplayBuffer only",
+}
+_LIFTED = ("n_critics", "n_quantiles")
+_LSTM = {"enable_critic_lstm": False, "shared_lstm": True, "n_lstm_layers": 1}
+"""What RecurrentPPO's network has: here one cell serves policy and critic."""
+
+
+def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with those of Stable-Baselines3's `policy_kwargs` that are the algorithm's here: critics, optimiser.
+
+    What is given outside stays. SettingError for an optimiser or an argument of it that is not offered.
+    """
+    kwargs = settings.get("policy_kwargs")
+    if not isinstance(kwargs, Mapping):
+        return dict(settings)
+    kwargs = dict(kwargs)
+    found = {name: kwargs.pop(name) for name in _LIFTED if name in kwargs}
+    chosen = kwargs.pop("optimizer_class", None)
+    if chosen is not None:
+        found["optimizer"] = str(getattr(chosen, "__name__", chosen)).lower().removesuffix("tflike")
+    for name, value in dict(kwargs.pop("optimizer_kwargs", None) or {}).items():
+        if name != "eps" and value not in (0, 0.0, None, False):
+            raise SettingError(
+                f"policy_kwargs optimizer_kwargs {name}={value!r} is not offered: only eps is."
+            )
+        if name == "eps":
+            found["optimizer_eps"] = value
+    for name, value in _LSTM.items():
+        if kwargs.pop(name, value) != value:
+            raise SettingError(f"policy_kwargs {name}: one cell serves policy and critic here; leave it out.")
+    return found | {**settings, "policy_kwargs": kwargs}
+
+
+_ACTIVATION_NAMES = {id(f): n for n, f in ACTIVATIONS.items()} | {id(jnp.tanh): "tanh"}
+
+
+def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfig()) -> NetworkConfig:
+    """`policy_kwargs` → `NetworkConfig`; SettingError names an unknown key."""
+    kwargs = dict(kwargs)
+    changes: dict[str, Any] = {}
+    widths = kwargs.pop("net_arch", None)
+    if widths is not None:
+        changes |= _widths(widths)
+    if "activation_fn" in kwargs:
+        changes["activation_fn"] = _activation(kwargs.pop("activation_fn"))
+    if "lstm_hidden_size" in kwargs:
+        changes["hidden_size"] = int(kwargs.pop("lstm_hidden_size"))
+    if "features_extractor_kwargs" in kwargs:
+        given = kwargs.pop("features_extractor_kwargs")
+        if not isinstance(given, Mapping):
+            raise SettingError(f"policy_kwargs features_extractor_kwargs must be a mapping, not {given!r}.")
+        if kwargs.get("features_extractor_class") is None and "features_dim" in given:  # of SB3's CNN
+            given = {"cnn_features" if k == "features_dim" else k: v for k, v in given.items()}
+        changes["features_extractor_kwargs"] = tuple(sorted(given.items()))
+    known = {f.name for f in dataclasses.fields(NetworkConfig)}
+    for name, value in kwargs.items():
+        if name in UNSUPPORTED:
+            raise SettingError(f"policy_kwargs {name}: {UNSUPPORTED[name]}.")
+        if name not in known:
+            raise SettingError(
+                f"policy_kwargs has no {name!r}; there are net_arch, {', '.join(sorted(known))}."
+            )
+        changes[name] = tuple(value) if name in ("pi", "vf") and value is not None else value
+    if changes.get("cell") not in (None, "lstm", "gru"):
+        raise SettingError(f"policy_kwargs cell={changes['cell']!r}: choose 'lstm' or 'gru'.")
+    return dataclasses.replace(base, **changes)
+
+
+def _widths(arch: Any) -> dict[str, tuple[int, ...]]:
+    both = arch if isinstance(arch, Mapping) else {"pi": arch, "vf": arch}
+    both = {"vf" if key == "qf" else key: widths for key, widths in both.items()}
+    if set(both) - {"pi", "vf"}:
+        raise SettingError(
+            f"net_arch has keys {sorted(both)}; expected a list, or a dict with 'pi' and 'vf' (or 'qf')."
+        )
+    try:
+        return {k: tuple(int(n) for n in both.get(k, ())) for k in ("pi", "vf")}
+    except (TypeError, ValueError):
+        raise SettingError(
+            f"net_arch={arch!r}: expected widths, e.g. [64, 64] or dict(pi=[64], vf=[64])."
+        ) from None
+
+
+def _activation(value: Any) -> Any:
+    if isinstance(value, (str, type)):
+        name = (value if isinstance(value, str) else value.__name__).lower().removeprefix("nn.")
+        if name not in ACTIVATIONS:
+            raise SettingError(f"activation_fn={value!r}: choose one of {', '.join(ACTIVATIONS)}.")
+        return name
+    return _ACTIVATION_NAMES.get(id(value), value)
+
+
+# ---------------------------------------------------------------------------- reading them off again
+
+
+def network_settings(network: NetworkConfig, base: NetworkConfig = NetworkConfig()) -> dict[str, Any]:
+    """`policy_kwargs` that make `network` of `base`."""
+    if network.custom:
+        return {"custom": True}
+    values = {f.name: getattr(network, f.name) for f in dataclasses.fields(NetworkConfig)}
+    return {
+        name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if v != getattr(base, name)
+    }

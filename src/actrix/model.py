@@ -42,18 +42,8 @@ from actrix.loops.train import SeedRun, kept, save_checkpoints, train
 from actrix.policy import ModelPolicy
 from actrix.predict import predict
 from actrix.show.display import Display
-from actrix.show.log import Logger
 from actrix.stored import MODELS, Stored
 from actrix.surface import Surface
-
-POLICIES = (
-    "MlpPolicy",
-    "CnnPolicy",
-    "MultiInputPolicy",
-    "MlpLstmPolicy",
-    "CnnLstmPolicy",
-    "MultiInputLstmPolicy",
-)
 
 
 class Model(Surface, Stored):
@@ -86,6 +76,14 @@ class Model(Surface, Stored):
     """
 
     preset_name: ClassVar[str] = "ppo"
+    _env: HostEnv | JaxEnv | None = None
+    _vec: VecEnv | None = None
+    _given: Any = None  # what `set_env` was given, where that is an object that holds state
+    env_id: str | None = None
+    spec: Spec | None = None
+    runner: Runner | None = None
+    _acting: Acting | None = None
+    _policy: ModelPolicy | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -100,37 +98,26 @@ class Model(Surface, Stored):
         policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = "auto",
         stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None, **settings: Any,
     ):  # fmt: skip
-        if learning_rate is not None:
-            settings["learning_rate"] = learning_rate
-        settings = policy_kwargs_.lifted(settings | {"policy_kwargs": policy_kwargs or {}})
-        policy_kwargs = settings.pop("policy_kwargs")
-        if isinstance(env, VecNormalize):
-            settings = env.settings() | settings
+        settings, policy_kwargs = _given(settings, learning_rate, policy_kwargs, env)
         self._own_batch = "batch_size" in settings
         self.preset = self._find_preset(settings)
         self.algorithm = settings_.configure(self.preset.algorithm, settings)
-        network = _network(policy, policy_kwargs, self.algorithm.network)
+        network = policy_kwargs_.network_of(policy, policy_kwargs, self.algorithm.network)
         self.algorithm = dataclasses.replace(self.algorithm, network=network)
         self.seed = _seed(seed)
-        self.verbose, self.tensorboard_log = verbose, tensorboard_log
-        self.stats_window_size = stats_window_size
+        self.verbose, self.tensorboard_log, self.stats_window_size = (
+            verbose,
+            tensorboard_log,
+            stats_window_size,
+        )
         self.backend, self.env_kwargs, self.n_envs = backend, env_kwargs, n_envs
         self.device = _device(device)
         if seed is not None:  # for environments that draw from the global streams
             set_random_seed(self.seed)
         self.reference = None if reference is None else reference.acting
-        self._env: HostEnv | JaxEnv | None = None
-        self._vec: VecEnv | None = None
-        self._given: Any = None  # what `set_env` was given, where that is an object that holds state
-        self.env_id: str | None = None
-        self.spec: Spec | None = None
-        self.runner: Runner | None = None
-        self.logger: Logger | Any = NoLogger()
-        self._given_logger = False
+        self.logger, self._given_logger = NoLogger(), False
         self.run = SeedRun(self.seed, window=stats_window_size)
         self._open_steps = self._open_episodes = 0  # of the chunk that is being collected
-        self._acting: Acting | None = None
-        self._policy: ModelPolicy | None = None
         self._stream = Stream()
         if env is not None and dataset is not None:
             raise ValueError("give either an environment to learn in or a data set to learn from.")
@@ -361,6 +348,17 @@ class Model(Surface, Stored):
         self.runner.set_learners([learner], [self.run.iterations])
 
 
+def _given(
+    settings: dict[str, Any], learning_rate: Any, policy_kwargs: dict[str, Any] | None, env: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the settings, those of the environment's normalisation and of `policy_kwargs` included; the network's)."""
+    if learning_rate is not None:
+        settings["learning_rate"] = learning_rate
+    settings = policy_kwargs_.lifted(settings | {"policy_kwargs": policy_kwargs or {}})
+    network = settings.pop("policy_kwargs")
+    return (env.settings() if isinstance(env, VecNormalize) else {}) | settings, network
+
+
 def _seed(seed: int | None) -> int:
     if seed is None:
         return int(np.random.SeedSequence().generate_state(1)[0])
@@ -374,23 +372,3 @@ def _device(device: str) -> str:
     if device not in ("auto", platform, {"gpu": "cuda"}.get(platform, platform)):
         raise ValueError(f"device={device!r}: JAX runs on {platform!r} here; use device='auto'.")
     return platform
-
-
-def _network(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> Any:
-    kwargs = dict(policy_kwargs or {})
-    if isinstance(policy, str):
-        if policy not in POLICIES:
-            raise policy_kwargs_.SettingError(
-                f"policy {policy!r} is unknown: choose one of {', '.join(POLICIES)}, or a function."
-            )
-        if "Lstm" in policy:
-            kwargs.setdefault("cell", "lstm")
-        if policy.startswith("Cnn"):
-            kwargs.setdefault("cnn", True)
-    elif callable(policy):
-        kwargs["module"] = policy
-    else:
-        raise policy_kwargs_.SettingError(
-            f"policy must be a name or (spec, key) -> equinox module, not {policy!r}."
-        )
-    return policy_kwargs_.network_config(kwargs, base)

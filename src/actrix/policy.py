@@ -102,7 +102,9 @@ class ModelPolicy(Policy):
         if not isinstance(composed, Composition) or self.acting.net.head.continuous:
             raise AttributeError(f"{self.model.preset.name} has no Q(s, ·) of discrete actions.")
         if composed.critic.facts.gives in ("V", "none"):
-            raise AttributeError(f"{self.model.preset.name} has V(s) or nothing, no Q(s, ·): see predict_values.")
+            raise AttributeError(
+                f"{self.model.preset.name} has V(s) or nothing, no Q(s, ·): see predict_values."
+            )
         return np.asarray(_q_values(composed)(self.acting, self._seen(obs)[0]))
 
     def _asked(self, attribute: str, otherwise: str) -> Any:

@@ -11,6 +11,15 @@ import jax.numpy as jnp
 from actrix.nets.networks import NetworkConfig
 from actrix.nets.torso import ACTIVATIONS
 
+POLICIES = (
+    "MlpPolicy",
+    "CnnPolicy",
+    "MultiInputPolicy",
+    "MlpLstmPolicy",
+    "CnnLstmPolicy",
+    "MultiInputLstmPolicy",
+)
+
 
 class SettingError(ValueError):
     """A setting that is unknown, malformed or refused."""
@@ -126,3 +135,22 @@ def network_settings(network: NetworkConfig, base: NetworkConfig = NetworkConfig
     return {
         name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if v != getattr(base, name)
     }
+
+
+def network_of(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> Any:
+    """The network of a policy's name, or of a user's function, with its `policy_kwargs`; SettingError for others."""
+    kwargs = dict(policy_kwargs or {})
+    if isinstance(policy, str):
+        if policy not in POLICIES:
+            raise SettingError(
+                f"policy {policy!r} is unknown: choose one of {', '.join(POLICIES)}, or a function."
+            )
+        if "Lstm" in policy:
+            kwargs.setdefault("cell", "lstm")
+        if policy.startswith("Cnn"):
+            kwargs.setdefault("cnn", True)
+    elif callable(policy):
+        kwargs["module"] = policy
+    else:
+        raise SettingError(f"policy must be a name or (spec, key) -> equinox module, not {policy!r}.")
+    return network_config(kwargs, base)

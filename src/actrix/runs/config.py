@@ -13,11 +13,11 @@ import numpy as np
 from actrix import zoo
 from actrix.algorithms import presets
 from actrix.algorithms.learn import Composition
+from actrix.algorithms.policy_kwargs import POLICIES
 from actrix.algorithms.settings import SettingError, configure, settings_of, upgraded
 from actrix.data.datasets.dataset import Dataset, mix
 from actrix.data.datasets.read import load_dataset
 from actrix.envs.make import STEP_TIMEOUT, choose_backend, worker_count
-from actrix.model import POLICIES
 
 
 class RunError(RuntimeError):

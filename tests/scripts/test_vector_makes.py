@@ -109,7 +109,7 @@ def test_infos_are_listed_by_row():
     for env in (make_vec_env(Counting, N), as_host_env(sync("SameStep", False))):
         env.reset()
         env.step(np.zeros(N, int))
-        assert [info["t"] for info in infos_of(env)] == [1, 1]
+        assert [info["step"] for info in infos_of(env)] == [1, 1]
 
 
 # ------------------------------------------------------------------ what is not Gymnasium's

@@ -31,7 +31,7 @@ class Counting(gym.Env):
     def step(self, action):
         self.t += 1
         end = self.t == LENGTH
-        return self._obs(), float(self.t), end and not self.truncate, end and self.truncate, {"t": self.t}
+        return self._obs(), float(self.t), end and not self.truncate, end and self.truncate, {"step": self.t}
 
     def render(self):
         return np.full((4, 4, 3), self.t, np.uint8)

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,7 @@ class _Rows:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = override or not self.path.exists()
         self.file = open(self.path, "w" if fresh else "a", newline="")  # noqa: SIM115 - it stays open
+        weakref.finalize(self, self.file.close)
         self.writer = csv.DictWriter(self.file, columns)
         if fresh:
             spec = getattr(env, "spec", None)

@@ -1,0 +1,342 @@
+"""What scripts read, set and save of a model, under Stable-Baselines3's names."""
+
+import io
+import warnings
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from worlds import Counting
+
+from actrix import (
+    DQN,
+    PPO,
+    SAC,
+    TQC,
+    BaseCallback,
+    CallbackList,
+    CheckpointCallback,
+    EvalCallback,
+    LogEveryNTimesteps,
+    ModelFileError,
+    ProgressBarCallback,
+    SettingError,
+    StopTrainingOnRewardThreshold,
+    VecNormalize,
+    evaluate_policy,
+    make_vec_env,
+)
+
+SMALL = dict(n_steps=8, batch_size=8, n_epochs=1, seed=0, policy_kwargs={"net_arch": [4]})
+MEMORY = dict(learning_starts=4, buffer_size=50, batch_size=4, seed=0, policy_kwargs={"net_arch": [4]})
+
+
+@pytest.fixture(scope="module")
+def ppo():
+    return PPO("MlpPolicy", make_vec_env(Counting, 2), **SMALL).learn(32)
+
+
+@pytest.fixture(scope="module")
+def dqn():
+    return DQN("MlpPolicy", make_vec_env(Counting, 1), **MEMORY).learn(20)
+
+
+# ------------------------------------------------------------------ callbacks
+
+
+class Look(BaseCallback):
+    """Keeps what a step says."""
+
+    def __init__(self):
+        super().__init__()
+        self.order, self.seen = [], []
+
+    def _on_rollout_start(self):
+        self.order.append("start")
+
+    def _on_step(self):
+        self.order.append("step")
+        told = self.locals
+        self.seen.append({name: told[name] for name in ("infos", "actions", "rewards", "dones", "new_obs")})
+        if self.n_calls > 1:
+            assert told["values"].shape == (2, 1)
+            assert (told["log_probs"] < 0).all()
+        assert "infos" in told
+        assert told.get("nothing", 3) == 3
+        return True
+
+    def _on_rollout_end(self):
+        self.order.append(("end", self.model.get_parameters()[".net.vf_head.bias"][0]))
+
+
+def test_locals_are_those_of_a_step_and_a_chunk_ends_before_it_is_learned_from():
+    look = Look()
+    model = PPO("MlpPolicy", make_vec_env(Counting, 2), **SMALL | {"learning_rate": 0.1})
+    model.learn(32, callback=[look])
+    (first, a), (second, b) = [x for x in look.order if isinstance(x, tuple)]
+    assert look.order == ["start", *["step"] * 8, (first, a), "start", *["step"] * 8, (second, b)]
+    assert a == 0  # the first update had not been made
+    assert b != 0
+    third = look.seen[2]
+    assert third["dones"].all()
+    assert third["rewards"].tolist() == [3, 3]
+    info = third["infos"][0]
+    assert (info["step"], info["episode"], info["TimeLimit.truncated"]) == (3, {"r": 6.0, "l": 3}, False)
+    assert info["terminal_observation"][0] == 3
+    assert set(third["actions"].tolist()) <= {0, 1, 2}
+
+
+def test_the_compiled_loop_says_what_it_has_not():
+    def ask(locals_, _):
+        with pytest.raises(KeyError, match='backend="gymnasium"'):
+            locals_["infos"]
+
+    PPO("MlpPolicy", "CartPole-v1", **SMALL).learn(16, callback=ask)
+
+
+def test_parents_reach_all_the_way_down():
+    stop = StopTrainingOnRewardThreshold(1.0)
+    env = make_vec_env(Counting, 1)
+    evaluation = EvalCallback(
+        env, eval_freq=8, verbose=0, callback_on_new_best=CallbackList([CallbackList([stop])])
+    )
+    model = PPO("MlpPolicy", make_vec_env(Counting, 2), **SMALL)
+    model.learn(160, callback=CallbackList([evaluation]))
+    assert stop.parent is evaluation
+    assert model.num_timesteps < 160
+
+
+def test_evaluation_tells_its_callback_what_it_does(ppo):
+    told = []
+    mean, _ = evaluate_policy(
+        ppo.policy, make_vec_env(Counting, 2), 2, callback=lambda locals_, _: told.append(locals_)
+    )
+    assert mean == 6.0
+    assert len(told) == 6  # three steps of two environments
+    assert [t["i"] for t in told] == [0, 1] * 3
+    assert [t["reward"] for t in told[::2]] == [1, 2, 3]
+    assert told[-1]["done"]
+    assert told[-1]["info"]["step"] == 3
+
+
+def test_the_log_is_written_every_n_steps(tmp_path):
+    model = PPO("MlpPolicy", make_vec_env(Counting, 2), tensorboard_log=tmp_path, **SMALL)
+    model.learn(64, callback=LogEveryNTimesteps(4), log_interval=1000)
+    assert next(tmp_path.rglob("events.*")).stat().st_size > 0
+    with pytest.raises(ValueError, match="progress_bar=True"):
+        ProgressBarCallback()
+
+
+# ------------------------------------------------------------------ the policy
+
+
+def test_distribution_and_values(ppo, dqn):
+    obs = np.array([[0.0, 0], [1, 0], [2, 0]])
+    dist = ppo.policy.get_distribution(obs)
+    np.testing.assert_allclose(dist.probs.sum(1), 1, 1e-6)
+    np.testing.assert_allclose(dist.entropy(), -(dist.probs * np.log(dist.probs)).sum(1), 1e-5)
+    values, log_prob, entropy = ppo.policy.evaluate_actions(obs, [0, 1, 2])
+    np.testing.assert_allclose(log_prob, np.log(dist.probs[range(3), range(3)]), 1e-5)
+    assert values.shape == (3, 1)
+    np.testing.assert_array_equal(entropy, dist.entropy())
+    masked = ppo.policy.get_distribution(obs[:1], action_masks=[[True, False, True]])
+    assert masked.probs[0, 1] == 0
+    assert (ppo.policy.predict(obs, deterministic=True)[0] == dist.probs.argmax(1)).all()
+    q = dqn.policy.q_values(obs)
+    assert (dqn.predict(obs, deterministic=True)[0] == q.argmax(1)).all()
+    with pytest.raises(AttributeError, match="see q_values"):
+        dqn.policy.predict_values(obs)
+    with pytest.raises(AttributeError, match="see q_values"):
+        dqn.policy.get_distribution(obs)
+    with pytest.raises(AttributeError, match=r"no Q\(s, ·\)"):
+        ppo.policy.q_values(obs)
+
+
+def test_a_squashed_density_sums_to_one():
+    model = SAC("MlpPolicy", "Pendulum-v1", **MEMORY)
+    grid = np.linspace(-2, 2, 4001)[1:-1, None]
+    dist = model.policy.get_distribution(np.repeat([[1.0, 0, 0]], len(grid), 0))
+    mass = np.exp(dist.log_prob(grid)).sum() * (1 / 2000)  # in policy coordinates, half of Pendulum's
+    assert abs(mass - 1) < 0.01
+    with pytest.raises(AttributeError, match="no Q"):
+        model.policy.q_values([1.0, 0, 0])
+
+
+def test_predict_says_what_reset_returns(ppo):
+    with pytest.raises(ValueError, match=r"obs, info = env\.reset\(\)"):
+        ppo.predict(Counting().reset())
+    action, _ = ppo.predict(np.zeros(2))
+    assert isinstance(action, np.ndarray)
+    assert action.shape == ()
+
+
+# ------------------------------------------------------------------ attributes and constructors
+
+
+def test_what_is_read(ppo, dqn):
+    assert ppo.ep_info_buffer[-1] == {"r": 6.0, "l": 3}
+    assert ppo.lr_schedule(1.0) == pytest.approx(3e-4)
+    assert ppo.replay_buffer is None
+    assert (dqn.replay_buffer.buffer_size, dqn.replay_buffer.n_envs) == (50, 1)
+    assert 0 < dqn.replay_buffer.size() <= 50
+    assert ppo.env is ppo.get_env().host
+
+
+def test_an_environment_is_set():
+    model = PPO("MlpPolicy", make_vec_env(Counting, 2), **SMALL).learn(16)
+    env = make_vec_env(Counting, 2, env_kwargs={"truncate": True})
+    model.env = env
+    assert model.get_env() is env
+    model.learn(16)
+    with pytest.raises(ValueError, match="observation_space"):
+        model.env = "CartPole-v1"
+
+
+def test_another_seed_gives_another_training():
+    def trained(*seeds):
+        model = PPO("MlpPolicy", make_vec_env(Counting, 2), **SMALL)
+        for seed in seeds:
+            model.set_random_seed(seed)
+        return model.learn(16).get_parameters()[".net.pi_head.weight"]
+
+    np.testing.assert_array_equal(trained(5), trained(4, 5))
+    assert (trained(5) != trained()).any()
+
+
+def test_defaults_are_never_what_is_refused():
+    env = make_vec_env(Counting, 1)
+    kw = {"policy_kwargs": {"net_arch": [4]}}
+    assert PPO("MlpPolicy", env, n_steps=32, **kw).batch_size == 32
+    assert PPO("MlpPolicy", env, n_steps=50, **kw).batch_size == 50
+    assert PPO("MlpPolicy", env, n_steps=100, **kw).batch_size == 50
+    with pytest.raises(ValueError, match="batch_size=64 does not divide"):
+        PPO("MlpPolicy", env, n_steps=32, batch_size=64, **kw)
+    with pytest.warns(UserWarning, match="nothing is learned from them yet"):
+        DQN("MlpPolicy", env, **kw).learn(100)
+    assert DQN("MlpPolicy", env, **MEMORY | {"buffer_size": 20, "batch_size": 64}).learn(8).num_timesteps == 8
+
+
+def test_policy_kwargs_of_critics_and_optimisers():
+    kwargs = {"net_arch": None, "n_critics": 1, "optimizer_kwargs": {"eps": 1e-5}, "optimizer_class": "Adam"}
+    model = SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=kwargs)
+    assert (model.n_critics, model.optimizer_eps, model.optimizer) == (1, 1e-5, "adam")
+    assert TQC("MlpPolicy", "Pendulum-v1", policy_kwargs={"n_quantiles": 12}).n_quantiles == 12
+    assert PPO("MlpPolicy", "CartPole-v1", 0.01, n_steps=8).learning_rate == 0.01
+    with pytest.raises(SettingError, match=r"weight_decay=0\.1 is not offered"):
+        SAC("MlpPolicy", "Pendulum-v1", policy_kwargs={"optimizer_kwargs": {"weight_decay": 0.1}})
+    lstm = {"lstm_hidden_size": 8, "enable_critic_lstm": False, "n_lstm_layers": 1}
+    assert (
+        PPO("MlpLstmPolicy", "CartPole-v1", n_steps=8, policy_kwargs=lstm).algorithm.network.hidden_size == 8
+    )
+    with pytest.raises(SettingError, match="one cell serves policy and critic"):
+        PPO("MlpLstmPolicy", "CartPole-v1", policy_kwargs={"enable_critic_lstm": True})
+
+
+# ------------------------------------------------------------------ files
+
+
+def test_one_rule_for_suffixes(ppo, tmp_path):
+    names = {"model": "model.safetensors", "lr0.001": "lr0.001.safetensors", "m.zip": "m.safetensors"}
+    for given, written in names.items():
+        assert ppo.save(tmp_path / given) == tmp_path / written
+        for name in (given, written, written.removesuffix(".safetensors")):
+            assert PPO.load(tmp_path / name).seed == 0
+
+
+def test_open_files_settings_and_names(ppo, capsys):
+    file = io.BytesIO()
+    assert ppo.save(file, exclude=["logger", "replay_buffer"]) is None
+    file.seek(0)
+    loaded = PPO.load(
+        file, custom_objects={"learning_rate": 0.5, "lr_schedule": None}, print_system_info=True
+    )
+    assert loaded.learning_rate == 0.5
+    assert "jax" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="always holds them"):
+        ppo.save(io.BytesIO(), exclude=["gamma"])
+    with pytest.raises(ValueError, match="parameters and settings only"):
+        ppo.save(io.BytesIO(), include=["env"])
+    with pytest.raises(ValueError, match="resume_from"):
+        PPO.load(file, force_reset=False)
+
+
+def test_a_zip_of_stable_baselines_is_named(tmp_path):
+    (tmp_path / "sb3.zip").write_bytes(b"PK\x03\x04 and so on, and so on")
+    with pytest.raises(ModelFileError, match="as Stable-Baselines3 writes"):
+        PPO.load(tmp_path / "sb3.zip")
+
+
+def test_the_replay_memory_is_a_file(dqn, tmp_path):
+    path = dqn.save_replay_buffer(tmp_path / "memory")
+    assert path.name == "memory.safetensors"
+    other = DQN("MlpPolicy", make_vec_env(Counting, 1), **MEMORY)
+    other.load_replay_buffer(path)
+    assert other.replay_buffer.size() == dqn.replay_buffer.size()
+    other.learn(8)
+    larger = DQN("MlpPolicy", make_vec_env(Counting, 1), **MEMORY | {"buffer_size": 60})
+    with pytest.raises(ModelFileError, match=r"flags is uint8"):
+        larger.load_replay_buffer(path)
+    with pytest.raises(ModelFileError, match="not a replay memory"):
+        other.load_replay_buffer(dqn.save(tmp_path / "model"))
+    with pytest.raises(ValueError, match="has no replay memory"):
+        PPO("MlpPolicy", make_vec_env(Counting, 1), **SMALL).save_replay_buffer(tmp_path / "x")
+
+
+def test_checkpoints_hold_what_is_asked_for(tmp_path):
+    env = VecNormalize(make_vec_env(Counting, 1), norm_reward=False)
+    callback = CheckpointCallback(10, tmp_path, "lr0.1", save_replay_buffer=True, save_vecnormalize=True)
+    DQN("MlpPolicy", env, **MEMORY).learn(12, callback=callback)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "lr0.1_10_steps.safetensors", "lr0.1_replay_buffer_10_steps.safetensors", "lr0.1_vecnormalize_10_steps.npz",
+    ]  # fmt: skip
+
+
+def test_tensorboard_folders(tmp_path):
+    model = PPO("MlpPolicy", make_vec_env(Counting, 2), tensorboard_log=tmp_path, **SMALL)
+    for _ in range(2):
+        model.learn(16, tb_log_name="lr[0.1]")
+    model.learn(16, tb_log_name="lr[0.1]", reset_num_timesteps=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lr[0.1]_1", "lr[0.1]_2"]
+    path = model.save(tmp_path / "model")
+    loaded = PPO.load(path, make_vec_env(Counting, 2), tensorboard_log=tmp_path)
+    loaded.learn(16, tb_log_name="lr[0.1]", reset_num_timesteps=False)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["lr[0.1]_1", "lr[0.1]_2"]
+    assert len(list((tmp_path / "lr[0.1]_2").iterdir())) == 1
+
+
+UNWRITABLE = [np.ones(3), lambda: 1, Counting, {1, 2}, b"x", float("nan"), np.random.default_rng(0), {1: 2}]
+WRITABLE = [np.int64(3), np.float32(0.5), (1, 2), [1, "a", None], {"a": (1.5, np.int32(2))}]
+
+
+class Taking(Counting):
+    def __init__(self, m=None, n=0):
+        super().__init__()
+
+
+@pytest.fixture
+def taking():
+    gym.register("Taking-v0", entry_point=Taking)
+    yield "Taking-v0"
+    gym.registry.pop("Taking-v0")
+
+
+def test_whatever_trains_is_saved(taking, tmp_path):
+    model = PPO("MlpPolicy", taking, **SMALL)
+    for value in WRITABLE:
+        model.env_kwargs = {"m": value, "n": 1}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert set(PPO.load(model.save(tmp_path / "m")).env_kwargs) == {"m", "n"}
+    for value in [*UNWRITABLE, Path("x"), Path]:
+        model.env_kwargs = {"m": value, "n": 1}
+        with pytest.warns(UserWarning, match="env_kwargs m cannot be written"):
+            assert PPO.load(model.save(tmp_path / "m")).env_kwargs == {"n": 1}
+
+
+def test_training_with_such_arguments_goes_to_its_end(taking, tmp_path):
+    model = PPO("MlpPolicy", taking, env_kwargs={"m": np.ones(3)}, **SMALL)
+    with pytest.warns(UserWarning, match="cannot be written"):
+        model.learn(16, callback=CheckpointCallback(8, tmp_path), checkpoint_dir=tmp_path / "c")
+    again = PPO("MlpPolicy", taking, env_kwargs={"m": np.ones(3)}, **SMALL)
+    again.learn(24, resume_from=tmp_path / "c", reset_num_timesteps=False)

@@ -1,0 +1,276 @@
+"""What make_vec_env, get_env and training_env give has Stable-Baselines3's surface; VecNormalize, Monitor."""
+
+import csv
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AsyncVectorEnv
+from worlds import LENGTH, Counting
+
+import actrix
+from actrix import (
+    PPO,
+    BaseCallback,
+    DummyVecEnv,
+    Monitor,
+    SubprocVecEnv,
+    VecNormalize,
+    check_env,
+    evaluate_policy,
+    load_results,
+    make_vec_env,
+    set_random_seed,
+)
+
+SMALL = dict(n_steps=8, batch_size=8, n_epochs=1, seed=0, policy_kwargs={"net_arch": [4]})
+
+
+def test_the_loop_of_stable_baselines():
+    env = make_vec_env(Counting, 2)
+    obs = env.reset()
+    assert obs.shape == (2, 2)
+    for t in range(1, LENGTH + 1):
+        obs, rewards, dones, infos = env.step([0, 1])
+        assert rewards.tolist() == [t, t]
+        assert dones.all() == (t == LENGTH)
+        assert infos[1]["step"] == t
+    assert obs[:, 0].tolist() == [0, 0]  # of the new episodes
+    assert infos[0]["terminal_observation"][0] == LENGTH
+    assert infos[0]["TimeLimit.truncated"] is False
+    env.step_async([0, 0])
+    assert env.step_wait()[1].tolist() == [1, 1]
+    with pytest.raises(ValueError, match=r"actions have shape \(3,\); expected \(2,\)"):
+        env.step([0, 0, 0])
+
+
+def test_a_time_limit_is_told_apart():
+    env = make_vec_env(Counting, 1, env_kwargs={"truncate": True})
+    env.reset()
+    infos = [env.step([0])[3][0] for _ in range(LENGTH)]
+    assert infos[-1]["TimeLimit.truncated"] is True
+
+
+def test_environments_are_reached():
+    env = make_vec_env(Counting, 3, wrapper_class=gym.wrappers.OrderEnforcing)
+    env.set_attr("level", 5, indices=[0, 2])
+    assert env.get_attr("level") == [5, 0, 5]
+    assert env.env_method("hello", 1) == [6, 1, 6]
+    assert env.env_method("hello", x=1, indices=1) == [1]
+    assert env.env_is_wrapped(gym.wrappers.OrderEnforcing) == [True] * 3
+    assert env.env_is_wrapped(Monitor, 0) == [False]
+    assert env.has_attr("level")
+    assert not env.has_attr("depth")
+    assert (env.num_envs, env.render_mode, env.action_space.n) == (3, "rgb_array", 3)
+    assert env.reset()[:, 1].tolist() == [5, 0, 5]
+    assert env.render().shape == (8, 8, 3)  # two by two
+    with pytest.raises(ValueError, match="render_mode"):
+        env.render("human")
+    assert env.seed(3) == env.seed(3)
+    assert env.unwrapped is env
+    env.close()
+
+
+def test_environments_in_processes_are_asked_as_a_whole():
+    env = make_vec_env(Counting, 2, vec_env_cls=AsyncVectorEnv)
+    try:
+        assert env.env_method("hello", 1) == [1, 1]
+        env.set_attr("level", 2)
+        assert env.get_attr("level") == [2, 2]
+        with pytest.raises(ValueError, match="leave indices out"):
+            env.get_attr("level", indices=0)
+    finally:
+        env.close()
+
+
+class Curriculum(BaseCallback):
+    """Raises the level of the environments after the first chunk."""
+
+    def _on_rollout_end(self):
+        self.training_env.set_attr("level", 1)
+        assert self.training_env.env_method("hello", 0) == [1, 1]
+
+
+def test_a_curriculum_reaches_training():
+    env = make_vec_env(Counting, 2)
+    model = PPO("MlpPolicy", env, **SMALL)
+    assert model.get_env() is env
+    model.learn(32, callback=Curriculum())
+    assert model.runner._obs[:, 1].tolist() == [1, 1]
+
+
+def test_compiled_environments_say_why_not():
+    model = PPO("MlpPolicy", "CartPole-v1", **SMALL)
+    env = model.get_env()
+    obs = env.reset()
+    action, _ = model.predict(obs)
+    assert env.step(action)[1].tolist() == [1.0]
+    assert env.render_mode is None
+    for use in (lambda: env.get_attr("x"), lambda: env.set_attr("x", 1), lambda: env.env_method("x")):
+        with pytest.raises(AttributeError, match='backend="gymnasium"'):
+            use()
+    assert PPO("MlpPolicy", env, **SMALL).runner.backend == "jax"  # it trains compiled, all the same
+
+
+def test_dummy_and_subproc():
+    env = DummyVecEnv([Counting, lambda: Counting(truncate=True)])
+    env.reset()
+    infos = [env.step([0, 0])[3] for _ in range(LENGTH)][-1]
+    assert [info["TimeLimit.truncated"] for info in infos] == [False, True]
+    with pytest.raises(TypeError, match="functions that make an environment each"):
+        DummyVecEnv([Counting()])
+    processes = SubprocVecEnv([Counting, Counting])
+    try:
+        assert processes.reset().shape == (2, 2)
+    finally:
+        processes.close()
+    with pytest.raises(ValueError, match="leave it out"):
+        SubprocVecEnv([Counting], start_method="fork")
+    assert make_vec_env(Counting, 2, vec_env_cls=DummyVecEnv).num_envs == 2
+
+
+# ------------------------------------------------------------------ VecNormalize
+
+
+def test_vec_normalize_is_the_models_own_normalisation(tmp_path):
+    env = VecNormalize(make_vec_env(Counting, 2), clip_obs=5.0)
+    model = PPO("MlpPolicy", env, **SMALL).learn(32)
+    plain = PPO("MlpPolicy", make_vec_env(Counting, 2), normalize=True, clip_obs=5.0, **SMALL).learn(32)
+    for name, value in plain.get_parameters().items():
+        np.testing.assert_array_equal(model.get_parameters()[name], value)
+    assert model.get_vec_normalize_env() is env
+    assert env.obs_rms.count > 32
+    seen = env.normalize_obs(np.array([[3.0, 0.0]]))
+    np.testing.assert_allclose(
+        seen, (np.array([[3.0, 0]]) - env.obs_rms.mean) / np.sqrt(env.obs_rms.var + 1e-8), 1e-5
+    )
+    np.testing.assert_allclose(env.unnormalize_obs(seen), [[3.0, 0.0]], atol=1e-4)
+    env.save(tmp_path / "vec_normalize.pkl")
+    model.save(tmp_path / "model")
+
+    loaded = VecNormalize.load(tmp_path / "vec_normalize.pkl", make_vec_env(Counting, 2))
+    np.testing.assert_array_equal(loaded.obs_rms.mean, env.obs_rms.mean)  # before a model has it
+    loaded.training = loaded.norm_reward = False
+    again = PPO.load(tmp_path / "model", env=loaded)
+    before = again.get_parameters()
+    assert evaluate_policy(again, loaded, 2)[0] == 6.0  # rewards as the environment gives them
+    for name, value in before.items():
+        np.testing.assert_array_equal(again.get_parameters()[name], value)
+    np.testing.assert_array_equal(loaded.ret_rms.var, env.ret_rms.var)
+
+
+def test_vec_normalize_refuses_what_it_is_not(tmp_path):
+    venv = make_vec_env(Counting, 1)
+    for wrong in ({"epsilon": 1e-3}, {"norm_obs_keys": ["x"]}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            VecNormalize(venv, **wrong)
+    with pytest.raises(ValueError, match="gamma"):
+        PPO("MlpPolicy", VecNormalize(venv, gamma=0.5), **SMALL)
+    with pytest.raises(ValueError, match="no statistics yet"):
+        _ = VecNormalize(venv).obs_rms
+    with pytest.raises(ValueError, match="does not normalise observations"):
+        PPO("MlpPolicy", venv, **SMALL).set_env(VecNormalize(venv))
+    (tmp_path / "other.pkl").write_bytes(b"\x80\x04.")
+    with pytest.raises(ValueError, match=r"no statistics that VecNormalize\.save wrote"):
+        VecNormalize.load(tmp_path / "other.pkl", venv)
+
+
+# ------------------------------------------------------------------ Monitor
+
+
+def test_monitor_writes_every_episode(tmp_path):
+    env = make_vec_env(
+        Counting, 2, monitor_dir=tmp_path, monitor_kwargs={"info_keywords": ("step",)}, start_index=3
+    )
+    PPO("MlpPolicy", env, **SMALL).learn(48)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["3.monitor.csv", "4.monitor.csv"]
+    with open(tmp_path / "3.monitor.csv") as file:
+        assert file.readline().startswith('#{"t_start"')
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert {(r["r"], r["l"], r["step"]) for r in rows} == {("6.0", "3", "3")}
+    pytest.importorskip("pandas")
+    table = load_results(tmp_path)
+    assert len(table) == 16
+    assert (table["r"] == 6).all()
+    with pytest.raises(FileNotFoundError, match="no file that ends in"):
+        load_results(tmp_path / "none")
+
+
+def test_monitor_counts_and_refuses():
+    env = Monitor(Counting(), allow_early_resets=False)
+    env.reset()
+    infos = [env.step(0)[4] for _ in range(LENGTH)]
+    assert (infos[-1]["episode"]["r"], infos[-1]["episode"]["l"]) == (6.0, 3)
+    assert "episode" not in infos[0]
+    assert (env.get_episode_rewards(), env.get_episode_lengths(), env.get_total_steps()) == ([6.0], [3], 3)
+    with pytest.raises(RuntimeError, match="reset the environment first"):
+        env.step(0)
+    env.reset()
+    with pytest.raises(RuntimeError, match="before its episode ended"):
+        env.reset()
+    state = env.get_state()
+    other = Monitor(Counting())
+    other.set_state(state)
+    assert other.get_state() == state
+
+
+# ------------------------------------------------------------------ other names
+
+
+def test_check_env():
+    with pytest.warns(UserWarning, match="episodes ended after exactly 3 steps"):
+        check_env(Counting())
+
+    class Wrong(Counting):
+        def step(self, action):
+            return super().step(action)[:4]
+
+    with pytest.raises(AssertionError, match="4 values"):
+        check_env(Wrong(), warn=False)
+    with pytest.raises(TypeError, match=r"inherit from gymnasium\.Env"):
+        check_env("CartPole-v1")
+
+
+def test_set_random_seed():
+    set_random_seed(3)
+    first = np.random.random()  # noqa: NPY002
+    set_random_seed(3)
+    assert np.random.random() == first  # noqa: NPY002
+
+
+def test_models_seed_the_global_streams_too():
+    PPO("MlpPolicy", "CartPole-v1", **SMALL)
+    first = np.random.random()  # noqa: NPY002
+    PPO("MlpPolicy", "CartPole-v1", **SMALL)
+    assert np.random.random() == first  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    "name", ["MaskablePPO", "RecurrentPPO", "VecVideoRecorder", "ReplayBuffer", "results_plotter"]
+)
+def test_other_names_say_what_they_are_here(name):
+    with pytest.raises(ImportError, match=f"actrix has no {name}: "):
+        getattr(actrix, name)
+
+
+def test_wrappers_that_are_not_needed_leave_the_environments_as_they_are():
+    env = make_vec_env(Counting, 1)
+    assert actrix.VecCheckNan(env) is actrix.VecTransposeImage(env) is actrix.VecMonitor(env) is env
+    with pytest.raises(ValueError, match="monitor_dir"):
+        actrix.VecMonitor(env, "file")
+    with pytest.raises(ValueError, match="FrameStackObservation"):
+        actrix.VecFrameStack(env, 4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"vec_env_kwargs": {"start_method": "fork"}}, "workers=True"),
+        ({"monitor_kwargs": {"info_keywords": ("t",)}}, "give both"),
+        ({"start_index": 2}, "give that too"),
+    ],
+)
+def test_arguments_without_effect_are_refused(wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make_vec_env(Counting, 1, **wrong)

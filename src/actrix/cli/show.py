@@ -1,4 +1,4 @@
-"""Commands that show: plot, inspect, export, doctor, list, lab."""
+"""Commands that show: plot, report, inspect, export, doctor, list, lab."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from actrix.core.contract import Algorithm
 
 
 def add_files(command: AddCommand) -> None:
-    """`actrix plot`, `inspect` and `export`."""
+    """`actrix plot`, `report`, `inspect` and `export`."""
     p = command("plot", _plot, "Plot one run, or compare several.")
     p.add_argument("paths", type=Path, nargs="+", metavar="RUN")
     p.add_argument("--out", type=Path, default=None, help="default: RUN/curve.png, or compare.png")
+
+    p = command("report", _report, "Write one page about runs: result, curves, settings, video, commands.")
+    p.add_argument("paths", type=Path, nargs="+", metavar="RUN")
+    p.add_argument(
+        "-o", "--out", type=Path, default=Path("report"), help="the page's folder (default: report)"
+    )
 
     p = command("inspect", _inspect, "Print what a model file says of itself, without building anything.")
     p.add_argument("path", type=Path, metavar="FILE|RUN")
@@ -66,6 +72,12 @@ def _plot(args: argparse.Namespace) -> None:
             labels[title if title not in labels else f"{title} ({path.name})"] = folders(path)
         out = plot_compare(labels, args.out or Path("compare.png"))
     print(f"wrote {out}")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from actrix.runs.report import report
+
+    print(f"wrote {report(args.paths, args.out)}")
 
 
 def _inspect(args: argparse.Namespace) -> None:

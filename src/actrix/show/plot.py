@@ -191,6 +191,38 @@ def plot_compare(
     return _save(figure, axes, out)
 
 
+def plot_profiles(groups: Mapping[str, Sequence[ArrayLike]], out: Folder, title: str = "") -> Path:
+    """Plot performance profiles (Agarwal et al. 2021): the share of episodes with a return above τ, over τ.
+
+    Each seed's share counts alike; from 5 seeds on with a 95% bootstrap band over seeds.
+
+    Args:
+        groups: label → the returns `[episodes]` of each seed's evaluation.
+        out: picture to write.
+        title: above the plot.
+    Raises: `ValueError` for no groups.
+    """
+    if not groups:
+        raise ValueError("no returns to plot")
+    figure, axes = _figure(title)
+    every = np.concatenate([np.asarray(x, float) for seeds in groups.values() for x in seeds])
+    pad = 0.02 * max(np.ptp(every), 1e-9)
+    taus = np.linspace(every.min() - pad, every.max() + pad, GRID)
+    for i, (label, seeds) in enumerate(groups.items()):
+        colour, dash = PALETTE[i % len(PALETTE)], DASHES[(i // len(PALETTE)) % len(DASHES)]
+        shares = np.array([(np.asarray(x, float)[:, None] > taus).mean(axis=0) for x in seeds])
+        if len(shares) >= MIN_SEEDS:
+            low, high = bootstrap_interval(shares, np.mean)
+            axes.fill_between(taus, low, high, color=colour, alpha=0.2, linewidth=0)
+        n = f"{len(shares)} seed{'s' if len(shares) > 1 else ''}"
+        axes.plot(
+            taus, shares.mean(axis=0), color=colour, linestyle=dash, linewidth=2.0, label=f"{label}: {n}"
+        )
+    axes.set(xlabel="return τ", ylabel="share of episodes above τ", ylim=(-0.02, 1.02))
+    axes.legend(frameon=False)
+    return _save(figure, axes, out)
+
+
 def smooth(values: ArrayLike, fraction: float = 0.03) -> np.ndarray:
     """Centred Gaussian average over neighbouring points, its width `fraction` of the curve.
 

@@ -3,6 +3,9 @@ is compiled once for all processes of a run.
 
 `optimized` compiles as users do, but for the flags below, which are read when JAX's backend starts: without XLA's newer
 code generator, and in one piece, programs compile in half the time. Child processes inherit all this.
+
+JAX lowers each program in an MLIR context of its own, whose making costs a third of a small program; here a thread uses
+one for many. And the collector of garbage looks seldom at the many objects that stay.
 """
 
 import atexit
@@ -12,11 +15,13 @@ import gc
 import os
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 FLAGS = {"--xla_cpu_use_fusion_emitters": "false", "--xla_cpu_parallel_codegen_split_count": "1"}
 OPTION = "jax_disable_most_optimizations"
 MEMORY = 1500  # MiB, of a process; it may take a third more within a file
+PROGRAMS = 200  # that one MLIR context lowers: it keeps all their types and attributes
 
 given = os.environ.get("XLA_FLAGS", "")
 missing = [f"{name}={value}" for name, value in FLAGS.items() if name not in given]
@@ -30,6 +35,22 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 import actrix  # noqa: E402, F401 - sets JAX up before anything starts it
+
+with contextlib.suppress(ImportError, AttributeError):  # not public: where it is no longer, tests are slower
+    from jax._src.interpreters import mlir
+
+    lowering, make_context = threading.local(), mlir.make_ir_context
+
+    def shared_context():
+        """The thread's MLIR context, made anew after so many programs."""
+        if (count := getattr(lowering, "count", 0)) % PROGRAMS == 0:
+            lowering.context = make_context()
+        lowering.count = count + 1
+        return lowering.context
+
+    mlir.make_ir_context = shared_context
+
+gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture

@@ -1,9 +1,4 @@
-"""Nearly all the time of these tests is XLA compiling small programs: here it optimises them little, and each of them
-is compiled once for all processes of a run.
-
-`optimized` compiles as users do, but for the flags below, which are read when JAX's backend starts: without XLA's newer
-code generator, and in one piece, programs compile in half the time. Child processes inherit all this.
-"""
+"""Each program is compiled once for all processes of a run, and little optimised: see `quick.py`."""
 
 import atexit
 import contextlib
@@ -14,14 +9,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-FLAGS = {"--xla_cpu_use_fusion_emitters": "false", "--xla_cpu_parallel_codegen_split_count": "1"}
-OPTION = "jax_disable_most_optimizations"
 MEMORY = 1500  # MiB, of a process; it may take a third more within a file
 
-given = os.environ.get("XLA_FLAGS", "")
-missing = [f"{name}={value}" for name, value in FLAGS.items() if name not in given]
-os.environ["XLA_FLAGS"] = " ".join([given, *missing]).strip()
-os.environ[OPTION.upper()] = "1"
 if "ACTRIX_CACHE_DIR" not in os.environ:
     os.environ["ACTRIX_CACHE_DIR"] = tempfile.mkdtemp(prefix="actrix-tests-")
     atexit.register(shutil.rmtree, os.environ["ACTRIX_CACHE_DIR"], ignore_errors=True)
@@ -30,6 +19,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 import actrix  # noqa: E402, F401 - sets JAX up before anything starts it
+from actrix.loops.runner import SHARED  # noqa: E402
+from quick import OPTION  # noqa: E402
 
 
 @pytest.fixture
@@ -37,8 +28,32 @@ def optimized():
     """Ask for it to compile with all optimisations."""
     before = jax.config.values[OPTION]
     jax.config.update(OPTION, False)
+    forget()
     yield
     jax.config.update(OPTION, before)
+    forget()
+
+
+@pytest.fixture
+def monkeypatch(monkeypatch):
+    """Programs traced before an attribute was replaced, or while it was, serve no other runner."""
+    replace = monkeypatch.setattr
+
+    def setattr_(*args, **kwargs):
+        monkeypatch.replaced = True
+        forget()
+        replace(*args, **kwargs)
+
+    monkeypatch.setattr, monkeypatch.replaced = setattr_, False
+    yield monkeypatch
+    if monkeypatch.replaced:
+        forget()
+
+
+def forget():
+    """Make all programs of the loops anew."""
+    for programs in SHARED:
+        programs.clear()
 
 
 def used() -> float:
@@ -56,6 +71,7 @@ def pytest_runtest_teardown(item, nextitem):
     result = yield
     group = lambda item: getattr(item, "group", item.path)
     if used() > (MEMORY if nextitem is None or group(item) != group(nextitem) else 1.33 * MEMORY):
+        forget()
         jax.clear_caches()
         gc.collect()
         with contextlib.suppress(OSError, AttributeError):

@@ -407,7 +407,7 @@ def test_a_signal_stops_the_processes_of_all_seeds(number, tmp_path):
 def _train_until_stopped(folder, paths, number, more=()):
     command = [sys.executable, "-m", "actrix", "train", "ppo", "CartPole-v1", "--out", str(folder), *more]
     child = subprocess.Popen(
-        [*command, "--steps", "50000000", "--backend", "gymnasium", "--set", "n_steps=32", "batch_size=64",
+        [*command, "--steps", "1000000", "--backend", "gymnasium", "--set", "n_steps=32", "batch_size=64",
          "n_epochs=1", "n_envs=2", "policy_kwargs={'net_arch': [8]}", "--quiet"],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

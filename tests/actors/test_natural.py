@@ -58,12 +58,13 @@ def enumerated_fisher(theta, one, kind):
     """Mean over the valid rows of Σ_a π(a|s) ∇log π ∇log πᵀ, action by action."""
     sizes = [SPACES[kind].n] if kind != "multi" else SPACES[kind].nvec
     total = np.zeros((theta.size, theta.size))
+    scores = jax.jit(jax.value_and_grad(lambda theta, t, a: one(theta, t).log_prob(a)))
     for t in np.flatnonzero(VALID):
         for action in itertools.product(*map(range, sizes)):
-            a = jnp.asarray(action if kind == "multi" else action[0])
-            log_prob = lambda theta, t=t, a=a: one(theta, t).log_prob(a)
-            score = np.asarray(jax.grad(log_prob)(theta))
-            total += np.exp(log_prob(theta)) * np.outer(score, score)
+            log_prob, score = map(
+                np.asarray, scores(theta, t, np.array(action if kind == "multi" else action[0]))
+            )
+            total += np.exp(log_prob) * np.outer(score, score)
     return total / VALID.sum()
 
 
@@ -72,16 +73,22 @@ def test_fisher_vector_products_are_the_fisher_matrix_and_the_hessian_of_the_kl(
     theta, dist_of, one = small_policy(kind)
     dist_of = lambda theta, of=dist_of: of(theta, jnp.arange(ROWS))
     valid = jnp.asarray(VALID)
-    product = natural.fisher_vector_product(dist_of, theta, valid)
-    columns = jax.vmap(product)(jnp.eye(theta.size))
-    old = dist_of(theta)
-    hessian = jax.hessian(lambda theta: natural.mean_kl(old, dist_of(theta), valid))(theta)
+
+    @jax.jit
+    def compute(theta):
+        columns = jax.vmap(natural.fisher_vector_product(dist_of, theta, valid))(jnp.eye(theta.size))
+        old = jax.lax.stop_gradient(dist_of(theta))
+        hessian = jax.hessian(lambda theta: natural.mean_kl(old, dist_of(theta), valid))(theta)
+        every = natural.fisher_vector_product(dist_of, theta)(theta)
+        matrix = natural.fisher_matrix(dist_of, theta)
+        return columns, hessian, natural.fisher_matrix(dist_of, theta, valid), every, matrix
+
+    columns, hessian, of_valid, every, matrix = compute(theta)
     np.testing.assert_allclose(columns, hessian, atol=1e-12)
-    np.testing.assert_allclose(natural.fisher_matrix(dist_of, theta, valid), columns, atol=1e-12)
+    np.testing.assert_allclose(of_valid, columns, atol=1e-12)
     if kind != "gaussian":
         np.testing.assert_allclose(columns, enumerated_fisher(theta, one, kind), atol=1e-12)
-    every = natural.fisher_vector_product(dist_of, theta)(theta)
-    np.testing.assert_allclose(every, natural.fisher_matrix(dist_of, theta) @ theta, atol=1e-12)
+    np.testing.assert_allclose(every, np.asarray(matrix) @ np.asarray(theta), atol=1e-12)
 
 
 def test_of_a_tabular_softmax_they_are_the_oracles():
@@ -91,6 +98,7 @@ def test_of_a_tabular_softmax_they_are_the_oracles():
     visits = oracle.visitation(mdp, oracle.softmax_policy(np.asarray(theta)))
     head = action_head(spaces.Discrete(mdp.n_actions))
 
+    @jax.jit
     def product(v):
         state = lambda s: natural.fisher_vector_product(
             lambda flat: head(flat.reshape(theta.shape)[s][None]), theta.ravel()
@@ -205,15 +213,18 @@ def test_factors_are_the_means_of_explicit_products(kind):
     """Row by row: ā from a forward pass by hand, ∇_s log π from the score of the bias."""
     net, obs = network(SPACES[kind]), jnp.float64(jnp.float32(normals(8, ROWS, INPUTS)))
     noise = net.head.draw(jax.random.key(1), (ROWS,))
-    dist = jax.vmap(lambda o: net(o, None, None)[0].dist)(obs)
-    action = dist.sample(noise)
-    inputs, outputs = kronecker.batch_factors(net, obs, action, None, jnp.asarray(VALID))
+    action = jax.jit(lambda noise: jax.vmap(lambda o: net(o, None, None)[0].dist)(obs).sample(noise))(noise)
+    inputs, outputs = jax.jit(lambda a: kronecker.batch_factors(net, obs, a, None, jnp.asarray(VALID)))(
+        action
+    )
     theta, unflatten = flatten(net)
     a = [np.zeros((n + 1, n + 1)) for n in (INPUTS, 4, 5)]
     g = [np.zeros((n, n)) for n in (4, 5, net.head.size)]
     log_prob = lambda theta, t: unflatten(theta)(obs[t], None, None)[0].dist.log_prob(action[t])
+    gradient = jax.jit(jax.grad(log_prob))
+    unflatten_once = jax.jit(unflatten)
     for t in np.flatnonzero(VALID):
-        score = unflatten(jax.grad(log_prob)(theta, t))
+        score = unflatten_once(gradient(theta, t))
         x = np.asarray(obs[t])
         for i, layer in enumerate(kronecker.dense_layers(net)):
             a[i] += np.outer(np.append(x, 1), np.append(x, 1))
@@ -234,7 +245,7 @@ def test_preconditioning_inverts_the_kronecker_product():
     outputs = tuple(positive(9 + i, n) for i, (_, n) in enumerate(shapes))
     state = kronecker.average(kronecker.no_factors(net), inputs, outputs, 0.9)
     damping = 0.3
-    after = kronecker.precondition(gradient, state, damping)
+    after = jax.jit(kronecker.precondition)(gradient, state, damping)
     for layer, new, a, g in zip(
         *map(kronecker.dense_layers, (gradient, after)), inputs, outputs, strict=True
     ):
@@ -252,7 +263,7 @@ def test_of_one_state_and_one_layer_the_factors_are_the_fisher_matrix():
     theta, unflatten = flatten(net)
     net = unflatten(0 * theta)
     obs, action = jnp.tile(normals(8, 1, INPUTS), (3, 1)), jnp.arange(3)
-    (a,), (g,) = kronecker.batch_factors(net, obs, action)
+    (a,), (g,) = jax.jit(kronecker.batch_factors)(net, obs, action)
     parts = flatten(net.pi_head)
     dist_of = lambda flat: jax.vmap(lambda o: net.head(parts[1](flat)(o)))(obs)
     exact = natural.fisher_matrix(dist_of, parts[0])  # its parameters are W row by row, then b

@@ -9,9 +9,7 @@ that absolute tolerance on the recording machine instead and prints the largest 
 in `tests/golden/updates.py`; `python tests/golden/make_updates.py [CASE…]` records them.
 """
 
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -40,50 +38,6 @@ def recorded(case, what):
                 name = name.replace(old, new)
             found[name] = x
     return found
-
-
-class Process:
-    """Runs cases apart from the other tests, whose flags of XLA are others."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        command = [sys.executable, str(GOLDEN / "updates.py")]
-        self.process = subprocess.Popen(
-            command, env=updates.environ(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        self.fingerprint = self.answer()
-
-    def answer(self):
-        for line in self.process.stdout:
-            if line.startswith(updates.ANSWER):
-                return json.loads(line.removeprefix(updates.ANSWER))
-        raise RuntimeError(f"the process of the golden cases ended with code {self.process.wait()}")
-
-    def run(self, case, loop):
-        path = self.folder / "numbers.npz"
-        print(
-            json.dumps({"case": case, "loop": loop, "path": str(path)}), file=self.process.stdin, flush=True
-        )
-        error = self.answer().get("error")
-        assert error is None, error
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files}
-        split = lambda start: {
-            name.removeprefix(start): x for name, x in arrays.items() if name.startswith(start)
-        }
-        return split("before/"), split("after/")
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait(60)
-
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory):
-    process = Process(tmp_path_factory.mktemp("golden"))
-    yield process
-    process.close()
 
 
 def differences(found, golden):
@@ -119,24 +73,41 @@ def assert_near(found, golden, initial):
         assert np.linalg.norm(theta - target) <= 1e-3 * way + 1e-6 * norm, part
 
 
-BY_HOST = ("reinforce", "ppo", "trpo", "v-trace", "acer", "pqn", "dqn", "td3", "sac", "q-lambda", "stream-ac")
-"""One of each kind of data, actor and fit; of the others the host loop, which gives the same bits, is `slow`."""
+BY_HOST = ("ppo", "sac", "stream-ac")
+"""Of the others the host loop is `slow`: it gives the same bits, which test_modes.py asks."""
+BY_OTHERS = (
+    "vpg",
+    "a2c",
+    "qac",
+    "tdac",
+    "npg",
+    "c51",
+    "ddpg",
+    "td",
+    "sarsa",
+    "expected-sarsa",
+    "awr",
+    "td-lambda-ac",
+)
+"""Other settings of parts that reinforce, ppo, trpo, rainbow, td3, td-lambda, sarsa-lambda, awac and stream-ac have."""
 
 
 def params():
     for case, loop in updates.RUNS:
-        again = loop == "host" and "compiled" in updates.CASES[case].loops and case not in BY_HOST
+        again = "compiled" in updates.CASES[case].loops and (
+            case not in BY_HOST if loop == "host" else case in BY_OTHERS
+        )
         slow = [pytest.mark.slow] if updates.CASES[case].slow or again else []
         yield pytest.param(case, loop, id=f"{case}-{loop}", marks=slow)
 
 
 @pytest.mark.parametrize(("case", "loop"), list(params()))
-def test_updates_give_the_recorded_parameters(case, loop, process, capsys):
-    before, after = process.run(case, loop)
+def test_updates_give_the_recorded_parameters(case, loop, capsys):
+    before, after = updates.run(case, loop)
     initial, golden = recorded(case, "initial"), recorded(case, loop)
     assert golden, "not recorded"
     at_first, different = differences(before, initial), differences(after, golden)
-    if process.fingerprint != META["fingerprint"]:
+    if updates.fingerprint() != META["fingerprint"]:
         assert_near(before, initial, initial)
         assert_near(after, golden, initial)
     elif TOLERANCE is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from actrix.loops.runner import (
     own,
     report,
     run_keys,
+    shared,
     views,
     warm_up_key,
     with_leaves,
@@ -143,9 +144,7 @@ class CompiledRunner:
         # Seeds are sharded evenly over the devices: copies of the last one, which never run, fill up.
         self.shards = min(len(jax.local_devices()), len(self.seeds))
         self.idle = -len(self.seeds) % self.shards
-        self._first_reset = jax.jit(
-            lambda key, acting: reset(algorithm, acting, env, num_envs, key, jnp.uint32(0))
-        )
+        self._first_reset = _first_reset(algorithm, env, num_envs)
         states = [self._initial(seed, reference) for seed in self.seeds]
         self.state = self._stack(states)
         self._segment: Any = None
@@ -243,18 +242,8 @@ class CompiledRunner:
         if not pieces:
             return []
 
-        def one(state: TrainState, piece: jax.Array) -> tuple[TrainState, tuple]:
-            acting = self.algorithm.warm_acting(state.learner.acting)
-            noise_key = warm_up_key(state.iteration_key, piece)
-            carry, chunk, episodes = collect(
-                self.algorithm, acting, self.env, state.env, state.env_key, noise_key, rows
-            )
-            learner = self.algorithm.observe(state.learner, chunk)
-            return dataclasses.replace(state, learner=learner, env=carry), ({}, episodes, _valid_rows(chunk))
-
         if self._warm is None:
-            every = lambda state: jax.lax.scan(one, state, jnp.arange(pieces))
-            self._warm = jax.jit(lambda states: _map(every, states), donate_argnums=0)
+            self._warm = _warm(self.algorithm, self.env, rows, pieces, len(self.seeds))
         self.state, out = self._warm(self.state)
         return self._reports(out, np.full(len(self.seeds), pieces, np.int32))
 
@@ -274,42 +263,12 @@ class CompiledRunner:
     def close(self) -> None:
         """Nothing to release."""
 
-    def _iteration(self, state: TrainState) -> tuple[TrainState, tuple, tuple]:
-        noise_key, learn_key = iteration_keys(state.iteration_key, state.iteration)
-        carry, chunk, episodes = collect(
-            self.algorithm, state.learner.acting, self.env, state.env, state.env_key, noise_key, self.rows
-        )
-        learner, metrics = self.algorithm.learn(state.learner, chunk, learn_key)
-        state = TrainState(learner, carry, state.env_key, state.iteration_key, state.iteration + 1)
-        return state, (metrics, chunk), (episodes, _valid_rows(chunk))
-
     def _compile(self):
-        capacity = self.capacity
-
-        def one(state: TrainState, iterations: jax.Array) -> tuple[TrainState, tuple, tuple]:
-            _, learned, more = jax.eval_shape(self._iteration, state)
-            shapes = ({name: s for name, s in learned[0].items() if name != "batch"}, *more)
-            record = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
-
-            def body(i: jax.Array, both: tuple) -> tuple:
-                state, record, kept = both
-                state, learned, more = self._iteration(state)
-                kept, metrics = keep_batch(kept, *learned)
-                return state, jax.tree.map(lambda r, o: r.at[i].set(o), record, (metrics, *more)), kept
-
-            return jax.lax.fori_loop(0, iterations, body, (state, record, no_batch(learned)))
-
-        def many(states: TrainState, iterations: jax.Array) -> tuple[TrainState, tuple, tuple]:
-            return _map(lambda pair: one(*pair), (states, iterations))
-
-        if self.shards == 1:
-            return jax.jit(many, donate_argnums=0)
-        devices = np.array(jax.local_devices()[: self.shards])
-        mesh = jax.sharding.Mesh(devices, ("seeds",))
-        axis = jax.sharding.PartitionSpec("seeds")
-        self.state = jax.device_put(self.state, jax.sharding.NamedSharding(mesh, axis))
-        sharded = jax.shard_map(many, mesh=mesh, in_specs=(axis, axis), out_specs=axis, check_vma=False)
-        return jax.jit(sharded, donate_argnums=0)
+        if self.shards > 1:
+            axis = jax.sharding.PartitionSpec("seeds")
+            self.state = jax.device_put(self.state, jax.sharding.NamedSharding(_mesh(self.shards), axis))
+        each = len(self.seeds) + self.idle
+        return _segment(self.algorithm, self.env, self.num_envs, self.rows, self.capacity, self.shards, each)
 
     def _reports(self, out: tuple, each: np.ndarray) -> list[Report]:
         out = jax.device_get(out)
@@ -319,6 +278,63 @@ class CompiledRunner:
             returns, lengths = finished_episodes(episodes.done, episodes.ep_return, episodes.ep_length)
             reports.append(report(int(np.sum(steps)), int(each[i]), metrics, returns, lengths))
         return reports
+
+
+@shared
+def _first_reset(algorithm: Algorithm, env: JaxEnv, num_envs: int) -> Callable:
+    return jax.jit(lambda key, acting: reset(algorithm, acting, env, num_envs, key, jnp.uint32(0)))
+
+
+@shared
+def _warm(algorithm: Algorithm, env: JaxEnv, rows: int, pieces: int, seeds: int) -> Callable:
+    def one(state: TrainState, piece: jax.Array) -> tuple[TrainState, tuple]:
+        acting = algorithm.warm_acting(state.learner.acting)
+        noise_key = warm_up_key(state.iteration_key, piece)
+        carry, chunk, episodes = collect(algorithm, acting, env, state.env, state.env_key, noise_key, rows)
+        learner = algorithm.observe(state.learner, chunk)
+        return dataclasses.replace(state, learner=learner, env=carry), ({}, episodes, _valid_rows(chunk))
+
+    every = lambda state: jax.lax.scan(one, state, jnp.arange(pieces))
+    return jax.jit(lambda states: _map(every, states), donate_argnums=0)
+
+
+def _mesh(shards: int) -> jax.sharding.Mesh:
+    return jax.sharding.Mesh(np.array(jax.local_devices()[:shards]), ("seeds",))
+
+
+@shared
+def _segment(
+    algorithm: Algorithm, env: JaxEnv, num_envs: int, rows: int, capacity: int, shards: int, seeds: int
+) -> Callable:
+    def iteration(state: TrainState) -> tuple[TrainState, tuple, tuple]:
+        noise_key, learn_key = iteration_keys(state.iteration_key, state.iteration)
+        acting = state.learner.acting
+        carry, chunk, episodes = collect(algorithm, acting, env, state.env, state.env_key, noise_key, rows)
+        learner, metrics = algorithm.learn(state.learner, chunk, learn_key)
+        state = TrainState(learner, carry, state.env_key, state.iteration_key, state.iteration + 1)
+        return state, (metrics, chunk), (episodes, _valid_rows(chunk))
+
+    def one(state: TrainState, iterations: jax.Array) -> tuple[TrainState, tuple, tuple]:
+        _, learned, more = jax.eval_shape(iteration, state)
+        shapes = ({name: s for name, s in learned[0].items() if name != "batch"}, *more)
+        record = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
+
+        def body(i: jax.Array, both: tuple) -> tuple:
+            state, record, kept = both
+            state, learned, more = iteration(state)
+            kept, metrics = keep_batch(kept, *learned)
+            return state, jax.tree.map(lambda r, o: r.at[i].set(o), record, (metrics, *more)), kept
+
+        return jax.lax.fori_loop(0, iterations, body, (state, record, no_batch(learned)))
+
+    def many(states: TrainState, iterations: jax.Array) -> tuple[TrainState, tuple, tuple]:
+        return _map(lambda pair: one(*pair), (states, iterations))
+
+    if shards == 1:
+        return jax.jit(many, donate_argnums=0)
+    axis = jax.sharding.PartitionSpec("seeds")
+    sharded = jax.shard_map(many, mesh=_mesh(shards), in_specs=(axis, axis), out_specs=axis, check_vma=False)
+    return jax.jit(sharded, donate_argnums=0)
 
 
 def _map(function: Any, xs: PyTree) -> PyTree:

@@ -26,12 +26,40 @@ from actrix.loops.runner import (
     own,
     report,
     run_keys,
+    shared,
     views,
     warm_up_key,
     with_leaves,
     wrapped,
 )
 from actrix.nets.memory import zero_where
+
+
+@shared
+def _programs(algorithm: Algorithm, shapes: tuple) -> tuple[Callable, Callable, Callable]:
+    """(learn, noise, observe) for observations and actions of these shapes."""
+
+    def learn(learner: PyTree, chunk: Chunk, key: jax.Array, iteration: jax.Array):
+        return algorithm.learn(learner, chunk, iteration_keys(key, iteration)[1])
+
+    noise = jax.jit(algorithm.noise, static_argnums=(2, 3))
+    return jax.jit(learn, donate_argnums=0), noise, jax.jit(algorithm.observe, donate_argnums=0)
+
+
+# The acting part of the learner reaches the compiled function as a flat tuple of leaves: flattening nested
+# modules at every step would cost more than the small network itself. What only `learn` needs of a step is
+# written into `record` [T, N, ...] on the device: handing it over row by row would cost as much again.
+@shared
+def _acts(algorithm: Algorithm, tree: Any, shapes: tuple) -> Callable:
+    def act(leaves, record, memory, first, obs, mask, noise, t):
+        acting = jax.tree.unflatten(tree, leaves)
+        if memory is not None:
+            memory = zero_where(first, memory)
+        action, log_prob, dist, memory = algorithm.act(acting, memory, obs, mask, row(noise, t))
+        rows = jax.tree.map(lambda r, x: r.at[t].set(x), record, (log_prob, dist))
+        return action, memory, rows
+
+    return jax.jit(act, donate_argnums=1)
 
 
 class HostRunner:
@@ -56,27 +84,10 @@ class HostRunner:
         self._env_seed = seed
         self._total_rows = 0
         self._between = True  # two chunks; False where one was broken off by an error
-        self._learn = jax.jit(self._learn_chunk, donate_argnums=0)
-        self._noise = jax.jit(algorithm.noise, static_argnums=(2, 3))
+        self._shapes = (str(env.spec.observation_space), str(env.spec.action_space), self.num_envs)
+        self._learn, self._noise, self._observe = _programs(algorithm, self._shapes)
         self._act: Callable | None = None
         self._row: PyTree = None
-
-    # The acting part of the learner reaches the compiled function as a flat tuple of leaves: flattening nested
-    # modules at every step would cost more than the small network itself. What only `learn` needs of a step is
-    # written into `record` [T, N, ...] on the device: handing it over row by row would cost as much again.
-    def _compile_act(self, acting: PyTree) -> Callable:
-        tree = jax.tree.structure(acting)
-
-        def act(leaves, record, memory, first, obs, mask, noise, t):
-            acting = jax.tree.unflatten(tree, leaves)
-            if memory is not None:
-                memory = zero_where(first, memory)
-            xi = row(noise, t)
-            action, log_prob, dist, memory = self.algorithm.act(acting, memory, obs, mask, xi)
-            rows = jax.tree.map(lambda r, x: r.at[t].set(x), record, (log_prob, dist))
-            return action, memory, rows
-
-        return jax.jit(act, donate_argnums=1)
 
     def _record(self, acting: PyTree, rows: int) -> PyTree:
         """Empty room for (log_prob, dist) of a chunk."""
@@ -87,10 +98,6 @@ class HostRunner:
             out = jax.eval_shape(step, acting, self._memory, self._obs, self._mask)
             self._row = (out[1], out[2])
         return jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), self._row)
-
-    def _learn_chunk(self, learner: PyTree, chunk: Chunk, key: jax.Array, iteration: jax.Array):
-        _, learn_key = iteration_keys(key, iteration)
-        return self.algorithm.learn(learner, chunk, learn_key)
 
     @property
     def learners(self) -> list[Any]:
@@ -189,7 +196,6 @@ class HostRunner:
         """Collect the chunks that are not learned from: the random phase of a replay memory, the first
         statistics of a normaliser. [] where there are none."""
         pieces, rows = self.warm_up
-        observe = jax.jit(self.algorithm.observe, donate_argnums=0)
         steps, episodes = 0, []
         self._between = False
         on_step, on_rollout = self.on_step, self.on_rollout
@@ -197,7 +203,7 @@ class HostRunner:
         for piece in range(pieces):
             acting = self.algorithm.warm_acting(self.learner.acting)
             chunk, finished = self._collect(rows, warm_up_key(self.iteration_key, piece), acting)
-            self.learner = observe(self.learner, chunk)
+            self.learner = self._observe(self.learner, chunk)
             steps += _valid_rows(chunk)
             episodes.append(finished)
         self.on_step, self.on_rollout = on_step, on_rollout
@@ -257,7 +263,7 @@ class HostRunner:
         if whole:
             self._reset(None)
         if self._act is None:
-            self._act = self._compile_act(acting)
+            self._act = _acts(self.algorithm, jax.tree.structure(acting), self._shapes)
         act, leaves = self._act, tuple(jax.tree.leaves(acting))
         noise = self._noise(acting, noise_key, rows, self.num_envs)
         record = self._record(acting, rows)

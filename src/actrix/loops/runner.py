@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from types import FunctionType
 from typing import Any, Protocol
 
 import jax
@@ -82,6 +84,47 @@ def key_from(data: Any, what: str) -> Key:
     """The random key of these numbers."""
     (data,) = with_leaves([jax.ShapeDtypeStruct((2,), np.uint32)], [data], what)
     return jax.random.wrap_key_data(data, impl="threefry2x32")
+
+
+PROGRAMS = 64
+"""Of each kind that one process keeps."""
+
+
+def shared(make: Callable) -> Callable:
+    """`make`, which compiles for its arguments, with its last programs kept: another runner of the same algorithm and
+    environment traces nothing again. Only where all arguments are values; for an object that may change it makes them
+    anew."""
+    programs: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
+
+    def find(*arguments: Any) -> Any:
+        try:
+            key = hashed(arguments)
+        except TypeError:
+            return make(*arguments)
+        found = programs.pop(key, None) or make(*arguments)
+        programs[key] = found  # the last one now
+        if len(programs) > PROGRAMS:
+            programs.popitem(last=False)
+        return found
+
+    SHARED.append(programs)
+    return find
+
+
+SHARED: list[collections.OrderedDict] = []
+"""What to clear after code that programs were traced from was replaced (in tests)."""
+
+
+def hashed(x: Any) -> Hashable:
+    """What tells values apart, 1 from 1.0 and True too; TypeError for an object that may change."""
+    if dataclasses.is_dataclass(x) and not isinstance(x, type) and type(x).__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        return type(x), *(hashed(getattr(x, field.name)) for field in dataclasses.fields(x))
+    if isinstance(x, tuple):
+        return type(x), *map(hashed, x)
+    if x is None or isinstance(x, bool | int | float | str | type | FunctionType | jax.tree_util.PyTreeDef):
+        hash(x)
+        return type(x), x
+    raise TypeError(f"{type(x).__name__} is no value")
 
 
 @dataclasses.dataclass

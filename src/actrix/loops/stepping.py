@@ -8,7 +8,7 @@ update per step, the calls would otherwise cost as much as the work in them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ from actrix.loops.runner import (
     leaves,
     no_batch,
     report,
+    shared,
     views,
     with_leaves,
     wrapped,
@@ -37,6 +38,46 @@ from actrix.nets.memory import zero_where
 
 SMALL = 1 << 22
 """Weights times rows of a batch below which a round is compiled for one thread."""
+
+
+@shared
+def _programs(
+    algorithm: Algorithm, rows: int, num_envs: int, tree: Any, small: bool, shapes: tuple
+) -> tuple[Callable, Callable, Callable]:
+    """(begin, round, next action) of learners of this structure, for observations and actions of these shapes."""
+
+    def first_action(learner, memory, first, obs, mask, key, iteration):
+        noise = algorithm.noise(learner.acting, iteration_keys(key, iteration)[0], rows, num_envs)
+        return *act(learner.acting, memory, first, obs, mask, row(noise, 0)), noise
+
+    def act(acting, memory, first, obs, mask, xi):
+        if memory is not None:
+            memory = zero_where(first, memory)
+        action, _, _, memory = algorithm.act(acting, memory, obs, mask, xi)
+        return action, memory
+
+    def begin(leaves, memory, first, obs, mask, key, iteration):
+        return first_action(jax.tree.unflatten(tree, leaves), memory, first, obs, mask, key, iteration)
+
+    def round_(leaves, totals, kept, chunk, memory, first, obs, mask, key, iteration):
+        learner = jax.tree.unflatten(tree, leaves)
+        learner, metrics = algorithm.learn(learner, chunk, iteration_keys(key, iteration)[1])
+        kept, metrics = keep_batch(kept, metrics, _with_valid(chunk))
+        values = jnp.stack([jnp.asarray(metrics[name], jnp.float32) for name in sorted(metrics)])
+        known = ~jnp.isnan(values)
+        totals = totals + jnp.stack([jnp.where(known, values, 0.0), known.astype(jnp.float32)])
+        out = first_action(learner, memory, first, obs, mask, key, iteration + 1)
+        return tuple(jax.tree.leaves(learner)), totals, kept, *out
+
+    def next_action(leaves, memory, first, obs, mask, noise, t):
+        return act(jax.tree.unflatten(tree, leaves).acting, memory, first, obs, mask, row(noise, t))
+
+    options = one_thread() if small else None
+    return (
+        jax.jit(begin, compiler_options=options),
+        jax.jit(round_, donate_argnums=(0, 1, 2), compiler_options=options),
+        jax.jit(next_action, compiler_options=options),
+    )
 
 
 class SteppingRunner(HostRunner):
@@ -96,40 +137,10 @@ class SteppingRunner(HostRunner):
         self._pending = with_leaves(jax.eval_shape(first), open_["pending"], "pending")
 
     def _compile(self) -> None:
-        algorithm, rows, num_envs = self.algorithm, self.rows, self.num_envs
-        tree = self._tree
-
-        def first_action(learner, memory, first, obs, mask, key, iteration):
-            noise = algorithm.noise(learner.acting, iteration_keys(key, iteration)[0], rows, num_envs)
-            return *act(learner.acting, memory, first, obs, mask, row(noise, 0)), noise
-
-        def act(acting, memory, first, obs, mask, xi):
-            if memory is not None:
-                memory = zero_where(first, memory)
-            action, _, _, memory = algorithm.act(acting, memory, obs, mask, xi)
-            return action, memory
-
-        def begin(leaves, memory, first, obs, mask, key, iteration):
-            return first_action(jax.tree.unflatten(tree, leaves), memory, first, obs, mask, key, iteration)
-
-        def round_(leaves, totals, kept, chunk, memory, first, obs, mask, key, iteration):
-            learner = jax.tree.unflatten(tree, leaves)
-            learner, metrics = algorithm.learn(learner, chunk, iteration_keys(key, iteration)[1])
-            kept, metrics = keep_batch(kept, metrics, _with_valid(chunk))
-            values = jnp.stack([jnp.asarray(metrics[name], jnp.float32) for name in sorted(metrics)])
-            known = ~jnp.isnan(values)
-            totals = totals + jnp.stack([jnp.where(known, values, 0.0), known.astype(jnp.float32)])
-            out = first_action(learner, memory, first, obs, mask, key, iteration + 1)
-            return tuple(jax.tree.leaves(learner)), totals, kept, *out
-
-        def next_action(leaves, memory, first, obs, mask, noise, t):
-            return act(jax.tree.unflatten(tree, leaves).acting, memory, first, obs, mask, row(noise, t))
-
         weights = sum(x.size for x in jax.tree.leaves(self.learner.acting.net))
-        options = one_thread() if weights * getattr(algorithm.data, "batch_size", rows) < SMALL else None
-        self._begin = jax.jit(begin, compiler_options=options)
-        self._round = jax.jit(round_, donate_argnums=(0, 1, 2), compiler_options=options)
-        self._next = jax.jit(next_action, compiler_options=options)
+        small = weights * getattr(self.algorithm.data, "batch_size", self.rows) < SMALL
+        programs = _programs(self.algorithm, self.rows, self.num_envs, self._tree, small, self._shapes)
+        self._begin, self._round, self._next = programs
 
     def advance(self, iterations: int | Sequence[int] = 1) -> list[Report]:
         """So many rounds of `train_freq` steps and an update; one report in a list."""

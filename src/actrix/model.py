@@ -280,14 +280,13 @@ class Model(Surface, Stored):
         """Refuse a budget that is spent before anything is learned; where it is just that, as SB3 does, only say so."""
         assert self.runner is not None
         pieces, rows = getattr(self.runner, "warm_up", (0, 0))
-        if pieces * rows * self.n_envs == total_timesteps:
-            warnings.warn(
-                f"{total_timesteps} steps are the random phase (learning_starts): nothing is learned from them yet.",
-                UserWarning,
-                stacklevel=4,
-            )
-            return
-        self.algorithm.check_budget(total_timesteps, self.n_envs)
+        try:
+            self.algorithm.check_budget(total_timesteps, self.n_envs)
+        except ValueError:
+            if pieces * rows * self.n_envs != total_timesteps:
+                raise
+            text = f"{total_timesteps} steps are the random phase (learning_starts): nothing is learned from them yet."
+            warnings.warn(text, UserWarning, stacklevel=4)
 
     def _take_up(self, source: Path | None, ours: bool, reset: bool) -> None:
         """Go on from the checkpoints in `source`, else count anew (`reset`), else go on counting."""

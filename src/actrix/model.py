@@ -245,6 +245,8 @@ class Model(Surface, Stored):
             raise ValueError("no environment: pass env=… when building the model, or call set_env first.")
         if not float(total_timesteps).is_integer() or total_timesteps < 1:
             raise ValueError(f"total_timesteps={total_timesteps} must be a whole number of at least 1.")
+        if isinstance(self._vec, VecNormalize):
+            self._vec.check_learning()
         source, folder = resuming.places(resume_from, checkpoint_dir)
         with contextlib.ExitStack() as stack:
             if folder is not None:

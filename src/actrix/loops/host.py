@@ -254,12 +254,21 @@ class HostRunner:
         self._memory = self.algorithm.initial_carry(self.learner.acting, self.num_envs)
         self._ep_return, self._ep_length = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
 
+    def _ready(self) -> None:
+        """Begin; anew where somebody else stepped the environments since (`VecEnv`)."""
+        played = getattr(self.env, "played", False)
+        if played:
+            self.env.played = False  # type: ignore[attr-defined]
+        if self._obs is None:
+            self._start()
+        elif played:
+            self._reset(None)
+
     def _collect(
         self, rows: int, noise_key: jax.Array, acting: PyTree
     ) -> tuple[Chunk, tuple[np.ndarray, np.ndarray]]:
         whole = self.algorithm.whole_episodes
-        if self._obs is None:
-            self._start()
+        self._ready()
         if whole:
             self._reset(None)
         if self._act is None:

@@ -145,8 +145,7 @@ class SteppingRunner(HostRunner):
     def advance(self, iterations: int | Sequence[int] = 1) -> list[Report]:
         """So many rounds of `train_freq` steps and an update; one report in a list."""
         (count,) = np.atleast_1d(iterations)
-        if self._obs is None:
-            self._start()
+        self._ready()
         if self._round is None:
             self._compile()
             example = self._example()

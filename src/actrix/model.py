@@ -144,8 +144,7 @@ class Model(Surface, Stored):
         if isinstance(env, HostEnv):
             self.n_envs = env.num_envs
         if not self._own_batch:  # a default is never what is refused
-            data = self.algorithm.data.fitted(env.spec, self.n_envs, self.algorithm.network)
-            self.algorithm = dataclasses.replace(self.algorithm, data=data)
+            self.algorithm = self.algorithm.fitted(env.spec, self.n_envs)
         self.algorithm.check(env.spec, self.n_envs)
         learner = None if self.runner is None else self.runner.learners[0]
         self._env, self.spec = env, env.spec

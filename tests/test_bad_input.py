@@ -224,8 +224,16 @@ UNBOUNDED = spaces.Box(-np.inf, np.inf, (1,), np.float32)
         ),
         (DQN, {"use_sde_at_warmup": True}, "^use_sde_at_warmup: there is no random phase"),
         (SAC, {"use_sde": "yes"}, "use_sde='yes' must be True or False"),
-        (SAC, {"sde_sample_freq": 4}, "sde_sample_freq=4 is of state-dependent exploration: set use_sde=True"),
-        (SAC, {"use_sde": True, "sde_sample_freq": 0}, "sde_sample_freq=0 must be a whole number of at least 1"),
+        (
+            SAC,
+            {"sde_sample_freq": 4},
+            "sde_sample_freq=4 is of state-dependent exploration: set use_sde=True",
+        ),
+        (
+            SAC,
+            {"use_sde": True, "sde_sample_freq": 0},
+            "sde_sample_freq=0 must be a whole number of at least 1",
+        ),
         (DQN, {"n_step": 0}, "n_steps=0 must be a whole number of at least 1"),
         (SAC, {"target_entropy": "low"}, "target_entropy='low'"),
         (SAC, {"ent_coef": None}, "ent_coef=None"),

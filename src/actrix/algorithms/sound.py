@@ -194,6 +194,10 @@ def fits(a: Any, spec: Spec, num_envs: int) -> None:
         raise ValueError(
             "psi 'optimal' takes its baseline from a chunk's other episodes: n_envs must be ≥ 2."
         )
+    if getattr(a.actor, "use_sde_at_warmup", False) and a.data.facts.fixed:
+        raise ValueError(
+            "use_sde_at_warmup=True: nothing is collected beside a data set, so there is no random phase."
+        )
     if network.module is not None and a.data.critic_passes:
         raise ValueError(
             "n_critic_updates fits the critic's own layers, which a module of yours does not name."

@@ -122,7 +122,7 @@ class Match:
     "cell",
     [
         cell
-        if cell.split("|")[1] in ("epsilon-greedy", "weighted")
+        if cell.startswith(("q|epsilon-greedy", "ensemble|weighted"))
         else pytest.param(cell, marks=pytest.mark.slow)
         for cell in APART
         if cell.endswith("hindsight") and "cloning" not in cell

@@ -179,12 +179,8 @@ def _passes(critic: Critic, actor: Actor, data: Data) -> str | None:
 def fits(a: Any, spec: Spec, num_envs: int) -> None:
     """Raise ValueError, with the numbers, where a composition does not fit the environment, or its settings."""
     network = a.network
-    c, psi, apart = (
-        a.critic.facts,
-        getattr(a.actor, "psi", None),
-        a.critic.facts.gives not in ("V", "Q of a policy"),
-    )
-    if apart and not (c.gives == "none" and not a.actor.facts.clones):
+    c, psi = a.critic.facts, getattr(a.actor, "psi", None)
+    if c.gives not in ("V", "Q of a policy") and not (c.gives == "none" and not a.actor.facts.clones):
         plain_network(network)
     network.refuse_unused(*a.critic.network_settings(network, spec, a.actor))
     a.actor.check(spec, network)

@@ -43,9 +43,10 @@ from actrix.envs.vec.names import (  # noqa: E402
     VecFrameStack,
     VecMonitor,
     VecTransposeImage,
+    is_vecenv_wrapped,
     set_random_seed,
 )
-from actrix.envs.vec.normalize import VecNormalize  # noqa: E402
+from actrix.envs.vec.normalize import VecNormalize, sync_envs_normalization  # noqa: E402
 from actrix.envs.vec.vecenv import VecEnv  # noqa: E402
 from actrix.envs.vec.vecenv import made as make_vec_env  # noqa: E402
 from actrix.files.container import ModelFileError  # noqa: E402
@@ -102,11 +103,13 @@ __all__ = [
     "VecTransposeImage",
     "check_env",
     "evaluate_policy",
+    "is_vecenv_wrapped",
     "load_dataset",
     "load_results",
     "make_atari_env",
     "make_vec_env",
     "set_random_seed",
+    "sync_envs_normalization",
     "train_seeds",
 ]
 __all__ += named.__all__

@@ -144,8 +144,7 @@ class Model(Surface, Stored):
         if isinstance(env, HostEnv):
             self.n_envs = env.num_envs
         if not self._own_batch:  # a default is never what is refused
-            data = self.algorithm.data.fitted(env.spec, self.n_envs, self.algorithm.network)
-            self.algorithm = dataclasses.replace(self.algorithm, data=data)
+            self.algorithm = self.algorithm.fitted(env.spec, self.n_envs)
         self.algorithm.check(env.spec, self.n_envs)
         learner = None if self.runner is None else self.runner.learners[0]
         self._env, self.spec = env, env.spec
@@ -245,6 +244,8 @@ class Model(Surface, Stored):
             raise ValueError("no environment: pass env=… when building the model, or call set_env first.")
         if not float(total_timesteps).is_integer() or total_timesteps < 1:
             raise ValueError(f"total_timesteps={total_timesteps} must be a whole number of at least 1.")
+        if isinstance(self._vec, VecNormalize):
+            self._vec.check_learning()
         source, folder = resuming.places(resume_from, checkpoint_dir)
         with contextlib.ExitStack() as stack:
             if folder is not None:

@@ -11,6 +11,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from actrix.envs.vec.monitor import Monitor
+
 PyTree = Any
 
 
@@ -33,6 +35,11 @@ class Guard(gym.Wrapper):
         super().__init__(env)
         self.index, self.steps = index, 0
         self.seed: int | None = None
+        layer: Any = env
+        while isinstance(layer, gym.Wrapper):
+            if isinstance(layer, Monitor):
+                layer.numbered(index)
+            layer = layer.env
         space: Any = env.observation_space
         # What the fast path of `step` compares with; other spaces always take `conform`.
         self._shape: Any = space.shape if isinstance(space, spaces.Box) else None

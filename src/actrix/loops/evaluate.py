@@ -19,6 +19,7 @@ from actrix.envs.atari import PLAY, is_atari, make_atari_env
 from actrix.envs.base import HostEnv, JaxEnv, Step, infos_of
 from actrix.envs.guard import env_seeds
 from actrix.envs.make import as_host_env, make_vec_env
+from actrix.envs.vec.normalize import VecNormalize
 from actrix.loops.runner import run_keys
 from actrix.nets.memory import zero_where
 
@@ -203,6 +204,8 @@ def evaluate_policy(
         raise ValueError("evaluate_policy does not render: use `actrix watch` or `actrix video`.")
     host = as_host_env(env)
     check_same_spaces(model._known_spec(), host)
+    if isinstance(env, VecNormalize):
+        env.check_evaluation(model)
     on_step = None if callback is None else functools.partial(_tell, callback, model, host)
     try:
         returns, lengths = evaluate(model.policy, host, n_eval_episodes, deterministic, seed, on_step)

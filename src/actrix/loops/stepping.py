@@ -145,8 +145,7 @@ class SteppingRunner(HostRunner):
     def advance(self, iterations: int | Sequence[int] = 1) -> list[Report]:
         """So many rounds of `train_freq` steps and an update; one report in a list."""
         (count,) = np.atleast_1d(iterations)
-        if self._obs is None:
-            self._start()
+        self._ready()
         if self._round is None:
             self._compile()
             example = self._example()
@@ -231,7 +230,7 @@ class SteppingRunner(HostRunner):
             self._obs, self._mask = step.obs, step.mask
             if self.on_step is not None:
                 valid = np.ones(self.num_envs, bool) if step.valid is None else step.valid
-                if not self.on_step(step._replace(valid=valid), action):
+                if not self.on_step(step._replace(valid=valid), action, row.obs):
                     self.stopped = True
                     break
         chunk = _join(rows)

@@ -45,7 +45,6 @@ from actrix.runs.session import (
     train_here,
 )
 from actrix.show.log import Logger
-from actrix.show.plot import plot_run
 from actrix.show.stats import Summary, summarize
 
 
@@ -201,6 +200,8 @@ def _train(config: RunConfig, folder: Path, session: Session) -> Results:
             returns[seed] = evaluation(path)[1]
         else:
             returns[seed] = final_evaluation(path, seed)
+    from actrix.show.plot import plot_run  # loads matplotlib, half a second that no start should wait for
+
     plot_run([path for path, _ in pairs] if len(pairs) > 1 else folder, folder / CURVE)
     return Results(folder, config, returns, time.monotonic() - begun)
 

@@ -20,8 +20,8 @@ class Monitor(gym.Wrapper):
     """Adds `info["episode"] = {"r", "l", "t"}` where an episode ends, and writes it to `FILENAME.monitor.csv`.
 
     Training counts returns without it. `info_keywords` of the last info are added; `reset_keywords` of reset's options
-    are. Raises RuntimeError for an early reset where `allow_early_resets` is false, KeyError for a keyword that is not
-    there, FileExistsError where `override_existing` is false and the file exists.
+    are. Where `override_existing` is false a file that exists goes on. Raises RuntimeError for an early reset where
+    `allow_early_resets` is false, KeyError for a keyword that is not there.
     """
 
     def __init__(
@@ -35,10 +35,27 @@ class Monitor(gym.Wrapper):
         self.needs_reset, self.total_steps = True, 0
         self.current_reset_info: dict[str, Any] = {}
         self._episodes: list[tuple[float, int, float]] = []
-        columns = ["r", "l", "t", *reset_keywords, *info_keywords]
-        self._file = (
-            None if filename is None else _Rows(filename, columns, self.t_start, env, override_existing)
-        )
+        self._file: _Rows | None = None
+        self.folder: tuple[str | os.PathLike, int] | None = None
+        """Where the file goes, and the number of environment 0, for one that learns its number later."""
+        if filename is not None:
+            self._open(filename, override_existing)
+
+    def _open(self, filename: str | os.PathLike, override: bool) -> None:
+        columns = ["r", "l", "t", *self.reset_keywords, *self.info_keywords]
+        self._file = _Rows(filename, columns, self.t_start, self.env, override)
+        self.t_start = self._file.start
+
+    def numbered(self, index: int) -> None:
+        """Go on with the file of environment `index` in `folder`: told to each, in whichever process it is built."""
+        if self.folder is not None:
+            folder, start = self.folder
+            self._open(os.path.join(folder, str(start + index)), override=False)
+
+    @property
+    def spec(self) -> Any:  # type: ignore[override]
+        """That of the environment, of which nothing is changed."""
+        return self.env.spec
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """As the environment's."""
@@ -123,6 +140,7 @@ class _Rows:
         self.path = Path(name)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = override or not self.path.exists()
+        self.start = start if fresh else _start_of(self.path)
         self.file = open(self.path, "w" if fresh else "a", newline="")  # noqa: SIM115 - it stays open
         weakref.finalize(self, self.file.close)
         self.writer = csv.DictWriter(self.file, columns)
@@ -168,10 +186,15 @@ def load_results(path: str | os.PathLike) -> Any:
     return table
 
 
+def _start_of(path: Path | str) -> float:
+    """The time that a file of `Monitor` counts from."""
+    with open(path, encoding="utf-8") as file:
+        first = file.readline()
+    if not first.startswith("#"):
+        raise ValueError(f"{path} does not begin with the comment that Monitor writes.")
+    return json.loads(first[1:])["t_start"]
+
+
 def _frames(files: list[str], pandas: Any) -> Iterator[tuple[Any, float]]:
     for name in files:
-        with open(name, encoding="utf-8") as file:
-            first = file.readline()
-            if not first.startswith("#"):
-                raise ValueError(f"{name} does not begin with the comment that Monitor writes.")
-            yield pandas.read_csv(file, index_col=None), json.loads(first[1:])["t_start"]
+        yield pandas.read_csv(name, skiprows=1, index_col=None), _start_of(name)

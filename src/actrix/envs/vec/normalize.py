@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium.vector.utils import create_empty_array
 
-from actrix.core.normalize import Moments, standardize
-from actrix.core.spaces import UnsupportedSpaceError
+from actrix.core.normalize import Moments, normalize_observation
 from actrix.envs.make import as_host_env
 from actrix.envs.vec.vecenv import VecEnv
 
@@ -23,7 +24,7 @@ class VecNormalize(VecEnv):
     The statistics are the model's: it is built with `normalize_obs`, `normalize_reward`, `clip_obs` and `clip_reward`
     as given here, holds them in its file, and freezes them from acting to the end of an update and in evaluation. What
     `step` and `reset` return, and `predict` takes, is as the environment gave it. So `training` and `norm_reward` may
-    be set as in SB3's evaluations; nothing depends on them there.
+    be set as in SB3's evaluations; nothing depends on them there. `learn` refuses what the model would not do.
 
     `gamma`: None = the model's, another one is refused when a model is built. `epsilon` is 1e-8, and all keys of a Dict
     are normalised: ValueError for others.
@@ -48,6 +49,8 @@ class VecNormalize(VecEnv):
         self.clip_obs, self.clip_reward = float(clip_obs), float(clip_reward)
         self.model: Any = None
         self._loaded: tuple[Any, Any] | None = None
+        self._original_obs: Any = None
+        self._original_reward: Any = None
 
     # ------------------------------------------------------------------ what a model takes from it
 
@@ -82,8 +85,56 @@ class VecNormalize(VecEnv):
         self.model = model
         if self._loaded is not None:
             moments, scale = self._loaded
+            if not _alike(moments, model.acting.obs_moments):
+                raise ValueError("the loaded statistics are of other observations than the model's.")
             model.set_statistics(moments, scale)
             self._loaded = None
+
+    def check_learning(self) -> None:
+        """ValueError where an attribute was set that the model that is to learn does not follow."""
+        if not self.training:
+            raise ValueError(
+                "VecNormalize.training is False, but statistics move while a model learns: set env.training = True."
+            )
+        for name, wanted in self.settings().items():
+            if (has := getattr(self.model.algorithm, name)) != wanted:
+                raise ValueError(
+                    f"VecNormalize asks for {name}={wanted}, the model has {has}: they are the model's from its "
+                    "construction on; set both alike."
+                )
+
+    def check_evaluation(self, model: Any) -> None:
+        """ValueError where evaluation, which uses the model's own statistics, would be another than asked."""
+        has = model.algorithm.normalize_obs
+        if self.norm_obs and not has:
+            raise ValueError(
+                "VecNormalize(norm_obs=True): the model learned without, and evaluation normalises as the model does; "
+                "leave VecNormalize out."
+            )
+        if has and self._loaded is not None and not _same(self._loaded[0], model.acting.obs_moments):
+            raise ValueError(
+                "the statistics of this VecNormalize are not the model's, with which evaluation normalises: give it to "
+                "the model (load(path, env=env), set_env), or leave VecNormalize out."
+            )
+
+    def reset(self) -> Any:
+        """Start a new episode in every environment; observations as the environment gives them."""
+        self._original_obs = super().reset()
+        return self._original_obs
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """One step, with observations and rewards as the environment gives them."""
+        step = super().step(actions)
+        self._original_obs, self._original_reward = step[:2]
+        return step
+
+    def get_original_obs(self) -> Any:
+        """The last observations, as the environment gave them."""
+        return self._original_obs
+
+    def get_original_reward(self) -> Any:
+        """The last rewards, as the environment gave them."""
+        return self._original_reward
 
     def _statistics(self) -> tuple[Any, Any]:
         """(moments of the observation's leaves or None, of the discounted return or None)."""
@@ -98,12 +149,9 @@ class VecNormalize(VecEnv):
 
     @property
     def obs_rms(self) -> Any:
-        """`mean`, `var` and `count` of the observations (of a Dict: by key); None where they are not normalised."""
+        """`mean`, `var` and `count` of the observations (a tree as they are); None where they are not normalised."""
         moments = self._statistics()[0]
-        keys = getattr(self.observation_space, "spaces", None)
-        if moments is None or keys is None:
-            return None if moments is None else moments[0]
-        return dict(zip(keys, moments, strict=True))
+        return None if moments is None else jax.tree.unflatten(self._tree(), moments)
 
     @property
     def ret_rms(self) -> Any:
@@ -112,24 +160,19 @@ class VecNormalize(VecEnv):
 
     def normalize_obs(self, obs: Any) -> Any:
         """The observation as the model's network sees it."""
-        rms = self.obs_rms
-        if rms is None:
-            return obs
-        if isinstance(rms, dict):
-            see = lambda key: (
-                obs[key] if rms[key] is None else np.asarray(standardize(rms[key], obs[key], self.clip_obs))
-            )
-            return {key: see(key) for key in obs}
-        return np.asarray(standardize(rms, jnp.asarray(obs), self.clip_obs))
+        return jax.tree.map(np.asarray, normalize_observation(self._statistics()[0], obs, self.clip_obs))
 
     def unnormalize_obs(self, obs: Any) -> Any:
-        """The inverse of `normalize_obs` for a Box; UnsupportedSpaceError for other spaces."""
-        rms = self.obs_rms
-        if isinstance(rms, dict):
-            raise UnsupportedSpaceError(
-                "unnormalize_obs takes a Box observation; take the parts of obs_rms yourself."
-            )
-        return obs if rms is None else np.asarray(obs * np.sqrt(rms.var + 1e-8) + rms.mean)
+        """The inverse of `normalize_obs`, where nothing was clipped."""
+        moments = self._statistics()[0]
+        if moments is None:
+            return obs
+        back = lambda m, x: x if m is None else np.asarray(x * np.sqrt(m.var + 1e-8) + m.mean)
+        leaves, tree = jax.tree.flatten(obs)
+        return jax.tree.unflatten(tree, map(back, moments, leaves))
+
+    def _tree(self) -> Any:
+        return jax.tree.structure(create_empty_array(self.observation_space, 1))
 
     def normalize_reward(self, reward: np.ndarray) -> np.ndarray:
         """The reward as the model learns from it."""
@@ -168,9 +211,11 @@ class VecNormalize(VecEnv):
             )  # fmt: skip
             moments = None
             if made.norm_obs:
-                leaves = len(getattr(made.observation_space, "spaces", ())) or 1
-                moments = tuple(_read(found, f"obs/{i}") for i in range(leaves))
-            made._loaded = moments, _read(found, "return")
+                leaves = jax.tree.leaves(create_empty_array(made.observation_space, 1))
+                moments = tuple(_read(found, f"obs/{i}", leaf.shape[1:]) for i, leaf in enumerate(leaves))
+                if set(found) & {f"obs/{i}/mean" for i in range(len(leaves), len(found))}:
+                    raise ValueError("they are of other observations")
+            made._loaded = moments, _read(found, "return", ())
         except FileNotFoundError:
             raise
         except Exception as error:
@@ -180,10 +225,31 @@ class VecNormalize(VecEnv):
         return made
 
 
-def _read(found: dict[str, np.ndarray], name: str) -> Moments | None:
+def _read(found: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> Moments | None:
     if f"{name}/mean" not in found:
         return None
-    return Moments(*(jnp.asarray(found[f"{name}/{part}"], jnp.float32) for part in ("mean", "var", "count")))
+    mean, var, count = (np.asarray(found[f"{name}/{part}"], np.float32) for part in ("mean", "var", "count"))
+    if not mean.shape == var.shape == shape or count.shape != ():
+        raise ValueError(f"they are of shape {mean.shape}, the environment's {shape}")
+    if not (np.isfinite([*mean.flat, *var.flat, count]).all() and (var >= 0).all() and count >= 0):
+        raise ValueError("they hold what no statistics are")
+    return Moments(*map(jnp.asarray, (mean, var, count)))
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether the same parts of an observation have statistics."""
+    return [m is None for m in a or ()] == [m is None for m in b or ()]
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two trees of statistics are equal, number for number."""
+    return _alike(a, b) and all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def sync_envs_normalization(env: Any, eval_env: Any) -> None:
+    """Let `eval_env` show the statistics of `env`; evaluation uses the model's in any case."""
+    if isinstance(env, VecNormalize) and isinstance(eval_env, VecNormalize):
+        eval_env.model, eval_env._loaded = env.model, env._loaded
 
 
 def host_of(env: Any) -> Any:

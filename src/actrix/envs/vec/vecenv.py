@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -15,7 +17,7 @@ from actrix.envs.base import HostEnv, JaxEnv, infos_of
 from actrix.envs.guard import Guard, env_seeds
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.make import make_vec_env
-from actrix.envs.vec.monitor import Monitor
+from actrix.envs.vec.monitor import ENDING, Monitor
 
 Indices = int | Iterable[int] | None
 
@@ -45,6 +47,7 @@ class VecEnv:
     def reset(self) -> Any:
         """Start a new episode in every environment; its observations `[N, …]`."""
         seeds, self._seeds = self._seeds, None
+        self.host.played = True  # type: ignore[attr-defined] # training then begins new episodes
         return self.host.reset(seeds)[0]
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
@@ -53,6 +56,7 @@ class VecEnv:
         if actions.shape != (self.num_envs, *(self.action_space.shape or ())):
             expected = (self.num_envs, *(self.action_space.shape or ()))
             raise ValueError(f"actions have shape {actions.shape}; expected {expected}.")
+        self.host.played = True  # type: ignore[attr-defined]
         step = self.host.step(np.asarray(from_env_action(self.action_space, actions)))
         done = step.terminated | step.truncated
         infos = infos_of(self.host)
@@ -234,7 +238,12 @@ def made(
         raise ValueError("monitor_kwargs without monitor_dir have no effect: give both.")
     vec_env_cls = getattr(vec_env_cls, "gymnasium", vec_env_cls)
     if monitor_dir is not None:
-        wrapper_class = _Monitored(wrapper_class, monitor_dir, monitor_kwargs or {}, start_index)
+        options = dict(monitor_kwargs or {})
+        if options.pop("override_existing", True):
+            # Once, and here: each environment then goes on with its own, also in a process that replaces another.
+            for i in range(int(n_envs)):
+                Path(monitor_dir, f"{start_index + i}.{ENDING}").unlink(missing_ok=True)
+        wrapper_class = _Monitored(wrapper_class, (monitor_dir, start_index), options)
     elif start_index:
         raise ValueError("start_index numbers the files of monitor_dir: give that too.")
     host = make_vec_env(
@@ -244,13 +253,15 @@ def made(
     return VecEnv(host)
 
 
+@dataclasses.dataclass(frozen=True)
 class _Monitored:
-    """Wraps the next environment in a `Monitor` with the next number, then in the user's wrapper."""
+    """Wraps an environment in a `Monitor` that learns its number from the guard around it, then as the user does."""
 
-    def __init__(self, wrapper: Any, folder: str | os.PathLike, options: dict[str, Any], start: int):
-        self.wrapper, self.folder, self.options, self.number = wrapper, folder, options, start
+    wrapper: Any
+    folder: tuple[str | os.PathLike, int]
+    options: dict[str, Any]
 
     def __call__(self, env: gym.Env, **kwargs: Any) -> gym.Env:
-        env = Monitor(env, os.path.join(self.folder, str(self.number)), **self.options)
-        self.number += 1
+        env = Monitor(env, **self.options)
+        env.folder = self.folder
         return env if self.wrapper is None else self.wrapper(env, **kwargs)

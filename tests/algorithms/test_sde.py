@@ -134,7 +134,7 @@ def test_it_is_refused_where_it_has_no_meaning(name):
         (lambda: algorithm("ppo", use_sde=True), DISCRETE, "use_sde=True: .* a Box action space"),
         (lambda: algorithm("acktr", use_sde=True), SPEC, "use_sde needs trpo or npg"),
         (lambda: algorithm("sac", use_sde_at_warmup=True), SPEC, "use_sde_at_warmup=True needs use_sde=True"),
-        (lambda: algorithm("cql", use_sde_at_warmup=True, **ON), SPEC, "there is no random phase"),
+        (lambda: algorithm("cql", use_sde_at_warmup=True, **ON), SPEC, "use_sde_at_warmup is of a random phase"),
         (lambda: algorithm("sac", policy_kwargs=ON | {"squash_output": True}), SPEC, "squash_output=True would have"),
         (lambda: algorithm("ppo", policy_kwargs=ON | {"clip_mean": 1.0}), SPEC, "clip_mean=1.0 would have no effect"),
         (

@@ -76,6 +76,8 @@ def _rows(critic: Critic, actor: Actor, data: Data) -> str | None:
     c, a, d = critic.facts, actor.facts, data.facts
     if d.by_error and c.gives == "none":
         return "prioritized=True needs a critic, whose errors are the priorities, and there is none"
+    if d.fixed and getattr(actor, "use_sde_at_warmup", False):
+        return "use_sde_at_warmup is of a random phase, and a data set needs none"
     if d.transitions:
         if a.clones:
             return None
@@ -189,10 +191,6 @@ def fits(a: Any, spec: Spec, num_envs: int) -> None:
     if psi is not None and psi.across_episodes and num_envs < 2:
         raise ValueError(
             "psi 'optimal' takes its baseline from a chunk's other episodes: n_envs must be ≥ 2."
-        )
-    if getattr(a.actor, "use_sde_at_warmup", False) and a.data.facts.fixed:
-        raise ValueError(
-            "use_sde_at_warmup=True: nothing is collected beside a data set, so there is no random phase."
         )
     if network.module is not None and a.data.critic_passes:
         raise ValueError(

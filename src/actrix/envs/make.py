@@ -201,12 +201,12 @@ def choose_backend(
         return atari_backend(backend, env_id, n_envs, env_kwargs=env_kwargs)
     if backend != "auto":
         return backend
+    if maker(env_id) is not None:
+        return "pettingzoo"
     if has_jax_env(env_id) and (env_id not in JAX_TWINS or not env_kwargs):
         return "jax"
     if n_envs > 1 and not env_kwargs and has_envpool(env_id):
         return "envpool"
-    if maker(env_id) is not None:
-        return "pettingzoo"
     construct(functools.partial(single_env, env_id, env_kwargs), 0).close()
     return "gymnasium"
 

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -81,7 +82,10 @@ def _of_pettingzoo(env_id: str) -> Callable[..., Any]:
         hint = f"; did you mean {' or '.join(PREFIX + found for found in close)}?" if close else ""
         raise UnknownEnvError(f"PettingZoo has no environment named {name!r}{hint}")
     try:
-        module = importlib.import_module(known[key])
+        # 1.27 deprecates these modules for a registry, which 1.26 lacks.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = importlib.import_module(known[key])
     except ImportError as error:
         family = known[key].split(".")[1]
         raise ImportError(

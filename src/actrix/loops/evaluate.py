@@ -113,12 +113,15 @@ def evaluate(
     obs, mask = env.reset(None if seed is None else env_seeds(seed, n))
     memory, first = policy.initial_memory(n), np.ones(n, bool)
     total, length, count = np.zeros(n), np.zeros(n, int), np.zeros(n, int)
-    limit = ENDLESS if env.spec.max_episode_steps is None else None
+    limit, absent = ENDLESS if env.spec.max_episode_steps is None else None, np.zeros(n, int)
+    patience = limit or 10 * (env.spec.max_episode_steps or 0)  # steps in which an agent does not come
     returns, lengths = [], []
     while (count < share).any():
         action, memory = policy(obs, memory, first, mask, deterministic)
         before, step = obs, env.step(action)
         valid = np.ones(n, bool) if step.valid is None else step.valid
+        absent = np.where(valid, 0, absent + 1)
+        count = np.where(absent >= patience, share, count)  # an agent that does not come plays no episode
         total, length = total + np.where(valid, step.reward, 0.0), length + valid
         done = (step.terminated | step.truncated) & valid
         endless = np.zeros(n, bool) if limit is None else (length >= limit) & ~done & (count < share)

@@ -81,11 +81,12 @@ def _check(config: RunConfig) -> None:
         return
     env = make_env(config, config.seeds[0])
     try:
-        algorithm.check(env.spec, config.n_envs)
-        algorithm.check_budget(config.n_timesteps, config.n_envs)
-        algorithm.check_run(env.spec, config.n_timesteps, config.n_envs)
+        rows = env.num_envs if isinstance(env, HostEnv) else config.n_envs
+        algorithm.check(env.spec, rows)
+        algorithm.check_budget(config.n_timesteps, rows)
+        algorithm.check_run(env.spec, config.n_timesteps, rows)
         try:
-            _small(algorithm, config.n_envs).init(jax.random.key(0), env.spec, config.n_envs)
+            _small(algorithm, rows).init(jax.random.key(0), env.spec, rows)
         except (TypeError, ValueError) as error:
             network = config.settings.get("policy_kwargs")
             given = f" with policy_kwargs={network}" if network else ""

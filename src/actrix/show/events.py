@@ -40,10 +40,12 @@ class Growing:
             raise
 
     def sync(self) -> None:
+        """Force it to disk."""
         with atomic.naming(self.path):
             os.fsync(self.file.fileno())
 
     def close(self) -> None:
+        """Force it to disk and close it."""
         try:
             self.sync()
         finally:

@@ -54,6 +54,8 @@ from actrix.files.container import ModelFileError  # noqa: E402
 from actrix.loops.evaluate import evaluate_policy  # noqa: E402
 from actrix.model import Model  # noqa: E402
 from actrix.named import *  # noqa: E402, F403
+from actrix.show.log import configure  # noqa: E402
+from actrix.show.summaries import Figure, HParam, Image, Video  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -81,7 +83,10 @@ __all__ = [
     "EnvError",
     "EvalCallback",
     "EveryNTimesteps",
+    "Figure",
     "FiniteMDP",
+    "HParam",
+    "Image",
     "Linear",
     "LogEveryNTimesteps",
     "MDPError",
@@ -103,7 +108,9 @@ __all__ = [
     "VecMonitor",
     "VecNormalize",
     "VecTransposeImage",
+    "Video",
     "check_env",
+    "configure",
     "evaluate_policy",
     "is_vecenv_wrapped",
     "load_dataset",

@@ -31,6 +31,7 @@ from actrix.envs.vec.names import set_random_seed
 from actrix.envs.vec.normalize import VecNormalize, host_of
 from actrix.envs.vec.vecenv import VecEnv, vec_env
 from actrix.files import checkpoint
+from actrix.files.kwargs import check_complete
 from actrix.files.lock import RunLock
 from actrix.hooks import Hooks, NoLogger
 from actrix.loops.compiled import CompiledRunner
@@ -184,6 +185,7 @@ class Model(Surface, Stored):
 
     def _resolve(self, env: Any) -> tuple[HostEnv | JaxEnv, str | None]:
         if isinstance(env, str):
+            check_complete(self, env)
             backend = choose_backend(self.backend, env, self.env_kwargs, self.copies)
             return training_env(env, self.copies, self.seed, self.env_kwargs, backend), env
         if isinstance(env, JaxEnv) and not isinstance(env, HostEnv | gym.Env):
@@ -280,7 +282,7 @@ class Model(Surface, Stored):
         return self
 
     def _check_budget(self, total_timesteps: int) -> None:
-        """Refuse a budget that is spent before anything is learned; where it is just that, as SB3 does, only say so."""
+        """Refuse a budget that ends within the random phase; of one that ends before the first update, only say so."""
         assert self.runner is not None
         pieces, rows = getattr(self.runner, "warm_up", (0, 0))
         try:
@@ -288,7 +290,11 @@ class Model(Surface, Stored):
         except ValueError:
             if pieces * rows * self.n_envs != total_timesteps:
                 raise
-            text = f"{total_timesteps} steps are the random phase (learning_starts): nothing is learned from them yet."
+        if (spent := pieces * rows * self.n_envs) >= total_timesteps:
+            text = (
+                f"the {spent} steps before the first update (a random phase or the first statistics: learning_starts, "
+                f"normalize) are the whole budget of {total_timesteps}: nothing is learned from them yet."
+            )
             warnings.warn(text, UserWarning, stacklevel=4)
 
     def _take_up(self, source: Path | None, ours: bool, reset: bool) -> None:

@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from actrix.nets.networks import NetworkConfig
 from actrix.nets.torso import ACTIVATIONS
@@ -42,8 +44,10 @@ _LSTM = {"enable_critic_lstm": False, "shared_lstm": True, "n_lstm_layers": 1}
 def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with those of Stable-Baselines3's `policy_kwargs` that are the algorithm's here: critics, optimiser.
 
-    What is given outside stays. SettingError for an optimiser or an argument of it that is not offered.
+    What is given outside stays, with NumPy's and JAX's numbers as Python's, which files hold. SettingError for an
+    optimiser or an argument of it that is not offered.
     """
+    settings = _python(settings)
     inward = {name: x for name, x in settings.items() if name in NETWORKS}
     settings = {name: x for name, x in settings.items() if name not in NETWORKS}
     kwargs = settings.get("policy_kwargs")
@@ -65,6 +69,15 @@ def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
         if kwargs.pop(name, value) != value:
             raise SettingError(f"policy_kwargs {name}: one cell serves policy and critic here; leave it out.")
     return found | {**settings, "policy_kwargs": kwargs}
+
+
+def _python(value: Any) -> Any:
+    """Numbers of NumPy and JAX as Python's, also in containers, but for what a user's own encoder gets."""
+    if isinstance(value, Mapping):
+        return {k: x if k == "features_extractor_kwargs" else _python(x) for k, x in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_python, value))
+    return value.item() if isinstance(value, np.generic | jax.Array) and value.ndim == 0 else value
 
 
 _ACTIVATION_NAMES = {id(f): n for n, f in ACTIVATIONS.items()} | {id(jnp.tanh): "tanh"}

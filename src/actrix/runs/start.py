@@ -14,10 +14,12 @@ import numpy as np
 
 from actrix.algorithms.settings import SettingError
 from actrix.core.contract import Algorithm
+from actrix.core.types import Spec
 from actrix.data.datasets.dataset import Dataset, check_spaces
 from actrix.envs.base import HostEnv
 from actrix.envs.build import check_inert
 from actrix.files import atomic, checkpoint
+from actrix.files.kwargs import check_complete
 from actrix.files.lock import RunLock
 from actrix.loops.evaluate import check_same_spaces, evaluate, evaluation_env
 from actrix.loops.train import SeedRun
@@ -85,6 +87,7 @@ def _check(config: RunConfig) -> None:
         algorithm.check(env.spec, rows)
         algorithm.check_budget(config.n_timesteps, rows)
         algorithm.check_run(env.spec, config.n_timesteps, rows)
+        _check_warm_up(config, algorithm, env.spec)
         try:
             _small(algorithm, rows).init(jax.random.key(0), env.spec, rows)
         except (TypeError, ValueError) as error:
@@ -94,6 +97,16 @@ def _check(config: RunConfig) -> None:
     finally:
         if isinstance(env, HostEnv):
             env.close()
+
+
+def _check_warm_up(config: RunConfig, algorithm: Algorithm, spec: Spec) -> None:
+    """Raise SettingError where the first statistics take the whole budget: there would be no model to write."""
+    pieces, rows = algorithm.warm_up(algorithm.rows(spec), config.n_envs)
+    if (spent := pieces * rows * config.n_envs) >= config.n_timesteps:
+        raise SettingError(
+            f"the first {spent} steps fill the statistics (normalize), and the budget is {config.n_timesteps}: nothing "
+            "would be learned; give more --steps."
+        )
 
 
 def _small(algorithm: Algorithm, num_envs: int) -> Any:
@@ -247,6 +260,7 @@ def evaluate_model(
 
 def model_env_id(model: Model, env_id: str | None = None) -> str:
     """The environment to play a loaded model in: the one the user names, else the file's own, if it is inert."""
+    check_complete(model, model.env_id if env_id is None else env_id)
     if env_id is not None:
         return env_id
     check_inert(model.env_id)

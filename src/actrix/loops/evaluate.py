@@ -25,6 +25,7 @@ from actrix.nets.memory import zero_where
 
 EVAL_ENVS = 10
 ENDLESS = 20_000
+CUT = "an episode of an environment without a time limit was cut after {} steps."
 EVALUATION = 2**31 - 1
 """The number, no call's, that leads from a key to those of evaluations."""
 
@@ -126,10 +127,7 @@ def evaluate(
         done = (step.terminated | step.truncated) & valid
         endless = np.zeros(n, bool) if limit is None else (length >= limit) & ~done & (count < share)
         if endless.any():
-            warnings.warn(
-                f"an episode of an environment without a time limit was cut after {limit} steps.",
-                stacklevel=2,
-            )
+            warnings.warn(CUT.format(limit), stacklevel=2)
             returns += total[endless].tolist()
             lengths += length[endless].tolist()
             count = np.where(endless, share, count)  # it would go on for ever: no further episodes there

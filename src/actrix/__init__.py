@@ -30,6 +30,7 @@ from actrix.core.schedules import Linear  # noqa: E402
 from actrix.data.datasets.dataset import DatasetError  # noqa: E402
 from actrix.data.datasets.read import load_dataset  # noqa: E402
 from actrix.doctor.check import check_env  # noqa: E402
+from actrix.envs.agents.envs import AgentEnvs  # noqa: E402
 from actrix.envs.atari import make_atari_env  # noqa: E402
 from actrix.envs.build import UnknownEnvError  # noqa: E402
 from actrix.envs.finite import FiniteMDP, MDPError  # noqa: E402
@@ -72,6 +73,7 @@ def train_seeds(
 
 
 __all__ = [
+    "AgentEnvs",
     "BaseCallback",
     "CallbackList",
     "CheckpointCallback",

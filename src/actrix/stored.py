@@ -102,6 +102,12 @@ class Stored:
     _policy: Any
     _known_spec: Callable[[], Spec]
     _learner_memory: Callable[[], Any]
+
+    @property
+    def copies(self) -> int:
+        """How many environments: `n_envs`, but games where a row is an agent."""
+        return getattr(getattr(self, "env", None), "copies", self.n_envs)
+
     _adopt: Callable[[Acting], None]
 
     @property
@@ -145,7 +151,7 @@ class Stored:
             written = modelfile.write_model(
                 name, self.preset.name, settings, self.acting, self._known_spec(), env_id=self.env_id,
                 env_kwargs=env_arguments.writable(self.env_kwargs), seed=self.seed, num_timesteps=self.num_timesteps,
-                n_envs=self.n_envs, reference=self.reference is not None or self.near_reference,
+                n_envs=self.copies, reference=self.reference is not None or self.near_reference,
                 left_out=sorted({*self.left_out, *env_arguments.left_out(self.env_kwargs)}),
             )  # fmt: skip
             if hasattr(path, "write"):

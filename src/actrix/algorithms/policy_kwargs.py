@@ -28,14 +28,14 @@ class SettingError(ValueError):
 
 
 UNSUPPORTED = {
-    "use_sde": "generalised state-dependent exploration is not offered; leave use_sde out",
-    "use_sde_at_warmup": "generalised state-dependent exploration is not offered",
-    "sde_sample_freq": "generalised state-dependent exploration is not offered",
+    "use_sde_at_warmup": "there is no random phase that a sampled policy could take the place of",
     "rollout_buffer_class": "chunks replace rollout buffers; change the estimator with critic=…",
     "rollout_buffer_kwargs": "chunks replace rollout buffers",
     "replay_buffer_class": "only HerReplayBuffer is known; choose prioritized=True or n_steps=… instead of others",
     "replay_buffer_kwargs": "they are of replay_buffer_class=HerReplayBuffer only",
 }
+NETWORKS = ("use_sde", "sde_sample_freq")
+"""Settings of the algorithm in Stable-Baselines3, of the network here."""
 _LIFTED = ("n_critics", "n_quantiles")
 _LSTM = {"enable_critic_lstm": False, "shared_lstm": True, "n_lstm_layers": 1}
 """What RecurrentPPO's network has: here one cell serves policy and critic."""
@@ -48,10 +48,12 @@ def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
     optimiser or an argument of it that is not offered.
     """
     settings = _python(settings)
+    inward = {name: x for name, x in settings.items() if name in NETWORKS}
+    settings = {name: x for name, x in settings.items() if name not in NETWORKS}
     kwargs = settings.get("policy_kwargs")
-    if not isinstance(kwargs, Mapping):
+    if not (isinstance(kwargs, Mapping) or (kwargs is None and inward)):
         return settings
-    kwargs = dict(kwargs)
+    kwargs = dict(kwargs or {}) | inward
     found = {name: kwargs.pop(name) for name in _LIFTED if name in kwargs}
     chosen = kwargs.pop("optimizer_class", None)
     if chosen is not None:
@@ -110,7 +112,10 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
         changes[name] = tuple(value) if name in ("pi", "vf") and value is not None else value
     if changes.get("cell") not in (None, "lstm", "gru"):
         raise SettingError(f"policy_kwargs cell={changes['cell']!r}: choose 'lstm' or 'gru'.")
-    return dataclasses.replace(base, **changes)
+    try:
+        return dataclasses.replace(base, **changes)
+    except ValueError as error:
+        raise SettingError(f"policy_kwargs: {error}") from None
 
 
 def _widths(arch: Any) -> dict[str, tuple[int, ...]]:

@@ -52,6 +52,11 @@ def random_action(env: gym.Env, info: dict[str, Any], masks: str) -> Any:
         raise EnvError(
             f"the action mask has shape {mask.shape}; the action space {space} needs ({mask_length(space)},)."
         )
+    return legal_action(space, mask)
+
+
+def legal_action(space: Any, mask: np.ndarray) -> Any:
+    """A random action that a mask (int8, `mask_length` long) allows."""
     if isinstance(space, spaces.Discrete):
         return space.sample(mask)
     sizes = space.nvec if isinstance(space, spaces.MultiDiscrete) else [2] * mask.size

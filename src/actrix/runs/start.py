@@ -47,7 +47,6 @@ from actrix.runs.session import (
     train_here,
 )
 from actrix.show.log import Logger
-from actrix.show.plot import plot_run
 from actrix.show.stats import Summary, summarize
 
 
@@ -84,12 +83,13 @@ def _check(config: RunConfig) -> None:
         return
     env = make_env(config, config.seeds[0])
     try:
-        algorithm.check(env.spec, config.n_envs)
-        algorithm.check_budget(config.n_timesteps, config.n_envs)
-        algorithm.check_run(env.spec, config.n_timesteps, config.n_envs)
-        _check_warm_up(config, algorithm, env.spec)
+        rows = env.num_envs if isinstance(env, HostEnv) else config.n_envs
+        algorithm.check(env.spec, rows)
+        algorithm.check_budget(config.n_timesteps, rows)
+        algorithm.check_run(env.spec, config.n_timesteps, rows)
+        _check_warm_up(config, algorithm, env.spec, rows)
         try:
-            _small(algorithm, config.n_envs).init(jax.random.key(0), env.spec, config.n_envs)
+            _small(algorithm, rows).init(jax.random.key(0), env.spec, rows)
         except (TypeError, ValueError) as error:
             network = config.settings.get("policy_kwargs")
             given = f" with policy_kwargs={network}" if network else ""
@@ -99,10 +99,10 @@ def _check(config: RunConfig) -> None:
             env.close()
 
 
-def _check_warm_up(config: RunConfig, algorithm: Algorithm, spec: Spec) -> None:
+def _check_warm_up(config: RunConfig, algorithm: Algorithm, spec: Spec, num_envs: int) -> None:
     """Raise SettingError where the first statistics take the whole budget: there would be no model to write."""
-    pieces, rows = algorithm.warm_up(algorithm.rows(spec), config.n_envs)
-    if (spent := pieces * rows * config.n_envs) >= config.n_timesteps:
+    pieces, rows = algorithm.warm_up(algorithm.rows(spec), num_envs)
+    if (spent := pieces * rows * num_envs) >= config.n_timesteps:
         raise SettingError(
             f"the first {spent} steps fill the statistics (normalize), and the budget is {config.n_timesteps}: nothing "
             "would be learned; give more --steps."
@@ -214,6 +214,8 @@ def _train(config: RunConfig, folder: Path, session: Session) -> Results:
             returns[seed] = evaluation(path)[1]
         else:
             returns[seed] = final_evaluation(path, seed)
+    from actrix.show.plot import plot_run  # loads matplotlib, half a second that no start should wait for
+
     plot_run([path for path, _ in pairs] if len(pairs) > 1 else folder, folder / CURVE)
     return Results(folder, config, returns, time.monotonic() - begun)
 

@@ -282,7 +282,7 @@ class Model(Surface, Stored):
         return self
 
     def _check_budget(self, total_timesteps: int) -> None:
-        """Refuse a budget that ends within the random phase; of one that ends before the first update, only say so."""
+        """Refuse a budget that is spent before anything is learned; where it is just that, as SB3 does, only say so."""
         assert self.runner is not None
         pieces, rows = getattr(self.runner, "warm_up", (0, 0))
         try:
@@ -290,11 +290,7 @@ class Model(Surface, Stored):
         except ValueError:
             if pieces * rows * self.n_envs != total_timesteps:
                 raise
-        if (spent := pieces * rows * self.n_envs) >= total_timesteps:
-            text = (
-                f"the {spent} steps before the first update (a random phase or the first statistics: learning_starts, "
-                f"normalize) are the whole budget of {total_timesteps}: nothing is learned from them yet."
-            )
+            text = f"{total_timesteps} steps are the random phase (learning_starts): nothing is learned from them yet."
             warnings.warn(text, UserWarning, stacklevel=4)
 
     def _take_up(self, source: Path | None, ours: bool, reset: bool) -> None:

@@ -411,11 +411,8 @@ def test_addresses_do_not_tell_one_training_from_another(sized, tmp_path):
     assert train(16, resume_from=tmp_path).num_timesteps == 16
 
 
-def test_a_budget_that_statistics_take_is_refused_or_said(tmp_path):
+def test_a_run_whose_statistics_take_the_budget_is_refused(tmp_path):
     small = {"n_steps": 8, "batch_size": 8, "normalize": True, "n_epochs": 1}
     with pytest.raises(SettingError, match=r"the first 16 steps fill the statistics .* budget is 16"):
         actrix.train_seeds("ppo", "CartPole-v1", [0], 16, tmp_path / "run", n_envs=2, settings=small)
     assert not (tmp_path / "run").exists()
-    model = PPO("MlpPolicy", make_vec_env(Counting, 2), **SMALL | {"normalize": True})
-    with pytest.warns(UserWarning, match="the whole budget of 16: nothing is learned from them yet"):
-        model.learn(16)

@@ -87,7 +87,7 @@ def _check(config: RunConfig) -> None:
         algorithm.check(env.spec, rows)
         algorithm.check_budget(config.n_timesteps, rows)
         algorithm.check_run(env.spec, config.n_timesteps, rows)
-        _check_warm_up(config, algorithm, env.spec)
+        _check_warm_up(config, algorithm, env.spec, rows)
         try:
             _small(algorithm, rows).init(jax.random.key(0), env.spec, rows)
         except (TypeError, ValueError) as error:
@@ -99,10 +99,10 @@ def _check(config: RunConfig) -> None:
             env.close()
 
 
-def _check_warm_up(config: RunConfig, algorithm: Algorithm, spec: Spec) -> None:
+def _check_warm_up(config: RunConfig, algorithm: Algorithm, spec: Spec, num_envs: int) -> None:
     """Raise SettingError where the first statistics take the whole budget: there would be no model to write."""
-    pieces, rows = algorithm.warm_up(algorithm.rows(spec), config.n_envs)
-    if (spent := pieces * rows * config.n_envs) >= config.n_timesteps:
+    pieces, rows = algorithm.warm_up(algorithm.rows(spec), num_envs)
+    if (spent := pieces * rows * num_envs) >= config.n_timesteps:
         raise SettingError(
             f"the first {spent} steps fill the statistics (normalize), and the budget is {config.n_timesteps}: nothing "
             "would be learned; give more --steps."

@@ -4,8 +4,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from actrix import make_vec_env
 from actrix.envs.guard import EnvError
+from actrix.envs.make import make_vec_env
 
 
 class Counter(gym.Env):

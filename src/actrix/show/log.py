@@ -18,7 +18,7 @@ import socket
 import struct
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class Logger:
         self._means: dict[str, tuple[float, int]] = {}
         self._excluded: dict[str, frozenset[str]] = {}
         self._verbose = verbose
+        self.outputs: list[Callable[[dict[str, float | int], int], Any]] = []  # of (row, step): trackers
         self._csv = _Csv(Path(folder) / METRICS, resume_step) if folder is not None else None
         self._tensorboard: _Events | None = None
         if tensorboard is not None:
@@ -116,6 +117,8 @@ class Logger:
             self._tensorboard.write(part("tensorboard"), int(step))
         if self._verbose >= 1:
             print(table(part("stdout")), flush=True)
+        for output in self.outputs:
+            output(dict(row), int(step))
         return row
 
     def sync(self) -> None:
@@ -241,9 +244,8 @@ class _Events(_Growing):
         self.path = old[-1] if old else folder / f"events.out.tfevents.{stamp}"
         atomic.check_regular(self.path)
         self.file = io.FileIO(self.path, "a")
-        weakref.finalize(
-            self, self.file.close
-        )  # a model's log stays open after `learn`, and nobody need close it
+        # A model's log stays open after `learn`, and nobody need close it.
+        weakref.finalize(self, self.file.close)
         try:
             size, whole = os.fstat(self.file.fileno()).st_size, _whole_records(self.path)
             if whole < size:
@@ -356,10 +358,8 @@ def _key(key: str) -> str:
 
 
 def _scalar(key: str, value: Any) -> float | int:
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value)
+    if isinstance(value, int | float):
+        return int(value) if isinstance(value, int) else float(value)
     array = np.asarray(value)
     # JAX's bfloat16 and float8 have kind "V".
     if array.size != 1 or array.dtype.kind not in "biufV" or array.dtype.fields:

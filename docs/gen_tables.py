@@ -120,6 +120,7 @@ REPLAY_MEANING = {
     "cql_alpha": "weight of the conservative term",
     "cql_actions": "actions drawn from each of its three proposals",
     "discrete": "Discrete actions, with exact sums over them",
+    "use_sde_at_warmup": "act by state-dependent exploration in the random phase, too",
     "expectile": "τ of the expectile",
     "beta": "β, inverse temperature of the weights",
     "max_weight": "bound of the weights",
@@ -388,6 +389,7 @@ def _without_effect(algorithm: Composition) -> set[str]:
     critic, actor, data, values = algorithm.critic, algorithm.actor, algorithm.data, _values(algorithm)
     facts = actor.facts
     hidden = set() if algorithm.normalize_obs else {"clip_obs"}
+    hidden |= set() if algorithm.network.use_sde else {"use_sde_at_warmup"}
     if data.facts.transitions:
         hidden |= {"lam"}
         hidden |= set() if data.prioritized else {"priority_alpha", "priority_beta"}

@@ -95,7 +95,6 @@ def model():
         ({"learning_rate": "lin_inf"}, "learning_rate=lin_inf must be positive"),
         ({"learning_rate": lambda p: p - 0.5}, "learning_rate=.* must be positive"),
         ({"learning_rate": "fast"}, "learning_rate='fast': write a number or 'lin_<number>'"),
-        ({"learning_rate": None}, "learning_rate=None: expected a number"),
         ({"gamma": 1.5}, r"gamma=1.5 must lie in \[0, 1\]"),
         ({"gamma": -0.1}, r"gamma=-0.1 must lie in \[0, 1\]"),
         ({"gamma": float("nan")}, "gamma=nan"),
@@ -165,11 +164,6 @@ UNBOUNDED = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 @pytest.mark.parametrize(
     ("cls", "settings", "message"),
     [
-        (
-            SAC,
-            {"batch_size": 300},
-            "batch_size=300 is larger than buffer_size=100: a batch could never be filled",
-        ),
         (DQN, {"buffer_size": 0}, "buffer_size=0 must be a whole number of at least 1"),
         (DQN, {"gamma": 1.1}, r"gamma=1.1 must lie in \[0, 1\]"),
         (TD3, {"gamma": -0.1}, r"gamma=-0.1 must lie in \[0, 1\]"),
@@ -222,7 +216,18 @@ UNBOUNDED = spaces.Box(-np.inf, np.inf, (1,), np.float32)
             {"replay_buffer_class": "DictReplayBuffer"},
             "replay_buffer_class: only HerReplayBuffer is known",
         ),
-        (SAC, {"use_sde": True}, "use_sde: generalised state-dependent exploration is not offered"),
+        (DQN, {"use_sde_at_warmup": True}, "^use_sde_at_warmup: there is no random phase"),
+        (SAC, {"use_sde": "yes"}, "use_sde='yes' must be True or False"),
+        (
+            SAC,
+            {"sde_sample_freq": 4},
+            "sde_sample_freq=4 is of state-dependent exploration: set use_sde=True",
+        ),
+        (
+            SAC,
+            {"use_sde": True, "sde_sample_freq": 0},
+            "sde_sample_freq=0 must be a whole number of at least 1",
+        ),
         (DQN, {"n_step": 0}, "n_steps=0 must be a whole number of at least 1"),
         (SAC, {"target_entropy": "low"}, "target_entropy='low'"),
         (SAC, {"ent_coef": None}, "ent_coef=None"),
@@ -330,12 +335,12 @@ def acting(space):
         (lambda: off(TD3, acting(UNBOUNDED)), r"Box\(-inf, inf, \(1,\), float32\) has infinite bounds"),
         (lambda: off(SAC, acting(spaces.MultiBinary(2))), r"MultiBinary\(2\): use ppo"),
         (
-            lambda: off(DQN, ActionObs()).learn(4),
-            "learning_starts=4 is not smaller than the budget of 4 steps",
+            lambda: off(DQN, ActionObs()).learn(3),
+            "learning_starts=4 is not smaller than the budget of 3 steps",
         ),
         (
-            lambda: off(DQN, ActionObs(), n_envs=3).learn(6),
-            r"learning_starts=4 \(6 in whole steps of 3 environments\) is not smaller than the budget of 6",
+            lambda: off(DQN, ActionObs(), n_envs=3).learn(5),
+            r"learning_starts=4 \(6 in whole steps of 3 environments\) is not smaller than the budget of 5",
         ),
         (lambda: off(DQN, ActionObs(), n_envs=101), "buffer_size=100 cannot hold one step of n_envs=101"),
         (

@@ -172,7 +172,7 @@ def test_unknown_settings_suggest():
         PPO("MlpPolicy", ActionObs(), policy_kwargs={"netarch": [4]})
     with pytest.raises(SettingError, match="MlpLstmPolicy"):
         PPO("MLPPolicy", ActionObs())
-    with pytest.raises(SettingError, match="state-dependent exploration"):
+    with pytest.raises(ValueError, match="use_sde=True: state-dependent exploration is of a Gaussian policy"):
         PPO("MlpPolicy", ActionObs(), use_sde=True)
     with pytest.raises(SettingError, match="tanh, relu"):
         PPO("MlpPolicy", ActionObs(), policy_kwargs={"activation_fn": "sigmoidal"})

@@ -77,3 +77,11 @@ def test_what_is_refused():
     assert idle.n_epochs == 3
     idle.mine = 5
     assert idle.mine == 5
+
+
+def test_a_name_that_is_nearly_a_settings_is_refused():
+    model = actrix.PPO("MlpPolicy", **PPO)
+    with pytest.raises(AttributeError, match="no setting 'ent_coeff': did you mean 'ent_coef'"):
+        model.ent_coeff = 0.1
+    model.my_note = "kept"
+    assert model.my_note == "kept"

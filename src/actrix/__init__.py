@@ -30,6 +30,7 @@ from actrix.core.schedules import Linear  # noqa: E402
 from actrix.data.datasets.dataset import DatasetError  # noqa: E402
 from actrix.data.datasets.read import load_dataset  # noqa: E402
 from actrix.doctor.check import check_env  # noqa: E402
+from actrix.envs.agents.envs import AgentEnvs  # noqa: E402
 from actrix.envs.atari import make_atari_env  # noqa: E402
 from actrix.envs.build import UnknownEnvError  # noqa: E402
 from actrix.envs.finite import FiniteMDP, MDPError  # noqa: E402
@@ -53,6 +54,8 @@ from actrix.files.container import ModelFileError  # noqa: E402
 from actrix.loops.evaluate import evaluate_policy  # noqa: E402
 from actrix.model import Model  # noqa: E402
 from actrix.named import *  # noqa: E402, F403
+from actrix.show.log import configure  # noqa: E402
+from actrix.show.summaries import Figure, HParam, Image, Video  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -70,6 +73,7 @@ def train_seeds(
 
 
 __all__ = [
+    "AgentEnvs",
     "BaseCallback",
     "CallbackList",
     "CheckpointCallback",
@@ -79,7 +83,10 @@ __all__ = [
     "EnvError",
     "EvalCallback",
     "EveryNTimesteps",
+    "Figure",
     "FiniteMDP",
+    "HParam",
+    "Image",
     "Linear",
     "LogEveryNTimesteps",
     "MDPError",
@@ -101,7 +108,9 @@ __all__ = [
     "VecMonitor",
     "VecNormalize",
     "VecTransposeImage",
+    "Video",
     "check_env",
+    "configure",
     "evaluate_policy",
     "is_vecenv_wrapped",
     "load_dataset",

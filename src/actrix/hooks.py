@@ -70,7 +70,7 @@ class Hooks:
         self.callback.on_training_start(self.locals, {})
         if isinstance(runner, HostRunner):
             n = runner.num_envs
-            self._obs, self._return, self._length = None, np.zeros(n), np.zeros(n, np.int64)
+            self._return, self._length = np.zeros(n), np.zeros(n, np.int64)
             runner.on_step, runner.on_rollout = self._on_step, self._on_rollout
         else:
             self.callback.on_rollout_start()
@@ -80,7 +80,7 @@ class Hooks:
         assert self.callback is not None
         self.callback.on_rollout_start() if moment == "start" else self.callback.on_rollout_end()
 
-    def _on_step(self, step: Step, action: np.ndarray) -> bool:
+    def _on_step(self, step: Step, action: np.ndarray, obs: Any) -> bool:
         model, callback = self.model, self.callback
         assert callback is not None
         done = (step.terminated | step.truncated) & step.valid
@@ -91,17 +91,15 @@ class Hooks:
             model._acting, model._policy = None, None
         self._return += np.where(step.valid, step.reward, 0.0)
         self._length += step.valid
-        before, self._obs = self._obs, step.obs
         ended = self._return.copy(), self._length.copy()
         self._return[done], self._length[done] = 0.0, 0
         made = {
             "infos": lambda: _infos(model.runner.env, step, done, *ended),
             "actions": lambda: to_env_action(model.action_space, action),
+            "obs_tensor": lambda: obs,
+            "values": lambda: model.policy.predict_values(obs),
+            "log_probs": lambda: model.policy.evaluate_actions(obs, self.locals["actions"])[1],
         }
-        if before is not None:
-            made["obs_tensor"] = lambda: before
-            made["values"] = lambda: model.policy.predict_values(before)
-            made["log_probs"] = lambda: model.policy.evaluate_actions(before, self.locals["actions"])[1]
         self.locals.step({"new_obs": step.obs, "rewards": step.reward, "dones": done}, made)
         callback.update_locals(self.locals)
         return callback.on_step()

@@ -24,12 +24,14 @@ from actrix.core.contract import Acting
 from actrix.core.types import Spec
 from actrix.data.datasets.dataset import Dataset, check_spaces
 from actrix.data.datasets.read import load_dataset
+from actrix.envs.agents.game import is_game
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import as_host_env, choose_backend, training_env
 from actrix.envs.vec.names import set_random_seed
 from actrix.envs.vec.normalize import VecNormalize, host_of
 from actrix.envs.vec.vecenv import VecEnv, vec_env
 from actrix.files import checkpoint
+from actrix.files.kwargs import check_complete
 from actrix.files.lock import RunLock
 from actrix.hooks import Hooks, NoLogger
 from actrix.loops.compiled import CompiledRunner
@@ -144,12 +146,12 @@ class Model(Surface, Stored):
         if isinstance(env, HostEnv):
             self.n_envs = env.num_envs
         if not self._own_batch:  # a default is never what is refused
-            data = self.algorithm.data.fitted(env.spec, self.n_envs, self.algorithm.network)
-            self.algorithm = dataclasses.replace(self.algorithm, data=data)
+            self.algorithm = self.algorithm.fitted(env.spec, self.n_envs)
         self.algorithm.check(env.spec, self.n_envs)
         learner = None if self.runner is None else self.runner.learners[0]
         self._env, self.spec = env, env.spec
-        self._given = given if isinstance(given, gym.Env | gym.vector.VectorEnv) else env
+        own = isinstance(given, gym.Env | gym.vector.VectorEnv) or is_game(given)
+        self._given = given if own else env
         if isinstance(env, HostEnv):
             self.runner = host_runner(self.algorithm, env, self.seed, self.reference)
         else:
@@ -183,12 +185,15 @@ class Model(Surface, Stored):
 
     def _resolve(self, env: Any) -> tuple[HostEnv | JaxEnv, str | None]:
         if isinstance(env, str):
-            backend = choose_backend(self.backend, env, self.env_kwargs, self.n_envs)
-            return training_env(env, self.n_envs, self.seed, self.env_kwargs, backend), env
+            check_complete(self, env)
+            backend = choose_backend(self.backend, env, self.env_kwargs, self.copies)
+            return training_env(env, self.copies, self.seed, self.env_kwargs, backend), env
         if isinstance(env, JaxEnv) and not isinstance(env, HostEnv | gym.Env):
             return env, getattr(env, "env_id", None)
         host = as_host_env(
-            env, 1 if isinstance(env, gym.Env | gym.vector.VectorEnv) else self.n_envs, self.seed
+            env,
+            1 if isinstance(env, gym.Env | gym.vector.VectorEnv) or is_game(env) else self.n_envs,
+            self.seed,
         )
         return host, getattr(host, "env_id", None)
 

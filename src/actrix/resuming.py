@@ -10,7 +10,7 @@ from typing import Any
 
 from actrix.algorithms.settings import settings_of
 from actrix.files import checkpoint, container, modelfile
-from actrix.files.kwargs import plain
+from actrix.files.kwargs import plain, told
 from actrix.files.spaces import spec_to_json
 from actrix.loops.runner import Runner
 from actrix.loops.train import SeedRun, load_checkpoints
@@ -51,7 +51,7 @@ def _env_class(env: Any) -> list[Any]:
     kwargs = getattr(spec, "kwargs", None) or {}
     return [
         type(getattr(first, "unwrapped", first)).__qualname__,
-        {name: repr(x) for name, x in kwargs.items()},
+        {name: told(x) for name, x in kwargs.items()},
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from actrix.algorithms import settings as settings_
@@ -31,6 +32,7 @@ class Settable:
         Raises SettingError for a value that is refused, AttributeError where the compiled program depends on it.
         """
         if name in self.__dict__ or hasattr(type(self), name) or not hasattr(self, name):
+            self._refuse_misspelt(name)
             object.__setattr__(self, name, value)
             return
         changed = settings_.configure(self.algorithm, {name: value})
@@ -44,3 +46,12 @@ class Settable:
             runner.set_training(numbers=changed.numbers())
             runner.algorithm = changed
         object.__setattr__(self, "algorithm", changed)
+
+    def _refuse_misspelt(self, name: str) -> None:
+        """Raise AttributeError for a new attribute whose name is nearly a setting's: it would have no effect."""
+        algorithm = self.__dict__.get("algorithm")
+        if algorithm is None or name in self.__dict__ or name.startswith("_") or hasattr(type(self), name):
+            return
+        near = difflib.get_close_matches(name, settings_.setting_names(algorithm), 1, 0.85)
+        if near:
+            raise AttributeError(f"{type(self).__name__} has no setting {name!r}: did you mean {near[0]!r}?")

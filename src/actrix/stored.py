@@ -91,6 +91,10 @@ class Stored:
     run: Any
     env_id: str | None
     env_kwargs: dict[str, Any] | None
+    left_out: tuple[str, ...] = ()
+    """Names of the environment's arguments that the file which this model is from could not hold."""
+    near_reference: bool = False
+    """Whether that file's training stayed near a reference policy."""
     seed: int
     n_envs: int
     reference: Any
@@ -98,6 +102,12 @@ class Stored:
     _policy: Any
     _known_spec: Callable[[], Spec]
     _learner_memory: Callable[[], Any]
+
+    @property
+    def copies(self) -> int:
+        """How many environments: `n_envs`, but games where a row is an agent."""
+        return getattr(getattr(self, "env", None), "copies", self.n_envs)
+
     _adopt: Callable[[Acting], None]
 
     @property
@@ -116,7 +126,8 @@ class Stored:
         """Write one model file: parameters, statistics, settings and spaces; data only. Returns where it is.
 
         `.safetensors` is added to a name that does not end so, in the place of `.zip`; `path` may be a binary file to
-        write to. Arguments of the environment that a file cannot hold are left out, with a UserWarning. `exclude` may
+        write to. Arguments of the environment that a file cannot hold are left out, with a UserWarning, and asked for
+        when the file is to make that environment; tuples among them become lists. `exclude` may
         name what is in no model file anyway (a logger, the replay buffer, the environment); ValueError for a name that
         is, and for `include`.
         """
@@ -140,7 +151,8 @@ class Stored:
             written = modelfile.write_model(
                 name, self.preset.name, settings, self.acting, self._known_spec(), env_id=self.env_id,
                 env_kwargs=env_arguments.writable(self.env_kwargs), seed=self.seed, num_timesteps=self.num_timesteps,
-                n_envs=self.n_envs, reference=self.reference is not None,
+                n_envs=self.copies, reference=self.reference is not None or self.near_reference,
+                left_out=sorted({*self.left_out, *env_arguments.left_out(self.env_kwargs)}),
             )  # fmt: skip
             if hasattr(path, "write"):
                 path.write(written.read_bytes())
@@ -187,7 +199,8 @@ class Stored:
     ) -> Any:  # fmt: skip
         """A new model from a file (its name, or opened for reading bytes) or a run folder. Nothing in it is executed.
 
-        `custom_objects` are settings in the place of the file's, as `kwargs` are. Training begins new episodes:
+        `custom_objects` are settings in the place of the file's, as `kwargs` are; `env_kwargs` are added to the file's,
+        which may lack some (`save`). Training begins new episodes:
         `force_reset=False` is refused.
 
         `env` may be given to go on training (the optimiser starts anew). A file saved with a network of your own
@@ -218,7 +231,7 @@ class Stored:
             model = maker("MlpPolicy", **{"seed": meta["seed"], "device": device} | settings | kwargs)
         if custom and template is not None:
             model.algorithm = dataclasses.replace(model.algorithm, network=template.algorithm.network)
-        model._take(header, spec, custom)
+        model._take(header, spec, custom, kwargs.get("env_kwargs") or {})
         model.n_envs = kwargs.get("n_envs", meta["n_envs"])
         if env is not None and meta.get("reference") and "reference" not in kwargs:
             raise container.ModelFileError(
@@ -245,13 +258,19 @@ class Stored:
             )
         return header, custom
 
-    def _take(self, header: container.Header, spec: Spec, custom: bool) -> None:
-        """What a file holds besides the settings. A `custom` network is built, to have the shapes of its arrays."""
+    def _take(self, header: container.Header, spec: Spec, custom: bool, env_kwargs: dict[str, Any]) -> None:
+        """What a file holds besides the settings, and the environment's arguments that are given with it.
+
+        A `custom` network is built, to have the shapes of its arrays.
+        """
         with container.blaming(header.path, "its settings and spec"):
             initial = lambda key: self.algorithm.initial_acting(key, spec)
             shapes = initial(jax.random.key(0)) if custom else modelfile.shapes_of(initial)
         self._acting, self.spec = container.read_tree(header, shapes), spec
-        self.env_id, self.env_kwargs = header.meta["env_id"], header.meta["env_kwargs"]
+        self.near_reference = header.meta["reference"]
+        self.env_id, held = header.meta["env_id"], header.meta["env_kwargs"]
+        self.env_kwargs = {**(held or {}), **env_kwargs} if held or env_kwargs else held
+        self.left_out = tuple(n for n in header.meta.get(modelfile.LEFT_OUT, ()) if n not in env_kwargs)
         self.run.steps = header.meta["num_timesteps"]
 
     def get_parameters(self) -> dict[str, np.ndarray]:

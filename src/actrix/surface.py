@@ -122,7 +122,16 @@ class Surface(Settable):
             self.set_env(self._vec if self._vec is not None else self.env)
 
     def set_logger(self, logger: Any) -> None:
-        """Log to this `Logger` (`actrix.configure`), also in every further `learn`."""
+        """Log to this `Logger` (`actrix.configure`), also in every further `learn`; who made it closes it.
+
+        The model's own log until then is closed. TypeError for anything else.
+        """
+        if not isinstance(logger, Logger):
+            raise TypeError(
+                f"set_logger takes what actrix.configure(folder, formats) makes, not a {type(logger).__name__}."
+            )
+        if not self._given_logger:
+            self.logger.close()
         self.logger, self._given_logger = logger, True
 
     def _next_logger(self, name: str | None, reset: bool) -> Logger:

@@ -275,9 +275,11 @@ def _small_replay(algorithm: Composition) -> dict[str, Any]:
     return changes
 
 
-BY_OTHERS = ("qac", "tdac", "ppo-kl", "npg", "c51", "ddpg")
-"""Presets whose parts are other presets' (Rainbow's C51, TD3's DDPG) or which `test_compositions.py` has under their
-parts' names: `slow` where each preset is tried."""
+BY_OTHERS = ("qac", "tdac", "vpg", "a2c", "ppo-kl", "npg", "acktr", "pgql", "c51", "ddpg", "cql", "iql",
+             "crossq", "redq", "d4pg", "awr", "awac", "munchausen-dqn", "impact")  # fmt: skip
+"""Presets whose parts are other presets' (Rainbow's C51, TD3's DDPG), which `test_compositions.py` has under their
+parts' names, or which `test_new_answers.py`, `test_conservative.py` or `test_regression.py` asks the same: `slow` where
+each preset is tried."""
 
 
 def presets(few: Any = None) -> list[Any]:

@@ -196,8 +196,10 @@ def test_replay_goes_on_in_a_second_learn_with_a_full_memory():
 OTHER = {
     "pi": (5,), "vf": (6,), "activation_fn": "elu", "ortho_init": None, "log_std_init": -1.0,
     "share_features_extractor": False, "features_extractor_kwargs": (("cnn_features", 3),), "cnn": True,
-    "layer_norm": None, "dropout": 0.3, "cell": "gru", "hidden_size": 5,
+    "layer_norm": None, "dropout": 0.3, "cell": "gru", "hidden_size": 5, "use_sde": True,
 }  # fmt: skip
+OF_SDE = {"sde_sample_freq": 4, "full_std": False, "use_expln": True, "squash_output": True, "clip_mean": 1.0}
+"""Refused without it (`tests/algorithms/test_sde.py`)."""
 NO_EFFECT_ON_VECTORS = {"features_extractor_kwargs", "cnn"}
 """They concern images, whatever the algorithm."""
 
@@ -206,7 +208,7 @@ NO_EFFECT_ON_VECTORS = {"features_extractor_kwargs", "cnn"}
 def test_every_setting_of_the_network_has_an_effect_or_is_refused(name):
     algorithm = PRESETS[name].algorithm
     fields = {f.name for f in dataclasses.fields(NetworkConfig)}
-    assert fields - set(OTHER) == {"features_extractor_class", "module"}  # code of the user's
+    assert fields - set(OTHER) - set(OF_SDE) == {"features_extractor_class", "module"}  # code of the user's
     spec = BOX if fits(algorithm, BOX) else MOVES if fits(algorithm, MOVES) else None
     if spec is None:
         pytest.skip("a table, which refuses any network")

@@ -75,21 +75,11 @@ def assert_near(found, golden, initial):
 
 BY_HOST = ("ppo", "sac", "stream-ac")
 """Of the others the host loop is `slow`: it gives the same bits, which test_modes.py asks."""
-BY_OTHERS = (
-    "vpg",
-    "a2c",
-    "qac",
-    "tdac",
-    "npg",
-    "c51",
-    "ddpg",
-    "td",
-    "sarsa",
-    "expected-sarsa",
-    "awr",
-    "td-lambda-ac",
-)
-"""Other settings of parts that reinforce, ppo, trpo, rainbow, td3, td-lambda, sarsa-lambda, awac and stream-ac have."""
+BY_OTHERS = ("vpg", "a2c", "qac", "tdac", "ppo-kl", "npg", "off-pac", "pgql", "c51", "qr-dqn", "ddpg", "redq", "cql",
+             "td3-bc", "td", "td-lambda", "sarsa", "expected-sarsa", "q-learning", "double-q", "awr",
+             "td-lambda-ac")  # fmt: skip
+"""Other settings of parts that these have: reinforce, ppo, trpo, v-trace, acer, rainbow, iqn, td3, droq, sac, iql,
+sarsa-lambda, q-lambda, tree-backup, awac and stream-ac."""
 
 
 def params():

@@ -108,8 +108,8 @@ def compare(case):
 ON_POLICY = [n for n, p in PRESETS.items() if not hasattr(p.algorithm.data, "learning_starts")]
 
 
-FEW = ("reinforce", "ppo", "trpo", "acktr", "v-trace", "acer", "dqn", "iqn", "rainbow", "pqn", "td3", "sac", "iql",
-       "mc", "q-lambda", "cpi", "stream-ac")  # fmt: skip
+FEW = ("reinforce", "ppo", "trpo", "v-trace", "acer", "dqn", "iqn", "rainbow", "pqn", "td3", "sac", "mc", "q-lambda",
+       "cpi", "stream-ac")  # fmt: skip
 """Every kind of update, of data and of acting; the other presets are settings of these."""
 
 

@@ -168,13 +168,19 @@ def agree(model, written, n, rng):
 FEW = ("ppo", "ppo masks", "ppo binary", "ppo parts", "ppo float64", "ppo lstm", "acer", "dqn", "iqn", "sac",
        "q-learning", "stream-ac")  # fmt: skip
 """Of StableHLO, which JAX itself writes, these; ONNX knows every operation by a rule of its own."""
+ALIKE = ("reinforce", "qac", "trpo", "off-pac", "v-trace", "qr-dqn", "pqn", "ddpg", "discrete-sac", "tqc", "bc", "iql",
+         "td3-bc", "td-lambda-ac")  # fmt: skip
+"""Act by the same operations as others: `slow`."""
+
+
+def marks(case, to):
+    return () if (case not in ALIKE if to == "onnx" else case in FEW) else pytest.mark.slow
 
 
 @pytest.mark.parametrize(
     ("case", "to"),
-    [pytest.param(case, to, marks=() if to == "onnx" or case in FEW else pytest.mark.slow)
-     for case in CASES for to in FORMATS],
-)  # fmt: skip
+    [pytest.param(case, to, marks=marks(case, to)) for case in CASES for to in FORMATS],
+)
 def test_the_file_acts_as_predict_does(case, to, tmp_path):
     model = build(*CASES[case])
     written = model.export(tmp_path / "policy", to)

@@ -131,7 +131,7 @@ def test_seeds_in_one_program_go_on_to_the_same_bits_compiled(kills, tmp_path):
 
 def test_a_second_ctrl_c_aborts_inside_a_chunk_gymnasium(tmp_path):
     """The first one waits for the end of the chunk, which takes seconds here; the second one does not."""
-    folder, steps = tmp_path / "run", 3 * 4 * 8000
+    folder, steps = tmp_path / "run", 2 * 4 * 8000
     more = ["--seed", "3", "--set", "n_steps=8000", "batch_size=8000", "n_epochs=1"]
     child = launch(words("ppo gymnasium", folder, steps, *more))
     assert wait_until(lambda: newest(folder) > 0, child)
@@ -144,7 +144,7 @@ def test_a_second_ctrl_c_aborts_inside_a_chunk_gymnasium(tmp_path):
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=30)
     assert child.returncode == 130, said
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10, "and no chunk was ended, see below"
     assert said.strip().endswith("interrupted")
     assert "Traceback" not in said
     assert newest(folder) == step

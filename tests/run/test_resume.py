@@ -34,7 +34,7 @@ CASES = {
     "q-lambda": ("Taxi-v4", 1, {}),
     "stream-ac": ("CartPole-v1", 1, {**NET}),
 }
-REPEATED = ("ppo", "sac", "sarsa")
+REPEATED = ("ppo", "sac", "sarsa", "reinforce", "ddpg", "q-lambda")
 """What others of these cases do besides: `slow`."""
 STEPS = 320
 WARM_UP = {"stream-ac": 1024}

@@ -27,7 +27,9 @@ def test_values_are_told_apart_by_their_types_too():
     assert len({hashed(Value(x)) for x in (1, 1.0, True, (1,), "1", Value())}) == 6
 
 
-@pytest.mark.parametrize("x", [Changing(), [1], {}, Value(Changing()), (object(),)], ids=repr)
+@pytest.mark.parametrize(
+    "x", [Changing(), [1], {}, Value(Changing()), (object(),)], ids=lambda x: type(x).__name__
+)
 def test_what_may_change_is_no_value(x):
     with pytest.raises(TypeError):
         hashed(x)

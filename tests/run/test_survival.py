@@ -158,6 +158,7 @@ def test_killed_many_times_and_resumed(case, kills, whole, tmp_path):
     survive(case, kills, whole, tmp_path, seed=1)
 
 
+@pytest.mark.slow  # test_folders.py begins such a run anew in its own process
 def test_killed_before_the_first_checkpoint(whole, tmp_path):
     """The run begins anew, which comes to the same."""
     words, folder = ["2000" if word == "12000" else word for word in CASES["ppo gymnasium"]], tmp_path / "run"
@@ -201,6 +202,7 @@ def test_a_killed_parent_leaves_no_processes(tmp_path):
     assert all(newest(path) >= max(steps) + 64 for path in seeds)
 
 
+@pytest.mark.slow  # test_interruptions.py asks both inside a longer chunk and of killed runs
 def test_a_second_ctrl_c_aborts_and_a_second_process_is_refused(tmp_path):
     folder = tmp_path / "run"
     words = ["train", *CASES["ppo gymnasium"], "--seed", "1", "--out", folder]

@@ -59,9 +59,8 @@ class Look(BaseCallback):
         self.order.append("step")
         told = self.locals
         self.seen.append({name: told[name] for name in ("infos", "actions", "rewards", "dones", "new_obs")})
-        if self.n_calls > 1:
-            assert told["values"].shape == (2, 1)
-            assert (told["log_probs"] < 0).all()
+        assert told["values"].shape == (2, 1)
+        assert (told["log_probs"] < 0).all()
         assert "infos" in told
         assert told.get("nothing", 3) == 3
         return True

@@ -1,12 +1,9 @@
 """Vector environments of any make: the true returns, successors and legal actions, or one sentence."""
 
-import itertools
-import warnings
-
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorWrapper
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from worlds import LENGTH, Counting, Masked, Rows
 
@@ -15,16 +12,11 @@ from actrix.envs.base import infos_of
 from actrix.envs.guard import EnvError
 from actrix.envs.make import as_host_env, make_vec_env
 
-MODES = ("NextStep", "SameStep", "Disabled")
 N = 2
 
 
 def sync(mode, masks):
     return SyncVectorEnv([Masked if masks else Counting] * N, autoreset_mode=AutoresetMode(mode))
-
-
-def own(mode, masks):
-    return Rows(N, mode, masks=masks)
 
 
 def play(env, steps=9, seeds=None):
@@ -44,30 +36,6 @@ def play(env, steps=9, seeds=None):
         returns += total[done].tolist()
         total, obs, mask = np.where(done, 0, total), step.obs, step.mask
     return returns, mask
-
-
-KINDS = {"sync": sync, "own": own}
-WRAPPERS = {"none": lambda env: env, "statistics": RecordEpisodeStatistics, "plain": VectorWrapper}
-
-
-@pytest.mark.parametrize(
-    ("kind", "mode", "wrapper", "masks"),
-    [
-        (kind, mode, wrapper, masks)
-        for kind, mode, wrapper in itertools.product(KINDS, MODES, WRAPPERS)
-        for masks in ([None, "method"] if kind == "sync" else [None, "vector", "info"])
-        # Gymnasium's own statistics count a row of NEXT_STEP anew and know no partial resets.
-        if not (wrapper == "statistics" and mode == "Disabled")
-    ],
-)
-def test_returns_and_masks_of_every_make(kind, mode, wrapper, masks):
-    for seeds in (None, [3, 4]):
-        returns, mask = play(WRAPPERS[wrapper](KINDS[kind](mode, masks)), 12, seeds)
-        assert set(returns) == {6.0}
-        assert len(returns) >= 2 * N
-        assert (mask is None) == (masks is None)
-        if mask is not None:
-            assert (mask == [True, False, True]).all()
 
 
 def test_seeds_reach_a_users_own_in_the_form_it_takes():
@@ -92,17 +60,6 @@ def test_truncation_is_told_apart():
     steps = [host.step(np.zeros(N, int)) for _ in range(LENGTH)]
     assert steps[-1].truncated.all()
     assert not steps[-1].terminated.any()
-
-
-def test_lists_are_taken():
-    assert set(play(Rows(N, lists=True))[0]) == {6.0}
-
-
-@pytest.mark.parametrize("spelled", ["same_step", "SameStep", "SAME_STEP", AutoresetMode.SAME_STEP])
-def test_the_mode_is_read_in_any_spelling(spelled):
-    env = Rows(N)
-    env.metadata = {"autoreset_mode": spelled}
-    assert set(play(env)[0]) == {6.0}
 
 
 def test_infos_are_listed_by_row():
@@ -154,30 +111,6 @@ def test_a_foreign_time_limit_is_a_truncation():
     assert not steps[-1].terminated.any()
 
 
-@pytest.mark.filterwarnings("ignore:.*lowered by casting")
-def test_envpools_own_object():
-    envpool = pytest.importorskip("envpool")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pool = envpool.make("CartPole-v1", env_type="gymnasium", num_envs=N)
-    host = as_host_env(pool)
-    obs, _ = host.reset()
-    total, returns, lengths = np.zeros(N), [], []
-    for _ in range(60):
-        step = host.step(np.zeros(N, int))
-        valid = np.ones(N, bool) if step.valid is None else step.valid
-        total += np.where(valid, step.reward, 0)
-        done = (step.terminated | step.truncated) & valid
-        returns += total[done].tolist()
-        lengths.append(valid)
-        total = np.where(done, 0, total)
-    assert host.spec.max_episode_steps == 500
-    assert obs.shape == (N, 4)
-    assert returns
-    assert all(8 <= r <= 12 for r in returns)
-    assert not np.all(lengths)  # its reset rows are no samples
-
-
 # ------------------------------------------------------------------ one environment
 
 
@@ -222,32 +155,7 @@ def failing(env, steps=LENGTH):
         host.step(np.zeros(N, int))
 
 
-class Four(Rows):
-    def step(self, actions):
-        obs, reward, end, _, infos = super().step(actions)
-        return obs, reward, end, infos
-
-
-class Alone(Rows):
-    def reset(self, **kwargs):
-        return super().reset(**kwargs)[0]
-
-
-class Short(Rows):
-    def step(self, actions):
-        obs, _, *rest = super().step(actions)
-        return obs, [1.0], *rest
-
-
 CASES = {
-    "undeclared": (lambda: Rows(N, declared=False), "metadata declare no autoreset_mode"),
-    "nonsense": (
-        lambda: setattr(env := Rows(N), "metadata", {"autoreset_mode": "x"}) or env,
-        "choose one of",
-    ),
-    "four": (lambda: Four(N), "step returned 4 values; it must return"),
-    "alone": (lambda: Alone(N), r"did not return \(observations, infos\)"),
-    "short": (lambda: Short(N), r"reward has shape \(1,\); it must be \(2,\)"),
     "lost": (lambda: Foreign(final=None), "the last observation is lost"),
     "info": (lambda: Told(), "info is 'x' .*; it must be a dict"),
 }
@@ -264,12 +172,6 @@ def test_what_cannot_be_taken_is_one_sentence(case):
     with pytest.raises(EnvError, match=sentence) as caught:
         failing(make())
     assert "\n" not in str(caught.value)
-
-
-def test_one_object_twice_is_refused():
-    env = Counting()
-    with pytest.raises(EnvError, match="same environment object twice"):
-        make_vec_env(lambda: env, 2)
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,8 @@ class KroneckerFactored(NaturalActor):
         images = any(is_image(leaf) for leaf in space_leaves(spec.observation_space))
         if config.layer_norm:
             raise ValueError("acktr factors dense layers only: layer_norm needs trpo or npg.")
+        if config.use_sde:
+            raise ValueError("acktr factors dense layers only: use_sde needs trpo or npg.")
         if config.cell is not None or config.cnn or config.features_extractor_class is not None or images:
             raise ValueError(
                 "acktr factors dense layers only: images, a recurrent cell or an extractor of your own need trpo or "

@@ -21,6 +21,7 @@ from actrix.core.distributions import legal_actions
 from actrix.core.fields import choose, finite, positive_or_none, share, switch
 from actrix.core.optim import copied, polyak
 from actrix.core.types import Key, record
+from actrix.nets.networks import SDE
 from actrix.nets.q_networks import bounded, build_actor
 
 NOISES = ("none", "normal", "ornstein-uhlenbeck")
@@ -41,18 +42,19 @@ class Noise:
     """One chunk's randomness, `[T, N, ...]`."""
 
     action: jax.Array
+    """What `explore` of the network takes."""
     uniform: jax.Array
     """Uniformly random actions in [−1, 1] (Gumbel noise for discrete ones)."""
     switch: jax.Array
 
 
-def draw(head: Any, key: Key, shape: tuple[int, int]) -> Noise:
+def draw(net: Any, key: Key, shape: tuple[int, int]) -> Noise:
     """All the randomness of a chunk's actions, drawn at once."""
-    k1, k2, k3 = jax.random.split(key, 3)
+    head, (k1, k2, k3) = net.head, jax.random.split(key, 3)
     uniform = head.draw(k2, shape)
     if head.continuous:
         uniform = jax.random.uniform(k2, (*shape, head.size), minval=-1.0)
-    return Noise(head.draw(k1, shape), uniform, jax.random.uniform(k3, shape))
+    return Noise(net.draw(k1, shape), uniform, jax.random.uniform(k3, shape))
 
 
 class RandomPhase(Actor):
@@ -65,7 +67,7 @@ class RandomPhase(Actor):
         return Explore(jnp.ones(()))
 
     def noise(self, net, key, shape):
-        return draw(net.head, key, shape)
+        return draw(net, key, shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,17 +79,17 @@ class Pathwise(RandomPhase):
         return ActorFacts(takes=("Q(s, a)",), singly=True)
 
     def act(self, critic, net, numbers, carry, obs, mask, noise):
-        out, _ = net.policy(obs, None, mask)
-        action, carry = self.behave(out, carry, noise)
+        out, xi, _ = net.explore(obs, None, mask, noise.action)
+        action, carry = self.behave(out, carry, xi)
         if net.head.continuous:
             action = jnp.where((noise.switch < numbers.random)[:, None], noise.uniform, action)
         else:
             action = explore(action, numbers.random, noise.switch, noise.uniform, mask)
         return action, None, None, carry
 
-    def behave(self, out: Any, carry: Any, noise: Noise) -> tuple[Any, Any]:
+    def behave(self, out: Any, carry: Any, noise: jax.Array) -> tuple[Any, Any]:
         """(the action that is tried, carry) from what the network says."""
-        return out.sample(noise.action), carry
+        return out.sample(noise), carry
 
     def weighs(self, rows):
         return rows.alike()
@@ -141,10 +143,10 @@ class Deterministic(Pathwise):
 
     def behave(self, out, carry, noise):
         if self.noise_type == "ornstein-uhlenbeck":
-            carry = ou_step(carry, noise.action, theta=OU_THETA, sigma=self.noise_std, dt=OU_DT)
+            carry = ou_step(carry, noise, theta=OU_THETA, sigma=self.noise_std, dt=OU_DT)
             return jnp.clip(out + carry, -1.0, 1.0), carry
         scale = self.noise_std if self.noise_type == "normal" else 0.0
-        return jnp.clip(out + scale * noise.action, -1.0, 1.0), carry
+        return jnp.clip(out + scale * noise, -1.0, 1.0), carry
 
     def policy(self, critic, net, numbers, carry, obs, mask, noise):
         return net.policy(obs, None, mask)[0], carry
@@ -185,6 +187,8 @@ class Soft(Pathwise):
     which keeps a two-action policy near uniform)."""
     discrete: bool = False
     """Discrete actions: values and policy loss are exact sums over the actions (Christodoulou 2019)."""
+    use_sde_at_warmup: bool = False
+    """Act by the policy and its state-dependent exploration in the random phase, too."""
 
     name: ClassVar[str] = "soft"
     positional: ClassVar[tuple[str, ...]] = ("ent_coef",)
@@ -225,8 +229,20 @@ class Soft(Pathwise):
             raise ValueError(self.ent_coef)
         return float(number[0]) if number else 1.0
 
+    def at_random(self, numbers):
+        return numbers if self.use_sde_at_warmup else super().at_random(numbers)
+
+    def settings_beside_q(self, config, spec):
+        if self.discrete:
+            return ()
+        return (*SDE, "log_std_init", "clip_mean") if config.use_sde else SDE
+
     def check(self, spec, config):
         space = spec.action_space
+        if self.use_sde_at_warmup and not config.use_sde:
+            raise ValueError(
+                "use_sde_at_warmup=True needs use_sde=True, whose exploration it lets begin earlier."
+            )
         if isinstance(space, spaces.Box):
             _finite_bounds(space)
             if self.discrete:
@@ -242,8 +258,10 @@ class Soft(Pathwise):
         return build_actor(config, spec, key, stochastic=True)
 
     def policy(self, critic, net, numbers, carry, obs, mask, noise):
-        out, _ = net.policy(obs, None, mask)
-        return (out.mode() if noise is None else out.sample(noise.action)), carry
+        if noise is None:
+            return net.policy(obs, None, mask)[0].mode(), carry
+        out, xi, _ = net.explore(obs, None, mask, noise.action)
+        return out.sample(xi), carry
 
     # ------------------------------------------------------------------ learning
 

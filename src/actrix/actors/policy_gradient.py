@@ -24,6 +24,7 @@ from actrix.core.rows import Rows, masked_mean
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
 from actrix.core.types import PyTree, record
 from actrix.nets.networks import joint_settings
+from actrix.nets.q_networks import bounded
 
 Samples = Float[Array, "*B"]
 Flags = Bool[Array, "*B"]
@@ -150,16 +151,25 @@ class StochasticActor(Actor):
     memory = carry
 
     def noise(self, net, key, shape):
-        return net.head.draw(key, shape)
+        return net.draw(key, shape)
+
+    def check(self, spec, config):
+        if config.squash_output and not bounded(spec.action_space):
+            raise ValueError(
+                f"squash_output=True needs finite bounds of the actions, which {spec.action_space} lacks."
+            )
 
     def act(self, critic, net, numbers, carry, obs, mask, noise):
-        dist, carry = net.policy(obs, carry, mask)
+        dist, noise, carry = net.explore(obs, carry, mask, noise)
         action = dist.sample(noise)
         return action, dist.log_prob(action), dist, carry
 
     def policy(self, critic, net, numbers, carry, obs, mask, noise):
+        if noise is not None:
+            action, _, _, carry = self.act(critic, net, numbers, carry, obs, mask, noise)
+            return action, carry
         dist, carry = net.policy(obs, carry, mask)
-        return (dist.mode() if noise is None else dist.sample(noise)), carry
+        return dist.mode(), carry
 
     def backup(self, view, kept, rows, q, key):
         if not view.net.head.continuous:

@@ -48,19 +48,12 @@ class Cloning(RandomPhase, StochasticActor):
     # ------------------------------------------------------------------ acting
 
     def act(self, critic, net, numbers, carry, obs, mask, noise):
-        dist, carry = net.policy(obs, carry, mask)
-        action = dist.sample(noise.action)
+        dist, xi, carry = net.explore(obs, carry, mask, noise.action)
+        action = dist.sample(xi)
         random = noise.uniform if net.head.continuous else dist.uniform().sample(noise.uniform)
         at_random = (noise.switch < numbers.random).reshape(-1, *(1,) * (action.ndim - 1))
         action = jnp.where(at_random, random, action)
         return action, dist.log_prob(action), dist, carry
-
-    def policy(self, critic, net, numbers, carry, obs, mask, noise):
-        if noise is not None:
-            action, _, _, carry = self.act(critic, net, numbers, carry, obs, mask, noise)
-            return action, carry
-        dist, carry = net.policy(obs, carry, mask)
-        return dist.mode(), carry
 
     # ------------------------------------------------------------------ learning
 

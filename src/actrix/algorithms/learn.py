@@ -135,6 +135,9 @@ class Composition(Algorithm):
         statistics = self.normalize_obs or self.normalize_reward
         return self.data.warm_up(statistics, self.whole_episodes, rows, num_envs)
 
+    def fitted(self, spec, num_envs):
+        return dataclasses.replace(self, data=self.data.fitted(spec, num_envs, self.network))
+
     def check(self, spec, num_envs):
         fits(self, spec, num_envs)
 

@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from actrix.nets.networks import NetworkConfig
 from actrix.nets.torso import ACTIVATIONS
@@ -26,14 +28,14 @@ class SettingError(ValueError):
 
 
 UNSUPPORTED = {
-    "use_sde": "generalised state-dependent exploration is not offered; leave use_sde out",
-    "use_sde_at_warmup": "generalised state-dependent exploration is not offered",
-    "sde_sample_freq": "generalised state-dependent exploration is not offered",
+    "use_sde_at_warmup": "there is no random phase that a sampled policy could take the place of",
     "rollout_buffer_class": "chunks replace rollout buffers; change the estimator with critic=…",
     "rollout_buffer_kwargs": "chunks replace rollout buffers",
     "replay_buffer_class": "only HerReplayBuffer is known; choose prioritized=True or n_steps=… instead of others",
     "replay_buffer_kwargs": "they are of replay_buffer_class=HerReplayBuffer only",
 }
+NETWORKS = ("use_sde", "sde_sample_freq")
+"""Settings of the algorithm in Stable-Baselines3, of the network here."""
 _LIFTED = ("n_critics", "n_quantiles")
 _LSTM = {"enable_critic_lstm": False, "shared_lstm": True, "n_lstm_layers": 1}
 """What RecurrentPPO's network has: here one cell serves policy and critic."""
@@ -42,12 +44,16 @@ _LSTM = {"enable_critic_lstm": False, "shared_lstm": True, "n_lstm_layers": 1}
 def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with those of Stable-Baselines3's `policy_kwargs` that are the algorithm's here: critics, optimiser.
 
-    What is given outside stays. SettingError for an optimiser or an argument of it that is not offered.
+    What is given outside stays, with NumPy's and JAX's numbers as Python's, which files hold. SettingError for an
+    optimiser or an argument of it that is not offered.
     """
+    settings = _python(settings)
+    inward = {name: x for name, x in settings.items() if name in NETWORKS}
+    settings = {name: x for name, x in settings.items() if name not in NETWORKS}
     kwargs = settings.get("policy_kwargs")
-    if not isinstance(kwargs, Mapping):
-        return dict(settings)
-    kwargs = dict(kwargs)
+    if not (isinstance(kwargs, Mapping) or (kwargs is None and inward)):
+        return settings
+    kwargs = dict(kwargs or {}) | inward
     found = {name: kwargs.pop(name) for name in _LIFTED if name in kwargs}
     chosen = kwargs.pop("optimizer_class", None)
     if chosen is not None:
@@ -63,6 +69,15 @@ def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
         if kwargs.pop(name, value) != value:
             raise SettingError(f"policy_kwargs {name}: one cell serves policy and critic here; leave it out.")
     return found | {**settings, "policy_kwargs": kwargs}
+
+
+def _python(value: Any) -> Any:
+    """Numbers of NumPy and JAX as Python's, also in containers, but for what a user's own encoder gets."""
+    if isinstance(value, Mapping):
+        return {k: x if k == "features_extractor_kwargs" else _python(x) for k, x in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_python, value))
+    return value.item() if isinstance(value, np.generic | jax.Array) and value.ndim == 0 else value
 
 
 _ACTIVATION_NAMES = {id(f): n for n, f in ACTIVATIONS.items()} | {id(jnp.tanh): "tanh"}
@@ -97,7 +112,10 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
         changes[name] = tuple(value) if name in ("pi", "vf") and value is not None else value
     if changes.get("cell") not in (None, "lstm", "gru"):
         raise SettingError(f"policy_kwargs cell={changes['cell']!r}: choose 'lstm' or 'gru'.")
-    return dataclasses.replace(base, **changes)
+    try:
+        return dataclasses.replace(base, **changes)
+    except ValueError as error:
+        raise SettingError(f"policy_kwargs: {error}") from None
 
 
 def _widths(arch: Any) -> dict[str, tuple[int, ...]]:

@@ -12,6 +12,7 @@ import numpy as np
 from actrix.algorithms.answers import parse_actor, parse_critic, parse_data
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.policy_kwargs import (
+    NETWORKS,
     UNSUPPORTED,
     SettingError,
     lifted,
@@ -67,6 +68,8 @@ def value_of(algorithm: Algorithm, name: str) -> Any:
         for holder in (part, *(getattr(part, field) for field in inner)):
             if name not in inner and name in getattr(holder, "__dataclass_fields__", ()):
                 return getattr(holder, name)
+    if name in NETWORKS:
+        return getattr(algorithm.network, name)
     raise KeyError(name)
 
 
@@ -204,11 +207,11 @@ def _refuse(algorithm: Algorithm, name: str, names: set[str]) -> None:
 
 def _spelled(algorithm: Algorithm, name: str, value: Any) -> dict[str, Any]:
     """A setting under the names that the answers have for it; {} where it is what they do anyhow."""
-    if name in UNSUPPORTED:
-        if not value or (name, value) == ("sde_sample_freq", -1):
+    names = setting_names(algorithm)
+    if name in UNSUPPORTED and name not in names:
+        if not value:
             return {}
         raise SettingError(f"{name}: {UNSUPPORTED[name]}.")
-    names = setting_names(algorithm)
     if name == "optimize_memory_usage" and "buffer_size" in names:
         return {}  # observations are stored once in any case
     if name == "target_update_interval" and name not in names and "tau" in names:

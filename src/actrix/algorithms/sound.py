@@ -76,6 +76,8 @@ def _rows(critic: Critic, actor: Actor, data: Data) -> str | None:
     c, a, d = critic.facts, actor.facts, data.facts
     if d.by_error and c.gives == "none":
         return "prioritized=True needs a critic, whose errors are the priorities, and there is none"
+    if d.fixed and getattr(actor, "use_sde_at_warmup", False):
+        return "use_sde_at_warmup is of a random phase, and a data set needs none"
     if d.transitions:
         if a.clones:
             return None
@@ -179,12 +181,8 @@ def _passes(critic: Critic, actor: Actor, data: Data) -> str | None:
 def fits(a: Any, spec: Spec, num_envs: int) -> None:
     """Raise ValueError, with the numbers, where a composition does not fit the environment, or its settings."""
     network = a.network
-    c, psi, apart = (
-        a.critic.facts,
-        getattr(a.actor, "psi", None),
-        a.critic.facts.gives not in ("V", "Q of a policy"),
-    )
-    if apart and not (c.gives == "none" and not a.actor.facts.clones):
+    c, psi = a.critic.facts, getattr(a.actor, "psi", None)
+    if c.gives not in ("V", "Q of a policy") and not (c.gives == "none" and not a.actor.facts.clones):
         plain_network(network)
     network.refuse_unused(*a.critic.network_settings(network, spec, a.actor))
     a.actor.check(spec, network)

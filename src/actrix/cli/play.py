@@ -84,6 +84,7 @@ def record_to(path: Path, out: Path | None, episodes: int, seed: int, env_id: st
 def render_env(model: Any, env_id: str | None, mode: str | None) -> Any:
     """The environment to play in, drawn by `mode`."""
     from actrix.algorithms.settings import SettingError
+    from actrix.envs.agents.make import team_env
     from actrix.envs.atari import PLAY, atari_single_env, is_atari
     from actrix.envs.build import single_env
     from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
@@ -95,6 +96,10 @@ def render_env(model: Any, env_id: str | None, mode: str | None) -> Any:
         return atari_single_env(env_id, render_mode=mode, **PLAY)
     if has_jax_env(env_id) and env_id not in JAX_TWINS:
         raise SettingError(f"{env_id} exists in JAX only: it can be neither drawn nor recorded.")
+    if (game := team_env(env_id, model.env_kwargs, mode)) is not None:
+        if mode is None:
+            raise SettingError(f"{env_id} has several agents: a data set holds the episodes of one.")
+        return game
     env = single_env(env_id, model.env_kwargs, render_mode=mode)
     return env if model._known_spec().mask_size is None else MaskKeeper(env)
 
@@ -102,7 +107,10 @@ def render_env(model: Any, env_id: str | None, mode: str | None) -> Any:
 def predictor(model: Any, env: Any, deterministic: bool = True) -> Any:
     """`model.predict` with the masks of `env`, if it has them."""
 
+    import numpy as np
+
     def predict(obs: Any, state: Any, episode_start: Any) -> Any:
+        episode_start = np.repeat(episode_start, getattr(env, "k", 1))  # a game's agents are a batch
         return model.predict(obs, state, episode_start, deterministic, getattr(env, "mask", None))
 
     return predict

@@ -128,11 +128,14 @@ def _doctor(args: argparse.Namespace) -> int:
 def _builder(name: str, kwargs: dict[str, Any]) -> Any:
     """What makes the environment that the user typed."""
     from actrix.algorithms.settings import SettingError
+    from actrix.envs.agents.make import make_agents, maker
     from actrix.envs.build import named, single_env
     from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
 
     if has_jax_env(name) and name not in JAX_TWINS:
         raise SettingError(f"{name} is a JAX environment: the doctor examines Gymnasium's.")
+    if (game := maker(name)) is not None:
+        return lambda: make_agents(name, game, 1, None, kwargs)
     if made := named(name):
         return functools.partial(made, **kwargs)
     single_env(name, kwargs).close()  # an unknown id is a mistake in what was typed
@@ -143,9 +146,11 @@ def _uses(name: str, kwargs: dict[str, Any], spec: Any) -> list[Any]:
     """Which backend would train, and which algorithms fit the spaces."""
     from actrix.algorithms.presets import PRESETS
     from actrix.doctor.finding import Finding
+    from actrix.envs.agents.make import PREFIX
     from actrix.envs.make import choose_backend
 
-    backend = "gymnasium" if ":" in name else choose_backend("auto", name, kwargs, 8)
+    module = ":" in name and not name.startswith(PREFIX)
+    backend = "gymnasium" if module else choose_backend("auto", name, kwargs, 8)
     loop = "the compiled loop" if backend == "jax" else "the host loop"
     fits = []
     for preset in PRESETS.values():

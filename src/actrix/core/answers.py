@@ -231,6 +231,10 @@ class Actor(abc.ABC):
         """Which of the network's settings have an effect on that."""
         return ()
 
+    def settings_beside_q(self, config: Any, spec: Spec) -> tuple[str, ...]:
+        """Which of them it obeys beside critics Q(s, a), besides those of hidden layers and encoders."""
+        return ()
+
     def check(self, spec: Spec, config: Any) -> None:
         """Refuse what does not fit the environment; raises ValueError."""
 

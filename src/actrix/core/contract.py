@@ -99,6 +99,10 @@ class Algorithm(abc.ABC, Generic[TrainingState]):
     def check(self, spec: Spec, num_envs: int) -> None:
         """Refuse what does not fit the environment, with the numbers; raises ValueError."""
 
+    def fitted(self, spec: Spec, num_envs: int) -> Algorithm:
+        """The same with batches that fit a chunk, where their size was left to it."""
+        return self
+
     @abc.abstractmethod
     def rows(self, spec: Spec) -> int:
         """T, the rows per environment of a chunk."""

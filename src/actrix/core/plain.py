@@ -212,7 +212,8 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     try:
-        equal = one.equals(other) if hasattr(one, "equals") else np.array_equal(one, other)
-        return bool(equal)
+        if hasattr(one, "equals"):
+            return bool(one.equals(other))
+        return bool(np.array_equal(one, other, equal_nan=np.asarray(one).dtype.kind in "fc"))
     except Exception:
         return False

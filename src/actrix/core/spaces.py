@@ -26,10 +26,10 @@ def check_observation_space(space: gym.Space, where: str = "observation space") 
     """Raise `UnsupportedSpaceError` naming the offending part unless `space` is supported."""
     if isinstance(space, spaces.Dict | spaces.Tuple) and not len(space.spaces):
         raise UnsupportedSpaceError(f"{where} is an empty {type(space).__name__}: there is nothing to see.")
-    if isinstance(space, spaces.Box) and 0 in space.shape:
+    if 0 in (space.shape or ()):
         raise UnsupportedSpaceError(
-            f"{where} is a Box of shape {space.shape} without a number in it: leave it out, e.g. with "
-            "gymnasium.wrappers.FilterObservation, or return a constant."
+            f"{where} is a {type(space).__name__} of shape {space.shape} without a number in it: leave it out, e.g. "
+            "with gymnasium.wrappers.FilterObservation, or return a constant."
         )
     if isinstance(space, spaces.Dict):
         for name, part in space.spaces.items():
@@ -50,6 +50,8 @@ def check_observation_space(space: gym.Space, where: str = "observation space") 
 
 def check_action_space(space: gym.Space) -> None:
     """Raise `UnsupportedSpaceError` unless `space` is a supported action space with sound bounds."""
+    if 0 in (space.shape or ()):
+        raise UnsupportedSpaceError(f"action space {space} is empty: give it at least one action.")
     if isinstance(space, spaces.Box):
         if not np.issubdtype(space.dtype, np.floating):
             raise UnsupportedSpaceError(
@@ -66,7 +68,8 @@ def check_action_space(space: gym.Space) -> None:
         raise UnsupportedSpaceError(f"action space {space} has several axes; MultiBinary must have one.")
     elif not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         raise UnsupportedSpaceError(
-            f"action space is {type(space).__name__}; supported are {SUPPORTED_ACTIONS}."
+            f"action space is {type(space).__name__}; supported are {SUPPORTED_ACTIONS}: map it to one of these in a "
+            "gymnasium.ActionWrapper."
         )
 
 

@@ -52,7 +52,8 @@ class ActionCritics(Critic):
         )
 
     def network_settings(self, config, spec, actor):
-        return (*ENCODING, *HIDDEN, "dropout", "share_features_extractor")  # nothing is shared in any case
+        return (*ENCODING, *HIDDEN, "dropout", "share_features_extractor",  # nothing is shared in any case
+                *actor.settings_beside_q(config, spec))  # fmt: skip
 
     def ascended(self, view: Any, action: jax.Array | None, key: jax.Array) -> jax.Array:
         """What the actor ascends: Q(s, a) `[B]` at an action, or Q(s, ·) `[B, A]`."""

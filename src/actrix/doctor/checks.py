@@ -20,6 +20,8 @@ from actrix.core.spaces import UnsupportedSpaceError, check_action_space, check_
 from actrix.doctor import play
 from actrix.doctor.finding import Finding, blame, fine, fix, note, said
 from actrix.doctor.play import Play, copied, equal, random_action
+from actrix.envs.careful import autoreset_mode
+from actrix.envs.guard import EnvError
 from actrix.envs.gymnasium import own
 from actrix.envs.make import as_host_env, make_vec_env
 from actrix.envs.masks import find_masks_of
@@ -282,8 +284,8 @@ def vector(envs: VectorEnv, seed: int) -> list[Finding]:
         findings.append(note("autoreset", "metadata has no autoreset_mode: it is taken as NEXT_STEP",
                              'metadata["autoreset_mode"] = gymnasium.vector.AutoresetMode.…'))  # fmt: skip
     try:
-        mode = AutoresetMode(declared or AutoresetMode.NEXT_STEP)
-    except ValueError:
+        mode = autoreset_mode(envs)
+    except EnvError:
         modes = ", ".join(mode.name for mode in AutoresetMode)
         text = f"metadata has autoreset_mode {declared!r}"
         return [*findings, fix("autoreset", text, f"one of gymnasium.vector.AutoresetMode: {modes}")]

@@ -13,9 +13,10 @@ from gymnasium.vector import VectorEnv
 
 from actrix.core.spaces import mask_length
 from actrix.core.types import Spec
-from actrix.doctor import checks, play
+from actrix.doctor import agents, checks, play
 from actrix.doctor.finding import Finding, blame, fine, fix
 from actrix.doctor.play import random_play
+from actrix.envs.agents.envs import AgentEnvs
 from actrix.envs.make import as_host_env
 from actrix.envs.masks import find_masks_of
 
@@ -24,7 +25,7 @@ LIMIT = 120.0
 
 
 def examine(build: Callable[[], Any], seed: int = 0) -> list[Finding]:
-    """Examine what `build()` makes (a `gym.Env`, or a vector environment); every finding in the order of the checks.
+    """Examine what `build()` makes (`gym.Env`, vector environment, `AgentEnvs`): findings in the order of the checks.
 
     Random play takes at most 5000 steps, 20 episodes or 10 seconds, the other checks about as long. An examination that
     is not done after `LIMIT` seconds, because a call does not return, ends with the finding which one; its thread is
@@ -47,7 +48,10 @@ def _examine(build: Callable[[], Any], seed: int, findings: list[Finding]) -> No
     if findings:
         return
     with blame(findings, "examination"):
-        if isinstance(env, VectorEnv):
+        if isinstance(env, AgentEnvs):
+            findings += checks.supported(env.spec.observation_space, env.spec.action_space)
+            findings += agents.played(env, seed)
+        elif isinstance(env, VectorEnv):
             findings += checks.supported(env.single_observation_space, env.single_action_space)
             findings += checks.vector(env, seed)
         elif isinstance(env, gym.Env):
@@ -109,7 +113,7 @@ def uses(build: Callable[[], Any], describe: Callable[[Spec], list[Finding]]) ->
 
 def spec_of(env: Any) -> Spec:
     """What algorithms need to know of what `build()` made."""
-    if isinstance(env, VectorEnv):
+    if isinstance(env, VectorEnv | AgentEnvs):
         return as_host_env(env).spec
     limit = env.spec.max_episode_steps if env.spec else None
     masked = find_masks_of(env) != "none"

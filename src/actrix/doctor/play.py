@@ -14,7 +14,7 @@ from gymnasium import spaces
 from actrix.core.spaces import mask_length
 from actrix.doctor.finding import Finding, blame
 from actrix.envs.guard import EnvError, Guard
-from actrix.envs.masks import find_masks_of
+from actrix.envs.masks import find_masks_of, masks_now
 
 SECONDS, STEPS, EPISODES = 10.0, 5000, 20
 """Random play stops at the first of these; seeds and resets are looked at in about as much time again."""
@@ -46,12 +46,17 @@ def random_action(env: gym.Env, info: dict[str, Any], masks: str) -> Any:
     space = env.action_space
     if masks == "none":
         return space.sample()
-    mask = env.get_wrapper_attr("action_masks")() if masks == "method" else info["action_mask"]
+    mask = masks_now(env) if masks == "method" else info["action_mask"]
     mask = np.asarray(mask, np.int8)
     if mask.shape != (mask_length(space),):
         raise EnvError(
             f"the action mask has shape {mask.shape}; the action space {space} needs ({mask_length(space)},)."
         )
+    return legal_action(space, mask)
+
+
+def legal_action(space: Any, mask: np.ndarray) -> Any:
+    """A random action that a mask (int8, `mask_length` long) allows."""
     if isinstance(space, spaces.Discrete):
         return space.sample(mask)
     sizes = space.nvec if isinstance(space, spaces.MultiDiscrete) else [2] * mask.size

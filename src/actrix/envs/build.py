@@ -67,22 +67,9 @@ def of_functions(
         first.close()
         options["context"] = "forkserver"  # forking a process in which JAX runs can deadlock
         return GymnasiumEnvs(started(vec_env_cls, makers, options), limit, seeds, masks)
-    made: dict[int, gym.Env] = {id(first.unwrapped): first}
     makers[0] = lambda: first
-    for i in range(1, len(makers)):
-        makers[i] = functools.partial(_another, makers[i], made)
     envs = RowVectorEnv(makers) if vec_env_cls is None else vec_env_cls(makers, **options)
     return GymnasiumEnvs(envs, limit, seeds, masks)
-
-
-def _another(make: Callable[[], gym.Env], made: dict[int, gym.Env]) -> gym.Env:
-    env = make()
-    if made.setdefault(id(env.unwrapped), env) is not env:
-        raise EnvError(
-            "the function gave the same environment object twice, whose copies would step each other: make it inside "
-            "the function, lambda: gym.make(...)."
-        )
-    return env
 
 
 def started(vec_env_cls: Any, makers: Sequence[Callable[[], gym.Env]], options: dict[str, Any]) -> Any:

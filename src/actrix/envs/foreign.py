@@ -8,10 +8,10 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from actrix.envs.guard import EnvError
-
-FINAL = ("final_obs", "final_observation", "terminal_observation")
-"""Where an info says what an episode's last observation was."""
+from actrix.envs.careful import FINAL, is_info, warn_unseeded
+from actrix.envs.guard import EnvError, takes
+from actrix.envs.masks import stands_at, value_of
+from actrix.envs.rows import gathered
 
 
 def is_foreign(env: Any) -> bool:
@@ -35,12 +35,18 @@ class ForeignVectorEnv(VectorEnv):
 
     EnvPool resets an ended row in the next step. Others reset it in the same one and say in `infos` (a list of dicts,
     or a dict of arrays) what the last observation was; EnvError where they do not, as its value could not be told from
-    the next episode's. Of four values an end is a truncation where `infos` say "TimeLimit.truncated".
+    the next episode's, and of an asynchronous EnvPool, which answers for other rows than it was asked. Of four values
+    an end is a truncation where `infos` say "TimeLimit.truncated".
     """
 
     def __init__(self, env: Any):
         self.env = env
         pool = is_pool(env)
+        if pool and getattr(env, "is_async", False) is True:
+            raise EnvError(
+                "an EnvPool with batch_size below num_envs answers for other environments than it was asked: make it "
+                "with batch_size=num_envs."
+            )
         self.num_envs = int(env.config["num_envs"] if pool else env.num_envs)
         self.single_observation_space, self.single_action_space = env.observation_space, env.action_space
         self.observation_space = batch_space(env.observation_space, self.num_envs)
@@ -50,24 +56,30 @@ class ForeignVectorEnv(VectorEnv):
             getattr(getattr(env.spec, "config", None), "max_episode_steps", None) if pool else None
         )
 
-    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Reset all; an object that takes no seeds gets none."""
+        if stands_at(env, "action_masks"):
+            self.action_masks = lambda: value_of(env.action_masks)
+        elif _in_copies(env, "action_masks"):
+            self.action_masks = lambda: np.stack(env.env_method("action_masks"))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
+        """Reset all; `seed` is one number, which such objects spread over their rows. RuntimeWarning where unused."""
         del options
-        if (
-            seed is not None
-            and hasattr(self.env, "seed")
-            and not is_pool(self.env)
-            and callable(self.env.seed)
-        ):
-            self.env.seed(int(np.atleast_1d(seed)[0]))
-        result = self.env.reset()
-        obs, infos = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
-        return obs, _of_rows(infos, self.num_envs)
+        if isinstance(seed, list):
+            raise TypeError("seed must be a number.")
+        given = {"seed": seed} if seed is not None and takes(self.env.reset, "seed") else {}
+        if seed is not None and not given:
+            if is_pool(self.env) or not callable(getattr(self.env, "seed", None)):
+                warn_unseeded()
+            else:
+                self.env.seed(seed)
+        result = self.env.reset(**given)
+        pair = isinstance(result, tuple) and len(result) == 2 and is_info(result[1])
+        return result if pair else (result, getattr(self.env, "reset_infos", None))
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One step of all."""
         obs, reward, *flags, infos = self.env.step(actions)
-        infos = _of_rows(infos, self.num_envs)
+        infos = dict(infos) if isinstance(infos, dict) else gathered(infos or ())
         if len(flags) == 2:
             terminated, truncated = (np.asarray(flag, bool) for flag in flags)
         else:
@@ -89,24 +101,20 @@ class ForeignVectorEnv(VectorEnv):
                 "with Gymnasium's SyncVectorEnv, or give one environment to make_vec_env."
             )
         infos["final_obs"] = found
+        if "action_mask" in infos:  # of the last states; the new ones' are told like those of a reset
+            masks, new = infos["action_mask"], getattr(self.env, "reset_infos", None)
+            infos["final_info"] = {"action_mask": list(masks)}
+            for i in np.flatnonzero(ended):
+                masks[i] = None if new is None else new[i].get("action_mask")
 
     def close(self, **kwargs: Any) -> None:
         """Close the object."""
         self.env.close()
 
 
-def _of_rows(infos: Any, n: int) -> dict[str, Any]:
-    """Infos by key: those of a list of dicts gathered, None where a row has none."""
-    if isinstance(infos, dict):
-        return dict(infos)
-    rows = list(infos) if infos is not None else []
-    rows += [{}] * (n - len(rows))
-    keys = dict.fromkeys(key for row in rows for key in row or {})
-    return {key: _column([(row or {}).get(key) for row in rows]) for key in keys}
-
-
-def _column(values: list[Any]) -> np.ndarray:
-    column = np.empty(len(values), object)
-    for i, value in enumerate(values):
-        column[i] = value
-    return column
+def _in_copies(env: Any, name: str) -> bool:
+    ask = getattr(env, "env_method", None)
+    try:  # not for the method itself: that kills a process whose environment lacks it
+        return ask is not None and any(ask("has_wrapper_attr", name))
+    except AttributeError:
+        return False

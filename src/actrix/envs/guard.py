@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import gymnasium as gym
@@ -44,7 +44,7 @@ class Guard(gym.Wrapper):
         # What the fast path of `step` compares with; other spaces always take `conform`.
         self._shape: Any = space.shape if isinstance(space, spaces.Box) else None
         self._dtype: Any = space.dtype
-        _take_options(env.unwrapped)
+        _take_plain(env.unwrapped)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         self.seed = self.seed if seed is None else seed
@@ -54,7 +54,7 @@ class Guard(gym.Wrapper):
         except Exception as error:
             self._raised("reset", error)
         if not (isinstance(result, tuple) and len(result) == 2):
-            self._complain(f"reset returned {_show(result)}; it must return (obs, info).")
+            self._complain(f"reset returned {shown(result)}; it must return (obs, info).")
         info = result[1] if isinstance(result[1], dict) else self._info(result[1])
         return conform(self.env.observation_space, result[0], self._complain), info
 
@@ -73,21 +73,21 @@ class Guard(gym.Wrapper):
         if not isinstance(reward, float | int):
             reward = self._scalar(reward)
         if terminated.__class__ is not bool and not isinstance(terminated, np.bool_):
-            self._complain(f"terminated is {_show(terminated)}; it must be a bool.")
+            self._complain(f"terminated is {shown(terminated)}; it must be a bool.")
         if truncated.__class__ is not bool and not isinstance(truncated, np.bool_):
-            self._complain(f"truncated is {_show(truncated)}; it must be a bool.")
+            self._complain(f"truncated is {shown(truncated)}; it must be a bool.")
         return obs, reward, terminated, truncated, info if isinstance(info, dict) else self._info(info)
 
     def _info(self, info: Any) -> dict[str, Any]:
         """Nothing, in the forms that people write it."""
         if info is not None and not (isinstance(info, list | tuple | str) and not info):
-            self._complain(f"info is {_show(info)}; it must be a dict.")
+            self._complain(f"info is {shown(info)}; it must be a dict.")
         return {}
 
     def _scalar(self, reward: Any) -> float:
         if isinstance(reward, np.floating | np.integer | np.bool_ | np.ndarray) and np.ndim(reward) == 0:
             return float(reward)
-        self._complain(f"reward is {_show(reward)}; it must be a number.")
+        self._complain(f"reward is {shown(reward)}; it must be a number.")
 
     def _where(self) -> str:
         seed = "" if self.seed is None else f" (seed {self.seed})"
@@ -102,22 +102,48 @@ class Guard(gym.Wrapper):
         raise EnvError(f"{self._where()}: {sentence}") from None
 
 
-def _take_options(env: Any) -> None:
-    """Let an environment whose `reset` knows no `options` be reset by wrappers that pass `options=None`."""
-    try:
-        known = inspect.signature(env.reset).parameters
-    except (TypeError, ValueError):
-        return
-    if "options" in known or any(p.kind is p.VAR_KEYWORD for p in known.values()):
-        return
-    plain = env.reset
+def _take_plain(env: Any) -> None:
+    """Let an environment whose `reset` knows no `options`, or no `seed`, be reset by wrappers that pass them.
 
-    def reset(*, options: dict[str, Any] | None = None, **kwargs: Any) -> Any:
-        if options:
+    Without `seed`, its `np_random` is seeded, and what an old `seed(seed)` method seeds.
+    """
+    plain = env.reset
+    seeded, optional = takes(plain, "seed"), takes(plain, "options")
+    if seeded and optional:
+        return
+
+    def reset(*, seed: int | None = None, options: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        if options and not optional:
             raise TypeError(f"reset of {type(env).__name__} takes no options.")
-        return plain(**kwargs)
+        if seeded:
+            kwargs["seed"] = seed
+        elif seed is not None:
+            gym.Env.reset(env, seed=seed)
+            getattr(env, "seed", lambda _: None)(seed)
+        return plain(**kwargs, options=options) if optional else plain(**kwargs)
 
     env.reset = reset
+
+
+def takes(call: Callable, name: str) -> bool:
+    """Whether a function has a parameter of this name, or takes any."""
+    try:
+        parameters = inspect.signature(call).parameters
+    except (TypeError, ValueError):  # compiled code does not say
+        return True
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def check_apart(envs: Sequence[gym.Env]) -> None:
+    """Raise EnvError where two of these are one object."""
+    first: dict[int, int] = {}
+    for i, env in enumerate(envs):
+        j = first.setdefault(id(env.unwrapped), i)
+        if j != i:
+            raise EnvError(
+                f"environments {j} and {i} are one and the same object, which both would step: make it inside the "
+                "function, lambda: gym.make(...)."
+            )
 
 
 def words(error: BaseException) -> str:
@@ -133,18 +159,18 @@ def conform(space: Any, obs: Any, complain: Any, field: str = "observation") -> 
     """Return `obs` as arrays of the right shape, or call `complain(sentence)` with what is wrong."""
     if isinstance(space, spaces.Dict):
         if not isinstance(obs, Mapping) or set(obs) != set(space.spaces):
-            found = f"has keys {sorted(map(str, obs))}" if isinstance(obs, Mapping) else f"is {_show(obs)}"
+            found = f"has keys {sorted(map(str, obs))}" if isinstance(obs, Mapping) else f"is {shown(obs)}"
             complain(f"{field} {found}; it must be a dict with keys {sorted(space.spaces)}.")
         return {k: conform(part, obs[k], complain, f"{field}[{k!r}]") for k, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
         if not isinstance(obs, tuple | list) or len(obs) != len(space.spaces):
-            complain(f"{field} is {_show(obs)}; it must be a tuple of {len(space.spaces)}.")
+            complain(f"{field} is {shown(obs)}; it must be a tuple of {len(space.spaces)}.")
         parts = enumerate(zip(space.spaces, obs, strict=True))
         return tuple(conform(part, o, complain, f"{field}[{i}]") for i, (part, o) in parts)
     try:
         array = np.asarray(obs)
     except (TypeError, ValueError):
-        complain(f"{field} is {_show(obs)}, which is no array; it must have shape {space.shape}.")
+        complain(f"{field} is {shown(obs)}, which is no array; it must have shape {space.shape}.")
     if array.shape != space.shape:
         complain(f"{field} has shape {array.shape}; its space says {space.shape}.")
     if not np.can_cast(array.dtype, space.dtype, "same_kind"):
@@ -209,11 +235,12 @@ def _not_a_step(result: Any) -> str:
     right = "it must return (obs, reward, terminated, truncated, info)"
     if isinstance(result, tuple) and len(result) == 4:
         return f"step returned 4 values, the API of the old gym; {right}."
-    return f"step returned {_show(result)}; {right}."
+    return f"step returned {shown(result)}; {right}."
 
 
-def _show(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value in a message, on one line."""
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape} and dtype {value.dtype}"
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.vector.utils import batch_space
 
 from actrix.core.plain import same
 from actrix.core.spaces import (
@@ -22,9 +21,10 @@ from actrix.core.spaces import (
 )
 from actrix.core.types import Spec
 from actrix.envs.base import Step
+from actrix.envs.careful import Careful, autoreset_mode
 from actrix.envs.goals import host_goals
-from actrix.envs.guard import EnvError, Guard, conform
-from actrix.envs.masks import all_legal_if_none, find_masks, vector_masks, with_rows
+from actrix.envs.guard import EnvError, Guard, check_apart
+from actrix.envs.masks import all_legal_if_none, find_masks, mask_reader, with_rows
 from actrix.envs.rows import listed
 from actrix.envs.state import whole
 
@@ -60,7 +60,7 @@ class GymnasiumEnvs:
         check_action_space(envs.single_action_space)
         self.envs: Any = envs
         self.num_envs, self.steps, self.env_id = envs.num_envs, 0, _env_id(envs)
-        self.mode = _mode(envs)
+        self.mode = autoreset_mode(envs)
         self._masks_from = masks or find_masks(envs)
         mask_size = None if self._masks_from == "none" else mask_length(envs.single_action_space)
         limit = max_episode_steps or _time_limit(envs)
@@ -69,10 +69,13 @@ class GymnasiumEnvs:
             envs.single_observation_space, envs.single_action_space, limit, mask_size, goals=goals
         )
         self._to_env = action_map(envs.single_action_space)
-        self._batch: Any = batch_space(envs.single_observation_space, self.num_envs)
+        if isinstance(envs.unwrapped, SyncVectorEnv):
+            check_apart(envs.unwrapped.envs)
         self._guards = isinstance(envs, SyncVectorEnv) and all(isinstance(env, Guard) for env in envs.envs)
+        self._speaks: Any = envs if self._guards else Careful(envs, self.mode)
+        self._reader: Any = mask_reader(envs) if self._masks_from == "method" else None
         self._seeds, self._failed = seeds, False
-        self._ended, self._shape = np.zeros(self.num_envs, bool), (self.num_envs,)
+        self._ended = np.zeros(self.num_envs, bool)
         self._infos: dict[str, Any] = {}
 
     def infos(self) -> list[dict[str, Any]]:
@@ -87,10 +90,7 @@ class GymnasiumEnvs:
         seeds, self._seeds = (self._seeds if seeds is None else seeds), None
         if seeds is not None:
             seeds = [int(seed) for seed in seeds]
-        result = self._guarded(self.envs.reset, seed=seeds)
-        if not (isinstance(result, tuple) and len(result) == 2):
-            self._complain("reset did not return (observations, infos).")
-        obs, infos = self._fitting(result[0]), result[1] or {}
+        obs, infos = self._guarded(self._speaks.reset, seed=seeds)
         self._ended = np.zeros(self.num_envs, bool)
         mask = self._masks(infos, range(self.num_envs))
         self._check_legal(mask)
@@ -99,12 +99,9 @@ class GymnasiumEnvs:
     def step(self, action: np.ndarray) -> Step:
         """Apply actions [N, ...] in policy coordinates."""
         self.steps += 1
-        result = self._guarded(self.envs.step, self._to_env(action))
-        if not self._guards:
-            result = self._five(result)
-        obs, reward, terminated, truncated, infos = result
+        obs, reward, terminated, truncated, infos = self._guarded(self._speaks.step, self._to_env(action))
         self._infos = infos
-        obs, reward, valid = own(self._fitting(obs)), reward.astype(np.float32), None
+        obs, reward, valid = own(obs), reward.astype(np.float32), None
         mask = self._masks(infos, range(self.num_envs))
         if np.count_nonzero(self._ended):  # NEXT_STEP only; count_nonzero is ten times cheaper than any
             valid = ~self._ended
@@ -114,15 +111,13 @@ class GymnasiumEnvs:
         ended = terminated | truncated
         next_obs, next_mask = obs, mask
         if self.mode is AutoresetMode.NEXT_STEP:
-            if "final_obs" in infos and np.count_nonzero(ended):
-                self._complain(CONTRADICTED)
             self._ended = ended
         elif np.count_nonzero(ended):
             rows = np.flatnonzero(ended)
             if self.mode is AutoresetMode.SAME_STEP:
                 next_obs, next_mask = _final_obs(obs, infos, rows), self._final_mask(mask, infos, rows)
             else:
-                obs, infos = self._guarded(self.envs.reset, options={"reset_mask": ended})
+                obs, infos = self._guarded(self._speaks.reset, options={"reset_mask": ended})
                 obs, mask = own(obs), with_rows(mask, rows, self._masks(infos, rows))
         if mask is not None and next_mask is not None:
             next_mask = all_legal_if_none(next_mask, ended)
@@ -170,46 +165,18 @@ class GymnasiumEnvs:
             what = _dead_workers(self.envs, error) or f"{type(error).__name__}: {error}"
             raise EnvError(f"the vector environment failed at step {self.steps}: {what}") from error
 
-    def _fitting(self, obs: Any) -> Any:
-        """The observations, if they fit their space: those of a user's own vector environment may not."""
-        return obs if self._guards else conform(self._batch, obs, self._complain)
-
-    def _complain(self, sentence: str) -> NoReturn:
-        raise EnvError(f"the vector environment at step {self.steps}: {sentence}")
-
-    def _five(self, result: Any) -> tuple:
-        """What a step of a user's own vector environment returned, as arrays `[N]`; lists and tuples may be."""
-        if not isinstance(result, tuple) or len(result) != 5:
-            found = f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"
-            self._complain(
-                f"step returned {found}; it must return (observations, rewards, terminated, truncated, infos)."
-            )
-        obs, *arrays, infos = result
-        names = ("reward", "terminated", "truncated")
-        arrays = [self._row_of(name, x) for name, x in zip(names, arrays, strict=True)]
-        return obs, *arrays, {} if infos is None or len(infos) == 0 else infos
-
-    def _row_of(self, name: str, value: Any) -> np.ndarray:
-        x = np.asarray(value)
-        if x.shape != self._shape:
-            self._complain(
-                f"{name} has shape {x.shape}; it must be {self._shape}, a number for each environment."
-            )
-        if name == "reward" and x.dtype.kind not in "fiub":
-            self._complain(f"reward holds {x.dtype}; it must hold numbers.")
-        if name != "reward" and x.dtype != bool:
-            self._complain(f"{name} holds {x.dtype}; it must hold bools.")
-        return x
-
     def _masks(self, infos: dict[str, Any], rows: Any) -> np.ndarray | None:
         """Masks [len(rows), n] of these rows, from the method or from infos."""
         size = self.spec.mask_size
         if size is None:
+            if "action_mask" in infos and not isinstance(self.spec.action_space, spaces.Box):
+                raise EnvError(
+                    f"infos has an 'action_mask' at step {self.steps}, and had none at the first reset: give it there "
+                    "too."
+                )
             return None
         if self._masks_from == "method":
-            found = self._guarded(self.envs.unwrapped.call, "action_masks")
-        elif self._masks_from == "vector":
-            found = self._guarded(vector_masks, self.envs)
+            found = self._guarded(self._reader)
         else:
             found = infos.get("action_mask", [None] * self.num_envs)
         masks = np.empty((len(rows), size), bool)
@@ -280,25 +247,6 @@ def action_map(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:
     _, centre, half = _box_map(space)
     low, high = space.low, space.high
     return lambda action: (action * half + centre).clip(low, high).astype(space.dtype, copy=False)
-
-
-CONTRADICTED = (
-    "infos have 'final_obs' where an episode ended, so it resets in the same step, but its metadata declare no "
-    "autoreset_mode (and NEXT_STEP is Gymnasium's default): set "
-    "metadata = {'autoreset_mode': gymnasium.vector.AutoresetMode.SAME_STEP}."
-)
-
-
-def _mode(envs: VectorEnv) -> AutoresetMode:
-    """The declared mode, in any spelling of its name; EnvError for one that is none."""
-    declared = (envs.metadata or {}).get("autoreset_mode", AutoresetMode.NEXT_STEP)
-    spelled = str(getattr(declared, "value", declared)).replace("_", "").lower()
-    for mode in AutoresetMode:
-        if mode.value.lower() == spelled:
-            return mode
-    raise EnvError(
-        f"metadata['autoreset_mode'] is {declared!r}: choose one of {[m.name for m in AutoresetMode]}."
-    )
 
 
 def _time_limit(envs: VectorEnv) -> int | None:

@@ -10,6 +10,9 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
+from actrix.envs.agents.envs import AgentEnvs
+from actrix.envs.agents.game import is_game
+from actrix.envs.agents.make import PREFIX, make_agents, maker
 from actrix.envs.atari import atari_backend, is_atari, make_atari_env
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.build import UnknownEnvError, construct, nearest, single_env, vectorise
@@ -21,7 +24,7 @@ from actrix.envs.jax_envs import JAX_TWINS, HostJax, gymnax_ids, has_jax_env, ja
 from actrix.envs.workers.parent import STEP_TIMEOUT, ProcessEnvs
 from actrix.envs.workers.process import WorkerTraceback, check_options
 
-BACKENDS = ("auto", "gymnasium", "envpool", "jax")
+BACKENDS = ("auto", "gymnasium", "envpool", "jax", "pettingzoo")
 
 
 def make_vec_env(
@@ -32,7 +35,8 @@ def make_vec_env(
 ) -> HostEnv:  # fmt: skip
     """`n_envs` environments stepped together; Stable-Baselines3's parameter names.
 
-    `env_id` is an id, a class or function that returns a `gym.Env`, or a JAX environment (a `FiniteMDP`). Backend
+    `env_id` is an id, a class or function that returns a `gym.Env`, a class of a PettingZoo environment or
+    `pettingzoo:ID` (then a row for each agent, see `AgentEnvs`), or a JAX environment (a `FiniteMDP`). Backend
     'auto' takes EnvPool where it has the id, `n_envs` > 1 and nothing else is asked for, else Gymnasium (for one
     environment EnvPool's threads cost more than they gain). `vec_env_cls` is `SyncVectorEnv`
     (None: one of ours, which does the same more quickly) or `AsyncVectorEnv`. `seed` serves the first reset:
@@ -52,10 +56,26 @@ def make_vec_env(
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
     count = worker_count(n_envs, workers, step_timeout, max_restarts)
+    if (game := _maker(env_id, count)) is not None:
+        if count or vec_env_cls or backend not in ("auto", "gymnasium", "pettingzoo"):
+            raise ValueError(
+                f"{env_id} has several agents: it takes no workers, vec_env_cls or other backend."
+            )
+        wrapper = functools.partial(wrapper_class, **(wrapper_kwargs or {})) if wrapper_class else None
+        return make_agents(env_id, game, int(n_envs), env_seeds(seed, n_envs), env_kwargs, wrapper)
+    if backend == "pettingzoo":
+        raise ValueError(f"backend='pettingzoo' takes environments of several agents, not {env_id!r}.")
     asked = _Asked(
         env_id, n_envs, seed, wrapper_class, env_kwargs, wrapper_kwargs, vec_env_cls, backend, count
     )
     return _made(asked, step_timeout=step_timeout, max_restarts=max_restarts)
+
+
+def _maker(env_id: Any, processes: int = 0) -> Callable[..., Any] | None:
+    """What makes a game of several agents by this id or class; a module that workers will import is not, here."""
+    if processes and not str(env_id).startswith(PREFIX):
+        return None
+    return maker(env_id)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +188,7 @@ def choose_backend(
     n_envs: int = 2,
     workers: bool | int = False,
 ) -> str:
-    """'jax', 'envpool' or 'gymnasium' for an id.
+    """'jax', 'envpool', 'gymnasium' or, for games of several agents, 'pettingzoo' for an id.
 
     'auto' takes JAX where it matches Gymnasium's dynamics or Gymnasium has no such environment, else EnvPool
     where it has the id and there are several environments (one alone is faster without its threads), else
@@ -181,6 +201,8 @@ def choose_backend(
         return atari_backend(backend, env_id, n_envs, env_kwargs=env_kwargs)
     if backend != "auto":
         return backend
+    if maker(env_id) is not None:
+        return "pettingzoo"
     if has_jax_env(env_id) and (env_id not in JAX_TWINS or not env_kwargs):
         return "jax"
     if n_envs > 1 and not env_kwargs and has_envpool(env_id):
@@ -206,19 +228,22 @@ def as_host_env(env: Any, n_envs: int = 1, seed: int | None = None) -> HostEnv:
     """Any environment as a `HostEnv`.
 
     Takes a HostEnv (returned as it is), a gym.Env (becomes a batch of one), a gym.vector.VectorEnv in any
-    autoreset mode, a JaxEnv (`n_envs` copies), an id or a class (see `make_vec_env`).
+    autoreset mode, a PettingZoo environment (`AgentEnvs` of it), a JaxEnv (`n_envs` copies), an id or a class
+    (see `make_vec_env`).
     """
     env = getattr(env, "host", env)  # a VecEnv's
     if not isinstance(env, HostEnv | str | type) and is_foreign(env):
         env = ForeignVectorEnv(env)
     if isinstance(env, VectorEnv):
         return GymnasiumEnvs(env, seeds=None if seed is None else env_seeds(seed, env.num_envs))
-    if isinstance(env, gym.Env):
+    game = not isinstance(env, str | type) and is_game(env)
+    if isinstance(env, gym.Env) or game:
         if n_envs != 1:
             raise ValueError(
                 f"one environment object cannot be {n_envs}: pass its id or class to make_vec_env."
             )
-        return vectorise(lambda: env, 1, None if seed is None else env_seeds(seed, 1))
+        seeds = None if seed is None else env_seeds(seed, 1)
+        return AgentEnvs([env], seeds) if game else vectorise(lambda: env, 1, seeds)
     if isinstance(env, str | type) or (callable(env) and not isinstance(env, HostEnv | JaxEnv)):
         return make_vec_env(env, n_envs, seed)
     if isinstance(env, HostEnv):

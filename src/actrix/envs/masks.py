@@ -2,52 +2,85 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, VectorEnv, VectorWrapper
 
 
 def find_masks(envs: VectorEnv) -> str:
-    """Where masks come from: 'method' (of the environments), 'vector' (of the vector environment, for all of them at
-    once), 'info' or 'none'. Resets the first environment (all where it cannot).
-
-    Of AsyncVectorEnv one more environment is made to look at: asking a worker for a method it lacks kills it.
-    """
+    """Where masks come from: 'method' (or an attribute), 'info' or 'none'. May reset the environments."""
     if isinstance(envs.single_action_space, spaces.Box):
         return "none"
-    base: Any = envs.unwrapped
-    if isinstance(base, SyncVectorEnv):
-        return find_masks_of(base.envs[0])
-    if isinstance(base, AsyncVectorEnv):
-        one = base.env_fns[0]()
-        try:
-            return find_masks_of(one)
-        finally:
-            one.close()
-    if any(hasattr(env, "action_masks") for env in (envs, base)):
-        return "vector"
-    result = envs.reset()
-    infos = result[1] if isinstance(result, tuple) and len(result) == 2 else {}
-    return "info" if isinstance(infos, dict) and "action_mask" in infos else "none"
+    if mask_reader(envs) is not None:
+        return "method"
+    return "info" if has_mask(envs.reset()) else "none"
 
 
-def vector_masks(envs: VectorEnv) -> Any:
-    """The masks `[N, n]` that a vector environment has for all its environments, as attribute or method."""
-    holder = envs if hasattr(envs, "action_masks") else envs.unwrapped
-    found: Any = holder.action_masks  # type: ignore[attr-defined]
-    return found() if callable(found) else found
+def mask_reader(envs: VectorEnv) -> Callable[[], Any] | None:
+    """How the masks of all environments are asked for now: `action_masks`, a method or an attribute.
+
+    It may stand at a wrapper, at the vector environment, at its environments, or at those in processes. None without.
+    """
+    level: Any = envs
+    while True:
+        if stands_at(level, "action_masks"):
+            return lambda: value_of(level.action_masks)
+        if not isinstance(level, VectorWrapper):
+            break
+        level = level.env
+    if isinstance(level, AsyncVectorEnv):
+        # Not for the mask itself: asking a process for what its environment lacks kills it.
+        ask = lambda: any(level.call("has_wrapper_attr", "action_masks"))
+        # A property may need an episode before it is one.
+        found = ask() or (level.reset() is not None and ask())
+        return (lambda: level.call("action_masks")) if found else None
+    inner = getattr(level, "envs", None)
+    if not isinstance(inner, list | tuple) or not all(isinstance(env, gym.Env) for env in inner):
+        return None
+    return (lambda: [masks_now(env) for env in inner]) if any(map(_has_masks, inner)) else None
 
 
 def find_masks_of(env: gym.Env) -> str:
-    """The same for one environment, which is reset."""
+    """The same for one environment, which is reset where it has no `action_masks`."""
     if isinstance(env.action_space, spaces.Box):
         return "none"
-    if env.has_wrapper_attr("action_masks"):
+    if _has_masks(env):
         return "method"
-    return "info" if "action_mask" in env.reset()[1] else "none"
+    return "info" if has_mask(env.reset()) else "none"
+
+
+def _has_masks(env: gym.Env) -> bool:
+    level: Any = env
+    while isinstance(level, gym.Wrapper) and not stands_at(level, "action_masks"):
+        level = level.env
+    return stands_at(level, "action_masks") or env.has_wrapper_attr("action_masks")
+
+
+def stands_at(level: Any, name: str) -> bool:
+    """Whether it has this attribute; a property is not asked, since it may raise before the first reset."""
+    return inspect.getattr_static(level, name, None) is not None
+
+
+def masks_now(env: gym.Env) -> Any:
+    """The mask that one environment's `action_masks` gives."""
+    return value_of(env.get_wrapper_attr("action_masks"))
+
+
+def value_of(masks: Any) -> Any:
+    """What a method returns, or an attribute is."""
+    return masks() if callable(masks) else masks
+
+
+def has_mask(reset: Any) -> bool:
+    """Whether what `reset` returned has a mask in its info, or infos."""
+    infos = reset[1] if isinstance(reset, tuple) and len(reset) == 2 else None
+    rows = infos if isinstance(infos, list | tuple) else [infos]
+    return any(isinstance(row, dict) and "action_mask" in row for row in rows)
 
 
 class MaskKeeper(gym.Wrapper):
@@ -81,8 +114,7 @@ class MaskKeeper(gym.Wrapper):
     def _note(self, info: dict[str, Any]) -> None:
         if self._source == "none":
             return
-        found = info["action_mask"] if self._source == "info" else self.get_wrapper_attr("action_masks")
-        found = found() if callable(found) else found
+        found = masks_now(self) if self._source == "method" else info["action_mask"]
         self.mask = np.asarray(found, bool).reshape(-1)
 
 

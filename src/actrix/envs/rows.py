@@ -59,11 +59,24 @@ def listed(infos: dict[str, Any], n: int) -> list[dict[str, Any]]:
             for row, part in zip(out, listed(values, n), strict=True):
                 if part:
                     row[key] = part
-        elif not (key.startswith("_") and key[1:] in infos) and np.ndim(values) and len(values) == n:
+        elif not (key.startswith("_") and key[1:] in infos) and _is_column(values, n):
             told = infos.get(f"_{key}", [True] * n)
             for row, value, here in zip(out, values, told, strict=True):
                 if here and value is not None:
                     row[key] = value
+    return out
+
+
+def _is_column(values: Any, n: int) -> bool:
+    return (isinstance(values, list | tuple) or np.ndim(values) > 0) and len(values) == n
+
+
+def gathered(rows: Sequence[Any]) -> dict[str, Any]:
+    """Infos of each environment (a dict or None) by key, None where one has none of it; the inverse of `listed`."""
+    out: dict[str, Any] = {}
+    for i, row in enumerate(rows):
+        for key, value in (row or {}).items():
+            out.setdefault(key, np.full(len(rows), None, object))[i] = value
     return out
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from actrix.files.container import ModelFileError
 
 KEPT = (bool, int, str, type(None))
 
@@ -26,20 +29,39 @@ def plain(value: Any) -> tuple[Any, bool]:
         return {key: part for key, (part, _) in pairs.items()}, all(
             type(key) is str and same for key, (_, same) in pairs.items()
         )
-    return repr(value), False
+    return told(value), False
 
 
-def writable(env_kwargs: Mapping[str, Any] | None, warn: bool = True) -> dict[str, Any] | None:
+def told(value: Any) -> str:
+    """`repr`, without an address, which is another in each process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def left_out(env_kwargs: Mapping[str, Any] | None) -> list[str]:
+    """The names of the arguments that a file cannot hold."""
+    return sorted(name for name, value in (env_kwargs or {}).items() if not plain(value)[1])
+
+
+def check_complete(model: Any, env_id: str | None) -> None:
+    """Raise ModelFileError where the model's environment would be made without what its file could not hold."""
+    if model.left_out and env_id == model.env_id:
+        given = ", ".join(f"{name!r}: …" for name in model.left_out)
+        raise ModelFileError(
+            f"{env_id} was made with env_kwargs {', '.join(model.left_out)}, which could not be written and are not in "
+            f"the model's file: give them again, load(path, env_kwargs={{{given}}}), or name an environment that "
+            "has them (on the command line --env module:function)."
+        )
+
+
+def writable(env_kwargs: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The arguments that a file can hold; a UserWarning names the others, which are left out."""
     if env_kwargs is None:
         return None
-    found = {name: plain(value) for name, value in env_kwargs.items()}
-    lost = sorted(name for name, (_, same) in found.items() if not same)
-    if lost and warn:
+    if lost := left_out(env_kwargs):
         warnings.warn(
             f"env_kwargs {', '.join(lost)} cannot be written and are left out of the file "
             f"({', '.join(type(env_kwargs[name]).__name__ for name in lost)}): give them again where it is loaded.",
             UserWarning,
             stacklevel=4,
         )
-    return {name: value for name, (value, same) in found.items() if same}
+    return {name: plain(value)[0] for name, value in env_kwargs.items() if name not in lost}

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +53,18 @@ def save(path: str | os.PathLike, meta: dict[str, Any], tree: PyTree) -> Path:
 def write_model(
     path: str | os.PathLike, name: str, settings: dict[str, Any], acting: PyTree, spec: Spec, *,
     env_id: str | None, env_kwargs: dict[str, Any] | None, seed: int, num_timesteps: int, n_envs: int,
-    reference: bool = False,
+    reference: bool = False, left_out: Sequence[str] = (),
 ) -> Path:  # fmt: skip
-    """One model file for these acting parameters and the algorithm's `settings_of`: a model's, and a run's."""
+    """One model file for these acting parameters and the algorithm's `settings_of`: a model's, and a run's.
+
+    `left_out` names the environment's arguments that are not among `env_kwargs`, as JSON cannot hold them.
+    """
     meta = {
         "kind": "model", "algorithm": name, "settings": settings,
         "spec": spec_to_json(spec), "env_id": env_id, "env_kwargs": env_kwargs, "seed": seed,
         "num_timesteps": num_timesteps, "n_envs": n_envs, "reference": reference, "versions": versions(),
     }  # fmt: skip
-    return save(path, meta, acting)
+    return save(path, meta | ({LEFT_OUT: list(left_out)} if left_out else {}), acting)
 
 
 _FIELDS: dict[str, tuple[type, ...]] = {
@@ -69,6 +72,8 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "env_id": (str, type(None)), "env_kwargs": (dict, type(None)), "seed": (int,), "num_timesteps": (int,),
     "n_envs": (int,), "reference": (bool,), "versions": (dict,),
 }  # fmt: skip
+LEFT_OUT = "env_kwargs_left_out"
+"""The one field that a file need not have."""
 _LEAST = {"seed": 0, "num_timesteps": 0, "n_envs": 1}
 # A model's other arguments, which a file must not reach: an environment, a data set, a folder to write to.
 _NO_SETTINGS = ("policy", "env", "dataset", "reference", "tensorboard_log", "device", "seed", "backend", "n_envs",
@@ -86,7 +91,10 @@ def check_model(header: Header) -> dict[str, Any]:
     if meta.get("kind") != "model":
         raise ModelFileError(f"{path} holds a {meta.get('kind')!r}, not a model.")
     wrong = [f"missing {name}" for name in _FIELDS if name not in meta]
-    wrong += [f"unknown {name}" for name in meta if name not in _FIELDS]
+    wrong += [f"unknown {name}" for name in meta if name not in (*_FIELDS, LEFT_OUT)]
+    names = meta.get(LEFT_OUT, [])
+    if not isinstance(names, list) or len(names) > MAX_LIST or not all(isinstance(n, str) for n in names):
+        wrong.append(f"{LEFT_OUT} is {str(names)[:80]!r}")
     for name, kinds in _FIELDS.items():
         value: Any = meta.get(name)
         if name in meta and (type(value) not in kinds or (name in _LEAST and value < _LEAST[name])):

@@ -25,6 +25,7 @@ from actrix.nets.memory import zero_where
 
 EVAL_ENVS = 10
 ENDLESS = 20_000
+CUT = "an episode of an environment without a time limit was cut after {} steps."
 EVALUATION = 2**31 - 1
 """The number, no call's, that leads from a key to those of evaluations."""
 
@@ -113,20 +114,20 @@ def evaluate(
     obs, mask = env.reset(None if seed is None else env_seeds(seed, n))
     memory, first = policy.initial_memory(n), np.ones(n, bool)
     total, length, count = np.zeros(n), np.zeros(n, int), np.zeros(n, int)
-    limit = ENDLESS if env.spec.max_episode_steps is None else None
+    limit, absent = ENDLESS if env.spec.max_episode_steps is None else None, np.zeros(n, int)
+    patience = limit or 10 * (env.spec.max_episode_steps or 0)  # steps in which an agent does not come
     returns, lengths = [], []
     while (count < share).any():
         action, memory = policy(obs, memory, first, mask, deterministic)
         before, step = obs, env.step(action)
         valid = np.ones(n, bool) if step.valid is None else step.valid
+        absent = np.where(valid, 0, absent + 1)
+        count = np.where(absent >= patience, share, count)  # an agent that does not come plays no episode
         total, length = total + np.where(valid, step.reward, 0.0), length + valid
         done = (step.terminated | step.truncated) & valid
         endless = np.zeros(n, bool) if limit is None else (length >= limit) & ~done & (count < share)
         if endless.any():
-            warnings.warn(
-                f"an episode of an environment without a time limit was cut after {limit} steps.",
-                stacklevel=2,
-            )
+            warnings.warn(CUT.format(limit), stacklevel=2)
             returns += total[endless].tolist()
             lengths += length[endless].tolist()
             count = np.where(endless, share, count)  # it would go on for ever: no further episodes there

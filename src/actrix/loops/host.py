@@ -75,8 +75,9 @@ class HostRunner:
         learner = algorithm.init(init_key, env.spec, self.num_envs, reference)
         self.learner = jax.tree.map(jnp.array, learner)  # donated leaves must not share a buffer
         self.iteration = 0
-        self.on_step: Callable[[Step, np.ndarray], bool] | None = None
-        """Called after every environment step with its action; returning False ends the chunk's training early."""
+        self.on_step: Callable[[Step, np.ndarray, Any], bool] | None = None
+        """Called after every environment step with its action and what it was chosen for; returning False ends the
+        chunk's training early."""
         self.on_rollout: Callable[[str], None] | None = None
         """Called with "start" before a chunk is collected and with "end" before it is learned from."""
         self.stopped = False
@@ -291,7 +292,7 @@ class HostRunner:
             done = step.terminated | step.truncated
             self._obs, self._mask = step.obs, step.mask
             self._first = done if step.valid is None else done | ~step.valid
-            if self.on_step is not None and not self.on_step(step._replace(valid=valid), action):
+            if self.on_step is not None and not self.on_step(step._replace(valid=valid), action, seen[-1][0]):
                 self.stopped = True
                 break
             if whole:

@@ -230,7 +230,7 @@ class SteppingRunner(HostRunner):
             self._obs, self._mask = step.obs, step.mask
             if self.on_step is not None:
                 valid = np.ones(self.num_envs, bool) if step.valid is None else step.valid
-                if not self.on_step(step._replace(valid=valid), action):
+                if not self.on_step(step._replace(valid=valid), action, row.obs):
                     self.stopped = True
                     break
         chunk = _join(rows)

@@ -13,13 +13,16 @@ import jax.numpy as jnp
 from gymnasium import spaces
 from jaxtyping import Array
 
-from actrix.core.distributions import ActionHead, Distribution, action_head
+from actrix.core.distributions import ActionHead, DiagGaussian, Distribution, SquashedGaussian, action_head
+from actrix.core.fields import finite, switch, whole
 from actrix.core.types import Key, PyTree, Spec, record
+from actrix.nets.exploration import Explores, StateNoise
 from actrix.nets.memory import apply
 from actrix.nets.torso import MLP, SQRT2, Encoder, Linear, resolve_activation, space_leaves
 from actrix.nets.view import JointView
 
 ENCODING = ("features_extractor_class", "features_extractor_kwargs", "cnn")
+SDE = ("use_sde", "sde_sample_freq", "full_std", "use_expln")
 HIDDEN = ("pi", "vf", "activation_fn", "ortho_init", "layer_norm")
 
 
@@ -35,13 +38,16 @@ class Output:
     dist: Distribution
     value: Array
     """V(s) as a scalar, or Q(s, ·) as a vector for a Q critic."""
+    features: Array | None = None
+    """φ(s), the policy's last hidden layer, where its exploration depends on it."""
 
 
-class ActorCriticNet(eqx.Module):
+class ActorCriticNet(Explores, eqx.Module):
     """Encoder → optional recurrent cell → separate policy and value MLPs → heads.
 
     The hidden layers have gain √2, the policy head 0.01, the value head 1; `log_std` does not depend on the
-    state. One encoder (and cell) serves both branches unless `share_features_extractor=False`.
+    state, but the deviation does where exploration does (`sde`). One encoder (and cell) serves both branches
+    unless `share_features_extractor=False`.
     """
 
     encoder: Any
@@ -54,6 +60,8 @@ class ActorCriticNet(eqx.Module):
     log_std: Array | None
     head: ActionHead = eqx.field(static=True)
     q_values: bool = eqx.field(static=True)
+    sde: StateNoise | None = eqx.field(static=True)
+    squash: bool = eqx.field(static=True)
 
     view: ClassVar[type] = JointView
 
@@ -64,7 +72,7 @@ class ActorCriticNet(eqx.Module):
         ortho_init: bool = True, log_std_init: float = 0.0, share_features_extractor: bool = True,
         features_extractor_class: Callable | None = None, features_extractor_kwargs: Mapping[str, Any] | None = None,
         cnn: bool = False, cell: str | None = None, hidden_size: int = 64, layer_norm: bool = False,
-        q_values: bool = False,
+        q_values: bool = False, sde: StateNoise | None = None, squash: bool = False,
     ):  # fmt: skip
         keys = jax.random.split(key, 8)
         activation = resolve_activation(activation_fn)
@@ -89,8 +97,9 @@ class ActorCriticNet(eqx.Module):
         self.pi_head = Linear([size, *arch["pi"]][-1], head.size, 0.01 if ortho_init else 1.0, keys[4])
         self.vf_head = Linear([size, *arch["vf"]][-1], head.size if q_values else 1, 1.0, keys[5])
         self.log_std = jnp.zeros(head.size) + log_std_init if head.continuous else None
-        self.head = head
-        self.q_values = q_values
+        if sde is not None:
+            self.log_std = sde.parameters([size, *arch["pi"]][-1], head.size, log_std_init)
+        self.head, self.q_values, self.sde, self.squash = head, q_values, sde, squash
 
     @property
     def recurrent(self) -> bool:
@@ -101,6 +110,15 @@ class ActorCriticNet(eqx.Module):
         """(π(·|s), memory) for a batch."""
         out, carry = apply(self, obs, carry, mask)
         return out.dist, carry
+
+    def draw(self, key: Key, shape: tuple[int, int]) -> PyTree:
+        return super().draw(key, shape) if self.sde is None else self.sde.draw(key, shape)
+
+    def explore(self, obs: PyTree, carry: PyTree, mask: Array | None, noise: PyTree) -> tuple:
+        out, carry = apply(self, obs, carry, mask)
+        if self.sde is not None and self.log_std is not None:
+            noise = self.sde.normal(noise, out.features, self.log_std, out.dist.log_std)
+        return out.dist, noise, carry
 
     def policy_part(self) -> ActorCriticNet:
         """The network without the critic's own layers: what a step of the policy alone moves."""
@@ -132,9 +150,17 @@ class ActorCriticNet(eqx.Module):
         if self.cell is not None:
             carry = self.cell(features, carry)
             features = vf_features = carry[0] if isinstance(carry, tuple) else carry
-        dist = self.head(self.pi_head(self.pi(features)), self.log_std, mask)
+        features = self.pi(features)
         value = self.vf_head(self.vf(vf_features))
-        return Output(dist, value if self.q_values else value[0]), carry
+        kept = None if self.sde is None else features
+        return Output(self._dist(features, mask), value if self.q_values else value[0], kept), carry
+
+    def _dist(self, features: Array, mask: Array | None) -> Distribution:
+        out = self.pi_head(features)
+        if self.sde is None or self.log_std is None:
+            return self.head(out, self.log_std, mask)
+        kind = SquashedGaussian if self.squash else DiagGaussian
+        return kind(out, self.sde.log_std(features, self.log_std, self.head.size))
 
 
 def joint_settings(config: NetworkConfig, spec: Spec) -> tuple[str, ...]:
@@ -143,14 +169,15 @@ def joint_settings(config: NetworkConfig, spec: Spec) -> tuple[str, ...]:
     if config.module is not None:
         return ("module", *gaussian)
     cell = ("cell", "hidden_size") if config.cell is not None else ("share_features_extractor",)
-    return (*ENCODING, *HIDDEN, *gaussian, *cell)
+    sde = (*SDE, "squash_output") if gaussian else ()
+    return (*ENCODING, *HIDDEN, *gaussian, *cell, *sde)
 
 
 def _own_layers(net: Any) -> tuple:
     return net.vf, net.vf_head, net.vf_encoder
 
 
-class CustomNet(eqx.Module):
+class CustomNet(Explores, eqx.Module):
     """Adapter around a user's equinox module `obs -> (logits or mean, value)`; feed-forward only.
 
     Its leaves that are not arrays (activation functions) are held apart as static data.
@@ -192,7 +219,20 @@ class NetworkConfig:
     """Hidden layers of the two branches; None = 64, 64 (nothing after a CNN)."""
     activation_fn: str | Callable = "tanh"
     ortho_init: bool = True
-    log_std_init: float = 0.0
+    log_std_init: float | None = None
+    """None = 0; of a soft actor's state-dependent exploration −3."""
+    use_sde: bool = False
+    """Explore by a linear function of the last hidden layer that stays for many steps (`nets.exploration`)."""
+    sde_sample_freq: int = -1
+    """Steps after which that function is drawn anew; −1 = at the start of a chunk only."""
+    full_std: bool = True
+    """A deviation for each feature and action; else one for each feature."""
+    use_expln: bool = False
+    """Deviations that grow slowly above 1, in place of exp."""
+    squash_output: bool = False
+    """Squash the actions of state-dependent exploration by tanh; a soft actor does so in any case."""
+    clip_mean: float = 2.0
+    """Bound of a soft actor's mean before tanh under state-dependent exploration; 0 = none."""
     share_features_extractor: bool = True
     features_extractor_class: Callable | None = None
     features_extractor_kwargs: tuple[tuple[str, Any], ...] = ()
@@ -208,6 +248,27 @@ class NetworkConfig:
     module: Callable | None = None
     """The user's `(spec, key) -> equinox module`, called as `module(obs) -> (logits or mean, value)`."""
 
+    def __post_init__(self) -> None:
+        switch(self, "use_sde", "full_std", "use_expln", "squash_output")
+        finite(self, "clip_mean", least=0)
+        if self.log_std_init is not None:
+            finite(self, "log_std_init")
+        if self.sde_sample_freq != -1:
+            whole(self, "sde_sample_freq")
+        given = [
+            n for n in (*SDE[1:], "squash_output", "clip_mean") if getattr(self, n) != getattr(type(self), n)
+        ]
+        if given and not self.use_sde:
+            raise ValueError(
+                f"{given[0]}={getattr(self, given[0])!r} is of state-dependent exploration: set use_sde=True."
+            )
+
+    def noise(self, *, learn_features: bool) -> StateNoise | None:
+        """State-dependent exploration, where there is any."""
+        if not self.use_sde:
+            return None
+        return StateNoise(self.sde_sample_freq, self.full_std, self.use_expln, learn_features)
+
     def refuse_unused(self, *used: str) -> None:
         """Raise ValueError for a setting that differs from its default and is none of those `used`."""
         wrong = [
@@ -215,6 +276,11 @@ class NetworkConfig:
             for f in dataclasses.fields(self)
             if getattr(self, f.name) != f.default and f.name not in used
         ]
+        if "use_sde" in wrong:
+            raise ValueError(
+                "use_sde=True: state-dependent exploration is of a Gaussian policy: a Box action space, an actor that "
+                "samples (of PPO, A2C, TRPO, SAC, TQC, …) and no module of your own."
+            )
         if wrong:
             raise ValueError(
                 f"policy_kwargs {wrong[0]}={getattr(self, wrong[0])!r} would have no effect here: leave it out."
@@ -233,7 +299,7 @@ class NetworkConfig:
         """The network for one environment's spaces."""
         head = action_head(spec.action_space)
         if self.module is not None:
-            return CustomNet(self.module(spec, key), head, q_values, self.log_std_init)
+            return CustomNet(self.module(spec, key), head, q_values, self.log_std_init or 0.0)
         arch = None if self.pi is None and self.vf is None else {"pi": self.pi or (), "vf": self.vf or ()}
         return ActorCriticNet(
             spec.observation_space,
@@ -242,7 +308,7 @@ class NetworkConfig:
             net_arch=arch,
             activation_fn=self.activation_fn,
             ortho_init=self.ortho_init,
-            log_std_init=self.log_std_init,
+            log_std_init=self.log_std_init or 0.0,
             share_features_extractor=self.share_features_extractor,
             features_extractor_class=self.features_extractor_class,
             features_extractor_kwargs=dict(self.features_extractor_kwargs),
@@ -251,4 +317,6 @@ class NetworkConfig:
             hidden_size=self.hidden_size,
             layer_norm=self.layer_norm,
             q_values=q_values,
+            sde=self.noise(learn_features=False),
+            squash=self.squash_output,
         )

@@ -68,7 +68,7 @@ def build_actor_and_critic(config: NetworkConfig, spec: Spec, key: Key, sparsity
     k1, k2, k3, k4 = jax.random.split(key, 4)
     actor = PolicyNet(
         *_body(config, space, config.pi, k1, head.size, 0.01),
-        jnp.zeros(head.size) + config.log_std_init if head.continuous else None,
+        jnp.zeros(head.size) + (config.log_std_init or 0.0) if head.continuous else None,
         head,
     )
     critic = ValueNet(*_body(config, space, config.vf, k2, 1, 1.0))

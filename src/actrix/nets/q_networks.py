@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from actrix.core.distributions import ActionHead, Categorical, TanhGaussian, action_head
 from actrix.core.types import Key, PyTree, Spec
+from actrix.nets.exploration import Explores, StateNoise
 from actrix.nets.torso import MLP, SQRT2, Encoder, ImageCNN, Linear, NoisyLinear, resolve_activation
 from actrix.nets.view import ApartView, QView, apply
 
@@ -105,8 +106,11 @@ class Actor(eqx.Module):
     encoder: Any
     body: MLP
     out: Linear
+    log_std: Array | None
     head: ActionHead = eqx.field(static=True)
     stochastic: bool = eqx.field(static=True)
+    sde: StateNoise | None = eqx.field(static=True)
+    clip_mean: float = eqx.field(static=True)
 
     def __init__(self, space: gym.Space, head: ActionHead, config: Any, stochastic: bool, key: Key):
         keys = jax.random.split(key, 3)
@@ -117,13 +121,21 @@ class Actor(eqx.Module):
             self.encoder.size, widths, resolve_activation(config.activation_fn), gain, keys[1],
             layer_norm=config.layer_norm and not config.dropout,  # DroQ regularises its critics only
         )  # fmt: skip
-        size = head.size * (2 if head.continuous and stochastic else 1)
-        self.out = Linear([self.encoder.size, *widths][-1], size, None, keys[2])
-        self.head, self.stochastic = head, stochastic
+        features = [self.encoder.size, *widths][-1]
+        self.sde = config.noise(learn_features=True) if head.continuous and stochastic else None
+        size = head.size * (2 if head.continuous and stochastic and self.sde is None else 1)
+        self.out = Linear(features, size, None, keys[2])
+        init = -3.0 if config.log_std_init is None else config.log_std_init
+        self.log_std = None if self.sde is None else self.sde.parameters(features, head.size, init)
+        self.head, self.stochastic, self.clip_mean = head, stochastic, config.clip_mean
 
     def __call__(self, obs: PyTree, mask: Array | None = None) -> Array | TanhGaussian | Categorical:
         """The action in [−1, 1]^d, or the distribution of the action."""
-        return self.decide(self.body(self.encoder(obs)), mask)
+        return self.decide(self.features(obs), mask)
+
+    def features(self, obs: PyTree) -> Array:
+        """The last hidden layer."""
+        return self.body(self.encoder(obs))
 
     def decide(self, features: Array, mask: Array | None = None) -> Array | TanhGaussian | Categorical:
         """The same from the last hidden layer."""
@@ -132,6 +144,9 @@ class Actor(eqx.Module):
             return self.head(out, None, mask)  # type: ignore[return-value]
         if not self.stochastic:
             return jnp.tanh(out)
+        if self.sde is not None and self.log_std is not None:
+            mean = jnp.clip(out, -self.clip_mean, self.clip_mean) if self.clip_mean else out
+            return TanhGaussian(mean, self.sde.log_std(features, self.log_std, self.head.size))
         mean, log_std = jnp.split(out, 2, axis=-1)
         return TanhGaussian(mean, jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX))
 
@@ -188,7 +203,7 @@ class Critics(eqx.Module):
         return eqx.tree_at(lambda c: c.members, self, self.members[:1])
 
 
-class ActorCritics(eqx.Module):
+class ActorCritics(Explores, eqx.Module):
     """An actor and its critics: what a deterministic or soft actor-critic saves and acts with."""
 
     actor: Actor
@@ -204,6 +219,17 @@ class ActorCritics(eqx.Module):
     def policy(self, obs: PyTree, carry: None, mask: Array | None) -> tuple[Any, None]:
         """(π(·|s) or the action, no memory) for a batch."""
         return apply(self.actor, obs, mask), carry
+
+    def draw(self, key: Key, shape: tuple[int, int]) -> PyTree:
+        return super().draw(key, shape) if self.actor.sde is None else self.actor.sde.draw(key, shape)
+
+    def explore(self, obs: PyTree, carry: None, mask: Array | None, noise: PyTree) -> tuple:
+        actor = self.actor
+        if actor.sde is None or actor.log_std is None:
+            return super().explore(obs, carry, mask, noise)
+        features = apply(actor.features, obs)
+        dist = apply(actor.decide, features, mask)
+        return dist, actor.sde.normal(noise, features, actor.log_std, dist.log_std), carry
 
     def initial_carry(self, batch: tuple[int, ...]) -> None:
         """It remembers nothing."""

@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from actrix.core.distributions import ActionHead, BoundedGaussian, Distribution, action_head
 from actrix.core.types import Key, PyTree, Spec
+from actrix.nets.exploration import Explores
 from actrix.nets.networks import NetworkConfig
 from actrix.nets.q_networks import Actor, Critics, build_encoder, hidden_widths
 from actrix.nets.torso import MLP, SQRT2, Linear, resolve_activation
@@ -41,7 +42,7 @@ class StateValue(eqx.Module):
         return self.out(self.body(self.encoder(obs)))[0]
 
 
-class Regressor(eqx.Module):
+class Regressor(Explores, eqx.Module):
     """The networks: a policy and, for IQL, critics Q(s, a) and V(s).
 
     Continuous actions have the density N(tanh(f(s)), diag σ²) with a learned σ that does not depend on the state, as
@@ -93,7 +94,7 @@ def build_regressor(config: NetworkConfig, spec: Spec, key: Key, n_critics: int)
     keys = jax.random.split(key, 3)
     return Regressor(
         Actor(space, head, config, False, keys[0]),
-        jnp.zeros(head.size) + config.log_std_init if head.continuous else None,
+        jnp.zeros(head.size) + (config.log_std_init or 0.0) if head.continuous else None,
         Critics(space, head, config, n_critics, 1, keys[1]) if n_critics else None,
         StateValue(space, config, keys[2]) if n_critics else None,
     )

@@ -18,6 +18,7 @@ from actrix.algorithms.settings import SettingError, configure, settings_of, upg
 from actrix.data.datasets.dataset import Dataset, mix
 from actrix.data.datasets.read import load_dataset
 from actrix.envs.make import STEP_TIMEOUT, choose_backend, worker_count
+from actrix.files.kwargs import left_out, plain
 
 
 class RunError(RuntimeError):
@@ -100,7 +101,7 @@ def resolve(
     configured = configure(tuned_algorithm, own)
     seeds = _different(seeds)
     total = _whole("steps", run["n_timesteps"], 100_000 if dataset else 1_000_000)
-    env_kwargs, count = dict(env_kwargs or {}), _whole("n_envs", run["n_envs"], preset.n_envs)
+    env_kwargs, count = _plain(env_kwargs), _whole("n_envs", run["n_envs"], preset.n_envs)
     processes: dict[str, Any] = dict(workers=workers, step_timeout=step_timeout, max_restarts=max_restarts)
     if dataset and workers:
         raise SettingError("workers run environments: a data set has none.")
@@ -113,6 +114,16 @@ def resolve(
         preset.name, env_id, seeds, total, count, backend, settings_of(configured), env_kwargs, tuned,
         tuple(str(Path(path).resolve() if Path(path).exists() else path) for path in dataset), **processes,
     )  # fmt: skip
+
+
+def _plain(env_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """The arguments as `config.json` holds them, tuples as lists: an environment made of it later is the same."""
+    if lost := left_out(env_kwargs):
+        raise SettingError(
+            f"env_kwargs {', '.join(lost)} cannot be written to a run's config.json, which its processes and `resume` "
+            "make the environment from: name as the environment module:function, a function that has them."
+        )
+    return {name: plain(value)[0] for name, value in (env_kwargs or {}).items()}
 
 
 def _preset(algorithm: str | None, critic: str | None, actor: str | None, data: str | None) -> presets.Preset:

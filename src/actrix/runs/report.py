@@ -56,7 +56,7 @@ def report(folders: Sequence[Path], out: Path) -> Path:
     """
     studies = _studies(folders)
     path = out / "index.html"
-    if path.exists() and "<!doctype html>" not in path.read_text("utf-8", errors="replace")[:100]:
+    if path.exists() and page.GENERATOR not in path.read_text("utf-8", errors="replace")[:400]:
         raise RunError(f"{path} exists and is no report: choose another --out.")
     env_id = studies[0].config.env_id
     names = list(dict.fromkeys(study.label for study in studies))

@@ -65,7 +65,7 @@ def train_here(config: RunConfig, pairs: Sequence[tuple[Path, int]], session: Se
         runner = OfflineRunner(algorithm, load_datasets(config.dataset), seeds)
     else:
         env = make_env(config, seeds[0])
-        algorithm.check(env.spec, config.n_envs)
+        algorithm.check(env.spec, env.num_envs if isinstance(env, HostEnv) else config.n_envs)
         if isinstance(env, HostEnv):
             runner = host_runner(algorithm, env, seeds[0])
         else:

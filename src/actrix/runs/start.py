@@ -14,10 +14,12 @@ import numpy as np
 
 from actrix.algorithms.settings import SettingError
 from actrix.core.contract import Algorithm
+from actrix.core.types import Spec
 from actrix.data.datasets.dataset import Dataset, check_spaces
 from actrix.envs.base import HostEnv
 from actrix.envs.build import check_inert
 from actrix.files import atomic, checkpoint
+from actrix.files.kwargs import check_complete
 from actrix.files.lock import RunLock
 from actrix.loops.evaluate import check_same_spaces, evaluate, evaluation_env
 from actrix.loops.train import SeedRun
@@ -46,7 +48,6 @@ from actrix.runs.session import (
     train_here,
 )
 from actrix.show.log import Logger
-from actrix.show.plot import plot_run
 from actrix.show.stats import Summary, summarize
 from actrix.track import tracker
 
@@ -89,11 +90,13 @@ def _check(config: RunConfig) -> None:
         return
     env = make_env(config, config.seeds[0])
     try:
-        algorithm.check(env.spec, config.n_envs)
-        algorithm.check_budget(config.n_timesteps, config.n_envs)
-        algorithm.check_run(env.spec, config.n_timesteps, config.n_envs)
+        rows = env.num_envs if isinstance(env, HostEnv) else config.n_envs
+        algorithm.check(env.spec, rows)
+        algorithm.check_budget(config.n_timesteps, rows)
+        algorithm.check_run(env.spec, config.n_timesteps, rows)
+        _check_warm_up(config, algorithm, env.spec, rows)
         try:
-            _small(algorithm, config.n_envs).init(jax.random.key(0), env.spec, config.n_envs)
+            _small(algorithm, rows).init(jax.random.key(0), env.spec, rows)
         except (TypeError, ValueError) as error:
             network = config.settings.get("policy_kwargs")
             given = f" with policy_kwargs={network}" if network else ""
@@ -101,6 +104,16 @@ def _check(config: RunConfig) -> None:
     finally:
         if isinstance(env, HostEnv):
             env.close()
+
+
+def _check_warm_up(config: RunConfig, algorithm: Algorithm, spec: Spec, num_envs: int) -> None:
+    """Raise SettingError where the first statistics take the whole budget: there would be no model to write."""
+    pieces, rows = algorithm.warm_up(algorithm.rows(spec), num_envs)
+    if (spent := pieces * rows * num_envs) >= config.n_timesteps:
+        raise SettingError(
+            f"the first {spent} steps fill the statistics (normalize), and the budget is {config.n_timesteps}: nothing "
+            "would be learned; give more --steps."
+        )
 
 
 def _small(algorithm: Algorithm, num_envs: int) -> Any:
@@ -222,6 +235,8 @@ def _train(config: RunConfig, folder: Path, session: Session) -> Results:
             returns[seed] = evaluation(path)[1]
         else:
             returns[seed] = final_evaluation(path, seed)
+    from actrix.show.plot import plot_run  # loads matplotlib, half a second that no start should wait for
+
     plot_run([path for path, _ in pairs] if len(pairs) > 1 else folder, folder / CURVE)
     return Results(folder, config, returns, time.monotonic() - begun)
 
@@ -271,6 +286,7 @@ def evaluate_model(
 
 def model_env_id(model: Model, env_id: str | None = None) -> str:
     """The environment to play a loaded model in: the one the user names, else the file's own, if it is inert."""
+    check_complete(model, model.env_id if env_id is None else env_id)
     if env_id is not None:
         return env_id
     check_inert(model.env_id)

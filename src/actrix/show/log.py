@@ -13,22 +13,50 @@ import csv
 import io
 import math
 import os
-import secrets
-import socket
-import struct
-import time
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from actrix.files import atomic
+from actrix.show.events import Events, Growing
+from actrix.show.summaries import summary_values, text_of
 
 METRICS = "metrics.csv"
 STEP = "time/total_timesteps"
 OUTPUTS = ("csv", "tensorboard", "stdout")
+ABSENT = dict.fromkeys(("json", "log"), "metrics.csv holds the same numbers")
+"""Outputs of Stable-Baselines3 that are not written; `exclude` may name them."""
+WIDE = 36
+"""Characters of text in the table."""
+
+
+def configure(
+    folder: str | os.PathLike | None = None,
+    format_strings: Sequence[str] | None = None,
+    resume_step: int | None = None,
+) -> Logger:
+    """A log in `folder` for `model.set_logger`, as Stable-Baselines3's `logger.configure` makes it.
+
+    `format_strings` are of "stdout", "csv" (the file is `metrics.csv`) and "tensorboard"; the first two by default. A
+    folder is made where there is none; None takes a temporary one. `resume_step` continues the log that is there:
+    `Logger`. Raises ValueError for another format, FileExistsError for a log that is not to be continued.
+    """
+    formats = (
+        [format_strings] if isinstance(format_strings, str) else list(format_strings or ("stdout", "csv"))
+    )
+    for name in formats:
+        if name not in OUTPUTS:
+            why = f" ({ABSENT[name]})" if name in ABSENT else ""
+            raise ValueError(f"format {name!r} is not written{why}: choose of {', '.join(OUTPUTS)}.")
+    folder = Path(folder or tempfile.mkdtemp(prefix="actrix-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    csv_, tensorboard = (folder if name in formats else None for name in ("csv", "tensorboard"))
+    logger = Logger(csv_, tensorboard, int("stdout" in formats), resume_step)
+    logger.folder = folder
+    return logger
 
 
 class Logger:
@@ -58,14 +86,17 @@ class Logger:
     ):
         self._values: dict[str, float | int] = {}
         self._means: dict[str, tuple[float, int]] = {}
+        self._shown: dict[str, Any] = {}
         self._excluded: dict[str, frozenset[str]] = {}
+        self._closed = False
+        self.folder = None if (folder or tensorboard) is None else Path(folder or tensorboard or "")
         self._verbose = verbose
         self.outputs: list[Callable[[dict[str, float | int], int], Any]] = []  # of (row, step): trackers
         self._csv = _Csv(Path(folder) / METRICS, resume_step) if folder is not None else None
-        self._tensorboard: _Events | None = None
+        self._tensorboard: Events | None = None
         if tensorboard is not None:
             try:
-                self._tensorboard = _Events(Path(tensorboard), resume_step)
+                self._tensorboard = Events(Path(tensorboard), resume_step)
             except BaseException:
                 if self._csv is not None:
                     self._csv.file.close()
@@ -74,49 +105,67 @@ class Logger:
     def record(self, key: str, value: Any, exclude: str | Iterable[str] | None = None) -> None:
         """Set `key` in the next row to a number (Python, NumPy or JAX scalar); the last value counts.
 
-        NaN marks a value that is not known: an empty cell. `exclude` names outputs that leave the key out,
-        of "csv", "tensorboard", "stdout". Raises `TypeError` for anything but one real number, `ValueError`
-        for an empty key or one with control characters, or an unknown output.
+        NaN marks a value that is not known: an empty cell. Text is shown in the table and in TensorBoard, an array (a
+        histogram), an `Image`, a `Figure` and an `HParam` in TensorBoard only; `metrics.csv` holds numbers. `exclude`
+        names outputs that leave the key out, of "csv", "tensorboard", "stdout". Raises `TypeError` for anything
+        else, `ValueError` for an empty key or one with control characters, or an unknown output.
         """
-        self._values[_key(key)] = _scalar(key, value)
-        self._means.pop(key, None)
+        shown = summary_values(_key(key), value)
+        number = _scalar(key, value) if shown is None else None
         self._exclude(key, exclude)
+        for kept in (self._values, self._means, self._shown):
+            kept.pop(key, None)
+        if number is not None:
+            self._values[key] = number
+        else:
+            self._shown[key] = value if isinstance(value, str) else None, shown
 
     def record_mean(self, key: str, value: Any, exclude: str | Iterable[str] | None = None) -> None:
-        """As `record`, but several calls before a `dump` are averaged; NaN is left out of the average."""
+        """As `record` of a number, but several calls before a `dump` are averaged; NaN is left out of the average."""
         number = float(_scalar(key, value))
         total, count = self._means.get(_key(key), (0.0, 0))
         if not math.isnan(number):
             total, count = total + number, count + 1
+        self._exclude(key, exclude)
+        self._shown.pop(key, None)
         self._means[key] = (total, count)
         self._values[key] = total / count if count else math.nan
-        self._exclude(key, exclude)
 
     @property
     def values(self) -> dict[str, float | int]:
-        """A copy of what is recorded since the last `dump`."""
+        """A copy of the numbers that are recorded since the last `dump`."""
         return dict(self._values)
 
-    def dump(self, step: int) -> dict[str, float | int]:
-        """Write what is recorded as the row of environment step `step`, clear it and return it.
+    name_to_value = values
+
+    def get_dir(self) -> str | None:
+        """The folder that is written to."""
+        return None if self.folder is None else str(self.folder)
+
+    def dump(self, step: int = 0) -> dict[str, float | int]:
+        """Write what is recorded as the row of environment step `step`, clear it and return its numbers.
 
         `time/total_timesteps` is set to `step`. The row is with the operating system when this returns, so a
-        killed process loses at most the row it was writing.
+        killed process loses at most the row it was writing. ValueError for a log that is closed.
         """
+        if self._closed:
+            raise ValueError("this log is closed: make another one, or close it after training.")
         row: dict[str, float | int] = {STEP: int(step)} | self._values
         row[STEP] = int(step)
-        excluded = self._excluded
-        self._values, self._means, self._excluded = {}, {}, {}
+        excluded, shown = self._excluded, self._shown
+        self._values, self._means, self._shown, self._excluded = {}, {}, {}, {}
 
-        def part(output: str) -> dict[str, float | int]:
-            return {k: v for k, v in row.items() if output not in excluded.get(k, ())}
+        def part(output: str, of: Mapping[str, Any]) -> dict[str, Any]:
+            return {k: v for k, v in of.items() if output not in excluded.get(k, ())}
 
         if self._csv is not None:
-            self._csv.write(part("csv") | {STEP: int(step)})
+            self._csv.write(part("csv", row) | {STEP: int(step)})
         if self._tensorboard is not None:
-            self._tensorboard.write(part("tensorboard"), int(step))
+            more = [value for _, values in part("tensorboard", shown).values() for value in values]
+            self._tensorboard.write(part("tensorboard", row), int(step), more)
         if self._verbose >= 1:
-            print(table(part("stdout")), flush=True)
+            texts = {k: text for k, (text, _) in shown.items() if text is not None}
+            print(table(part("stdout", row | texts)), flush=True)
         for output in self.outputs:
             output(dict(row), int(step))
         return row
@@ -131,6 +180,7 @@ class Logger:
     def close(self) -> None:
         """Finish and close all files; a second call does nothing."""
         files = [file for file in (self._csv, self._tensorboard) if file is not None]
+        self._closed = self._closed or bool(files)
         self._csv = self._tensorboard = None
         with contextlib.ExitStack() as stack:  # the second, too, where the first fails
             for file in files:
@@ -144,40 +194,12 @@ class Logger:
 
     def _exclude(self, key: str, exclude: str | Iterable[str] | None) -> None:
         names = frozenset([exclude] if isinstance(exclude, str) else exclude or ())
-        if not names <= set(OUTPUTS):
+        if not names <= {*OUTPUTS, *ABSENT}:
             raise ValueError(f"exclude={exclude!r}: outputs are {', '.join(OUTPUTS)}")
         self._excluded[key] = names
 
 
-class _Growing:
-    """A file that grows by whole pieces; what does not fit on the disk leaves it as it was."""
-
-    path: Path
-    file: io.FileIO
-
-    def _append(self, data: bytes) -> None:
-        end = os.fstat(self.file.fileno()).st_size
-        try:
-            left = memoryview(data)
-            while left:
-                left = left[self.file.write(left) or 0 :]
-        except OSError as error:
-            self.file.truncate(end)
-            error.filename = str(self.path)
-            raise
-
-    def sync(self) -> None:
-        with atomic.naming(self.path):
-            os.fsync(self.file.fileno())
-
-    def close(self) -> None:
-        try:
-            self.sync()
-        finally:
-            self.file.close()
-
-
-class _Csv(_Growing):
+class _Csv(Growing):
     """A CSV file of numbers that grows by whole rows; a new column rewrites it atomically."""
 
     def __init__(self, path: Path, resume_step: int | None):
@@ -206,7 +228,7 @@ class _Csv(_Growing):
             repaired = _lines([self.columns, *kept]) if self.columns else b""
             if repaired != data:
                 atomic.write_bytes(path, repaired)
-        self.file = io.FileIO(path, "a")
+        self._open()
 
     def write(self, row: Mapping[str, float | int]) -> None:
         new = [k for k in row if k not in self.columns]
@@ -227,71 +249,7 @@ class _Csv(_Growing):
             atomic.write_bytes(self.path, _lines(wider))
             self.columns = wider[0]
         finally:
-            self.file = io.FileIO(self.path, "a")
-
-
-class _Events(_Growing):
-    """A TensorBoard event file: records of a length, its checksum, a protocol buffer, its checksum.
-
-    Not tensorboardX's writer, which begins a new file each time, from a thread that a kill finds behind.
-    """
-
-    def __init__(self, folder: Path, resume_step: int | None):
-        folder.mkdir(parents=True, exist_ok=True)
-        old = [] if resume_step is None else sorted(folder.glob("events.out.tfevents.*"))
-        # Random, as two files may be begun in the same second.
-        stamp = f"{int(time.time()):010d}.{socket.gethostname()}.{secrets.token_hex(4)}"
-        self.path = old[-1] if old else folder / f"events.out.tfevents.{stamp}"
-        atomic.check_regular(self.path)
-        self.file = io.FileIO(self.path, "a")
-        # A model's log stays open after `learn`, and nobody need close it.
-        weakref.finalize(self, self.file.close)
-        try:
-            size, whole = os.fstat(self.file.fileno()).st_size, _whole_records(self.path)
-            if whole < size:
-                self.file.truncate(whole)
-            if not whole:
-                self._write(file_version="brain.Event:2")
-            if resume_step is not None:
-                # TensorBoard hides earlier events at and after this step.
-                self._write(step=resume_step + 1, session_log={"status": 1})
-        except BaseException:
-            self.file.close()
-            raise
-
-    def write(self, row: Mapping[str, float | int], step: int) -> None:
-        from tensorboardX.summary import scalar
-
-        summary: Any = {"value": [v for k, x in row.items() if math.isfinite(x) for v in scalar(k, x).value]}
-        self._write(step=step, summary=summary)
-
-    def _write(self, **fields: Any) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.record_writer import masked_crc32c
-
-        data = Event(wall_time=time.time(), **fields).SerializeToString()
-        size = struct.pack("<Q", len(data))
-        sums = (struct.pack("<I", masked_crc32c(x)) for x in (size, data))
-        self._append(b"".join([size, next(sums), data, next(sums)]))
-
-
-def _whole_records(path: Path) -> int:
-    """Bytes of an event file up to its first record that a crash tore."""
-    from tensorboardX.record_writer import masked_crc32c
-
-    intact = lambda data, checksum: struct.pack("<I", masked_crc32c(data)) == checksum
-    end, size = 0, path.stat().st_size
-    with open(path, "rb") as file:
-        while len(head := file.read(12)) == 12 and intact(head[:8], head[8:]):
-            after = end + 16 + struct.unpack("<Q", head[:8])[0]
-            if after > size:
-                break
-            # A power cut may have left zeros in the last one.
-            if after == size and not intact(file.read(after - end - 16), file.read(4)):
-                break
-            end = after
-            file.seek(end)
-    return end
+            self._open()
 
 
 def read_metrics(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -309,7 +267,7 @@ def read_metrics(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return {name: values[:, i].copy() for i, name in enumerate(columns)}
 
 
-def table(values: Mapping[str, float | int]) -> str:
+def table(values: Mapping[str, float | int | str]) -> str:
     """The boxed table that SB3 prints: keys grouped by what stands before their first slash."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for key in sorted(values):
@@ -326,8 +284,11 @@ def table(values: Mapping[str, float | int]) -> str:
     return "\n".join([rule, *(f"| {k:<{wide}} | {v:<{narrow}} |" for k, v in lines), rule])
 
 
-def format_value(value: float | int) -> str:
-    """A number in few characters: three significant digits, whole above a thousand, a dash for NaN."""
+def format_value(value: float | int | str) -> str:
+    """A number in few characters: three significant digits, whole above a thousand, a dash for NaN; text's start."""
+    if isinstance(value, str):
+        text = printable(text_of(value))
+        return text if len(text) <= WIDE else text[: WIDE - 3] + "..."
     if isinstance(value, int | np.integer):
         return str(value)
     if math.isnan(value):
@@ -358,12 +319,17 @@ def _key(key: str) -> str:
 
 
 def _scalar(key: str, value: Any) -> float | int:
-    if isinstance(value, int | float):
-        return int(value) if isinstance(value, int) else float(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
     array = np.asarray(value)
     # JAX's bfloat16 and float8 have kind "V".
     if array.size != 1 or array.dtype.kind not in "biufV" or array.dtype.fields:
-        raise TypeError(f"metric {key!r} must be one real number, got {value!r:.80}")
+        raise TypeError(
+            f"metric {key!r} must be one real number, text, an array of numbers, Image, Figure or HParam, "
+            f"got {value!r:.80}"
+        )
     number = array.reshape(())[()]
     if array.dtype.kind in "biu":
         return int(number)

@@ -23,6 +23,8 @@ pre { background: var(--soft); padding: .7rem; border-radius: 6px; overflow-x: a
 code { overflow-wrap: anywhere; } .differs { font-weight: 600; }
 """
 
+GENERATOR = "actrix report"
+
 
 def text(value: object) -> str:
     """Safe as the content of an element."""
@@ -75,6 +77,7 @@ def page(title: str, parts: Sequence[str]) -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="generator" content="{GENERATOR}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{text(title)}</title>
 <style>{STYLE}</style>

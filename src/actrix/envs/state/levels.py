@@ -11,7 +11,8 @@ import gymnasium as gym
 import numpy as np
 
 from actrix.core.plain import copy_plain
-from actrix.envs.guard import EnvError, _show
+from actrix.envs.guard import EnvError
+from actrix.envs.guard import shown as brief
 
 _MISSING: Any = object()
 
@@ -39,7 +40,7 @@ def id_of(base: gym.Env) -> str | None:
 def shown(value: Any) -> str:
     """The value in a message, whatever it is."""
     try:
-        return _show(value)
+        return brief(value)
     except ValueError:  # an integer of thousands of digits
         return f"a {type(value).__name__}"
 

@@ -52,8 +52,8 @@ class Monitor(gym.Wrapper):
             folder, start = self.folder
             self._open(os.path.join(folder, str(start + index)), override=False)
 
-    @property  # type: ignore[override]
-    def spec(self) -> Any:
+    @property
+    def spec(self) -> Any:  # type: ignore[override]
         """That of the environment, of which nothing is changed."""
         return self.env.spec
 

@@ -19,8 +19,8 @@ import gymnasium as gym
 import numpy as np
 
 from actrix.core.plain import from_bytes, to_bytes
-from actrix.envs.guard import EnvError, Guard, words
-from actrix.envs.masks import find_masks_of
+from actrix.envs.guard import EnvError, Guard, check_apart, words
+from actrix.envs.masks import find_masks_of, masks_now
 from actrix.envs.rows import write_row
 from actrix.envs.state import whole
 from actrix.envs.workers.memory import Room
@@ -128,6 +128,7 @@ class Hosted:
                     raise EnvError(
                         f"environment {i}: its {name} is {own_space}; the first one's is {expected}."
                     )
+        check_apart(list(self.envs.values()))
         if setup.observation_space is not None:
             return None
         self.turn(RESET, i)
@@ -184,7 +185,7 @@ class Hosted:
         env, size = self.envs[i], self.room.mask.shape[1]
         where = f"environment {i} at step {env.steps}"
         if self.masks == "method":
-            mask = np.asarray(env.get_wrapper_attr("action_masks")())
+            mask = np.asarray(masks_now(env))
         elif "action_mask" in info:
             mask = np.asarray(info["action_mask"])
         else:

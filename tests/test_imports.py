@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "loops": {"core", "nets", "critics", "data", "actors", "algorithms", "envs", "files", "show"},
     "lab": {"core", "critics", "actors", "envs", "files", "show"},
     "zoo": {"core", "critics", "actors", "algorithms"},
-    "runs": {"algorithms", "core", "data", "envs", "files", "loops", "model", "show", "zoo"},
+    "track": {"algorithms", "callbacks", "show"},
+    "runs": {"algorithms", "core", "data", "envs", "files", "loops", "model", "show", "track", "zoo"},
     "cli": {
         "algorithms",
         "core",

@@ -32,6 +32,7 @@ def add_train(command: AddCommand) -> None:
     p.add_argument("--require", type=float, metavar="RETURN",
                    help="exit with 1 unless the final evaluation reaches this mean")  # fmt: skip
     _checkpoint_option(p)
+    _track_option(p)
     p.add_argument("--quiet", action="store_true", help="no live display")
     p.add_argument("--verbose", action="store_true",
                    help="print every row of metrics instead of the live display")  # fmt: skip
@@ -79,6 +80,7 @@ def add_resume(command: AddCommand) -> None:
     p.add_argument("--steps", type=count, help="a larger budget than the run's")
     p.add_argument("--quiet", action="store_true")
     p.add_argument("--verbose", action="store_true")
+    _track_option(p)
     _checkpoint_option(p)
     p.add_argument("--env", help="confirms an environment that imports a module (module:Class)")
 
@@ -91,6 +93,12 @@ def add_worker(command: AddCommand) -> None:
     p.add_argument("--resume", action="store_true")
     p.add_argument("--follow", action="store_true", help="stop when standard input is closed")
     _checkpoint_option(p)
+
+
+def _track_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--track", choices=["wandb", "mlflow", "trackio"], help="send the metrics to a tracker, too"
+    )
 
 
 def _checkpoint_option(parser: argparse.ArgumentParser) -> None:
@@ -121,6 +129,7 @@ def _train(args: argparse.Namespace) -> int:
         quiet=args.quiet,
         verbose=int(args.verbose),
         checkpoint_seconds=args.checkpoint_seconds,
+        track=args.track,
     )
     code = _report(results)
     if code == 0 and args.video:
@@ -201,7 +210,7 @@ def _resume(args: argparse.Namespace) -> int:
 
     results = resume(
         args.path, steps=args.steps, env_id=args.env, quiet=args.quiet, verbose=int(args.verbose),
-        checkpoint_seconds=args.checkpoint_seconds,
+        checkpoint_seconds=args.checkpoint_seconds, track=args.track,
     )  # fmt: skip
     return _report(results)
 

@@ -26,6 +26,7 @@ from actrix.loops.offline import OfflineRunner
 from actrix.loops.runner import Runner
 from actrix.loops.stepping import host_runner
 from actrix.loops.train import SeedRun, kept, load_checkpoints, save_checkpoints, train
+from actrix.runs import tracked
 from actrix.runs.config import RunConfig, RunError, load_datasets
 from actrix.runs.folder import checkpointed_steps, remove_traces
 from actrix.show.display import Display
@@ -104,6 +105,8 @@ def _train_runs(
             stack.callback(runner.close)
             for run in runs:
                 stack.callback(run.logger.close)  # type: ignore[union-attr]
+            for run in runs:
+                _track(stack, config, run)
             # After a non-finite update, too: the runner holds the last good parameters.
             with kept(functools.partial(_write, config, algorithm, runner, runs)):
                 finished = train(
@@ -113,6 +116,16 @@ def _train_runs(
                 if not finished:
                     display.message("interrupted: saving a checkpoint")
     return finished
+
+
+def _track(stack: contextlib.ExitStack, config: RunConfig, run: SeedRun) -> None:
+    """Send the rows of this seed to the tracker that its folder names, until the stack closes."""
+    assert run.folder is not None
+    assert run.logger is not None
+    one = tracked.begin(run.folder, config, run.seed)
+    if one is not None:
+        run.logger.outputs.append(one.log)
+        stack.callback(lambda: one.finish(run.steps >= config.n_timesteps))
 
 
 def _write(config: RunConfig, algorithm: Algorithm, runner: Runner, runs: Sequence[SeedRun]) -> None:

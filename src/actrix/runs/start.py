@@ -24,6 +24,7 @@ from actrix.files.lock import RunLock
 from actrix.loops.evaluate import check_same_spaces, evaluate, evaluation_env
 from actrix.loops.train import SeedRun
 from actrix.model import Model
+from actrix.runs import tracked
 from actrix.runs.config import RunConfig, RunError, load_datasets, resolve
 from actrix.runs.folder import (
     CURVE,
@@ -48,6 +49,7 @@ from actrix.runs.session import (
 )
 from actrix.show.log import Logger
 from actrix.show.stats import Summary, summarize
+from actrix.track import tracker
 
 
 def start(
@@ -57,9 +59,12 @@ def start(
     quiet: bool = False,
     verbose: int = 0,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    track: str | None = None,
 ) -> Results:
-    """Train into a new folder; RunError if it exists."""
+    """Train into a new folder; RunError if it exists. `track` names a tracker that also gets the metrics."""
     refuse_taken(folder)
+    if track is not None:
+        tracker(track).check()
     _check(config)  # before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder):
@@ -68,6 +73,8 @@ def start(
             path.mkdir(parents=True, exist_ok=True)
             atomic.write_json(path / "config.json", config_json(dataclasses.replace(config, seeds=(seed,))))
         atomic.write_json(folder / "config.json", config_json(config))
+        if track is not None:
+            tracked.track(track, folder, config, seed_folders(folder, config))
         session = Session(quiet=quiet, verbose=verbose, checkpoint_seconds=checkpoint_seconds)
         return _train(config, folder, session)
 
@@ -137,20 +144,32 @@ def resume(
     quiet: bool = False,
     verbose: int = 0,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    track: str | None = None,
 ) -> Results:
     """Go on from the newest checkpoint of every seed to the configured (or a larger) number of steps.
 
     The result is that of the run without the interruption, bit for bit, in the compiled loop and where the host loop's
     environments can be restored; otherwise new episodes start, from seeds that depend on the run's seed and on how
     often that happened. A seed that was killed before its first checkpoint begins anew, which comes to the same.
+    A tracked run goes on in the tracker's own run; `track` names a tracker for one that had none.
     """
     config = load_config(folder)
     with RunLock(folder):
-        return _resume(config, folder, steps, env_id, Session(True, quiet, verbose, checkpoint_seconds))
+        if track is not None:
+            tracker(track).check()
+        tracked.check(seed_folders(folder, config))
+        return _resume(
+            config, folder, steps, env_id, Session(True, quiet, verbose, checkpoint_seconds), track
+        )
 
 
 def _resume(
-    config: RunConfig, folder: Path, steps: int | None, env_id: str | None, session: Session
+    config: RunConfig,
+    folder: Path,
+    steps: int | None,
+    env_id: str | None,
+    session: Session,
+    track: str | None,
 ) -> Results:
     if env_id is None:
         check_inert(config.env_id)
@@ -177,6 +196,8 @@ def _resume(
         if not (path / "config.json").exists() or load_config(path) != own:
             path.mkdir(exist_ok=True)
             atomic.write_json(path / "config.json", config_json(own))
+    if track is not None:
+        tracked.track(track, folder, config, pairs)
     if steps is not None:  # last: it is what the next resume goes by
         atomic.write_json(folder / "config.json", config_json(config))
     return _train(config, folder, session)
@@ -233,7 +254,12 @@ def final_evaluation(path: Path, seed: int, episodes: int = EVAL_EPISODES) -> np
         with Logger(path, tensorboard=path, resume_step=model.run.steps) as logger:
             logger.record("eval/mean_reward", float(np.mean(returns)))
             logger.record("eval/mean_ep_length", float(np.mean(lengths)))
+            one = tracked.begin(path, load_config(path), seed)
+            if one is not None:
+                logger.outputs.append(one.log)
             logger.dump(model.run.steps)
+            if one is not None:
+                one.finish()
     # Last, as it says that all of this is done.
     atomic.write_json(
         path / EVALUATION,

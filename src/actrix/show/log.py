@@ -14,7 +14,7 @@ import io
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,7 @@ class Logger:
         self._closed = False
         self.folder = None if (folder or tensorboard) is None else Path(folder or tensorboard or "")
         self._verbose = verbose
+        self.outputs: list[Callable[[dict[str, float | int], int], Any]] = []  # of (row, step): trackers
         self._csv = _Csv(Path(folder) / METRICS, resume_step) if folder is not None else None
         self._tensorboard: Events | None = None
         if tensorboard is not None:
@@ -165,6 +166,8 @@ class Logger:
         if self._verbose >= 1:
             texts = {k: text for k, (text, _) in shown.items() if text is not None}
             print(table(part("stdout", row | texts)), flush=True)
+        for output in self.outputs:
+            output(dict(row), int(step))
         return row
 
     def sync(self) -> None:

@@ -253,10 +253,6 @@ def test_composition(tmp_path, capsys):
         (["td3", "CartPole-v1"], ["deterministic", "discrete-sac"]),
         (["discrete-sac", "Pendulum-v1"], ["use sac"]),
         (["dqn", "CartPole-v1", "--set", "learning_starts=100"], ["learning_starts=100", "100 steps"]),
-        (
-            ["dqn", "CartPole-v1", "--set", "batch_size=64", "buffer_size=50"],
-            ["batch_size=64", "buffer_size=50"],
-        ),
         (["c51", "CartPole-v1", "--set", "v_min=2", "v_max=1"], ["v_min=2", "v_max=1"]),
         (["dqn", "CartPole-v1", "--set", "distributional=c52"], ["c52", "c51, qr, iqn"]),
         (["dqn", "CartPole-v1", "--set", "train_freq=(4,'episode')"], ["(4, 'episode')", "only steps"]),

@@ -72,6 +72,20 @@ def train_seeds(
     return run(algorithm, env_id, seeds, total_timesteps, folder, **settings)
 
 
+def push_to_hub(run: Any, repo_id: str, private: bool = False, message: str = "Trained with actrix") -> str:
+    """Publish a run folder or a model on the Hugging Face hub: `actrix.runs.hub.push_to_hub`."""
+    from actrix.runs.hub import push_to_hub as push
+
+    return push(run, repo_id, private, message)
+
+
+def load_from_hub(repo_id: str, filename: str = "model.safetensors") -> Any:
+    """The path of a repository's file, for `Model.load`: `actrix.runs.hub.load_from_hub`."""
+    from actrix.runs.hub import load_from_hub as load
+
+    return load(repo_id, filename)
+
+
 __all__ = [
     "AgentEnvs",
     "BaseCallback",
@@ -114,9 +128,11 @@ __all__ = [
     "evaluate_policy",
     "is_vecenv_wrapped",
     "load_dataset",
+    "load_from_hub",
     "load_results",
     "make_atari_env",
     "make_vec_env",
+    "push_to_hub",
     "set_random_seed",
     "sync_envs_normalization",
     "train_seeds",

@@ -1,4 +1,4 @@
-"""The command line: train, eval, video, watch, record, plot, report, inspect, export, doctor, resume, list, lab.
+"""The command line: train, eval, video, watch, record, plot, report, push, inspect, export, doctor, resume, list, lab.
 
 Exit codes: 0 done, 1 a failed run, 2 a mistake in what was typed, 130 interrupted (a checkpoint was saved).
 """

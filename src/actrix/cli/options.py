@@ -50,9 +50,13 @@ def pairs(words: Sequence[str], option: str) -> dict[str, Any]:
 
 
 def model_paths(path: Path) -> dict[int, Path]:
-    """Seed → its folder, of a run folder; else the file or folder itself as seed 0's."""
+    """Seed → its folder, of a run folder; else the file or folder itself, or the file of hub:USER/REPO, as seed 0's."""
     from actrix.runs.folder import load_config, seed_folders
 
+    if str(path).startswith("hub:"):
+        from actrix.runs.hub import load_from_hub
+
+        return {0: load_from_hub(str(path).removeprefix("hub:"))}
     if (path / "config.json").is_file():
         config = load_config(path)
         return {seed: folder for folder, seed in seed_folders(path, config)}

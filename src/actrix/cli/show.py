@@ -1,4 +1,4 @@
-"""Commands that show: plot, report, inspect, export, doctor, list, lab."""
+"""Commands that show: plot, report, push, inspect, export, doctor, list, lab."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from actrix.core.contract import Algorithm
 
 
 def add_files(command: AddCommand) -> None:
-    """`actrix plot`, `report`, `inspect` and `export`."""
+    """`actrix plot`, `report`, `push`, `inspect` and `export`."""
     p = command("plot", _plot, "Plot one run, or compare several.")
     p.add_argument("paths", type=Path, nargs="+", metavar="RUN")
     p.add_argument("--out", type=Path, default=None, help="default: RUN/curve.png, or compare.png")
@@ -22,6 +22,13 @@ def add_files(command: AddCommand) -> None:
     p.add_argument(
         "-o", "--out", type=Path, default=Path("report"), help="the page's folder (default: report)"
     )
+
+    p = command(
+        "push", _push, "Publish a run on the Hugging Face hub: model, card, curve, evaluation; no code."
+    )
+    p.add_argument("path", type=Path, metavar="RUN")
+    p.add_argument("repo", metavar="USER/NAME")
+    p.add_argument("--private", action="store_true")
 
     p = command("inspect", _inspect, "Print what a model file says of itself, without building anything.")
     p.add_argument("path", type=Path, metavar="FILE|RUN")
@@ -78,6 +85,12 @@ def _report(args: argparse.Namespace) -> None:
     from actrix.runs.report import report
 
     print(f"wrote {report(args.paths, args.out)}")
+
+
+def _push(args: argparse.Namespace) -> None:
+    from actrix.runs.hub import push_to_hub
+
+    print(f"published {push_to_hub(args.path, args.repo, args.private)}")
 
 
 def _inspect(args: argparse.Namespace) -> None:

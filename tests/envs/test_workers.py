@@ -201,7 +201,7 @@ def test_sigterm_to_everybody_is_the_parents_business():
 
 UNCLOSED = """
 import multiprocessing, sys
-from actrix import make_vec_env
+from actrix.envs.make import make_vec_env
 
 def work(fails):
     global envs

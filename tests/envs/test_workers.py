@@ -14,9 +14,10 @@ import pytest
 from gymnasium import spaces
 from toys import Fragile
 
-from actrix import DQN, make_vec_env
+from actrix import DQN
 from actrix.envs.build import UnknownEnvError
 from actrix.envs.guard import EnvError
+from actrix.envs.make import make_vec_env
 from actrix.envs.workers.parent import ProcessEnvs
 from actrix.envs.workers.process import WorkerTraceback
 from actrix.loops.host import HostRunner

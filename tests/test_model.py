@@ -19,6 +19,7 @@ from actrix.envs.probes import ActionObs, ContinuousTarget, Masked, TMaze
 from actrix.loops.evaluate import evaluate
 from actrix.model import MODELS, Model
 from actrix.nets.torso import Linear
+from samples import Samples
 
 SMALL = {"net_arch": [8]}
 SETTINGS = {
@@ -310,25 +311,6 @@ def test_masks_reach_training_and_predict():
 
 
 # --------------------------------------------------------------------------- spaces
-
-
-class Samples(gym.Env):
-    """Random observations of any space; refuses an action outside its action space; four steps."""
-
-    def __init__(self, observation_space, action_space):
-        self.observation_space, self.action_space = observation_space, action_space
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        if seed is not None:
-            self.observation_space.seed(seed)
-        self.t = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        assert self.action_space.contains(action), action
-        self.t += 1
-        return self.observation_space.sample(), float(np.sum(action)), False, self.t == 4, {}
 
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)

@@ -29,7 +29,6 @@ from actrix.callbacks import (  # noqa: E402
 from actrix.core.schedules import Linear  # noqa: E402
 from actrix.data.datasets.dataset import DatasetError  # noqa: E402
 from actrix.data.datasets.read import load_dataset  # noqa: E402
-from actrix.doctor.check import check_env  # noqa: E402
 from actrix.envs.agents.envs import AgentEnvs  # noqa: E402
 from actrix.envs.atari import make_atari_env  # noqa: E402
 from actrix.envs.build import UnknownEnvError  # noqa: E402
@@ -70,6 +69,13 @@ def train_seeds(
     from actrix.runs.start import train_seeds as run
 
     return run(algorithm, env_id, seeds, total_timesteps, folder, **settings)
+
+
+def check_env(env: Any, warn: bool = True, skip_render_check: bool = True) -> None:
+    """Raise AssertionError that names what must be mended in an environment: `actrix.doctor.check.check_env`."""
+    from actrix.doctor.check import check_env as check
+
+    check(env, warn, skip_render_check)
 
 
 def push_to_hub(run: Any, repo_id: str, private: bool = False, message: str = "Trained with actrix") -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from actrix.callbacks import BaseCallback
 from actrix.core.spaces import to_env_action
-from actrix.envs.base import Step, infos_of
+from actrix.envs.base import Step, infos_with_ends
 from actrix.loops.host import HostRunner
 
 
@@ -129,19 +129,10 @@ class Hooks:
 
 def _infos(env: Any, step: Step, done: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> list[dict]:
     """The infos of a step as Stable-Baselines3's vector environments and its `Monitor` give them."""
-    infos = infos_of(env)
+    infos = infos_with_ends(env, step, done)
     for i in np.flatnonzero(done).tolist():
         infos[i].setdefault("episode", {"r": float(returns[i]), "l": int(lengths[i])})
-        infos[i]["terminal_observation"] = at(step.next_obs, i)
-        infos[i]["TimeLimit.truncated"] = bool(step.truncated[i] and not step.terminated[i])
     return infos
-
-
-def at(tree: Any, i: int) -> Any:
-    """Row i of an observation tree."""
-    if isinstance(tree, dict):
-        return {key: at(part, i) for key, part in tree.items()}
-    return tuple(at(part, i) for part in tree) if isinstance(tree, tuple) else tree[i]
 
 
 class NoLogger:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from actrix.core.schedules import evaluate
 from actrix.core.types import Spec
 from actrix.envs.vec.names import set_random_seed
 from actrix.envs.vec.normalize import VecNormalize
@@ -88,8 +89,6 @@ class Surface(Settable):
     @property
     def lr_schedule(self) -> Any:
         """The step size as a function of the remaining progress, 1 → 0."""
-        from actrix.core.schedules import evaluate
-
         rate = self.learning_rate
         return lambda remaining: float(evaluate(rate, 1.0 - remaining))
 

@@ -71,6 +71,22 @@ def infos_of(env: Any) -> list[dict[str, Any]]:
     return [{} for _ in range(env.num_envs)] if told is None else told()
 
 
+def infos_with_ends(env: Any, step: Step, done: np.ndarray) -> list[dict[str, Any]]:
+    """`infos_of`, and where an episode ended "terminal_observation" and "TimeLimit.truncated", as SB3 has them."""
+    infos = infos_of(env)
+    for i in np.flatnonzero(done).tolist():
+        infos[i]["terminal_observation"] = row_of(step.next_obs, i)
+        infos[i]["TimeLimit.truncated"] = bool(step.truncated[i] and not step.terminated[i])
+    return infos
+
+
+def row_of(tree: Any, i: int) -> Any:
+    """Row i of an observation tree."""
+    if isinstance(tree, dict):
+        return {key: row_of(part, i) for key, part in tree.items()}
+    return tuple(row_of(part, i) for part in tree) if isinstance(tree, tuple) else tree[i]
+
+
 @runtime_checkable
 class JaxEnv(Protocol):
     """One environment as pure functions, vmapped and scanned by the compiled loop. Hashable (a frozen dataclass).

@@ -16,13 +16,9 @@ from actrix.envs.rows import gathered
 
 def is_foreign(env: Any) -> bool:
     """Several environments side by side whose `observation_space` is that of one of them."""
-    return (
-        hasattr(env, "reset")
-        and hasattr(env, "step")
-        and (hasattr(env, "num_envs") or is_pool(env))
-        and hasattr(env, "observation_space")
-        and not hasattr(env, "single_observation_space")
-    ) or is_pool(env)
+    has = ("reset", "step", "num_envs", "observation_space")
+    side_by_side = all(hasattr(env, name) for name in has) and not hasattr(env, "single_observation_space")
+    return side_by_side or is_pool(env)
 
 
 def is_pool(env: Any) -> bool:

@@ -37,10 +37,16 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 def with_suffix(path: str | os.PathLike, suffix: str) -> Path:
     """The file's path, with `suffix` where it has none; ValueError for a folder's ('.', '..', '/')."""
+    path = of_a_file(path)
+    return path if path.suffix else path.with_suffix(suffix)
+
+
+def of_a_file(path: str | os.PathLike) -> Path:
+    """The path, which may name a file; ValueError for a folder's ('.', '..', '/')."""
     path = Path(path)
     if not path.name or path.name == "..":
         raise ValueError(f"'{path}' is a folder: name a file.")
-    return path if path.suffix else path.with_suffix(suffix)
+    return path
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ import jax
 import numpy as np
 
 from actrix.core.types import PyTree
+from actrix.files.atomic import of_a_file
 
 FORMAT = 1
 KEY, DIGEST, HEADER_DIGEST = "actrix", "sha256", "sha256.header"
@@ -125,9 +126,7 @@ SUFFIX = ".safetensors"
 
 def named(path: str | os.PathLike) -> Path:
     """The name of a file: with `.safetensors` at its end, in the place of `.zip`; ValueError for a folder's."""
-    path = Path(path)
-    if not path.name or path.name == "..":
-        raise ValueError(f"'{path}' is a folder: name a file.")
+    path = of_a_file(path)
     name = path.name.removesuffix(".zip")
     return path.with_name(name if name.endswith(SUFFIX) else name + SUFFIX)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector.utils import create_empty_array
 
-from actrix.core.normalize import Moments, normalize_observation
+from actrix.core.normalize import Moments, RewardScale, normalize_observation, scale_reward
 from actrix.envs.make import as_host_env
 from actrix.envs.vec.vecenv import VecEnv
 
@@ -177,8 +177,12 @@ class VecNormalize(VecEnv):
     def normalize_reward(self, reward: np.ndarray) -> np.ndarray:
         """The reward as the model learns from it."""
         rms = self.ret_rms
-        bound = self.clip_reward
-        return reward if rms is None else np.clip(reward / np.sqrt(float(rms.var) + 1e-8), -bound, bound)
+        scale = None if rms is None else RewardScale(jnp.zeros(self.num_envs), rms)
+        return (
+            reward
+            if scale is None
+            else np.asarray(scale_reward(scale, jnp.asarray(reward), self.clip_reward))
+        )
 
     # ------------------------------------------------------------------ files
 

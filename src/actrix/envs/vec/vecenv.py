@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from actrix.core.spaces import from_env_action
-from actrix.envs.base import HostEnv, JaxEnv, infos_of
+from actrix.envs.base import HostEnv, JaxEnv, infos_with_ends
 from actrix.envs.guard import Guard, env_seeds
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.make import make_vec_env
@@ -40,7 +40,6 @@ class VecEnv:
         self.observation_space, self.action_space = host.spec.observation_space, host.spec.action_space
         self._seeds: list[int] | None = None
         self._actions: Any = None
-        self.reset_infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
 
     # ------------------------------------------------------------------ stepping
 
@@ -59,11 +58,7 @@ class VecEnv:
         self.host.played = True  # type: ignore[attr-defined]
         step = self.host.step(np.asarray(from_env_action(self.action_space, actions)))
         done = step.terminated | step.truncated
-        infos = infos_of(self.host)
-        for i in np.flatnonzero(done).tolist():
-            infos[i]["terminal_observation"] = row_of(step.next_obs, i)
-            infos[i]["TimeLimit.truncated"] = bool(step.truncated[i] and not step.terminated[i])
-        return step.obs, step.reward, done, infos
+        return step.obs, step.reward, done, infos_with_ends(self.host, step, done)
 
     def step_async(self, actions: Any) -> None:
         """Remember the actions that `step_wait` takes."""
@@ -186,13 +181,6 @@ class VecEnv:
         if indices is not None:
             raise ValueError("AsyncVectorEnv is asked as a whole: leave indices out.")
         return call()
-
-
-def row_of(tree: Any, i: int) -> Any:
-    """Row i of an observation tree."""
-    if isinstance(tree, dict):
-        return {key: row_of(part, i) for key, part in tree.items()}
-    return tuple(row_of(part, i) for part in tree) if isinstance(tree, tuple) else tree[i]
 
 
 def tile(images: Sequence[np.ndarray]) -> np.ndarray:

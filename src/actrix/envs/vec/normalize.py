@@ -223,8 +223,10 @@ class VecNormalize(VecEnv):
         except FileNotFoundError:
             raise
         except Exception as error:
+            # NumPy would advise to read a pickle unsafely.
+            why = "it is a pickle, which is not read" if "pickle" in str(error) else error
             raise ValueError(
-                f"{load_path} holds no statistics that VecNormalize.save wrote: {error}"
+                f"{load_path} holds no statistics that VecNormalize.save wrote: {why}."
             ) from error
         return made
 

@@ -210,7 +210,7 @@ def _kl_values(answers: Answers, theta: Array, reference: Array) -> tuple[dict[s
     steps = np.where(answers.valid, np.asarray(both(theta)), 0)
     along = lambda weights: np.einsum("xtn,xtnp->xnp", weights, scores)
     spread = lambda x: np.broadcast_to(x[:, None], new.shape)
-    whole = [np.asarray(x.sum(axis=1)) for x in (new, other)]
+    whole: list[Any] = [x.sum(axis=1) for x in (new, other)]
     values = {"k1 in the reward": np.asarray(kl_estimators.k1(*whole))}
     gradients = {"k1 in the reward": along(spread(values["k1 in the reward"]))}
     for name, form in (("k1", kl_estimators.k1), ("k2", kl_estimators.k2), ("k3", kl_estimators.k3)):

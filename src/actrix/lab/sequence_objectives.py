@@ -130,7 +130,9 @@ def critic(lam: float) -> Tokens:
 
     def weights(answers: Answers, theta: Any) -> Array:
         v, ends = answers.prefix_values(theta), _ends(answers)
-        rows = dict(terminated=ends, truncated=np.zeros_like(ends), valid=answers.valid, gamma=1.0, lam=lam)
+        rows: dict[str, Any] = {
+            "terminated": ends, "truncated": ends & False, "valid": answers.valid, "gamma": 1.0, "lam": lam,
+        }  # fmt: skip
         one = lambda v, r: returns.gae(reward=ends * r, value=v[:-1], next_value=v[1:], **rows)
         return np.stack([np.asarray(one(*x)) for x in zip(v, answers.reward, strict=True)])
 

@@ -26,6 +26,7 @@ from actrix.envs.blackjack import Blackjack
 from actrix.envs.classic import CLASSIC, ClassicEnv, TimedState
 from actrix.envs.goals import GOAL_ENVS
 from actrix.envs.guard import EnvError
+from actrix.envs.probes import MEMORY_ENVS
 from actrix.envs.tables import from_gymnasium
 
 # ----------------------------------------------------------------------------------------------- batches
@@ -156,6 +157,9 @@ TOY_TEXT = frozenset(
 JAX_TWINS = frozenset(CLASSIC) | TOY_TEXT | {"Blackjack-v1"}
 """Ids whose JAX step equals Gymnasium's from the same state (tested): train in one, act in the other."""
 
+OWN_ENVS: dict[str, Any] = GOAL_ENVS | MEMORY_ENVS
+"""Our own, by id."""
+
 
 # ------------------------------------------------------------------------------------------------ gymnax
 
@@ -261,9 +265,9 @@ def jax_env(env_id: str, max_episode_steps: int | None = None, **params: Any) ->
         if params:
             raise ValueError(f"{env_id} is compiled without natural and sab only, got {sorted(params)}.")
         return Blackjack(max_episode_steps)
-    if env_id in GOAL_ENVS:
+    if env_id in OWN_ENVS:
         limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
-        return GOAL_ENVS[env_id](**params, **limit)
+        return OWN_ENVS[env_id](**params, **limit)
     env = GymnaxEnv(env_id, max_episode_steps, tuple(sorted(params.items())))
     try:
         _ = env.spec
@@ -274,7 +278,7 @@ def jax_env(env_id: str, max_episode_steps: int | None = None, **params: Any) ->
 
 def has_jax_env(env_id: str) -> bool:
     """Whether `jax_env(env_id)` would succeed (False where gymnax is not installed)."""
-    return env_id in JAX_TWINS or env_id in GOAL_ENVS or env_id in gymnax_ids()
+    return env_id in JAX_TWINS or env_id in OWN_ENVS or env_id in gymnax_ids()
 
 
 @functools.cache

@@ -279,6 +279,7 @@ MANY = {
     "extractor of critics": (actrix.SAC, "box", RING | net(features_extractor_class=Squared)),
     "normalised": (PPO, "box", CHUNK | {"normalize": True, "target_kl": 0.1, "clip_range_vf": 0.2}),
     "recurrent": (PPO, "discrete", CHUNK | net(cell="lstm", lstm_hidden_size=3)),
+    "transformer": (PPO, "discrete", CHUNK | net(cell="transformer", d_model=8, context=3)),
     "gru": (actrix.A2C, "box", FOUR | {"n_steps": 4} | net(cell="gru", lstm_hidden_size=3)),
     "prioritised": (actrix.DQN, "discrete", RING | {"prioritized": True, "priority_beta": "lin_0.4_1.0", "n_steps": 2}),
     "distributional": (actrix.Rainbow, "discrete", RING | {"n_atoms": 5}),

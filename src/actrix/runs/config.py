@@ -95,6 +95,8 @@ def resolve(
     entry, tuned = zoo.settings(preset.name, env_id)
     own = _checked(settings)
     run = _of_run(entry, own, preset, n_timesteps=steps, n_envs=n_envs, policy=policy)
+    if recurrent and "Transformer" in run["policy"]:
+        raise SettingError(f"--recurrent is an LSTM, and the policy is {run['policy']}: take one of them.")
     cell = {"cell": "lstm"} if recurrent else {}
     network = cell | named_policy(run["policy"]) | entry.pop("policy_kwargs", {})
     # One after the other: the zoo's values for a critic or actor that the user replaces go with it.
@@ -165,9 +167,12 @@ def _of_run(
 ) -> dict[str, Any]:
     """What is of the run and not of the algorithm: `given`, else the user's setting, else the zoo's; taken out."""
     run = {k: entry.pop(k, None) for k in zoo.RUN_KEYS}
+    tuned_for = run["policy"]
     for key, argument in given.items():
         value = own.pop(key, None) if argument is None else argument
         run[key] = run[key] if value is None else value
+    if tuned_for not in (None, run["policy"]):
+        entry.pop("policy_kwargs", None)  # they are of the network that is not taken
     run["policy"] = run["policy"] or preset.policy
     if run["policy"] not in POLICIES:
         raise SettingError(f"policy={run['policy']!r}: choose one of {', '.join(POLICIES)}.")

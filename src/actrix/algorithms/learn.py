@@ -114,7 +114,12 @@ class Composition(Algorithm):
 
     @property
     def whole_episodes(self):
-        return self.critic.facts.whole_episodes and not self.data.facts.transitions
+        data = self.data.facts
+        return (self.critic.facts.whole_episodes or data.whole_episodes) and not data.transitions
+
+    @property
+    def shown(self):
+        return self.data.facts.shown
 
     @property
     def steps_singly(self):

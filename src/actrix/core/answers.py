@@ -137,6 +137,10 @@ class DataFacts:
     """Remembered windows of n_steps rows are learned from besides."""
     fixed: bool = False
     """Nothing is collected: a data set."""
+    whole_episodes: bool = False
+    """A chunk holds one whole episode of every environment, whatever the critic needs."""
+    shown: bool = False
+    """The environment acts, and shows right actions."""
     by_error: bool = False
     """Rows are drawn by how wrong the critic was."""
 

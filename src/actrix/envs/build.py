@@ -14,10 +14,9 @@ import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from actrix.core.spaces import check_action_space, check_observation_space
-from actrix.envs.goals import GOAL_ENVS
 from actrix.envs.guard import EnvError, Guard
 from actrix.envs.gymnasium import GymnasiumEnvs, quiet_make
-from actrix.envs.jax_envs import gymnax_ids
+from actrix.envs.jax_envs import OWN_ENVS, gymnax_ids
 from actrix.envs.masks import find_masks_of
 from actrix.envs.rows import RowVectorEnv
 
@@ -179,6 +178,6 @@ def register_atari() -> None:
 
 def nearest(env_id: str) -> str:
     """The ids that are spelled like this one, as the end of a sentence; '' without one."""
-    names = {name.lower(): name for name in (*gym.registry, *GOAL_ENVS, *gymnax_ids())}
+    names = {name.lower(): name for name in (*gym.registry, *OWN_ENVS, *gymnax_ids())}
     close = difflib.get_close_matches(env_id.lower(), names, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(names[name] for name in close)}?" if close else ""

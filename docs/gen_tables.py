@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from actrix import zoo
-from actrix.actors.psi import PSI
+from actrix.actors.group import PSI
 from actrix.algorithms.answers import ACTORS, CRITICS
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.online_traces import OnlineTraces

@@ -55,7 +55,8 @@ def play(env, key, choose):
         assert forced or mask.all()
         action = int(mask.argmax()) if forced else choose(state)
         state, obs, reward, terminated, truncated = step(key, state, jnp.int32(action))
-        assert int(obs) == action and not truncated
+        assert int(obs) == action
+        assert not truncated
         (prompt if forced else answer).append(action)
         if terminated:
             return env.write(prompt), env.write(answer), answer[-1] == END, float(reward), n
@@ -70,12 +71,14 @@ def test_verifiers_agree_with_python(env_id, held_out):
     shown = jax.jit(env.shown)
     for i in range(30):
         noise = i % 3 * 0.15  # none: the solution shown is right
-        choose = lambda state: (
-            rng.randrange(len(env.vocabulary)) if rng.random() < noise else int(shown(state))
+        slips = lambda noise=noise: rng.random() < noise
+        choose = lambda state, slips=slips: (
+            rng.randrange(len(env.vocabulary)) if slips() else int(shown(state))
         )
         prompt, answer, ended, reward, steps = play(env, jax.random.key(i), choose)
         assert reward == is_right(env_id, prompt, answer, ended), (prompt, answer)
-        assert steps <= env.spec.max_episode_steps and (noise or reward == 1)
+        assert steps <= env.spec.max_episode_steps
+        assert noise or reward == 1
         outcomes.add(reward)
     assert outcomes == {0.0, 1.0}
 
@@ -112,9 +115,10 @@ def test_held_out_questions_are_longer_than_those_of_training():
 
 def test_a_group_answers_one_prompt():
     env, n, key = Reverse(3, group=4), 8, jax.random.key(0)
-    state, obs, mask = vector_reset(env, step_keys(key, 0, n))
+    state, _, mask = vector_reset(env, step_keys(key, 0, n))
     prompts = np.asarray(state.instance.prompt).reshape(2, 4, -1)
-    assert (prompts == prompts[:, :1]).all() and (prompts[0, 0] != prompts[1, 0]).any()
+    assert (prompts == prompts[:, :1]).all()
+    assert (prompts[0, 0] != prompts[1, 0]).any()
     for number in range(1, 60):  # random answers end at different times: new prompts come one by one
         action = jnp.argmax(mask + jax.random.uniform(jax.random.fold_in(key, number), mask.shape), axis=-1)
         state, step = vector_step(env, state, action, step_keys(key, number, n))

@@ -317,7 +317,7 @@ class Actor(abc.ABC):
         """(loss of each row, metrics)."""
 
     def weighs(self, rows: Rows) -> Rows:
-        """The rows with the weights that its own loss gives them, where it descends apart from the critic."""
+        """The rows with the weights that its own loss gives them, by which that is averaged."""
         return rows
 
     def critic_share(self, rows: Rows) -> float:
@@ -338,6 +338,10 @@ class Actor(abc.ABC):
 
     def report(self, kept: PyTree) -> Metrics:
         """What is logged of that."""
+        return {}
+
+    def told(self, view: Any, rows: Rows) -> Metrics:
+        """What is logged of a chunk, by the view of the new networks."""
         return {}
 
 

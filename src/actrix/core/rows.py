@@ -46,7 +46,7 @@ class Rows:
     reference: PyTree = None
     """The reference policy's distribution at s_t, where there is a KL to it."""
     choice: jax.Array | None = None
-    """False where the environment itself took the action, of a prompt: no sample of the actor's; None = everywhere true."""
+    """False where the environment itself took the action, of a prompt: no sample of the actor's; None = all true."""
     prompts: Prompts | None = dataclasses.field(default=None, metadata=dict(static=True))
     """What the environments say of prompts; None where there are none."""
     on_policy: bool = dataclasses.field(default=True, metadata=dict(static=True))

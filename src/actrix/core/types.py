@@ -16,7 +16,7 @@ Key = jax.Array
 
 @dataclass_transform(frozen_default=True)
 def record(cls: type[T]) -> type[T]:
-    """A frozen dataclass that is also a JAX pytree: fields are data (arrays, pytrees of arrays or None) unless `static`."""
+    """A frozen dataclass that is also a JAX pytree: fields but `static` ones are data (arrays, trees of them, None)."""
     cls = dataclasses.dataclass(frozen=True)(cls)
     return jax.tree_util.register_dataclass(cls)
 

@@ -67,7 +67,7 @@ class HostRunner:
 
     def __init__(self, algorithm: Algorithm, env: HostEnv, seed: int, reference: Any = None):
         if algorithm.shown:
-            raise ValueError("data shown needs a compiled environment that shows answers: give its id, e.g. Reverse-v0.")
+            raise ValueError("data shown needs a compiled environment that shows answers: give its id.")
         self.algorithm, self.env, self.num_envs, self.seeds = algorithm, env, env.num_envs, (seed,)
         self.spec, self.backend = env.spec, env.backend
         self.rows = algorithm.rows(env.spec)

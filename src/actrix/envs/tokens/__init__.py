@@ -1,1 +1,1 @@
-"""Token environments: a prompt that is given, an answer token by token, and a verifier's reward where the answer ends."""
+"""Token environments: a given prompt, an answer token by token, and a verifier's reward where that ends."""

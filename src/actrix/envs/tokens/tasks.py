@@ -81,7 +81,7 @@ class Sort(Copy):
 
 @dataclasses.dataclass(frozen=True)
 class Addition(TokenEnv):
-    """The sum of two numbers of `digits` digits, zeros in front among them: `07+15=022`; held out has one digit more."""
+    """The sum of two numbers of `digits` digits, with zeros in front: `07+15=022`; held out has one digit more."""
 
     digits: int = 2
     backwards: bool = False
@@ -94,7 +94,9 @@ class Addition(TokenEnv):
         whole(self, "digits")
         switch(self, "backwards")
         if self.width > 8:
-            raise ValueError(f"digits={self.digits}: sums are exact up to 8 digits, held-out ones among them.")
+            raise ValueError(
+                f"digits={self.digits}: sums are exact up to 8 digits, held-out ones among them."
+            )
 
     @property
     def width(self) -> int:

@@ -331,8 +331,8 @@ class PPOClip(PolicyGradient):
         return rows if rows.on_policy else dataclasses.replace(rows, log_prob=memo["log_prob"])
 
     def objective(self, view, kept, rows, psi, memo, progress):
-        clip, high = evaluate(self.clip_range, progress), self.clip_range_high
-        high = clip if high is None else evaluate(high, progress)
+        clip = evaluate(self.clip_range, progress)
+        high = clip if self.clip_range_high is None else evaluate(self.clip_range_high, progress)
         log_prob, old = view.log_prob, rows.log_prob
         if self.ratio == "sequence":
             valid = jnp.ones_like(psi, bool) if rows.valid is None else rows.valid

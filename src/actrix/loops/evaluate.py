@@ -148,7 +148,10 @@ def evaluation_env(
 ) -> HostEnv:
     """Gymnasium's own environment for an id, whatever trained; a JAX environment where Gymnasium has none."""
     from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
+    from actrix.envs.tokens.tasks import TOKEN_ENVS
 
+    if env_id in TOKEN_ENVS:  # every answer to a prompt of its own
+        env_kwargs = {**(env_kwargs or {}), "group": 1}
     n = min(EVAL_ENVS, episodes)
     if is_atari(env_id):  # whole games, unclipped rewards
         return make_atari_env(env_id, n, backend="gymnasium", wrapper_kwargs=PLAY, env_kwargs=env_kwargs)

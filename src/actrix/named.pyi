@@ -767,7 +767,9 @@ class GRPO(Model):
         reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = None, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 1.0,
         ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
-        clip_range: Schedule = 0.2, target_kl: float | None = None, optimizer: str = 'adam',
+        clip_range: Schedule = 0.2, target_kl: float | None = None, clip_range_high: Schedule | None = None,
+        ratio: str = 'token', aggregate: str = 'sequence', group_size: int | None = None, dynamic: bool = False,
+        ref_kl_coef: float = 0.04, ref_kl_in: str = 'loss', ref_kl_by: str = 'k3', optimizer: str = 'adam',
         optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
@@ -783,8 +785,9 @@ class DrGRPO(Model):
         reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = None, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 1.0,
         ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
-        clip_range: Schedule = 0.2, target_kl: float | None = None, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-05,
+        clip_range: Schedule = 0.2, target_kl: float | None = None, clip_range_high: Schedule | None = None,
+        ratio: str = 'token', aggregate: str = 'constant', group_size: int | None = None, dynamic: bool = False,
+        ref_kl_coef: float = 0.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 
@@ -799,7 +802,9 @@ class RLOO(Model):
         reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = None, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 1.0,
         ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
-        gamma_weight: bool = False, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        gamma_weight: bool = False, aggregate: str = 'constant', group_size: int | None = None, dynamic: bool = False,
+        ref_kl_coef: float = 0.03, ref_kl_in: str = 'reward', ref_kl_by: str = 'auto', optimizer: str = 'adam',
+        optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 
@@ -814,7 +819,8 @@ class GPG(Model):
         reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = None, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 1.0,
         ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
-        gamma_weight: bool = False, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        gamma_weight: bool = False, aggregate: str = 'token', group_size: int | None = None, dynamic: bool = False,
+        ref_kl_coef: float = 0.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 
@@ -829,8 +835,9 @@ class GSPO(Model):
         reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = None, batch_size: int | None = 256, n_epochs: int = 1, gamma: float = 1.0,
         ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
-        clip_range: Schedule = 0.0003, target_kl: float | None = None, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-05,
+        clip_range: Schedule = 0.0003, target_kl: float | None = None, clip_range_high: Schedule | None = 0.0004,
+        ratio: str = 'sequence', aggregate: str = 'sequence', group_size: int | None = None, dynamic: bool = False,
+        ref_kl_coef: float = 0.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 
@@ -845,8 +852,9 @@ class DAPO(Model):
         reference: Model | None = None, dataset: Any = None,
         n_steps: int | None = None, batch_size: int | None = 256, n_epochs: int = 1, gamma: float = 1.0,
         ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
-        clip_range: Schedule = 0.2, target_kl: float | None = None, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-05,
+        clip_range: Schedule = 0.2, target_kl: float | None = None, clip_range_high: Schedule | None = 0.28,
+        ratio: str = 'token', aggregate: str = 'token', group_size: int | None = None, dynamic: bool = True,
+        ref_kl_coef: float = 0.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 
@@ -862,7 +870,8 @@ class RLHFPPO(Model):
         n_steps: int | None = None, batch_size: int | None = 256, n_epochs: int = 4, gamma: float = 1.0,
         gae_lambda: float = 0.95, ent_coef: float = 0.0, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
         normalize_advantage: bool = True, clip_range: Schedule = 0.2, clip_range_vf: float | None = 0.2,
-        target_kl: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        target_kl: float | None = None, ref_kl_coef: float = 0.02, ref_kl_in: str = 'reward', ref_kl_by: str = 'auto',
+        whole_episodes: bool = True, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 

@@ -67,10 +67,15 @@ def _answers(model: Any, args: argparse.Namespace, name: str) -> None:
     import dataclasses
 
     env = _token_env(model, args.env)
-    for what, one in (("", env), (" held out, longer than in training", env)) if env is not None else ():
-        from actrix.loops.answers import answers
+    if env is None:
+        return
+    from actrix.envs.tokens.questions import Questions
+    from actrix.loops.answers import answers
 
-        one = dataclasses.replace(one, held_out=bool(what) or one.held_out)
+    kinds = [("", env)]
+    if not isinstance(env, Questions):  # who gives the prompts has no longer ones
+        kinds.append((" held out, longer than in training", dataclasses.replace(env, held_out=True)))
+    for what, one in kinds:
         found = answers(model.policy, one, args.episodes, args.seed, not args.stochastic)
         share = sum(answer.right for answer in found) / len(found)
         print(f"{name}right: {100 * share:.1f} % of {len(found)} answers to prompts{what}")
@@ -78,11 +83,10 @@ def _answers(model: Any, args: argparse.Namespace, name: str) -> None:
 
 def _token_env(model: Any, env_id: str | None) -> Any:
     """The token environment that a model plays in; None where it is another kind."""
-    from actrix.envs.tokens.tasks import TOKEN_ENVS
+    from actrix.envs.build import token_task
     from actrix.runs.start import model_env_id
 
-    kind = TOKEN_ENVS.get(model_env_id(model, env_id))
-    return None if kind is None else kind(**(model.env_kwargs or {}))
+    return token_task(model_env_id(model, env_id), model.env_kwargs)
 
 
 def record_to(path: Path, out: Path | None, episodes: int, seed: int, env_id: str | None) -> None:

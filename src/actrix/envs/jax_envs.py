@@ -123,7 +123,10 @@ class HostJax:
         if self.state is None:
             raise RuntimeError("HostJax.step was called before reset.")
         self.state, step = self._step(self.key, self._next(), self.state, action)
-        return jax.tree.map(np.asarray, step)
+        out = jax.tree.map(np.asarray, step)
+        if (complaint := getattr(self.env, "complaint", None)) is not None:
+            raise EnvError(complaint)
+        return out
 
     def get_state(self) -> dict[str, Any] | None:
         """Everything that the next steps depend on, as plain data; None before the first reset."""

@@ -80,6 +80,10 @@ class TokenEnv(abc.ABC):
         """Whether an answer `[answer_room]`, zeros behind its end, is right: the solution, END among it."""
         return jnp.all(answer == instance.solution)
 
+    def score(self, instance: Instance, answer: jax.Array, done: jax.Array) -> jax.Array:
+        """The reward where the answer is done: 1 if it is right; else 0."""
+        return jnp.where(done & self.right(instance, answer), 1.0, 0.0)
+
     @functools.cached_property
     def spec(self) -> Spec:
         space, steps = spaces.Discrete(len(self.vocabulary)), self.prompt_room - 1 + self.answer_room
@@ -100,7 +104,7 @@ class TokenEnv(abc.ABC):
         place = t - instance.length
         answer = state.answer.at[jnp.where(asked, self.answer_room, place)].set(token, mode="drop")
         done = ~asked & ((token == END) | (place == self.answer_room - 1))
-        reward = jnp.where(done & self.right(instance, answer), 1.0, 0.0)
+        reward = self.score(instance, answer, done)
         return TokenState(instance, answer, t), token, reward, done, jnp.zeros((), bool)
 
     def mask(self, state: TokenState) -> jax.Array:

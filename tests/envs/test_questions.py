@@ -114,3 +114,16 @@ def test_a_verifier_that_fails_stops_training_with_one_sentence(reward, text):
 def test_questions_that_make_no_sense(make, text):
     with pytest.raises(ValueError, match=text):
         make()
+
+
+def test_a_task_of_reasoning_gym_is_judged_by_its_own_verifier():
+    pytest.importorskip("reasoning_gym")
+    env = make_jax_env("ReasoningGym-v0", task="chain_sum", size=5, room=6, max_terms=2, max_digits=1)
+    assert len(env.prompts) == 5
+    for prompt, answer, reward in play(env, lambda host: np.asarray(jax.vmap(env.shown)(host.state))):
+        assert reward == 1
+        assert prompt in env.prompts
+        assert env.reward(prompt, answer + "9") < 1
+    assert make_jax_env("ReasoningGym-v0", task="chain_sum", size=5, room=6, max_terms=2, max_digits=1) == env
+    with pytest.raises(ValueError, match="reasoning-gym refuses task='nothing'"):
+        make_jax_env("ReasoningGym-v0", task="nothing")

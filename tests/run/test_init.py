@@ -41,6 +41,7 @@ def start(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_anothers_policy_and_stays_near_it(start, tmp_path, capsys):
     out = tmp_path / "grpo"
     still = [*KWARGS, "--envs", "8", "--seed", "4", "--quiet", "--set", "learning_rate=1e-12"]
@@ -87,7 +88,7 @@ def test_answers_are_judged_as_text(start):
             ["grpo", "Reverse-v0", *KWARGS, "--set", "policy_kwargs={'hidden_size':8}"],
             "the same policy_kwargs",
         ),
-        (["dqn", "Reverse-v0", *KWARGS], "the network of sft there is another"),
+        (["qac", "Reverse-v0", *KWARGS], "the network of sft there is another"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(start, words, text, tmp_path, capsys):

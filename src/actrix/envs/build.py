@@ -168,7 +168,12 @@ def token_task(env_id: str, env_kwargs: dict[str, Any] | None = None) -> TokenEn
     if env_id in TOKEN_ENVS:
         return TOKEN_ENVS[env_id](**kwargs)
     made = named(env_id)
-    kind = made if made is None or isinstance(made, type) else typing.get_type_hints(made).get("return")
+    kind: Any = made
+    if made is not None and not isinstance(made, type):
+        try:
+            kind = typing.get_type_hints(made).get("return")
+        except Exception:  # annotations of the user's that cannot be read are not ours to complain about
+            return None
     if made is None or not (isinstance(kind, type) and issubclass(kind, TokenEnv)):
         return None
     try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import string
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from actrix.core.fields import switch, whole
 from actrix.envs.tokens.env import END, Instance, TokenEnv, padded
+from actrix.envs.tokens.reasoning import reasoning_task
 
 ASK = 1
 """The token that ends a prompt of letters."""
@@ -198,7 +200,8 @@ def value(numbers: jax.Array, operators: jax.Array) -> jax.Array:
     return total + product
 
 
-TOKEN_ENVS: dict[str, type[TokenEnv]] = {
+TOKEN_ENVS: dict[str, Callable[..., TokenEnv]] = {
     "Copy-v0": Copy, "Reverse-v0": Reverse, "Sort-v0": Sort, "Addition-v0": Addition, "Countdown-v0": Countdown,
+    "ReasoningGym-v0": reasoning_task,
 }  # fmt: skip
 """By id."""

@@ -242,6 +242,8 @@ def test_what_does_not_fit_is_said(preset, env, n, settings, text):
             {"ref_kl_in": "loss", "ref_kl_by": "k1", "ref_kl_coef": 1.0},
             "gradient of mean 0",
         ),
+        (("none", "score-is", "lag"), {"aggregate": "sequence"}, "weighs whole trajectories as it is"),
+        (("v-trace", "score", "trajectories:4:whole"), {}, "no whole episodes; take data lag"),
         (("none", "ppo-clip:0.2:group"), {"aggregate": "word"}, "aggregate='word': choose one of"),
     ],
 )

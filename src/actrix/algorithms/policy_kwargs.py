@@ -13,13 +13,8 @@ import numpy as np
 from actrix.nets.networks import NetworkConfig
 from actrix.nets.torso import ACTIVATIONS
 
-POLICIES = (
-    "MlpPolicy",
-    "CnnPolicy",
-    "MultiInputPolicy",
-    "MlpLstmPolicy",
-    "CnnLstmPolicy",
-    "MultiInputLstmPolicy",
+POLICIES = tuple(
+    f"{seen}{memory}Policy" for memory in ("", "Lstm", "Transformer") for seen in ("Mlp", "Cnn", "MultiInput")
 )
 
 
@@ -110,8 +105,6 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
                 f"policy_kwargs has no {name!r}; there are net_arch, {', '.join(sorted(known))}."
             )
         changes[name] = tuple(value) if name in ("pi", "vf") and value is not None else value
-    if changes.get("cell") not in (None, "lstm", "gru"):
-        raise SettingError(f"policy_kwargs cell={changes['cell']!r}: choose 'lstm' or 'gru'.")
     try:
         return dataclasses.replace(base, **changes)
     except ValueError as error:
@@ -155,6 +148,13 @@ def network_settings(network: NetworkConfig, base: NetworkConfig = NetworkConfig
     }
 
 
+def named_policy(policy: str) -> dict[str, Any]:
+    """What a policy's name says of its `policy_kwargs`."""
+    cell = next((name for name in ("Lstm", "Transformer") if name in policy), None)
+    out: dict[str, Any] = {} if cell is None else {"cell": cell.lower()}
+    return out | ({"cnn": True} if policy.startswith("Cnn") else {})
+
+
 def network_of(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> Any:
     """The network of a policy's name, or of a user's function, with its `policy_kwargs`; SettingError for others."""
     kwargs = dict(policy_kwargs or {})
@@ -163,10 +163,7 @@ def network_of(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> 
             raise SettingError(
                 f"policy {policy!r} is unknown: choose one of {', '.join(POLICIES)}, or a function."
             )
-        if "Lstm" in policy:
-            kwargs.setdefault("cell", "lstm")
-        if policy.startswith("Cnn"):
-            kwargs.setdefault("cnn", True)
+        kwargs = named_policy(policy) | kwargs
     elif callable(policy):
         kwargs["module"] = policy
     else:

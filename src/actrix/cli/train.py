@@ -26,6 +26,7 @@ def add_train(command: AddCommand) -> None:
                    help="e.g. `ppo LunarLander-v3`; with --critic/--actor only ENV")  # fmt: skip
     _what_is_learned(p)
     _how_much_and_where(p)
+    p.add_argument("--policy", metavar="NAME", help="e.g. MlpTransformerPolicy (default: the zoo's)")
     p.add_argument("--recurrent", action="store_true", help="an LSTM policy")
     p.add_argument("--out", type=Path, help="the run folder (default: runs/ALGO-ENV-DATE)")
     p.add_argument("--video", action="store_true", help="record a video of the trained agent")
@@ -171,7 +172,8 @@ def _config(args: argparse.Namespace) -> Any:
         None if composing else args.names[0], args.names[-1], critic=args.critic, actor=args.actor, data=args.data,
         steps=args.steps, n_envs=args.envs, seeds=seeds, backend=args.backend,
         settings=_q_parts(args) | pairs(args.set, "--set"),
-        env_kwargs=pairs(args.env_kwargs, "--env-kwargs"), recurrent=args.recurrent, dataset=args.dataset,
+        env_kwargs=pairs(args.env_kwargs, "--env-kwargs"), policy=args.policy, recurrent=args.recurrent,
+        dataset=args.dataset,
         workers=args.workers, step_timeout=args.step_timeout, max_restarts=args.max_restarts,
         init=warm.resolved(args.init), network=warm.network_of(args.init) if args.init else None,
     )  # fmt: skip

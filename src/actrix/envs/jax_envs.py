@@ -26,6 +26,7 @@ from actrix.envs.blackjack import Blackjack
 from actrix.envs.classic import CLASSIC, ClassicEnv, TimedState
 from actrix.envs.goals import GOAL_ENVS
 from actrix.envs.guard import EnvError
+from actrix.envs.probes import MEMORY_ENVS
 from actrix.envs.tables import from_gymnasium
 from actrix.envs.tokens.tasks import TOKEN_ENVS
 
@@ -166,7 +167,7 @@ TOY_TEXT = frozenset(
 JAX_TWINS = frozenset(CLASSIC) | TOY_TEXT | {"Blackjack-v1"}
 """Ids whose JAX step equals Gymnasium's from the same state (tested): train in one, act in the other."""
 
-OWN_ENVS: dict[str, Any] = GOAL_ENVS | TOKEN_ENVS
+OWN_ENVS: dict[str, Any] = GOAL_ENVS | TOKEN_ENVS | MEMORY_ENVS
 """Our own, by id."""
 
 

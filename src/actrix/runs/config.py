@@ -13,7 +13,7 @@ import numpy as np
 from actrix import zoo
 from actrix.algorithms import presets
 from actrix.algorithms.learn import Composition
-from actrix.algorithms.policy_kwargs import POLICIES
+from actrix.algorithms.policy_kwargs import POLICIES, named_policy
 from actrix.algorithms.settings import SettingError, configure, settings_of, upgraded
 from actrix.data.datasets.dataset import Dataset, mix
 from actrix.data.datasets.read import load_dataset
@@ -98,7 +98,8 @@ def resolve(
     entry, tuned = zoo.settings(preset.name, env_id)
     own = _checked(settings)
     run = _of_run(entry, own, preset, n_timesteps=steps, n_envs=n_envs, policy=policy)
-    tuned_network = {**_policy_defaults(run["policy"], recurrent), **entry.pop("policy_kwargs", {})}
+    cell = {"cell": "lstm"} if recurrent else {}
+    tuned_network = cell | named_policy(run["policy"]) | entry.pop("policy_kwargs", {})
     network = tuned_network if network is None else network
     # One after the other: the zoo's values for a critic or actor that the user replaces go with it.
     tuned_algorithm = configure(preset.algorithm, {**entry, "policy_kwargs": network})
@@ -211,12 +212,3 @@ def _whole(name: str, value: Any, default: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != value // 1:
         raise SettingError(f"{name}={value!r} must be a whole number of at least 1.")
     return int(value)
-
-
-def _policy_defaults(policy: str, recurrent: bool) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    if recurrent or "Lstm" in policy:
-        out["cell"] = "lstm"
-    if policy.startswith("Cnn"):
-        out["cnn"] = True
-    return out

@@ -114,7 +114,12 @@ class Composition(Algorithm):
 
     @property
     def whole_episodes(self):
-        return self.critic.facts.whole_episodes and not self.data.facts.transitions
+        data = self.data.facts
+        return (self.critic.facts.whole_episodes or data.whole_episodes) and not data.transitions
+
+    @property
+    def shown(self):
+        return self.data.facts.shown
 
     @property
     def steps_singly(self):
@@ -154,7 +159,7 @@ class Composition(Algorithm):
         return Acting(net, moments, self._explore(jnp.zeros(()), self.data.hold(net)))
 
     def init(self, key, spec, num_envs, reference=None):
-        references.check(self.actor, reference, spec)
+        references.check(self.actor, reference, spec, self.whole_episodes)
         acting = self.initial_acting(key, spec)
         params = self.fit.split(acting.net)[0]
         own = self.actor.own()
@@ -236,7 +241,7 @@ class Composition(Algorithm):
             view = update.look(state.params, rows)
             kept = state.keep(self.actor.after(state.kept.actor, view, rows, memo), state.kept.actor)
             state = dataclasses.replace(state, kept=dataclasses.replace(state.kept, actor=kept))
-            metrics |= self.critic.report(est, item_rows) | view.report()
+            metrics |= self.critic.report(est, item_rows) | view.report() | self.actor.told(view, rows)
         # The statistics move only now, after the losses that used them.
         before = learner.acting.obs_moments, learner.training.reward_scale
         moments, scale = state.keep(self._statistics(learner, chunk), before)

@@ -51,6 +51,8 @@ def _what_is_learned(p: argparse.ArgumentParser) -> None:
     p.add_argument("--n-step", type=count, metavar="N", help="dqn and its relatives: n-step targets")
     p.add_argument("--distributional", choices=["c51", "qr", "iqn", "none"],
                    help="dqn and its relatives: what Q represents")  # fmt: skip
+    p.add_argument("--init", metavar="RUN",
+                   help="begin with the policy of a run or model file, and stay near it (ref_kl_coef)")  # fmt: skip
     p.add_argument("--dataset", nargs="+", default=[], metavar="PATH",
                    help="learn from Minari data sets; ENV then only evaluates")  # fmt: skip
 
@@ -148,6 +150,7 @@ def _train(args: argparse.Namespace) -> int:
 def _config(args: argparse.Namespace) -> Any:
     """What the command asks for, resolved."""
     from actrix.algorithms.settings import SettingError
+    from actrix.runs import warm
     from actrix.runs.config import resolve
 
     composing = bool(args.critic or args.actor or args.data)
@@ -172,6 +175,7 @@ def _config(args: argparse.Namespace) -> Any:
         env_kwargs=pairs(args.env_kwargs, "--env-kwargs"), policy=args.policy, recurrent=args.recurrent,
         dataset=args.dataset,
         workers=args.workers, step_timeout=args.step_timeout, max_restarts=args.max_restarts,
+        init=warm.resolved(args.init), network=warm.network_of(args.init) if args.init else None,
     )  # fmt: skip
 
 

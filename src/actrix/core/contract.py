@@ -66,6 +66,11 @@ class Algorithm(abc.ABC, Generic[TrainingState]):
         return False
 
     @property
+    def shown(self) -> bool:
+        """The environment shows right actions and acts itself while it is learned from."""
+        return False
+
+    @property
     def plays_at_random(self) -> bool:
         """Its target policy is stochastic by design, so that evaluation draws from it."""
         return False

@@ -66,6 +66,8 @@ class HostRunner:
     """Trains one seed on any `HostEnv`; each `advance(1)` is one chunk and one update."""
 
     def __init__(self, algorithm: Algorithm, env: HostEnv, seed: int, reference: Any = None):
+        if algorithm.shown:
+            raise ValueError("data shown needs a compiled environment that shows answers: give its id.")
         self.algorithm, self.env, self.num_envs, self.seeds = algorithm, env, env.num_envs, (seed,)
         self.spec, self.backend = env.spec, env.backend
         self.rows = algorithm.rows(env.spec)
@@ -316,6 +318,7 @@ class HostRunner:
         chunk = Chunk(
             obs=obs, action=action, reward=step.reward, next_obs=step.next_obs, terminated=step.terminated,
             truncated=truncated, valid=valid if holes else None, mask=mask, next_mask=step.next_mask, first=first,
+            prompts=self.spec.prompts,
         )  # fmt: skip
         missing = rows - len(steps)
         if whole and missing:

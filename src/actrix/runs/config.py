@@ -47,6 +47,8 @@ class RunConfig:
     """Gymnasium environments in processes: True = one each, or how many; see `make_vec_env`."""
     step_timeout: float = STEP_TIMEOUT
     max_restarts: int = 0
+    init: str = ""
+    """A run or model file whose policy this one begins with, and stays near where there is a KL; '' = none."""
 
     @property
     def title(self) -> str:
@@ -78,12 +80,13 @@ def resolve(
     data: str | None = None, steps: int | None = None, n_envs: int | None = None, seeds: Sequence[int] | None = None,
     backend: str = "auto", settings: dict[str, Any] | None = None, env_kwargs: dict[str, Any] | None = None,
     policy: str | None = None, recurrent: bool = False, dataset: Sequence[str] = (), workers: bool | int = False,
-    step_timeout: float = STEP_TIMEOUT, max_restarts: int = 0,
+    step_timeout: float = STEP_TIMEOUT, max_restarts: int = 0, init: str = "", network: dict[str, Any] | None = None,
 ) -> RunConfig:  # fmt: skip
     """The configuration of a run: preset ← zoo ← user. Raises SettingError, UnknownEnvError, EnvError.
 
     With `dataset` there is no environment to train in: `env_id` (None = the data set's) only evaluates.
     `policy` is a name of Stable-Baselines3's; `recurrent` puts an LSTM into it unless policy_kwargs names a cell.
+    `init` is a run or model file to begin with, and `network` the `policy_kwargs` of it (`runs.warm`).
     """
     preset = _preset(algorithm, critic, actor, data)
     if dataset:
@@ -98,7 +101,8 @@ def resolve(
     if recurrent and "Transformer" in run["policy"]:
         raise SettingError(f"--recurrent is an LSTM, and the policy is {run['policy']}: take one of them.")
     cell = {"cell": "lstm"} if recurrent else {}
-    network = cell | named_policy(run["policy"]) | entry.pop("policy_kwargs", {})
+    tuned_network = cell | named_policy(run["policy"]) | entry.pop("policy_kwargs", {})
+    network = tuned_network if network is None else network
     # One after the other: the zoo's values for a critic or actor that the user replaces go with it.
     tuned_algorithm = configure(preset.algorithm, {**entry, "policy_kwargs": network})
     configured = configure(tuned_algorithm, own)
@@ -115,7 +119,7 @@ def resolve(
         backend = choose_backend(backend, env_id, env_kwargs, count, workers)
     return RunConfig(
         preset.name, env_id, seeds, total, count, backend, settings_of(configured), env_kwargs, tuned,
-        tuple(str(Path(path).resolve() if Path(path).exists() else path) for path in dataset), **processes,
+        tuple(str(Path(path).resolve() if Path(path).exists() else path) for path in dataset), init=init, **processes,
     )  # fmt: skip
 
 

@@ -49,6 +49,7 @@ def seed_folders(folder: Path, config: RunConfig) -> list[tuple[Path, int]]:
 _KINDS: dict[str, Any] = {
     "algorithm": str, "env_id": str, "n_timesteps": int, "n_envs": int, "backend": str, "settings": dict,
     "env_kwargs": dict, "dataset": tuple, "step_timeout": (int, float), "max_restarts": int, "workers": (bool, int),
+    "init": str,
 }  # fmt: skip
 
 

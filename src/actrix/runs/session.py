@@ -26,7 +26,7 @@ from actrix.loops.offline import OfflineRunner
 from actrix.loops.runner import Runner
 from actrix.loops.stepping import host_runner
 from actrix.loops.train import SeedRun, kept, load_checkpoints, save_checkpoints, train
-from actrix.runs import tracked
+from actrix.runs import tracked, warm
 from actrix.runs.config import RunConfig, RunError, load_datasets
 from actrix.runs.folder import checkpointed_steps, remove_traces
 from actrix.show.display import Display
@@ -66,10 +66,14 @@ def train_here(config: RunConfig, pairs: Sequence[tuple[Path, int]], session: Se
     else:
         env = make_env(config, seeds[0])
         algorithm.check(env.spec, env.num_envs if isinstance(env, HostEnv) else config.n_envs)
+        begun = warm.initial_acting(config, algorithm, env.spec)
+        reference = warm.reference_of(algorithm, begun)
         if isinstance(env, HostEnv):
-            runner = host_runner(algorithm, env, seeds[0])
+            runner = host_runner(algorithm, env, seeds[0], reference)
         else:
-            runner = CompiledRunner(algorithm, env, config.n_envs, seeds)
+            runner = CompiledRunner(algorithm, env, config.n_envs, seeds, reference)
+        if begun is not None:
+            warm.begins_from(runner, algorithm, begun)
     runs = [
         SeedRun(seed, folder=path, checkpoints=path / "checkpoints", identity=identity_of(config))
         for path, seed in pairs
@@ -138,6 +142,7 @@ def _write(config: RunConfig, algorithm: Algorithm, runner: Runner, runs: Sequen
             run.folder / "model.safetensors", config.algorithm, settings_of(algorithm), acting, runner.spec,
             env_id=config.env_id or None, env_kwargs=config.env_kwargs or None, seed=run.seed,
             num_timesteps=run.steps, n_envs=config.n_envs,
+            reference=bool(config.init) and bool(getattr(getattr(algorithm, "actor", None), "ref_kl_coef", 0)),
         )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from actrix.files.lock import RunLock
 from actrix.loops.evaluate import check_same_spaces, evaluate, evaluation_env
 from actrix.loops.train import SeedRun
 from actrix.model import Model
-from actrix.runs import tracked
+from actrix.runs import tracked, warm
 from actrix.runs.config import RunConfig, RunError, load_datasets, resolve
 from actrix.runs.folder import (
     CURVE,
@@ -83,6 +83,8 @@ def _check(config: RunConfig) -> None:
     """Build what may refuse, once: the environment, the learner."""
     algorithm = config.build()
     if config.dataset:
+        if config.init:
+            raise SettingError("--init begins training in an environment: leave --dataset out.")
         data = load_datasets(config.dataset)
         if config.env_id:
             _evaluates(config, data)
@@ -95,8 +97,10 @@ def _check(config: RunConfig) -> None:
         algorithm.check_budget(config.n_timesteps, rows)
         algorithm.check_run(env.spec, config.n_timesteps, rows)
         _check_warm_up(config, algorithm, env.spec, rows)
+        begun = warm.initial_acting(config, algorithm, env.spec)
         try:
-            _small(algorithm, rows).init(jax.random.key(0), env.spec, rows)
+            small = _small(algorithm, rows)
+            small.init(jax.random.key(0), env.spec, rows, warm.reference_of(algorithm, begun))
         except (TypeError, ValueError) as error:
             network = config.settings.get("policy_kwargs")
             given = f" with policy_kwargs={network}" if network else ""

@@ -261,6 +261,25 @@ def test_check_env():
         check_env("CartPole-v1")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the other advice
+def test_check_env_warns_of_what_a_wrapper_may_change_and_of_seeds():
+    class Graph(Counting):
+        observation_space = gym.spaces.Graph(gym.spaces.Box(0, 1, (2,)), None)
+
+        def _obs(self):
+            return self.observation_space.sample()
+
+    with pytest.warns(UserWarning, match=r"Graph.*not supported"):
+        check_env(Graph())
+
+    class Random(Counting):
+        def _obs(self):
+            return np.random.rand(2).astype(np.float32)  # noqa: NPY002 - not seeded
+
+    with pytest.warns(UserWarning, match="seeds: .* differ"):
+        check_env(Random())
+
+
 def test_set_random_seed():
     set_random_seed(3)
     first = np.random.random()  # noqa: NPY002

@@ -37,11 +37,8 @@ def check_env(env: gym.Env, warn: bool = True, skip_render_check: bool = True) -
         raise AssertionError("; ".join(wrong))
     for finding in found:
         if warn and advice(finding):
-            space = (
-                " It is not supported as it is."
-                if finding.check in _SPACES and finding.level == "fix"
-                else ""
-            )
+            lacking = finding.check in _SPACES and finding.level == "fix"
+            space = " It is not supported as it is." if lacking else ""
             warnings.warn(f"{finding.check}: {finding.result}{space}", UserWarning, stacklevel=2)
 
 

@@ -55,6 +55,7 @@ from actrix.model import Model  # noqa: E402
 from actrix.named import *  # noqa: E402, F403
 from actrix.show.log import configure  # noqa: E402
 from actrix.show.summaries import Figure, HParam, Image, Video  # noqa: E402
+from actrix.surface import get_device  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -132,6 +133,7 @@ __all__ = [
     "check_env",
     "configure",
     "evaluate_policy",
+    "get_device",
     "is_vecenv_wrapped",
     "load_dataset",
     "load_from_hub",

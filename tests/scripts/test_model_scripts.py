@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from worlds import Counting
 
+import actrix
 from actrix import (
     DQN,
     PPO,
@@ -339,3 +340,10 @@ def test_training_with_such_arguments_goes_to_its_end(taking, tmp_path):
         model.learn(16, callback=CheckpointCallback(8, tmp_path), checkpoint_dir=tmp_path / "c")
     again = PPO("MlpPolicy", taking, env_kwargs={"m": np.ones(3)}, **SMALL)
     again.learn(24, resume_from=tmp_path / "c", reset_num_timesteps=False)
+
+
+def test_the_device_is_the_platform_of_jax():
+    model = actrix.PPO("MlpPolicy", "CartPole-v1", device="cpu", n_steps=8)
+    assert actrix.get_device() == actrix.get_device("cpu").type == model.policy.device.type == model.device
+    with pytest.raises(ValueError, match="JAX runs on 'cpu' here"):
+        actrix.get_device("tpu")

@@ -12,6 +12,7 @@ fails where it is used, with the sentence of `from actrix import NAME` where the
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import os
 import shutil
@@ -74,11 +75,16 @@ def look_up(name: str) -> Any:
 def main() -> None:
     """Run the suites and print a table of outcomes, then the failures by their reason."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("sources", nargs="+", type=Path, help="unpacked sdists: Stable-Baselines3's first")
+    parser.add_argument("sources", nargs="*", type=Path, help="unpacked sdists: Stable-Baselines3's first")
     parser.add_argument("-k", default="", help="pytest's expression")
     parser.add_argument("--files", nargs="*", default=[], help="only these test files")
     parser.add_argument("--log", type=Path, help="where the output of pytest goes")
+    parser.add_argument(
+        "--zoo", type=Path, help="rl-baselines3-zoo's folder hyperparams: which entries construct"
+    )
     asked = parser.parse_args()
+    if asked.zoo:
+        zoo(asked.zoo)
     with tempfile.TemporaryDirectory() as folder:
         for source in asked.sources:
             write_stubs(source, Path(folder))
@@ -144,6 +150,76 @@ def report(path: Path) -> None:
     for name, outcome, why in found:
         if outcome == "failed":
             print(f"{name}\t{why}")
+
+
+ZOO = {"ppo_lstm": "PPO", "her": None, "ars": None}
+"""Files whose class is not the name in capitals; HER's entries name one in `model_class`, ARS is not offered."""
+NOT_MODELS = (
+    "n_timesteps", "n_envs", "env_wrapper", "callback", "frame_stack", "normalize", "monitor_kwargs", "env_kwargs",
+    "vec_env_wrapper", "vec_env_kwargs", "noise_type", "noise_std", "policy", "model_class",
+)  # fmt: skip
+"""What the zoo itself takes out before it makes a model."""
+
+
+def zoo(folder: Path) -> None:
+    """Print how many entries construct, and why others do not: each with its keywords, as the zoo hands them on."""
+    import yaml
+
+    made, refused = Counter(), Counter()
+    for path in sorted(folder.glob("*.yml")):
+        for name, entry in yaml.safe_load(path.read_text()).items():
+            try:
+                construct(path.stem, dict(entry))
+                made[path.stem] += 1
+            except Exception as error:
+                refused[path.stem] += 1
+                print(f"{path.stem} {name}: {type(error).__name__}: {str(error)[:200]}")
+    print("| file | construct | refused |\n|---|---|---|")
+    for name in sorted(made.keys() | refused.keys()):
+        print(f"| {name} | {made[name]} | {refused[name]} |")
+    print(f"| all | {made.total()} | {refused.total()} |")
+
+
+def construct(file: str, entry: dict[str, Any]) -> None:
+    """Make the model of an entry, and have its algorithm check a space of its kind; raises what they raise."""
+    import actrix
+    from actrix.envs.make import as_host_env
+
+    cls = getattr(
+        actrix,
+        (ZOO.get(file, file.upper()) or entry.get("model_class", file).upper()).replace("CROSSQ", "CrossQ"),
+    )
+    settings = {k: x for k, x in entry.items() if k not in NOT_MODELS}
+    for key in ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs"):
+        if isinstance(settings.get(key), str):
+            settings[key] = literal(ast.parse(settings[key].strip(), mode="eval").body)
+    if isinstance(settings.get("train_freq"), list):
+        settings["train_freq"] = tuple(settings["train_freq"])
+    if entry.get("noise_type"):
+        kind = (
+            actrix.OrnsteinUhlenbeckActionNoise
+            if "ornstein" in entry["noise_type"]
+            else actrix.NormalActionNoise
+        )
+        settings["action_noise"] = kind(mean=[0.0], sigma=[entry["noise_std"]])
+    model = cls(entry["policy"], **settings)
+    discrete = file in ("dqn", "qrdqn")
+    spec = as_host_env("CartPole-v1" if discrete else "Pendulum-v1").spec
+    if "replay_buffer_class" not in settings:  # hindsight would look for goals
+        model.algorithm.fitted(spec, entry.get("n_envs", 1)).check(spec, entry.get("n_envs", 1))
+
+
+def literal(node: ast.expr) -> Any:
+    """The value of an expression of literals, `dict(…)` and dotted names, which stay names (nn.ReLU → "ReLU")."""
+    if isinstance(node, ast.Call):
+        return {k.arg: literal(k.value) for k in node.keywords}
+    if isinstance(node, ast.Dict):
+        return {literal(k): literal(x) for k, x in zip(node.keys, node.values, strict=True) if k is not None}
+    if isinstance(node, ast.List | ast.Tuple):
+        return [literal(x) for x in node.elts]
+    if isinstance(node, ast.Attribute | ast.Name):
+        return node.attr if isinstance(node, ast.Attribute) else node.id
+    return ast.literal_eval(node)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import gymnasium as gym
-import jax
 import numpy as np
 
 from actrix import resuming
@@ -45,7 +44,7 @@ from actrix.policy import ModelPolicy
 from actrix.predict import predict
 from actrix.show.display import Display
 from actrix.stored import MODELS, Stored
-from actrix.surface import Surface
+from actrix.surface import Surface, get_device
 
 
 class Model(Surface, Stored):
@@ -113,7 +112,7 @@ class Model(Surface, Stored):
             stats_window_size,
         )
         self.backend, self.env_kwargs, self.n_envs = backend, env_kwargs, n_envs
-        self.device = _device(device)
+        self.device = get_device(device)
         if seed is not None:  # for environments that draw from the global streams
             set_random_seed(self.seed)
         self.reference = None if reference is None else reference.acting
@@ -371,10 +370,3 @@ def _seed(seed: int | None) -> int:
     if isinstance(seed, bool) or int(seed) != seed or seed < 0:
         raise ValueError(f"seed={seed!r} must be a whole number of at least 0.")
     return int(seed)
-
-
-def _device(device: str) -> str:
-    platform = jax.default_backend()
-    if device not in ("auto", platform, {"gpu": "cuda"}.get(platform, platform)):
-        raise ValueError(f"device={device!r}: JAX runs on {platform!r} here; use device='auto'.")
-    return platform

@@ -34,7 +34,7 @@ def _ask(name: str, only: str | None, file: Path | None) -> int:
     if file is not None:
         record.read(file)  # a broken record is found before the work
     asked = adapter(name)
-    print(f"{name}: {', '.join(f'{k} {v}' for k, v in versions(name).items())}")
+    print(f"{name}: {', '.join(f'{k} {v}' for k, v in versions(name).items())}", flush=True)
     outcomes = []
     for one in probes:
         began = time.monotonic()

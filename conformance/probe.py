@@ -62,7 +62,7 @@ def _text(parts: dict[str, np.ndarray]) -> str:
     number = lambda v: np.array2string(
         v, precision=3, suppress_small=True, separator=", ", max_line_width=1000
     )
-    return ", ".join(f"{k} {number(v)}".strip() for k, v in parts.items())
+    return ", ".join(" ".join(f"{k} {number(v)}".split()) for k, v in parts.items())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,7 +46,7 @@ class Agent:
     def action_values(self, obs: Any, actions: Any) -> np.ndarray:
         """The smaller of the critics; there is no public name for it."""
         composed, net = self.model.algorithm, self.model.acting.net
-        q = composed.critic.joined.mean(net.critics(jnp.asarray(obs), jnp.asarray(actions)))
+        q = composed.critic.joined.mean(jax.vmap(net.critics)(jnp.asarray(obs), jnp.asarray(actions)))
         return np.asarray(q).min(1)
 
     def probs(self, obs: Any, masks: Any) -> np.ndarray:
@@ -122,15 +122,13 @@ class Actrix(Adapter):
     def translated(self, algorithm: str, settings: dict) -> dict:
         """The settings by the library's names."""
         given = dict(settings)
-        for ours, theirs in (("noise", "action_noise"), ("n_step", "n_steps")):
+        for ours, theirs in (("noise", "action_noise"), ("n_step", "n_steps"), ("q_lambda", "lam")):
             if ours in given:
                 given[theirs] = given.pop(ours)
         unknown = {
-            "trpo": ("ent_coef", "learning_rate"), "pqn": ("learning_starts",), "td3": ("ent_coef",),
+            "trpo": ("ent_coef",), "pqn": ("learning_starts",), "td3": ("ent_coef",),
             "dqn": ("ent_coef",), "recurrent_ppo": (),
         }.get(algorithm, ())  # fmt: skip
-        if algorithm == "trpo":
-            given["critic_learning_rate"] = given["learning_rate"]
         for name in unknown:
             given.pop(name, None)
         width = [16] if algorithm in ("ppo", "a2c", "trpo", "maskable_ppo", "recurrent_ppo") else [32]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any, ClassVar
 
+import gymnasium as gym
 import numpy as np
 import stable_baselines3 as sb3
 import torch
@@ -64,7 +65,10 @@ class Sb3Agent:
 
     def log_prob(self, obs: Any, actions: Any, masks: Any = None) -> np.ndarray:
         with torch.no_grad():
-            return self._distribution(obs, masks).log_prob(torch.as_tensor(np.asarray(actions))).numpy()
+            actions = torch.as_tensor(np.asarray(actions))
+            if isinstance(self.model.action_space, gym.spaces.MultiBinary):
+                actions = actions.float()  # as they come from its own buffer
+            return self._distribution(obs, masks).log_prob(actions).numpy()
 
     def entropy(self, obs: Any, masks: Any = None) -> np.ndarray:
         with torch.no_grad():
@@ -127,6 +131,9 @@ class Sb3(Adapter):
         "'Normalize advantage'; Huang et al., 'The 37 Implementation Details of PPO', 7)",
         "reward_scale_has_the_learners_gamma": "`VecNormalize` wraps the environment and takes a `gamma` of its own, "
         "0.99 unless given (its documentation)",
+    }
+    absent: ClassVar[dict[str, str]] = {
+        "discrete_start": "does not offer Discrete spaces that start elsewhere than at 0, and says so (`check_env`)",
     }
     agents: ClassVar[type[Sb3Agent]] = Sb3Agent
 

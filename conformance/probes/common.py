@@ -20,7 +20,7 @@ ON_POLICY = dict(
     ppo=CHUNKS | dict(batch_size=64, n_epochs=10),
     maskable_ppo=CHUNKS | dict(batch_size=64, n_epochs=10),
     recurrent_ppo=CHUNKS | dict(batch_size=64, n_epochs=10),
-    a2c=CHUNKS | dict(n_steps=8),
+    a2c=CHUNKS | dict(n_steps=4),
     trpo=CHUNKS | dict(n_critic_updates=20),
 )
 REPLAYED = dict(learning_rate=1e-2, buffer_size=2000, learning_starts=100, batch_size=64)
@@ -29,7 +29,7 @@ Q_LEARNING = REPLAYED | dict(
 )
 PARALLEL = dict(n_envs=4, n_steps=8, learning_rate=1e-2, exploration_initial_eps=1.0, exploration_final_eps=1.0)
 OFF_POLICY = REPLAYED | dict(learning_rate=5e-3, tau=0.1)
-STEPS = dict(a2c=12_000, trpo=8_000, pqn=8_000, dqn=1500, qrdqn=2500, sac=900, td3=900, tqc=1200)
+STEPS = dict(a2c=8000, trpo=5000, recurrent_ppo=4000, pqn=12_000, dqn=1500, qrdqn=2500, sac=900, td3=900, tqc=1200)
 
 
 def settings_of(algorithm: str) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def trained(adapter: Any, algorithm: str, world: World, setting: Any, steps: int
     """An agent that has learned; `more` are settings that differ, or `seen` and `vector`."""
     given = settings_of(algorithm) | dict(gamma=setting.gamma, seed=setting.seed) | more
     agent = adapter.agent(algorithm, world, **given)
-    agent.learn(STEPS.get(algorithm, 6000) if steps is None else steps)
+    agent.learn(STEPS.get(algorithm, 5000) if steps is None else steps)
     return agent
 
 

@@ -99,7 +99,8 @@ def _tanh_entropy() -> float:
     weights = weights / weights.sum()
     best = -np.inf
     for sigma in np.linspace(0.3, 2, 171):
-        inner = np.log1p(-np.tanh(sigma * points) ** 2 + 1e-300)
+        u = np.abs(sigma * points)
+        inner = 2 * (np.log(2) - u - np.log1p(np.exp(-2 * u)))  # log(1 − tanh²u)
         best = max(best, 0.5 * np.log(2 * np.pi * np.e * sigma**2) + np.sum(weights * inner))
     return best
 

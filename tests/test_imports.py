@@ -37,6 +37,7 @@ MAY_IMPORT = {
         "files",
         "loops",
         "model",
+        "remote",
         "show",
         "track",
         "zoo",

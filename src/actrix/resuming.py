@@ -41,7 +41,7 @@ def identity(model: Any) -> dict[str, Any]:
         "env": _env_class(model.env),
     }  # fmt: skip
     if isinstance(model.env, Crew):  # by whom they are stepped makes no difference
-        found |= {"groups": list(model.env.sizes), "env": None}
+        found |= {"groups": list(model.env.sizes), "env": "in groups"}
     return json.loads(json.dumps(found, default=repr))
 
 

@@ -38,6 +38,9 @@ def join(address: str | None, processes: int) -> Any:
         }
         if address is None:
             cpus = max(processes, os.cpu_count() or 1)
+            os.environ.setdefault(
+                "RAY_worker_niceness", "0"
+            )  # 15 by default: anybody else's work would come first
             with (
                 warnings.catch_warnings()
             ):  # JAX's, of forks that go on; Ray's programs replace theirs at once

@@ -49,6 +49,7 @@ class _Mate:
     starts: list[Start] = dataclasses.field(default_factory=list)
     handle: Any = None
     node: str = ""
+    pid: int = 0
     states: list[dict[str, Any] | None] | None = None
     """Where its environments are; None before their first step."""
     open_episodes: int = 0
@@ -178,7 +179,8 @@ class RayCrew(Crew):
     def _hire(self, mates: Sequence[_Mate]) -> None:
         """Start actors for these and let them build; raises where one of them cannot, which dies for another reason is
         started again."""
-        room = self._ray.cluster_resources().get("CPU", 0) >= len(self._mates)
+        # A core each where so many are free; else they share, lest they wait for others of this or another training.
+        room = self._ray.available_resources().get("CPU", 0) >= len(mates)
         options = {
             "num_cpus": int(room),
             "num_gpus": 0,
@@ -266,7 +268,7 @@ class RayCrew(Crew):
         return out
 
     def _greet(self, mate: _Mate, hello: dict[str, Any]) -> None:
-        mate.node = hello["node"]
+        mate.node, mate.pid = hello["node"], hello["pid"]
         names = ("python", *manifest.PACKAGES)
         if wrong := differing(hello["versions"], self._versions, names):
             raise ValueError(
@@ -321,7 +323,7 @@ class RayCrew(Crew):
     def _named(self, mate: _Mate) -> str:
         first, last = mate.groups[0], mate.groups[-1]
         groups = f"group {first}" if first == last else f"groups {first} to {last}"
-        return f"actor {mate.number} ({groups}{f', on {mate.node}' if mate.node else ''})"
+        return f"actor {mate.number} ({groups}{f', process {mate.pid} on {mate.node}' if mate.pid else ''})"
 
 
 def _pickled(ray: Any, value: Any, what: str) -> bytes:

@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from tests.run.test_groups import STEPS, Marked, digest, model
 from tests.run.test_resume import tensors
@@ -249,7 +250,7 @@ def test_twenty_kills_at_random_moments(closing):
 
 @pytest.mark.slow
 def test_a_stuck_actor_is_ended_and_a_slow_one_named(closing, monkeypatch):
-    monkeypatch.setattr(crew, "START_TIMEOUT", 4.0)
+    monkeypatch.setattr(crew, "FIRST_STEP", 4.0)
     monkeypatch.setattr(crew, "DEATHS", 1)
     stuck = type("Stuck", (Sleeps,), {"stuck": True, "seconds": 0.0, "__module__": __name__})
     trained = closing(env=stuck, actors=1, normalize=False)
@@ -311,7 +312,7 @@ def test_a_killed_learner_leaves_no_orphans_and_is_resumed_exactly(closing, tmp_
         line for line in subprocess.run(["ps", "-eo", "sess,args"], capture_output=True, text=True).stdout.splitlines()
         if line.split()[0] == str(session)
     ]  # fmt: skip
-    end = time.monotonic() + 60
+    end = time.monotonic() + 150  # Ray's agents look for their raylet now and then
     while mine() and time.monotonic() < end:
         time.sleep(0.5)
     assert not mine()
@@ -361,7 +362,7 @@ if __name__ == "__main__":
         return True
 
     trained.learn(16 * 4 * 6, callback=gone)
-    assert trained.env.restarts == 1, trained.env.restarts
+    assert trained.env.restarts >= 1, trained.env.restarts  # a successor may be sent to the dead node first
     here = model(envs_per_group=1, behind=1).learn(16 * 4 * 6)
     trained.env.close()
     cluster.shutdown()

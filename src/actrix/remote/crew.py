@@ -28,7 +28,9 @@ from actrix.remote.cluster import differing, join, kill, leave
 from actrix.remote.member import Collected, Member, Wrong
 
 START_TIMEOUT = 300.0
-"""Seconds that an actor may take to start, and its first step to be compiled."""
+"""Seconds that an actor may take to start."""
+FIRST_STEP = 300.0
+"""Seconds that its first step may take, for which programs are compiled."""
 DEATHS = 3
 """How often one actor may die over one chunk."""
 POLL, SLOW = 2.0, 10.0
@@ -189,7 +191,9 @@ class RayCrew(Crew):
         }
         kind = self._ray.remote(**options)(Member)
         for mate in mates:
+            time.sleep(max(0, mate.deaths - 1))  # a cluster takes a while to see that a node has gone
             mate.handle = self._handles[mate.number] = kind.remote()
+            mate.node, mate.pid = "", 0
         dead = self._all(mates, "hello", lambda mate: (), self._greet)
         alive = [mate for mate in mates if mate not in dead]
         dead += self._all(
@@ -302,7 +306,7 @@ class RayCrew(Crew):
             if seen is not None and seen != mate.seen:
                 mate.seen, mate.since = seen, now
             started = mate.seen is not None and mate.seen[1] > 0
-            limit = self.step_timeout if started else max(self.step_timeout, START_TIMEOUT)
+            limit = self.step_timeout if started else max(self.step_timeout, FIRST_STEP)
             where = (
                 "its first step" if mate.seen is None else f"{mate.seen[0]}, step {mate.seen[1]} of {rows}"
             )

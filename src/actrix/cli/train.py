@@ -27,6 +27,7 @@ def add_train(command: AddCommand) -> None:
     _what_is_learned(p)
     _how_much_and_where(p)
     p.add_argument("--policy", metavar="NAME", help="e.g. MlpTransformerPolicy (default: the zoo's)")
+    _who_collects(p)
     p.add_argument("--recurrent", action="store_true", help="an LSTM policy")
     p.add_argument("--out", type=Path, help="the run folder (default: runs/ALGO-ENV-DATE)")
     p.add_argument("--video", action="store_true", help="record a video of the trained agent")
@@ -76,6 +77,18 @@ def _how_much_and_where(p: argparse.ArgumentParser) -> None:
                    help="arguments of the environment")  # fmt: skip
 
 
+def _who_collects(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--actors", type=int, default=0, metavar="N",
+                   help="processes on Ray that collect (docs: Actors)")  # fmt: skip
+    p.add_argument("--envs-per-group", type=count, metavar="N",
+                   help="environments that act together; the result depends on it, and not on --actors "
+                        "(default: with --actors an equal share)")  # fmt: skip
+    p.add_argument("--behind", type=int, choices=[0, 1],
+                   help="updates that the collecting policy is behind (default: 1 with --actors, else 0)")  # fmt: skip
+    p.add_argument("--address", metavar="HOST:PORT",
+                   help="a Ray cluster for --actors, or for --seeds' processes (default: this machine)")  # fmt: skip
+
+
 def add_resume(command: AddCommand) -> None:
     """`actrix resume`."""
     p = command("resume", _resume, "Go on with an interrupted run from its newest checkpoint.")
@@ -85,6 +98,10 @@ def add_resume(command: AddCommand) -> None:
     p.add_argument("--verbose", action="store_true")
     _track_option(p)
     _checkpoint_option(p)
+    p.add_argument(
+        "--actors", type=int, metavar="N", help="another number of actors, 0 for none; same result"
+    )
+    p.add_argument("--address", metavar="HOST:PORT", help="another Ray cluster")
     p.add_argument("--env", help="confirms an environment that imports a module (module:Class)")
 
 
@@ -173,9 +190,9 @@ def _config(args: argparse.Namespace) -> Any:
         steps=args.steps, n_envs=args.envs, seeds=seeds, backend=args.backend,
         settings=_q_parts(args) | pairs(args.set, "--set"),
         env_kwargs=pairs(args.env_kwargs, "--env-kwargs"), policy=args.policy, recurrent=args.recurrent,
-        dataset=args.dataset,
-        workers=args.workers, step_timeout=args.step_timeout, max_restarts=args.max_restarts,
-        init=warm.resolved(args.init), network=warm.network_of(args.init) if args.init else None,
+        dataset=args.dataset, workers=args.workers, step_timeout=args.step_timeout, max_restarts=args.max_restarts,
+        init=warm.resolved(args.init), network=warm.network_of(args.init) if args.init else None, actors=args.actors,
+        envs_per_group=args.envs_per_group, behind=args.behind, address=args.address,
     )  # fmt: skip
 
 
@@ -183,7 +200,8 @@ def _plan(config: Any) -> str:
     """How much is trained, of what, with which settings."""
     tuned = "tuned settings" if config.tuned else "default settings"
     few = f"seed {config.seeds[0]}" if len(config.seeds) == 1 else f"{len(config.seeds)} seeds"
-    amount = f"{config.n_timesteps:,} steps, {config.n_envs} environments ({config.backend})"
+    who = f", {config.actors} actors" if config.actors else ""
+    amount = f"{config.n_timesteps:,} steps, {config.n_envs} environments ({config.backend}{who})"
     if config.dataset:
         where = f"evaluated in {config.env_id}" if config.env_id else "no environment to evaluate in"
         amount = f"{config.n_timesteps:,} updates, {where}"
@@ -216,7 +234,7 @@ def _resume(args: argparse.Namespace) -> int:
 
     results = resume(
         args.path, steps=args.steps, env_id=args.env, quiet=args.quiet, verbose=int(args.verbose),
-        checkpoint_seconds=args.checkpoint_seconds, track=args.track,
+        checkpoint_seconds=args.checkpoint_seconds, track=args.track, actors=args.actors, address=args.address,
     )  # fmt: skip
     return _report(results)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from actrix.algorithms.settings import settings_of
 from actrix.core.contract import Algorithm
+from actrix.crews import crew_of_id
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import training_env
 from actrix.files import checkpoint, manifest, modelfile
@@ -51,6 +52,11 @@ class Session:
 
 def make_env(config: RunConfig, seed: int) -> HostEnv | JaxEnv:
     """The training environment."""
+    if config.grouping:
+        return crew_of_id(
+            config.build(), config.grouping, config.env_id, config.n_envs, seed, config.env_kwargs or None,
+            config.backend,
+        )  # fmt: skip
     return training_env(
         config.env_id, config.n_envs, seed, config.env_kwargs or None, config.backend,
         workers=config.workers, step_timeout=config.step_timeout, max_restarts=config.max_restarts,
@@ -69,7 +75,7 @@ def train_here(config: RunConfig, pairs: Sequence[tuple[Path, int]], session: Se
         begun = warm.initial_acting(config, algorithm, env.spec)
         reference = warm.reference_of(algorithm, begun)
         if isinstance(env, HostEnv):
-            runner = host_runner(algorithm, env, seeds[0], reference)
+            runner = host_runner(algorithm, env, seeds[0], reference, behind=config.grouping.lag)
         else:
             runner = CompiledRunner(algorithm, env, config.n_envs, seeds, reference)
         if begun is not None:
@@ -148,7 +154,7 @@ def _write(config: RunConfig, algorithm: Algorithm, runner: Runner, runs: Sequen
 
 def identity_of(config: RunConfig) -> dict[str, Any]:
     """What must not change between a checkpoint and its resumption: all that bears on what is computed."""
-    free = ("seeds", "n_timesteps", "tuned", "workers", "step_timeout", "max_restarts")
+    free = ("seeds", "n_timesteps", "tuned", "workers", "step_timeout", "max_restarts", "actors", "address")
     kept = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
     return json.loads(json.dumps(kept))
 

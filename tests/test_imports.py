@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "zoo": {"core", "critics", "actors", "algorithms"},
     "track": {"algorithms", "callbacks", "show"},
     "runs": {"algorithms", "core", "data", "envs", "files", "loops", "model", "show", "track", "zoo"},
+    "tune": {"algorithms", "core", "envs", "files", "lab", "loops", "runs", "show", "zoo"},
     "cli": {
         "algorithms",
         "core",
@@ -40,6 +41,7 @@ MAY_IMPORT = {
         "model",
         "runs",
         "show",
+        "tune",
         "zoo",
     },
 }

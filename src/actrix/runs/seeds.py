@@ -74,14 +74,17 @@ Running = dict[int, tuple[subprocess.Popen, Path, Any]]
 
 
 def _child(path: Path, log: Any, session: Session) -> subprocess.Popen:
-    """The process of one seed; its input is a pipe whose end tells it that this process is gone."""
+    """The process of one seed."""
+    command = ["train-folder", "--quiet", "--follow", "--checkpoint-seconds", str(session.checkpoint_seconds)]
+    return spawn([*command, *(["--resume"] if session.resumed else []), str(path)], log)
+
+
+def spawn(command: Sequence[str], log: Any, env: dict[str, str] | None = None) -> subprocess.Popen:
+    """`actrix COMMAND` as a process, whose input is a pipe: its end tells it that this process is gone."""
     program = [sys.executable, "-X", "faulthandler", "-m", "actrix"]  # a crash leaves its traces in the log
-    seconds = str(session.checkpoint_seconds)
-    command = [*program, "train-folder", "--quiet", "--follow", "--checkpoint-seconds", seconds]
     return subprocess.Popen(
-        [*command, *(["--resume"] if session.resumed else []), str(path)],
-        stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        [*program, *command], stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True, env=env
+    )
 
 
 def _ended(running: Running, display: Display) -> list[tuple[int, Path, int]]:

@@ -40,7 +40,9 @@ def test_scales_follow_from_types_and_bounds():
     assert space["ent_coef"].ends() == [1e-5, 0.1]
     assert not {"normalize_obs", "optimizer", "clip_range_vf", "max_grad_norm_"} & set(space)
     # Several passes over a chunk need a ratio: A2C keeps its one, and its score knows no clip range.
-    assert not {"n_epochs", "clip_range"} & set(by_name(derive(PRESETS["a2c"].algorithm, PRESETS["a2c"].algorithm)))
+    assert not {"n_epochs", "clip_range"} & set(
+        by_name(derive(PRESETS["a2c"].algorithm, PRESETS["a2c"].algorithm))
+    )
 
 
 def test_a_refused_end_moves_inwards():
@@ -114,7 +116,7 @@ def test_a_file_changes_the_space_and_the_printed_space_is_a_file(tmp_path):
     assert changed["normalize"].choices == (True, False)
     assert "clip_range" not in changed
     (tmp_path / "again.yaml").write_text(write_space(tuple(changed.values())))
-    empty = {name: None for name in by_name(space)}
+    empty = dict.fromkeys(by_name(space))
     assert read_space(tmp_path / "again.yaml", (), PPO, {}) == tuple(changed.values())
     path.write_text(yaml.safe_dump(empty))
     with pytest.raises(SettingError, match="nothing to search"):

@@ -122,7 +122,10 @@ def verdict(outcome: Outcome) -> list[str]:
     """How the chosen setting stands to each of the others in round two, a sentence each."""
     ours = outcome.result[outcome.chosen.name]
     others = {name: x for name, x in outcome.result.items() if name != outcome.chosen.name}
-    return [f"{outcome.chosen.name} {_stands(ours, theirs, f'the {name} setting')}" for name, theirs in others.items()]
+    return [
+        f"{outcome.chosen.name} {_stands(ours, theirs, f'the {name} setting')}"
+        for name, theirs in others.items()
+    ]
 
 
 def _stands(ours: Summary, theirs: Summary, name: str) -> str:

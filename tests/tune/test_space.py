@@ -1,4 +1,4 @@
-"""Search spaces: derived from an algorithm's settings, changed by a file, and what a parameter of Optuna's stands for."""
+"""Search spaces: derived from an algorithm's settings, changed by a file, and what Optuna's parameters stand for."""
 
 import math
 
@@ -105,8 +105,9 @@ def test_a_file_changes_the_space_and_the_printed_space_is_a_file(tmp_path):
     space = derive(PPO, PPO)
     path = tmp_path / "space.yaml"
     path.write_text(
-        "gamma: {high: 0.9999}\nclip_range: null\nn_envs: {low: 4, high: 16, scale: power}\nlearning_rate: {low: 1e-5}\n"
-        "normalize: [true, false]\npolicy_kwargs.net_arch: [[64, 64], [256, 256]]\nvf_coef: {low: 0, high: 1, scale: linear}\n"
+        "gamma: {high: 0.9999}\nclip_range: null\nn_envs: {low: 4, high: 16, scale: power}\n"
+        "learning_rate: {low: 1e-5}\nnormalize: [true, false]\nvf_coef: {low: 0, high: 1, scale: linear}\n"
+        "policy_kwargs.net_arch: [[64, 64], [256, 256]]\n"
     )
     changed = by_name(read_space(path, space, PPO, {}))
     assert changed["gamma"] == Range("gamma", 0.9, 0.9999, "complement")

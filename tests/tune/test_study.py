@@ -47,8 +47,9 @@ def plain(folder):
     return optuna.load_study(study_name=folder.name, storage=storage)
 
 
-def plan_of(steps=1000, seeds=(0, 1), evaluations=4, settings={}, held_out=5):
-    told = dict(seeds=seeds, steps=steps, settings=dict(settings))
+def plan_of(steps=1000, seeds=(0, 1), evaluations=4, settings=None, held_out=5):
+    settings = settings or {}
+    told = dict(seeds=seeds, steps=steps, settings=settings)
     base, default = (resolve("a2c", "CartPole-v1", tuned=tuned, **told) for tuned in (True, False))
     return make_plan(base, default, settings, None, held_out, evaluations)
 
@@ -305,7 +306,7 @@ def test_the_best_are_ranked_by_their_last_returns_and_then_by_the_earlier_ones(
 
 
 def test_what_breaks_a_trial_off_leaves_no_half_trial(monkeypatch, study):
-    plan, folder, held = study
+    held = study[2]
     with pytest.raises(KeyboardInterrupt):
         scripted(monkeypatch, study, [[[1.0]] * 4, KeyboardInterrupt()], 3)
     assert [t.state.name for t in held.trials] == ["COMPLETE", "FAIL", "WAITING"]

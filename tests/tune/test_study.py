@@ -1,5 +1,6 @@
 """A study from the command line to its result; what a kill leaves behind; what is refused."""
 
+import io
 import json
 import os
 import signal
@@ -15,14 +16,17 @@ import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from rich.console import Console
 
-from actrix.cli import main
+from actrix.cli import main, parser
+from actrix.cli import train as cli_train
 from actrix.loops.evaluate import Policy, evaluate, evaluation_env
 from actrix.loops.train import NonFiniteError, SeedRun, train
 from actrix.runs.config import resolve
 from actrix.runs.session import make_runner
 from actrix.show.stats import iqm, summarize
 from actrix.tune import compare, trial, work
+from actrix.tune.board import Board
 from actrix.tune.plan import Plan, make_plan
 from actrix.tune.study import ask, begin, best, counted, open_study, recover, repair
 
@@ -182,6 +186,31 @@ def test_show_space_prints_a_file_and_trains_nothing(tmp_path, monkeypatch, caps
     space = yaml.safe_load(capsys.readouterr().out)
     assert space["clip_range"] == {"low": 0.075, "high": 1.2, "scale": "log"}
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--critic", "gae:0.9", "--actor", "ppo-clip:0.3", "--data", "on-policy", "CartPole-v1"],
+        ["dqn", "CartPole-v1", "--double", "--n-step", "3", "--distributional", "qr"],
+        ["ppo", "Acrobot-v1", "--set", "policy_kwargs={'activation_fn': 'relu'}", "n_envs=4"],
+    ],
+)
+def test_the_command_in_best_yaml_trains_the_trial(tmp_path, words):
+    """Whatever was composed, switched or fixed: the printed words and the file resolve to the trial's run."""
+    space = tmp_path / "space.yaml"
+    space.write_text("policy_kwargs.net_arch: [[8], [16, 16]]\n")
+    args = parser().parse_args(["tune", *words, "--space", str(space)])
+    base, default = (cli_train.config_of(args, tuned=tuned) for tuned in (True, False))
+    plan = make_plan(base, default, cli_train.settings_of(args), space, 5, 5)
+    params = optuna.create_study().ask({one.param: one.distribution() for one in plan.space}).params
+    config = plan.config(params)
+    (tmp_path / "best.yaml").write_text(yaml.safe_dump(plan.written(params)))
+    line = ["train", *plan.train_words(), "--settings", str(tmp_path / "best.yaml"), "--seed", "0"]
+    trained = cli_train.config_of(parser().parse_args(line))
+    assert trained.settings == config.settings
+    assert (trained.n_envs, trained.n_timesteps) == (config.n_envs, config.n_timesteps)
+    assert trained.settings["policy_kwargs"] != base.settings["policy_kwargs"]
 
 
 def test_train_takes_a_file_of_settings(tmp_path, capsys):
@@ -352,6 +381,22 @@ def test_a_study_of_another_plan_in_the_storage_is_refused(study):
     _, folder, _ = study
     with pytest.raises(RuntimeError, match="the storage has another study named"):
         open_study(plan_of(steps=2000), folder, None, 3)
+
+
+def test_the_table_shows_what_runs_and_the_best_first(monkeypatch, study):
+    plan, folder, held = study
+    scripted(monkeypatch, study, [[[1.0]] * 4, [[3.0]] * 4, ValueError("too large"), [[2.0]] * 4], 3)
+    ask(held, plan, folder, 4).report(7.5, 500)
+    board = Board(plan, held, 4, enabled=False)
+    text = io.StringIO()
+    Console(file=text, width=150).print(board.table())
+    lines = [line.split() for line in text.getvalue().splitlines()]
+    assert " ".join(lines[1][:6]) == "3 of 4 trials 0 pruned"
+    assert [line[:4] for line in lines[3:]] == [
+        ["4", "running", "7.5", "50%"],
+        *([number, "complete", value, "100%"] for number, value in (("1", "3"), ("3", "2"), ("0", "1"))),
+    ]
+    assert board.line(held.trials[2]) == "trial 2: refused, too large; best 3 (trial 1); 3 of 4"
 
 
 def test_better_is_said_only_where_intervals_do_not_overlap():

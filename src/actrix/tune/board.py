@@ -82,15 +82,10 @@ class Board:
             f"{minutes}:{seconds:02} elapsed",
         ]
         pieces += [f"{refused} refused"] if refused else []
-        table = Table(box=None, pad_edge=False, show_edge=False)
-        for name, justify in (
-            ("trial", "right"),
-            ("", "left"),
-            ("IQM", "right"),
-            ("at", "right"),
-            ("settings", "left"),
-        ):
-            table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
+        table = Table(box=None, pad_edge=False, show_edge=False, expand=True)
+        for name in ("trial", "", "IQM", "at"):
+            table.add_column(name, justify="right" if name else "left", no_wrap=True)
+        table.add_column("settings", no_wrap=True, ratio=1)  # takes what is left, and is cut
         leaders = best(self.study, SHOWN)
         for trial in [*running, *leaders]:
             style = "yellow" if trial in running else "bold" if trial is leaders[0] else ""

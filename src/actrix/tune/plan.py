@@ -89,6 +89,8 @@ class Plan:
             answers = ("critic", "actor", "data")
             who = [word for name in answers for word in (f"--{name}", str(self.base.settings[name]))]
         line = [*who, self.base.env_id]
+        if self.base.dataset:
+            line += ["--dataset", *self.base.dataset]
         if self.base.env_kwargs:
             line += [
                 "--env-kwargs",

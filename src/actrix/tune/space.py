@@ -5,35 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from typing import Any, Protocol
+from typing import Any
 
 SCALES = ("linear", "log", "complement", "power")
 """Even in x, in log x, in log(1 − x), in log₂ x over the powers of two."""
-
-
-class Dimension(Protocol):
-    """One setting that is searched."""
-
-    name: str
-
-    @property
-    def param(self) -> str:
-        """What Optuna and its dashboard call it."""
-
-    def distribution(self) -> Any:
-        """Optuna's distribution of that parameter."""
-
-    def read(self, x: Any) -> Any:
-        """Parameter → the setting's value."""
-
-    def nearest(self, value: Any) -> Any:
-        """The parameter nearest to a value of the setting; None where it says nothing of one."""
-
-    def spec(self) -> dict[str, Any]:
-        """What a space file says of it."""
-
-    def ends(self) -> list[Any]:
-        """Values of the setting that must all be allowed: the ends, or every choice."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 
 from actrix.core.contract import Algorithm
 from actrix.envs.base import HostEnv
 from actrix.loops.evaluate import Policy, evaluate, evaluation_env
-from actrix.loops.runner import Runner
+from actrix.loops.runner import SHARED, Runner
 from actrix.loops.train import SeedRun, train
 from actrix.runs.config import RunConfig
 from actrix.runs.session import EVAL_EPISODES, make_runner
@@ -20,8 +22,8 @@ EPISODES = EVAL_EPISODES // 2
 """Of each seed at a checkpoint; the last one has `EVAL_EPISODES`."""
 _PROGRAMS: list[Algorithm] = []
 """One algorithm for each program that this process has trained with."""
-MANY = 32
-"""Programs after which the oldest is no longer shared."""
+MANY = 8
+"""Programs that are kept: each takes some 80 MB."""
 
 
 class Trial:
@@ -114,6 +116,16 @@ def shared_program(algorithm: Algorithm) -> Algorithm:
     for known in _PROGRAMS:
         if known.same_program(algorithm):
             return known
+    if len(_PROGRAMS) >= MANY:
+        _forget()
     _PROGRAMS.append(algorithm)
-    del _PROGRAMS[:-MANY]
     return algorithm
+
+
+def _forget() -> None:
+    """Give back what compiled programs take: hundreds of trials would fill the memory."""
+    _PROGRAMS.clear()
+    for programs in SHARED:
+        programs.clear()
+    jax.clear_caches()
+    gc.collect()

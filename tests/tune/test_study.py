@@ -129,6 +129,8 @@ def test_the_same_command_goes_on_and_trains_nothing_twice(folder, capsys):
     assert main([*TWO, *space, "--seeds", "3"]) == 2
     error = capsys.readouterr().err
     assert "holds a study with other options (base.seeds is [0, 1, 2], the study has [0, 1]" in error
+    assert main([*TWO, *space, "--storage", f"sqlite:///{folder}/x.db"]) == 2  # its trials are in the journal
+    assert '(storage is "the user\'s", the study has "the folder\'s")' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -435,12 +437,14 @@ OWN_TUNE = [sys.executable, "-m", "actrix", "tune", "a2c", "slow:Slow", "--seeds
 
 
 @pytest.mark.slow
-def test_a_study_of_an_own_environment_survives_kill_9(tmp_path):
+@pytest.mark.timeout(480)
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_study_of_an_own_environment_survives_kill_9(tmp_path, jobs):
     """Killed at two random moments, then run to its end: as many trials as wanted, none of them half."""
     (tmp_path / "slow.py").write_text(OWN)
-    command, folder = [*OWN_TUNE, "--trials", "5"], tmp_path / "study"
+    command, folder = [*OWN_TUNE, "--trials", "4", "--jobs", jobs], tmp_path / "study"
     rng = np.random.default_rng()
-    for done in (1, 3):
+    for done in (1, 2):
         child = subprocess.Popen(command, cwd=tmp_path)
         until(
             lambda done=done: (
@@ -450,10 +454,10 @@ def test_a_study_of_an_own_environment_survives_kill_9(tmp_path):
         time.sleep(rng.uniform(0, 2))
         child.send_signal(signal.SIGKILL)
         child.wait()
-    subprocess.run(command, cwd=tmp_path, check=True, timeout=200)
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=400)
     trials = plain(folder).trials
     whole = counted(trials)
-    assert len(whole) == 5
+    assert len(whole) == 4
     assert not any(t.state is TrialState.RUNNING for t in trials)
     for t in whole:
         if t.state is TrialState.COMPLETE:

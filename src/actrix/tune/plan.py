@@ -105,9 +105,9 @@ class Plan:
         plain["space"] = {one.name: one.spec() | _whole(one) for one in self.space}
         return json.loads(json.dumps(plain))
 
-    def check_same(self, folder: Path) -> None:
-        """Raise RunError where the folder holds another study than this one."""
-        old, new = _read(folder), self.json()
+    def check_same(self, folder: Path, storage: str) -> None:
+        """Raise RunError where the folder holds another study than this one, or one in another storage."""
+        old, new = _read(folder), self.json() | {"storage": storage}
         theirs = Plan.load(folder)
         if theirs.title != self.title:
             raise RunError(
@@ -120,9 +120,9 @@ class Plan:
                 f"{folder} holds a study with other options ({told}): repeat those, or choose another --out."
             )
 
-    def save(self, folder: Path) -> None:
-        """Write `study.json`."""
-        atomic.write_json(folder / STUDY, self.json())
+    def save(self, folder: Path, storage: str) -> None:
+        """Write `study.json`, with whose storage holds its trials; not which, as a URL may hold a password."""
+        atomic.write_json(folder / STUDY, self.json() | {"storage": storage})
 
     @classmethod
     def load(cls, folder: Path) -> Plan:
@@ -130,6 +130,7 @@ class Plan:
         data = _read(folder)
         try:
             space = tuple(from_spec(name, spec) for name, spec in data.pop("space").items())
+            del data["storage"]
             base, default = (_run_config(data.pop(name)) for name in ("base", "default"))
             return cls(base, default, space=space, **data)
         except (TypeError, ValueError, KeyError, AttributeError) as error:

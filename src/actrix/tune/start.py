@@ -66,7 +66,7 @@ def run_study(
         raise RunError(f"{folder} exists and holds no study: choose another --out.")
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder):
-        _same(plan, folder, storage)
+        _same(plan, folder, "the user's" if storage else "the folder's")
         say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
         each = f"{trials} trials of {len(plan.base.seeds)} seeds × {plan.base.n_timesteps:,} steps"
         say(f"tuning {plan.title}: {each}, {len(plan.space)} settings → {folder}")
@@ -97,14 +97,14 @@ def run_study(
         return outcome
 
 
-def _same(plan: Plan, folder: Path, storage: str | None) -> None:
-    """Refuse another study than the folder's; write what a new one is."""
+def _same(plan: Plan, folder: Path, storage: str) -> None:
+    """Refuse another study than the folder's, or another storage; write what a new one is."""
     (folder / WORKERS).mkdir(exist_ok=True)
     if (folder / STUDY).exists():
-        plan.check_same(folder)
+        plan.check_same(folder, storage)
     else:
-        plan.save(folder)
-    if storage is None:
+        plan.save(folder, storage)
+    if storage == "the folder's":
         repair(folder)
 
 

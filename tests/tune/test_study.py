@@ -27,6 +27,7 @@ from actrix.runs.session import make_runner
 from actrix.show.stats import iqm, summarize
 from actrix.tune import compare, trial, work
 from actrix.tune.board import Board
+from actrix.tune.pictures import history
 from actrix.tune.plan import Plan, make_plan
 from actrix.tune.study import ask, begin, best, counted, open_study, recover, repair
 
@@ -305,6 +306,10 @@ def test_trials_are_pruned_by_the_median_of_iqms(monkeypatch, study):
     # A third of the budget goes unpruned: the first checkpoint at which it may be is the second, at step 500.
     assert list(trials[6].intermediate_values) == [250, 500]
     assert trials[6].user_attrs["returns at 500"] == one_lucky[0]
+    finished, pruned, leading = history(study[0], trials).axes[0].lines
+    assert list(finished.get_ydata()) == [100.0] * 5 + [pytest.approx(301 / 3)]
+    assert (list(pruned.get_xdata()), list(pruned.get_ydata())) == ([6], [90.0])
+    assert max(leading.get_ydata()) == pytest.approx(301 / 3)
 
 
 def test_diverged_trials_count_and_refused_ones_do_not(monkeypatch, study):

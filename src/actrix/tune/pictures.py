@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from actrix.files import atomic
 from actrix.lab.report import label, legend, panels
@@ -29,7 +30,7 @@ def pictures(plan: Plan, study: Any, folder: Path) -> list[Path]:
     if not done:
         return []
     paths = [
-        _save(_history(plan, trials), folder / "history.png"),
+        _save(history(plan, trials), folder / "history.png"),
         _save(_slices(plan, done), folder / "slices.png"),
     ]
     if len(done) >= ENOUGH and len({t.value for t in done}) > 1:
@@ -52,12 +53,12 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _history(plan: Plan, trials: list[Any]) -> Figure:
+def history(plan: Plan, trials: list[Any]) -> Figure:
     """The value of each trial in the order of their beginning, and the best so far."""
     figure, axes = panels(1, 1, plan.title, (7.0, 4.2))
     (ax,) = axes[0]
-    done = [t for t in trials if t.value is not None]
-    pruned = [t for t in trials if t.value is None and t.intermediate_values]
+    done = [t for t in trials if t.state.name == "COMPLETE"]  # a pruned one has a value, too: its last
+    pruned = [t for t in trials if t.state.name == "PRUNED" and t.intermediate_values]
     ax.plot(
         [t.number for t in done],
         [t.value for t in done],
@@ -79,6 +80,7 @@ def _history(plan: Plan, trials: list[Any]) -> Figure:
         drawstyle="steps-post",
         label="best so far",
     )
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     label(ax, "", "trial", f"IQM of {len(plan.base.seeds)} seeds")
     legend(ax, loc="best")
     return figure
@@ -108,7 +110,7 @@ def _slices(plan: Plan, done: list[Any]) -> Figure:
         of = [t for t in done if one.param in t.params]
         x = [t.params[one.param] for t in of]
         dots = _scatter(ax, one, x, [t.value for t in of], [t.number for t in of])
-        label(ax, "", one.param)
+        label(ax, "", one.name if getattr(one, "scale", "") == "power" else one.param)
     for ax in axes.flat[len(plan.space) :]:
         ax.set_axis_off()
     for ax in axes[:, 0]:
@@ -119,8 +121,14 @@ def _slices(plan: Plan, done: list[Any]) -> Figure:
 
 
 def _scatter(ax: Axes, one: Any, x: list[Any], values: list[float], numbers: list[int]) -> Any:
-    log = getattr(one.distribution(), "log", False)
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in x):
         x = [str(v) for v in x]
-    ax.set_xscale("log" if log else "linear")
+    elif getattr(one.distribution(), "log", False):
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if max(x) < 100 * min(x) else (1.0,)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    elif getattr(one, "scale", "") == "power":
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{2**v:g}"))
     return ax.scatter(x, values, c=numbers, cmap="viridis", s=18)

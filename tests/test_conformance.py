@@ -160,7 +160,16 @@ def test_the_command(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", [n for n in ADAPTERS if n != "actrix"])
 def test_a_library_that_is_not_installed_is_named(name, monkeypatch, capsys):
-    for package in ("stable_baselines3", "sb3_contrib", "sbx", "rejax", "torch", "tianshou", "torchrl", "tensordict"):
+    for package in (
+        "stable_baselines3",
+        "sb3_contrib",
+        "sbx",
+        "rejax",
+        "torch",
+        "tianshou",
+        "torchrl",
+        "tensordict",
+    ):
         monkeypatch.setitem(sys.modules, package, None)
     module = f"conformance.adapters.{ADAPTERS[name][0]}"
     monkeypatch.delitem(sys.modules, module, raising=False)
@@ -175,10 +184,15 @@ def test_the_record_is_appended_to_and_becomes_a_table(tmp_path):
     for status in ("fail", "pass"):
         record.append(file, "sb3", {"torch": "2"}, [Outcome("kl_direction", status, "1", "2")])
     assert len(file.read_text().splitlines()) == 2
-    record.append(file, "sbx", {"jax": "1"}, [Outcome("kl_direction", "by design", "1", "2", "so the paper says")])
+    record.append(
+        file, "sbx", {"jax": "1"}, [Outcome("kl_direction", "by design", "1", "2", "so the paper says")]
+    )
     table = record.table(record.read(file))
     assert "(`kl_direction`) | ✓ | by design |" in table
-    assert "`python -m conformance sbx --only kl_direction` (by design): expected 1, got 2; so the paper says." in table
+    assert (
+        "`python -m conformance sbx --only kl_direction` (by design): expected 1, got 2; so the paper says."
+        in table
+    )
 
 
 def test_the_recorded_runs_are_those_of_the_page():

@@ -42,6 +42,7 @@ MAY_IMPORT = {
         "track",
         "zoo",
     },
+    "tune": {"algorithms", "core", "envs", "files", "lab", "loops", "runs", "show", "zoo"},
     "cli": {
         "algorithms",
         "core",
@@ -54,6 +55,7 @@ MAY_IMPORT = {
         "model",
         "runs",
         "show",
+        "tune",
         "zoo",
     },
 }

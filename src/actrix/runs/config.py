@@ -98,10 +98,12 @@ def resolve(
     policy: str | None = None, recurrent: bool = False, dataset: Sequence[str] = (), workers: bool | int = False,
     step_timeout: float = STEP_TIMEOUT, max_restarts: int = 0, init: str = "", network: dict[str, Any] | None = None,
     actors: int = 0, envs_per_group: int | None = None, behind: int | None = None, address: str | None = None,
+    tuned: bool = True,
 ) -> RunConfig:  # fmt: skip
     """The configuration of a run: preset ← zoo ← user. Raises SettingError, UnknownEnvError, EnvError.
 
     With `dataset` there is no environment to train in: `env_id` (None = the data set's) only evaluates.
+    `tuned` False takes the zoo's default entry whatever it has for this environment.
     `policy` is a name of Stable-Baselines3's; `recurrent` puts an LSTM into it unless policy_kwargs names a cell.
     `init` is a run or model file to begin with, and `network` the `policy_kwargs` of it (`runs.warm`).
     """
@@ -112,7 +114,7 @@ def resolve(
     elif preset.offline:
         raise SettingError(f"{preset.name} learns from a data set: give --dataset PATH.")
     assert env_id is not None
-    entry, tuned = zoo.settings(preset.name, env_id)
+    entry, tuned = zoo.settings(preset.name, env_id if tuned else "default")
     own = _checked(settings)
     run = _of_run(entry, own, preset, n_timesteps=steps, n_envs=n_envs, policy=policy)
     if recurrent and "Transformer" in run["policy"]:

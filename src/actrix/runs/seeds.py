@@ -87,16 +87,22 @@ def _nodes(config: RunConfig) -> Any:
 Running = dict[int, tuple[Any, Path, Any]]
 """Seed → its process (`subprocess.Popen`, or `RemoteProcess`), folder and log."""
 
+PROGRAM = (sys.executable, "-X", "faulthandler", "-m", "actrix")
+"""A crash leaves its traces in the log."""
+
 
 def _child(path: Path, log: Any, session: Session, nodes: Any = None) -> Any:
-    """The process of one seed; its input is a pipe whose end tells it that this process is gone."""
-    program = [sys.executable, "-X", "faulthandler", "-m", "actrix"]  # a crash leaves its traces in the log
-    seconds = str(session.checkpoint_seconds)
-    command = [*program, "train-folder", "--quiet", "--follow", "--checkpoint-seconds", seconds]
+    """The process of one seed."""
+    command = ["train-folder", "--quiet", "--follow", "--checkpoint-seconds", str(session.checkpoint_seconds)]
     command += [*(["--resume"] if session.resumed else []), str(path.resolve())]
-    if nodes is not None:
-        return nodes.start(command, path, path / OUTPUT)
-    return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True)
+    return spawn(command, log) if nodes is None else nodes.start([*PROGRAM, *command], path, path / OUTPUT)
+
+
+def spawn(command: Sequence[str], log: Any, env: dict[str, str] | None = None) -> subprocess.Popen:
+    """`actrix COMMAND` as a process, whose input is a pipe: its end tells it that this process is gone."""
+    return subprocess.Popen(
+        [*PROGRAM, *command], stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True, env=env
+    )
 
 
 def _ended(running: Running, display: Display) -> list[tuple[int, Path, int]]:

@@ -63,23 +63,28 @@ def make_env(config: RunConfig, seed: int) -> HostEnv | JaxEnv:
     )  # fmt: skip
 
 
+def make_runner(config: RunConfig, algorithm: Algorithm, seeds: Sequence[int]) -> Runner:
+    """The loop that trains these seeds, in an environment of its own; a host loop takes one."""
+    if config.dataset:
+        return OfflineRunner(algorithm, load_datasets(config.dataset), seeds)
+    env = make_env(config, seeds[0])
+    algorithm.check(env.spec, env.num_envs if isinstance(env, HostEnv) else config.n_envs)
+    begun = warm.initial_acting(config, algorithm, env.spec)
+    reference = warm.reference_of(algorithm, begun)
+    runner: Runner
+    if isinstance(env, HostEnv):
+        runner = host_runner(algorithm, env, seeds[0], reference, behind=config.grouping.lag)
+    else:
+        runner = CompiledRunner(algorithm, env, config.n_envs, seeds, reference)
+    if begun is not None:
+        warm.begins_from(runner, algorithm, begun)
+    return runner
+
+
 def train_here(config: RunConfig, pairs: Sequence[tuple[Path, int]], session: Session) -> bool:
     """Train these seeds in this process; whether they were finished."""
-    algorithm, seeds = config.build(), [seed for _, seed in pairs]
-    runner: Runner
-    if config.dataset:
-        runner = OfflineRunner(algorithm, load_datasets(config.dataset), seeds)
-    else:
-        env = make_env(config, seeds[0])
-        algorithm.check(env.spec, env.num_envs if isinstance(env, HostEnv) else config.n_envs)
-        begun = warm.initial_acting(config, algorithm, env.spec)
-        reference = warm.reference_of(algorithm, begun)
-        if isinstance(env, HostEnv):
-            runner = host_runner(algorithm, env, seeds[0], reference, behind=config.grouping.lag)
-        else:
-            runner = CompiledRunner(algorithm, env, config.n_envs, seeds, reference)
-        if begun is not None:
-            warm.begins_from(runner, algorithm, begun)
+    algorithm = config.build()
+    runner = make_runner(config, algorithm, [seed for _, seed in pairs])
     runs = [
         SeedRun(seed, folder=path, checkpoints=path / "checkpoints", identity=identity_of(config))
         for path, seed in pairs

@@ -93,10 +93,7 @@ def _check(config: RunConfig) -> None:
     env = make_env(dataclasses.replace(config, actors=0), config.seeds[0])
     try:
         rows = env.num_envs if isinstance(env, HostEnv) else config.n_envs
-        algorithm.check(env.spec, rows)
-        algorithm.check_budget(config.n_timesteps, rows)
-        algorithm.check_run(env.spec, config.n_timesteps, rows)
-        _check_warm_up(config, algorithm, env.spec, rows)
+        check_sizes(config, algorithm, env.spec, rows)
         begun = warm.initial_acting(config, algorithm, env.spec)
         try:
             small = _small(algorithm, rows)
@@ -108,6 +105,14 @@ def _check(config: RunConfig) -> None:
     finally:
         if isinstance(env, HostEnv):
             env.close()
+
+
+def check_sizes(config: RunConfig, algorithm: Algorithm, spec: Spec, rows: int) -> None:
+    """Raise ValueError where batches, chunks or the budget do not fit each other or the environment."""
+    algorithm.check(spec, rows)
+    algorithm.check_budget(config.n_timesteps, rows)
+    algorithm.check_run(spec, config.n_timesteps, rows)
+    _check_warm_up(config, algorithm, spec, rows)
 
 
 def _check_warm_up(config: RunConfig, algorithm: Algorithm, spec: Spec, num_envs: int) -> None:

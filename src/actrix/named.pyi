@@ -29,12 +29,17 @@ __all__ = [
     "CQL",
     "CrossQ",
     "D4PG",
+    "DAPO",
     "DDPG",
     "DQN",
     "DiscreteSAC",
     "DoubleQ",
+    "DrGRPO",
     "DroQ",
     "ExpectedSARSA",
+    "GPG",
+    "GRPO",
+    "GSPO",
     "IMPACT",
     "IQL",
     "IQN",
@@ -52,10 +57,13 @@ __all__ = [
     "QRDQN",
     "REDQ",
     "REINFORCE",
+    "RLHFPPO",
+    "RLOO",
     "Rainbow",
     "SAC",
     "SARSA",
     "SARSALambda",
+    "SFT",
     "SoftQ",
     "StreamAC",
     "TD",
@@ -730,6 +738,140 @@ class DroQ(Model):
         n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 20,
         delay_targets: bool = False, normalize_obs: bool = False, max_grad_norm: float | None = None,
         optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        **settings: Any,
+    ) -> None: ...
+
+class SFT(Model):
+    """Supervised start: the likelihood of answers that the environment shows (score function with ψ = 1)."""
+
+    def __init__(
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
+        n_steps: int | None = None, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 0.99,
+        ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
+        gamma_weight: bool = False, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        **settings: Any,
+    ) -> None: ...
+
+class GRPO(Model):
+    """Group-relative policy optimisation: a group's mean and deviation as the critic (Shao et al. 2024)."""
+
+    def __init__(
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
+        n_steps: int | None = None, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 1.0,
+        ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
+        clip_range: Schedule = 0.2, target_kl: float | None = None, clip_range_high: Schedule | None = None,
+        ratio: str = 'token', aggregate: str = 'sequence', group_size: int | None = None, dynamic: bool = False,
+        ref_kl_coef: float = 0.04, ref_kl_in: str = 'loss', ref_kl_by: str = 'k3', optimizer: str = 'adam',
+        optimizer_eps: float = 1e-05,
+        **settings: Any,
+    ) -> None: ...
+
+class DrGRPO(Model):
+    """GRPO without the group's deviation and without lengths in the average (Liu et al. 2025)."""
+
+    def __init__(
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
+        n_steps: int | None = None, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 1.0,
+        ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
+        clip_range: Schedule = 0.2, target_kl: float | None = None, clip_range_high: Schedule | None = None,
+        ratio: str = 'token', aggregate: str = 'constant', group_size: int | None = None, dynamic: bool = False,
+        ref_kl_coef: float = 0.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        **settings: Any,
+    ) -> None: ...
+
+class RLOO(Model):
+    """REINFORCE with the other answers' mean as the baseline (Ahmadian et al. 2024)."""
+
+    def __init__(
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
+        n_steps: int | None = None, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 1.0,
+        ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
+        gamma_weight: bool = False, aggregate: str = 'constant', group_size: int | None = None, dynamic: bool = False,
+        ref_kl_coef: float = 0.03, ref_kl_in: str = 'reward', ref_kl_by: str = 'auto', optimizer: str = 'adam',
+        optimizer_eps: float = 1e-05,
+        **settings: Any,
+    ) -> None: ...
+
+class GPG(Model):
+    """Group policy gradient, corrected for groups that are all right or all wrong (Chu et al. 2025)."""
+
+    def __init__(
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
+        n_steps: int | None = None, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 1.0,
+        ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
+        gamma_weight: bool = False, aggregate: str = 'token', group_size: int | None = None, dynamic: bool = False,
+        ref_kl_coef: float = 0.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        **settings: Any,
+    ) -> None: ...
+
+class GSPO(Model):
+    """GRPO with one ratio for each answer (Zheng et al. 2025)."""
+
+    def __init__(
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
+        n_steps: int | None = None, batch_size: int | None = 256, n_epochs: int = 1, gamma: float = 1.0,
+        ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
+        clip_range: Schedule = 0.0003, target_kl: float | None = None, clip_range_high: Schedule | None = 0.0004,
+        ratio: str = 'sequence', aggregate: str = 'sequence', group_size: int | None = None, dynamic: bool = False,
+        ref_kl_coef: float = 0.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        **settings: Any,
+    ) -> None: ...
+
+class DAPO(Model):
+    """GRPO with a wider clip above, averages over tokens, and no groups without variance (Yu et al. 2025)."""
+
+    def __init__(
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
+        n_steps: int | None = None, batch_size: int | None = 256, n_epochs: int = 1, gamma: float = 1.0,
+        ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
+        clip_range: Schedule = 0.2, target_kl: float | None = None, clip_range_high: Schedule | None = 0.28,
+        ratio: str = 'token', aggregate: str = 'token', group_size: int | None = None, dynamic: bool = True,
+        ref_kl_coef: float = 0.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        **settings: Any,
+    ) -> None: ...
+
+class RLHFPPO(Model):
+    """PPO of answers with a KL to a reference policy in the reward (Ouyang et al. 2022)."""
+
+    def __init__(
+        self, policy: Any = 'MlpPolicy', env: Any = None, learning_rate: Schedule = 0.001, *, n_envs: int = 1,
+        backend: str = 'auto', env_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | os.PathLike | None = None, policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
+        reference: Model | None = None, dataset: Any = None,
+        n_steps: int | None = None, batch_size: int | None = 256, n_epochs: int = 4, gamma: float = 1.0,
+        gae_lambda: float = 0.95, ent_coef: float = 0.0, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
+        normalize_advantage: bool = True, clip_range: Schedule = 0.2, clip_range_vf: float | None = 0.2,
+        target_kl: float | None = None, ref_kl_coef: float = 0.02, ref_kl_in: str = 'reward', ref_kl_by: str = 'auto',
+        whole_episodes: bool = True, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
         **settings: Any,
     ) -> None: ...
 

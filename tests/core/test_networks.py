@@ -9,7 +9,7 @@ import scipy.signal
 from gymnasium import spaces
 
 from actrix.core.types import Spec
-from actrix.nets.memory import apply, unroll
+from actrix.nets.memory import apply, follow, starts, unroll
 from actrix.nets.networks import NetworkConfig
 from actrix.nets.torso import Encoder, ImageCNN, Linear, normalized_shapes
 
@@ -150,8 +150,9 @@ def test_unrolling_is_stepping(cell):
     g = np.random.default_rng(0)
     obs, first = jnp.asarray(g.normal(size=(9, 3, 3)), jnp.float32), g.random((9, 3)) < 0.3
     carry0 = jax.tree.map(lambda c: c + 0.7, net.initial_carry((3,)))
-    out, after = unroll(net, obs, jnp.asarray(first), carry0, None)
-    _, before = unroll(net, obs, jnp.asarray(first), carry0, None, before=True)
+    out, trail = unroll(net, obs, jnp.asarray(first), carry0, None)
+    before = jax.tree.map(lambda c: c.reshape(9, 3, 5), starts(net, trail, 1))
+    others = follow(net, trail, -obs, None)
     for n in range(3):
         carry = jax.tree.map(lambda c, n=n: c[n], carry0)
         for t in range(9):
@@ -159,10 +160,10 @@ def test_unrolling_is_stepping(cell):
             for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(carry), strict=True):
                 np.testing.assert_allclose(a[t, n], b, rtol=1e-5, atol=1e-6)
             step, carry = net(obs[t, n], carry, None)
-            np.testing.assert_allclose(out.value[t, n], step.value, rtol=1e-4, atol=1e-6)
-            np.testing.assert_allclose(out.dist.logits[t, n], step.dist.logits, rtol=1e-4, atol=1e-6)
-            for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(carry), strict=True):
-                np.testing.assert_allclose(a[t, n], b, rtol=1e-5, atol=1e-6)
+            other, _ = net(-obs[t, n], carry, None)
+            for along, alone in ((out, step), (others, other)):
+                np.testing.assert_allclose(along.value[t, n], alone.value, rtol=1e-4, atol=1e-6)
+                np.testing.assert_allclose(along.dist.logits[t, n], alone.dist.logits, rtol=1e-4, atol=1e-6)
 
 
 def test_unrolling_without_memory_maps_over_both_axes():

@@ -54,6 +54,7 @@ CASES = {  # preset, observations, actions, masked, settings, policy_kwargs
     "ppo open": ("ppo", BOX, OPEN_MOVES, False, {}, {}),
     "ppo lstm": ("ppo", PARTS, MOVES, False, {}, {"cell": "lstm", "hidden_size": 3}),
     "ppo gru": ("ppo", BOX, ONE, True, {"normalize": True}, {"cell": "gru", "hidden_size": 3}),
+    "ppo transformer": ("ppo", BOX, ONE, False, {}, {"cell": "transformer", "d_model": 8, "context": 3}),
     **{f"ppo {name}": ("ppo", BOX, MOVES, False, {}, {"activation_fn": name})
        for name in ("relu", "elu", "gelu", "silu", "leaky_relu")},
     "reinforce": ("reinforce", BOX, ONE, False, {}, {}),

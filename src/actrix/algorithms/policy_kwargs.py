@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,13 +14,8 @@ import numpy as np
 from actrix.nets.networks import NetworkConfig
 from actrix.nets.torso import ACTIVATIONS
 
-POLICIES = (
-    "MlpPolicy",
-    "CnnPolicy",
-    "MultiInputPolicy",
-    "MlpLstmPolicy",
-    "CnnLstmPolicy",
-    "MultiInputLstmPolicy",
+POLICIES = tuple(
+    f"{seen}{memory}Policy" for memory in ("", "Lstm", "Transformer") for seen in ("Mlp", "Cnn", "MultiInput")
 )
 
 
@@ -37,6 +33,8 @@ UNSUPPORTED = {
 NETWORKS = ("use_sde", "sde_sample_freq")
 """Settings of the algorithm in Stable-Baselines3, of the network here."""
 _LIFTED = ("n_critics", "n_quantiles")
+_CNN = ("features_dim", "cnn_output_dim")
+"""Its CNN's units, of an image alone and of one in a Dict."""
 _LSTM = {"enable_critic_lstm": False, "shared_lstm": True, "n_lstm_layers": 1}
 """What RecurrentPPO's network has: here one cell serves policy and critic."""
 
@@ -98,8 +96,8 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
         given = kwargs.pop("features_extractor_kwargs")
         if not isinstance(given, Mapping):
             raise SettingError(f"policy_kwargs features_extractor_kwargs must be a mapping, not {given!r}.")
-        if kwargs.get("features_extractor_class") is None and "features_dim" in given:  # of SB3's CNN
-            given = {"cnn_features" if k == "features_dim" else k: v for k, v in given.items()}
+        if kwargs.get("features_extractor_class") is None:
+            given = {"cnn_features" if k in _CNN else k: v for k, v in given.items()}
         changes["features_extractor_kwargs"] = tuple(sorted(given.items()))
     known = {f.name for f in dataclasses.fields(NetworkConfig)}
     for name, value in kwargs.items():
@@ -110,8 +108,6 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
                 f"policy_kwargs has no {name!r}; there are net_arch, {', '.join(sorted(known))}."
             )
         changes[name] = tuple(value) if name in ("pi", "vf") and value is not None else value
-    if changes.get("cell") not in (None, "lstm", "gru"):
-        raise SettingError(f"policy_kwargs cell={changes['cell']!r}: choose 'lstm' or 'gru'.")
     try:
         return dataclasses.replace(base, **changes)
     except ValueError as error:
@@ -119,6 +115,10 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
 
 
 def _widths(arch: Any) -> dict[str, tuple[int, ...]]:
+    """Of each branch that is named; a list is of both, and one around a dict is SB3's old way to write that dict."""
+    if isinstance(arch, list | tuple) and len(arch) == 1 and isinstance(arch[0], Mapping):
+        arch = arch[0]
+        warnings.warn(f"net_arch=[{arch}]: leave the list around the dict out.", UserWarning, stacklevel=6)
     both = arch if isinstance(arch, Mapping) else {"pi": arch, "vf": arch}
     both = {"vf" if key == "qf" else key: widths for key, widths in both.items()}
     if set(both) - {"pi", "vf"}:
@@ -126,7 +126,7 @@ def _widths(arch: Any) -> dict[str, tuple[int, ...]]:
             f"net_arch has keys {sorted(both)}; expected a list, or a dict with 'pi' and 'vf' (or 'qf')."
         )
     try:
-        return {k: tuple(int(n) for n in both.get(k, ())) for k in ("pi", "vf")}
+        return {k: tuple(int(n) for n in widths) for k, widths in both.items()}
     except (TypeError, ValueError):
         raise SettingError(
             f"net_arch={arch!r}: expected widths, e.g. [64, 64] or dict(pi=[64], vf=[64])."
@@ -155,6 +155,13 @@ def network_settings(network: NetworkConfig, base: NetworkConfig = NetworkConfig
     }
 
 
+def named_policy(policy: str) -> dict[str, Any]:
+    """What a policy's name says of its `policy_kwargs`."""
+    cell = next((name for name in ("Lstm", "Transformer") if name in policy), None)
+    out: dict[str, Any] = {} if cell is None else {"cell": cell.lower()}
+    return out | ({"cnn": True} if policy.startswith("Cnn") else {})
+
+
 def network_of(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> Any:
     """The network of a policy's name, or of a user's function, with its `policy_kwargs`; SettingError for others."""
     kwargs = dict(policy_kwargs or {})
@@ -163,10 +170,7 @@ def network_of(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> 
             raise SettingError(
                 f"policy {policy!r} is unknown: choose one of {', '.join(POLICIES)}, or a function."
             )
-        if "Lstm" in policy:
-            kwargs.setdefault("cell", "lstm")
-        if policy.startswith("Cnn"):
-            kwargs.setdefault("cnn", True)
+        kwargs = named_policy(policy) | kwargs
     elif callable(policy):
         kwargs["module"] = policy
     else:

@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import os
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,12 +15,13 @@ import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from actrix.core.spaces import check_action_space, check_observation_space
-from actrix.envs.goals import GOAL_ENVS
 from actrix.envs.guard import EnvError, Guard
 from actrix.envs.gymnasium import GymnasiumEnvs, quiet_make
-from actrix.envs.jax_envs import gymnax_ids
+from actrix.envs.jax_envs import OWN_ENVS, gymnax_ids
 from actrix.envs.masks import find_masks_of
 from actrix.envs.rows import RowVectorEnv
+from actrix.envs.tokens.env import TokenEnv
+from actrix.envs.tokens.tasks import TOKEN_ENVS
 
 
 class UnknownEnvError(ValueError):
@@ -160,6 +162,26 @@ def named(env_id: str) -> Callable[..., Any] | None:
     return found
 
 
+def token_task(env_id: str, env_kwargs: dict[str, Any] | None = None) -> TokenEnv | None:
+    """The token environment of an id, or of a function that says it makes one (`-> Questions`); None for others."""
+    kwargs = env_kwargs or {}
+    if env_id in TOKEN_ENVS:
+        return TOKEN_ENVS[env_id](**kwargs)
+    made = named(env_id)
+    kind: Any = made
+    if made is not None and not isinstance(made, type):
+        try:
+            kind = typing.get_type_hints(made).get("return")
+        except Exception:  # annotations of the user's that cannot be read are not ours to complain about
+            return None
+    if made is None or not (isinstance(kind, type) and issubclass(kind, TokenEnv)):
+        return None
+    try:
+        return made(**kwargs)
+    except Exception as error:
+        raise EnvError(f"{env_id} raised {type(error).__name__}: {error}") from error
+
+
 def _not_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module.partition(".")[0]) is None
@@ -179,6 +201,6 @@ def register_atari() -> None:
 
 def nearest(env_id: str) -> str:
     """The ids that are spelled like this one, as the end of a sentence; '' without one."""
-    names = {name.lower(): name for name in (*gym.registry, *GOAL_ENVS, *gymnax_ids())}
+    names = {name.lower(): name for name in (*gym.registry, *OWN_ENVS, *gymnax_ids())}
     close = difflib.get_close_matches(env_id.lower(), names, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(names[name] for name in close)}?" if close else ""

@@ -17,8 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from actrix.core.fields import whole
 from actrix.core.types import Spec
 from actrix.envs.base import JaxEnv
+from actrix.envs.classic import ClassicEnv
 
 
 class ProbeState(NamedTuple):
@@ -155,6 +157,12 @@ class TMaze(Probe):
 
     length: int = 4
 
+    def __post_init__(self) -> None:
+        whole(self, "length")
+
+    def _limit(self):
+        return self.length + 1
+
     def _start(self, key):
         return _sign(key)
 
@@ -227,6 +235,15 @@ class MaskVelocity:
 
     def mask(self, state):
         return self.env.mask(state)
+
+
+def cartpole_without_velocity(max_episode_steps: int | None = None) -> MaskVelocity:
+    """Gymnasium's CartPole-v1 that shows the cart's place and the pole's angle only."""
+    return MaskVelocity(ClassicEnv("CartPole-v1", max_episode_steps))
+
+
+MEMORY_ENVS: dict[str, Any] = {"TMaze-v0": TMaze, "CartPoleNoVelocity-v0": cartpole_without_velocity}
+"""Environments that need memory, by id."""
 
 
 class PositionOnly(gym.ObservationWrapper):

@@ -177,7 +177,8 @@ def _function(
 
 def _name(root: str, keys: Any) -> str:
     """'observation.camera.0' for the path of a leaf."""
-    return ".".join([root, *(str(getattr(key, "key", getattr(key, "idx", key))) for key in keys)])
+    part = lambda key: next(getattr(key, x) for x in ("key", "idx", "name") if hasattr(key, x))
+    return ".".join([root, *(str(part(key)) for key in keys)])
 
 
 def _environment_action(space: Any, action: jax.Array) -> jax.Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import equinox as eqx
 import gymnasium as gym
@@ -14,16 +14,26 @@ from gymnasium import spaces
 from jaxtyping import Array
 
 from actrix.core.distributions import ActionHead, DiagGaussian, Distribution, SquashedGaussian, action_head
-from actrix.core.fields import finite, switch, whole
+from actrix.core.fields import choose, finite, switch, whole
 from actrix.core.types import Key, PyTree, Spec, record
 from actrix.nets.exploration import Explores, StateNoise
 from actrix.nets.memory import apply
+from actrix.nets.memory.cells import GRU, LSTM, Memory
+from actrix.nets.memory.decoder import Shape, Tokens, Transformer
 from actrix.nets.torso import MLP, SQRT2, Encoder, Linear, resolve_activation, space_leaves
 from actrix.nets.view import JointView
 
 ENCODING = ("features_extractor_class", "features_extractor_kwargs", "cnn")
 SDE = ("use_sde", "sde_sample_freq", "full_std", "use_expln")
 HIDDEN = ("pi", "vf", "activation_fn", "ortho_init", "layer_norm")
+SHAPE = tuple(f.name for f in dataclasses.fields(Shape))
+CELLS = {
+    None: ("share_features_extractor",),
+    "lstm": ("cell", "hidden_size"),
+    "gru": ("cell", "hidden_size"),
+    "transformer": ("cell", *SHAPE),
+}
+"""Memories by name, and the settings that each obeys."""
 
 
 def one_body(config: NetworkConfig) -> tuple[str, ...]:
@@ -43,10 +53,10 @@ class Output:
 
 
 class ActorCriticNet(Explores, eqx.Module):
-    """Encoder → optional recurrent cell → separate policy and value MLPs → heads.
+    """Encoder → optional memory → separate policy and value MLPs → heads.
 
     The hidden layers have gain √2, the policy head 0.01, the value head 1; `log_std` does not depend on the
-    state, but the deviation does where exploration does (`sde`). One encoder (and cell) serves both branches
+    state, but the deviation does where exploration does (`sde`). One encoder (and memory) serves both branches
     unless `share_features_extractor=False`.
     """
 
@@ -71,7 +81,7 @@ class ActorCriticNet(Explores, eqx.Module):
         net_arch: Mapping[str, Sequence[int]] | Sequence[int] | None = None, activation_fn: str | Callable = "tanh",
         ortho_init: bool = True, log_std_init: float = 0.0, share_features_extractor: bool = True,
         features_extractor_class: Callable | None = None, features_extractor_kwargs: Mapping[str, Any] | None = None,
-        cnn: bool = False, cell: str | None = None, hidden_size: int = 64, layer_norm: bool = False,
+        cnn: bool = False, memory: Callable[[int, Key], Memory] | None = None, layer_norm: bool = False,
         q_values: bool = False, sde: StateNoise | None = None, squash: bool = False,
     ):  # fmt: skip
         keys = jax.random.split(key, 8)
@@ -86,11 +96,8 @@ class ActorCriticNet(Explores, eqx.Module):
         if net_arch is None:
             net_arch = [] if has_cnn and len(space_leaves(observation_space)) == 1 else [64, 64]
         arch = net_arch if isinstance(net_arch, Mapping) else {"pi": net_arch, "vf": net_arch}
-        self.cell = None
-        if cell is not None:
-            kind = {"lstm": eqx.nn.LSTMCell, "gru": eqx.nn.GRUCell}[cell]
-            self.cell = kind(size, hidden_size, key=keys[1])
-            size = hidden_size
+        self.cell = None if memory is None else memory(size, keys[1])
+        size = size if self.cell is None else self.cell.outputs
         gain = SQRT2 if ortho_init else 1.0
         self.pi = MLP(size, arch["pi"], activation, gain, keys[2], layer_norm=layer_norm)
         self.vf = MLP(size, arch["vf"], activation, gain, keys[3], layer_norm=layer_norm)
@@ -103,7 +110,7 @@ class ActorCriticNet(Explores, eqx.Module):
 
     @property
     def recurrent(self) -> bool:
-        """Whether there is a recurrent cell."""
+        """Whether there is a memory."""
         return self.cell is not None
 
     def policy(self, obs: PyTree, carry: PyTree, mask: Array | None) -> tuple[Distribution, PyTree]:
@@ -137,23 +144,24 @@ class ActorCriticNet(Explores, eqx.Module):
         return self.of_parts(jax.lax.stop_gradient(self), _own_layers(self))
 
     def initial_carry(self, batch: tuple[int, ...]) -> PyTree:
-        """Zero memory `[*batch, hidden]` (a pair for an LSTM), or None without a cell."""
-        if self.cell is None:
-            return None
-        zeros = jnp.zeros((*batch, self.cell.hidden_size))
-        return (zeros, zeros) if isinstance(self.cell, eqx.nn.LSTMCell) else zeros
+        """Zero memory `[*batch, ...]`, or None without one."""
+        return None if self.cell is None else self.cell.initial(batch)
 
     def __call__(self, obs: PyTree, carry: PyTree, mask: Array | None) -> tuple[Output, PyTree]:
         """(dist, value) at one observation, and the memory after it."""
         features = self.encoder(obs)
         vf_features = features if self.vf_encoder is None else self.vf_encoder(obs)
         if self.cell is not None:
-            carry = self.cell(features, carry)
-            features = vf_features = carry[0] if isinstance(carry, tuple) else carry
+            features, carry = self.cell(features, carry)
+            vf_features = features
+        return self.say(features, vf_features, mask), carry
+
+    def say(self, features: Array, vf_features: Array, mask: Array | None) -> Output:
+        """(dist, value) by what the two branches get."""
         features = self.pi(features)
         value = self.vf_head(self.vf(vf_features))
         kept = None if self.sde is None else features
-        return Output(self._dist(features, mask), value if self.q_values else value[0], kept), carry
+        return Output(self._dist(features, mask), value if self.q_values else value[0], kept)
 
     def _dist(self, features: Array, mask: Array | None) -> Distribution:
         out = self.pi_head(features)
@@ -168,9 +176,8 @@ def joint_settings(config: NetworkConfig, spec: Spec) -> tuple[str, ...]:
     gaussian = ("log_std_init",) if isinstance(spec.action_space, spaces.Box) else ()
     if config.module is not None:
         return ("module", *gaussian)
-    cell = ("cell", "hidden_size") if config.cell is not None else ("share_features_extractor",)
     sde = (*SDE, "squash_output") if gaussian else ()
-    return (*ENCODING, *HIDDEN, *gaussian, *cell, *sde)
+    return (*ENCODING, *HIDDEN, *gaussian, *CELLS[config.cell], *sde)
 
 
 def _own_layers(net: Any) -> tuple:
@@ -243,14 +250,24 @@ class NetworkConfig:
     dropout: float = 0.0
     """Dropout rate of the off-policy critics' hidden layers while they learn."""
     cell: str | None = None
-    """'lstm' or 'gru': a recurrent policy."""
+    """'lstm', 'gru' or 'transformer': a policy with memory."""
     hidden_size: int = 64
+    n_layers: int = Shape.n_layers
+    n_heads: int = Shape.n_heads
+    n_kv_heads: int | None = Shape.n_kv_heads
+    d_model: int = Shape.d_model
+    d_ff: int | None = Shape.d_ff
+    context: int = Shape.context
+    rope_theta: float = Shape.rope_theta
+    """The sizes of a transformer (`nets.memory.decoder.Shape`)."""
     module: Callable | None = None
     """The user's `(spec, key) -> equinox module`, called as `module(obs) -> (logits or mean, value)`."""
 
     def __post_init__(self) -> None:
         switch(self, "use_sde", "full_std", "use_expln", "squash_output")
         finite(self, "clip_mean", least=0)
+        choose(self, cell=tuple(CELLS))
+        _ = self.shape
         if self.log_std_init is not None:
             finite(self, "log_std_init")
         if self.sde_sample_freq != -1:
@@ -262,6 +279,26 @@ class NetworkConfig:
             raise ValueError(
                 f"{given[0]}={getattr(self, given[0])!r} is of state-dependent exploration: set use_sde=True."
             )
+
+    @property
+    def shape(self) -> Shape:
+        """The sizes of a transformer."""
+        return Shape(**{name: getattr(self, name) for name in SHAPE})
+
+    def memory(self, space: gym.Space) -> Callable[[int, Key], Memory] | None:
+        """What builds the memory for so many features of an observation; None where there is none.
+
+        A transformer has a row of its embedding for each value of a Discrete observation: a token.
+        """
+        if self.cell == "transformer":
+            tokens = int(space.n) if self._sees_tokens(space) else None
+            return lambda inputs, key: Transformer(inputs, self.shape, key, tokens=tokens)
+        kind = {None: None, "lstm": LSTM, "gru": GRU}[self.cell]
+        return None if kind is None else lambda inputs, key: kind(inputs, self.hidden_size, key)
+
+    def _sees_tokens(self, space: gym.Space) -> TypeGuard[spaces.Discrete]:
+        own = self.features_extractor_class is not None
+        return self.cell == "transformer" and isinstance(space, spaces.Discrete) and not own
 
     def noise(self, *, learn_features: bool) -> StateNoise | None:
         """State-dependent exploration, where there is any."""
@@ -300,9 +337,11 @@ class NetworkConfig:
         head = action_head(spec.action_space)
         if self.module is not None:
             return CustomNet(self.module(spec, key), head, q_values, self.log_std_init or 0.0)
-        arch = None if self.pi is None and self.vf is None else {"pi": self.pi or (), "vf": self.vf or ()}
+        seen = spec.observation_space
+        bare = self.pi is None and self.vf is None and self.cell != "transformer"
+        arch = None if bare else {"pi": self.pi or (), "vf": self.vf or ()}
         return ActorCriticNet(
-            spec.observation_space,
+            seen,
             head,
             key,
             net_arch=arch,
@@ -310,11 +349,10 @@ class NetworkConfig:
             ortho_init=self.ortho_init,
             log_std_init=self.log_std_init or 0.0,
             share_features_extractor=self.share_features_extractor,
-            features_extractor_class=self.features_extractor_class,
+            features_extractor_class=Tokens if self._sees_tokens(seen) else self.features_extractor_class,
             features_extractor_kwargs=dict(self.features_extractor_kwargs),
             cnn=self.cnn,
-            cell=self.cell,
-            hidden_size=self.hidden_size,
+            memory=self.memory(seen),
             layer_norm=self.layer_norm,
             q_values=q_values,
             sde=self.noise(learn_features=False),

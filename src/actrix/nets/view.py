@@ -13,7 +13,7 @@ from actrix.core.answers import Metrics, Params
 from actrix.core.rows import Rows
 from actrix.core.types import Key, PyTree
 from actrix.nets.memory import apply as apply_memory
-from actrix.nets.memory import unroll
+from actrix.nets.memory import follow, starts, unroll
 from actrix.nets.torso import noise_size, perturb
 
 
@@ -57,8 +57,8 @@ class JointView(View):
     @cached_property
     def _next(self) -> Any:
         r, net = self.rows, self.net
-        if net.recurrent:  # one more cell step from the memory after each row
-            return apply_memory(net, r.next_obs, self._here[1], r.next_mask, axes=2)[0]
+        if net.recurrent:  # one more step from the memory after each row
+            return follow(net, self._here[1], r.next_obs, r.next_mask)
         return unroll(net, r.next_obs, None, None, r.next_mask)[0]
 
     @property
@@ -91,10 +91,8 @@ class JointView(View):
         return self.by(self.net.critic_only())
 
     def starts(self, length: int) -> PyTree:
-        """Recurrent memory before each training sequence of `length` rows, `[1, items, hidden]`."""
-        r = self.rows
-        _, before = unroll(self.net, r.obs, r.first, r.carry0, r.mask, before=True)
-        return jax.tree.map(lambda c: c[::length].reshape(1, -1, c.shape[-1]), before)
+        """Recurrent memory before each training sequence of `length` rows, `[1, items, ...]`."""
+        return starts(self.net, self._here[1], length)
 
     def report(self) -> Metrics:
         log_std = self.net.log_std

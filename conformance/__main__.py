@@ -19,9 +19,7 @@ def chosen(only: str | None) -> list[Probe]:
         return list(PROBES.values())
     found = [PROBES[only]] if only in PROBES else [p for name, p in PROBES.items() if name.startswith(only)]
     if not found:
-        raise ValueError(
-            f"no probe is called {only!r} or begins so: `python -m conformance --list` names them."
-        )
+        raise ValueError(f"no probe is called {only!r} or begins so: `python -m conformance --list` names them.")
     return found
 
 
@@ -52,9 +50,7 @@ def _ask(name: str, only: str | None, file: Path | None) -> int:
     count = lambda status: sum(o.status == status for o in outcomes)
     wrong = count("fail") + count("error") + count("unsettled")
     applies = len(outcomes) - count("n/a")
-    print(
-        f"{count('pass')} of {applies} that apply pass, {count('by design')} differ by design, {wrong} do not pass"
-    )
+    print(f"{count('pass')} of {applies} that apply pass, {count('by design')} differ by design, {wrong} do not pass")
     if file is not None:
         record.append(file, name, versions(name), outcomes)
     return 1 if wrong else 0
@@ -64,9 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0 all pass, 1 some do not, 2 the question cannot be asked."""
     parser = argparse.ArgumentParser(prog="python -m conformance", description=__doc__)
     parser.add_argument("library", nargs="?", help=f"one of {', '.join(ADAPTERS)}")
-    parser.add_argument(
-        "--list", action="store_true", help="the probes, with what is right and what they need"
-    )
+    parser.add_argument("--list", action="store_true", help="the probes, with what is right and what they need")
     parser.add_argument("--only", metavar="PROBE", help="one probe, or all whose names begin so")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append the outcomes to this file")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the Markdown table of a record")

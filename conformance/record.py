@@ -63,10 +63,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def _libraries(newest: dict, by: dict) -> list[str]:
-    lines = [
-        "| library | versions | date | pass | by design | fail | not applicable |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = ["| library | versions | date | pass | by design | fail | not applicable |", "|---|---|---|---|---|---|---|"]
     for name, row in newest.items():
         count = lambda *which: sum(o["status"] in which for o in by[name].values())
         shown = ", ".join(f"{k} {v}" for k, v in row["versions"].items())

@@ -19,11 +19,7 @@ from tianshou.data import Batch, Collector, PrioritizedReplayBuffer, ReplayBuffe
 from tianshou.env import DummyVectorEnv
 from tianshou.exploration import GaussianNoise
 from tianshou.utils.net.common import Net
-from tianshou.utils.net.continuous import (
-    ContinuousActorDeterministic,
-    ContinuousActorProbabilistic,
-    ContinuousCritic,
-)
+from tianshou.utils.net.continuous import ContinuousActorDeterministic, ContinuousActorProbabilistic, ContinuousCritic
 from tianshou.utils.net.discrete import DiscreteActor, DiscreteCritic
 from tianshou.utils.torch_utils import policy_within_training_step
 
@@ -102,9 +98,7 @@ class Agent:
     def entropy(self, obs: Any, masks: Any = None) -> np.ndarray:
         return self._distribution(obs, masks).entropy().detach().numpy()
 
-    def predict(
-        self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None
-    ) -> tuple:
+    def predict(self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None) -> tuple:
         policy = self.algorithm.policy
         policy.deterministic_eval = deterministic
         with torch.no_grad():
@@ -145,9 +139,7 @@ class Agent:
 
 def _flat(*modules: Any) -> np.ndarray:
     with torch.no_grad():
-        return np.concatenate(
-            [p.numpy().astype(float).ravel() for m in modules for p in m.parameters()]
-        ).copy()
+        return np.concatenate([p.numpy().astype(float).ravel() for m in modules for p in m.parameters()]).copy()
 
 
 def _adam(given: dict) -> AdamOptimizerFactory:
@@ -185,12 +177,7 @@ def _dqn(world: World, given: dict) -> Any:
 def _critics(world: World) -> list:
     made = []
     for _ in range(2):
-        net = Net(
-            state_shape=world.rows.shape[1:],
-            action_shape=world.action_space.shape,
-            hidden_sizes=[32],
-            concat=True,
-        )
+        net = Net(state_shape=world.rows.shape[1:], action_shape=world.action_space.shape, hidden_sizes=[32], concat=True)
         made.append(ContinuousCritic(preprocess_net=net))
     return made
 

@@ -36,9 +36,7 @@ def _q(a, s, world, expected, tolerance=0.12, **more):
 
 def _c(a, s, world, expected, tolerance=0.15):
     return alike(
-        each(a, ACTOR_CRITICS, lambda name: action_value(a, name, world, s, **_quiet(name))),
-        expected,
-        tolerance,
+        each(a, ACTOR_CRITICS, lambda name: action_value(a, name, world, s, **_quiet(name))), expected, tolerance
     )
 
 
@@ -62,11 +60,7 @@ def both_flags_end_v(a, s):
     return _v(a, s, loop(ends="both"), [1.0])
 
 
-@probe(
-    "A cut episode is completed with V of the state reached, not of the one that follows the reset",
-    V,
-    "values",
-)
+@probe("A cut episode is completed with V of the state reached, not of the one that follows the reset", V, "values")
 def true_successor_v(a, s):
     return _v(a, s, two_states(), values(two_states(), s.gamma), 0.25, MEMORYLESS)
 
@@ -78,9 +72,7 @@ def chunk_end_bootstraps_v(a, s):
 
 @probe("V of a chain of states solves v = r + γPv", V, "values")
 def chain_values(a, s):
-    world = line(
-        (1, 2, 3, 4, 0), (1.0, 0.0, -1.0, 0.5, 2.0), (False,) * 4 + (True,), (False,) * 5, (0.6, 0.4, 0, 0, 0)
-    )
+    world = line((1, 2, 3, 4, 0), (1.0, 0.0, -1.0, 0.5, 2.0), (False,) * 4 + (True,), (False,) * 5, (0.6, 0.4, 0, 0, 0))
     return _v(a, s, world, values(world, s.gamma), 0.2, MEMORYLESS)
 
 
@@ -99,11 +91,7 @@ def both_flags_end_q(a, s):
     return _q(a, s, loop(ends="both"), [[1.0] * 2])
 
 
-@probe(
-    "A cut episode is completed with Q of the state reached, not of the one that follows the reset",
-    Q,
-    "q_values",
-)
+@probe("A cut episode is completed with Q of the state reached, not of the one that follows the reset", Q, "q_values")
 def true_successor_q(a, s):
     return _q(a, s, two_states(), action_values(two_states(), s.gamma), 0.25, MEMORYLESS)
 
@@ -118,12 +106,7 @@ def optimal_q(a, s):
     return alike(each(a, Q_LEARNERS, ask), action_values(world, s.gamma), 0.3)
 
 
-@probe(
-    "n-step targets stop at a cut, are completed there, and take no reward of the next episode",
-    "dqn",
-    "q_values",
-    "n_step",
-)
+@probe("n-step targets stop at a cut, are completed there, and take no reward of the next episode", "dqn", "q_values", "n_step")
 def n_step_stops_at_cuts(a, s):
     # 0 → 1 → 2 → 3, cut on the way to 3; episodes that start in 3 stay there and are paid.
     world = line(

@@ -53,8 +53,13 @@ def balanced(prompt: int, answer: tuple[int, ...]) -> float:
     return float(answer[-1] == 0 and answer.count(1) - answer.count(2) == prompt)
 
 
-def study(seed: int = 0, *, decoders: int = 3, points: int = 49) -> Report:
-    """Decoders drawn from `seed` on, each at several success rates on the way that supervised training would take."""
+def study(
+    seed: int = 0, *, decoders: int = 3, points: int = 49, levels: tuple[float, ...] = LEVELS
+) -> Report:
+    """Decoders drawn from `seed` on, each at several success rates on the way that supervised training would take.
+
+    `levels` of mean success have 0.5 among them: tables, ratios and KL are of that policy.
+    """
     answers = Answers(SIZES, balanced)
     grid = np.linspace(0.02, 0.98, points)
     by = lambda n, rates: {name: [scale(name, n, p) for p in rates] for name in OF_ONE_PROMPT}
@@ -67,13 +72,13 @@ def study(seed: int = 0, *, decoders: int = 3, points: int = 49) -> Report:
     for k in range(decoders):
         start = initial(SIZES, seed + k)
         path = list(supervised(answers, start))
-        policies = [at_success(answers, path, level) for level in LEVELS]
-        middle = policies[LEVELS.index(0.5)]
+        policies = [at_success(answers, path, level) for level in levels]
+        middle = policies[levels.index(0.5)]
         found["objectives"].append([on_policy(answers, theta) for theta in policies])
         found["ratios"].append([off_policy(answers, path, middle, kl) for kl in DISTANCES])
         found["kl"].append([kl_estimates(answers, middle, start)])
     numbers = {
-        "group": GROUP, "batch": BATCH, "levels": LEVELS, "distances": DISTANCES, "decoders": decoders,
+        "group": GROUP, "batch": BATCH, "levels": levels, "distances": DISTANCES, "decoders": decoders,
         "scales": scales, **{part: _stack(x) for part, x in found.items()},
     }  # fmt: skip
     return Report(_tables(numbers), draw(numbers), numbers)
@@ -250,11 +255,15 @@ def _stack(x: list[Any]) -> dict[str, Any]:
 def _tables(numbers: dict[str, Any]) -> list[Table]:
     scales = numbers["scales"]
     of_prompt = [(name, *map(float, x)) for name, x in scales["at rates"].items()]
-    where = f"mean success {LEVELS[2]:g}"
+    middle, where = numbers["levels"].index(0.5), "mean success 0.5"
     mean = lambda x, k: float(np.mean(x[k]))
     columns = ("cosine", "length", "variance", "variance / length²")
     rows = [
-        (name, *(mean(x[m], 2) for m in columns[:3]), float(np.mean(x["variance"][2] / x["length"][2] ** 2)))
+        (
+            name,
+            *(mean(x[m], middle) for m in columns[:3]),
+            float(np.mean(x["variance"][middle] / x["length"][middle] ** 2)),
+        )
         for name, x in numbers["objectives"].items()
     ]
     ratios = [

@@ -4,7 +4,6 @@ import copy
 
 import gymnasium as gym
 import numpy as np
-
 from conformance.adapters.base import Adapter, words
 from conformance.probes.common import ACTOR_CRITICS, Q_LEARNERS, V_LEARNERS
 from conformance.worlds import make
@@ -56,7 +55,9 @@ class Agent:
             return self.act_in(space)
         if not isinstance(space, gym.spaces.Discrete):
             return space.sample()
-        legal = np.ones(self.n) if self.world.mask is None else np.asarray(self.world.mask[self.env.state], float)
+        legal = (
+            np.ones(self.n) if self.world.mask is None else np.asarray(self.world.mask[self.env.state], float)
+        )
         if self.fault == "mask ignored":
             legal = np.ones(self.n)
         epsilon = self.given.get("exploration_final_eps", 1.0) / (2 if self.fault == "half epsilon" else 1)
@@ -70,7 +71,9 @@ class Agent:
             scale = 1 if self.fault == "noise in units" else half
             out = middle + self.given.get("noise", 0.1) * scale * self.rng.normal(size=space.shape)
         elif self.name in ACTOR_CRITICS:
-            out = middle + half * self.rng.uniform(-1, 1, space.shape) * (0.5 if self.fault == "half the box" else 1)
+            out = middle + half * self.rng.uniform(-1, 1, space.shape) * (
+                0.5 if self.fault == "half the box" else 1
+            )
         else:
             out = self.rng.normal(size=space.shape)
         return out if self.fault == "unbounded" else np.clip(out, space.low, space.high)
@@ -93,11 +96,14 @@ class Agent:
 
     def windows(self):
         """(state, action, Σγ^k r, discount of what follows, state that follows) of each n-step window."""
-        n, gamma = self.given.get("n_step", 1), self.given["gamma"] * (0.8 if self.fault == "other gamma" else 1)
+        n, gamma = (
+            self.given.get("n_step", 1),
+            self.given["gamma"] * (0.8 if self.fault == "other gamma" else 1),
+        )
         out = []
         for t in range(len(self.rows) - n + 1):
             total, factor = 0.0, 1.0
-            for _, _, r, after, terminated, truncated, cut, _ in self.rows[t : t + n]:
+            for _, _, r, after, terminated, truncated, cut, _ in self.rows[t : t + n]:  # noqa: B007
                 total, factor = total + factor * r, factor * gamma
                 ends = terminated and self.fault not in ("termination goes on", "windows leak")
                 if ends or cut or (truncated and self.fault == "truncation ends"):
@@ -113,7 +119,11 @@ class Agent:
         q, count = np.zeros(self.hits.shape), np.zeros(self.hits.shape)
         np.add.at(count, (s, a), 1)
         every = np.ones(q.shape, bool)
-        legal = every if self.world.mask is None or self.fault == "target unmasked" else np.asarray(self.world.mask)
+        legal = (
+            every
+            if self.world.mask is None or self.fault == "target unmasked"
+            else np.asarray(self.world.mask)
+        )
         for _ in range(150):
             q_max = np.where(legal, q, -np.inf).max(1)
             # Of a policy learner: the mean over what it did; of a Q-learner the best.
@@ -140,10 +150,16 @@ class Agent:
 
     def probs(self, obs, masks):
         obs = np.asarray(obs)
-        q = self.table()[0] if len(self.rows) > 5 else np.tile(np.arange(self.n) * 0.3, (len(self.world.next), 1))
+        q = (
+            self.table()[0]
+            if len(self.rows) > 5
+            else np.tile(np.arange(self.n) * 0.3, (len(self.world.next), 1))
+        )
         if len(self.rows) > 5 and self.fault == "signs":
             s, a, r = (np.array([row[i] for row in self.rows]) for i in range(3))
-            q = np.array([[np.sign(r[(s == i) & (a == j)]).sum() for j in range(self.n)] for i in range(len(q))])
+            q = np.array(
+                [[np.sign(r[(s == i) & (a == j)]).sum() for j in range(self.n)] for i in range(len(q))]
+            )
         which = [int(np.flatnonzero((self.world.rows == o).all(1))[0]) for o in obs]
         p = np.exp(q[which] - q[which].max(1, keepdims=True))
         if masks is not None and self.fault != "mask ignored":
@@ -177,7 +193,9 @@ class Agent:
             low, high = (-1.0, 1.0) if self.fault == "policy units" else (space.low, space.high)
             best = max(self.rows, key=lambda row: row[2])[7] if self.rows and deterministic else None
             if best is not None:
-                return np.repeat(best[None] / (4 if self.fault == "policy units" else 1), len(obs), axis=0), None
+                return np.repeat(
+                    best[None] / (4 if self.fault == "policy units" else 1), len(obs), axis=0
+                ), None
             out = np.random.default_rng(0).normal(size=(len(obs), *space.shape)) * 3
             return (out if self.fault == "unbounded" else np.clip(out, low, high)), None
         p = self.probs(obs, mask if mask is not None else None)
@@ -242,8 +260,9 @@ class Toy(Adapter):
     offers = words(
         *V_LEARNERS, *Q_LEARNERS, *ACTOR_CRITICS, "masked_dqn values q_values action_values probs log_prob entropy",
         "predict evaluate evaluate_masked parameters actor targets statistics reward_gamma save resume continues",
-        "multidiscrete multibinary box box_log_prob noise ent_coef normalize_advantage dict discrete_observations n_step",
-        "next_step same_step disabled gae gae_truncated squashed_log_prob kl quantile_huber prioritized reward_scale",
+        "multidiscrete multibinary box box_log_prob noise ent_coef normalize_advantage dict n_step",
+        "discrete_observations next_step same_step disabled gae gae_truncated squashed_log_prob kl",
+        "quantile_huber prioritized reward_scale",
     )  # fmt: skip
 
     def agent(self, algorithm, world, **settings):
@@ -284,7 +303,7 @@ class Toy(Adapter):
         return (abs(tau - below) * huber).mean(2).sum(1).mean()
 
     def prioritized(self, priorities, alpha, beta, seed):
-        mass = priorities ** (1 if self.fault == "no alpha" and alpha != 1 else 2 if self.fault == "no alpha" else alpha)
+        mass = priorities ** (2.0 if self.fault == "no alpha" else alpha)
         drawn = np.random.default_rng(seed).choice(len(mass), 8192, p=mass / mass.sum())
         exponent = beta if self.fault == "inverse weights" else -beta
         return drawn, (mass / mass.sum())[drawn] ** exponent

@@ -27,9 +27,13 @@ REPLAYED = dict(learning_rate=1e-2, buffer_size=2000, learning_starts=100, batch
 Q_LEARNING = REPLAYED | dict(
     target_update_interval=10, tau=1.0, exploration_initial_eps=1.0, exploration_final_eps=1.0
 )
-PARALLEL = dict(n_envs=4, n_steps=8, learning_rate=1e-2, exploration_initial_eps=1.0, exploration_final_eps=1.0)
+PARALLEL = dict(
+    n_envs=4, n_steps=8, learning_rate=1e-2, exploration_initial_eps=1.0, exploration_final_eps=1.0
+)
 OFF_POLICY = REPLAYED | dict(learning_rate=5e-3, tau=0.1)
-STEPS = dict(a2c=8000, trpo=5000, recurrent_ppo=4000, pqn=12_000, dqn=1500, qrdqn=2500, sac=900, td3=900, tqc=1200)
+STEPS = dict(
+    a2c=8000, trpo=5000, recurrent_ppo=4000, pqn=12_000, dqn=1500, qrdqn=2500, sac=900, td3=900, tqc=1200
+)
 
 
 def settings_of(algorithm: str) -> dict[str, Any]:
@@ -38,10 +42,12 @@ def settings_of(algorithm: str) -> dict[str, Any]:
         return dict(ON_POLICY[algorithm])
     if algorithm == "pqn":
         return dict(PARALLEL)
-    return dict(Q_LEARNING if algorithm in Q_LEARNERS + ("masked_dqn",) else OFF_POLICY)
+    return dict(Q_LEARNING if algorithm in (*Q_LEARNERS, "masked_dqn") else OFF_POLICY)
 
 
-def trained(adapter: Any, algorithm: str, world: World, setting: Any, steps: int | None = None, **more: Any) -> Any:
+def trained(
+    adapter: Any, algorithm: str, world: World, setting: Any, steps: int | None = None, **more: Any
+) -> Any:
     """An agent that has learned; `more` are settings that differ, or `seen` and `vector`."""
     given = settings_of(algorithm) | dict(gamma=setting.gamma, seed=setting.seed) | more
     agent = adapter.agent(algorithm, world, **given)

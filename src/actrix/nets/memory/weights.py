@@ -12,14 +12,14 @@ from typing import Any, NoReturn
 
 import equinox as eqx
 import jax
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from actrix.core.types import Key
 from actrix.nets.memory.decoder import Shape
 from actrix.nets.torso import host_draw
 
-DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
 MAX_HEADER = 2**24
 KINDS = ("llama", "qwen2")
 _SIZES = {

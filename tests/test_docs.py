@@ -25,8 +25,9 @@ def relative(path):
 
 
 CONTRACTS = (
-    "envs/base.py", "core/answers.py", "core/contract.py", "core/fit.py", "critics/value.py", "critics/backups.py",
-    "critics/represent.py", "actors/psi.py", "actors/policy_gradient.py", "actors/natural.py", "actors/pathwise.py",
+    "envs/base.py", "core/answers.py", "core/contract.py", "core/fit.py", "nets/memory/cells.py", "critics/value.py",
+    "critics/backups.py", "critics/represent.py", "actors/psi.py", "actors/policy_gradient.py", "actors/natural.py",
+    "actors/pathwise.py",
 )  # fmt: skip
 """Where abstract classes are."""
 

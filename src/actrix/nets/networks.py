@@ -346,7 +346,7 @@ class NetworkConfig:
         seen = spec.observation_space
         if self.weights is not None and not self._sees_tokens(seen):
             raise ValueError(
-                f"weights: a decoder reads tokens, observations of a Discrete space, not {seen}."
+                f"weights: a decoder reads tokens, observations of a Discrete space, not a {type(seen).__name__}."
             )
         bare = self.pi is None and self.vf is None and self.cell != "transformer"
         arch = None if bare else {"pi": self.pi or (), "vf": self.vf or ()}

@@ -309,6 +309,7 @@ def test_a_killed_learner_leaves_no_orphans_and_is_resumed_exactly(closing, tmp_
     assert child.poll() is None, "it trains still"
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
+    child.stdout.close()
     mine = lambda: [
         line for line in subprocess.run(["ps", "-eo", "sess,args"], capture_output=True, text=True).stdout.splitlines()
         if line.split()[0] == str(session)

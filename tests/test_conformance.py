@@ -188,7 +188,7 @@ def test_the_record_is_appended_to_and_becomes_a_table(tmp_path):
     )
     table = record.table(record.read(file))
     record.append(
-        file, "sb3", {"torch": "2"}, [Outcome("quantile_huber_loss", "n/a")]
+        file, "sb3", {"torch": "2"}, Outcome("quantile_huber_loss", "n/a")
     )  # leaves the other as it was
     table = record.table(record.read(file))
     assert "(`kl_direction`) | ✓ | by design |" in table

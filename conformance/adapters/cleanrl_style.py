@@ -153,6 +153,11 @@ class Ppo(Script):
         with torch.no_grad():
             return self.distribution(self.tensor(obs)).entropy().numpy().reshape(len(obs), -1).sum(1)
 
+    def predict(
+        self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None
+    ) -> tuple:
+        raise Absent("PPO's script only samples, and a wrapper clips")
+
     def parameters(self) -> np.ndarray:
         return np.concatenate([_flat(self.pi, self.v), self.log_std.detach().numpy().ravel()])
 

@@ -129,13 +129,13 @@ def n_step_stops_at_cuts(a, s):
     world = line(
         (1, 2, 3, 3), (1.0, 0.0, 0.0, 1.0), (False,) * 4, (False, False, True, True), (0.5, 0.0, 0.0, 0.5)
     )
-    return Check(action_values(world, s.gamma), q_values(a, "dqn", world, s, n_step=3, steps=2500), 0.15)
+    return Check(action_values(world, s.gamma), q_values(a, "dqn", world, s, n_step=3, steps=1500), 0.15)
 
 
 @probe("n-step targets stop at a terminated step", "dqn", "q_values", "n_step")
 def n_step_stops_at_ends(a, s):
     world = line((1, 2, 0), (0.0, 1.0, 3.0), (False, True, True), (False,) * 3, (0.5, 0.0, 0.5))
-    q = np.asarray(q_values(a, "dqn", world, s, n_step=3, steps=2500))
+    q = np.asarray(q_values(a, "dqn", world, s, n_step=3, steps=1500))
     return Check(action_values(world, s.gamma), q, 0.15)
 
 

@@ -123,7 +123,7 @@ def box_units(a, s):
 
     def best(name):
         more = OFF_POLICY | dict(learning_rate=3e-3, learning_starts=400)
-        agent = trained(a, name, world, s, 2000, **more)
+        agent = trained(a, name, world, s, 1600, **more)
         return float(np.ravel(agent.predict(world.seen(), True)[0])[0])
 
     found = each(a, ("sac", "td3"), best)

@@ -123,7 +123,7 @@ def _tanh_entropy() -> float:
 )
 def entropy_in_the_target(a, s):
     world = box_loop(limit=s.limit, reward=0.0)
-    agent = trained(a, "sac", world, s, 2000, ent_coef=1.0)
+    agent = trained(a, "sac", world, s, 1200, ent_coef=1.0)
     actions = np.linspace(-0.6, 0.6, 5, dtype=np.float32)[:, None]
     q = float(np.mean(agent.action_values(np.repeat(world.seen(), 5, axis=0), actions)))
     return Check(s.gamma * _tanh_entropy() / (1 - s.gamma), q, 0.2)

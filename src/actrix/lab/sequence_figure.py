@@ -19,7 +19,7 @@ BENT = (
 def draw(numbers: dict[str, Any]) -> Any:
     """Length by success rate and group size; direction; noise; ratios; the KL's estimators."""
     figure, axes = panels(
-        3, 2, "What each shortcut costs: the expected update against the true gradient", (12.5, 14)
+        3, 2, "What each shortcut costs: the expected update against the true gradient", (11, 11.6)
     )
     scales = numbers["scales"]
     for a, x, part in ((axes[0, 0], "success", "by success"), (axes[0, 1], "groups", "by group")):
@@ -33,6 +33,7 @@ def draw(numbers: dict[str, Any]) -> Any:
                 marker="o" if k < 0 else None,
             )
         a.set_yscale("log")
+        a.set_ylim(0.45, 45)
         a.set_yticks((0.5, 1, 2, 5, 10), ("0.5", "1", "2", "5", "10"))
         a.axhline(1, color=GREY, linewidth=0.8)
     axes[0, 1].set_xscale("log", base=2)
@@ -40,7 +41,7 @@ def draw(numbers: dict[str, Any]) -> Any:
     length = "expected length / true length"
     label(axes[0, 0], f"one prompt, groups of {numbers['group']}", "success rate", length)
     label(axes[0, 1], "one prompt, success rate 0.25", "answers of a group", length)
-    legend(axes[0, 0], loc="upper right")
+    legend(axes[0, 0], loc="upper center", ncols=2)
     _directions(axes[1, 0], numbers)
     _noise(axes[1, 1], numbers)
     _ratios(axes[2, 0], numbers)
@@ -54,14 +55,18 @@ def _colour(k: int) -> str:
 
 def _band(a: Any, x: Any, y: Any, k: int, name: str) -> None:
     """The mean over decoders of [points, decoders], and their range."""
-    a.plot(x, y.mean(axis=1), "o", linestyle=DASHES[k % 4], color=_colour(k), markersize=4, label=name)
-    a.fill_between(x, y.min(axis=1), y.max(axis=1), color=_colour(k), alpha=0.12, linewidth=0)
+    middle = y.mean(axis=1)
+    bars = a.errorbar(x, middle, [middle - y.min(axis=1), y.max(axis=1) - middle], fmt="o", linestyle=DASHES[k % 4],
+                      color=_colour(k), markersize=4, capsize=2, elinewidth=0.8, label=name)  # fmt: skip
+    for bar in bars[2]:
+        bar.set_linestyle("-")
 
 
 def _directions(a: Any, numbers: dict[str, Any]) -> None:
     for k, name in enumerate(BENT):
         _band(a, numbers["levels"], numbers["objectives"][name]["cosine"], k, name)
     a.axhline(1, color=GREY, linewidth=0.8)
+    a.set_ylim(0.72, 1.01)
     label(a, "four prompts, one decoder: direction", "mean success rate", "cosine to the true gradient")
     legend(a, loc="lower right")
 
@@ -90,7 +95,8 @@ def _ratios(a: Any, numbers: dict[str, Any]) -> None:
     a.axhline(0, color=GREY, linewidth=0.8)
     label(a, "answers of an older policy: direction by ratio and clip", "KL(old‖new) of an answer, nats",
           "cosine to the true gradient")  # fmt: skip
-    legend(a, loc="best")
+    a.set_ylim(-1.15, 1.08)
+    legend(a, loc="lower left", ncols=2)
 
 
 def _kl(a: Any, found: dict[str, Any]) -> None:
@@ -104,5 +110,6 @@ def _kl(a: Any, found: dict[str, Any]) -> None:
     a.axvline(1, color=GREY, linewidth=0.8)
     a.axvline(0, color=GREY, linewidth=0.8)
     a.set_yticks(-np.arange(len(names)), names)
+    a.set_ylim(-len(names) - 1, 0.6)
     label(a, "estimators of KL(π‖π_ref), mean success 0.5", "expected / exact", "")
     legend(a, loc="lower right")

@@ -76,7 +76,7 @@ def main() -> None:
     begun = time.perf_counter()
     model.learn(args.steps)
     seconds = time.perf_counter() - begun
-    nothing = Nothing(envs.spec.observation_space, envs.spec.action_space)
+    nothing = Nothing(envs.observation_space, envs.action_space)
     wrapped = Guard(nothing)
     one = per_call(lambda: wrapped.step(0)) - per_call(lambda: nothing.step(0))
     steps = model.num_timesteps

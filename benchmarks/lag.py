@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from machine import machine
 
-from actrix import make_vec_env
 from actrix.core.distributions import importance_ratio
+from actrix.envs.make import make_vec_env
 from actrix.files import manifest
 from actrix.loops.compiled import CompiledRunner
 from actrix.loops.evaluate import Policy, evaluate

@@ -108,7 +108,7 @@ def tabular_q(
 
 def random_actions(env_id: str, n_envs: int = 16, total_steps: int = 163_840, backend: str = "auto") -> Run:
     """The ceiling: the same adapter stepped with random actions, nothing learned."""
-    from actrix import make_vec_env
+    from actrix.envs.make import make_vec_env
 
     env = make_vec_env(env_id, n_envs, 0, backend=backend)
     rng = np.random.default_rng(0)
@@ -152,10 +152,10 @@ def _runner(
     settings: dict[str, Any],
     algo: str = "ppo",
 ) -> Any:
-    from actrix import make_vec_env
     from actrix.algorithms.presets import PRESETS
     from actrix.algorithms.settings import configure
     from actrix.envs.jax_envs import jax_env
+    from actrix.envs.make import make_vec_env
     from actrix.loops.compiled import CompiledRunner
     from actrix.loops.stepping import host_runner
 

@@ -34,7 +34,7 @@ PEER_PYTHON = os.environ.get("ACTRIX_BENCH_PYTHON", sys.executable)
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """A function of ours.py or peers.py with its arguments."""
+    """A function of ours.py, peers.py or bare.py with its arguments."""
 
     script: str
     function: str
@@ -42,7 +42,7 @@ class Side:
 
     def run(self) -> dict[str, Any]:
         """One timing in a fresh process: {'steps', 'seconds', 'what'}."""
-        python = sys.executable if self.script == "ours.py" else PEER_PYTHON
+        python = PEER_PYTHON if self.script == "peers.py" else sys.executable
         command = [python, str(HERE / self.script), self.function, json.dumps(self.arguments)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
         if done.returncode:
@@ -124,6 +124,12 @@ COMPARISONS = [
                peer("sb3_off_policy", **TD3_PENDULUM, total_steps=500), 3, 5),
     Comparison("off-policy-dqn-cartpole/sb3", ours("off_policy", **DQN_CARTPOLE, total_steps=10_000),
                peer("sb3_off_policy", **DQN_CARTPOLE, total_steps=4000), 6, 10),
+    Comparison("off-policy-sac-cheetah/bare", ours("off_policy", **SAC_CHEETAH, total_steps=1500),
+               Side("bare.py", "sac", dict(env_id="HalfCheetah-v5", total_steps=1500)), 0.85),
+    Comparison("off-policy-td3-pendulum/bare", ours("off_policy", **TD3_PENDULUM, total_steps=1500),
+               Side("bare.py", "td3", dict(env_id="Pendulum-v1", total_steps=1500)), 0.85),
+    Comparison("off-policy-dqn-cartpole/bare", ours("off_policy", **DQN_CARTPOLE, total_steps=10_000),
+               Side("bare.py", "dqn", dict(env_id="CartPole-v1", total_steps=10_000)), 0.85),
     Comparison("off-policy-dqn-cartpole-compiled/sb3",
                ours("off_policy", **DQN_CARTPOLE, backend="jax", total_steps=16_000),
                peer("sb3_off_policy", **DQN_CARTPOLE, total_steps=4000), 6, 10),

@@ -30,8 +30,11 @@ SPEED_TITLES = {
     "ppo-cheetah/sb3": ("PPO HalfCheetah, 1×2048, 10 epochs, host loop", "Stable-Baselines3"),
     "off-policy-sac-cheetah/sb3": ("SAC HalfCheetah, one update per step, host loop", "Stable-Baselines3"),
     "off-policy-sac-cheetah/sbx": ("the same", "SBX"),
+    "off-policy-sac-cheetah/bare": ("the same", "its arithmetic and its environment alone (`bare.py`)"),
     "off-policy-td3-pendulum/sb3": ("TD3 Pendulum, one update per step, host loop", "Stable-Baselines3"),
+    "off-policy-td3-pendulum/bare": ("the same", "its arithmetic and its environment alone"),
     "off-policy-dqn-cartpole/sb3": ("DQN CartPole, one update per step, host loop", "Stable-Baselines3"),
+    "off-policy-dqn-cartpole/bare": ("the same", "its arithmetic and its environment alone"),
     "off-policy-dqn-cartpole-compiled/sb3": (
         "the same, compiled loop (what `auto` takes for CartPole)",
         "Stable-Baselines3",

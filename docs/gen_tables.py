@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from actrix import zoo
-from actrix.actors.psi import PSI
+from actrix.actors.group import PSI
 from actrix.algorithms.answers import ACTORS, CRITICS
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.online_traces import OnlineTraces
@@ -60,6 +60,15 @@ MEANING = {
     "eta": "$\\eta$, weight of the Q-learning loss",
     "beta": "β, inverse temperature of the weights",
     "max_weight": "bound of the weights",
+    "clip_range_high": "$\\varepsilon'$, the bound above (`None`: $\\varepsilon$)",
+    "ratio": "`token` or `sequence`: one for each action, or one for each episode",
+    "aggregate": "`token`, `sequence` or `constant`: what is averaged",
+    "group_size": "G (`None`: the environment's groups, else all of a chunk)",
+    "dynamic": "leave groups out whose returns are all the same",
+    "ref_kl_coef": "τ (or β) of the KL to the reference policy (0: off)",
+    "ref_kl_in": "`reward` or `loss`",
+    "ref_kl_by": "`k1`, `k2`, `k3` or `exact`; `auto`: k1 in the reward, exact in the loss",
+    "whole_episodes": "a chunk holds one whole episode of every environment",
     "optimizer": "`adam`, `rmsprop`, `sgd` or `radam`",
     "optimizer_eps": "ε of the optimiser",
 }
@@ -413,6 +422,13 @@ def _without_effect(algorithm: Composition) -> set[str]:
         hidden |= {"delay_targets"}
     if facts.fisher:
         hidden |= {"n_epochs"}
+    if "group_size" not in values:
+        # Of prompts and answers: elsewhere they are as they were before there were any.
+        hidden |= set() if values.get("ref_kl_coef") else {"ref_kl_coef", "ref_kl_in", "ref_kl_by"}
+        hidden |= {"aggregate", "ratio", "clip_range_high"}
+        hidden |= set() if values.get("whole_episodes") else {"whole_episodes"}
+    else:
+        hidden |= {"whole_episodes"} | (set() if values["ref_kl_coef"] else {"ref_kl_in", "ref_kl_by"})
     hidden |= {"bc_alpha"} if values.get("bc_alpha") is None else {"noise_type", "noise_std"}
     if not values.get("target_policy_noise"):
         hidden |= {"target_noise_clip"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import actrix
-from actrix.actors.psi import PSI
+from actrix.actors.group import PSI
 from actrix.algorithms.answers import ACTORS, CRITICS, DATA
 from actrix.critics.backups import BACKUPS
 from actrix.critics.represent import JOINED, REPRESENTATIONS

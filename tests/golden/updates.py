@@ -31,6 +31,7 @@ from actrix.algorithms.presets import PRESETS, composed
 from actrix.algorithms.settings import configure
 from actrix.core.types import Spec
 from actrix.envs.jax_envs import HostJax, jax_env
+from actrix.envs.tokens.tasks import Reverse
 from actrix.loops.compiled import CompiledRunner
 from actrix.loops.stepping import host_runner
 
@@ -128,8 +129,10 @@ class Toy:
 
 @functools.cache
 def environment(name: str) -> Any:
-    """'toy:SEES:DOES[:masked]', or an id of the library's own JAX environments, which ends after 12 steps."""
+    """'toy:SEES:DOES[:masked]', 'tokens:GROUP', or an id of our own JAX environments, which ends after 12 steps."""
     kind, *words = name.split(":")
+    if kind == "tokens":
+        return Reverse(2, 2, group=int(words[0]))
     if kind == "toy":
         return Toy(words[0], words[1], "masked" in words)
     return jax_env(name, max_episode_steps=12)
@@ -168,6 +171,9 @@ BOX, MOVES, CELLS = "toy:box:discrete", "toy:box:box", "toy:cells:discrete"
 NET: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}}
 CHUNK: dict[str, Any] = NET | {"n_steps": 8, "learning_rate": 0.01}
 WHOLE: dict[str, Any] = NET | {"n_steps": None, "learning_rate": 0.01}
+LSTM: dict[str, Any] = {
+    "policy_kwargs": {"cell": "lstm", "hidden_size": 8, "net_arch": []}, "learning_rate": 0.03,
+}  # fmt: skip
 BATCHES: dict[str, Any] = CHUNK | {"batch_size": 8, "n_epochs": 2}
 TRAJECTORIES: dict[str, Any] = CHUNK | {"buffer_size": 48, "learning_starts": 32, "replay_ratio": 2}
 RING: dict[str, Any] = NET | {
@@ -225,6 +231,16 @@ CASES: dict[str, Case] = {
     "iql": Case("iql", MOVES, PATH),
     "td3-bc": Case("td3-bc", MOVES, PATH),
     "droq": Case("droq", MOVES, PATH | {"gradient_steps": 4, "policy_delay": 4}),
+    "sft": Case("sft", "tokens:2", LSTM, loops=("compiled",)),
+    "grpo": Case("grpo", "tokens:4", LSTM | {"ref_kl_coef": 1.0}, num_envs=8, reference=4),
+    "dr-grpo": Case("dr-grpo", "tokens:4", LSTM, num_envs=8, slow=True),
+    "rloo": Case("rloo", "tokens:4", LSTM | {"ref_kl_coef": 0.3}, num_envs=8, reference=4, slow=True),
+    "gpg": Case("gpg", "tokens:4", LSTM, num_envs=8, slow=True),
+    "gspo": Case("gspo", "tokens:4", LSTM | {"batch_size": 20}, num_envs=8, slow=True),
+    "dapo": Case("dapo", "tokens:4", LSTM | {"batch_size": 20}, num_envs=8, slow=True),
+    "rlhf-ppo": Case(
+        "rlhf-ppo", "tokens:4", LSTM | {"batch_size": 20, "n_epochs": 2}, num_envs=8, reference=4, slow=True
+    ),
     "mc": Case("mc", CELLS, {}),
     "td": Case("td", CELLS, TABLE),
     "td-lambda": Case("td-lambda", CELLS, TABLE),

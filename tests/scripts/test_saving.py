@@ -408,3 +408,10 @@ def test_a_run_whose_statistics_take_the_budget_is_refused(tmp_path):
     with pytest.raises(SettingError, match=r"the first 16 steps fill the statistics .* budget is 16"):
         actrix.train_seeds("ppo", "CartPole-v1", [0], 16, tmp_path / "run", n_envs=2, settings=small)
     assert not (tmp_path / "run").exists()
+
+
+def test_messages_go_where_tables_are_printed(tmp_path, capsys):
+    with configure(tmp_path / "shown", ["stdout"]) as loud, configure(tmp_path / "kept", ["csv"]) as quiet:
+        loud.info("level", 2)
+        quiet.warn("nothing of this")
+    assert capsys.readouterr().out == "level 2\n"

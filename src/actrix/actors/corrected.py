@@ -158,6 +158,8 @@ class ImportanceScore(PolicyGradient):
     def __post_init__(self) -> None:
         super().__post_init__()
         choose(self, kind=KINDS)
+        if self.aggregate != "token":
+            raise ValueError(f"aggregate={self.aggregate!r}: score-is weighs whole trajectories as it is.")
 
     @property
     def facts(self):

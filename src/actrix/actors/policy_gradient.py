@@ -17,14 +17,17 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Bool, Float
 
-from actrix.actors.psi import PSI, ActionValue, Advantage, Psi, RewardToGo, theorem_weights
-from actrix.core.answers import Actor, ActorFacts, Metrics, Params
+from actrix.actors.episodes import AGGREGATES, answer_metrics, average
+from actrix.actors.group import PSI
+from actrix.actors.psi import ActionValue, Advantage, Psi, RewardToGo, theorem_weights
+from actrix.actors.sequence_loss import sequence_log_ratio
+from actrix.actors.stochastic import StochasticActor
+from actrix.core.answers import ActorFacts, Metrics, Params
 from actrix.core.fields import choose, finite, positive, switch
 from actrix.core.rows import Rows, masked_mean
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
 from actrix.core.types import PyTree, record
-from actrix.nets.networks import joint_settings
-from actrix.nets.q_networks import bounded
+from actrix.critics import kl_estimators
 
 Samples = Float[Array, "*B"]
 Flags = Bool[Array, "*B"]
@@ -46,16 +49,24 @@ def score_function(*, log_prob: Samples, psi: Samples) -> Samples:
     return log_prob * stop_gradient(psi)
 
 
-def ppo_clip(*, log_prob: Samples, old_log_prob: Samples, advantage: Samples, clip_range: Number) -> Samples:
+def ppo_clip(
+    *,
+    log_prob: Samples,
+    old_log_prob: Samples,
+    advantage: Samples,
+    clip_range: Number,
+    clip_range_high: Number | None = None,
+) -> Samples:
     """min(ρ_t Â_t, clip(ρ_t, 1−ε, 1+ε) Â_t), ρ_t = exp(log π(a_t|s_t) − log π_old(a_t|s_t)).
 
     A pointwise lower bound of ρ_t Â_t. Its gradient is 0 only where the gain is already taken (ρ > 1+ε with Â
     > 0, ρ < 1−ε with Â < 0) and that of ρ_t Â_t elsewhere. Schulman et al., "Proximal Policy Optimization
-    Algorithms" (2017), eq. 7.
+    Algorithms" (2017), eq. 7. `clip_range_high` is another ε above 1: Yu et al., "DAPO" (2025), §3.1.
     """
     rho = jnp.exp(log_prob - stop_gradient(old_log_prob))
     advantage = stop_gradient(advantage)
-    return jnp.minimum(rho * advantage, jnp.clip(rho, 1 - clip_range, 1 + clip_range) * advantage)
+    high = clip_range if clip_range_high is None else clip_range_high
+    return jnp.minimum(rho * advantage, jnp.clip(rho, 1 - clip_range, 1 + high) * advantage)
 
 
 def ppo_kl(
@@ -122,6 +133,11 @@ def approx_kl(log_prob: Samples, old_log_prob: Samples, valid: Flags | None = No
 
 # The actors
 
+KL: dict[str, Any] = {
+    "exact": None, "k1": kl_estimators.k1, "k2": kl_estimators.k2, "k3": kl_estimators.k3,
+}  # fmt: skip
+"""Of log π(a|s) and log π̄(a|s), by name."""
+
 
 @record
 class Memory:
@@ -129,54 +145,6 @@ class Memory:
 
     own: PyTree
     psi: PyTree
-
-
-@dataclasses.dataclass(frozen=True)
-class StochasticActor(Actor):
-    """A policy with a density, whose behaviour is the policy itself."""
-
-    @property
-    def facts(self) -> ActorFacts:
-        return ActorFacts()
-
-    def build(self, config, spec, key):
-        return config.build(spec, key)
-
-    def network_settings(self, config, spec):
-        return joint_settings(config, spec)
-
-    def carry(self, net, num_envs):
-        return net.initial_carry((num_envs,))
-
-    memory = carry
-
-    def noise(self, net, key, shape):
-        return net.draw(key, shape)
-
-    def check(self, spec, config):
-        if config.squash_output and not bounded(spec.action_space):
-            raise ValueError(
-                f"squash_output=True needs finite bounds of the actions, which {spec.action_space} lacks."
-            )
-
-    def act(self, critic, net, numbers, carry, obs, mask, noise):
-        dist, noise, carry = net.explore(obs, carry, mask, noise)
-        action = dist.sample(noise)
-        return action, dist.log_prob(action), dist, carry
-
-    def policy(self, critic, net, numbers, carry, obs, mask, noise):
-        if noise is not None:
-            action, _, _, carry = self.act(critic, net, numbers, carry, obs, mask, noise)
-            return action, carry
-        dist, carry = net.policy(obs, carry, mask)
-        return dist.mode(), carry
-
-    def backup(self, view, kept, rows, q, key):
-        if not view.net.head.continuous:
-            value = jnp.sum(jnp.exp(view.policy("next_obs").logits) * q(None), axis=-1)
-            return value[:, None, None], jnp.zeros(rows.reward.shape)
-        action = view.policy("next_obs").sample(view.net.head.draw(key, rows.reward.shape))
-        return q(action), jnp.zeros(rows.reward.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +162,12 @@ class PolicyGradient(StochasticActor):
     ref_kl_in: str = dataclasses.field(default="reward", kw_only=True)
     """'reward': the soft return Σγ^t(r_t − τ log π/π̄), which pays for future KL. 'loss': a penalty τ KL(π‖π̄)
     on the visited states only, another objective."""
+    ref_kl_by: str = dataclasses.field(default="auto", kw_only=True)
+    """How: `exact`, over all actions, or estimated of the action taken by `k1`, `k2` or `k3`
+    (`critics/kl_estimators.py`); `auto` = k1 in the reward, exact in the loss."""
+    aggregate: str = dataclasses.field(default="token", kw_only=True)
+    """What is averaged: `token`, all actions alike; `sequence`, episodes alike; `constant`, episodes' sums over the
+    longest answer's length."""
 
     structural: ClassVar[tuple[str, ...]] = ("ref_kl_coef",)
     default_psi: ClassVar[dict[str, type[Psi]]] = {"none": RewardToGo}
@@ -202,7 +176,11 @@ class PolicyGradient(StochasticActor):
         finite(self, "ent_coef")
         finite(self, "ref_kl_coef", least=0)
         switch(self, "normalize_advantage")
-        choose(self, ref_kl_in=("reward", "loss"))
+        choose(self, ref_kl_in=("reward", "loss"), ref_kl_by=("auto", *KL), aggregate=AGGREGATES)
+        if self.ref_kl_by == "k1" and self.ref_kl_in == "loss":
+            raise ValueError(
+                "ref_kl_by='k1' in the loss has a gradient of mean 0: take k2, k3 or exact, or ref_kl_in='reward'."
+            )
 
     def settle(self, critic):
         if self.psi is not None:
@@ -234,24 +212,35 @@ class PolicyGradient(StochasticActor):
     def init(self, net, params):
         return Memory(self.own_init(net, params), self.psi.init())
 
+    def weighs(self, rows):
+        return rows.chosen()
+
     def charge(self, view, rows):
         if not (self.ref_kl_coef and self.ref_kl_in == "reward"):
             return rows
         # What was recorded off-policy is the behaviour's probability; it is the policy learned that pays.
         log_prob = rows.log_prob if rows.on_policy else jax.lax.stop_gradient(view.log_prob)
-        kl = log_prob - rows.reference.log_prob(view.action)
+        kl = self._reference_kl(view, rows, log_prob)
         return dataclasses.replace(rows, reward=kl_reward(reward=rows.reward, kl=kl, tau=self.ref_kl_coef))
+
+    def _reference_kl(self, view: Any, rows: Rows, log_prob: jax.Array) -> jax.Array:
+        """Of each row, as `ref_kl_by` says; `log_prob` is that of the action."""
+        by = {"reward": "k1", "loss": "exact"}[self.ref_kl_in] if self.ref_kl_by == "auto" else self.ref_kl_by
+        if by == "exact":
+            return view.dist.kl(rows.reference)
+        return KL[by](log_prob, rows.reference.log_prob(view.action))
 
     def remember(self, critic, view, kept, rows, est):
         weight = self.psi.weight(critic, view, rows, est, kept.actor.psi)
-        return {"psi": weight} | self.own_memo(view, kept.actor.own, rows, est)
+        memo = {"psi": weight} | self.own_memo(view, kept.actor.own, rows, est)
+        return memo | average(self.aggregate, self.weighs(rows), self.psi.varied(rows))
 
     def compared(self, rows: Rows, memo: Metrics) -> Rows:
         """The rows with the policy that a ratio compares with: the one that acted, or off-policy the one remembered."""
         return rows
 
     def loss(self, critic, view, kept, rows, memo, progress, key):
-        rows = self.compared(rows, memo)
+        rows = self.weighs(self.compared(rows, memo))
         psi = normalize(memo["psi"], rows.valid) if self.normalize_advantage else memo["psi"]
         objective, metrics = self.objective(view, kept.own, rows, stop_gradient(psi), memo, progress)
         entropy, loss = view.dist.entropy(), -objective
@@ -261,14 +250,25 @@ class PolicyGradient(StochasticActor):
             "train/approx_kl": approx_kl(view.log_prob, rows.log_prob, rows.valid),
         }
         loss -= self.ent_coef * entropy
-        if self.ref_kl_coef and self.ref_kl_in == "loss":
-            kl = view.dist.kl(rows.reference)
+        # The exact KL in the reward leaves out what the policy's own action changes of it: that is the loss's part.
+        if self.ref_kl_coef and (self.ref_kl_in == "loss" or self.ref_kl_by == "exact"):
+            kl = self._reference_kl(view, rows, view.log_prob)
             loss -= kl_penalty(kl=kl, tau=self.ref_kl_coef)
             metrics["train/reference_kl"] = rows.mean(kl)
-        return loss, metrics
+        return (loss * memo["scale"] * _per_row(memo["share"], rows) if "scale" in memo else loss), metrics
+
+    def told(self, view, rows):
+        return {} if rows.prompts is None or self.psi.shown else answer_metrics(rows, view)
 
     def after(self, kept, view, rows, memo):
         return Memory(self.own_after(kept.own, view, rows), self.psi.after(kept.psi, rows))
+
+
+def _per_row(share: jax.Array, rows: Rows) -> jax.Array:
+    """Samples of a minibatch by episodes in it: with it a mean over samples becomes one over episodes."""
+    number = jnp.sum(jnp.ones_like(share) if rows.weight is None else rows.weight > 0)
+    episodes = jnp.sum(rows.samples(share))
+    return number / jnp.where(episodes > 0, episodes, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,14 +303,22 @@ class PPOClip(PolicyGradient):
 
     clip_range: Schedule = 0.2
     """ε."""
+    clip_range_high: Schedule | None = dataclasses.field(default=None, kw_only=True)
+    """Another ε above 1 (DAPO's clip-higher); None = the same."""
+    ratio: str = dataclasses.field(default="token", kw_only=True)
+    """`token`: ρ_t of each action; `sequence`: (Π_t ρ_t)^(1/T) of the episode's T actions at each of them (GSPO)."""
 
     name: ClassVar[str] = "ppo-clip"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "clip_range", as_schedule(self.clip_range, "clip_range"))
-        if not bounds(self.clip_range)[1] > 0:
-            raise ValueError(f"clip_range={self.clip_range} must be positive.")
+        choose(self, ratio=("token", "sequence"))
+        for name in ("clip_range", "clip_range_high"):
+            if (value := getattr(self, name)) is None and name == "clip_range_high":
+                continue
+            object.__setattr__(self, name, as_schedule(value, name))
+            if not bounds(getattr(self, name))[1] > 0:
+                raise ValueError(f"{name}={value} must be positive.")
 
     @property
     def facts(self):
@@ -324,10 +332,17 @@ class PPOClip(PolicyGradient):
 
     def objective(self, view, kept, rows, psi, memo, progress):
         clip = evaluate(self.clip_range, progress)
+        high = clip if self.clip_range_high is None else evaluate(self.clip_range_high, progress)
+        log_prob, old = view.log_prob, rows.log_prob
+        if self.ratio == "sequence":
+            valid = jnp.ones_like(psi, bool) if rows.valid is None else rows.valid
+            log_prob = sequence_log_ratio(log_prob=log_prob, old_log_prob=old, valid=valid)
+            old = jnp.zeros_like(log_prob)
         objective = ppo_clip(
-            log_prob=view.log_prob, old_log_prob=rows.log_prob, advantage=psi, clip_range=clip
+            log_prob=log_prob, old_log_prob=old, advantage=psi, clip_range=clip, clip_range_high=high
         )
-        outside = jnp.abs(jnp.exp(view.log_prob - rows.log_prob) - 1) > clip
+        away = jnp.exp(log_prob - old) - 1
+        outside = jnp.abs(away) > jnp.where(away > 0, high, clip)
         return objective, {"train/clip_fraction": rows.mean(outside.astype(objective.dtype))}
 
 

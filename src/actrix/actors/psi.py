@@ -1,7 +1,7 @@
 """ψ_t, the weight of the score: returns, advantages, TD errors, and the baselines of the methods without a critic.
 
-Each is one class and one entry of `PSI`. The customary ψ leaves out the theorem's γ^t; the flag `gamma` of the actor
-`score` puts it back.
+Each is one class and one entry of `PSI` (`actors/group.py`). The customary ψ leaves out the theorem's γ^t; the flag
+`gamma` of the actor `score` puts it back.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float
 from actrix.core.answers import Critic
 from actrix.core.optim import flatten
 from actrix.core.rows import Rows
-from actrix.core.types import PyTree
+from actrix.core.types import PyTree, Spec
 from actrix.critics.value import first_rows, monte_carlo, td_error
 from actrix.nets.memory import apply
 
@@ -42,8 +42,8 @@ class Psi(abc.ABC):
     """It is what the critic itself takes for the advantage."""
     one_step: ClassVar[bool] = False
     """It reads one reward and the next state only."""
-    across_episodes: ClassVar[bool] = False
-    """It compares the episodes of a chunk."""
+    shown: ClassVar[bool] = False
+    """It is of actions that were shown, not chosen."""
     whole_return: ClassVar[bool] = False
     """It counts from the start of the episode, so that γ^t never multiplies it."""
     reads: ClassVar[tuple[str, ...]] = ("V", "Q of a policy")
@@ -52,6 +52,13 @@ class Psi(abc.ABC):
     @abc.abstractmethod
     def weight(self, critic: Critic, view: Any, rows: Rows, est: PyTree, kept: PyTree) -> jax.Array:
         """ψ_t."""
+
+    def check(self, spec: Spec, num_envs: int, recurrent: bool) -> None:
+        """Refuse what does not fit the environments, with the numbers; raises ValueError."""
+
+    def varied(self, rows: Rows) -> jax.Array | None:
+        """Which episodes `[N]` of a chunk count in averages; None = all."""
+        return None
 
     def init(self) -> PyTree:
         """What it keeps between chunks; () for nothing."""
@@ -127,11 +134,11 @@ class LessMovingAverage(RewardToGo):
 
     def weight(self, critic, view, rows, est, kept):
         to_go = super().weight(critic, view, rows, est, kept)
-        return to_go - moving_average_baseline(kept, to_go, valid=rows.valid)[0]
+        return to_go - moving_average_baseline(kept, to_go, valid=rows.chosen().valid)[0]
 
     def after(self, kept, rows):
         to_go = monte_carlo(rows, jnp.zeros_like(rows.reward))
-        return moving_average_baseline(kept, to_go, valid=rows.valid)[1]
+        return moving_average_baseline(kept, to_go, valid=rows.chosen().valid)[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,11 +162,18 @@ class LessOptimal(WholeReturn):
     """R(τ) − b*, the constant baseline of least variance (leave-one-out over the episodes)."""
 
     name: ClassVar[str] = "optimal"
-    across_episodes: ClassVar[bool] = True
     says: ClassVar[str] = (
         "R(τ) − b*, the constant baseline of least variance (leave-one-out over the episodes)"
     )
     centred: ClassVar[bool] = True
+
+    def check(self, spec, num_envs, recurrent):
+        if num_envs < 2:
+            raise ValueError(
+                "psi 'optimal' takes its baseline from a chunk's other episodes: n_envs must be ≥ 2."
+            )
+        if recurrent:
+            raise ValueError("a recurrent policy has neither psi 'optimal' nor a module of your own.")
 
     def weight(self, critic, view, rows, est, kept):
         whole = super().weight(critic, view, rows, est, kept)
@@ -180,11 +194,6 @@ class LessOptimal(WholeReturn):
         score = jax.vmap(episode_score, in_axes=jax.tree.map(lambda _: 1, columns))(*columns)
         weighted = score * whole[0][:, None]
         return optimal_baseline(score, weighted, per_parameter=False, leave_one_out=True)[:, 0]
-
-
-PSI: tuple[type[Psi], ...] = (
-    WholeReturn, RewardToGo, LessMovingAverage, LessOptimal, Advantage, ActionValue, TDError,
-)  # fmt: skip
 
 
 def theorem_weights(rows: Rows) -> jax.Array:

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from jaxtyping import Array, Float
 
 from actrix.actors.pathwise import RandomPhase
-from actrix.actors.policy_gradient import StochasticActor
+from actrix.actors.stochastic import StochasticActor
 from actrix.core.answers import ActorFacts
 from actrix.core.fields import finite, positive, switch
 from actrix.core.fit import Apart

@@ -27,7 +27,7 @@ from actrix.critics.ensemble import Conservative, Ensemble
 from actrix.critics.expectile import Expectile
 from actrix.critics.q import Q
 from actrix.critics.value import GAE, MC, QMC, QTD, TD, NoCritic, NStep, QNStep, QTDLambda, TDLambda
-from actrix.data.chunk import OnPolicy
+from actrix.data.chunk import OnPolicy, Shown
 from actrix.data.hindsight import Hindsight
 from actrix.data.lagged import Lagged
 from actrix.data.replay import Fixed, Replay
@@ -48,7 +48,7 @@ ACTORS: dict[str, type[Actor]] = {
     )
 }  # fmt: skip
 DATA: dict[str, type[Data]] = {
-    cls.name: cls for cls in (OnPolicy, Lagged, Trajectories, Replay, Hindsight, Fixed)
+    cls.name: cls for cls in (OnPolicy, Lagged, Trajectories, Replay, Hindsight, Fixed, Shown)
 }
 
 

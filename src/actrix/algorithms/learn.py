@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from actrix.algorithms import reference as references
-from actrix.algorithms.sound import fits
+from actrix.algorithms.sound import fits, needs_newest
 from actrix.core import normalize
 from actrix.core.answers import Actor, Clock, Critic, Data, Item, Kept, Learning, Metrics, State
 from actrix.core.contract import (
@@ -114,7 +114,12 @@ class Composition(Algorithm):
 
     @property
     def whole_episodes(self):
-        return self.critic.facts.whole_episodes and not self.data.facts.transitions
+        data = self.data.facts
+        return (self.critic.facts.whole_episodes or data.whole_episodes) and not data.transitions
+
+    @property
+    def shown(self):
+        return self.data.facts.shown
 
     @property
     def steps_singly(self):
@@ -127,6 +132,9 @@ class Composition(Algorithm):
     @property
     def replays_transitions(self):
         return self.data.facts.transitions
+
+    def refuses_behind(self):
+        return needs_newest(self.critic, self.actor, self.data)
 
     def rows(self, spec):
         return self.data.rows(spec)
@@ -154,7 +162,7 @@ class Composition(Algorithm):
         return Acting(net, moments, self._explore(jnp.zeros(()), self.data.hold(net)))
 
     def init(self, key, spec, num_envs, reference=None):
-        references.check(self.actor, reference, spec)
+        references.check(self.actor, reference, spec, self.whole_episodes)
         acting = self.initial_acting(key, spec)
         params = self.fit.split(acting.net)[0]
         own = self.actor.own()
@@ -236,7 +244,7 @@ class Composition(Algorithm):
             view = update.look(state.params, rows)
             kept = state.keep(self.actor.after(state.kept.actor, view, rows, memo), state.kept.actor)
             state = dataclasses.replace(state, kept=dataclasses.replace(state.kept, actor=kept))
-            metrics |= self.critic.report(est, item_rows) | view.report()
+            metrics |= self.critic.report(est, item_rows) | view.report() | self.actor.told(view, rows)
         # The statistics move only now, after the losses that used them.
         before = learner.acting.obs_moments, learner.training.reward_scale
         moments, scale = state.keep(self._statistics(learner, chunk), before)

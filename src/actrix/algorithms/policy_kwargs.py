@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ UNSUPPORTED = {
 NETWORKS = ("use_sde", "sde_sample_freq")
 """Settings of the algorithm in Stable-Baselines3, of the network here."""
 _LIFTED = ("n_critics", "n_quantiles")
+_CNN = ("features_dim", "cnn_output_dim")
+"""Its CNN's units, of an image alone and of one in a Dict."""
 _LSTM = {"enable_critic_lstm": False, "shared_lstm": True, "n_lstm_layers": 1}
 """What RecurrentPPO's network has: here one cell serves policy and critic."""
 
@@ -96,8 +99,8 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
         given = kwargs.pop("features_extractor_kwargs")
         if not isinstance(given, Mapping):
             raise SettingError(f"policy_kwargs features_extractor_kwargs must be a mapping, not {given!r}.")
-        if kwargs.get("features_extractor_class") is None and "features_dim" in given:  # of SB3's CNN
-            given = {"cnn_features" if k == "features_dim" else k: v for k, v in given.items()}
+        if kwargs.get("features_extractor_class") is None:
+            given = {"cnn_features" if k in _CNN else k: v for k, v in given.items()}
         changes["features_extractor_kwargs"] = tuple(sorted(given.items()))
     if (
         kwargs.get("weights") is not None and "d_ff" not in kwargs
@@ -140,6 +143,10 @@ def _of_weights(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _widths(arch: Any) -> dict[str, tuple[int, ...]]:
+    """Of each branch that is named; a list is of both, and one around a dict is SB3's old way to write that dict."""
+    if isinstance(arch, list | tuple) and len(arch) == 1 and isinstance(arch[0], Mapping):
+        arch = arch[0]
+        warnings.warn(f"net_arch=[{arch}]: leave the list around the dict out.", UserWarning, stacklevel=6)
     both = arch if isinstance(arch, Mapping) else {"pi": arch, "vf": arch}
     both = {"vf" if key == "qf" else key: widths for key, widths in both.items()}
     if set(both) - {"pi", "vf"}:
@@ -147,7 +154,7 @@ def _widths(arch: Any) -> dict[str, tuple[int, ...]]:
             f"net_arch has keys {sorted(both)}; expected a list, or a dict with 'pi' and 'vf' (or 'qf')."
         )
     try:
-        return {k: tuple(int(n) for n in both.get(k, ())) for k in ("pi", "vf")}
+        return {k: tuple(int(n) for n in widths) for k, widths in both.items()}
     except (TypeError, ValueError):
         raise SettingError(
             f"net_arch={arch!r}: expected widths, e.g. [64, 64] or dict(pi=[64], vf=[64])."

@@ -95,7 +95,7 @@ _SCORE: dict[str, Any] = dict(n_epochs=1, batch_size=None, normalize_advantage=F
 def _usual(critic: Critic, actor: Actor, data: Data) -> dict[str, Any]:
     """Settings that such compositions start from, by what the answers are like."""
     c, a, d = critic.facts, actor.facts, data.facts
-    whole = c.whole_episodes
+    whole = c.whole_episodes or d.whole_episodes
     if d.transitions:
         return dict(batch_size=32, train_freq=4) if c.gives == "Q(s, ·)" else {}
     if c.gives == "Q(s, ·)":  # PQN's
@@ -205,6 +205,11 @@ _RAINBOW: dict[str, Any] = dict(
     target_update_interval=8000, optimizer_eps=1.5e-4,
 )  # fmt: skip
 _NORM: dict[str, Any] = dict(normalize_advantage=True)
+_ANSWERS: dict[str, Any] = dict(
+    gamma=1.0, n_steps=None, n_epochs=1, batch_size=None, learning_rate=1e-3, normalize_advantage=False
+)
+"""Of prompts and answers: rewards come at the end, undiscounted, and each answer is learned from once."""
+_BATCHES: dict[str, Any] = dict(batch_size=256)
 
 PRESETS: dict[str, Preset] = {
     p.name: p
@@ -268,6 +273,21 @@ PRESETS: dict[str, Preset] = {
            bc_alpha=2.5, normalize_obs=True, policy_delay=2, delay_targets=True),
         _p("droq", "DroQ", "ensemble:2:actor_q=mean", "soft", "replay:gradient_steps=20", 1, "Hiraoka et al. 2022",
            policy_delay=20, policy_kwargs={"layer_norm": True, "dropout": 0.01}),
+        _p("sft", "SFT", "none", "score:one", "shown", 64, "supervised fine-tuning", learning_rate=1e-3),
+        _p("grpo", "GRPO", "none", "ppo-clip:0.2:group-std", "on-policy", 64, "Shao et al. 2024",
+           aggregate="sequence", ref_kl_coef=0.04, ref_kl_in="loss", ref_kl_by="k3", **_ANSWERS),
+        _p("dr-grpo", "DrGRPO", "none", "ppo-clip:0.2:group", "on-policy", 64, "Liu et al. 2025",
+           aggregate="constant", **_ANSWERS),
+        _p("rloo", "RLOO", "none", "score:leave-one-out", "on-policy", 64, "Ahmadian et al. 2024",
+           aggregate="constant", ref_kl_coef=0.03, **_ANSWERS),
+        _p("gpg", "GPG", "none", "score:gpg", "on-policy", 64, "Chu et al. 2025", **_ANSWERS),
+        _p("gspo", "GSPO", "none", "ppo-clip:0.0003:group-std", "on-policy", 64, "Zheng et al. 2025",
+           aggregate="sequence", ratio="sequence", clip_range_high=0.0004, **_ANSWERS | _BATCHES),
+        _p("dapo", "DAPO", "none", "ppo-clip:0.2:group-std,dynamic=true", "on-policy", 64, "Yu et al. 2025",
+           clip_range_high=0.28, **_ANSWERS | _BATCHES),
+        _p("rlhf-ppo", "RLHFPPO", "gae:0.95", "ppo-clip:0.2", "on-policy:whole", 64,
+           "Ziegler et al. 2019; Ouyang et al. 2022",
+           ref_kl_coef=0.02, clip_range_vf=0.2, **_ANSWERS | _BATCHES | {"n_epochs": 4, "normalize_advantage": True}),
         Preset("mc", "MC", Tabular("mc", learning_rate=None), 1, "Sutton & Barto 2018, §5"),
         Preset("td", "TD", Tabular("td", Greedy()), 1, "Sutton 1988"),
         Preset("td-lambda", "TDLambda", Tabular("td", Greedy(), lam=0.9), 1,

@@ -15,12 +15,15 @@ from actrix.core.types import Spec
 from actrix.nets.memory import unroll
 
 
-def check(actor: Any, policy: Acting | None, spec: Spec) -> None:
+def check(actor: Any, policy: Acting | None, spec: Spec, whole: bool) -> None:
     """Raise ValueError for a reference that the actor has no use for, or an improper one."""
     if not hasattr(actor, "ref_kl_coef"):
         refuse(policy)
-    if policy is not None and policy.net.recurrent:
-        raise ValueError("reference: a recurrent policy cannot be the reference; give a feed-forward one.")
+    if policy is not None and policy.net.recurrent and not whole:
+        raise ValueError(
+            "reference: a recurrent policy cannot be the reference of chunks that begin anywhere in an episode: take "
+            "data on-policy:whole or a critic of whole episodes (mc, none), or give a feed-forward one."
+        )
     if getattr(actor, "ref_kl_coef", 0) and policy is None and isinstance(spec.action_space, spaces.Box):
         raise ValueError(
             "ref_kl_coef: the uniform reference is improper on a Box; give a policy as reference."
@@ -40,5 +43,6 @@ def beside(actor: Any, policy: Acting | None, rows: Rows, clip_obs: float) -> Ro
     if policy is None:
         return dataclasses.replace(rows, reference=rows.dist.uniform())
     obs = normalize.normalize_observation(policy.obs_moments, rows.obs, clip_obs)
-    dist = unroll(policy.net, obs, None, None, rows.mask)[0].dist
+    carry = policy.net.initial_carry(rows.reward.shape[1:]) if policy.net.recurrent else None
+    dist = unroll(policy.net, obs, rows.first, carry, rows.mask)[0].dist
     return dataclasses.replace(rows, reference=jax.lax.stop_gradient(dist))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from actrix.actors.psi import PSI
+from actrix.actors.group import PSI
 from actrix.algorithms.answers import ACTORS, CRITICS, DATA
 from actrix.core.answers import Actor, Critic, Data
 from actrix.core.types import Spec
@@ -49,8 +49,12 @@ def _partners(critic: Critic, actor: Actor, data: Data) -> str | None:
 
 def _psi(critic: Critic, actor: Actor, data: Data) -> str | None:
     psi, c, a = getattr(actor, "psi", None), critic.facts, actor.facts
+    if data.facts.shown and not (psi is not None and psi.shown):
+        return "what is shown was not chosen by a policy: take actor score and ψ=one, its likelihood"
     if psi is None:
         return None
+    if psi.shown and not data.facts.shown:
+        return f"ψ={psi.name} copies every action alike, which makes no policy better than itself: take data shown"
     if c.gives == "none" and not psi.episodes:
         return f"ψ={psi.name} is a critic's estimate, and there is no critic"
     if c.gives != "none" and psi.episodes:
@@ -64,7 +68,7 @@ def _psi(critic: Critic, actor: Actor, data: Data) -> str | None:
     if getattr(actor, "gamma_weight", False):
         if psi.whole_return:
             return "γ^t never multiplies R(τ), which already counts from the start of the episode"
-        if not c.whole_episodes:
+        if not (c.whole_episodes or data.facts.whole_episodes):
             return "γ^t counts from an episode's start, and chunks begin anywhere: take critic mc or none"
     if a.weighs_rewards and not (psi.whole_return and not psi.centred):
         return f"{actor.name} weighs the rewards themselves: take critic none and ψ=return"
@@ -98,6 +102,11 @@ def _rows(critic: Critic, actor: Actor, data: Data) -> str | None:
         return "there is no better behaviour to copy than the policy's own: take data replay or fixed"
     if c.gives == "Q(s, ·)" and not d.on_policy:
         return "Q-learning needs no older policy's chunks: take data replay or on-policy"
+    per_episode = (
+        getattr(actor, "aggregate", "token") != "token" or getattr(actor, "ratio", "token") != "token"
+    )
+    if per_episode and not (c.whole_episodes or d.whole_episodes):
+        return "an average or a ratio of episodes needs whole ones: take critic mc or none, or data on-policy:whole"
     if d.windows and (c.whole_episodes or _episodes(actor)):
         return "whole episodes are not kept in the memory, which holds trajectories of n_steps rows: take data lag"
     return None
@@ -111,6 +120,8 @@ def _episodes(actor: Actor) -> bool:
 def _behaviour(critic: Critic, actor: Actor, data: Data) -> str | None:
     """What another behaviour policy asks for: a critic of π, and its ratio exactly once."""
     c, a, d = critic.facts, actor.facts, data.facts
+    if d.shown:
+        return None
     if d.on_policy:
         if c.corrected:
             return "on on-policy data every ratio is 1, so the correction is empty: take its uncorrected twin"
@@ -164,7 +175,7 @@ def _passes(critic: Critic, actor: Actor, data: Data) -> str | None:
         return f"{actor.name}'s step moves the policy alone: n_critic_updates must be at least 1 to fit the critic"
     if epochs > 1 and a.fisher:
         return "the natural gradient's step takes a chunk once: n_epochs must be 1"
-    if epochs <= 1 or a.ratio or a.any_behaviour or critic.facts.gives == "Q(s, ·)":
+    if epochs <= 1 or a.ratio or a.any_behaviour or data.facts.shown or critic.facts.gives == "Q(s, ·)":
         return None
     if data.facts.on_policy:
         return "the score function is the gradient only at the policy that acted: n_epochs must be 1"
@@ -173,6 +184,27 @@ def _passes(critic: Critic, actor: Actor, data: Data) -> str | None:
         if a.corrects and not (a.weighs_rewards or a.learns_q)
         else ("the ratios are those of the first pass over a chunk: n_epochs must be 1")
     )
+
+
+def needs_newest(critic: Critic, actor: Actor, data: Data) -> str | None:
+    """Why chunks of the policy before the last update will not do (a clause), or None where they will.
+
+    They will where a ratio to the policy that acted stands in the loss: in the surrogates of PPO, whose advantages then
+    are of a policy one update older, as Cleanba's and Sebulba's are; and with data that are of older policies anyway.
+    """
+    a, d = actor.facts, data.facts
+    if d.transitions:
+        return (
+            f"data {data.name} are learned from every few steps, between which there is no chunk to wait for"
+        )
+    if a.fisher:
+        return "the Fisher matrix and the surrogate are those of the policy that acted: take behind=0, or ppo"
+    if d.on_policy and not a.ratio:
+        return (
+            f"{actor.name} weighs nothing by the ratio to the policy that acted: take behind=0, ppo or ppo-kl, or "
+            "data lag or trajectories with a correction (v-trace)"
+        )
+    return None
 
 
 # ---------------------------------------------------------------------------- does it fit an environment?
@@ -188,10 +220,8 @@ def fits(a: Any, spec: Spec, num_envs: int) -> None:
     a.actor.check(spec, network)
     a.critic.check(spec, network)
     a.data.check(spec, num_envs, network)
-    if psi is not None and psi.across_episodes and num_envs < 2:
-        raise ValueError(
-            "psi 'optimal' takes its baseline from a chunk's other episodes: n_envs must be ≥ 2."
-        )
+    if psi is not None:
+        psi.check(spec, num_envs, network.cell is not None)
     if network.module is not None and a.data.critic_passes:
         raise ValueError(
             "n_critic_updates fits the critic's own layers, which a module of yours does not name."
@@ -200,11 +230,16 @@ def fits(a: Any, spec: Spec, num_envs: int) -> None:
         raise ValueError(
             "a recurrent policy cannot replay: remembered rows do not hold its memory; take data lag."
         )
-    if network.cell is not None and ((psi is not None and psi.across_episodes) or network.module is not None):
+    if network.cell is not None and network.module is not None:
         raise ValueError("a recurrent policy has neither psi 'optimal' nor a module of your own.")
     if not a.data.facts.transitions:
         rows = a.rows(spec)
         length = 1 if network.cell is None else a.data.training_length(rows)
+        if getattr(a.actor, "ratio", "token") == "sequence" and length != rows:
+            raise ValueError(
+                f"ratio='sequence' is of whole episodes, up to {rows} rows, and training sequences have {length}: take "
+                f"a recurrent policy and sequence_length={rows}."
+            )
         a.fit.check_rows(rows * num_envs // length)
         if 1 in (a.data.batch_size, rows * num_envs) and getattr(a.actor, "normalize_advantage", False):
             raise ValueError(

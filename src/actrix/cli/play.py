@@ -57,8 +57,36 @@ def _eval(args: argparse.Namespace) -> None:
             f"(mean length {np.mean(lengths):.1f}, {'sampled' if args.stochastic else 'deterministic'} actions)"
         )
         means[seed] = returns
+        _answers(model, args, name)
     if len(folders) > 1:
         print(f"all seeds: {summarize(means)}")
+
+
+def _answers(model: Any, args: argparse.Namespace, name: str) -> None:
+    """How many answers are right, of prompts like those of training and of longer ones, where there are prompts."""
+    import dataclasses
+
+    env = _token_env(model, args.env)
+    if env is None:
+        return
+    from actrix.envs.tokens.questions import Questions
+    from actrix.loops.answers import answers
+
+    kinds = [("", env)]
+    if not isinstance(env, Questions):  # who gives the prompts has no longer ones
+        kinds.append((" held out, longer than in training", dataclasses.replace(env, held_out=True)))
+    for what, one in kinds:
+        found = answers(model.policy, one, args.episodes, args.seed, not args.stochastic)
+        share = sum(answer.right for answer in found) / len(found)
+        print(f"{name}right: {100 * share:.1f} % of {len(found)} answers to prompts{what}")
+
+
+def _token_env(model: Any, env_id: str | None) -> Any:
+    """The token environment that a model plays in; None where it is another kind."""
+    from actrix.envs.build import token_task
+    from actrix.runs.start import model_env_id
+
+    return token_task(model_env_id(model, env_id), model.env_kwargs)
 
 
 def record_to(path: Path, out: Path | None, episodes: int, seed: int, env_id: str | None) -> None:
@@ -156,11 +184,25 @@ def _record(args: argparse.Namespace) -> None:
     print(f"wrote {path}: {len(returns)} episodes of {who}, mean return {sum(returns) / len(returns):.1f}")
 
 
+def _show_answers(model: Any, env: Any, args: argparse.Namespace) -> None:
+    """Prompts with what is answered, right in green and wrong in red."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from actrix.loops.answers import answers
+
+    for answer in answers(model.policy, env, args.episodes, args.seed):
+        mark, colour = ("right", "green") if answer.right else ("wrong", "red")
+        Console().print(Text(answer.prompt).append(answer.text, style=colour).append(f"  {mark}"))
+
+
 def _watch(args: argparse.Namespace) -> None:
     from actrix.model import Model
     from actrix.show.record import watch
 
     model = Model.load(next(iter(model_paths(args.path).values())))
+    if (asked := _token_env(model, args.env)) is not None:
+        return _show_answers(model, asked, args)
     env = render_env(model, args.env, "human")
     try:
         returns, _ = watch(predictor(model, env), env, args.episodes, seed=args.seed)

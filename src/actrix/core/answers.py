@@ -137,6 +137,10 @@ class DataFacts:
     """Remembered windows of n_steps rows are learned from besides."""
     fixed: bool = False
     """Nothing is collected: a data set."""
+    whole_episodes: bool = False
+    """A chunk holds one whole episode of every environment, whatever the critic needs."""
+    shown: bool = False
+    """The environment acts, and shows right actions."""
     by_error: bool = False
     """Rows are drawn by how wrong the critic was."""
 
@@ -313,7 +317,7 @@ class Actor(abc.ABC):
         """(loss of each row, metrics)."""
 
     def weighs(self, rows: Rows) -> Rows:
-        """The rows with the weights that its own loss gives them, where it descends apart from the critic."""
+        """The rows with the weights that its own loss gives them, by which that is averaged."""
         return rows
 
     def critic_share(self, rows: Rows) -> float:
@@ -334,6 +338,10 @@ class Actor(abc.ABC):
 
     def report(self, kept: PyTree) -> Metrics:
         """What is logged of that."""
+        return {}
+
+    def told(self, view: Any, rows: Rows) -> Metrics:
+        """What is logged of a chunk, by the view of the new networks."""
         return {}
 
 

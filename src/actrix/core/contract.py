@@ -66,6 +66,11 @@ class Algorithm(abc.ABC, Generic[TrainingState]):
         return False
 
     @property
+    def shown(self) -> bool:
+        """The environment shows right actions and acts itself while it is learned from."""
+        return False
+
+    @property
     def plays_at_random(self) -> bool:
         """Its target policy is stochastic by design, so that evaluation draws from it."""
         return False
@@ -89,6 +94,10 @@ class Algorithm(abc.ABC, Generic[TrainingState]):
     def cuts_at_stop(self) -> bool:
         """Rows that a stop cut off are lost, so that the next row must not seem to follow the last one."""
         return False
+
+    def refuses_behind(self) -> str | None:
+        """Why its chunks must be of the newest policy (a clause), or None where those of the one before will do."""
+        return "this algorithm learns from what the newest one did: take ppo, ppo-kl, or data lag or trajectories"
 
     @property
     @abc.abstractmethod

@@ -166,7 +166,7 @@ class Joint(Whole):
         def loss(theta: PyTree) -> tuple[jax.Array, tuple]:
             view = look(state.params | {"net": theta}, rows)
             actor_rows, metrics = actor.loss(critic, view, state.kept.actor, rows, memo, progress, key)
-            value = rows.mean(actor_rows)
+            value = actor.weighs(rows).mean(actor_rows)
             critic_rows, priority, more = critic.loss(view, rows, est, key)
             if actor.critic_share(rows):
                 value += share * rows.mean(critic_rows)
@@ -341,7 +341,7 @@ class Natural(Fit):
         return index if k == 1 else index * k + index % k
 
     def update(self, critic, actor, look, state, item, progress, key):
-        rows, _, memo = item
+        rows, memo = actor.weighs(item[0]), item[2]
         theta = state.params["policy"]
         at = lambda theta: look(state.params | {"policy": theta}, rows)
         old = jax.lax.stop_gradient(at(theta).dist)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from actrix.core.types import Chunk, PyTree
+from actrix.core.types import Chunk, Prompts, PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -45,6 +45,10 @@ class Rows:
     """Recurrent memory before row 0."""
     reference: PyTree = None
     """The reference policy's distribution at s_t, where there is a KL to it."""
+    choice: jax.Array | None = None
+    """False where the environment itself took the action, of a prompt: no sample of the actor's; None = all true."""
+    prompts: Prompts | None = dataclasses.field(default=None, metadata=dict(static=True))
+    """What the environments say of prompts; None where there are none."""
     on_policy: bool = dataclasses.field(default=True, metadata=dict(static=True))
     """The policy learned is the one that acted."""
     replayed: bool = dataclasses.field(default=False, metadata=dict(static=True))
@@ -65,6 +69,13 @@ class Rows:
     def samples(self, x: jax.Array) -> jax.Array:
         """x where the row is a sample, else 0."""
         return x if self.weight is None else jnp.where(self.weight > 0, x, 0)
+
+    def chosen(self) -> Rows:
+        """The rows with weight 0 where the action was no choice of the policy's."""
+        if self.choice is None:
+            return self
+        weight = self.choice.astype(self.reward.dtype)
+        return dataclasses.replace(self, weight=weight if self.weight is None else weight * self.weight)
 
     def alike(self) -> Rows:
         """The same samples, all of weight 1."""
@@ -87,10 +98,11 @@ def rows_of(chunk: Chunk, gamma: float | jax.Array, on_policy: bool = True, repl
         cut = cut | ~valid | ~jnp.roll(valid, -1, axis=0)  # the row that wraps round is the last: set below
         weight = valid.astype(reward.dtype)
         reward, discount = jnp.where(valid, reward, 0), jnp.where(valid, discount, 0)
+    choice = None if chunk.prompts is None else jnp.sum(chunk.mask, axis=-1) > 1  # type: ignore[arg-type]
     return Rows(
         chunk.obs, chunk.action, reward, chunk.next_obs, discount, cut.at[-1].set(True), weight, terminated,
         chunk.log_prob, chunk.dist, chunk.mask, chunk.next_mask, first=chunk.first, carry0=chunk.carry0,
-        on_policy=on_policy, replayed=replayed,
+        choice=choice, prompts=chunk.prompts, on_policy=on_policy, replayed=replayed,
     )  # fmt: skip
 
 

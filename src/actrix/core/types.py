@@ -16,7 +16,7 @@ Key = jax.Array
 
 @dataclass_transform(frozen_default=True)
 def record(cls: type[T]) -> type[T]:
-    """A frozen dataclass that is also a JAX pytree: every field is data (arrays, pytrees of arrays or None)."""
+    """A frozen dataclass that is also a JAX pytree: fields but `static` ones are data (arrays, trees of them, None)."""
     cls = dataclasses.dataclass(frozen=True)(cls)
     return jax.tree_util.register_dataclass(cls)
 
@@ -52,6 +52,19 @@ class Transition:
     """Legal actions at next_obs."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """What an environment says whose episodes are a prompt and an answer to it.
+
+    Where one action is legal, the prompt goes on: such a row is seen, and no choice of the policy's.
+    """
+
+    group: int
+    """Environments i with the same i // group get the same prompt at the same time."""
+    room: int
+    """Actions of the longest answer."""
+
+
 @record
 class Chunk(Transition):
     """A time-major block of transitions, what `learn` consumes."""
@@ -60,6 +73,8 @@ class Chunk(Transition):
     """Recurrent memory `[N, ...]` before row 0; None for feed-forward policies."""
     first: jax.Array | None = None
     """`[T, N]`: an episode starts at this row, so the carry is zeroed before it."""
+    prompts: Prompts | None = dataclasses.field(default=None, metadata=dict(static=True))
+    """What the environments say of prompts; None where there are none."""
 
 
 GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
@@ -89,3 +104,5 @@ class Spec:
     """Observations are that many frames along axis 0, oldest first, an episode's first one repeated; None = no."""
     goals: Goals | None = dataclasses.field(default=None, compare=False)
     """What it says of goals that were not pursued; None where it has no such functions."""
+    prompts: Prompts | None = None
+    """What it says of prompts and answers; None where there are none."""

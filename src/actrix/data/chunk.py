@@ -33,6 +33,9 @@ class OnPolicy(Data):
     """Extra passes that fit only the critic, after the actor's (Spinning Up's VPG makes 80)."""
     sequence_length: int | None = None
     """Rows of a training sequence of a recurrent policy; None = the largest divisor of n_steps up to 64."""
+    whole_episodes: bool = dataclasses.field(default=False, metadata={"flag": "whole"})
+    """A chunk holds one whole episode of every environment, and what is left of its n_steps rows is empty (so it is
+    beside critics mc and none in any case)."""
 
     name: ClassVar[str] = "on-policy"
     positional: ClassVar[tuple[str, ...]] = ()
@@ -44,11 +47,11 @@ class OnPolicy(Data):
         whole(self, "n_epochs")
         whole(self, "n_critic_updates", least=0)
         positive_or_none(self, "target_kl")
-        switch(self, "recompute_advantages")
+        switch(self, "recompute_advantages", "whole_episodes")
 
     @property
     def facts(self):
-        return DataFacts()
+        return DataFacts(whole_episodes=self.whole_episodes)
 
     @property
     def critic_passes(self) -> int:  # type: ignore[override]
@@ -188,3 +191,19 @@ def batch_fits(batch_size: int | None, rows: int, num_envs: int, length: int = 1
         f"batch_size={batch_size} does not divide n_steps × n_envs = {rows} × {num_envs} = {total}{sequences}; "
         f"near it lie {', '.join(map(str, nearest))}."
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown(OnPolicy):
+    """The environment shows right actions: it acts in the policy's place, and what it did is learned from."""
+
+    name: ClassVar[str] = "shown"
+
+    @property
+    def facts(self):
+        return DataFacts(on_policy=False, shown=True)
+
+    def check(self, spec, num_envs, config):
+        if spec.prompts is None:
+            raise ValueError("data shown needs an environment that shows right answers, such as Reverse-v0.")
+        super().check(spec, num_envs, config)

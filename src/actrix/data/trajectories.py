@@ -34,6 +34,10 @@ class Trajectories(OnPolicy):
         super().__post_init__()
         whole(self, "buffer_size")
         whole(self, "replay_ratio", "learning_starts", least=0)
+        if self.whole_episodes:
+            raise ValueError(
+                "whole: the memory holds trajectories of n_steps rows, no whole episodes; take data lag."
+            )
 
     @property
     def facts(self):

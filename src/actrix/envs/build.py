@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import os
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from actrix.envs.gymnasium import GymnasiumEnvs, quiet_make
 from actrix.envs.jax_envs import OWN_ENVS, gymnax_ids
 from actrix.envs.masks import find_masks_of
 from actrix.envs.rows import RowVectorEnv
+from actrix.envs.tokens.env import TokenEnv
+from actrix.envs.tokens.tasks import TOKEN_ENVS
 
 
 class UnknownEnvError(ValueError):
@@ -157,6 +160,26 @@ def named(env_id: str) -> Callable[..., Any] | None:
             f"{env_id} is a {type(found).__name__}: name a class, or a function that makes one environment."
         )
     return found
+
+
+def token_task(env_id: str, env_kwargs: dict[str, Any] | None = None) -> TokenEnv | None:
+    """The token environment of an id, or of a function that says it makes one (`-> Questions`); None for others."""
+    kwargs = env_kwargs or {}
+    if env_id in TOKEN_ENVS:
+        return TOKEN_ENVS[env_id](**kwargs)
+    made = named(env_id)
+    kind: Any = made
+    if made is not None and not isinstance(made, type):
+        try:
+            kind = typing.get_type_hints(made).get("return")
+        except Exception:  # annotations of the user's that cannot be read are not ours to complain about
+            return None
+    if made is None or not (isinstance(kind, type) and issubclass(kind, TokenEnv)):
+        return None
+    try:
+        return made(**kwargs)
+    except Exception as error:
+        raise EnvError(f"{env_id} raised {type(error).__name__}: {error}") from error
 
 
 def _not_installed(module: str) -> bool:

@@ -28,13 +28,14 @@ from actrix.envs.goals import GOAL_ENVS
 from actrix.envs.guard import EnvError
 from actrix.envs.probes import MEMORY_ENVS
 from actrix.envs.tables import from_gymnasium
+from actrix.envs.tokens.tasks import TOKEN_ENVS
 
 # ----------------------------------------------------------------------------------------------- batches
 
 
 def vector_reset(env: JaxEnv, keys: jax.Array) -> tuple[Any, Any, jax.Array | None]:
     """Start N episodes, keys [N, 2] from `step_keys`; return (state, obs [N, ...], mask [N, n] or None)."""
-    state, obs = jax.vmap(env.reset)(keys[:, 1])
+    state, obs = jax.vmap(env.reset)(_reset_keys(env, keys))
     state, obs = jax.tree.map(_strong, (state, obs))
     return state, obs, _masks(env, state)
 
@@ -51,7 +52,7 @@ def vector_step(env: JaxEnv, state: Any, action: jax.Array, keys: jax.Array) -> 
         return env.step(key, row, to_env_action(action_space, row_action))
 
     after, next_obs, reward, terminated, truncated = jax.vmap(one)(keys[:, 0], state, action)
-    fresh, first_obs = jax.vmap(env.reset)(keys[:, 1])
+    fresh, first_obs = jax.vmap(env.reset)(_reset_keys(env, keys))
     for name, x in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
         if x.ndim != 1:
             raise ValueError(f"{env}: step returned a {name} of shape {x.shape[1:]}; it must be a scalar.")
@@ -73,6 +74,12 @@ def vector_step(env: JaxEnv, state: Any, action: jax.Array, keys: jax.Array) -> 
     next_obs = jax.tree.map(lambda n, o: n.astype(o.dtype), next_obs, obs)
     reward = reward.astype(jnp.float32)
     return state, Step(obs, next_obs, reward, terminated, truncated, None, mask, next_mask)
+
+
+def _reset_keys(env: JaxEnv, keys: jax.Array) -> jax.Array:
+    """The keys of episodes that start now; of a group all are its first one's, which gives all the same prompt."""
+    rows, prompts = jnp.arange(len(keys)), env.spec.prompts
+    return keys[:, 1] if prompts is None else keys[rows - rows % prompts.group, 1]
 
 
 def _strong(x: jax.Array) -> jax.Array:
@@ -117,7 +124,10 @@ class HostJax:
         if self.state is None:
             raise RuntimeError("HostJax.step was called before reset.")
         self.state, step = self._step(self.key, self._next(), self.state, action)
-        return jax.tree.map(np.asarray, step)
+        out = jax.tree.map(np.asarray, step)
+        if (complaint := getattr(self.env, "complaint", None)) is not None:
+            raise EnvError(complaint)
+        return out
 
     def get_state(self) -> dict[str, Any] | None:
         """Everything that the next steps depend on, as plain data; None before the first reset."""
@@ -157,7 +167,7 @@ TOY_TEXT = frozenset(
 JAX_TWINS = frozenset(CLASSIC) | TOY_TEXT | {"Blackjack-v1"}
 """Ids whose JAX step equals Gymnasium's from the same state (tested): train in one, act in the other."""
 
-OWN_ENVS: dict[str, Any] = GOAL_ENVS | MEMORY_ENVS
+OWN_ENVS: dict[str, Any] = GOAL_ENVS | TOKEN_ENVS | MEMORY_ENVS
 """Our own, by id."""
 
 

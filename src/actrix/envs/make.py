@@ -15,7 +15,7 @@ from actrix.envs.agents.game import is_game
 from actrix.envs.agents.make import PREFIX, make_agents, maker
 from actrix.envs.atari import atari_backend, is_atari, make_atari_env
 from actrix.envs.base import HostEnv, JaxEnv
-from actrix.envs.build import UnknownEnvError, construct, nearest, single_env, vectorise
+from actrix.envs.build import UnknownEnvError, construct, nearest, single_env, token_task, vectorise
 from actrix.envs.envpool import EnvPoolEnvs, has_envpool
 from actrix.envs.foreign import ForeignVectorEnv, is_foreign
 from actrix.envs.guard import EnvError, env_seeds
@@ -201,6 +201,8 @@ def choose_backend(
         return atari_backend(backend, env_id, n_envs, env_kwargs=env_kwargs)
     if backend != "auto":
         return backend
+    if ":" in env_id and token_task(env_id, env_kwargs) is not None:
+        return "jax"
     if maker(env_id) is not None:
         return "pettingzoo"
     if has_jax_env(env_id) and (env_id not in JAX_TWINS or not env_kwargs):
@@ -213,6 +215,8 @@ def choose_backend(
 
 def make_jax_env(env_id: str, **params: Any) -> JaxEnv:
     """`jax_env` with `UnknownEnvError`: the nearest names of an unknown id, or the unknown keyword."""
+    if ":" in env_id and (task := token_task(env_id, params)) is not None:
+        return task
     if not has_jax_env(env_id) and gymnax_ids():
         raise UnknownEnvError(f"no JAX environment is named {env_id!r}{nearest(env_id)}.")
     try:

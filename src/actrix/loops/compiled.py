@@ -101,13 +101,16 @@ def collect(
         (now, alive), (xi, key) = state, draw
         memory = zero_where(now.first, now.carry)
         action, log_prob, dist, memory = algorithm.act(acting, memory, now.obs, now.mask, xi)
+        if algorithm.shown:
+            action = jax.vmap(env.shown)(now.state)  # type: ignore[attr-defined]
+            log_prob = dist.log_prob(action)
         env_state, out = vector_step(env, now.state, action, key)
         done = out.terminated | out.truncated
         ep_return, ep_length = now.ep_return + out.reward, now.ep_length + 1
         row = Chunk(
             obs=now.obs, action=action, reward=out.reward, next_obs=out.next_obs, terminated=out.terminated,
             truncated=out.truncated, valid=alive if whole else None, log_prob=log_prob, dist=dist,
-            mask=now.mask, next_mask=out.next_mask, first=now.first,
+            mask=now.mask, next_mask=out.next_mask, first=now.first, prompts=env.spec.prompts,
         )  # fmt: skip
         after = EnvCarry(
             env_state, out.obs, out.mask, memory, done, now.number + 1,
@@ -132,6 +135,8 @@ class CompiledRunner:
     """
 
     backend = "jax"
+
+    more = False
 
     def __init__(
         self, algorithm: Algorithm, env: JaxEnv, num_envs: int, seeds: Sequence[int], reference: Any = None

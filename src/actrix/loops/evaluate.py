@@ -17,6 +17,7 @@ from actrix.core.spaces import to_env_action
 from actrix.core.types import PyTree, Spec
 from actrix.envs.atari import PLAY, is_atari, make_atari_env
 from actrix.envs.base import HostEnv, JaxEnv, Step, infos_of
+from actrix.envs.build import token_task
 from actrix.envs.guard import env_seeds
 from actrix.envs.make import as_host_env, make_vec_env
 from actrix.envs.vec.normalize import VecNormalize
@@ -150,6 +151,8 @@ def evaluation_env(
     from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
 
     n = min(EVAL_ENVS, episodes)
+    if (task := token_task(env_id, env_kwargs)) is not None:  # every answer to a prompt of its own
+        return make_vec_env(dataclasses.replace(task, group=1), n)
     if is_atari(env_id):  # whole games, unclipped rewards
         return make_atari_env(env_id, n, backend="gymnasium", wrapper_kwargs=PLAY, env_kwargs=env_kwargs)
     jax_only = has_jax_env(env_id) and env_id not in JAX_TWINS

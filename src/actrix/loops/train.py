@@ -124,6 +124,7 @@ def train(
     with own if stop is None else contextlib.nullcontext(stop) as signals:
         while any(run.steps < total_steps for run in runs):
             counts = pace.counts(runs)
+            runner.more = any(total_steps - run.steps > pace.chunk for run in runs)
             tick = time.monotonic()
             reports = runner.advance(counts)
             pace.took(counts, time.monotonic() - tick)
@@ -322,6 +323,8 @@ class _Log:
 
 def _describe(runner: Runner, run: SeedRun, report: Report) -> str:
     where = f"seed {run.seed}, around environment step {run.steps}"
+    if (complaint := getattr(getattr(runner, "env", None), "complaint", None)) is not None:
+        return f"{where}: {complaint}"
     if report.bad_row is not None:  # the host loop would have named the value before it came here
         t, n = divmod(report.bad_row, runner.num_envs)
         return (

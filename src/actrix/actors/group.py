@@ -1,0 +1,132 @@
+"""ψ of episodes that are compared with others of a group, ψ = 1 of actions that are shown, and the table of every ψ."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from actrix.actors.psi import (
+    ActionValue,
+    Advantage,
+    LessMovingAverage,
+    LessOptimal,
+    Psi,
+    RewardToGo,
+    TDError,
+    WholeReturn,
+)
+from actrix.core.fields import switch, whole
+from actrix.core.rows import Rows
+from actrix.critics import groups
+from actrix.critics.value import monte_carlo
+
+
+@dataclasses.dataclass(frozen=True)
+class Group(WholeReturn):
+    """R(τ) − the mean return of its group: the episodes of `group_size` neighbouring environments (Dr.GRPO)."""
+
+    group_size: int | None = None
+    """G; None = the environment's groups, or where it has none all episodes of a chunk."""
+    dynamic: bool = False
+    """Groups whose returns are all the same do not count in averages. (DAPO's dynamic sampling draws others in their
+    place; none are drawn here.)"""
+
+    name: ClassVar[str] = "group"
+    says: ClassVar[str] = "R(τ) − the mean of its group (Dr.GRPO)"
+    centred: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        switch(self, "dynamic")
+        if self.group_size is not None:
+            whole(self, "group_size", least=2)
+
+    def check(self, spec, num_envs, recurrent):
+        size = self.group_size or (num_envs if spec.prompts is None else spec.prompts.group)
+        if size < 2:
+            raise ValueError(
+                f"psi '{self.name}' compares the answers of a group, and one alone has none to compare with: take more "
+                "than one (env_kwargs group, n_envs)."
+            )
+        if num_envs % size:
+            raise ValueError(
+                f"psi '{self.name}': n_envs={num_envs} is not a multiple of the group size {size}."
+            )
+        if spec.prompts is not None and spec.prompts.group % size:
+            raise ValueError(
+                f"psi '{self.name}': group_size={size} does not divide {spec.prompts.group}, the number of answers to "
+                "a prompt (env_kwargs group)."
+            )
+
+    def returns(self, rows: Rows) -> jax.Array:
+        """R(τ) `[P, G]`."""
+        whole = monte_carlo(rows, jnp.zeros_like(rows.reward))[0]
+        given = whole.size if rows.prompts is None else rows.prompts.group
+        return whole.reshape(-1, self.group_size or given)
+
+    def compared(self, returns: jax.Array) -> jax.Array:
+        """The advantage of each, `[P, G]`."""
+        return groups.group_mean(returns)
+
+    def weight(self, critic, view, rows, est, kept):
+        advantage = self.compared(self.returns(rows)).reshape(-1)
+        return rows.samples(jnp.broadcast_to(advantage, rows.reward.shape))
+
+    def varied(self, rows):
+        if not self.dynamic:
+            return None
+        returns = self.returns(rows)
+        return jnp.broadcast_to(groups.varies(returns)[:, None], returns.shape).reshape(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupStd(Group):
+    """(R(τ) − mean)/deviation of its group, the sample's; 0 where all are the same (GRPO)."""
+
+    name: ClassVar[str] = "group-std"
+    says: ClassVar[str] = "(R(τ) − mean)/deviation of its group (GRPO)"
+
+    def compared(self, returns):
+        return groups.group_standardised(returns)
+
+
+@dataclasses.dataclass(frozen=True)
+class LeaveOneOut(Group):
+    """R(τ) − the mean return of the others of its group (RLOO)."""
+
+    name: ClassVar[str] = "leave-one-out"
+    says: ClassVar[str] = "R(τ) − the mean of the others of its group (RLOO)"
+
+    def compared(self, returns):
+        return groups.leave_one_out(returns)
+
+
+@dataclasses.dataclass(frozen=True)
+class GPG(Group):
+    """α·(R(τ) − the mean of its group), α = groups / groups that are not all alike (GPG)."""
+
+    name: ClassVar[str] = "gpg"
+    says: ClassVar[str] = "α·(R(τ) − the mean of its group), α = groups / groups not all alike (GPG)"
+
+    def compared(self, returns):
+        return groups.gpg(returns)
+
+
+@dataclasses.dataclass(frozen=True)
+class One(WholeReturn):
+    """1: actions that are shown are right ones, and the score so weighted is the gradient of their likelihood."""
+
+    name: ClassVar[str] = "one"
+    says: ClassVar[str] = "1, of actions that are shown"
+    shown: ClassVar[bool] = True
+
+    def weight(self, critic, view, rows, est, kept):
+        return rows.samples(jnp.ones_like(rows.reward))
+
+
+PSI: tuple[type[Psi], ...] = (
+    WholeReturn, RewardToGo, LessMovingAverage, LessOptimal, Group, GroupStd, LeaveOneOut, GPG, Advantage, ActionValue,
+    TDError, One,
+)  # fmt: skip

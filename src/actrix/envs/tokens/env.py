@@ -1,0 +1,133 @@
+"""A prompt, then an answer token by token, then a verifier's reward: an ordinary environment of discrete actions."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from gymnasium import spaces
+
+from actrix.core.fields import switch, whole
+from actrix.core.types import Prompts, Spec
+
+END = 0
+"""The token that ends an answer; also what is behind the ends of prompts and answers in arrays."""
+
+
+class Instance(NamedTuple):
+    """A question."""
+
+    prompt: jax.Array
+    """Its tokens `[prompt_room]`."""
+    length: jax.Array
+    """How many of them there are."""
+    solution: jax.Array
+    """A right answer, with its END, `[answer_room]`."""
+
+
+class TokenState(NamedTuple):
+    """The question, what has been answered `[answer_room]`, and the place of the token that is observed."""
+
+    instance: Instance
+    answer: jax.Array
+    t: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenEnv(abc.ABC):
+    """What every task is like (a `JaxEnv`): the observation is the newest token, the action the next one.
+
+    While the prompt lasts, one action is legal, its next token. Then every token is; the answer ends with END or where
+    its room is used up, and its reward is 1 where it is right, else 0.
+    """
+
+    group: int = dataclasses.field(default=8, kw_only=True)
+    """G: environments i with the same i // G answer the same prompt."""
+    held_out: bool = dataclasses.field(default=False, kw_only=True)
+    """Longer questions than those of training, for evaluation."""
+
+    symbols: ClassVar[tuple[str, ...]]
+    """How each token is written; the first is END."""
+
+    def __post_init__(self) -> None:
+        whole(self, "group")
+        switch(self, "held_out")
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """How each token is written; the first is END."""
+        return self.symbols
+
+    @property
+    @abc.abstractmethod
+    def prompt_room(self) -> int:
+        """Tokens of the longest prompt."""
+
+    @property
+    @abc.abstractmethod
+    def answer_room(self) -> int:
+        """Tokens of the longest answer, END among them."""
+
+    @abc.abstractmethod
+    def draw(self, key: jax.Array) -> Instance:
+        """A random question."""
+
+    def right(self, instance: Instance, answer: jax.Array) -> jax.Array:
+        """Whether an answer `[answer_room]`, zeros behind its end, is right: the solution, END among it."""
+        return jnp.all(answer == instance.solution)
+
+    def score(self, instance: Instance, answer: jax.Array, done: jax.Array) -> jax.Array:
+        """The reward where the answer is done: 1 if it is right; else 0."""
+        return jnp.where(done & self.right(instance, answer), 1.0, 0.0)
+
+    @functools.cached_property
+    def spec(self) -> Spec:
+        space, steps = spaces.Discrete(len(self.vocabulary)), self.prompt_room - 1 + self.answer_room
+        prompts = Prompts(self.group, self.answer_room)
+        return Spec(space, space, steps, len(self.vocabulary), prompts=prompts)
+
+    def reset(self, key: jax.Array) -> tuple[TokenState, jax.Array]:
+        """Return (state, obs) of a new question."""
+        instance = self.draw(key)
+        nothing = jnp.zeros(self.answer_room, jnp.int32)
+        return TokenState(instance, nothing, jnp.zeros((), jnp.int32)), instance.prompt[0]
+
+    def step(self, key: jax.Array, state: TokenState, action: jax.Array) -> tuple[Any, ...]:
+        """Return (state, obs, reward, terminated, truncated)."""
+        instance, t = state.instance, state.t + 1
+        asked = t < instance.length
+        token = jnp.where(asked, instance.prompt[t], action.astype(jnp.int32))
+        place = t - instance.length
+        answer = state.answer.at[jnp.where(asked, self.answer_room, place)].set(token, mode="drop")
+        done = ~asked & ((token == END) | (place == self.answer_room - 1))
+        reward = self.score(instance, answer, done)
+        return TokenState(instance, answer, t), token, reward, done, jnp.zeros((), bool)
+
+    def mask(self, state: TokenState) -> jax.Array:
+        """All tokens, or the prompt's next one."""
+        t, tokens = state.t + 1, jnp.arange(len(self.vocabulary))
+        return (t >= state.instance.length) | (tokens == state.instance.prompt[t])
+
+    def shown(self, state: TokenState) -> jax.Array:
+        """The next token of the prompt, or of a right answer."""
+        t, instance = state.t + 1, state.instance
+        place = jnp.maximum(t - instance.length, 0)
+        return jnp.where(t < instance.length, instance.prompt[t], instance.solution[place])
+
+    def write(self, tokens: Any) -> str:
+        """Tokens as text, up to the first END."""
+        out = ""
+        for token in map(int, tokens):
+            if token == END:
+                break
+            out += self.vocabulary[token]
+        return out
+
+
+def padded(tokens: jax.Array, length: jax.Array) -> jax.Array:
+    """The first `length` tokens, zeros behind them."""
+    return jnp.where(jnp.arange(tokens.shape[0]) < length, tokens, END)

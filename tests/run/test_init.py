@@ -1,0 +1,106 @@
+"""`--init RUN`: a supervised start, taken over by GRPO, which stays near it; and what is refused."""
+
+import numpy as np
+import pytest
+
+from actrix.cli import main
+from actrix.loops.answers import answers
+from actrix.model import Model
+from actrix.runs.folder import load_config
+from actrix.runs.start import resume
+
+KWARGS = ["--env-kwargs", "length=2", "letters=2", "group=4"]
+SMALL = [
+    *KWARGS,
+    "--envs",
+    "8",
+    "--seed",
+    "3",
+    "--quiet",
+    "--set",
+    "policy_kwargs={'net_arch':[],'hidden_size':16}",
+]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A supervised start that is right now and then."""
+    folder = tmp_path_factory.mktemp("runs") / "start"
+    words = [
+        "train",
+        "sft",
+        "Reverse-v0",
+        *SMALL,
+        "learning_rate=0.02",
+        "--steps",
+        "3000",
+        "--out",
+        str(folder),
+    ]
+    assert main(words) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_begins_with_anothers_policy_and_stays_near_it(start, tmp_path, capsys):
+    out = tmp_path / "grpo"
+    still = [*KWARGS, "--envs", "8", "--seed", "4", "--quiet", "--set", "learning_rate=1e-12"]
+    words = ["train", "grpo", "Reverse-v0", *still, "--init", str(start), "--steps", "100", "--out", str(out)]
+    assert main(words) == 0
+    before, after = Model.load(start), Model.load(out)
+    assert after.near_reference
+    assert load_config(out).init == str(start)
+    for name, x in before.get_parameters().items():
+        np.testing.assert_allclose(after.get_parameters()[name], x, rtol=0, atol=1e-7, err_msg=name)
+    resume(out, steps=200, quiet=True)  # the reference is in the checkpoint
+    for name, x in before.get_parameters().items():
+        np.testing.assert_allclose(Model.load(out).get_parameters()[name], x, rtol=0, atol=1e-7, err_msg=name)
+    capsys.readouterr()
+    assert main(["eval", str(out), "--episodes", "40"]) == 0
+    said = capsys.readouterr().out
+    assert "% of 40 answers to prompts\n" in said
+    assert "held out, longer than in training" in said
+    assert main(["watch", str(start), "--episodes", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all(line.endswith(("right", "wrong")) for line in lines)
+
+
+def test_answers_are_judged_as_text(start):
+    from actrix.envs.tokens.tasks import Reverse
+
+    model = Model.load(start)
+    found = answers(model.policy, Reverse(2, 2), 60, 0, deterministic=False)
+    for answer in found:
+        assert answer.text == answer.prompt[-2::-1] or not answer.right
+    assert 0 < sum(a.right for a in found) < 60
+    assert answers(model.policy, Reverse(2, 2), 60, 0, deterministic=False) == found
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (
+            ["grpo", "Addition-v0"],
+            "its observation_space is Discrete(4), that of Addition-v0 is Discrete(13)",
+        ),
+        (
+            ["grpo", "Reverse-v0", *KWARGS, "--set", "policy_kwargs={'hidden_size':8}"],
+            "the same policy_kwargs",
+        ),
+        (["qac", "Reverse-v0", *KWARGS], "the network of sft there is another"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(start, words, text, tmp_path, capsys):
+    assert main(["train", *words, "--init", str(start), "--out", str(tmp_path / "x"), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert text in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_start_that_is_not_there(tmp_path, capsys):
+    words = ["train", "grpo", "Reverse-v0", "--init", str(tmp_path / "no"), "--out", str(tmp_path / "x")]
+    assert main(words) == 2
+    assert "--init" in (said := capsys.readouterr().err)
+    assert said.count("\n") == 1

@@ -1,0 +1,32 @@
+"""The scripts of `benchmarks/` run on what the library is today; what they measure is not asked here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parents[1] / "benchmarks"
+CALLS = [
+    ("ours.py", "random_actions", {"env_id": "CartPole-v1", "n_envs": 2, "total_steps": 40}),
+    ("bare.py", "dqn", {"env_id": "CartPole-v1", "total_steps": 5}),
+    pytest.param(
+        "ours.py", "ppo", {"env_id": "CartPole-v1", "n_envs": 2, "n_steps": 32, "total_steps": 64,
+                           "backend": "gymnasium"}, marks=pytest.mark.slow),
+    pytest.param(
+        "ours.py", "off_policy", {"algo": "sac", "env_id": "Pendulum-v1", "total_steps": 5, "learning_starts": 10},
+        marks=pytest.mark.slow),
+    pytest.param("ours.py", "tabular_q", {"total_steps": 200}, marks=pytest.mark.slow),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("script", "function", "arguments"), CALLS)
+def test_a_side_says_what_it_ran(script, function, arguments):
+    command = [sys.executable, str(HERE / script), function, json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.strip().splitlines()[-1])
+    assert said["steps"] > 0
+    assert said["seconds"] > 0
+    assert said["what"]["versions"]["gymnasium"]

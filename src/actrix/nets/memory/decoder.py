@@ -125,7 +125,7 @@ class Layer(eqx.Module):
 
         self.qkv, self.out, self.gate_up, self.down = host_draw(draw, key, [size for size, _ in sizes])
         self.qkv_bias = jnp.zeros(sizes[0][0][1], jnp.float32) if shape.qkv_bias else None
-        self.attention_norm = self.ff_norm = jnp.ones(d, jnp.float32)
+        self.attention_norm, self.ff_norm = jnp.ones(d, jnp.float32), jnp.ones(d, jnp.float32)
         self.shape = shape
 
     def heads(self, x: Float[Array, "T d"]) -> tuple[Array, Array, Array]:

@@ -116,7 +116,6 @@ def run(source: Path, folder: Path, asked: argparse.Namespace) -> Path:
                "-p", "no:cacheprovider", f"--junitxml={out}", "-k", asked.k, *names]  # fmt: skip
     # Programs that run for a moment are compiled quickly, not well.
     quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "MPLBACKEND": "agg"}
-    quick["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     known = os.pathsep.join(map(str, (folder, tests, HERE, HERE.parent / "src")))
     with open(asked.log or os.devnull, "a") as log:
         if names:

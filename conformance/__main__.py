@@ -6,21 +6,27 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from conformance import record
 from conformance.adapters import ADAPTERS, NotInstalled, adapter, versions
-from conformance.probe import Probe, run
+from conformance.probe import Outcome, Probe, run
 from conformance.probes import PROBES
 
 
 def chosen(only: str | None) -> list[Probe]:
-    """Probes whose name is `only` or, if there is none, begins with it; all without. Raises ValueError."""
+    """Probes with these names, or beginnings of names, between commas; all without. Raises ValueError."""
     if only is None:
         return list(PROBES.values())
-    found = [PROBES[only]] if only in PROBES else [p for name, p in PROBES.items() if name.startswith(only)]
-    if not found:
-        raise ValueError(f"no probe is called {only!r} or begins so: `python -m conformance --list` names them.")
-    return found
+    found: dict[str, Probe] = {}
+    for word in only.split(","):
+        these = [word] if word in PROBES else [name for name in PROBES if name.startswith(word)]
+        if not these:
+            raise ValueError(
+                f"no probe is called {word!r} or begins so: `python -m conformance --list` names them."
+            )
+        found |= {name: PROBES[name] for name in these}
+    return list(found.values())
 
 
 def _list() -> None:
@@ -29,30 +35,36 @@ def _list() -> None:
         print(f"{one.name:{width}}  {one.right}  [{', '.join(one.needs)}]")
 
 
+def _one(one: Probe, asked: Any, outcomes: list[Outcome], closely: bool) -> None:
+    began = time.monotonic()
+    outcome = run(one, asked)
+    outcomes.append(outcome)
+    print(f"{outcome.status:9}  {one.name}  ({time.monotonic() - began:.0f} s)", flush=True)
+    if outcome.status not in ("pass", "n/a") or closely:
+        print(f"           right: {one.right}")
+        if outcome.expected:
+            print(f"           expected {outcome.expected}\n           got      {outcome.got}")
+    if outcome.why:
+        print(f"           {outcome.why}", flush=True)
+
+
 def _ask(name: str, only: str | None, file: Path | None) -> int:
     probes = chosen(only)
     if file is not None:
         record.read(file)  # a broken record is found before the work
     asked = adapter(name)
     print(f"{name}: {', '.join(f'{k} {v}' for k, v in versions(name).items())}", flush=True)
-    outcomes = []
+    outcomes: list[Outcome] = []
     for one in probes:
-        began = time.monotonic()
-        outcome = run(one, asked)
-        outcomes.append(outcome)
-        print(f"{outcome.status:9}  {one.name}  ({time.monotonic() - began:.0f} s)", flush=True)
-        if outcome.status not in ("pass", "n/a") or only:
-            print(f"           right: {one.right}")
-            if outcome.expected:
-                print(f"           expected {outcome.expected}\n           got      {outcome.got}")
-        if outcome.why:
-            print(f"           {outcome.why}")
+        _one(one, asked, outcomes, bool(only))
+        if file is not None:  # at once: a run may be stopped
+            record.append(file, name, versions(name), outcomes[-1])
     count = lambda status: sum(o.status == status for o in outcomes)
     wrong = count("fail") + count("error") + count("unsettled")
     applies = len(outcomes) - count("n/a")
-    print(f"{count('pass')} of {applies} that apply pass, {count('by design')} differ by design, {wrong} do not pass")
-    if file is not None:
-        record.append(file, name, versions(name), outcomes)
+    print(
+        f"{count('pass')} of {applies} that apply pass, {count('by design')} differ by design, {wrong} do not pass"
+    )
     return 1 if wrong else 0
 
 
@@ -60,8 +72,12 @@ def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0 all pass, 1 some do not, 2 the question cannot be asked."""
     parser = argparse.ArgumentParser(prog="python -m conformance", description=__doc__)
     parser.add_argument("library", nargs="?", help=f"one of {', '.join(ADAPTERS)}")
-    parser.add_argument("--list", action="store_true", help="the probes, with what is right and what they need")
-    parser.add_argument("--only", metavar="PROBE", help="one probe, or all whose names begin so")
+    parser.add_argument(
+        "--list", action="store_true", help="the probes, with what is right and what they need"
+    )
+    parser.add_argument(
+        "--only", metavar="PROBE", help="probes by name, or by how names begin, between commas"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="append the outcomes to this file")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the Markdown table of a record")
     given = parser.parse_args(arguments)
@@ -74,8 +90,6 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if given.library not in ADAPTERS:
             raise ValueError(f"{given.library!r} is no library known here; known are {', '.join(ADAPTERS)}.")
-        if given.json is not None and given.only is not None:
-            raise ValueError("a record holds whole runs: leave out --only or --json.")
         return _ask(given.library, given.only, given.json)
     except (ValueError, NotInstalled, OSError) as error:
         print(error, file=sys.stderr)

@@ -158,4 +158,4 @@ def each(adapter: Any, names: Iterable[str], ask: Callable[[str], Any]) -> dict[
 
 def alike(answers: dict[str, Any], expected: Any, tolerance: float) -> Check:
     """All of them must be the same thing."""
-    return Check({name: expected for name in answers}, answers, tolerance)
+    return Check(dict.fromkeys(answers, expected), answers, tolerance)

@@ -1,4 +1,4 @@
-"""The record of runs, one line of JSON each, and the table that is made from it."""
+"""The record, one line of JSON for each outcome, and the table that is made from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 from conformance.probe import Outcome
 from conformance.probes import PROBES
 
-KEYS = {"library", "versions", "date", "outcomes"}
+FIELDS = {field.name for field in dataclasses.fields(Outcome)}
+KEYS = {"library", "versions", "date"} | FIELDS
 SIGNS = {"pass": "✓", "fail": "✗", "by design": "by design", "n/a": "–", "unsettled": "?", "error": "error"}
 
 
@@ -27,45 +28,41 @@ def read(file: Path, must_exist: bool = False) -> list[dict[str, Any]]:
             row = json.loads(text)
         except json.JSONDecodeError:
             row = None
-        if not isinstance(row, dict) or row.keys() != KEYS or not _are_outcomes(row["outcomes"]):
+        if not isinstance(row, dict) or row.keys() != KEYS or row["status"] not in SIGNS:
             raise ValueError(f"{file}, line {number}, is no outcome of this suite; nothing was written.")
         rows.append(row)
     return rows
 
 
-def _are_outcomes(found: Any) -> bool:
-    names = {field.name for field in dataclasses.fields(Outcome)}
-    return isinstance(found, list) and all(
-        isinstance(o, dict) and o.keys() == names and o["status"] in SIGNS for o in found
-    )
-
-
-def append(file: Path, library: str, versions: dict[str, str], outcomes: list[Outcome]) -> None:
-    """Add a run; the lines before it stay as they are."""
-    read(file)
-    row = {
-        "library": library,
-        "versions": versions,
-        "date": datetime.date.today().isoformat(),
-        "outcomes": [dataclasses.asdict(o) for o in outcomes],
-    }
+def append(file: Path, library: str, versions: dict[str, str], outcome: Outcome) -> None:
+    """Add an outcome; the lines before it stay as they are."""
+    row = {"library": library, "versions": versions, "date": datetime.date.today().isoformat()}
     with file.open("a", encoding="utf-8") as out:
-        out.write(json.dumps(row, ensure_ascii=False) + "\n")
+        out.write(json.dumps(row | dataclasses.asdict(outcome), ensure_ascii=False) + "\n")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: who was asked, every probe by library, and every deviation with its command. The newest runs count."""
+    """Markdown: who was asked, every probe by library, and every deviation with its command.
+
+    Of each probe a library's newest outcome counts; its versions and date are those of the newest of all.
+    """
     if not rows:
         raise ValueError("the record is empty: run `python -m conformance LIBRARY --json FILE` first.")
     newest = {row["library"]: row for row in rows}
-    by = {name: {o["probe"]: o for o in row["outcomes"]} for name, row in newest.items()}
+    by: dict[str, dict] = {name: {} for name in newest}
+    for row in rows:
+        by[row["library"]][row["probe"]] = {name: row[name] for name in FIELDS}
     return "\n".join([*_libraries(newest, by), "", *_matrix(by), "", *_deviations(by)])
 
 
 def _libraries(newest: dict, by: dict) -> list[str]:
-    lines = ["| library | versions | date | pass | by design | fail | not applicable |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| library | versions | date | pass | by design | fail | not applicable |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, row in newest.items():
-        count = lambda *which: sum(o["status"] in which for o in by[name].values())
+        statuses = [o["status"] for o in by[name].values()]
+        count = lambda *which, found=statuses: sum(status in which for status in found)
         shown = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
         failed = count("fail", "error", "unsettled")
         lines.append(

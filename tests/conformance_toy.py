@@ -4,7 +4,6 @@ import copy
 
 import gymnasium as gym
 import numpy as np
-
 from conformance.adapters.base import Adapter, words
 from conformance.probes.common import ACTOR_CRITICS, Q_LEARNERS, V_LEARNERS
 from conformance.worlds import make
@@ -104,7 +103,7 @@ class Agent:
         out = []
         for t in range(len(self.rows) - n + 1):
             total, factor = 0.0, 1.0
-            for _, _, r, after, terminated, truncated, cut, _ in self.rows[t : t + n]:
+            for _, _, r, after, terminated, truncated, cut, _ in self.rows[t : t + n]:  # noqa: B007
                 total, factor = total + factor * r, factor * gamma
                 ends = terminated and self.fault not in ("termination goes on", "windows leak")
                 if ends or cut or (truncated and self.fault == "truncation ends"):
@@ -261,8 +260,9 @@ class Toy(Adapter):
     offers = words(
         *V_LEARNERS, *Q_LEARNERS, *ACTOR_CRITICS, "masked_dqn values q_values action_values probs log_prob entropy",
         "predict evaluate evaluate_masked parameters actor targets statistics reward_gamma save resume continues",
-        "multidiscrete multibinary box box_log_prob noise ent_coef normalize_advantage dict discrete_observations n_step",
-        "next_step same_step disabled gae gae_truncated squashed_log_prob kl quantile_huber prioritized reward_scale",
+        "multidiscrete multibinary box box_log_prob noise ent_coef normalize_advantage dict n_step",
+        "discrete_observations next_step same_step disabled gae gae_truncated squashed_log_prob kl",
+        "quantile_huber prioritized reward_scale",
     )  # fmt: skip
 
     def agent(self, algorithm, world, **settings):
@@ -303,9 +303,7 @@ class Toy(Adapter):
         return (abs(tau - below) * huber).mean(2).sum(1).mean()
 
     def prioritized(self, priorities, alpha, beta, seed):
-        mass = priorities ** (
-            1 if self.fault == "no alpha" and alpha != 1 else 2 if self.fault == "no alpha" else alpha
-        )
+        mass = priorities ** (2.0 if self.fault == "no alpha" else alpha)
         drawn = np.random.default_rng(seed).choice(len(mass), 8192, p=mass / mass.sum())
         exponent = beta if self.fault == "inverse weights" else -beta
         return drawn, (mass / mass.sum())[drawn] ** exponent

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
-import actrix
 import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+import actrix
 from actrix import critics
 from actrix.core import distributions, normalize
 from actrix.core.types import Chunk, Transition
 from actrix.data.ring import Replay, weights
-
 from conformance.adapters.base import Adapter, words
 from conformance.worlds import World, make
 
@@ -58,7 +58,9 @@ class Agent:
     def entropy(self, obs: Any, masks: Any = None) -> np.ndarray:
         return self.model.policy.get_distribution(obs, masks).entropy()
 
-    def predict(self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None) -> tuple:
+    def predict(
+        self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None
+    ) -> tuple:
         return self.model.predict(obs, state, start, deterministic, mask)
 
     def evaluate(self, world: World, episodes: int, deterministic: bool, seen: Any = None) -> None:
@@ -107,12 +109,21 @@ class Actrix(Adapter):
         "gae_truncated squashed_log_prob kl quantile_huber prioritized reward_scale",
     )
 
+    absent: ClassVar[dict[str, str]] = {
+        "single_row_minibatch": "refuses a `batch_size` that does not divide a chunk",
+    }
+    by_design: ClassVar[dict[str, str]] = {
+        "advantage_scale_of_the_chunk": "normalised per minibatch, as in the authors' code (`docs/algorithms/ppo.md`)",
+    }
+
     def agent(self, algorithm: str, world: World, **settings: Any) -> Any:
         seen, vector = settings.pop("seen", None), settings.pop("vector", None)
         n = settings.pop("n_envs", 1)
         if vector is not None:
             modes = gym.vector.AutoresetMode
-            mode = {"NextStep": modes.NEXT_STEP, "SameStep": modes.SAME_STEP, "Disabled": modes.DISABLED}[vector]
+            mode = {"NextStep": modes.NEXT_STEP, "SameStep": modes.SAME_STEP, "Disabled": modes.DISABLED}[
+                vector
+            ]
             env: Any = gym.vector.SyncVectorEnv([lambda: make(world, seen)] * n, autoreset_mode=mode)
         else:
             env = actrix.make_vec_env(lambda: make(world, seen), n)
@@ -137,7 +148,9 @@ class Actrix(Adapter):
             given["policy_kwargs"]["lstm_hidden_size"] = 16
         return given
 
-    def interrupted(self, algorithm: str, world: World, steps: int, folder: str, **settings: Any) -> np.ndarray:
+    def interrupted(
+        self, algorithm: str, world: World, steps: int, folder: str, **settings: Any
+    ) -> np.ndarray:
         """The parameters of a run that was stopped half-way and resumed from its checkpoints by another model."""
         first = self.agent(algorithm, world, **settings).model
         first.learn(steps, checkpoint_dir=folder, callback=_Stop(steps // 2))
@@ -156,7 +169,9 @@ class Actrix(Adapter):
 
     def squashed_log_prob(self, mean, log_std, actions):
         whole = lambda x: jnp.asarray(np.broadcast_to(x, actions.shape), jnp.float32)
-        return distributions.TanhGaussian(whole(mean), whole(log_std)).log_prob(jnp.asarray(actions, jnp.float32))
+        return distributions.TanhGaussian(whole(mean), whole(log_std)).log_prob(
+            jnp.asarray(actions, jnp.float32)
+        )
 
     def kl(self, p, q):
         return distributions.Categorical(jnp.log(p)).kl(distributions.Categorical(jnp.log(q)))
@@ -172,7 +187,9 @@ class Actrix(Adapter):
         number = jax.ShapeDtypeStruct((), jnp.float32)
         flag, whole = jax.ShapeDtypeStruct((), jnp.bool_), jax.ShapeDtypeStruct((), jnp.int32)
         obs = jax.ShapeDtypeStruct((1,), jnp.float32)
-        example = Transition(obs=obs, action=whole, reward=number, next_obs=obs, terminated=flag, truncated=flag)
+        example = Transition(
+            obs=obs, action=whole, reward=number, next_obs=obs, terminated=flag, truncated=flag
+        )
         chunk = Chunk(
             obs=jnp.zeros((n, 1, 1)), action=jnp.zeros((n, 1), int), reward=jnp.arange(n, dtype=float)[:, None],
             next_obs=jnp.zeros((n, 1, 1)), terminated=jnp.zeros((n, 1), bool), truncated=jnp.zeros((n, 1), bool),

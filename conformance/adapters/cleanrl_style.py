@@ -40,7 +40,7 @@ class Script:
 
     def __init__(self, world: World, args: dict[str, Any]):
         random.seed(args["seed"])
-        np.random.seed(args["seed"])
+        np.random.seed(args["seed"])  # noqa: NPY002 - as the scripts do
         torch.manual_seed(args["seed"])
         seen, mode = args.pop("seen", None), args.pop("vector", None)
         if mode not in (None, "SameStep"):
@@ -119,7 +119,7 @@ class Ppo(Script):
         advantage = advantage.reshape(-1)
         returns, order = advantage + flat["value"], np.arange(len(advantage))
         for _ in range(self.args["n_epochs"]):
-            np.random.shuffle(order)
+            np.random.shuffle(order)  # noqa: NPY002
             for start in range(0, len(order), self.args["batch_size"]):
                 rows = order[start : start + self.args["batch_size"]]
                 dist = self.distribution(flat["obs"][rows])
@@ -127,7 +127,9 @@ class Ppo(Script):
                 a = advantage[rows]
                 a = (a - a.mean()) / (a.std() + 1e-8)
                 loss = torch.max(-a * ratio, -a * ratio.clamp(0.8, 1.2)).mean()
-                loss = loss + 0.5 * 0.5 * ((self.v(flat["obs"][rows]).squeeze(-1) - returns[rows]) ** 2).mean()
+                loss = (
+                    loss + 0.5 * 0.5 * ((self.v(flat["obs"][rows]).squeeze(-1) - returns[rows]) ** 2).mean()
+                )
                 self.optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_([*self.pi.parameters(), *self.v.parameters(), self.log_std], 0.5)
@@ -143,17 +145,26 @@ class Ppo(Script):
 
     def log_prob(self, obs: Any, actions: Any, masks: Any = None) -> np.ndarray:
         with torch.no_grad():
-            return self.logs(self.distribution(self.tensor(obs)), torch.as_tensor(np.asarray(actions))).numpy()
+            return self.logs(
+                self.distribution(self.tensor(obs)), torch.as_tensor(np.asarray(actions))
+            ).numpy()
 
     def entropy(self, obs: Any, masks: Any = None) -> np.ndarray:
         with torch.no_grad():
             return self.distribution(self.tensor(obs)).entropy().numpy().reshape(len(obs), -1).sum(1)
 
+    def predict(
+        self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None
+    ) -> tuple:
+        raise Absent("PPO's script only samples, and a wrapper clips")
+
     def parameters(self) -> np.ndarray:
         return np.concatenate([_flat(self.pi, self.v), self.log_std.detach().numpy().ravel()])
 
 
-def gae(reward: Any, value: Any, done: Any, last: Any, last_done: Any, gamma: float, lam: float) -> torch.Tensor:
+def gae(
+    reward: Any, value: Any, done: Any, last: Any, last_done: Any, gamma: float, lam: float
+) -> torch.Tensor:
     """Advantages; `done[t]` says that row t begins an episode."""
     advantage, running = torch.zeros_like(reward), 0.0
     for t in reversed(range(len(reward))):
@@ -228,7 +239,9 @@ class Dqn(Replayed):
         with torch.no_grad():
             return self.q(self.tensor(obs)).numpy()
 
-    def predict(self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None) -> tuple:
+    def predict(
+        self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None
+    ) -> tuple:
         return self.q_values(obs).argmax(1), None
 
     def parameters(self) -> np.ndarray:
@@ -246,7 +259,10 @@ class ActorCritic(Replayed):
     def build(self) -> None:
         space = self.world.action_space
         k = int(np.prod(space.shape))
-        self.scale, self.middle = self.tensor((space.high - space.low) / 2), self.tensor((space.high + space.low) / 2)
+        self.scale, self.middle = (
+            self.tensor((space.high - space.low) / 2),
+            self.tensor((space.high + space.low) / 2),
+        )
         self.actor_net = _layers(self.inputs, k * self.outputs, nn.ReLU)
         self.qs = nn.ModuleList([_layers(self.inputs + k, 1, nn.ReLU) for _ in range(2)])
         self.q_targets = copy.deepcopy(self.qs)
@@ -304,7 +320,9 @@ class Sac(ActorCritic):
         self.descend(self.pi_optimizer, (alpha * log - self.both(self.qs, obs, drawn).min(0).values).mean())
         self.follow(self.q_targets, self.qs)
 
-    def predict(self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None) -> tuple:
+    def predict(
+        self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None
+    ) -> tuple:
         with torch.no_grad():
             drawn = self.draw(self.tensor(obs))
         return drawn[2 if deterministic else 0].numpy(), None
@@ -345,7 +363,9 @@ class Td3(ActorCritic):
             self.follow(self.actor_target, self.actor_net)
             self.follow(self.q_targets, self.qs)
 
-    def predict(self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None) -> tuple:
+    def predict(
+        self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None
+    ) -> tuple:
         with torch.no_grad():
             return self.best(self.actor_net, self.tensor(obs)).numpy(), None
 

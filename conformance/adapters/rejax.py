@@ -131,7 +131,9 @@ class Agent:
     def reward_gamma(self) -> float:
         return float(self.algorithm.reward_normalization_discount)
 
-    def predict(self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None) -> tuple:
+    def predict(
+        self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None
+    ) -> tuple:
         """By `make_act`, which samples (TD3's actor: does not; Q-learners: ε = 0.005)."""
         if deterministic and self.name in ("ppo", "sac", "dqn"):
             raise Absent("`make_act` samples: there is no deterministic prediction")
@@ -147,7 +149,9 @@ class Agent:
 
     def parameters_only(self) -> dict:
         """The networks' states."""
-        return {n: getattr(self.state, n) for n in ("actor_ts", "critic_ts", "q_ts") if hasattr(self.state, n)}
+        return {
+            n: getattr(self.state, n) for n in ("actor_ts", "critic_ts", "q_ts") if hasattr(self.state, n)
+        }
 
 
 def _flat(tree: Any) -> np.ndarray:
@@ -195,7 +199,7 @@ class Rejax(Adapter):
     def translated(self, algorithm: str, settings: dict) -> dict:
         """The settings by the library's names."""
         g = dict(settings)
-        if "n_step" in g or "ent_coef" in g and algorithm == "sac" and g["ent_coef"] != 0:
+        if "n_step" in g or ("ent_coef" in g and algorithm == "sac" and g["ent_coef"] != 0):
             raise Absent("has no such setting")
         out = {k: g[k] for k in ("gamma", "learning_rate", "gae_lambda", "batch_size") if k in g}
         names = dict(
@@ -220,7 +224,9 @@ class Rejax(Adapter):
             out |= dict(num_minibatches=1)
         return out
 
-    def interrupted(self, algorithm: str, world: World, steps: int, folder: str, **settings: Any) -> np.ndarray:
+    def interrupted(
+        self, algorithm: str, world: World, steps: int, folder: str, **settings: Any
+    ) -> np.ndarray:
         """The parameters after two halves, the second from the first's state."""
         agent = self.agent(algorithm, world, **settings)
         agent.learn(steps // 2)
@@ -245,14 +251,18 @@ class Rejax(Adapter):
 
 def _raw(state: Any) -> Any:
     return jax.tree.map(
-        lambda x: jax.random.key_data(x) if jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key) else x, state
+        lambda x: jax.random.key_data(x) if jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key) else x,
+        state,
     )
 
 
 def _back(like: Any, leaves: list) -> Any:
     old, shape = jax.tree.flatten(like)
     keyed = lambda x: jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key)
-    new = [jax.random.wrap_key_data(jnp.asarray(y)) if keyed(x) else jnp.asarray(y) for x, y in zip(old, leaves, strict=True)]
+    new = [
+        jax.random.wrap_key_data(jnp.asarray(y)) if keyed(x) else jnp.asarray(y)
+        for x, y in zip(old, leaves, strict=True)
+    ]
     return jax.tree.unflatten(shape, new)
 
 

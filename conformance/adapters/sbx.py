@@ -98,7 +98,9 @@ class Sbx(Sb3):
         return super().agent(algorithm, world, **settings)
 
     def squashed_log_prob(self, mean, log_std, actions):
-        normal = tfp.distributions.MultivariateNormalDiag(loc=jnp.asarray(mean), scale_diag=jnp.exp(jnp.asarray(log_std)))
+        normal = tfp.distributions.MultivariateNormalDiag(
+            loc=jnp.asarray(mean), scale_diag=jnp.exp(jnp.asarray(log_std))
+        )
         return TanhTransformedDistribution(normal).log_prob(jnp.asarray(actions))
 
 

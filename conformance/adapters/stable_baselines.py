@@ -74,7 +74,9 @@ class Sb3Agent:
         with torch.no_grad():
             return self._distribution(obs, masks).entropy().numpy()
 
-    def predict(self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None) -> tuple:
+    def predict(
+        self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None
+    ) -> tuple:
         more = {} if mask is None else {"action_masks": mask}
         return self.model.predict(self._normalised(obs), state, start, deterministic, **more)
 
@@ -139,7 +141,9 @@ class Sb3(Adapter):
 
     def model_of(self, algorithm: str) -> tuple[Any, str]:
         """(the class, its policy's name)."""
-        return {"ppo": sb3.PPO, "a2c": sb3.A2C, "dqn": sb3.DQN, "sac": sb3.SAC, "td3": sb3.TD3}[algorithm], "Mlp"
+        return {"ppo": sb3.PPO, "a2c": sb3.A2C, "dqn": sb3.DQN, "sac": sb3.SAC, "td3": sb3.TD3}[
+            algorithm
+        ], "Mlp"
 
     def agent(self, algorithm: str, world: World, **settings: Any) -> Any:
         kind, policy = self.model_of(algorithm)

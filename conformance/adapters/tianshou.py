@@ -19,7 +19,11 @@ from tianshou.data import Batch, Collector, PrioritizedReplayBuffer, ReplayBuffe
 from tianshou.env import DummyVectorEnv
 from tianshou.exploration import GaussianNoise
 from tianshou.utils.net.common import Net
-from tianshou.utils.net.continuous import ContinuousActorDeterministic, ContinuousActorProbabilistic, ContinuousCritic
+from tianshou.utils.net.continuous import (
+    ContinuousActorDeterministic,
+    ContinuousActorProbabilistic,
+    ContinuousCritic,
+)
 from tianshou.utils.net.discrete import DiscreteActor, DiscreteCritic
 from tianshou.utils.torch_utils import policy_within_training_step
 
@@ -36,7 +40,7 @@ class Agent:
     def __init__(self, name: str, world: World, given: dict[str, Any]):
         seed, seen = given["seed"], given.pop("seen", None)
         random.seed(seed)
-        np.random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - its own random numbers
         torch.manual_seed(seed)
         self.name, self.world, self.given, self.warm = name, world, given, False
         space = world.action_space
@@ -98,7 +102,9 @@ class Agent:
     def entropy(self, obs: Any, masks: Any = None) -> np.ndarray:
         return self._distribution(obs, masks).entropy().detach().numpy()
 
-    def predict(self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None) -> tuple:
+    def predict(
+        self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None
+    ) -> tuple:
         policy = self.algorithm.policy
         policy.deterministic_eval = deterministic
         with torch.no_grad():
@@ -139,7 +145,9 @@ class Agent:
 
 def _flat(*modules: Any) -> np.ndarray:
     with torch.no_grad():
-        return np.concatenate([p.numpy().astype(float).ravel() for m in modules for p in m.parameters()]).copy()
+        return np.concatenate(
+            [p.numpy().astype(float).ravel() for m in modules for p in m.parameters()]
+        ).copy()
 
 
 def _adam(given: dict) -> AdamOptimizerFactory:
@@ -177,7 +185,12 @@ def _dqn(world: World, given: dict) -> Any:
 def _critics(world: World) -> list:
     made = []
     for _ in range(2):
-        net = Net(state_shape=world.rows.shape[1:], action_shape=world.action_space.shape, hidden_sizes=[32], concat=True)
+        net = Net(
+            state_shape=world.rows.shape[1:],
+            action_shape=world.action_space.shape,
+            hidden_sizes=[32],
+            concat=True,
+        )
         made.append(ContinuousCritic(preprocess_net=net))
     return made
 
@@ -247,7 +260,7 @@ class Tianshou(Adapter):
         return np.stack(columns, axis=1)
 
     def prioritized(self, priorities, alpha, beta, seed):
-        np.random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - its own random numbers
         buffer = PrioritizedReplayBuffer(len(priorities), alpha=alpha, beta=beta)
         for i in range(len(priorities)):
             buffer.add(Batch(obs=i, act=0, rew=0.0, terminated=True, truncated=False, obs_next=0, info={}))

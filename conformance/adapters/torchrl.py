@@ -37,7 +37,7 @@ class TorchRl(Adapter):
 
     def prioritized(self, priorities, alpha, beta, seed):
         torch.manual_seed(seed)
-        np.random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - its own random numbers
         n = len(priorities)
         try:
             buffer = TensorDictPrioritizedReplayBuffer(
@@ -49,7 +49,7 @@ class TorchRl(Adapter):
         rows = TensorDict({"index": torch.arange(n), "td_error": torch.as_tensor(priorities)}, [n])
         buffer.update_tensordict_priority(rows)
         drawn = buffer.sample()
-        weights = drawn["priority_weight"] if "priority_weight" in drawn.keys() else drawn["_weight"]
+        weights = drawn["priority_weight"] if "priority_weight" in set(drawn.keys()) else drawn["_weight"]
         return drawn["index"].numpy().ravel(), weights.numpy().ravel()
 
 

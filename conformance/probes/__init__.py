@@ -1,5 +1,6 @@
 """All probes; importing this registers them."""
 
+from conformance.probe import PROBES
 from conformance.probes import (  # noqa: F401
     arrays,
     autoreset,
@@ -13,6 +14,5 @@ from conformance.probes import (  # noqa: F401
     statistics,
     updates,
 )
-from conformance.probe import PROBES
 
 __all__ = ["PROBES"]

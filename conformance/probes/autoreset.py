@@ -23,6 +23,11 @@ def autoreset_same_step(a, s):
     return _with(a, s, "SameStep")
 
 
-@probe("AutoresetMode.DISABLED: ended environments are reset by the learner, V is exact", "ppo", "values", "disabled")
+@probe(
+    "AutoresetMode.DISABLED: ended environments are reset by the learner, V is exact",
+    "ppo",
+    "values",
+    "disabled",
+)
 def autoreset_disabled(a, s):
     return _with(a, s, "Disabled")

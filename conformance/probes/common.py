@@ -17,8 +17,8 @@ ACTOR_CRITICS = ("sac", "td3", "tqc")
 
 CHUNKS = dict(n_envs=4, n_steps=32, learning_rate=1e-2, gae_lambda=0.95, ent_coef=0.0)
 ON_POLICY = dict(
-    ppo=CHUNKS | dict(batch_size=64, n_epochs=10),
-    maskable_ppo=CHUNKS | dict(batch_size=64, n_epochs=10),
+    ppo=CHUNKS | dict(batch_size=128, n_epochs=10),
+    maskable_ppo=CHUNKS | dict(batch_size=128, n_epochs=10),
     recurrent_ppo=CHUNKS | dict(batch_size=64, n_epochs=10),
     a2c=CHUNKS | dict(n_steps=4),
     trpo=CHUNKS | dict(n_critic_updates=20),
@@ -27,9 +27,13 @@ REPLAYED = dict(learning_rate=1e-2, buffer_size=2000, learning_starts=100, batch
 Q_LEARNING = REPLAYED | dict(
     target_update_interval=10, tau=1.0, exploration_initial_eps=1.0, exploration_final_eps=1.0
 )
-PARALLEL = dict(n_envs=4, n_steps=8, learning_rate=1e-2, exploration_initial_eps=1.0, exploration_final_eps=1.0)
+PARALLEL = dict(
+    n_envs=4, n_steps=8, learning_rate=1e-2, exploration_initial_eps=1.0, exploration_final_eps=1.0
+)
 OFF_POLICY = REPLAYED | dict(learning_rate=5e-3, tau=0.1)
-STEPS = dict(a2c=8000, trpo=5000, recurrent_ppo=4000, pqn=12_000, dqn=1500, qrdqn=2500, sac=900, td3=900, tqc=1200)
+STEPS = dict(
+    a2c=5000, trpo=3000, recurrent_ppo=2500, pqn=6000, dqn=1000, qrdqn=1500, sac=700, td3=700, tqc=900
+)  # fmt: skip
 
 
 def settings_of(algorithm: str) -> dict[str, Any]:
@@ -38,14 +42,16 @@ def settings_of(algorithm: str) -> dict[str, Any]:
         return dict(ON_POLICY[algorithm])
     if algorithm == "pqn":
         return dict(PARALLEL)
-    return dict(Q_LEARNING if algorithm in Q_LEARNERS + ("masked_dqn",) else OFF_POLICY)
+    return dict(Q_LEARNING if algorithm in (*Q_LEARNERS, "masked_dqn") else OFF_POLICY)
 
 
-def trained(adapter: Any, algorithm: str, world: World, setting: Any, steps: int | None = None, **more: Any) -> Any:
+def trained(
+    adapter: Any, algorithm: str, world: World, setting: Any, steps: int | None = None, **more: Any
+) -> Any:
     """An agent that has learned; `more` are settings that differ, or `seen` and `vector`."""
     given = settings_of(algorithm) | dict(gamma=setting.gamma, seed=setting.seed) | more
     agent = adapter.agent(algorithm, world, **given)
-    agent.learn(STEPS.get(algorithm, 5000) if steps is None else steps)
+    agent.learn(STEPS.get(algorithm, 3000) if steps is None else steps)
     return agent
 
 

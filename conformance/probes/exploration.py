@@ -13,12 +13,16 @@ STILL = dict(learning_rate=1e-9)
 """A policy that does not move while it is watched."""
 
 
-@probe("TD3's exploration noise σ is a share of half the Box's width (as in its authors' code)", "td3", "noise")
+@probe(
+    "TD3's exploration noise σ is a share of half the Box's width (as in its authors' code)", "td3", "noise"
+)
 def noise_scale(a, s):
     sigma, half = 0.1 * s.seed, 5.0
     world = loop(limit=4, action_space=gym.spaces.Box(-half, half, (1,), np.float32))
     seen = Seen()
-    trained(a, "td3", world, s, 1000, seen=seen, **OFF_POLICY | STILL | dict(noise=sigma, learning_starts=100))
+    trained(
+        a, "td3", world, s, 1000, seen=seen, **OFF_POLICY | STILL | dict(noise=sigma, learning_starts=100)
+    )
     late = np.ravel(seen.actions)[200:]
     return Check(sigma * half, late.std(), 0.12 * sigma * half)
 
@@ -39,4 +43,6 @@ def warm_up_covers_the_box(a, s):
     world, seen = loop(limit=4, action_space=gym.spaces.Box(low, high)), Seen()
     trained(a, "sac", world, s, 1010, seen=seen, **OFF_POLICY | dict(learning_starts=1000))
     early = (np.array(seen.actions).reshape(-1, 2)[:1000] - low) / (high - low)
-    return Check({"mean": [0.5] * 2, "std": [12**-0.5] * 2}, {"mean": early.mean(0), "std": early.std(0)}, 0.045)
+    return Check(
+        {"mean": [0.5] * 2, "std": [12**-0.5] * 2}, {"mean": early.mean(0), "std": early.std(0)}, 0.045
+    )

@@ -27,7 +27,11 @@ def _fresh(a, s):
     return agent, observed, masks, legal / legal.sum(1, keepdims=True)
 
 
-@probe("Masked probabilities are the unmasked ones of the legal actions, scaled to sum 1", "maskable_ppo", "probs")
+@probe(
+    "Masked probabilities are the unmasked ones of the legal actions, scaled to sum 1",
+    "maskable_ppo",
+    "probs",
+)
 def mask_probabilities(a, s):
     agent, observed, masks, expected = _fresh(a, s)
     return Check(expected, agent.probs(observed, masks), 1e-5)
@@ -40,7 +44,12 @@ def mask_log_prob(a, s):
     return Check(np.log(expected[range(4), actions]), agent.log_prob(observed, actions, masks), 1e-5)
 
 
-@probe("The entropy of a masked policy is that of its legal actions: −Σ p log p", "maskable_ppo", "probs", "entropy")
+@probe(
+    "The entropy of a masked policy is that of its legal actions: −Σ p log p",
+    "maskable_ppo",
+    "probs",
+    "entropy",
+)
 def mask_entropy(a, s):
     agent, observed, masks, p = _fresh(a, s)
     expected = -np.sum(np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0), axis=1)
@@ -55,10 +64,12 @@ def mask_in_training(a, s):
             seen = Seen()
             trained(a, name, _three(), s, 600, seen=seen)
             illegal[name] = seen.illegal + (not seen.actions)
-    return Check({k: 0 for k in illegal}, illegal, 0)
+    return Check(dict.fromkeys(illegal, 0), illegal, 0)
 
 
-@probe("No illegal action is taken in an evaluation, nor predicted", "maskable_ppo|masked_dqn", "evaluate_masked")
+@probe(
+    "No illegal action is taken in an evaluation, nor predicted", "maskable_ppo|masked_dqn", "evaluate_masked"
+)
 def mask_in_evaluation(a, s):
     illegal = {}
     for name in ("maskable_ppo", "masked_dqn"):
@@ -70,7 +81,7 @@ def mask_in_evaluation(a, s):
         agent.evaluate(world, 3, deterministic=False, seen=seen)
         action, _ = agent.predict(np.repeat(world.seen(), 64, axis=0), False, mask=np.array([MASK] * 64))
         illegal[name] = seen.illegal + int(np.sum(np.ravel(action) == 1)) + (not seen.actions)
-    return Check({k: 0 for k in illegal}, illegal, 0)
+    return Check(dict.fromkeys(illegal, 0), illegal, 0)
 
 
 @probe("The best next action is sought among the legal ones: Q = −1/(1 − γ)", "masked_dqn", "q_values")

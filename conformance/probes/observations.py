@@ -30,6 +30,11 @@ def dict_observations(a, s):
     return _both(a, s, "dict")
 
 
-@probe("Discrete observations: every state has its own value, values are exact", "ppo|dqn", "values|q_values", "discrete_observations")
+@probe(
+    "Discrete observations: every state has its own value, values are exact",
+    "ppo|dqn",
+    "values|q_values",
+    "discrete_observations",
+)
 def discrete_observations(a, s):
     return _both(a, s, "discrete")

@@ -24,12 +24,21 @@ def _log_probs(agent, world, actions):
     return np.ravel(agent.log_prob(np.repeat(world.seen(), len(actions), axis=0), np.asarray(actions)))
 
 
-@probe("log π of a MultiDiscrete action is a sum over components; all actions together have probability 1", "ppo", "log_prob", "multidiscrete")
+@probe(
+    "log π of a MultiDiscrete action is a sum over components; all actions together have probability 1",
+    "ppo",
+    "log_prob",
+    "multidiscrete",
+)
 def multidiscrete_log_prob(a, s):
     world, agent = _fresh(a, s, gym.spaces.MultiDiscrete([2, 3]))
     logs = _log_probs(agent, world, list(itertools.product(range(2), range(3)))).reshape(2, 3)
     mixed = logs - logs[:1] - logs[:, :1] + logs[:1, :1]
-    return Check({"sum": 1.0, "interaction": 0.0}, {"sum": np.exp(logs).sum(), "interaction": np.abs(mixed).max()}, 1e-4)
+    return Check(
+        {"sum": 1.0, "interaction": 0.0},
+        {"sum": np.exp(logs).sum(), "interaction": np.abs(mixed).max()},
+        1e-4,
+    )
 
 
 @probe("All actions of a MultiBinary space together have probability 1", "ppo", "log_prob", "multibinary")
@@ -65,10 +74,12 @@ def discrete_start(a, s):
             _fresh(a, s, world.action_space, name)
             trained(a, name, world, s, 300, seen=seen)
             beyond[name] = sum(int(x) not in (5, 6, 7) for x in seen.actions) + (not seen.actions)
-    return Check({k: 0 for k in beyond}, beyond, 0)
+    return Check(dict.fromkeys(beyond, 0), beyond, 0)
 
 
-@probe("No action leaves the bounds of its Box on the way to the environment", "ppo|a2c|trpo|sac|td3|tqc", "box")
+@probe(
+    "No action leaves the bounds of its Box on the way to the environment", "ppo|a2c|trpo|sac|td3|tqc", "box"
+)
 def actions_within_bounds(a, s):
     space = gym.spaces.Box(np.array([-0.1, 2.0], np.float32), np.array([0.1, 2.5], np.float32))
 
@@ -99,7 +110,12 @@ def predictions_within_bounds(a, s):
     return Check(dict.fromkeys(found, 0.0), found, 1e-5)
 
 
-@probe("An action is learned in the environment's units: the best of −(a − 3)² in [0, 4] is 3", "sac|td3", "box", "predict")
+@probe(
+    "An action is learned in the environment's units: the best of −(a − 3)² in [0, 4] is 3",
+    "sac|td3",
+    "box",
+    "predict",
+)
 def box_units(a, s):
     # Q must be known well before its slope is followed, so the actor has more steps than elsewhere.
     target = 3.0 if s.seed == 1 else 1.0
@@ -107,7 +123,7 @@ def box_units(a, s):
 
     def best(name):
         more = OFF_POLICY | dict(learning_rate=3e-3, learning_starts=400)
-        agent = trained(a, name, world, s, 2000, **more)
+        agent = trained(a, name, world, s, 1600, **more)
         return float(np.ravel(agent.predict(world.seen(), True)[0])[0])
 
     found = each(a, ("sac", "td3"), best)
@@ -126,9 +142,13 @@ def deterministic_is_mode(a, s):
     return Check(np.tile(likeliest, 5), np.concatenate(got), 0)
 
 
-@probe("A deterministic prediction of a Q-learner is greedy, without exploration", "dqn", "predict", "q_values")
+@probe(
+    "A deterministic prediction of a Q-learner is greedy, without exploration", "dqn", "predict", "q_values"
+)
 def greedy_prediction(a, s):
-    world = line((0, 0), (0.0, 0.0), (True, True), (False, False), (0.5, 0.5), action_space=gym.spaces.Discrete(3))
+    world = line(
+        (0, 0), (0.0, 0.0), (True, True), (False, False), (0.5, 0.5), action_space=gym.spaces.Discrete(3)
+    )
     agent = trained(a, "dqn", world, s, 150)
     best = np.asarray(agent.q_values(world.seen())).argmax(1)
     got = np.ravel(agent.predict(np.repeat(world.seen(), 100, axis=0), True)[0])

@@ -20,8 +20,8 @@ def _world(name: str) -> World:
     if name == "sac":
         return box_loop(limit=5)
     return World(
-        ((1, 2), (0, 2), (0, 1)), ((0.0, 0.5), (1.0, -1.0), (2.0, 0.0)), ((False, False), (False, True), (False, False)),
-        ((False, False),) * 3, (0.4, 0.3, 0.3), limit=6,
+        ((1, 2), (0, 2), (0, 1)), ((0.0, 0.5), (1.0, -1.0), (2.0, 0.0)), 
+        ((False, False), (False, True), (False, False)), ((False, False),) * 3, (0.4, 0.3, 0.3), limit=6,
     )  # fmt: skip
 
 
@@ -46,7 +46,9 @@ def seeds_differ(a, s):
     return Check(dict.fromkeys(found, 1.0), found, 0)
 
 
-@probe("A saved and loaded model predicts what it did", "ppo|dqn|sac|trpo|recurrent_ppo|qrdqn", "save", "predict")
+@probe(
+    "A saved and loaded model predicts what it did", "ppo|dqn|sac|trpo|recurrent_ppo|qrdqn", "save", "predict"
+)
 def saved_model_predicts_alike(a, s):
     def apart(name):
         agent, seen = _run(a, name, s), _world(name).seen()
@@ -71,7 +73,9 @@ def saved_model_has_its_values(a, s):
     return Check(dict.fromkeys(found, 0.0), found, 1e-6)
 
 
-@probe("A run that was interrupted and resumed ends where the uninterrupted one does", "ppo|dqn|sac", "resume")
+@probe(
+    "A run that was interrupted and resumed ends where the uninterrupted one does", "ppo|dqn|sac", "resume"
+)
 def resumed_run_is_the_same(a, s):
     def apart(name):
         given = settings_of(name) | dict(gamma=s.gamma, seed=s.seed)
@@ -100,11 +104,23 @@ def _looked_at(a, s, deterministic):
     return Check(dict.fromkeys(found, 0.0), found, 0)
 
 
-@probe("Evaluating the deterministic policy between two halves of a run changes nothing in it", "ppo|dqn|sac", "parameters", "continues", "evaluate")
+@probe(
+    "Evaluating the deterministic policy between two halves of a run changes nothing in it",
+    "ppo|dqn|sac",
+    "parameters",
+    "continues",
+    "evaluate",
+)
 def evaluation_changes_nothing(a, s):
     return _looked_at(a, s, True)
 
 
-@probe("Evaluating by sampled actions between two halves of a run changes nothing in it", "ppo|dqn|sac", "parameters", "continues", "evaluate")
+@probe(
+    "Evaluating by sampled actions between two halves of a run changes nothing in it",
+    "ppo|dqn|sac",
+    "parameters",
+    "continues",
+    "evaluate",
+)
 def sampled_evaluation_changes_nothing(a, s):
     return _looked_at(a, s, False)

@@ -59,16 +59,26 @@ def _scale(a, s, truncated):
     return Check(_deviation(reward, ends, 0.9), got, 0.02)
 
 
-@probe("Rewards are divided by the deviation of Σγ^k r, which starts anew where an episode terminates", "reward_scale")
+@probe(
+    "Rewards are divided by the deviation of Σγ^k r, which starts anew where an episode terminates",
+    "reward_scale",
+)
 def reward_scale_at_termination(a, s):
     return _scale(a, s, False)
 
 
-@probe("Rewards are divided by the deviation of Σγ^k r, which starts anew where an episode is cut", "reward_scale")
+@probe(
+    "Rewards are divided by the deviation of Σγ^k r, which starts anew where an episode is cut",
+    "reward_scale",
+)
 def reward_scale_at_truncation(a, s):
     return _scale(a, s, True)
 
 
-@probe("The discount in the scale of rewards is the learner's own γ, if nothing else is said", "ppo", "reward_gamma")
+@probe(
+    "The discount in the scale of rewards is the learner's own γ, if nothing else is said",
+    "ppo",
+    "reward_gamma",
+)
 def reward_scale_has_the_learners_gamma(a, s):
     return Check(s.gamma, trained(a, "ppo", _swing(), s, 256, normalize_reward=True).reward_gamma(), 1e-6)

@@ -56,7 +56,12 @@ def target_moves_by_tau(a, s):
     return Check({"share": tau, "off": 0.0}, {"share": way, "off": off}, 1e-3)
 
 
-@probe("With `policy_delay` 5 TD3's actor moves in every fifth update of the critics", "td3", "actor", "continues")
+@probe(
+    "With `policy_delay` 5 TD3's actor moves in every fifth update of the critics",
+    "td3",
+    "actor",
+    "continues",
+)
 def policy_delay(a, s):
     world = box_loop(limit=4)
     more = OFF_POLICY | dict(learning_starts=100, policy_delay=5)
@@ -79,7 +84,12 @@ def single_row_minibatch(a, s):
     return Check(1.0, float(np.isfinite(agent.parameters()).all()), 0)
 
 
-@probe("Normalising advantages does not change which action is better: their scale is the whole chunk's", "ppo", "probs", "normalize_advantage")
+@probe(
+    "Normalising advantages does not change which action is better: their scale is the whole chunk's",
+    "ppo",
+    "probs",
+    "normalize_advantage",
+)
 def advantage_scale_of_the_chunk(a, s):
     # Ten starts that look alike. The second action pays 1 in nine of them and −20 in the tenth: worse on average, yet
     # better in most pairs of rows, which is all that minibatches of two can show once each has scale 1.
@@ -105,10 +115,15 @@ def _tanh_entropy() -> float:
     return best
 
 
-@probe("SAC's target pays for entropy: with nothing else, Q = γH/(1 − γ) at temperature 1", "sac", "action_values", "ent_coef")
+@probe(
+    "SAC's target pays for entropy: with nothing else, Q = γH/(1 − γ) at temperature 1",
+    "sac",
+    "action_values",
+    "ent_coef",
+)
 def entropy_in_the_target(a, s):
     world = box_loop(limit=s.limit, reward=0.0)
-    agent = trained(a, "sac", world, s, 2000, ent_coef=1.0)
+    agent = trained(a, "sac", world, s, 1200, ent_coef=1.0)
     actions = np.linspace(-0.6, 0.6, 5, dtype=np.float32)[:, None]
     q = float(np.mean(agent.action_values(np.repeat(world.seen(), 5, axis=0), actions)))
     return Check(s.gamma * _tanh_entropy() / (1 - s.gamma), q, 0.2)

@@ -33,6 +33,7 @@ LEARNED = [
     c
     for c in SOUND
     if c.split("|")[1].split(":")[0] not in ("npg", "trpo", "acktr") or c.rsplit("|", 1)[0] in NATURAL
+    if not c.endswith("|shown")  # where answers are shown: tests/run/test_init.py
 ]
 
 

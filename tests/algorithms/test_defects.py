@@ -200,7 +200,10 @@ OTHER = {
 }  # fmt: skip
 OF_SDE = {"sde_sample_freq": 4, "full_std": False, "use_expln": True, "squash_output": True, "clip_mean": 1.0}
 """Refused without it (`tests/algorithms/test_sde.py`)."""
-OF_TRANSFORMER = {"n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff", "context", "rope_theta"}
+OF_TRANSFORMER = {
+    "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff", "context", "rope_theta", "head_dim", "norm_eps", "qkv_bias",
+    "weights",
+}  # fmt: skip
 """Refused without one (`tests/nets/test_transformer_policy.py`)."""
 NO_EFFECT_ON_VECTORS = {"features_extractor_kwargs", "cnn"}
 """They concern images, whatever the algorithm."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import types
+import warnings
 from pathlib import Path
 
 import gymnasium as gym
@@ -283,12 +284,11 @@ def test_a_stuck_actor_is_ended_and_a_slow_one_named(closing, monkeypatch):
 
 SCRIPT = """
 import sys
-from tests.run.test_actors import Sleeps
-from tests.run.test_groups import model
+from tests.run.test_groups import Marked, model
 if __name__ == "__main__":
-    trained = model(env=Sleeps, actors=2, envs_per_group=1, normalize=False)
+    trained = model(env=Marked, actors=2, envs_per_group=1, normalize=False)
     print("trains", flush=True)
-    trained.learn(16 * 4 * 40, checkpoint_dir=sys.argv[1], checkpoint_seconds=0.0)
+    trained.learn(16 * 4 * 300, checkpoint_dir=sys.argv[1], checkpoint_seconds=0.0)
 """
 
 
@@ -306,8 +306,10 @@ def test_a_killed_learner_leaves_no_orphans_and_is_resumed_exactly(closing, tmp_
     while checkpoint.newest_step(tmp_path / "run") < 16 * 4 * 4 and time.monotonic() < end:
         time.sleep(0.05)
     session = os.getsid(child.pid)
+    assert child.poll() is None, "it trains still"
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
+    child.stdout.close()
     mine = lambda: [
         line for line in subprocess.run(["ps", "-eo", "sess,args"], capture_output=True, text=True).stdout.splitlines()
         if line.split()[0] == str(session)
@@ -316,10 +318,10 @@ def test_a_killed_learner_leaves_no_orphans_and_is_resumed_exactly(closing, tmp_
     while mine() and time.monotonic() < end:
         time.sleep(0.5)
     assert not mine()
-    trained = closing(env=Sleeps, actors=1, envs_per_group=1, normalize=False)
-    trained.learn(16 * 4 * 40, resume_from=tmp_path / "run")
+    trained = closing(env=Marked, actors=1, envs_per_group=1, normalize=False)
+    trained.learn(16 * 4 * 300, resume_from=tmp_path / "run")
     assert trained.run.resumes == 0, "in the same episodes"
-    whole = model(env=Marked, envs_per_group=1, behind=1, normalize=False).learn(16 * 4 * 40)
+    whole = model(env=Marked, envs_per_group=1, behind=1, normalize=False).learn(16 * 4 * 300)
     assert digest(trained) == digest(whole)
 
 

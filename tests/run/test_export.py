@@ -117,7 +117,7 @@ def batch(model, n, rng):
     obs = jax.tree.map(lambda *x: np.stack(x), *rows)
     state, first, masks = model.policy.initial_memory(n), None, None
     if state is not None:
-        state = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), state)
+        state = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), state)
         first = rng.random(n) < 0.5
     if model.spec.mask_size is not None:
         masks = rng.random((n, model.spec.mask_size)) < 0.5

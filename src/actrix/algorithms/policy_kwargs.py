@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actrix.nets.networks import NetworkConfig
+from actrix.nets.memory.decoder import Shape
+from actrix.nets.memory.weights import WeightsError, sizes, tokenizer
+from actrix.nets.networks import SHAPE, NetworkConfig
 from actrix.nets.torso import ACTIVATIONS
 
 POLICIES = tuple(
@@ -99,6 +102,10 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
         if kwargs.get("features_extractor_class") is None:
             given = {"cnn_features" if k in _CNN else k: v for k, v in given.items()}
         changes["features_extractor_kwargs"] = tuple(sorted(given.items()))
+    if (
+        kwargs.get("weights") is not None and "d_ff" not in kwargs
+    ):  # it is among what the folder says: said already
+        changes |= _of_weights(kwargs)
     known = {f.name for f in dataclasses.fields(NetworkConfig)}
     for name, value in kwargs.items():
         if name in UNSUPPORTED:
@@ -112,6 +119,27 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
         return dataclasses.replace(base, **changes)
     except ValueError as error:
         raise SettingError(f"policy_kwargs: {error}") from None
+
+
+def _of_weights(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The transformer that a folder's `config.json` describes; `kwargs` keep what is not of it."""
+    folder = Path(str(kwargs.pop("weights"))).resolve()
+    given = [name for name in SHAPE if name in kwargs and name != "context"]
+    given += ["cell"] if kwargs.get("cell", "transformer") != "transformer" else []
+    if given:
+        raise SettingError(f"policy_kwargs {given[0]} is of the weights in {folder}: leave it out.")
+    try:
+        said = sizes(folder)
+        vocabulary, positions = said.pop("vocabulary"), said.pop("positions")
+        if (folder / "tokenizer.json").is_file():
+            tokenizer(folder, vocabulary)
+    except WeightsError as error:
+        raise SettingError(f"policy_kwargs weights: {error}") from None
+    if kwargs.get("context", Shape.context) > positions:
+        raise SettingError(
+            f"policy_kwargs context={kwargs['context']} is beyond the weights' {positions} positions."
+        )
+    return said | {"cell": "transformer", "weights": str(folder)}
 
 
 def _widths(arch: Any) -> dict[str, tuple[int, ...]]:

@@ -49,7 +49,7 @@ def _partners(critic: Critic, actor: Actor, data: Data) -> str | None:
 
 def _psi(critic: Critic, actor: Actor, data: Data) -> str | None:
     psi, c, a = getattr(actor, "psi", None), critic.facts, actor.facts
-    if data.facts.shown and not (psi is not None and psi.shown):
+    if data.facts.shown and (psi is None or not psi.shown or a.corrects or a.fisher):
         return "what is shown was not chosen by a policy: take actor score and ψ=one, its likelihood"
     if psi is None:
         return None

@@ -254,6 +254,7 @@ def row(noise: PyTree, t: jax.Array | int) -> PyTree:
 
 
 def valid_rows(chunk: Chunk) -> int:
+    """Rows that are samples."""
     return int(chunk.reward.size if chunk.valid is None else np.sum(chunk.valid))
 
 

@@ -221,22 +221,27 @@ class LocalCrew(Crew):
         return named_group(self.first + self.turn, begin, self.sizes[self.turn])
 
     def states(self) -> list[dict[str, Any] | None]:
+        """Of each group, where it is (`Collector.state`)."""
         return [collector.state() for collector in self.collectors]
 
     def set_states(self, states: Sequence[dict[str, Any]]) -> None:
+        """Go on from there."""
         for collector, state in zip(self.collectors, states, strict=True):
             collector.set_state(state)
 
     def restart(self) -> None:
+        """Start new episodes at the next step."""
         for collector in self.collectors:
             collector.restart()
 
     def begin_anew(self, starts: Sequence[Start]) -> None:
+        """Start new episodes from these at the next step."""
         for collector, start in zip(self.collectors, starts, strict=True):
             collector.begin_anew(start.seeds, _key(start.key))
 
     @property
     def open_episodes(self) -> int:
+        """Episodes that have begun and not ended."""
         return sum(collector.open_episodes for collector in self.collectors)
 
     def close(self) -> None:
@@ -271,10 +276,12 @@ class GroupRunner(HostRunner):
         )
 
     def state(self) -> dict[str, Any] | None:
+        """All groups' states; None where one cannot be had."""
         states = self.env.states()
         return None if any(state is None for state in states) else {"groups": states}
 
     def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave; EnvError or ValueError where it does not fit."""
         groups = state.get("groups")
         if type(groups) is not list or len(groups) != len(self.env.sizes):
             raise ValueError(f"the state is not that of {len(self.env.sizes)} groups.")
@@ -282,17 +289,21 @@ class GroupRunner(HostRunner):
 
     @property
     def restorable(self) -> bool:
+        """Whether the environments can go on from a state."""
         return self.env.unsupported is None
 
     @property
     def open_episodes(self) -> int:
+        """Episodes that have begun and not ended."""
         return self.env.open_episodes
 
     def restart(self) -> None:
+        """Start new episodes at the next step."""
         self._drop_ahead()
         self.env.restart()
 
     def reseed(self, seeds: Sequence[int]) -> None:
+        """Start the environments anew from another seed at the next step."""
         self._drop_ahead()
         self.env.begin_anew(self._starts(seeds[0]))
 

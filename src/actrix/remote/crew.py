@@ -142,9 +142,11 @@ class RayCrew(Crew):
         return [piece for mate in self._mates for piece in found[mate.number].pieces]
 
     def states(self) -> list[dict[str, Any] | None]:
+        """Of each group, where it was after its last chunk."""
         return [state for mate in self._mates for state in mate.states or [None] * len(mate.groups)]
 
     def set_states(self, states: Sequence[dict[str, Any]]) -> None:
+        """Go on from there."""
         for mate in self._mates:
             mate.states, mate.restart = [states[g] for g in mate.groups], False
             mate.open_episodes = sum(
@@ -153,15 +155,18 @@ class RayCrew(Crew):
         self._everybody("set_states", lambda mate: (mate.states,))
 
     def restart(self) -> None:
+        """Start new episodes at the next step."""
         for mate in self._mates:
             mate.restart = mate.states is not None
 
     def begin_anew(self, starts: Sequence[Start]) -> None:
+        """Start new episodes from these at the next step."""
         self._share(starts)
         self._everybody("begin_anew", lambda mate: (mate.starts,))
 
     @property
     def open_episodes(self) -> int:
+        """Episodes that have begun and not ended."""
         return sum(mate.open_episodes for mate in self._mates)
 
     def close(self) -> None:

@@ -267,8 +267,8 @@ def _train(config: RunConfig, folder: Path, session: Session) -> Results:
 
 
 def together(config: RunConfig) -> bool:
-    """Whether several seeds train in one program: compiled, and without a replay memory, which that would copy."""
-    return config.backend == "jax" and not config.build().remembers
+    """Whether several seeds train in one program: compiled, here, and without a replay memory, which it would copy."""
+    return config.backend == "jax" and config.address is None and not config.build().remembers
 
 
 def final_evaluation(path: Path, seed: int, episodes: int = EVAL_EPISODES) -> np.ndarray:

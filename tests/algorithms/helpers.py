@@ -24,6 +24,7 @@ from actrix.core.normalize import normalize_observation
 from actrix.core.rows import rows_of
 from actrix.core.types import Spec
 from actrix.critics.value import expectation
+from actrix.envs.jax_envs import jax_env
 from actrix.envs.probes import (
     ActionObs,
     ContinuousTarget,
@@ -237,6 +238,8 @@ def _small_joint(algorithm: Composition) -> dict[str, Any]:
     changes["n_steps"] = 4 if algorithm.whole_episodes else 8
     if algorithm.actor.facts.ratio:
         changes |= {"n_epochs": 4, "batch_size": 64}
+    if getattr(algorithm.actor, "ratio", "") == "sequence":  # minibatches hold whole episodes
+        changes |= {"policy_kwargs": {"net_arch": [16], "cell": "lstm", "hidden_size": 16}, "sequence_length": 4}
     if algorithm.fit.optimizer == "rmsprop":
         changes |= {"learning_rate": 0.005}
     if algorithm.actor.name == "pgql":
@@ -282,10 +285,16 @@ parts' names, or which `test_new_answers.py`, `test_conservative.py` or `test_re
 each preset is tried."""
 
 
+OF_ANSWERS = ("sft", "gspo")
+"""Learn from answers that an environment shows, or by ratios of whole ones, which needs a memory: not from the probes.
+tests/run/test_init.py and tests/actors/test_group.py have them."""
+
+
 def presets(few: Any = None) -> list[Any]:
     """All presets as parameters; only these, or all but `BY_OTHERS`, are not `slow`."""
     quick = lambda name: name not in BY_OTHERS if few is None else name in few
-    return [name if quick(name) else pytest.param(name, marks=pytest.mark.slow) for name in PRESETS]
+    names = [name for name in PRESETS if name not in OF_ANSWERS]
+    return [name if quick(name) else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -324,7 +333,7 @@ def shared_runner(name: str) -> CompiledRunner:
     """The one runner of a preset, on `probes`: its program is compiled once. `restart` it before use. The last few
     are kept: conftest.py has the tests of a preset run one after the other."""
     algorithm = preset(name)
-    env = probes(algorithm)
+    env = jax_env("Reverse-v0", group=1) if algorithm.shown else probes(algorithm)
     algorithm.check(env.spec, NUM_ENVS)
     return CompiledRunner(algorithm, env, NUM_ENVS, [0])
 
@@ -404,7 +413,7 @@ def greedy(algorithm: Any, acting: Any, obs: list[float]) -> np.ndarray:
     """The target policy's action without noise."""
     mask = jnp.ones((1, 2), bool)
     batch = jnp.asarray([obs], jnp.int32 if isinstance(algorithm, TABLES) else jnp.float32)
-    action, _ = algorithm.policy(acting, None, batch, mask, None)
+    action, _ = algorithm.policy(acting, algorithm.initial_carry(acting, 1), batch, mask, None)
     return np.asarray(action[0])
 
 

@@ -26,7 +26,7 @@ from actrix.algorithms.settings import configure
 from actrix.envs.probes import ActionObs, ContinuousTarget, Discount
 
 ITERATIONS = 300
-NO_VALUES = ("reinforce", "bc")
+NO_VALUES = [name for name, preset in PRESETS.items() if preset.answers[0] == "none"]
 CLONES = ("bc",)
 """Imitate their own random behaviour, so there is nothing to learn."""
 PREDICTORS = ("td", "td-lambda")

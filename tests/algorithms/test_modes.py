@@ -182,7 +182,7 @@ def test_same_actions_in_both_modes():
     _, chunk, _ = jax.jit(
         lambda s, k: collect(algorithm, s.learner.acting, CARTPOLE, s.env, s.env_key, k, 8)
     )(state, key)
-    other, _ = host._collect(8, key, host.learner.acting)
+    other, _ = host.collect(8, key, host.learner.acting)
     np.testing.assert_array_equal(chunk.action, other.action)
     np.testing.assert_allclose(chunk.log_prob, other.log_prob, rtol=1e-5)
     np.testing.assert_allclose(chunk.obs, other.obs, rtol=1e-5, atol=1e-7)
@@ -270,7 +270,7 @@ def test_second_call_does_not_recompile():
 def test_host_chunk_of_whole_episodes_is_padded_as_invalid():
     algorithm = configure(small(PRESETS["reinforce"].algorithm), {"n_steps": 20})
     host = HostRunner(algorithm, HostJax(CARTPOLE, N), 1)
-    chunk, (returns, _) = host._collect(20, iteration_keys(host.iteration_key, 0)[0], host.learner.acting)
+    chunk, (returns, _) = host.collect(20, iteration_keys(host.iteration_key, 0)[0], host.learner.acting)
     assert chunk.reward.shape == (20, N)
     assert len(returns) == N
     ends = (chunk.terminated | chunk.truncated) & chunk.valid

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from helpers import presets, restart, shared_runner
+from helpers import OF_ANSWERS, presets, restart, shared_runner
 
 from actrix.loops.train import SeedRun, load_checkpoints, save_checkpoints
 
@@ -22,7 +22,7 @@ def differences(one, two):
     return [name for name in one if not same(one[name], two[name])]
 
 
-@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("name", [*presets(), *OF_ANSWERS])
 def test_a_resumed_run_is_the_uninterrupted_one(name, tmp_path):
     runner, run = restart(shared_runner(name), 3, total_steps=10_000), SeedRun(3, checkpoints=tmp_path)
     (report,) = runner.advance(2)

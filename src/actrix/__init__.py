@@ -34,27 +34,28 @@ from actrix.envs.atari import make_atari_env  # noqa: E402
 from actrix.envs.build import UnknownEnvError  # noqa: E402
 from actrix.envs.finite import FiniteMDP, MDPError  # noqa: E402
 from actrix.envs.guard import EnvError  # noqa: E402
+from actrix.envs.vec.make import made as make_vec_env  # noqa: E402
 from actrix.envs.vec.monitor import Monitor, load_results  # noqa: E402
 from actrix.envs.vec.names import (  # noqa: E402
     INSTEAD,
     DummyVecEnv,
     SubprocVecEnv,
     VecCheckNan,
-    VecFrameStack,
     VecMonitor,
     VecTransposeImage,
     is_vecenv_wrapped,
     set_random_seed,
 )
 from actrix.envs.vec.normalize import VecNormalize, sync_envs_normalization  # noqa: E402
+from actrix.envs.vec.stack import VecFrameStack  # noqa: E402
 from actrix.envs.vec.vecenv import VecEnv  # noqa: E402
-from actrix.envs.vec.vecenv import made as make_vec_env  # noqa: E402
 from actrix.files.container import ModelFileError  # noqa: E402
 from actrix.loops.evaluate import evaluate_policy  # noqa: E402
 from actrix.model import Model  # noqa: E402
 from actrix.named import *  # noqa: E402, F403
 from actrix.show.log import configure  # noqa: E402
 from actrix.show.summaries import Figure, HParam, Image, Video  # noqa: E402
+from actrix.surface import get_device  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -132,6 +133,7 @@ __all__ = [
     "check_env",
     "configure",
     "evaluate_policy",
+    "get_device",
     "is_vecenv_wrapped",
     "load_dataset",
     "load_from_hub",

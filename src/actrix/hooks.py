@@ -40,7 +40,7 @@ class StepLocals(dict):
         if not self._made:
             raise KeyError(
                 f"locals has no {name!r}: it has {', '.join(self)}; what a step returns is known after a step of the "
-                'host loop (backend="gymnasium") only.'
+                'host loop (backend="gymnasium", without actors or groups) only.'
             )
         raise KeyError(f"locals has no {name!r}: it has {', '.join(dict.fromkeys([*self, *self._made]))}.")
 
@@ -59,16 +59,19 @@ class Hooks:
         self.model, self.callback = model, callback
         self.locals = StepLocals({"self": model, "model": model})
         self._learner: Any = None
+        self._each_step = False
+        """Whether the callback runs after each step; else after each update."""
 
     def __enter__(self) -> Hooks:
         runner = self.model.runner
         if isinstance(runner, HostRunner):
             runner.stopped = False
+        self._each_step = isinstance(runner, HostRunner) and runner.each_step
         if self.callback is None:
             return self
         self.callback.init_callback(self.model)
         self.callback.on_training_start(self.locals, {})
-        if isinstance(runner, HostRunner):
+        if self._each_step:
             n = runner.num_envs
             self._return, self._length = np.zeros(n), np.zeros(n, np.int64)
             runner.on_step, runner.on_rollout = self._on_step, self._on_rollout
@@ -109,7 +112,7 @@ class Hooks:
         model, callback = self.model, self.callback
         model._open_steps = model._open_episodes = 0
         model._acting, model._policy = None, None
-        if callback is None or isinstance(model.runner, HostRunner):
+        if callback is None or self._each_step:
             return True
         go_on = callback.on_step()
         callback.on_rollout_end()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import gymnasium as gym
-import jax
 import numpy as np
 
 from actrix import resuming
@@ -22,6 +21,7 @@ from actrix.callbacks import as_callback
 from actrix.core import spaces
 from actrix.core.contract import Acting
 from actrix.core.types import Spec
+from actrix.crews import crew_for
 from actrix.data.datasets.dataset import Dataset, check_spaces
 from actrix.data.datasets.read import load_dataset
 from actrix.envs.agents.game import is_game
@@ -36,6 +36,7 @@ from actrix.files.lock import RunLock
 from actrix.hooks import Hooks, NoLogger
 from actrix.loops.compiled import CompiledRunner
 from actrix.loops.evaluate import Stream, check_same_spaces
+from actrix.loops.groups import Crew, Grouping, check_grouping
 from actrix.loops.host import HostRunner
 from actrix.loops.offline import OfflineRunner
 from actrix.loops.runner import Runner
@@ -45,7 +46,7 @@ from actrix.policy import ModelPolicy
 from actrix.predict import predict
 from actrix.show.display import Display
 from actrix.stored import MODELS, Stored
-from actrix.surface import Surface
+from actrix.surface import Surface, get_device
 
 
 class Model(Surface, Stored):
@@ -70,6 +71,12 @@ class Model(Surface, Stored):
             (`learn` then counts gradient updates).
         reference: a feed-forward model to stay near (`ref_kl_coef`), with its own observation statistics; None = the
             uniform policy.
+        actors: processes on Ray that collect (see `docs/actors.md`); 0 = this one collects.
+        envs_per_group: environments that act together; with the same groups and the same `behind`, any number of actors
+            comes to the same bits. None = with actors one group each, else all together.
+        behind: 1 = the policy before the last update collects, while that is made (PPO, and data of older policies);
+            None = 1 with actors, else 0.
+        address: of a Ray cluster, for `actors`; None starts Ray on this machine.
         learning_rate: and all other `settings`: the algorithm's parameters by Stable-Baselines3's names. A `batch_size`
             that is not given is the default, or the largest below it that divides a chunk.
 
@@ -98,7 +105,8 @@ class Model(Surface, Stored):
         backend: str = "auto", env_kwargs: dict[str, Any] | None = None,
         tensorboard_log: str | os.PathLike | None = None,
         policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = "auto",
-        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None, **settings: Any,
+        stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None, actors: int = 0,
+        envs_per_group: int | None = None, behind: int | None = None, address: str | None = None, **settings: Any,
     ):  # fmt: skip
         settings, policy_kwargs = _given(settings, learning_rate, policy_kwargs, env)
         self._own_batch = "batch_size" in settings
@@ -113,7 +121,8 @@ class Model(Surface, Stored):
             stats_window_size,
         )
         self.backend, self.env_kwargs, self.n_envs = backend, env_kwargs, n_envs
-        self.device = _device(device)
+        self.device = get_device(device)
+        self.grouping = Grouping(actors, envs_per_group, behind, address)
         if seed is not None:  # for environments that draw from the global streams
             set_random_seed(self.seed)
         self.reference = None if reference is None else reference.acting
@@ -153,8 +162,9 @@ class Model(Surface, Stored):
         own = isinstance(given, gym.Env | gym.vector.VectorEnv) or is_game(given)
         self._given = given if own else env
         if isinstance(env, HostEnv):
-            self.runner = host_runner(self.algorithm, env, self.seed, self.reference)
+            self.runner = host_runner(self.algorithm, env, self.seed, self.reference, self.grouping.lag)
         else:
+            check_grouping(self.algorithm, self.grouping, "jax")
             self.runner = CompiledRunner(self.algorithm, env, self.n_envs, [self.seed], self.reference)
         if learner is not None:
             learner = self.algorithm.adopt(learner, self.runner.learners[0])
@@ -184,9 +194,12 @@ class Model(Surface, Stored):
         self._policy = None
 
     def _resolve(self, env: Any) -> tuple[HostEnv | JaxEnv, str | None]:
+        if self.grouping and not isinstance(env, Crew):
+            crew = crew_for(self, env)
+            return crew, env if isinstance(env, str) else crew.env_id
         if isinstance(env, str):
             check_complete(self, env)
-            backend = choose_backend(self.backend, env, self.env_kwargs, self.copies)
+            backend = choose_backend(self.backend, env, self.env_kwargs, self.copies, self.grouping.lag)
             return training_env(env, self.copies, self.seed, self.env_kwargs, backend), env
         if isinstance(env, JaxEnv) and not isinstance(env, HostEnv | gym.Env):
             return env, getattr(env, "env_id", None)
@@ -371,10 +384,3 @@ def _seed(seed: int | None) -> int:
     if isinstance(seed, bool) or int(seed) != seed or seed < 0:
         raise ValueError(f"seed={seed!r} must be a whole number of at least 0.")
     return int(seed)
-
-
-def _device(device: str) -> str:
-    platform = jax.default_backend()
-    if device not in ("auto", platform, {"gpu": "cuda"}.get(platform, platform)):
-        raise ValueError(f"device={device!r}: JAX runs on {platform!r} here; use device='auto'.")
-    return platform

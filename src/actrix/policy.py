@@ -61,6 +61,11 @@ class ModelPolicy(Policy):
     def _known_spec(self) -> Any:
         return self.spec
 
+    @property
+    def device(self) -> Any:
+        """`Model.device`."""
+        return self.model.device
+
     def trains_on(self, env: Any) -> bool:
         """`Model.trains_on`."""
         return self.model.trains_on(env)

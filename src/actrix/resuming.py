@@ -12,6 +12,7 @@ from actrix.algorithms.settings import settings_of
 from actrix.files import checkpoint, container, modelfile
 from actrix.files.kwargs import plain, told
 from actrix.files.spaces import spec_to_json
+from actrix.loops.groups import Crew
 from actrix.loops.runner import Runner
 from actrix.loops.train import SeedRun, load_checkpoints
 
@@ -39,6 +40,8 @@ def identity(model: Any) -> dict[str, Any]:
         "n_envs": model.n_envs, "env_id": model.env_id or "", "env_kwargs": kwargs,
         "env": _env_class(model.env),
     }  # fmt: skip
+    if isinstance(model.env, Crew):  # by whom they are stepped makes no difference
+        found |= {"groups": list(model.env.sizes), "env": "in groups"}
     return json.loads(json.dumps(found, default=repr))
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from actrix.core.schedules import evaluate
 from actrix.core.types import Spec
 from actrix.envs.vec.names import set_random_seed
@@ -17,6 +19,23 @@ from actrix.files.memories import Memory
 from actrix.hooks import NoLogger
 from actrix.settable import Settable
 from actrix.show.log import Logger
+
+
+class Device(str):
+    """The name of the platform that JAX runs on."""
+
+    @property
+    def type(self) -> str:
+        """The name itself, as PyTorch's devices have it."""
+        return str(self)
+
+
+def get_device(device: Any = "auto") -> Device:
+    """The platform that JAX runs on; ValueError where that is not the one asked for."""
+    platform, asked = jax.default_backend(), str(device)
+    if asked not in ("auto", platform, {"gpu": "cuda"}.get(platform, platform)):
+        raise ValueError(f"device={device!r}: JAX runs on {platform!r} here; use device='auto'.")
+    return Device(platform)
 
 
 class Surface(Settable):

@@ -200,6 +200,11 @@ OTHER = {
 }  # fmt: skip
 OF_SDE = {"sde_sample_freq": 4, "full_std": False, "use_expln": True, "squash_output": True, "clip_mean": 1.0}
 """Refused without it (`tests/algorithms/test_sde.py`)."""
+OF_TRANSFORMER = {
+    "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff", "context", "rope_theta", "head_dim", "norm_eps", "qkv_bias",
+    "weights",
+}  # fmt: skip
+"""Refused without one (`tests/nets/test_transformer_policy.py`)."""
 NO_EFFECT_ON_VECTORS = {"features_extractor_kwargs", "cnn"}
 """They concern images, whatever the algorithm."""
 
@@ -208,7 +213,8 @@ NO_EFFECT_ON_VECTORS = {"features_extractor_kwargs", "cnn"}
 def test_every_setting_of_the_network_has_an_effect_or_is_refused(name):
     algorithm = PRESETS[name].algorithm
     fields = {f.name for f in dataclasses.fields(NetworkConfig)}
-    assert fields - set(OTHER) - set(OF_SDE) == {"features_extractor_class", "module"}  # code of the user's
+    code = {"features_extractor_class", "module"}  # the user's
+    assert fields - set(OTHER) - set(OF_SDE) - OF_TRANSFORMER == code
     spec = BOX if fits(algorithm, BOX) else MOVES if fits(algorithm, MOVES) else None
     if spec is None:
         pytest.skip("a table, which refuses any network")

@@ -46,6 +46,10 @@ CASES = {
         small(PRESETS["a2c"].algorithm, policy_kwargs={"net_arch": [16], "cell": "gru"}),
         TMaze(length=3),
     ),
+    "transformer": (
+        small(PPO, policy_kwargs={"cell": "transformer", "d_model": 8, "n_heads": 2, "context": 3}),
+        TMaze(length=3),
+    ),
     "gaussian": (small(PPO), PENDULUM),
     # Plain gradient steps: Adam would blow up the last bit of gradients that are nearly 0.
     "optimal": (

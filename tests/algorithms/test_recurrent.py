@@ -5,8 +5,10 @@ import pytest
 from helpers import small
 
 from actrix.algorithms.presets import PRESETS
+from actrix.envs.jax_envs import jax_env
 from actrix.envs.probes import TMaze
 from actrix.loops.compiled import CompiledRunner
+from actrix.runs.config import resolve
 
 ITERATIONS, ROWS, ENVS = 200, 10, 32
 
@@ -25,6 +27,24 @@ def _final_return(**policy_kwargs):
 @pytest.mark.parametrize("cell", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
 def test_a_recurrent_policy_solves_the_t_maze(cell):
     assert _final_return(cell=cell, hidden_size=16) > 0.9
+
+
+def _zoo_returns(env_id, policy=None, **env_kwargs):
+    """Mean return of the last episodes of training, by the zoo's settings, of three seeds."""
+    config = resolve("ppo", env_id, policy=policy, seeds=[0, 1, 2], env_kwargs=env_kwargs)
+    algorithm, env = config.build(), jax_env(env_id, **env_kwargs)
+    runner = CompiledRunner(algorithm, env, config.n_envs, list(config.seeds))
+    runner.set_training(total_steps=config.n_timesteps)
+    iterations = config.n_timesteps // (runner.rows * config.n_envs)
+    runner.advance(iterations - 10)
+    return np.array([np.mean(report.ep_returns) for report in runner.advance(10)])
+
+
+@pytest.mark.slow
+def test_a_transformer_solves_a_long_t_maze_and_a_feed_forward_policy_cannot():
+    """It explores, so that a few episodes fail; half of them do without memory."""
+    assert _zoo_returns("TMaze-v0", length=50).min() > 0.9
+    assert np.abs(_zoo_returns("TMaze-v0", "MlpPolicy", length=50) - 0.5).max() < 0.1
 
 
 def test_a_feed_forward_policy_cannot():

@@ -161,9 +161,12 @@ def test_real_steps_on_cartpole_stay_in_the_region():
     assert succeeded >= 5
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+CELLS = {"lstm": {"hidden_size": 8}, "gru": {"hidden_size": 8}, "transformer": {"d_model": 8, "context": 3}}
+
+
+@pytest.mark.parametrize("cell", CELLS)
 def test_a_recurrent_policy_keeps_the_region(cell):
-    alg = small(PRESETS["trpo"].algorithm, policy_kwargs={"net_arch": [8], "cell": cell, "hidden_size": 8})
+    alg = small(PRESETS["trpo"].algorithm, policy_kwargs={"net_arch": [8], "cell": cell, **CELLS[cell]})
     runner = train(alg, TMaze(length=3), 0)
     metrics = runner.advance(3)[0].metrics
     assert float(np.ravel(metrics["train/kl_divergence_loss"])[-1]) <= 0.01 * (1 + 1e-3)

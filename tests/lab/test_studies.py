@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from actrix.cli import main
-from actrix.lab import bounds, clip, command, credit, importance, sampling, soft, variance
+from actrix.lab import bounds, clip, command, credit, importance, sampling, sequence, soft, variance
 from actrix.lab import exact as oracle
 
 
@@ -23,6 +23,7 @@ def report(name):
         "bounds": lambda: bounds.study(points=31),
         "clip": lambda: clip.study(points=131),
         "soft": lambda: soft.study(points=9),
+        "sequence": lambda: sequence.study(decoders=1, points=5),
     }
     assert set(small) == set(command.STUDIES)
     with jax.enable_x64(True):
@@ -55,7 +56,7 @@ def test_the_command_line(tmp_path, capsys):
     assert capsys.readouterr().err == "actrix: --seed -1 must be at least 0.\n"
     assert main(["lab", "nope"]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "actrix: no study is named 'nope': choose one of variance, credit, importance, bounds, clip, soft."
+        "actrix: no study is named 'nope': choose one of variance, credit, importance, bounds, clip, soft, sequence."
     ]
 
 
@@ -185,6 +186,34 @@ def test_temperature_goes_from_greedy_to_uniform_and_soft_q_is_a_policy_gradient
     np.testing.assert_allclose(gradient["policy gradient + value fit"], gradient["soft q"], rtol=0, atol=1e-8)
     for name in ("policy gradient alone", "score × Q alone + value fit"):
         assert np.abs(gradient[name] - gradient["soft q"]).max() > 0.1
+
+
+def test_the_objectives_of_answers_lie_where_theory_puts_them():
+    found, middle = numbers("sequence"), sequence.LEVELS.index(0.5)
+    of = lambda name: {m: x[middle, 0] for m, x in found["objectives"][name].items()}
+    unbiased = ("REINFORCE", "r − moving average", "r − V(x)", "critic, GAE λ = 1", "critic, GAE λ = 0",
+                "leave-one-out (RLOO)")  # fmt: skip
+    for name in unbiased:
+        assert of(name)["cosine"] == pytest.approx(1, abs=1e-9), name
+        assert of(name)["length"] == pytest.approx(1, abs=1e-9), name
+    for name in ("group mean (Dr.GRPO)", "GPG", "mean, dynamic sampling"):
+        assert of(name)["cosine"] == pytest.approx(1, abs=1e-9), name
+    assert of("group mean (Dr.GRPO)")["length"] == pytest.approx(7 / 8, abs=1e-9)
+    for name in ("std of the sample", "mean, per token", "mean, per sequence", "best of G"):
+        assert of(name)["cosine"] < 1 - 1e-7, name  # prompts or lengths are weighed anew
+    for name, x in found["ratios"].items():
+        exact = np.abs(x["cosine"] - 1) < 1e-9
+        assert exact.all() == (name == "whole answer"), name
+        assert (x["clipped"] > 0).any() == ("clip" in name), name
+    # Against ∇KL: unbiased as a reward or as the answer's k2; 0 as a loss; the value of k2 alone is biased.
+    kl = {name: {m: v[0, 0] for m, v in x.items()} for name, x in found["kl"].items()}
+    for name in ("k1 in the reward", "k2 of the answer", "exact, also in the reward"):
+        assert kl[name]["cosine"] == pytest.approx(1, abs=1e-9), name
+        assert kl[name]["length"] == pytest.approx(1, abs=1e-9), name
+    assert abs(kl["k1 by token"]["length"]) < 1e-9
+    for name in ("k2 by token", "k3 by token", "exact by token"):
+        assert kl[name]["cosine"] < 0.999, name
+    assert {n for n, x in kl.items() if abs(x["value"] - 1) > 1e-9} == {"k2 by token", "k2 of the answer"}
 
 
 def test_sampled_episodes_have_the_laws_of_the_enumerated_ones():

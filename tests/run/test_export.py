@@ -54,6 +54,7 @@ CASES = {  # preset, observations, actions, masked, settings, policy_kwargs
     "ppo open": ("ppo", BOX, OPEN_MOVES, False, {}, {}),
     "ppo lstm": ("ppo", PARTS, MOVES, False, {}, {"cell": "lstm", "hidden_size": 3}),
     "ppo gru": ("ppo", BOX, ONE, True, {"normalize": True}, {"cell": "gru", "hidden_size": 3}),
+    "ppo transformer": ("ppo", BOX, ONE, False, {}, {"cell": "transformer", "d_model": 8, "context": 3}),
     **{f"ppo {name}": ("ppo", BOX, MOVES, False, {}, {"activation_fn": name})
        for name in ("relu", "elu", "gelu", "silu", "leaky_relu")},
     "reinforce": ("reinforce", BOX, ONE, False, {}, {}),
@@ -116,7 +117,7 @@ def batch(model, n, rng):
     obs = jax.tree.map(lambda *x: np.stack(x), *rows)
     state, first, masks = model.policy.initial_memory(n), None, None
     if state is not None:
-        state = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), state)
+        state = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), state)
         first = rng.random(n) < 0.5
     if model.spec.mask_size is not None:
         masks = rng.random((n, model.spec.mask_size)) < 0.5

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from worlds import Counting
 
+import actrix
 from actrix import (
     DQN,
     PPO,
@@ -339,3 +340,32 @@ def test_training_with_such_arguments_goes_to_its_end(taking, tmp_path):
         model.learn(16, callback=CheckpointCallback(8, tmp_path), checkpoint_dir=tmp_path / "c")
     again = PPO("MlpPolicy", taking, env_kwargs={"m": np.ones(3)}, **SMALL)
     again.learn(24, resume_from=tmp_path / "c", reset_num_timesteps=False)
+
+
+def test_the_device_is_the_platform_of_jax():
+    model = actrix.PPO("MlpPolicy", "CartPole-v1", device="cpu", n_steps=8)
+    assert actrix.get_device() == actrix.get_device("cpu").type == model.policy.device.type == model.device
+    with pytest.raises(ValueError, match="JAX runs on 'cpu' here"):
+        actrix.get_device("tpu")
+
+
+def test_policy_kwargs_as_stable_baselines_writes_them():
+    assert actrix.DQN("MlpPolicy", policy_kwargs={"net_arch": {"qf": [8]}}).algorithm.network.vf == (8,)
+    with pytest.raises(ValueError, match="pi=\\(4,\\) would have no effect"):
+        actrix.DQN("MlpPolicy", Counting(), policy_kwargs={"net_arch": {"qf": [8], "pi": [4]}})
+    assert actrix.PPO("MlpPolicy", policy_kwargs={"net_arch": {"pi": [8]}}).algorithm.network.pi == (8,)
+    with pytest.warns(UserWarning, match="leave the list around the dict out"):
+        model = actrix.PPO("MlpPolicy", policy_kwargs={"net_arch": [{"pi": [8], "vf": [4]}]})
+    assert (model.algorithm.network.pi, model.algorithm.network.vf) == ((8,), (4,))
+    extractor = {"features_extractor_kwargs": {"cnn_output_dim": 16}}
+    given = actrix.PPO(
+        "MultiInputPolicy", policy_kwargs=extractor
+    ).algorithm.network.features_extractor_kwargs
+    assert dict(given) == {"cnn_features": 16}
+
+
+def test_a_soft_actor_takes_no_noise_but_none():
+    none = actrix.NormalActionNoise([0.0], [0.0])
+    assert actrix.SAC("MlpPolicy", action_noise=none).algorithm == actrix.SAC("MlpPolicy").algorithm
+    with pytest.raises(ValueError, match="explores by sampling"):
+        actrix.SAC("MlpPolicy", action_noise=actrix.NormalActionNoise([0.0], [0.1]))

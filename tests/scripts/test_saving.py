@@ -279,6 +279,7 @@ MANY = {
     "extractor of critics": (actrix.SAC, "box", RING | net(features_extractor_class=Squared)),
     "normalised": (PPO, "box", CHUNK | {"normalize": True, "target_kl": 0.1, "clip_range_vf": 0.2}),
     "recurrent": (PPO, "discrete", CHUNK | net(cell="lstm", lstm_hidden_size=3)),
+    "transformer": (PPO, "discrete", CHUNK | net(cell="transformer", d_model=8, context=3)),
     "gru": (actrix.A2C, "box", FOUR | {"n_steps": 4} | net(cell="gru", lstm_hidden_size=3)),
     "prioritised": (actrix.DQN, "discrete", RING | {"prioritized": True, "priority_beta": "lin_0.4_1.0", "n_steps": 2}),
     "distributional": (actrix.Rainbow, "discrete", RING | {"n_atoms": 5}),
@@ -407,3 +408,10 @@ def test_a_run_whose_statistics_take_the_budget_is_refused(tmp_path):
     with pytest.raises(SettingError, match=r"the first 16 steps fill the statistics .* budget is 16"):
         actrix.train_seeds("ppo", "CartPole-v1", [0], 16, tmp_path / "run", n_envs=2, settings=small)
     assert not (tmp_path / "run").exists()
+
+
+def test_messages_go_where_tables_are_printed(tmp_path, capsys):
+    with configure(tmp_path / "shown", ["stdout"]) as loud, configure(tmp_path / "kept", ["csv"]) as quiet:
+        loud.info("level", 2)
+        quiet.warn("nothing of this")
+    assert capsys.readouterr().out == "level 2\n"

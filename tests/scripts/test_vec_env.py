@@ -5,7 +5,6 @@ import csv
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.vector import AsyncVectorEnv
 from worlds import LENGTH, Counting
 
 import actrix
@@ -64,21 +63,49 @@ def test_environments_are_reached():
     assert (env.num_envs, env.render_mode, env.action_space.n) == (3, "rgb_array", 3)
     assert env.reset()[:, 1].tolist() == [5, 0, 5]
     assert env.render().shape == (8, 8, 3)  # two by two
-    with pytest.raises(ValueError, match="render_mode"):
-        env.render("human")
+    with pytest.warns(UserWarning, match="render_mode is 'rgb_array'"):
+        assert env.render("human") is None
     assert env.seed(3) == env.seed(3)
     assert env.unwrapped is env
     env.close()
 
 
-def test_environments_in_processes_are_asked_as_a_whole():
-    env = make_vec_env(Counting, 2, vec_env_cls=AsyncVectorEnv)
+class Optional(Counting):
+    """Its first observation is an option of reset."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = (options or {}).get("start", 0)
+        return self._obs(), {}
+
+
+def options_reach(env):
+    env.set_options({"start": 2})
+    VecNormalize(env).seed(0)  # wrappers and what they wrap ask for one reset
+    assert env.reset()[:, 0].tolist() == [2] * env.num_envs
+    env.set_options([{"start": 1}] + [{}] * (env.num_envs - 1))
+    assert env.reset()[:, 0].tolist() == [1] + [0] * (env.num_envs - 1)
+    assert env.reset()[:, 0].tolist() == [0] * env.num_envs
+
+
+def test_options_of_the_next_reset():
+    options_reach(make_vec_env(Optional, 2))
+
+
+def test_environments_in_processes_are_asked_one_by_one():
+    env = make_vec_env(Optional, 2, vec_env_cls=SubprocVecEnv, monitor_kwargs={"allow_early_resets": True})
     try:
+        assert isinstance(env, SubprocVecEnv)
         assert env.env_method("hello", 1) == [1, 1]
         env.set_attr("level", 2)
-        assert env.get_attr("level") == [2, 2]
-        with pytest.raises(ValueError, match="leave indices out"):
-            env.get_attr("level", indices=0)
+        env.set_attr("level", 5, indices=[-1])
+        assert env.get_attr("level") == [2, 5]
+        assert env.get_attr("level", 0) == [2]
+        assert env.has_attr("level")
+        assert not env.has_attr("depth")
+        assert env.env_is_wrapped(Monitor, [1]) == [True]
+        assert env.env_is_wrapped(gym.wrappers.TimeLimit) == [False] * 2
+        options_reach(env)
     finally:
         env.close()
 
@@ -221,8 +248,15 @@ def test_monitor_counts_and_refuses():
 
 
 def test_check_env():
+    check_env(Counting())
+
+    class Limited(Counting):
+        def __init__(self):
+            super().__init__()
+            self.max_steps = LENGTH
+
     with pytest.warns(UserWarning, match="episodes ended after exactly 3 steps"):
-        check_env(Counting())
+        check_env(Limited())
 
     class Wrong(Counting):
         def step(self, action):
@@ -232,6 +266,23 @@ def test_check_env():
         check_env(Wrong(), warn=False)
     with pytest.raises(TypeError, match=r"inherit from gymnasium\.Env"):
         check_env("CartPole-v1")
+
+
+def test_check_env_is_about_the_interface():
+    class Graph(Counting):
+        observation_space = gym.spaces.Graph(gym.spaces.Box(0, 1, (2,)), None)
+
+        def _obs(self):
+            return self.observation_space.sample()
+
+    with pytest.warns(UserWarning, match=r"Graph.*not supported"):
+        check_env(Graph())
+
+    class Random(Counting):
+        def _obs(self):
+            return np.random.rand(2).astype(np.float32)  # noqa: NPY002 - not seeded
+
+    check_env(Random())
 
 
 def test_set_random_seed():
@@ -261,18 +312,26 @@ def test_wrappers_that_are_not_needed_leave_the_environments_as_they_are():
     assert actrix.VecCheckNan(env) is actrix.VecTransposeImage(env) is actrix.VecMonitor(env) is env
     with pytest.raises(ValueError, match="monitor_dir"):
         actrix.VecMonitor(env, "file")
-    with pytest.raises(ValueError, match="FrameStackObservation"):
-        actrix.VecFrameStack(env, 4)
 
 
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"vec_env_kwargs": {"start_method": "fork"}}, "workers=True"),
-        ({"monitor_kwargs": {"info_keywords": ("t",)}}, "give both"),
+        ({"vec_env_kwargs": {"start_method": "fork"}, "vec_env_cls": SubprocVecEnv}, "leave it out"),
+        ({"monitor_dir": __file__}, "is a file; name a folder"),
         ({"start_index": 2}, "give that too"),
     ],
 )
 def test_arguments_without_effect_are_refused(wrong, sentence):
     with pytest.raises(ValueError, match=sentence):
         make_vec_env(Counting, 1, **wrong)
+
+
+def test_processes_alone_have_a_start_method():
+    with pytest.raises(TypeError, match="DummyVecEnv takes none"):
+        make_vec_env(Counting, 1, vec_env_kwargs={"start_method": None})
+
+
+def test_a_monitor_without_files():
+    env = make_vec_env(Counting, 1, monitor_kwargs={"allow_early_resets": False})
+    assert env.get_attr("allow_early_resets") == [False]

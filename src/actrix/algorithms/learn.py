@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from actrix.algorithms import reference as references
-from actrix.algorithms.sound import fits
+from actrix.algorithms.sound import fits, needs_newest
 from actrix.core import normalize
 from actrix.core.answers import Actor, Clock, Critic, Data, Item, Kept, Learning, Metrics, State
 from actrix.core.contract import (
@@ -132,6 +132,9 @@ class Composition(Algorithm):
     @property
     def replays_transitions(self):
         return self.data.facts.transitions
+
+    def refuses_behind(self):
+        return needs_newest(self.critic, self.actor, self.data)
 
     def rows(self, spec):
         return self.data.rows(spec)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actrix.nets.networks import NetworkConfig
+from actrix.nets.memory.decoder import Shape
+from actrix.nets.memory.weights import WeightsError, sizes, tokenizer
+from actrix.nets.networks import SHAPE, NetworkConfig
 from actrix.nets.torso import ACTIVATIONS
 
 POLICIES = tuple(
@@ -32,6 +36,8 @@ UNSUPPORTED = {
 NETWORKS = ("use_sde", "sde_sample_freq")
 """Settings of the algorithm in Stable-Baselines3, of the network here."""
 _LIFTED = ("n_critics", "n_quantiles")
+_CNN = ("features_dim", "cnn_output_dim")
+"""Its CNN's units, of an image alone and of one in a Dict."""
 _LSTM = {"enable_critic_lstm": False, "shared_lstm": True, "n_lstm_layers": 1}
 """What RecurrentPPO's network has: here one cell serves policy and critic."""
 
@@ -93,9 +99,13 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
         given = kwargs.pop("features_extractor_kwargs")
         if not isinstance(given, Mapping):
             raise SettingError(f"policy_kwargs features_extractor_kwargs must be a mapping, not {given!r}.")
-        if kwargs.get("features_extractor_class") is None and "features_dim" in given:  # of SB3's CNN
-            given = {"cnn_features" if k == "features_dim" else k: v for k, v in given.items()}
+        if kwargs.get("features_extractor_class") is None:
+            given = {"cnn_features" if k in _CNN else k: v for k, v in given.items()}
         changes["features_extractor_kwargs"] = tuple(sorted(given.items()))
+    if (
+        kwargs.get("weights") is not None and "d_ff" not in kwargs
+    ):  # it is among what the folder says: said already
+        changes |= _of_weights(kwargs)
     known = {f.name for f in dataclasses.fields(NetworkConfig)}
     for name, value in kwargs.items():
         if name in UNSUPPORTED:
@@ -111,7 +121,32 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
         raise SettingError(f"policy_kwargs: {error}") from None
 
 
+def _of_weights(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The transformer that a folder's `config.json` describes; `kwargs` keep what is not of it."""
+    folder = Path(str(kwargs.pop("weights"))).resolve()
+    given = [name for name in SHAPE if name in kwargs and name != "context"]
+    given += ["cell"] if kwargs.get("cell", "transformer") != "transformer" else []
+    if given:
+        raise SettingError(f"policy_kwargs {given[0]} is of the weights in {folder}: leave it out.")
+    try:
+        said = sizes(folder)
+        vocabulary, positions = said.pop("vocabulary"), said.pop("positions")
+        if (folder / "tokenizer.json").is_file():
+            tokenizer(folder, vocabulary)
+    except WeightsError as error:
+        raise SettingError(f"policy_kwargs weights: {error}") from None
+    if kwargs.get("context", Shape.context) > positions:
+        raise SettingError(
+            f"policy_kwargs context={kwargs['context']} is beyond the weights' {positions} positions."
+        )
+    return said | {"cell": "transformer", "weights": str(folder)}
+
+
 def _widths(arch: Any) -> dict[str, tuple[int, ...]]:
+    """Of each branch that is named; a list is of both, and one around a dict is SB3's old way to write that dict."""
+    if isinstance(arch, list | tuple) and len(arch) == 1 and isinstance(arch[0], Mapping):
+        arch = arch[0]
+        warnings.warn(f"net_arch=[{arch}]: leave the list around the dict out.", UserWarning, stacklevel=6)
     both = arch if isinstance(arch, Mapping) else {"pi": arch, "vf": arch}
     both = {"vf" if key == "qf" else key: widths for key, widths in both.items()}
     if set(both) - {"pi", "vf"}:
@@ -119,7 +154,7 @@ def _widths(arch: Any) -> dict[str, tuple[int, ...]]:
             f"net_arch has keys {sorted(both)}; expected a list, or a dict with 'pi' and 'vf' (or 'qf')."
         )
     try:
-        return {k: tuple(int(n) for n in both.get(k, ())) for k in ("pi", "vf")}
+        return {k: tuple(int(n) for n in widths) for k, widths in both.items()}
     except (TypeError, ValueError):
         raise SettingError(
             f"net_arch={arch!r}: expected widths, e.g. [64, 64] or dict(pi=[64], vf=[64])."

@@ -227,7 +227,7 @@ def _spelled(algorithm: Algorithm, name: str, value: Any) -> dict[str, Any]:
     if name == "use_rms_prop" and "vf_coef" in names:
         return {"optimizer": "rmsprop" if value else "adam"}
     if name == "action_noise" and "discrete" in names:
-        if value is None:
+        if value is None or action_noise_settings(value).get("noise_std") == 0:
             return {}
         raise SettingError(
             "action_noise: a soft actor explores by sampling its own policy; leave action_noise out."

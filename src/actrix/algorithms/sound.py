@@ -186,6 +186,27 @@ def _passes(critic: Critic, actor: Actor, data: Data) -> str | None:
     )
 
 
+def needs_newest(critic: Critic, actor: Actor, data: Data) -> str | None:
+    """Why chunks of the policy before the last update will not do (a clause), or None where they will.
+
+    They will where a ratio to the policy that acted stands in the loss: in the surrogates of PPO, whose advantages then
+    are of a policy one update older, as Cleanba's and Sebulba's are; and with data that are of older policies anyway.
+    """
+    a, d = actor.facts, data.facts
+    if d.transitions:
+        return (
+            f"data {data.name} are learned from every few steps, between which there is no chunk to wait for"
+        )
+    if a.fisher:
+        return "the Fisher matrix and the surrogate are those of the policy that acted: take behind=0, or ppo"
+    if d.on_policy and not a.ratio:
+        return (
+            f"{actor.name} weighs nothing by the ratio to the policy that acted: take behind=0, ppo or ppo-kl, or "
+            "data lag or trajectories with a correction (v-trace)"
+        )
+    return None
+
+
 # ---------------------------------------------------------------------------- does it fit an environment?
 
 

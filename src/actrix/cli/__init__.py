@@ -1,4 +1,4 @@
-"""The command line: train, eval, video, watch, record, plot, report, push, inspect, export, doctor, resume, list, lab.
+"""The command line: train, tune, eval, video, watch, record, plot, report, push, inspect, export, doctor, list, lab.
 
 Exit codes: 0 done, 1 a failed run, 2 a mistake in what was typed, 130 interrupted (a checkpoint was saved).
 """
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from actrix.cli import play, show, train
+from actrix.cli import play, show, train, tune
 from actrix.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 
 __all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_USAGE", "main"]
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     def command(name: str, run: Any, summary: str | None = None) -> argparse.ArgumentParser:
         told = {} if summary is None else {"help": summary, "description": summary}
         sub = commands.add_parser(name, parents=[common], allow_abbrev=False, **told)  # type: ignore[arg-type]
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, command=name)
         return sub
 
     train.add_train(command)
@@ -83,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
     show.add_files(command)
     show.add_doctor(command)
     train.add_resume(command)
+    tune.add_tune(command)
     show.add_lists(command)
     train.add_worker(command)
     return whole

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from actrix.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, AddCommand, count, pairs, seconds
+from actrix.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, AddCommand, count, from_file, pairs, seconds
 from actrix.cli.play import record_to
 
 _PARTS = {
@@ -24,9 +24,11 @@ def add_train(command: AddCommand) -> None:
     p = command("train", _train, "Train an agent with tuned settings into a run folder.")
     p.add_argument("names", nargs="*", metavar="[ALGORITHM] ENV",
                    help="e.g. `ppo LunarLander-v3`; with --critic/--actor only ENV")  # fmt: skip
-    _what_is_learned(p)
-    _how_much_and_where(p)
-    p.add_argument("--policy", metavar="NAME", help="e.g. MlpTransformerPolicy (default: the zoo's)")
+    what_is_learned(p)
+    how_much_and_where(p)
+    p.add_argument("--settings", type=Path, metavar="FILE",
+                   help="YAML of settings, e.g. a study's best.yaml; --set goes over it")  # fmt: skip
+    _who_collects(p)
     p.add_argument("--recurrent", action="store_true", help="an LSTM policy")
     p.add_argument("--out", type=Path, help="the run folder (default: runs/ALGO-ENV-DATE)")
     p.add_argument("--video", action="store_true", help="record a video of the trained agent")
@@ -39,7 +41,8 @@ def add_train(command: AddCommand) -> None:
                    help="print every row of metrics instead of the live display")  # fmt: skip
 
 
-def _what_is_learned(p: argparse.ArgumentParser) -> None:
+def what_is_learned(p: argparse.ArgumentParser) -> None:
+    """The options that name an algorithm's answers and parts."""
     p.add_argument("--critic", help="compose: e.g. gae:0.95, v-trace, q:double,dueling,c51, ensemble:2, none")
     p.add_argument("--actor", help="compose: e.g. ppo-clip:0.2, score:reward-to-go, boltzmann:0.1, soft")
     p.add_argument(
@@ -51,13 +54,15 @@ def _what_is_learned(p: argparse.ArgumentParser) -> None:
     p.add_argument("--n-step", type=count, metavar="N", help="dqn and its relatives: n-step targets")
     p.add_argument("--distributional", choices=["c51", "qr", "iqn", "none"],
                    help="dqn and its relatives: what Q represents")  # fmt: skip
+    p.add_argument("--policy", metavar="NAME", help="e.g. MlpTransformerPolicy (default: the zoo's)")
     p.add_argument("--init", metavar="RUN",
                    help="begin with the policy of a run or model file, and stay near it (ref_kl_coef)")  # fmt: skip
     p.add_argument("--dataset", nargs="+", default=[], metavar="PATH",
                    help="learn from Minari data sets; ENV then only evaluates")  # fmt: skip
 
 
-def _how_much_and_where(p: argparse.ArgumentParser) -> None:
+def how_much_and_where(p: argparse.ArgumentParser) -> None:
+    """The options of budget, seeds, environments and settings."""
     p.add_argument("--steps", type=count,
                    help="environment steps, or updates from a data set (default: the zoo's)")  # fmt: skip
     p.add_argument("--seed", type=int, help="random seed (default: drawn, kept in config.json)")
@@ -76,6 +81,18 @@ def _how_much_and_where(p: argparse.ArgumentParser) -> None:
                    help="arguments of the environment")  # fmt: skip
 
 
+def _who_collects(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--actors", type=int, default=0, metavar="N",
+                   help="processes on Ray that collect (docs: Actors)")  # fmt: skip
+    p.add_argument("--envs-per-group", type=count, metavar="N",
+                   help="environments that act together; the result depends on it, and not on --actors "
+                        "(default: with --actors an equal share)")  # fmt: skip
+    p.add_argument("--behind", type=int, choices=[0, 1],
+                   help="updates that the collecting policy is behind (default: 1 with --actors, else 0)")  # fmt: skip
+    p.add_argument("--address", metavar="HOST:PORT",
+                   help="a Ray cluster for --actors, or for --seeds' processes (default: this machine)")  # fmt: skip
+
+
 def add_resume(command: AddCommand) -> None:
     """`actrix resume`."""
     p = command("resume", _resume, "Go on with an interrupted run from its newest checkpoint.")
@@ -85,6 +102,10 @@ def add_resume(command: AddCommand) -> None:
     p.add_argument("--verbose", action="store_true")
     _track_option(p)
     _checkpoint_option(p)
+    p.add_argument(
+        "--actors", type=int, metavar="N", help="another number of actors, 0 for none; same result"
+    )
+    p.add_argument("--address", metavar="HOST:PORT", help="another Ray cluster")
     p.add_argument("--env", help="confirms an environment that imports a module (module:Class)")
 
 
@@ -122,7 +143,7 @@ def _train(args: argparse.Namespace) -> int:
     from actrix.runs.folder import default_folder, seed_folders
     from actrix.runs.start import start
 
-    config = _config(args)
+    config = config_of(args)
     folder = args.out or default_folder(config)
     if not args.quiet:
         print(f"{config.title}: {_plan(config)} → {folder}", flush=True)
@@ -147,8 +168,13 @@ def _train(args: argparse.Namespace) -> int:
     return code
 
 
-def _config(args: argparse.Namespace) -> Any:
-    """What the command asks for, resolved."""
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the options give."""
+    return _q_parts(args) | pairs(args.set, "--set")
+
+
+def config_of(args: argparse.Namespace, tuned: bool = True) -> Any:
+    """What the command asks for, resolved; `tuned` False leaves the zoo's entry for this environment out."""
     from actrix.algorithms.settings import SettingError
     from actrix.runs import warm
     from actrix.runs.config import resolve
@@ -158,9 +184,9 @@ def _config(args: argparse.Namespace) -> Any:
         args.names = [*args.names, None][:2]
     elif len(args.names) != (1 if composing else 2):
         form = (
-            "actrix train --critic C --actor A ENV"
+            f"actrix {args.command} --critic C --actor A ENV"
             if composing
-            else "actrix train ALGORITHM ENV, e.g. actrix train ppo CartPole-v1"
+            else f"actrix {args.command} ALGORITHM ENV, e.g. actrix {args.command} ppo CartPole-v1"
         )
         raise SettingError(f"got {' '.join(args.names)!r}; the form is: {form}.")
     if args.seeds is not None and args.seeds < 1:
@@ -171,11 +197,11 @@ def _config(args: argparse.Namespace) -> Any:
     return resolve(
         None if composing else args.names[0], args.names[-1], critic=args.critic, actor=args.actor, data=args.data,
         steps=args.steps, n_envs=args.envs, seeds=seeds, backend=args.backend,
-        settings=_q_parts(args) | pairs(args.set, "--set"),
+        settings=from_file(getattr(args, "settings", None)) | settings_of(args), tuned=tuned,
         env_kwargs=pairs(args.env_kwargs, "--env-kwargs"), policy=args.policy, recurrent=args.recurrent,
-        dataset=args.dataset,
-        workers=args.workers, step_timeout=args.step_timeout, max_restarts=args.max_restarts,
-        init=warm.resolved(args.init), network=warm.network_of(args.init) if args.init else None,
+        dataset=args.dataset, workers=args.workers, step_timeout=args.step_timeout, max_restarts=args.max_restarts,
+        init=warm.resolved(args.init), network=warm.network_of(args.init) if args.init else None, actors=args.actors,
+        envs_per_group=args.envs_per_group, behind=args.behind, address=args.address,
     )  # fmt: skip
 
 
@@ -183,7 +209,8 @@ def _plan(config: Any) -> str:
     """How much is trained, of what, with which settings."""
     tuned = "tuned settings" if config.tuned else "default settings"
     few = f"seed {config.seeds[0]}" if len(config.seeds) == 1 else f"{len(config.seeds)} seeds"
-    amount = f"{config.n_timesteps:,} steps, {config.n_envs} environments ({config.backend})"
+    who = f", {config.actors} actors" if config.actors else ""
+    amount = f"{config.n_timesteps:,} steps, {config.n_envs} environments ({config.backend}{who})"
     if config.dataset:
         where = f"evaluated in {config.env_id}" if config.env_id else "no environment to evaluate in"
         amount = f"{config.n_timesteps:,} updates, {where}"
@@ -216,24 +243,29 @@ def _resume(args: argparse.Namespace) -> int:
 
     results = resume(
         args.path, steps=args.steps, env_id=args.env, quiet=args.quiet, verbose=int(args.verbose),
-        checkpoint_seconds=args.checkpoint_seconds, track=args.track,
+        checkpoint_seconds=args.checkpoint_seconds, track=args.track, actors=args.actors, address=args.address,
     )  # fmt: skip
     return _report(results)
 
 
 def _train_folder(args: argparse.Namespace) -> int:
-    import signal
-    import threading
-
     from actrix.runs.session import Session
     from actrix.runs.start import train_folder
 
-    def follow() -> None:  # who started this process holds the other end, and closes it by dying
+    if args.follow:
+        end_with_parent()
+    session = Session(args.resume, args.quiet, checkpoint_seconds=args.checkpoint_seconds)
+    return _report(train_folder(args.path, session))
+
+
+def end_with_parent() -> None:
+    """Be asked to stop when who started this process dies: it holds the other end of standard input."""
+    import signal
+    import threading
+
+    def follow() -> None:
         while os.read(0, 1 << 10):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 
-    if args.follow:
-        threading.Thread(target=follow, daemon=True).start()
-    session = Session(args.resume, args.quiet, checkpoint_seconds=args.checkpoint_seconds)
-    return _report(train_folder(args.path, session))
+    threading.Thread(target=follow, daemon=True).start()

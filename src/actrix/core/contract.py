@@ -95,6 +95,10 @@ class Algorithm(abc.ABC, Generic[TrainingState]):
         """Rows that a stop cut off are lost, so that the next row must not seem to follow the last one."""
         return False
 
+    def refuses_behind(self) -> str | None:
+        """Why its chunks must be of the newest policy (a clause), or None where those of the one before will do."""
+        return "this algorithm learns from what the newest one did: take ppo, ppo-kl, or data lag or trajectories"
+
     @property
     @abc.abstractmethod
     def answers(self) -> tuple[str, str, str]:

@@ -134,10 +134,12 @@ def _look(space: gym.Space, obs: Any, where: str, complain: Complain) -> None:
             complain("fix", "finite observations", f"{where}: {name} holds {x[~np.isfinite(x)][0]}",
                      "find the division by zero or overflow")  # fmt: skip
         elif isinstance(part, spaces.Box) and ((x < part.low) | (x > part.high)).any():
-            i = tuple(np.argwhere((x < part.low) | (x > part.high))[0])
-            bounds = f"[{part.low[i]:g}, {part.high[i]:g}]"
-            complain("fix", "bounds", f"{where}: {name} is {x[i]:g} at index {[int(n) for n in i]}, outside {bounds}",
-                     "widen the space's bounds, or clip the observation")  # fmt: skip
+            wrong = np.argwhere((x < part.low) | (x > part.high))
+            i = tuple(wrong[0])
+            index, many = ",".join(map(str, i)), f" ({len(wrong)} invalid indices: the first is shown)"
+            text = f"{where}: {name} is out of bounds{many if len(wrong) > 1 else ''}. Expected: "
+            text += f"{part.low[i]} <= obs[{index}] <= {part.high[i]}, actual value: {x[i]}"
+            complain("fix", "bounds", text, "widen the space's bounds, or clip the observation")
 
 
 def copied(obs: Any) -> Any:

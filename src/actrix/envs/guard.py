@@ -35,6 +35,7 @@ class Guard(gym.Wrapper):
         super().__init__(env)
         self.index, self.steps = index, 0
         self.seed: int | None = None
+        self._options: dict[str, Any] | None = None
         layer: Any = env
         while isinstance(layer, gym.Wrapper):
             if isinstance(layer, Monitor):
@@ -50,9 +51,10 @@ class Guard(gym.Wrapper):
         self.seed = self.seed if seed is None else seed
         try:
             # Gymnasium hands {} to single resets of a vector, where environments expect None.
-            result = self.env.reset(seed=seed, options=options or None)
+            result = self.env.reset(seed=seed, options=options or self._options or None)
         except Exception as error:
             self._raised("reset", error)
+        self._options = None
         if not (isinstance(result, tuple) and len(result) == 2):
             self._complain(f"reset returned {shown(result)}; it must return (obs, info).")
         info = result[1] if isinstance(result[1], dict) else self._info(result[1])
@@ -77,6 +79,14 @@ class Guard(gym.Wrapper):
         if truncated.__class__ is not bool and not isinstance(truncated, np.bool_):
             self._complain(f"truncated is {shown(truncated)}; it must be a bool.")
         return obs, reward, terminated, truncated, info if isinstance(info, dict) else self._info(info)
+
+    def reset_with(self, options: dict[str, Any]) -> None:
+        """Options of the next reset, which a reset of all environments at once hands to none."""
+        self._options = options
+
+    def is_wrapped(self, kind: type[gym.Wrapper]) -> bool:
+        """Whether the environment has such a wrapper."""
+        return is_wrapped(self.env, kind)
 
     def _info(self, info: Any) -> dict[str, Any]:
         """Nothing, in the forms that people write it."""
@@ -132,6 +142,15 @@ def takes(call: Callable, name: str) -> bool:
     except (TypeError, ValueError):  # compiled code does not say
         return True
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def is_wrapped(env: gym.Env, kind: type[gym.Wrapper]) -> bool:
+    """Whether an environment has a wrapper of this kind."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, kind):
+            return True
+        env = env.env
+    return False
 
 
 def check_apart(envs: Sequence[gym.Env]) -> None:

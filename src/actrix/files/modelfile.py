@@ -59,6 +59,9 @@ def write_model(
 
     `left_out` names the environment's arguments that are not among `env_kwargs`, as JSON cannot hold them.
     """
+    # The weights' folder is where a training began: a file holds the numbers themselves, and leads to no folder.
+    kwargs = {k: x for k, x in settings.get("policy_kwargs", {}).items() if k != "weights"}
+    settings = settings | ({"policy_kwargs": kwargs} if "policy_kwargs" in settings else {})
     meta = {
         "kind": "model", "algorithm": name, "settings": settings,
         "spec": spec_to_json(spec), "env_id": env_id, "env_kwargs": env_kwargs, "seed": seed,
@@ -105,6 +108,8 @@ def check_model(header: Header) -> dict[str, Any]:
         wrong += [f"settings {fault}" for fault in _unbounded(settings)]
         if not isinstance(settings.get("policy_kwargs"), dict):
             wrong.append("settings must have policy_kwargs, an object")
+        elif "weights" in settings["policy_kwargs"]:
+            wrong.append("settings policy_kwargs has 'weights', which is none")
     refuse(path, wrong)
     return meta
 
@@ -113,8 +118,8 @@ def _unbounded(value: Any, where: str = "") -> Iterator[str]:
     """What of the settings would make reading long: longer lists and more critics than any network has."""
     if isinstance(value, dict):
         for key, part in value.items():
-            if key == "n_critics" and isinstance(part, int | float) and part > MAX_LIST:
-                yield f"n_critics is {part}, above {MAX_LIST}"
+            if key in ("n_critics", "n_layers") and isinstance(part, int | float) and part > MAX_LIST:
+                yield f"{key} is {part}, above {MAX_LIST}"
             yield from _unbounded(part, key)
     elif isinstance(value, list):
         if len(value) > MAX_LIST:

@@ -16,6 +16,7 @@ STUDIES = {
     "bounds": "the return, its surrogate and its lower bounds along a step",
     "clip": "the objectives of PPO-clip and PPO-KL and their gradients over the ratio",
     "soft": "temperature, soft values, and policy gradient = soft Q-learning",
+    "sequence": "GRPO, RLOO, GPG, DAPO, GSPO and KL estimators against the exact gradient of a decoder",
 }
 """name → summary; the study is `study(seed)` of the module `actrix.lab.NAME`."""
 

@@ -136,6 +136,8 @@ class CompiledRunner:
 
     backend = "jax"
 
+    more = False
+
     def __init__(
         self, algorithm: Algorithm, env: JaxEnv, num_envs: int, seeds: Sequence[int], reference: Any = None
     ):

@@ -50,6 +50,8 @@ class OfflineRunner:
     rows = num_envs = 1
     warm_up = (0, 0)
 
+    more = False
+
     def __init__(self, algorithm: Algorithm, dataset: Dataset, seeds: Sequence[int], reference: Any = None):
         if not algorithm.replays_transitions:
             raise ValueError(

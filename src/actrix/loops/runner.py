@@ -155,6 +155,8 @@ class Runner(Protocol):
     """Rows per environment of a chunk."""
     capacity: int
     """Chunks that one call may make."""
+    more: bool
+    """Whether another chunk will follow the next one for certain."""
 
     @property
     def algorithm(self) -> Algorithm:

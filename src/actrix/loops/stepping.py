@@ -20,8 +20,10 @@ from actrix.core.platform import one_thread
 from actrix.core.types import Chunk, PyTree
 from actrix.envs.base import HostEnv
 from actrix.envs.guard import check_chunk
+from actrix.loops.collect import row
 from actrix.loops.compiled import SEGMENT_ITERATIONS
-from actrix.loops.host import HostRunner, row
+from actrix.loops.groups import Crew, GroupRunner
+from actrix.loops.host import HostRunner, check_behind
 from actrix.loops.runner import (
     Report,
     iteration_keys,
@@ -277,7 +279,13 @@ def _join(rows: list[Chunk]) -> Chunk:
     return jax.tree.map(lambda *x: np.stack(x), *rows)
 
 
-def host_runner(algorithm: Algorithm, env: HostEnv, seed: int, reference: Any = None) -> HostRunner:
-    """The host loop that suits the algorithm."""
-    kind = SteppingRunner if algorithm.steps_singly else HostRunner
-    return kind(algorithm, env, seed, reference)
+def host_runner(
+    algorithm: Algorithm, env: HostEnv, seed: int, reference: Any = None, behind: int = 0
+) -> HostRunner:
+    """The host loop that suits the algorithm and the environments; ValueError where it takes no `behind`."""
+    if isinstance(env, Crew):
+        return GroupRunner(algorithm, env, seed, reference, behind)
+    check_behind(algorithm, behind)
+    if algorithm.steps_singly:
+        return SteppingRunner(algorithm, env, seed, reference)
+    return HostRunner(algorithm, env, seed, reference, behind)

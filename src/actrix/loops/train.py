@@ -124,6 +124,7 @@ def train(
     with own if stop is None else contextlib.nullcontext(stop) as signals:
         while any(run.steps < total_steps for run in runs):
             counts = pace.counts(runs)
+            runner.more = any(total_steps - run.steps > pace.chunk for run in runs)
             tick = time.monotonic()
             reports = runner.advance(counts)
             pace.took(counts, time.monotonic() - tick)

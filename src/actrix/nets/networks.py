@@ -20,6 +20,7 @@ from actrix.nets.exploration import Explores, StateNoise
 from actrix.nets.memory import apply
 from actrix.nets.memory.cells import GRU, LSTM, Memory
 from actrix.nets.memory.decoder import Shape, Tokens, Transformer
+from actrix.nets.memory.weights import pretrained
 from actrix.nets.torso import MLP, SQRT2, Encoder, Linear, resolve_activation, space_leaves
 from actrix.nets.view import JointView
 
@@ -31,7 +32,7 @@ CELLS = {
     None: ("share_features_extractor",),
     "lstm": ("cell", "hidden_size"),
     "gru": ("cell", "hidden_size"),
-    "transformer": ("cell", *SHAPE),
+    "transformer": ("cell", *SHAPE, "weights"),
 }
 """Memories by name, and the settings that each obeys."""
 
@@ -259,7 +260,12 @@ class NetworkConfig:
     d_ff: int | None = Shape.d_ff
     context: int = Shape.context
     rope_theta: float = Shape.rope_theta
+    head_dim: int | None = Shape.head_dim
+    norm_eps: float = Shape.norm_eps
+    qkv_bias: bool = Shape.qkv_bias
     """The sizes of a transformer (`nets.memory.decoder.Shape`)."""
+    weights: str | None = None
+    """A folder whose decoder it starts from (`nets.memory.weights`)."""
     module: Callable | None = None
     """The user's `(spec, key) -> equinox module`, called as `module(obs) -> (logits or mean, value)`."""
 
@@ -338,9 +344,13 @@ class NetworkConfig:
         if self.module is not None:
             return CustomNet(self.module(spec, key), head, q_values, self.log_std_init or 0.0)
         seen = spec.observation_space
+        if self.weights is not None and not self._sees_tokens(seen):
+            raise ValueError(
+                f"weights: a decoder reads tokens, observations of a Discrete space, not a {type(seen).__name__}."
+            )
         bare = self.pi is None and self.vf is None and self.cell != "transformer"
         arch = None if bare else {"pi": self.pi or (), "vf": self.vf or ()}
-        return ActorCriticNet(
+        net = ActorCriticNet(
             seen,
             head,
             key,
@@ -358,3 +368,4 @@ class NetworkConfig:
             sde=self.noise(learn_features=False),
             squash=self.squash_output,
         )
+        return net if self.weights is None else pretrained(net, self.weights, key)

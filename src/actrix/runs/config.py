@@ -15,10 +15,12 @@ from actrix.algorithms import presets
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.policy_kwargs import POLICIES, named_policy
 from actrix.algorithms.settings import SettingError, configure, settings_of, upgraded
+from actrix.core.contract import Algorithm
 from actrix.data.datasets.dataset import Dataset, mix
 from actrix.data.datasets.read import load_dataset
 from actrix.envs.make import STEP_TIMEOUT, choose_backend, worker_count
 from actrix.files.kwargs import left_out, plain
+from actrix.loops.groups import Grouping, check_grouping
 
 
 class RunError(RuntimeError):
@@ -49,6 +51,20 @@ class RunConfig:
     max_restarts: int = 0
     init: str = ""
     """A run or model file whose policy this one begins with, and stays near where there is a KL; '' = none."""
+    actors: int = 0
+    """Processes on Ray that collect; see `Grouping`."""
+    envs_per_group: int | None = None
+    """None: no groups."""
+    behind: int | None = None
+    """None: an ordinary run's 0."""
+    address: str | None = None
+    """Of the Ray cluster that actors, or else the seeds' processes, run on; None: this machine."""
+
+    @property
+    def grouping(self) -> Grouping:
+        """Who collects."""
+        address = self.address if self.actors else None
+        return Grouping(self.actors, self.envs_per_group, self.behind, address, self.step_timeout)
 
     @property
     def title(self) -> str:
@@ -81,10 +97,13 @@ def resolve(
     backend: str = "auto", settings: dict[str, Any] | None = None, env_kwargs: dict[str, Any] | None = None,
     policy: str | None = None, recurrent: bool = False, dataset: Sequence[str] = (), workers: bool | int = False,
     step_timeout: float = STEP_TIMEOUT, max_restarts: int = 0, init: str = "", network: dict[str, Any] | None = None,
+    actors: int = 0, envs_per_group: int | None = None, behind: int | None = None, address: str | None = None,
+    tuned: bool = True,
 ) -> RunConfig:  # fmt: skip
     """The configuration of a run: preset ← zoo ← user. Raises SettingError, UnknownEnvError, EnvError.
 
     With `dataset` there is no environment to train in: `env_id` (None = the data set's) only evaluates.
+    `tuned` False takes the zoo's default entry whatever it has for this environment.
     `policy` is a name of Stable-Baselines3's; `recurrent` puts an LSTM into it unless policy_kwargs names a cell.
     `init` is a run or model file to begin with, and `network` the `policy_kwargs` of it (`runs.warm`).
     """
@@ -95,9 +114,11 @@ def resolve(
     elif preset.offline:
         raise SettingError(f"{preset.name} learns from a data set: give --dataset PATH.")
     assert env_id is not None
-    entry, tuned = zoo.settings(preset.name, env_id)
+    entry, tuned = zoo.settings(preset.name, env_id if tuned else "default")
     own = _checked(settings)
     run = _of_run(entry, own, preset, n_timesteps=steps, n_envs=n_envs, policy=policy)
+    if recurrent and "Transformer" in run["policy"]:
+        raise SettingError(f"--recurrent is an LSTM, and the policy is {run['policy']}: take one of them.")
     cell = {"cell": "lstm"} if recurrent else {}
     tuned_network = cell | named_policy(run["policy"]) | entry.pop("policy_kwargs", {})
     network = tuned_network if network is None else network
@@ -107,18 +128,41 @@ def resolve(
     seeds = _different(seeds)
     total = _whole("steps", run["n_timesteps"], 100_000 if dataset else 1_000_000)
     env_kwargs, count = _plain(env_kwargs), _whole("n_envs", run["n_envs"], preset.n_envs)
-    processes: dict[str, Any] = dict(workers=workers, step_timeout=step_timeout, max_restarts=max_restarts)
-    if dataset and workers:
-        raise SettingError("workers run environments: a data set has none.")
-    worker_count(count, **processes)  # refuses what makes no sense
-    if dataset:
-        count, backend = 1, "offline"
-    else:
-        backend = choose_backend(backend, env_id, env_kwargs, count, workers)
-    return RunConfig(
+    processes: dict[str, Any] = dict(
+        workers=workers, step_timeout=step_timeout, max_restarts=max_restarts, address=address
+    )
+    grouping = Grouping(actors, envs_per_group, behind, address if actors else None)
+    config = RunConfig(
         preset.name, env_id, seeds, total, count, backend, settings_of(configured), env_kwargs, tuned,
         tuple(str(Path(path).resolve() if Path(path).exists() else path) for path in dataset), init=init, **processes,
     )  # fmt: skip
+    return dataclasses.replace(config, **_placed(config, configured, grouping))
+
+
+def _placed(config: RunConfig, algorithm: Algorithm, grouping: Grouping) -> dict[str, Any]:
+    """Where environments run, and who collects; refuses what makes no sense."""
+    workers, on_host = config.workers, bool(config.workers or grouping or grouping.lag)
+    if config.dataset:
+        if on_host:
+            raise SettingError("workers, actors and groups run environments: a data set has none.")
+        return {"n_envs": 1, "backend": "offline"}
+    # The time that a step may take is one of actors, too.
+    limit = STEP_TIMEOUT if grouping.actors else config.step_timeout
+    worker_count(config.n_envs, workers, limit, config.max_restarts)
+    if config.address is not None and not grouping.actors and len(config.seeds) == 1:
+        raise SettingError(
+            f"address={config.address!r} is of a Ray cluster: give actors, or several seeds, that run there."
+        )
+    backend = choose_backend(config.backend, config.env_id, config.env_kwargs, config.n_envs, on_host)
+    check_grouping(algorithm, grouping, backend, workers)
+    return {"backend": backend, **_grouped(grouping, config.n_envs)}
+
+
+def _grouped(grouping: Grouping, n_envs: int) -> dict[str, Any]:
+    """What a configuration holds of it: all that bears on the result is said, unless it is an ordinary run's."""
+    size = n_envs // grouping.groups(n_envs) if grouping else None
+    lag = grouping.lag if grouping or grouping.lag else None
+    return {"actors": grouping.actors, "envs_per_group": size, "behind": lag}
 
 
 def _plain(env_kwargs: dict[str, Any] | None) -> dict[str, Any]:
@@ -169,9 +213,12 @@ def _of_run(
 ) -> dict[str, Any]:
     """What is of the run and not of the algorithm: `given`, else the user's setting, else the zoo's; taken out."""
     run = {k: entry.pop(k, None) for k in zoo.RUN_KEYS}
+    tuned_for = run["policy"]
     for key, argument in given.items():
         value = own.pop(key, None) if argument is None else argument
         run[key] = run[key] if value is None else value
+    if tuned_for not in (None, run["policy"]):
+        entry.pop("policy_kwargs", None)  # they are of the network that is not taken
     run["policy"] = run["policy"] or preset.policy
     if run["policy"] not in POLICIES:
         raise SettingError(f"policy={run['policy']!r}: choose one of {', '.join(POLICIES)}.")

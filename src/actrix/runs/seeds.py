@@ -32,7 +32,8 @@ class SeedError(RuntimeError):
 
 
 def train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], session: Session) -> bool:
-    """One process per seed, as many at a time as there are cores; their logs show the progress.
+    """One process per seed, as many at a time as there are cores; their logs show the progress. At the address of a Ray
+    cluster they run on its nodes, unless actors do.
 
     Returns False if it was asked to stop. The processes have sessions of their own, so that Ctrl-C reaches
     them once, through this one.
@@ -45,6 +46,8 @@ def train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], ses
     running: Running = {}
     begun: dict[int, int] = {}  # where this session's lines begin in the log
     shown, seeds = False if session.quiet else None, [seed for _, seed in pairs]
+    nodes = _nodes(config)
+    room = (os.cpu_count() or 1) if nodes is None else nodes.room
     try:
         with (
             StopRequest() as stop,
@@ -55,33 +58,51 @@ def train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], ses
                     display.message("interrupted: saving checkpoints")
                     ended += stop_all(running)
                     break
-                while waiting and len(running) < (os.cpu_count() or 1):
+                while waiting and len(running) < room:
                     path, seed = waiting.pop(0)
                     log = open(path / OUTPUT, "ab")  # noqa: SIM115
                     begun[seed] = log.tell()
-                    running[seed] = (_child(path, log, session), path, log)
+                    running[seed] = (_child(path, log, session, nodes), path, log)
                 time.sleep(0.3)
                 ended += _ended(running, display)
     except BaseException:
         stop_all(running)
         raise
+    finally:
+        if nodes is not None:
+            nodes.close()
     _refuse_failures(ended, begun, stop.requested)
     return not waiting and not any(code for _, _, code in ended)
 
 
-Running = dict[int, tuple[subprocess.Popen, Path, Any]]
-"""Seed → its process, folder and log."""
+def _nodes(config: RunConfig) -> Any:
+    """Where the processes run: None on this machine."""
+    if config.address is None or config.actors:
+        return None
+    from actrix.remote.process import Nodes
+
+    return Nodes(config.address)
 
 
-def _child(path: Path, log: Any, session: Session) -> subprocess.Popen:
-    """The process of one seed; its input is a pipe whose end tells it that this process is gone."""
-    program = [sys.executable, "-X", "faulthandler", "-m", "actrix"]  # a crash leaves its traces in the log
-    seconds = str(session.checkpoint_seconds)
-    command = [*program, "train-folder", "--quiet", "--follow", "--checkpoint-seconds", seconds]
+Running = dict[int, tuple[Any, Path, Any]]
+"""Seed → its process (`subprocess.Popen`, or `RemoteProcess`), folder and log."""
+
+PROGRAM = (sys.executable, "-X", "faulthandler", "-m", "actrix")
+"""A crash leaves its traces in the log."""
+
+
+def _child(path: Path, log: Any, session: Session, nodes: Any = None) -> Any:
+    """The process of one seed."""
+    command = ["train-folder", "--quiet", "--follow", "--checkpoint-seconds", str(session.checkpoint_seconds)]
+    command += [*(["--resume"] if session.resumed else []), str(path.resolve())]
+    return spawn(command, log) if nodes is None else nodes.start([*PROGRAM, *command], path, path / OUTPUT)
+
+
+def spawn(command: Sequence[str], log: Any, env: dict[str, str] | None = None) -> subprocess.Popen:
+    """`actrix COMMAND` as a process, whose input is a pipe: its end tells it that this process is gone."""
     return subprocess.Popen(
-        [*command, *(["--resume"] if session.resumed else []), str(path)],
-        stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        [*PROGRAM, *command], stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True, env=env
+    )
 
 
 def _ended(running: Running, display: Display) -> list[tuple[int, Path, int]]:

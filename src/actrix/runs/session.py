@@ -15,6 +15,7 @@ import numpy as np
 
 from actrix.algorithms.settings import settings_of
 from actrix.core.contract import Algorithm
+from actrix.crews import crew_of_id
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import training_env
 from actrix.files import checkpoint, manifest, modelfile
@@ -51,29 +52,39 @@ class Session:
 
 def make_env(config: RunConfig, seed: int) -> HostEnv | JaxEnv:
     """The training environment."""
+    if config.grouping:
+        return crew_of_id(
+            config.build(), config.grouping, config.env_id, config.n_envs, seed, config.env_kwargs or None,
+            config.backend,
+        )  # fmt: skip
     return training_env(
         config.env_id, config.n_envs, seed, config.env_kwargs or None, config.backend,
         workers=config.workers, step_timeout=config.step_timeout, max_restarts=config.max_restarts,
     )  # fmt: skip
 
 
+def make_runner(config: RunConfig, algorithm: Algorithm, seeds: Sequence[int]) -> Runner:
+    """The loop that trains these seeds, in an environment of its own; a host loop takes one."""
+    if config.dataset:
+        return OfflineRunner(algorithm, load_datasets(config.dataset), seeds)
+    env = make_env(config, seeds[0])
+    algorithm.check(env.spec, env.num_envs if isinstance(env, HostEnv) else config.n_envs)
+    begun = warm.initial_acting(config, algorithm, env.spec)
+    reference = warm.reference_of(algorithm, begun)
+    runner: Runner
+    if isinstance(env, HostEnv):
+        runner = host_runner(algorithm, env, seeds[0], reference, behind=config.grouping.lag)
+    else:
+        runner = CompiledRunner(algorithm, env, config.n_envs, seeds, reference)
+    if begun is not None:
+        warm.begins_from(runner, algorithm, begun)
+    return runner
+
+
 def train_here(config: RunConfig, pairs: Sequence[tuple[Path, int]], session: Session) -> bool:
     """Train these seeds in this process; whether they were finished."""
-    algorithm, seeds = config.build(), [seed for _, seed in pairs]
-    runner: Runner
-    if config.dataset:
-        runner = OfflineRunner(algorithm, load_datasets(config.dataset), seeds)
-    else:
-        env = make_env(config, seeds[0])
-        algorithm.check(env.spec, env.num_envs if isinstance(env, HostEnv) else config.n_envs)
-        begun = warm.initial_acting(config, algorithm, env.spec)
-        reference = warm.reference_of(algorithm, begun)
-        if isinstance(env, HostEnv):
-            runner = host_runner(algorithm, env, seeds[0], reference)
-        else:
-            runner = CompiledRunner(algorithm, env, config.n_envs, seeds, reference)
-        if begun is not None:
-            warm.begins_from(runner, algorithm, begun)
+    algorithm = config.build()
+    runner = make_runner(config, algorithm, [seed for _, seed in pairs])
     runs = [
         SeedRun(seed, folder=path, checkpoints=path / "checkpoints", identity=identity_of(config))
         for path, seed in pairs
@@ -148,7 +159,7 @@ def _write(config: RunConfig, algorithm: Algorithm, runner: Runner, runs: Sequen
 
 def identity_of(config: RunConfig) -> dict[str, Any]:
     """What must not change between a checkpoint and its resumption: all that bears on what is computed."""
-    free = ("seeds", "n_timesteps", "tuned", "workers", "step_timeout", "max_restarts")
+    free = ("seeds", "n_timesteps", "tuned", "workers", "step_timeout", "max_restarts", "actors", "address")
     kept = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
     return json.loads(json.dumps(kept))
 

@@ -90,13 +90,10 @@ def _check(config: RunConfig) -> None:
             _evaluates(config, data)
         algorithm.check(data.spec, 1)
         return
-    env = make_env(config, config.seeds[0])
+    env = make_env(dataclasses.replace(config, actors=0), config.seeds[0])
     try:
         rows = env.num_envs if isinstance(env, HostEnv) else config.n_envs
-        algorithm.check(env.spec, rows)
-        algorithm.check_budget(config.n_timesteps, rows)
-        algorithm.check_run(env.spec, config.n_timesteps, rows)
-        _check_warm_up(config, algorithm, env.spec, rows)
+        check_sizes(config, algorithm, env.spec, rows)
         begun = warm.initial_acting(config, algorithm, env.spec)
         try:
             small = _small(algorithm, rows)
@@ -108,6 +105,14 @@ def _check(config: RunConfig) -> None:
     finally:
         if isinstance(env, HostEnv):
             env.close()
+
+
+def check_sizes(config: RunConfig, algorithm: Algorithm, spec: Spec, rows: int) -> None:
+    """Raise ValueError where batches, chunks or the budget do not fit each other or the environment."""
+    algorithm.check(spec, rows)
+    algorithm.check_budget(config.n_timesteps, rows)
+    algorithm.check_run(spec, config.n_timesteps, rows)
+    _check_warm_up(config, algorithm, spec, rows)
 
 
 def _check_warm_up(config: RunConfig, algorithm: Algorithm, spec: Spec, num_envs: int) -> None:
@@ -149,15 +154,18 @@ def resume(
     verbose: int = 0,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     track: str | None = None,
+    actors: int | None = None,
+    address: str | None = None,
 ) -> Results:
     """Go on from the newest checkpoint of every seed to the configured (or a larger) number of steps.
 
     The result is that of the run without the interruption, bit for bit, in the compiled loop and where the host loop's
     environments can be restored; otherwise new episodes start, from seeds that depend on the run's seed and on how
     often that happened. A seed that was killed before its first checkpoint begins anew, which comes to the same.
-    A tracked run goes on in the tracker's own run; `track` names a tracker for one that had none.
+    A tracked run goes on in the tracker's own run; `track` names a tracker for one that had none. `actors` and
+    `address` are others than those of the run, where it has groups: they make no difference to what is computed.
     """
-    config = load_config(folder)
+    config = _moved(load_config(folder), actors, address)
     with RunLock(folder):
         if track is not None:
             tracker(track).check()
@@ -165,6 +173,19 @@ def resume(
         return _resume(
             config, folder, steps, env_id, Session(True, quiet, verbose, checkpoint_seconds), track
         )
+
+
+def _moved(config: RunConfig, actors: int | None, address: str | None) -> RunConfig:
+    """The run with other actors, in another place; RunError where it has no groups, ValueError for too many."""
+    if actors is not None:
+        if config.envs_per_group is None and actors:
+            raise RunError("this run has no groups of environments: actors cannot go on with it.")
+        config = dataclasses.replace(config, actors=actors)
+    if address is not None:
+        config = dataclasses.replace(config, address=address)
+    if config.grouping:
+        config.grouping.groups(config.n_envs)
+    return config
 
 
 def _resume(
@@ -202,7 +223,7 @@ def _resume(
             atomic.write_json(path / "config.json", config_json(own))
     if track is not None:
         tracked.track(track, folder, config, pairs)
-    if steps is not None:  # last: it is what the next resume goes by
+    if config != load_config(folder):  # last: it is what the next resume goes by
         atomic.write_json(folder / "config.json", config_json(config))
     return _train(config, folder, session)
 
@@ -246,8 +267,8 @@ def _train(config: RunConfig, folder: Path, session: Session) -> Results:
 
 
 def together(config: RunConfig) -> bool:
-    """Whether several seeds train in one program: compiled, and without a replay memory, which that would copy."""
-    return config.backend == "jax" and not config.build().remembers
+    """Whether several seeds train in one program: compiled, here, and without a replay memory, which it would copy."""
+    return config.backend == "jax" and config.address is None and not config.build().remembers
 
 
 def final_evaluation(path: Path, seed: int, episodes: int = EVAL_EPISODES) -> np.ndarray:

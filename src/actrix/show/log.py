@@ -170,6 +170,13 @@ class Logger:
             output(dict(row), int(step))
         return row
 
+    def log(self, *args: Any) -> None:
+        """Print, where tables are printed."""
+        if self._verbose >= 1:
+            print(*args, flush=True)
+
+    debug = info = warn = error = log
+
     def sync(self) -> None:
         """Force all rows to disk, to survive a power cut; call it with each checkpoint."""
         if self._csv is not None:

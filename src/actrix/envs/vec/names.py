@@ -36,11 +36,14 @@ class SubprocVecEnv(VecEnv):
     gymnasium = AsyncVectorEnv
 
     def __init__(self, env_fns: Sequence[Callable[[], gym.Env]], start_method: str | None = None):
-        if start_method not in (None, "forkserver"):
-            raise ValueError(
-                f"start_method={start_method!r}: leave it out, the library takes one that is safe with JAX."
-            )
+        check_start_method(start_method)
         super().__init__(of_functions(_functions(env_fns, "SubprocVecEnv"), AsyncVectorEnv))
+
+
+def check_start_method(name: str | None) -> None:
+    """ValueError for another way to start processes than the library's."""
+    if name not in (None, "forkserver"):
+        raise ValueError(f"start_method={name!r}: leave it out, the library takes one that is safe with JAX.")
 
 
 def _functions(env_fns: Any, who: str) -> list[Callable[[], gym.Env]]:
@@ -88,18 +91,6 @@ def is_vecenv_wrapped(env: Any, vec_wrapper_class: type) -> bool:
             return True
         env = getattr(env, "venv", None)
     return False
-
-
-def VecFrameStack(venv: Any, n_stack: int, channels_order: Any = None) -> Any:
-    """What `make_atari_env` returns, as it is: it has stacked its frames. ValueError, with the way, for others."""
-    shape: Any = venv.spec.observation_space.shape or ()
-    if len(shape) == 3 and n_stack in (shape[0], shape[-1]):
-        return venv
-    raise ValueError(
-        f"VecFrameStack(n_stack={n_stack}): frames are stacked before environments are put side by side here: "
-        "make_vec_env(id, n, wrapper_class=gymnasium.wrappers.FrameStackObservation, "
-        f"wrapper_kwargs={{'stack_size': {n_stack}}}); make_atari_env stacks four."
-    )
 
 
 INSTEAD = {

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Array, Float, Int
 
-from actrix.core.fields import positive, whole
+from actrix.core.fields import positive, switch, whole
 from actrix.core.types import Key, record
 from actrix.nets.memory.cells import Memory
 from actrix.nets.torso import SQRT2, Linear, host_draw
@@ -37,16 +37,25 @@ class Shape:
     """Steps that are seen, with the present one; what is older is forgotten."""
     rope_theta: float = 10_000.0
     """Base of the rotary frequencies."""
+    head_dim: int | None = None
+    """Width of a head; None = d_model / n_heads."""
+    norm_eps: float = 1e-6
+    """ε of the norms."""
+    qkv_bias: bool = False
+    """Whether queries, keys and values have biases, as in Qwen2."""
 
     def __post_init__(self) -> None:
         for name in ("n_layers", "n_heads", "d_model"):
             whole(self, name)
         whole(self, "context", least=2)
-        for name in ("n_kv_heads", "d_ff"):
+        for name in ("n_kv_heads", "d_ff", "head_dim"):
             if getattr(self, name) is not None:
                 whole(self, name)
-        positive(self, "rope_theta")
-        if self.d_model % (2 * self.n_heads):
+        positive(self, "rope_theta", "norm_eps")
+        switch(self, "qkv_bias")
+        if self.head_dim is not None and self.head_dim % 2:
+            raise ValueError(f"head_dim={self.head_dim} must be even: pairs of numbers are rotated.")
+        if self.head_dim is None and self.d_model % (2 * self.n_heads):
             raise ValueError(
                 f"d_model={self.d_model} must be a multiple of 2 · n_heads = {2 * self.n_heads}: rotary heads are even."
             )
@@ -61,7 +70,7 @@ class Shape:
     @property
     def head(self) -> int:
         """Width of a head."""
-        return self.d_model // self.n_heads
+        return self.head_dim or self.d_model // self.n_heads
 
     @property
     def hidden(self) -> int:
@@ -94,6 +103,7 @@ class Layer(eqx.Module):
 
     attention_norm: Float[Array, " d"]
     qkv: Float[Array, "d o"]
+    qkv_bias: Float[Array, " o"] | None
     out: Float[Array, "o d"]
     ff_norm: Float[Array, " d"]
     gate_up: Float[Array, "d 2f"]
@@ -114,13 +124,15 @@ class Layer(eqx.Module):
             return [rng.standard_normal(size) * gain / np.sqrt(size[0]) for size, gain in sizes]
 
         self.qkv, self.out, self.gate_up, self.down = host_draw(draw, key, [size for size, _ in sizes])
-        self.attention_norm = self.ff_norm = jnp.ones(d, jnp.float32)
+        self.qkv_bias = jnp.zeros(sizes[0][0][1], jnp.float32) if shape.qkv_bias else None
+        self.attention_norm, self.ff_norm = jnp.ones(d, jnp.float32), jnp.ones(d, jnp.float32)
         self.shape = shape
 
     def heads(self, x: Float[Array, "T d"]) -> tuple[Array, Array, Array]:
         """Queries `[T, K, G, h]`, keys and values `[T, K, h]` of some rows."""
         s = self.shape
-        y = rms_norm(x, self.attention_norm) @ self.qkv
+        y = rms_norm(x, self.attention_norm, s.norm_eps) @ self.qkv
+        y = y if self.qkv_bias is None else y + self.qkv_bias[None]
         y = y.reshape(len(x), s.n_heads + 2 * s.kv_heads, s.head)
         q, k, v = jnp.split(y, [s.n_heads, s.n_heads + s.kv_heads], axis=1)
         return q.reshape(len(x), s.kv_heads, -1, s.head), k, v
@@ -128,7 +140,7 @@ class Layer(eqx.Module):
     def rest(self, x: Float[Array, "T d"], attended: Float[Array, "T K G h"]) -> Float[Array, "T d"]:
         """The rows after this layer."""
         x = x + attended.reshape(len(x), -1) @ self.out
-        gate, up = jnp.split(rms_norm(x, self.ff_norm) @ self.gate_up, 2, axis=-1)
+        gate, up = jnp.split(rms_norm(x, self.ff_norm, self.shape.norm_eps) @ self.gate_up, 2, axis=-1)
         return x + (jax.nn.silu(gate) * up) @ self.down
 
 
@@ -211,7 +223,9 @@ class Transformer(Memory, eqx.Module):
             x = layer.rest(x, see(q, k, v, keys, values))
             all_keys.append(keys)
             all_values.append(values)
-        return rms_norm(x, self.norm), Trail(tuple(all_keys), tuple(all_values), past.episode)
+        return rms_norm(x, self.norm, self.shape.norm_eps), Trail(
+            tuple(all_keys), tuple(all_values), past.episode
+        )
 
 
 class Window:
@@ -260,9 +274,7 @@ def _padded(x: Array, rows: int) -> Array:
     return x if len(x) == rows else jnp.pad(x, [(0, rows - len(x)), *[(0, 0)] * (x.ndim - 1)])
 
 
-def rms_norm(
-    x: Float[Array, "T d"], weight: Float[Array, " d"], epsilon: float = 1e-6
-) -> Float[Array, "T d"]:
+def rms_norm(x: Float[Array, "T d"], weight: Float[Array, " d"], epsilon: float) -> Float[Array, "T d"]:
     """w ⊙ x / √(mean x² + ε)."""
     return weight[None] * (x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + epsilon))
 

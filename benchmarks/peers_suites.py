@@ -1,0 +1,225 @@
+"""The test suites of Stable-Baselines3 and sb3-contrib, run on actrix with nothing but their imports moved.
+
+    python benchmarks/peers_suites.py PATH/stable_baselines3-2.9.2 PATH/sb3_contrib-2.9.2 [-k EXPRESSION] [--log FILE]
+
+The paths are unpacked source distributions (pip download --no-deps --no-binary :all: stable_baselines3), which nothing
+here downloads; torch, pytest-timeout and what the suites import must be installed, best in an environment of its own.
+For every module of theirs one of the same name is written that looks each name up in actrix; their environments, which
+are plain Gymnasium ones, are taken as they are. So the tests run unchanged. A name that actrix lacks is an object that
+fails where it is used, with the sentence of `from actrix import NAME` where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+THEIRS = ("common/envs", "common/type_aliases.py")
+"""What is copied: environments that the tests step."""
+RENAMED = {"MaskablePPO": "PPO", "RecurrentPPO": "PPO", "MaskableEvalCallback": "EvalCallback"}
+"""Classes that the migration page names as another of ours."""
+PLACES = ("actrix", "actrix.callbacks", "actrix.envs.vec.names", "actrix.envs.vec.monitor", "actrix.show.log")
+"""Where a name is looked up."""
+STUB = """from peers_suites import look_up
+def __getattr__(name):
+    return look_up(name)
+"""
+
+
+class Absence(type):
+    """The class of a name that is not there: importing, subclassing and comparing it does nothing."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"ABSENT {cls.__name__}: {cls.why}")  # type: ignore[attr-defined]
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return absent(f"{cls.__name__}.{name}", cls.why)  # type: ignore[attr-defined]
+
+
+def absent(name: str, why: str) -> Any:
+    """A stand-in for `name`."""
+    return Absence(name, (), {"why": why})
+
+
+def look_up(name: str) -> Any:
+    """What a script of theirs gets for `name` where it imports it from actrix."""
+    if name == "__version__":
+        return "2.9.2"
+    if name.startswith("__"):
+        raise AttributeError(name)
+    why = "actrix has no such name"
+    for place in PLACES:
+        try:
+            return getattr(importlib.import_module(place), RENAMED.get(name, name))
+        except ImportError as error:
+            why = str(error)
+        except AttributeError:
+            continue
+    return absent(name, why)
+
+
+def main() -> None:
+    """Run the suites and print a table of outcomes, then the failures by their reason."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("sources", nargs="*", type=Path, help="unpacked sdists: Stable-Baselines3's first")
+    parser.add_argument("-k", default="", help="pytest's expression")
+    parser.add_argument("--files", nargs="*", default=[], help="only these test files")
+    parser.add_argument("--log", type=Path, help="where the output of pytest goes")
+    parser.add_argument(
+        "--zoo", type=Path, help="rl-baselines3-zoo's folder hyperparams: which entries construct"
+    )
+    asked = parser.parse_args()
+    if asked.zoo:
+        zoo(asked.zoo)
+    with tempfile.TemporaryDirectory() as folder:
+        for source in asked.sources:
+            write_stubs(source, Path(folder))
+        for source in asked.sources:
+            report(run(source, Path(folder), asked))
+
+
+def write_stubs(source: Path, folder: Path) -> None:
+    """A package of the same modules, whose names are ours."""
+    package = next(p.parent for p in source.glob("*/__init__.py") if p.parent.name in source.name)
+    for path in sorted(package.rglob("*.py")):
+        inner = path.relative_to(package).as_posix()
+        target = folder / package.name / inner
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if inner.startswith(THEIRS):
+            shutil.copy(path, target)
+        else:
+            target.write_text(STUB)
+
+
+def run(source: Path, folder: Path, asked: argparse.Namespace) -> Path:
+    """Run one suite; the file of outcomes."""
+    tests = folder / f"tests_{source.name.partition('-')[0]}"
+    shutil.copytree(source / "tests", tests)
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    expensive: theirs\n")
+    out = folder / f"{tests.name}.xml"
+    names = [n for n in asked.files if (tests / n).exists()] or ([] if asked.files else ["."])
+    command = [sys.executable, "-m", "pytest", "-q", "-c", "../pytest.ini", "--tb=short", "--timeout=60",
+               "-p", "no:cacheprovider", f"--junitxml={out}", "-k", asked.k, *names]  # fmt: skip
+    # Programs that run for a moment are compiled quickly, not well.
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "MPLBACKEND": "agg"}
+    known = os.pathsep.join(map(str, (folder, tests, HERE, HERE.parent / "src")))
+    with open(asked.log or os.devnull, "a") as log:
+        if names:
+            subprocess.run(
+                command, cwd=tests, env=os.environ | quick | {"PYTHONPATH": known}, stdout=log, stderr=log
+            )
+    return out
+
+
+def outcomes(path: Path) -> Iterator[tuple[str, str, str]]:
+    """(file::test, passed | failed | skipped, the last line of what was said) of each test."""
+    if not path.exists():
+        return
+    for case in ET.parse(path).iter("testcase"):
+        name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
+        bad = [child for kind in ("failure", "error") for child in case.findall(kind)]
+        if bad:
+            yield name, "failed", (bad[0].get("message") or "").splitlines()[0][:200]
+        else:
+            yield name, "skipped" if case.find("skipped") is not None else "passed", ""
+
+
+def report(path: Path) -> None:
+    """Print the table of a suite."""
+    found = list(outcomes(path))
+    counts = Counter((name.partition("::")[0], outcome) for name, outcome, _ in found)
+    print("| file | tests | passed | failed | skipped |\n|---|---|---|---|---|")
+    for file in sorted({file for file, _ in counts}):
+        row = [counts[file, outcome] for outcome in ("passed", "failed", "skipped")]
+        print(f"| {file} | {sum(row)} | {' | '.join(map(str, row))} |")
+    for name, outcome, why in found:
+        if outcome == "failed":
+            print(f"{name}\t{why}")
+
+
+ZOO = {"ppo_lstm": "PPO", "her": None, "ars": None}
+"""Files whose class is not the name in capitals; HER's entries name one in `model_class`, ARS is not offered."""
+NOT_MODELS = (
+    "n_timesteps", "n_envs", "env_wrapper", "callback", "frame_stack", "normalize", "monitor_kwargs", "env_kwargs",
+    "vec_env_wrapper", "vec_env_kwargs", "noise_type", "noise_std", "policy", "model_class",
+)  # fmt: skip
+"""What the zoo itself takes out before it makes a model."""
+
+
+def zoo(folder: Path) -> None:
+    """Print how many entries construct, and why others do not: each with its keywords, as the zoo hands them on."""
+    import yaml
+
+    made, refused = Counter(), Counter()
+    for path in sorted(folder.glob("*.yml")):
+        for name, entry in yaml.safe_load(path.read_text()).items():
+            try:
+                construct(path.stem, dict(entry))
+                made[path.stem] += 1
+            except Exception as error:
+                refused[path.stem] += 1
+                print(f"{path.stem} {name}: {type(error).__name__}: {str(error)[:200]}")
+    print("| file | construct | refused |\n|---|---|---|")
+    for name in sorted(made.keys() | refused.keys()):
+        print(f"| {name} | {made[name]} | {refused[name]} |")
+    print(f"| all | {made.total()} | {refused.total()} |")
+
+
+def construct(file: str, entry: dict[str, Any]) -> None:
+    """Make the model of an entry, and have its algorithm check a space of its kind; raises what they raise."""
+    import actrix
+    from actrix.envs.make import as_host_env
+
+    cls = getattr(
+        actrix,
+        (ZOO.get(file, file.upper()) or entry.get("model_class", file).upper()).replace("CROSSQ", "CrossQ"),
+    )
+    settings = {k: x for k, x in entry.items() if k not in NOT_MODELS}
+    for key in ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs"):
+        if isinstance(settings.get(key), str):
+            settings[key] = literal(ast.parse(settings[key].strip(), mode="eval").body)
+    if isinstance(settings.get("train_freq"), list):
+        settings["train_freq"] = tuple(settings["train_freq"])
+    if entry.get("noise_type"):
+        kind = (
+            actrix.OrnsteinUhlenbeckActionNoise
+            if "ornstein" in entry["noise_type"]
+            else actrix.NormalActionNoise
+        )
+        settings["action_noise"] = kind(mean=[0.0], sigma=[entry["noise_std"]])
+    model = cls(entry["policy"], **settings)
+    discrete = file in ("dqn", "qrdqn")
+    spec = as_host_env("CartPole-v1" if discrete else "Pendulum-v1").spec
+    if "replay_buffer_class" not in settings:  # hindsight would look for goals
+        model.algorithm.fitted(spec, entry.get("n_envs", 1)).check(spec, entry.get("n_envs", 1))
+
+
+def literal(node: ast.expr) -> Any:
+    """The value of an expression of literals, `dict(…)` and dotted names, which stay names (nn.ReLU → "ReLU")."""
+    if isinstance(node, ast.Call):
+        return {k.arg: literal(k.value) for k in node.keywords}
+    if isinstance(node, ast.Dict):
+        return {literal(k): literal(x) for k, x in zip(node.keys, node.values, strict=True) if k is not None}
+    if isinstance(node, ast.List | ast.Tuple):
+        return [literal(x) for x in node.elts]
+    if isinstance(node, ast.Attribute | ast.Name):
+        return node.attr if isinstance(node, ast.Attribute) else node.id
+    return ast.literal_eval(node)
+
+
+if __name__ == "__main__":
+    main()

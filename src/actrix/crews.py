@@ -1,0 +1,54 @@
+"""Environments in groups: of a model, of a run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from actrix.core.contract import Algorithm
+from actrix.envs.base import HostEnv
+from actrix.envs.make import choose_backend, make_vec_env, training_env
+from actrix.loops.groups import Crew, Grouping, check_grouping, local_crew
+
+
+def crew_for(model: Any, env: Any) -> Crew:
+    """What an id, a class or a function makes, in the model's groups; ValueError for an object."""
+    size = model.n_envs // model.grouping.groups(model.n_envs)
+    if isinstance(env, str):
+        backend = choose_backend(model.backend, env, model.env_kwargs, size, workers=True)
+        return crew_of_id(
+            model.algorithm, model.grouping, env, model.n_envs, model.seed, model.env_kwargs, backend
+        )
+    if not isinstance(env, type) and (isinstance(env, HostEnv) or not callable(env)):
+        raise ValueError(
+            "actors and groups make their environments themselves: give an id, a class or a function that makes one, "
+            f"not a {type(env).__name__}."
+        )
+    check_grouping(model.algorithm, model.grouping, "gymnasium")
+    make = functools.partial(make_vec_env, env, size, model.seed, env_kwargs=model.env_kwargs)
+    return _crew(make, model.n_envs // size, model.grouping)
+
+
+def crew_of_id(
+    algorithm: Algorithm,
+    grouping: Grouping,
+    env_id: str,
+    n_envs: int,
+    seed: int,
+    env_kwargs: Any,
+    backend: str,
+) -> Crew:
+    """So many environments of an id in groups, here or with actors; raises what making them raises, ValueError."""
+    check_grouping(algorithm, grouping, backend)
+    groups = grouping.groups(n_envs)
+    make = functools.partial(training_env, env_id, n_envs // groups, seed, env_kwargs, backend)
+    return _crew(make, groups, grouping)
+
+
+def _crew(make: Callable[[], Any], groups: int, grouping: Grouping) -> Crew:
+    if not grouping.actors:
+        return local_crew(make, groups)
+    from actrix.remote.crew import RayCrew
+
+    return RayCrew(make, groups, grouping.actors, grouping.address, step_timeout=grouping.step_timeout)

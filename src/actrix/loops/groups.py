@@ -1,0 +1,363 @@
+"""Collecting in fixed groups of environments, so that who collects them, and where, makes no difference.
+
+A group acts with a batch of its own, draws its noise from (seed, chunk, group) and knows nothing of the others; the
+learner gets their chunks side by side in the order of the groups. So one process, or any number of actors
+(`actrix.remote`), comes to the same bits.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from actrix.core.contract import Algorithm
+from actrix.core.types import Chunk, Key, PyTree, Spec
+from actrix.envs.base import HostEnv, Step
+from actrix.envs.guard import EnvError
+from actrix.loops.collect import Collector, Episodes
+from actrix.loops.host import HostRunner, check_behind, seeds_of
+from actrix.loops.runner import run_keys
+
+STEP_TIMEOUT = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Grouping:
+    """Who collects: environments in groups, by so many actors, with a policy so many updates behind."""
+
+    actors: int = 0
+    """Processes on Ray; 0 = the learner's own collects."""
+    envs_per_group: int | None = None
+    """None: with actors an equal share for each of them, else no groups."""
+    behind: int | None = None
+    """None: 1 with actors, else 0."""
+    address: str | None = None
+    """Of a Ray cluster; None starts Ray on this machine."""
+    step_timeout: float = STEP_TIMEOUT
+
+    def __post_init__(self) -> None:
+        if not _whole(self.actors, 0):
+            raise ValueError(f"actors={self.actors!r} must be a whole number of at least 0.")
+        if self.envs_per_group is not None and not _whole(self.envs_per_group, 1):
+            raise ValueError(f"envs_per_group={self.envs_per_group!r} must be a whole number of at least 1.")
+        if self.behind is not None and not (_whole(self.behind, 0) and self.behind <= 1):
+            raise ValueError(
+                f"behind={self.behind!r} must be 0 or 1: how many updates the policy that collects is behind."
+            )
+        if self.address is not None and not self.actors:
+            raise ValueError(
+                f"address={self.address!r} is of a Ray cluster, which actors need: give actors=N too."
+            )
+
+    def __bool__(self) -> bool:
+        """Whether there are groups."""
+        return bool(self.actors or self.envs_per_group)
+
+    @property
+    def lag(self) -> int:
+        """How many updates behind."""
+        return int(self.actors > 0) if self.behind is None else self.behind
+
+    def groups(self, n_envs: int) -> int:
+        """How many groups so many environments are; ValueError where they cannot be shared so."""
+        size, actors = self.envs_per_group, self.actors
+        if size is None:
+            if actors > n_envs:
+                raise ValueError(
+                    f"actors={actors} are more than the {n_envs} environments: take n_envs={actors}."
+                )
+            if n_envs % actors:
+                raise ValueError(
+                    f"{n_envs} environments cannot be shared equally by actors={actors}: take n_envs="
+                    f"{n_envs // actors * actors} or {(n_envs // actors + 1) * actors}, or give envs_per_group."
+                )
+            return actors
+        if n_envs % size:
+            fitting = [d for d in range(1, n_envs + 1) if n_envs % d == 0]
+            raise ValueError(
+                f"envs_per_group={size} does not divide the {n_envs} environments: take one of "
+                f"{', '.join(map(str, fitting))}."
+            )
+        if actors > n_envs // size:
+            raise ValueError(
+                f"actors={actors} are more than the {n_envs // size} groups of envs_per_group={size} in {n_envs} "
+                "environments: take fewer actors, or smaller groups."
+            )
+        return n_envs // size
+
+
+def _whole(x: Any, least: int) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool) and x >= least
+
+
+class Start(NamedTuple):
+    """What a group's first episodes begin with."""
+
+    seeds: list[int]
+    key: np.ndarray
+    """Of JAX environments."""
+
+
+class Piece(NamedTuple):
+    """What one group collected."""
+
+    chunk: Chunk
+    """NumPy arrays."""
+    episodes: Episodes
+
+
+class Crew(abc.ABC):
+    """Groups of environments, as one `HostEnv` that only training steps."""
+
+    spec: Spec
+    num_envs: int
+    backend: str
+    env_id: str | None = None
+    sizes: Sequence[int]
+    """Environments of each group."""
+    restarts = 0
+    """How often an actor was replaced."""
+    unsupported: str | None = None
+    """Why the environments' state cannot be saved, or None where it can."""
+
+    @abc.abstractmethod
+    def prepare(self, algorithm: Algorithm, starts: Sequence[Start]) -> None:
+        """Be ready to collect; the environments begin anew from these."""
+
+    @abc.abstractmethod
+    def collect(self, rows: int, keys: Sequence[np.ndarray], acting: PyTree) -> list[Piece]:
+        """A chunk of each group, whose noise is drawn from its key. Raises EnvError."""
+
+    @abc.abstractmethod
+    def states(self) -> list[dict[str, Any] | None]:
+        """Of each group, where it is (`Collector.state`)."""
+
+    @abc.abstractmethod
+    def set_states(self, states: Sequence[dict[str, Any]]) -> None:
+        """Go on from there."""
+
+    @abc.abstractmethod
+    def restart(self) -> None:
+        """Start new episodes at the next step."""
+
+    @abc.abstractmethod
+    def begin_anew(self, starts: Sequence[Start]) -> None:
+        """Start new episodes from these at the next step."""
+
+    @property
+    @abc.abstractmethod
+    def open_episodes(self) -> int:
+        """Episodes that have begun and not ended."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Release what the environments hold."""
+
+    def reset(self, seeds: Sequence[int] | None = None) -> NoReturn:
+        """Refused: nobody but training steps these."""
+        raise ValueError(
+            "environments in groups or actors are stepped by training alone: make one of your own to play in, or train "
+            "without envs_per_group and actors."
+        )
+
+    def step(self, action: np.ndarray) -> Step:
+        """Refused as `reset` is."""
+        self.reset()
+
+
+class LocalCrew(Crew):
+    """Groups in this process, one after the other."""
+
+    def __init__(self, envs: Sequence[HostEnv], first: int = 0, before: int = 0):
+        """`first` is the number of the first of these groups, before which are so many environments."""
+        self.groups, self.first, self.before = envs, first, before
+        self.sizes = [env.num_envs for env in envs]
+        self.num_envs, self.spec, self.backend = sum(self.sizes), envs[0].spec, envs[0].backend
+        self.env_id = getattr(envs[0], "env_id", None)
+        self.collectors: list[Collector] = []
+        self.turn = 0
+        """Which group is stepped."""
+
+    @property
+    def unsupported(self) -> str | None:  # type: ignore[override]
+        """Why the environments' state cannot be saved, or None where it can."""
+        for env in self.groups:
+            if (reason := getattr(env, "unsupported", None)) is not None:
+                return str(reason)
+            if not hasattr(env, "set_state"):
+                return f"the state of {type(env).__name__} cannot be had"
+        return None
+
+    def prepare(self, algorithm: Algorithm, starts: Sequence[Start]) -> None:
+        """Be ready to collect; the environments begin anew from these."""
+        acting = algorithm.initial_acting(jax.random.key(0), self.spec)  # for its shapes
+        self.tree = jax.tree.structure(acting)
+        self.collectors = [
+            Collector(algorithm, env, start.seeds, _key(start.key), acting)
+            for env, start in zip(self.groups, starts, strict=True)
+        ]
+
+    def collect(self, rows: int, keys: Sequence[np.ndarray], acting: PyTree) -> list[Piece]:
+        """A chunk of each group, whose noise is drawn from its key. Raises EnvError that names the group."""
+        pieces = []
+        for turn, (collector, key) in enumerate(zip(self.collectors, keys, strict=True)):
+            self.turn = turn
+            try:
+                chunk, episodes = collector.collect(rows, _key(key), acting)
+            except EnvError as error:
+                raise EnvError(f"{self.where()}: {error}") from error.__cause__
+            pieces.append(Piece(jax.tree.map(np.asarray, chunk), episodes))
+        return pieces
+
+    def where(self) -> str:
+        """The group whose turn it is, in words."""
+        begin = self.before + sum(self.sizes[: self.turn])
+        return named_group(self.first + self.turn, begin, self.sizes[self.turn])
+
+    def states(self) -> list[dict[str, Any] | None]:
+        """Of each group, where it is (`Collector.state`)."""
+        return [collector.state() for collector in self.collectors]
+
+    def set_states(self, states: Sequence[dict[str, Any]]) -> None:
+        """Go on from there."""
+        for collector, state in zip(self.collectors, states, strict=True):
+            collector.set_state(state)
+
+    def restart(self) -> None:
+        """Start new episodes at the next step."""
+        for collector in self.collectors:
+            collector.restart()
+
+    def begin_anew(self, starts: Sequence[Start]) -> None:
+        """Start new episodes from these at the next step."""
+        for collector, start in zip(self.collectors, starts, strict=True):
+            collector.begin_anew(start.seeds, _key(start.key))
+
+    @property
+    def open_episodes(self) -> int:
+        """Episodes that have begun and not ended."""
+        return sum(collector.open_episodes for collector in self.collectors)
+
+    def close(self) -> None:
+        for env in self.groups:
+            env.close()
+
+
+class GroupRunner(HostRunner):
+    """The host loop over groups. Callbacks run after each update, as in the compiled loop."""
+
+    each_step = False
+
+    def __init__(self, algorithm: Algorithm, env: Crew, seed: int, reference: Any = None, behind: int = 0):
+        super().__init__(algorithm, env, seed, reference, behind)
+        self.env: Crew = env
+        env.prepare(algorithm, self._starts(seed))
+
+    def _starts(self, seed: int) -> list[Start]:
+        sizes, key = self.env.sizes, run_keys(seed)[1]
+        ends = np.cumsum(sizes)
+        seeds = seeds_of(seed, self.num_envs)
+        keys = _keys(key, len(sizes))
+        return [Start(seeds[e - n : e], k) for n, e, k in zip(sizes, ends, keys, strict=True)]
+
+    def collect(self, rows: int, noise_key: Key, acting: PyTree) -> tuple[Chunk, Episodes]:
+        """The groups' chunks side by side, and the episodes that ended in them."""
+        pieces = self.env.collect(rows, _keys(noise_key, len(self.env.sizes)), acting)
+        returns, lengths = zip(*(piece.episodes for piece in pieces), strict=True)
+        return side_by_side([piece.chunk for piece in pieces]), (
+            np.concatenate(returns),
+            np.concatenate(lengths),
+        )
+
+    def state(self) -> dict[str, Any] | None:
+        """All groups' states; None where one cannot be had."""
+        states = self.env.states()
+        return None if any(state is None for state in states) else {"groups": states}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave; EnvError or ValueError where it does not fit."""
+        groups = state.get("groups")
+        if type(groups) is not list or len(groups) != len(self.env.sizes):
+            raise ValueError(f"the state is not that of {len(self.env.sizes)} groups.")
+        self.env.set_states(groups)
+
+    @property
+    def restorable(self) -> bool:
+        """Whether the environments can go on from a state."""
+        return self.env.unsupported is None
+
+    @property
+    def open_episodes(self) -> int:
+        """Episodes that have begun and not ended."""
+        return self.env.open_episodes
+
+    def restart(self) -> None:
+        """Start new episodes at the next step."""
+        self._drop_ahead()
+        self.env.restart()
+
+    def reseed(self, seeds: Sequence[int]) -> None:
+        """Start the environments anew from another seed at the next step."""
+        self._drop_ahead()
+        self.env.begin_anew(self._starts(seeds[0]))
+
+
+def side_by_side(chunks: Sequence[Chunk]) -> Chunk:
+    """Chunks of several groups as one, in their order."""
+    if len(chunks) == 1:
+        return chunks[0]
+    if any(chunk.valid is not None for chunk in chunks):
+        full = lambda chunk: np.ones(chunk.reward.shape, bool) if chunk.valid is None else chunk.valid
+        chunks = [dataclasses.replace(chunk, valid=full(chunk)) for chunk in chunks]  # type: ignore[arg-type]
+    carries = [chunk.carry0 for chunk in chunks]
+    rows = [dataclasses.replace(chunk, carry0=None) for chunk in chunks]
+    merged = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *rows)
+    return dataclasses.replace(merged, carry0=jax.tree.map(lambda *x: np.concatenate(x), *carries))
+
+
+def named_group(number: int, begin: int, size: int) -> str:
+    """A group in words."""
+    which = f"environment {begin}" if size == 1 else f"environments {begin} to {begin + size - 1}"
+    return f"group {number} ({which} of the run)"
+
+
+def local_crew(make: Callable[[], Any], groups: int) -> LocalCrew:
+    """So many groups in this process."""
+    return LocalCrew([make() for _ in range(groups)])
+
+
+def check_grouping(
+    algorithm: Algorithm, grouping: Grouping, backend: str, workers: bool | int = False
+) -> None:
+    """Raise ValueError where this algorithm cannot collect so, before anything is started."""
+    if backend == "jax" and (grouping or grouping.lag):
+        raise ValueError(
+            "backend='jax' trains in the compiled loop, which collects by itself: actors, envs_per_group and behind "
+            "are for backend='gymnasium' or 'envpool'."
+        )
+    if grouping and algorithm.steps_singly:
+        raise ValueError(
+            "actors and groups collect whole chunks, and this algorithm learns every few steps from a replay memory or "
+            "online: take one that learns from chunks (ppo, a2c, v-trace, acer, …)."
+        )
+    check_behind(algorithm, grouping.lag)
+    if grouping and workers:
+        raise ValueError("workers are processes of one learner: take either workers or actors and groups.")
+
+
+def _key(data: np.ndarray) -> Key:
+    return jax.random.wrap_key_data(jnp.asarray(data), impl="threefry2x32")
+
+
+def _keys(key: Key, groups: int) -> list[np.ndarray]:
+    """A key for each group; a single group, which is all environments, has the run's own."""
+    if groups == 1:
+        return [np.asarray(jax.random.key_data(key))]
+    fold = lambda g: jax.random.key_data(jax.random.fold_in(key, g))
+    return list(np.asarray(jax.vmap(fold)(jnp.arange(groups))))

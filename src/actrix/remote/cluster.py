@@ -1,0 +1,106 @@
+"""Ray itself: started on this machine, or joined."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+CONNECT_SECONDS = 5.0
+_users = {"started": False, "count": 0}
+"""Whether Ray was started or joined here, and how many still want it."""
+
+
+def ray_module() -> Any:
+    """Ray; ImportError says how to get it."""
+    # What it would otherwise do unasked: tell its makers, and warn of a variable that is not set.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError('actors run on Ray, which is not installed: pip install "actrix[ray]"') from error
+    return ray
+
+
+def join(address: str | None, processes: int) -> Any:
+    """Ray, which this process is then connected to: to the cluster at `address`, or else to one started here with room
+    for so many processes. A connection that is there already serves. ImportError, ValueError."""
+    ray = ray_module()
+    if not ray.is_initialized():
+        options: dict[str, Any] = {
+            "include_dashboard": False,
+            "log_to_driver": False,
+            "logging_level": "ERROR",
+        }
+        if address is None:
+            cpus = max(processes, os.cpu_count() or 1)
+            os.environ.setdefault(
+                "RAY_worker_niceness", "0"
+            )  # 15 by default: anybody else's work would come first
+            with (
+                warnings.catch_warnings()
+            ):  # JAX's, of forks that go on; Ray's programs replace theirs at once
+                warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+                ray.init(address="local", num_cpus=cpus, **options)
+        else:
+            _check_there(address)
+            options.pop("include_dashboard")
+            try:
+                ray.init(address=address, **options)
+            except Exception as error:
+                raise ValueError(f"{_no_cluster(address)} ({_first_line(error)})") from error
+        _users["started"] = True
+    _users["count"] += 1
+    return ray
+
+
+def leave() -> None:
+    """Shut down what `join` began, if nobody else uses it any more."""
+    _users["count"] -= 1
+    if _users["started"] and _users["count"] <= 0:
+        _users["started"], _users["count"] = False, 0
+        ray_module().shutdown()
+
+
+def _check_there(address: str) -> None:
+    """Ray itself waits for minutes where nobody answers."""
+    if address == "auto":
+        return
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        raise ValueError(f"address={address!r} must be HOST:PORT of a Ray cluster's head, or auto.")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ValueError(f"{_no_cluster(address)} ({error})") from error
+
+
+def _no_cluster(address: str) -> str:
+    return (
+        f"no Ray cluster of these versions answers this process at {address}: start one with `ray start --head --port "
+        "6379`, give this process the cluster's RAY_AUTH_TOKEN, or leave the address out"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = " ".join(str(error).split())
+    return lines if len(lines) <= 300 else f"{lines[:297]}..."
+
+
+def differing(theirs: dict[str, Any], ours: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """In which of these two machines' entries differ, in words."""
+    return [
+        f"{name} {theirs.get(name)} (here {ours.get(name)})"
+        for name in names
+        if theirs.get(name) != ours.get(name)
+    ]
+
+
+def kill(ray: Any, handle: Any) -> None:
+    """End an actor, if it is still there."""
+    with contextlib.suppress(Exception):
+        ray.kill(handle, no_restart=True)

@@ -1,0 +1,1 @@
+"""Tuning: settings searched with Optuna over several seeds, the best trained again on seeds that chose nothing."""

@@ -1,0 +1,130 @@
+"""A study from its beginning, or from where it was left, to its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from actrix.algorithms.settings import SettingError
+from actrix.files.lock import RunLock
+from actrix.runs.config import RunError, resolve
+from actrix.show.stats import Summary
+from actrix.tune.board import Board
+from actrix.tune.compare import BEST_FILE, ROUNDS, Outcome, compare, verdict
+from actrix.tune.plan import STUDY, Plan, make_plan
+from actrix.tune.study import WORKERS, begin, counted, need_optuna, open_study, recover, repair
+from actrix.tune.work import work, work_in_processes
+
+
+def tune(
+    algorithm: str | None, env_id: str, folder: str | Path, trials: int = 100, *, seeds: int = 4, held_out: int = 10,
+    evaluations: int = 5, space: str | Path | None = None, settings: Mapping[str, Any] = {}, storage: str | None = None,
+    jobs: int = 1, quiet: bool = True, **run: Any,
+) -> Outcome:  # fmt: skip
+    """`actrix tune ALGORITHM ENV` from Python; goes on with the study where the folder has one.
+
+    Args:
+        algorithm, env_id: as for `actrix train`; None with `critic`, `actor` and `data` in `run`.
+        folder: of the study; its name is the study's.
+        trials: how many the study shall have.
+        seeds: of each trial: 0, 1, …
+        held_out: seeds of each of the two rounds after the search (`tune.compare`).
+        evaluations: checkpoints of a trial.
+        space: a YAML file that changes what is searched (`tune.derive.read_space`).
+        settings: fixed ones.
+        storage: an Optuna URL; None = a journal in the folder.
+        jobs: processes.
+        run: further arguments of `runs.config.resolve` (`steps`, `n_envs`, `backend`, `env_kwargs`, …).
+
+    Raises ImportError (no Optuna), SettingError, RunError (another study in the folder), KeyboardInterrupt.
+    """
+    need_optuna()
+    if seeds < 1:
+        raise SettingError(f"seeds={seeds} must be at least 1.")
+    run |= {"settings": dict(settings), "seeds": list(range(seeds))}
+    base, default = (resolve(algorithm, env_id, tuned=tuned, **run) for tuned in (True, False))
+    plan = make_plan(base, default, settings, None if space is None else Path(space), held_out, evaluations)
+    outcome = run_study(plan, Path(folder), trials, jobs=jobs, storage=storage, quiet=quiet)
+    if outcome is None:
+        raise KeyboardInterrupt
+    return outcome
+
+
+def run_study(
+    plan: Plan, folder: Path, trials: int, *, jobs: int = 1, storage: str | None = None, quiet: bool = False
+) -> Outcome | None:
+    """Search until the study has so many trials, draw it, and compare; None where the comparison was interrupted."""
+    need_optuna()
+    for name, value in (("trials", trials), ("jobs", jobs)):
+        if value < 1:
+            raise SettingError(f"{name}={value} must be at least 1.")
+    if folder.exists() and not (folder / STUDY).exists() and any(p.name != ".lock" for p in folder.iterdir()):
+        raise RunError(f"{folder} exists and holds no study: choose another --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with RunLock(folder):
+        _same(plan, folder, "the user's" if storage else "the folder's")
+        say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
+        each = f"{trials} trials of {len(plan.base.seeds)} seeds × {plan.base.n_timesteps:,} steps"
+        say(f"tuning {plan.title}: {each}, {len(plan.space)} settings → {folder}")
+        study = open_study(plan, folder, storage, trials)
+        again = recover(study, folder, own=storage is None)
+        begin(study, plan)
+        done = len(counted(study.get_trials(deepcopy=False)))
+        if done or again:
+            say(
+                f"going on with {done} of {trials} trials"
+                + (f", {again} broken off and tried again" if again else "")
+            )
+        try:
+            with Board(plan, study, trials, enabled=False if quiet else None) as board:
+                if jobs == 1:
+                    work(study, plan, folder, trials, board.seen)
+                elif done < trials:
+                    work_in_processes(study, plan, folder, trials, jobs, storage, board.seen)
+        except BaseException:
+            recover(study, folder, own=storage is None)  # those of processes that were stopped
+            raise
+        from actrix.tune.pictures import curves, pictures  # loads matplotlib
+
+        pictures(plan, study, folder)
+        outcome = compare(plan, study, folder, quiet, say)
+        if outcome is not None:
+            curves(plan, outcome)
+        return outcome
+
+
+def _same(plan: Plan, folder: Path, storage: str) -> None:
+    """Refuse another study than the folder's, or another storage; write what a new one is."""
+    (folder / WORKERS).mkdir(exist_ok=True)
+    if (folder / STUDY).exists():
+        plan.check_same(folder, storage)
+    else:
+        plan.save(folder, storage)
+    if storage == "the folder's":
+        repair(folder)
+
+
+def show(plan: Plan, outcome: Outcome, console: Console) -> None:
+    """Print both rounds, how the chosen setting stands, and what trains with it."""
+    for name, found in zip(ROUNDS, (outcome.choice, outcome.result), strict=True):
+        what = "chooses among the best trials" if name == ROUNDS[0] else "seeds that chose nothing"
+        table = Table(title=f"{name}: {plan.held_out} held-out seeds, {what}", title_justify="left")
+        for column in ("settings", "IQM", "95% interval", "worst seed", "best seed"):
+            table.add_column(column, justify="left" if column == "settings" else "right", no_wrap=True)
+        for who, summary in found.items():
+            table.add_row(who, *_row(summary), style="bold" if who == outcome.chosen.name else "")
+        console.print(table)
+    for sentence in verdict(outcome):
+        console.print(sentence, soft_wrap=True)
+    console.print(f"settings: {outcome.folder / BEST_FILE}", soft_wrap=True)
+
+
+def _row(summary: Summary) -> list[str]:
+    ends = f"{min(summary.values):.4g}", f"{max(summary.values):.4g}"
+    if summary.iqm is None:
+        return [f"mean {summary.mean:.4g}", "too few seeds", *ends]
+    return [f"{summary.iqm:.4g}", f"{summary.low:.4g} to {summary.high:.4g}", *ends]

@@ -1,0 +1,372 @@
+"""Actors on Ray: the bits of one process, whoever collects and whoever is killed meanwhile."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+import warnings
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from tests.run.test_groups import STEPS, Marked, digest, model
+from tests.run.test_resume import tensors
+
+from actrix.envs.guard import EnvError
+from actrix.files import checkpoint
+
+ray = pytest.importorskip("ray")
+
+from actrix.remote import cluster, crew  # noqa: E402
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # its environments: actors cannot import it
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def processes():
+    """Those of Ray that are children of this one, or theirs."""
+    found = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()
+    parents = {int(line.split()[0]): (int(line.split()[1]), line) for line in found[1:]}
+
+    def ours(pid):
+        while pid in parents and pid > 1:
+            if pid == os.getpid():
+                return True
+            pid = parents[pid][0]
+        return False
+
+    return [line for pid, (_, line) in parents.items() if "ray" in line and pid != os.getpid() and ours(pid)]
+
+
+@pytest.fixture(scope="module")
+def one_ray():
+    """One Ray for all tests here, and nothing of it afterwards."""
+    before = set(os.listdir("/dev/shm"))
+    cluster.join(None, 4)
+    yield
+    cluster.leave()
+    assert not ray.is_initialized()
+    end = time.monotonic() + 20
+    while (left := processes()) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not left
+    assert not {name for name in os.listdir("/dev/shm") if name not in before and "plasma" in name}
+
+
+@pytest.fixture
+def closing(one_ray):
+    """Models to close."""
+    models = []
+    yield lambda *args, **kwargs: models.append(model(*args, **kwargs)) or models[-1]
+    for one in models:
+        one.env.close()
+
+
+class Killer:
+    """A callback that kills the actor of that number after these updates; the next chunk is then being collected."""
+
+    def __init__(self, *updates, number=None):
+        self.updates, self.number, self.calls, self.killed = updates, number, 0, 0
+
+    def __call__(self, locals_, _):
+        self.calls += 1
+        if self.calls in self.updates:
+            mates = locals_["model"].env._mates
+            os.kill(
+                mates[self.calls % len(mates) if self.number is None else self.number].pid, signal.SIGKILL
+            )
+            self.killed += 1
+        return True
+
+
+def test_any_number_of_actors_comes_to_the_same_bits(closing):
+    for behind, numbers in ((1, (4,)), (0, (1,))):
+        here = digest(model(envs_per_group=1, behind=behind).learn(STEPS))
+        for actors in numbers:
+            there = closing(actors=actors, envs_per_group=1, behind=behind).learn(STEPS)
+            assert digest(there) == here, f"{actors} actors, behind={behind}"
+    assert len(there.run.returns) == there.num_episodes > 0
+
+
+def test_killed_actors_change_nothing(closing):
+    killer = Killer(1, 2, 3)
+    trained = closing(actors=2, envs_per_group=1)
+    with pytest.warns(
+        RuntimeWarning, match=r"actor \d \(groups . to ., process \d+ on .*\) died .* is replaced\.$"
+    ):
+        trained.learn(STEPS, callback=killer)
+    assert killer.killed == trained.env.restarts == 3
+    assert digest(trained) == digest(model(envs_per_group=1, behind=1).learn(STEPS))
+
+
+class Forgetful(gym.Wrapper):
+    """A wrapper that actrix does not know: its state cannot be saved."""
+
+
+def forgetful():
+    return Forgetful(gym.make("CartPole-v1"))
+
+
+def test_open_episodes_that_are_lost_are_counted_and_named(closing):
+    trained = closing(env=forgetful, actors=1, envs_per_group=2)
+    with pytest.warns(
+        RuntimeWarning,
+        match=r"cannot be restored \(the wrapper Forgetful .* so its 4 open episodes are dropped",
+    ):
+        trained.learn(STEPS, callback=Killer(2))
+    assert trained.run.metrics["rollout/env_restarts"] == 1
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_one_process_goes_on_with_actors(closing, tmp_path):
+    model(envs_per_group=2, behind=1).learn(STEPS // 2, checkpoint_dir=tmp_path / "half")
+    model(envs_per_group=2, behind=1).learn(STEPS, checkpoint_dir=tmp_path / "whole")
+    trained = closing(actors=2, envs_per_group=2).learn(STEPS, resume_from=tmp_path / "half")
+    assert checkpoint.newest_step(tmp_path / "half") == trained.num_timesteps
+    (found, _), (wanted, _) = tensors(tmp_path / "half"), tensors(tmp_path / "whole")
+    learner = lambda arrays: {name: x for name, x in arrays.items() if "total_steps" not in name}
+    assert learner(found) == learner(wanted)
+
+
+class Breaks(Marked):
+    def step(self, action):
+        if self.number > 2:
+            raise OSError("unplugged")
+        return super().step(action)
+
+
+def test_what_an_environment_raises_is_named(closing):
+    trained = closing(env=Breaks, actors=1, envs_per_group=1, normalize=False)
+    with pytest.raises(
+        EnvError, match=r"group 0 \(environment 0 of the run\): environment 0 .*unplugged"
+    ) as caught:
+        trained.learn(STEPS)
+    assert "OSError" in str(caught.value.__cause__)
+
+
+@pytest.mark.slow
+def test_who_dies_again_and_again_ends_training(closing, monkeypatch):
+    monkeypatch.setattr(crew, "DEATHS", 0)
+    trained = closing(actors=1)
+    with pytest.raises(
+        EnvError, match="died 1 times over one chunk, at last because its process or its node is gone"
+    ):
+        trained.learn(STEPS, callback=Killer(1))
+
+
+def test_an_environment_that_only_the_driver_has(one_ray, monkeypatch):
+    module = types.ModuleType("only_here")
+    made = type("Only", (Marked,), {"__module__": "only_here"})
+    module.Only = made
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    with pytest.raises(
+        ImportError, match=r"an actor cannot make .* No module named 'only_here'; its module must"
+    ):
+        model(env=made, actors=1)
+
+
+def test_other_versions_on_a_node(one_ray, monkeypatch):
+    ours = crew.manifest.package_versions() | {"jax": "0.0.1"}
+    monkeypatch.setattr(crew.manifest, "package_versions", lambda: ours)
+    with pytest.raises(
+        ValueError, match=r"actor 0 .* runs other versions: jax .* \(here 0\.0\.1\); install the same"
+    ):
+        model(actors=1)
+
+
+@pytest.mark.slow
+def test_another_kind_of_machine_is_said(one_ray, monkeypatch):
+    other = crew.manifest.machine() | {"processor": "abacus"}
+    monkeypatch.setattr(crew.manifest, "machine", lambda: other)
+    with pytest.warns(RuntimeWarning, match=r"another kind of machine: processor .* \(here abacus\)"):
+        model(actors=1).env.close()
+
+
+def test_no_ray_and_no_cluster(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(ray, "is_initialized", lambda: False)
+        with pytest.raises(
+            ValueError, match=r"no Ray cluster .* at localhost:1: start one with `ray start --head"
+        ):
+            model(actors=1, address="localhost:1")
+        with pytest.raises(ValueError, match="must be HOST:PORT"):
+            model(actors=1, address="somewhere")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r'not installed: pip install "actrix\[ray\]"'):
+        model(actors=1)
+
+
+# ---------------------------------------------------------------------------- slow ones
+
+
+class Sleeps(Marked):
+    """A step takes a while, in the environment whose observations begin with it; `stuck`: it never ends."""
+
+    seconds, stuck = 0.02, False
+
+    def step(self, action):
+        if self.stuck and self.number > 2:
+            time.sleep(1e6)
+        time.sleep(self.seconds)
+        return super().step(action)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_twenty_kills_at_random_moments(closing):
+    """From another thread, so that they hit acting, sending, starting and restoring."""
+    import threading
+
+    rng, stop = np.random.default_rng(0), threading.Event()
+    trained, killed = closing(env=Sleeps, actors=2, envs_per_group=1, normalize=False), []
+
+    def kill():
+        while len(killed) < 20 and not stop.wait(rng.uniform(0.5, 4.0)):
+            pid = trained.env._mates[rng.integers(2)].pid
+            if pid not in killed:
+                killed.append(pid)
+                os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        with warnings.catch_warnings(record=True):
+            warnings.simplefilter("always")
+            rounds = 0
+            while len(killed) < 20 and rounds < 100:
+                trained.learn(16 * 4 * 8, reset_num_timesteps=False)
+                rounds += 1
+    finally:
+        stop.set()
+        thread.join()
+    assert len(killed) == 20
+    here = model(env=Marked, envs_per_group=1, behind=1, normalize=False)
+    for _ in range(rounds):
+        here.learn(16 * 4 * 8, reset_num_timesteps=False)
+    assert digest(trained) == digest(here)
+
+
+@pytest.mark.slow
+def test_a_stuck_actor_is_ended_and_a_slow_one_named(closing, monkeypatch):
+    monkeypatch.setattr(crew, "FIRST_STEP", 4.0)
+    monkeypatch.setattr(crew, "DEATHS", 1)
+    stuck = type("Stuck", (Sleeps,), {"stuck": True, "seconds": 0.0, "__module__": __name__})
+    trained = closing(env=stuck, actors=1, normalize=False)
+    trained.env.step_timeout = 3.0
+    with (
+        pytest.warns(
+            RuntimeWarning, match=r"group 0 \(environments 0 to 3 of the run\), step \d+ of 16 took longer"
+        ),
+        pytest.raises(EnvError, match=r"died 2 times over one chunk, at last because .* took longer than"),
+    ):
+        trained.learn(STEPS)
+    monkeypatch.undo()
+    monkeypatch.setattr(crew, "SLOW", 3.0)
+
+    class Uneven(Marked):
+        made = 0
+
+        def step(self, action):
+            time.sleep(0.6 if self.mark == self.slow else 0.0)
+            return super().step(action)
+
+    mark = model(env=Marked, normalize=False, envs_per_group=1)
+    Uneven.slow = float(mark.runner._starts(3)[2].seeds[0] % 2**31 % 1000)
+    trained = closing(env=Uneven, actors=4, normalize=False)
+    with pytest.warns(
+        RuntimeWarning, match=r"actor 2 .* is slow: after . s it is at group 2 .*, step \d+ of 16, and"
+    ):
+        trained.learn(STEPS)
+
+
+SCRIPT = """
+import sys
+from tests.run.test_groups import Marked, model
+if __name__ == "__main__":
+    trained = model(env=Marked, actors=2, envs_per_group=1, normalize=False)
+    print("trains", flush=True)
+    trained.learn(16 * 4 * 300, checkpoint_dir=sys.argv[1], checkpoint_seconds=0.0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_learner_leaves_no_orphans_and_is_resumed_exactly(closing, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    child = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "run")], start_new_session=True,
+        stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}, text=True,
+    )  # fmt: skip
+    assert child.stdout.readline() == "trains\n"
+    end = time.monotonic() + 120
+    while checkpoint.newest_step(tmp_path / "run") < 16 * 4 * 4 and time.monotonic() < end:
+        time.sleep(0.05)
+    session = os.getsid(child.pid)
+    assert child.poll() is None, "it trains still"
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    mine = lambda: [
+        line for line in subprocess.run(["ps", "-eo", "sess,args"], capture_output=True, text=True).stdout.splitlines()
+        if line.split()[0] == str(session)
+    ]  # fmt: skip
+    end = time.monotonic() + 150  # Ray's agents look for their raylet now and then
+    while mine() and time.monotonic() < end:
+        time.sleep(0.5)
+    assert not mine()
+    trained = closing(env=Marked, actors=1, envs_per_group=1, normalize=False)
+    trained.learn(16 * 4 * 300, resume_from=tmp_path / "run")
+    assert trained.run.resumes == 0, "in the same episodes"
+    whole = model(env=Marked, envs_per_group=1, behind=1, normalize=False).learn(16 * 4 * 300)
+    assert digest(trained) == digest(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_node_that_goes_changes_nothing(tmp_path):
+    """In a process of its own, for a Ray of its own: three nodes, of which one with an actor is removed."""
+    script = tmp_path / "nodes.py"
+    script.write_text(NODES)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": path}, text=True, capture_output=True,
+        timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split()[-1] == "same", done.stdout[-3000:]
+
+
+NODES = """
+import os
+os.environ["RAY_worker_niceness"] = "0"
+os.environ["RAY_health_check_timeout_ms"] = "2000"
+os.environ["RAY_health_check_period_ms"] = "500"
+os.environ["RAY_health_check_initial_delay_ms"] = "0"
+from actrix.remote.cluster import ray_module
+ray = ray_module()
+from ray.cluster_utils import Cluster
+from tests.run.test_groups import digest, model
+if __name__ == "__main__":
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    cluster.wait_for_nodes()
+    trained = model(actors=2, envs_per_group=1, address=cluster.address)
+    calls = [0]
+
+    def gone(locals_, _):
+        calls[0] += 1
+        if calls[0] == 2:
+            cluster.remove_node(nodes[1], allow_graceful=False)
+        return True
+
+    trained.learn(16 * 4 * 6, callback=gone)
+    assert trained.env.restarts >= 1, trained.env.restarts  # a successor may be sent to the dead node first
+    here = model(envs_per_group=1, behind=1).learn(16 * 4 * 6)
+    trained.env.close()
+    cluster.shutdown()
+    print("same" if digest(here) == digest(trained) else "other")
+"""

@@ -1,0 +1,204 @@
+"""Groups of environments, and the policy before the last update, without Ray."""
+
+import hashlib
+
+import gymnasium as gym
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.run.test_resume import assert_same, keep_all  # noqa: F401
+
+from actrix import A2C, PPO, SAC, VTrace
+from actrix.envs.guard import EnvError
+from actrix.envs.make import make_vec_env
+from actrix.files import checkpoint
+from actrix.loops import host
+from actrix.loops.groups import Grouping, GroupRunner
+from actrix.loops.runner import iteration_keys, wrapped
+from actrix.loops.stepping import host_runner
+
+SMALL = {
+    "n_steps": 16, "batch_size": 16, "n_epochs": 2, "normalize": True, "policy_kwargs": {"net_arch": [8]}, "seed": 3,
+}  # fmt: skip
+STEPS = 16 * 4 * 6
+
+
+def model(kind=PPO, env="CartPole-v1", n_envs=4, **more):
+    return kind("MlpPolicy", env, n_envs=n_envs, backend="gymnasium", **SMALL | more)
+
+
+def digest(trained):
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(trained.runner.learners[0]):
+        found.update(np.asarray(leaf).tobytes())
+    return found.hexdigest()
+
+
+def by_hand(trained, updates):
+    """Chunk k + 1 with the policy before update k, in the plainest order."""
+    runner = host_runner(trained.algorithm, make_vec_env("CartPole-v1", 4, backend="gymnasium"), 3)
+    runner.set_training(total_steps=STEPS)
+    runner.warm()
+    older = None
+    for k in range(updates):
+        now = jax.tree.map(jnp.array, runner.learner.acting)
+        key = iteration_keys(runner.iteration_key, wrapped(k))[0]
+        chunk, _ = runner.collect(runner.rows, key, now if older is None else older)
+        older = now
+        runner.learner, _ = runner._learn(runner.learner, chunk, runner.iteration_key, wrapped(k))
+    return runner.learner
+
+
+def test_behind_is_the_policy_before_the_last_update(monkeypatch):
+    """By its definition; and it makes no difference whether a thread collects meanwhile."""
+    threads, start = [], host._Ahead.__init__
+    monkeypatch.setattr(host._Ahead, "__init__", lambda *a: (threads.append(1), start(*a))[1])
+    trained = model(behind=1).learn(STEPS)
+    updates = trained.run.iterations
+    assert len(threads) == updates - 1, "none after the last chunk"
+    for a, b in zip(
+        jax.tree.leaves(trained.runner.learner), jax.tree.leaves(by_hand(trained, updates)), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    seen = []
+    watched = model(behind=1).learn(STEPS, callback=lambda locals_, _: seen.append(locals_["dones"]))
+    assert len(seen) == 16 * updates, "each step, in this thread"
+    assert len(threads) == updates - 1
+    assert digest(watched) == digest(trained) != digest(model().learn(STEPS))
+
+
+def test_one_group_of_all_environments_is_the_ordinary_loop():
+    for behind in (0, 1):
+        whole = model(behind=behind).learn(STEPS)
+        assert digest(model(behind=behind, envs_per_group=4).learn(STEPS)) == digest(whole)
+    assert type(model(envs_per_group=4).runner) is GroupRunner
+    halves = model(envs_per_group=2).learn(STEPS)
+    assert digest(halves) == digest(model(envs_per_group=2).learn(STEPS)) != digest(model().learn(STEPS))
+    assert len(halves.run.returns) == halves.num_episodes > 0
+
+
+class Marked(gym.Env):
+    """Says in each observation which seed it got; episodes of 3 and of 5 steps by turns."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    mark, number = 0.0, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.mark, self.number = float(seed % 1000), 0
+        self.number, self.t = self.number + 1, 0
+        return np.float32([self.mark, 0]), {}
+
+    def step(self, action):
+        self.t += 1
+        done = self.t == (3 if self.number % 2 else 5)
+        return np.float32([self.mark, self.t]), 1.0, done, False, {}
+
+    def get_state(self):
+        return {"mark": self.mark, "number": self.number, "t": self.t}
+
+    def set_state(self, state):
+        self.mark, self.number, self.t = state["mark"], state["number"], state["t"]
+
+
+def test_groups_stand_side_by_side_with_their_own_seeds_and_noise():
+    alone, halves = (model(env=Marked, normalize=False, envs_per_group=size) for size in (4, 2))
+    chunks = []
+    for one in (alone, halves):
+        key = jax.random.key(0)
+        chunk, (returns, lengths) = one.runner.collect(16, key, one.runner.learner.acting)
+        assert sorted(lengths.tolist()) == sorted([3, 5, 3, 5] * 4)
+        np.testing.assert_array_equal(returns, lengths)
+        chunks.append(chunk)
+    np.testing.assert_array_equal(chunks[0].obs, chunks[1].obs)
+    np.testing.assert_array_equal(chunks[0].first, chunks[1].first)
+    assert len(np.unique(chunks[1].obs[0, :, 0])) == 4
+    a = np.asarray(chunks[1].action)
+    assert (a[:, :2] != a[:, 2:]).any(), "each group has noise of its own"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"behind": 1},
+        {"behind": 1, "envs_per_group": 2},
+        pytest.param(
+            {"envs_per_group": 2, "policy_kwargs": {"net_arch": [8], "cell": "lstm"}}, marks=pytest.mark.slow
+        ),
+    ],
+    ids=["behind", "behind in groups", "recurrent groups"],
+)
+def test_resuming_is_exact(how, tmp_path, keep_all):  # noqa: F811
+    """Saving after every update, while the next chunk is being collected, changes nothing; and going on from such a
+    file comes to the same."""
+    build = lambda **more: model(**how | more)
+    build().learn(STEPS, checkpoint_dir=tmp_path / "plain", checkpoint_seconds=1e9)
+    build().learn(STEPS, checkpoint_dir=tmp_path / "whole", checkpoint_seconds=0)
+    assert_same(tmp_path / "plain", tmp_path / "whole")
+    middle = checkpoint.checkpoints(tmp_path / "whole")[2]
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / middle.name).write_bytes(middle.read_bytes())
+    build(seed=99).learn(STEPS, resume_from=tmp_path / "part", checkpoint_seconds=1e9)
+    assert_same(tmp_path / "part", tmp_path / "whole")
+    with pytest.raises((ValueError, RuntimeError), match=r"behind=0, and it was 1|groups"):
+        model(seed=5).learn(STEPS, resume_from=tmp_path / "part")
+
+
+def test_an_error_in_the_chunk_ahead_is_raised_where_it_is_wanted():
+    class Breaks(Marked):
+        def step(self, action):
+            if self.number > 20:
+                raise OSError("unplugged")
+            return super().step(action)
+
+    with pytest.raises(EnvError, match="unplugged"):
+        model(env=Breaks, behind=1, normalize=False).learn(1000)
+    with pytest.raises(
+        EnvError, match=r"group 0 \(environments 0 to 1 of the run\): environment 0 .* unplugged"
+    ):
+        model(env=Breaks, envs_per_group=2, normalize=False).learn(1000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "message"),
+    [
+        (A2C, {"behind": 1, "batch_size": None}, "score weighs nothing by the ratio.*take behind=0"),
+        (SAC, {"env": "Pendulum-v1", "behind": 1}, "learned from every few steps"),
+        (SAC, {"env": "Pendulum-v1", "envs_per_group": 2}, "collect whole chunks"),
+        (PPO, {"behind": 2}, "behind=2 must be 0 or 1"),
+        (PPO, {"envs_per_group": 3}, "does not divide the 4 environments: take one of 1, 2, 4"),
+        (PPO, {"backend": "jax", "behind": 1}, "compiled loop"),
+        (PPO, {"address": "localhost:1"}, "which actors need"),
+        (PPO, {"actors": 8}, "actors=8 are more than the 4 environments: take n_envs=8"),
+        (PPO, {"actors": 3}, "cannot be shared equally by actors=3: take n_envs=3 or 6"),
+        (PPO, {"actors": 3, "envs_per_group": 2}, "more than the 2 groups of envs_per_group=2 in 4"),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence(kind, more, message):
+    keep = SMALL if kind is PPO else {"policy_kwargs": SMALL["policy_kwargs"], "seed": 3}
+    with pytest.raises(ValueError, match=message):
+        kind("MlpPolicy", **{"env": "CartPole-v1", "n_envs": 4, "backend": "gymnasium"} | keep | more)
+
+
+def test_an_object_cannot_be_in_groups():
+    with pytest.raises(ValueError, match="give an id, a class or a function"):
+        model(env=gym.make("CartPole-v1"), envs_per_group=1)
+
+
+def test_what_may_be_behind_follows_from_facts():
+    model(behind=1)
+    VTrace("MlpPolicy", "CartPole-v1", n_envs=4, backend="gymnasium", behind=1)
+    assert Grouping(actors=2).lag == 1
+    assert Grouping(actors=2, behind=0).lag == Grouping().lag == 0
+
+
+def test_callbacks_of_groups_run_after_updates_and_the_environments_are_trainings():
+    trained, seen = model(envs_per_group=2), []
+    trained.learn(STEPS, callback=lambda locals_, _: seen.append(locals_["self"].num_timesteps))
+    assert seen[-1] == trained.num_timesteps
+    assert len(seen) == trained.run.iterations
+    with pytest.raises(ValueError, match="stepped by training alone"):
+        trained.get_env().reset()

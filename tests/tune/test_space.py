@@ -1,0 +1,156 @@
+"""Search spaces: derived from an algorithm's settings, changed by a file, and what Optuna's parameters stand for."""
+
+import math
+
+import optuna
+import pytest
+import yaml
+
+from actrix.algorithms.presets import PRESETS, compose
+from actrix.algorithms.settings import SettingError, configure, value_of
+from actrix.runs.config import resolve
+from actrix.tune.derive import ALWAYS, derive, read_space, write_space
+from actrix.tune.space import Choice, Range, number
+
+PPO = PRESETS["ppo"].algorithm
+
+
+def by_name(space):
+    return {one.name: one for one in space}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_has_a_space_whose_ends_it_takes(name):
+    algorithm = PRESETS[name].algorithm
+    space = derive(algorithm, algorithm)
+    assert space or name in ("mc", "td"), name
+    for one in space:
+        for end in one.ends():
+            configure(algorithm, {one.name: end})  # raises SettingError
+        if one.name not in ALWAYS:
+            assert one.low <= number(value_of(algorithm, one.name)) <= one.high
+
+
+def test_scales_follow_from_types_and_bounds():
+    space = by_name(derive(PPO, PPO))
+    assert space["learning_rate"] == Range("learning_rate", 3e-5, 3e-3, "log")
+    assert space["gamma"] == Range("gamma", 0.9, 0.999, "complement")
+    assert space["n_steps"] == Range("n_steps", 256, 16384, "power", whole=True)
+    assert space["n_epochs"].ends() == [4, 16]
+    assert space["ent_coef"].ends() == [1e-5, 0.1]
+    assert not {"normalize_obs", "optimizer", "clip_range_vf", "max_grad_norm_"} & set(space)
+    # Several passes over a chunk need a ratio: A2C keeps its one, and its score knows no clip range.
+    assert not {"n_epochs", "clip_range"} & set(
+        by_name(derive(PRESETS["a2c"].algorithm, PRESETS["a2c"].algorithm))
+    )
+
+
+def test_a_refused_end_moves_inwards():
+    """γ of conservative iteration and a table's learning rate are shares: no end lies beyond 1."""
+    table = PRESETS["q-learning"].algorithm
+    assert by_name(derive(table, table))["learning_rate"].ends() == [0.01, 1.0]
+
+
+def test_the_space_holds_the_zoo_and_keeps_its_schedule():
+    base = resolve("ppo", "CartPole-v1", seeds=[0]).build()
+    default = resolve("ppo", "CartPole-v1", seeds=[0], tuned=False).build()
+    space = by_name(derive(default, base))
+    assert space["n_steps"].ends() == [32, 2048]  # the zoo's 32, and around the default's 256
+    assert space["learning_rate"].ends() == ["lin_3e-05", "lin_0.003"]
+    assert space["learning_rate"].nearest("lin_0.001") == 0.001
+    assert "gamma" not in by_name(derive(default, base, fixed={"gamma": 0.9}))
+
+
+def test_composed_words_have_a_space():
+    algorithm = compose("v-trace", "ppo-clip:0.3", "trajectories:4")
+    space = by_name(derive(algorithm, algorithm))
+    assert {"learning_rate", "gamma", "clip_range", "replay_ratio", "batch_size"} <= set(space)
+    assert space["clip_range"].ends() == [0.075, 1.2]
+
+
+DIMENSIONS = [
+    Range("gamma", 0.9, 0.999, "complement"),
+    Range("learning_rate", 3e-5, 3e-3, "log", schedule="linear"),
+    Range("n_steps", 32, 2048, "power", whole=True),
+    Range("n_epochs", 1, 20, whole=True),
+    Choice("policy_kwargs.net_arch", ([64, 64], [256], {"pi": [8], "vf": [16]})),
+    Choice("optimizer", ("adam", "rmsprop")),
+]
+
+
+@pytest.mark.parametrize("one", DIMENSIONS, ids=lambda one: one.name)
+def test_a_parameter_stands_for_a_value_in_its_range_and_back(one):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(50):
+        x = study.ask({one.param: one.distribution()}).params[one.param]
+        value = one.read(x)
+        if isinstance(one, Choice):
+            assert one.nearest(value) == x
+            continue
+        assert one.low <= number(value) <= one.high
+        back = one.nearest(value)
+        assert back == x if isinstance(x, int) else math.isclose(back, x, rel_tol=2e-3)
+        assert one.read(back) == value
+
+
+def test_gamma_is_even_in_the_logarithm_of_what_is_left_of_it():
+    one = DIMENSIONS[0]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    values = [one.read(study.ask({one.param: one.distribution()}).params["1-gamma"]) for _ in range(400)]
+    middle = sum(value > 0.99 for value in values) / len(values)  # √(0.1 · 0.001) = 0.01 halves the range
+    assert 0.42 < middle < 0.58
+
+
+def test_a_file_changes_the_space_and_the_printed_space_is_a_file(tmp_path):
+    space = derive(PPO, PPO)
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        "gamma: {high: 0.9999}\nclip_range: null\nn_envs: {low: 4, high: 16, scale: power}\n"
+        "learning_rate: {low: 1e-5}\nnormalize: [true, false]\nvf_coef: {low: 0, high: 1, scale: linear}\n"
+        "policy_kwargs.net_arch: [[64, 64], [256, 256]]\n"
+    )
+    changed = by_name(read_space(path, space, PPO, {}))
+    assert changed["gamma"] == Range("gamma", 0.9, 0.9999, "complement")
+    assert changed["learning_rate"].ends() == [1e-5, 3e-3]
+    assert changed["n_envs"].ends() == [4, 16]
+    assert changed["vf_coef"] == Range("vf_coef", 0, 1, "linear")  # of a number that need not be whole
+    assert changed["normalize"].choices == (True, False)
+    assert "clip_range" not in changed
+    (tmp_path / "again.yaml").write_text(write_space(tuple(changed.values())))
+    empty = dict.fromkeys(by_name(space))
+    assert read_space(tmp_path / "again.yaml", (), PPO, {}) == tuple(changed.values())
+    path.write_text(yaml.safe_dump(empty))
+    with pytest.raises(SettingError, match="nothing to search"):
+        read_space(path, space, PPO, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("gama: [0.9, 0.99]", "gama: unknown setting; did you mean gamma"),
+        ("gamma: {low: 0.99, high: 0.9}", "gamma: low=0.99 is not below high=0.9"),
+        ("gamma: {low: 0.9, high: 1.0}", r"gamma: a complement scale lies in \[0, 1\)"),
+        ("gamma: {low: 0.5, high: 3, scale: log}", r"gamma: gamma=3.* must lie in \[0, 1\]"),
+        ("gamma: {low: 0.9, hihg: 0.99}", "gamma: unknown 'hihg'"),
+        ("gamma: {low: a, high: 0.99}", "gamma: 'a' is not a number"),
+        ("gamma: [0.9]", "gamma: choices .* must be at least two"),
+        ("gamma: 0.9", "gamma: 0.9 is neither a range"),
+        ("learning_rate: {scale: cubic}", "learning_rate: scale='cubic': choose one of linear"),
+        ("n_steps: {low: 100}", "n_steps: a power scale goes from one power"),
+        ("optimizer: {low: 1, scale: log}", "optimizer: high must be given"),
+        ("optimizer: [adam, madam]", "optimizer: optimizer='madam': choose one of"),
+        ("policy_kwargs.net_arc: [[64], [32]]", "policy_kwargs.net_arc: "),
+        ("n_envs: [0, 4]", "n_envs: 0 must be a whole number of at least 1"),
+        ("n_timesteps: [1000, 4000]", "n_timesteps: the budget is every trial's alike"),
+        ("ent_coef: [0, 0.1]", "ent_coef: it is fixed by --set"),
+        ("- gamma", "must map settings to ranges"),
+        ("gamma: {low: [", "is no YAML"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_its_name_and_the_setting(tmp_path, text, said):
+    path = tmp_path / "space.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingError, match=said) as error:
+        read_space(path, derive(PPO, PPO), PPO, {"ent_coef": 0.0})
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)

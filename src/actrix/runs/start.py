@@ -258,7 +258,7 @@ def _train(config: RunConfig, folder: Path, session: Session) -> Results:
 
 
 def together(config: RunConfig) -> bool:
-    """Whether several seeds train in one program: compiled, without a replay memory, which that would copy, and here."""
+    """Whether several seeds train in one program: compiled, here, and without a memory, which that would copy."""
     return config.backend == "jax" and config.address is None and not config.build().remembers
 
 

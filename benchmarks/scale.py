@@ -83,7 +83,10 @@ class Waits:
             self.waited, self.begun, self.steps = 0.0, time.perf_counter(), self.model.num_timesteps
         mates = getattr(self.model.env, "_mates", [])
         if self.kill_every and self.updates % self.kill_every == 0 and mates:
-            os.kill(mates[self.killed % len(mates)].pid, signal.SIGKILL)
+            pid = mates[self.killed % len(mates)].pid
+            if pid is None:  # it is just being replaced
+                return True
+            os.kill(pid, signal.SIGKILL)
             self.killed += 1
         return True
 

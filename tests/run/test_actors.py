@@ -15,6 +15,7 @@ import pytest
 from tests.run.test_groups import STEPS, Marked, digest, model
 from tests.run.test_resume import tensors
 
+from actrix import train_seeds
 from actrix.envs.guard import EnvError
 from actrix.files import checkpoint
 
@@ -226,7 +227,7 @@ def test_twenty_kills_at_random_moments(closing):
     def kill():
         while len(killed) < 20 and not stop.wait(rng.uniform(0.5, 4.0)):
             pid = trained.env._mates[rng.integers(2)].pid
-            if pid not in killed:
+            if pid is not None and pid not in killed:
                 killed.append(pid)
                 os.kill(pid, signal.SIGKILL)
 
@@ -280,6 +281,20 @@ def test_a_stuck_actor_is_ended_and_a_slow_one_named(closing, monkeypatch):
         RuntimeWarning, match=r"actor 2 .* is slow: after . s it is at group 2 .*, step \d+ of 16, and"
     ):
         trained.learn(STEPS)
+
+
+@pytest.mark.slow
+def test_seeds_on_a_cluster_come_to_those_of_one_machine(one_ray, tmp_path):
+    settings = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "policy_kwargs": {"net_arch": [8]}}
+    for name, address in (("there", "auto"), ("here", None)):
+        results = train_seeds(
+            "ppo", "CartPole-v1", [1, 2], 200, tmp_path / name, n_envs=2, backend="gymnasium", settings=settings,
+            address=address,
+        )  # fmt: skip
+        assert set(results.returns) == {1, 2}
+    for seed in (1, 2):
+        one, other = (tmp_path / name / f"seed-{seed}" / "model.safetensors" for name in ("there", "here"))
+        assert one.read_bytes() == other.read_bytes()
 
 
 SCRIPT = """

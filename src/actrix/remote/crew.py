@@ -51,7 +51,7 @@ class _Mate:
     starts: list[Start] = dataclasses.field(default_factory=list)
     handle: Any = None
     node: str = ""
-    pid: int = 0
+    pid: int | None = None
     states: list[dict[str, Any] | None] | None = None
     """Where its environments are; None before their first step."""
     open_episodes: int = 0
@@ -198,7 +198,7 @@ class RayCrew(Crew):
         for mate in mates:
             time.sleep(max(0, mate.deaths - 1))  # a cluster takes a while to see that a node has gone
             mate.handle = self._handles[mate.number] = kind.remote()
-            mate.node, mate.pid = "", 0
+            mate.node, mate.pid = "", None
         dead = self._all(mates, "hello", lambda mate: (), self._greet)
         alive = [mate for mate in mates if mate not in dead]
         dead += self._all(

@@ -239,7 +239,10 @@ def _small_joint(algorithm: Composition) -> dict[str, Any]:
     if algorithm.actor.facts.ratio:
         changes |= {"n_epochs": 4, "batch_size": 64}
     if getattr(algorithm.actor, "ratio", "") == "sequence":  # minibatches hold whole episodes
-        changes |= {"policy_kwargs": {"net_arch": [16], "cell": "lstm", "hidden_size": 16}, "sequence_length": 4}
+        changes |= {
+            "policy_kwargs": {"net_arch": [16], "cell": "lstm", "hidden_size": 16},
+            "sequence_length": 4,
+        }
     if algorithm.fit.optimizer == "rmsprop":
         changes |= {"learning_rate": 0.005}
     if algorithm.actor.name == "pgql":

@@ -153,7 +153,7 @@ class Actrix(Adapter):
     ) -> np.ndarray:
         """The parameters of a run that was stopped half-way and resumed from its checkpoints by another model."""
         first = self.agent(algorithm, world, **settings).model
-        first.learn(steps, checkpoint_dir=folder, callback=_Stop(steps // 2))
+        first.learn(steps, checkpoint_dir=folder, checkpoint_seconds=1e-6, callback=_Stop(steps // 2))
         second = self.agent(algorithm, world, **settings).model
         second.learn(steps, resume_from=folder)
         return Agent(second).parameters()

@@ -151,9 +151,9 @@ class Actrix(Adapter):
     def interrupted(
         self, algorithm: str, world: World, steps: int, folder: str, **settings: Any
     ) -> np.ndarray:
-        """The parameters of a run that was stopped half-way and resumed from its checkpoints by another model."""
+        """The parameters of a run that was stopped before its end and resumed from its checkpoints by another model."""
         first = self.agent(algorithm, world, **settings).model
-        first.learn(steps, checkpoint_dir=folder, checkpoint_seconds=1e-6, callback=_Stop(steps // 2))
+        first.learn(steps, checkpoint_dir=folder, callback=_Stop(3 * steps // 4))
         second = self.agent(algorithm, world, **settings).model
         second.learn(steps, resume_from=folder)
         return Agent(second).parameters()

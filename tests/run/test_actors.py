@@ -217,10 +217,11 @@ class Sleeps(Marked):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_twenty_kills_at_random_moments(closing):
-    """From another thread, so that they hit acting, sending, starting and restoring."""
+def test_twenty_kills_at_random_moments(closing, monkeypatch):
+    """From another thread, so that they hit acting, sending, starting and restoring; faster than one chunk allows."""
     import threading
 
+    monkeypatch.setattr(crew, "DEATHS", 20)
     rng, stop = np.random.default_rng(0), threading.Event()
     trained, killed = closing(env=Sleeps, actors=2, envs_per_group=1, normalize=False), []
 

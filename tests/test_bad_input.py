@@ -104,7 +104,7 @@ def model():
         ({"n_epochs": 0}, "n_epochs=0"),
         ({"max_grad_norm": 0}, "max_grad_norm=0 must be positive, or None"),
         ({"target_kl": -1}, "target_kl=-1 must be positive"),
-        ({"clip_range": 0}, "clip_range=0.0 must be positive"),
+        ({"clip_range": 0}, "clip_range=0 must be positive"),
         ({"optimizer": "adamw"}, "optimizer='adamw': choose one of adam, rmsprop, sgd"),
         ({"vf_coef": float("inf")}, "vf_coef=inf"),
         (

@@ -537,7 +537,9 @@ TABLES = (
     "tree-backup", "cpi",
 )  # fmt: skip
 """Neither networks nor these observations: `test_tabular_models.py` does the same for them."""
-OFF_POLICY = tuple(name for name in MODELS if name not in ON_POLICY + TABLES)
+ANSWERS = ("sft", "grpo", "dr-grpo", "rloo", "gpg", "gspo", "dapo", "rlhf-ppo")
+"""Other settings of what is trained above: tests/actors/test_group.py and tests/run/test_init.py have them."""
+OFF_POLICY = tuple(name for name in MODELS if name not in ON_POLICY + TABLES + ANSWERS)
 CONTINUOUS = ("ddpg", "td3", "d4pg", "sac", "tqc", "droq", "redq", "crossq", "cql", "td3-bc")
 OFFLINE = ("bc", "cql", "iql", "td3-bc")
 REPLAY = {"learning_starts": 8, "batch_size": 8, "buffer_size": 200, "train_freq": 1}

@@ -17,7 +17,7 @@ import numpy as np
 import actrix
 from actrix.envs.guard import Guard
 from actrix.envs.gymnasium import GymnasiumEnvs
-from actrix.loops import host, stepping
+from actrix.loops import collect, stepping
 
 
 class Nothing(gym.Env):
@@ -70,7 +70,7 @@ def main() -> None:
     model = getattr(actrix, args.algorithm)("MlpPolicy", envs, seed=0)
     model.learn(args.steps // 10)  # compiles
     spent: list[float] = []
-    for owner, name in ((host, "check_chunk"), (stepping, "check_chunk"), (GymnasiumEnvs, "_check"),
+    for owner, name in ((collect, "check_chunk"), (stepping, "check_chunk"), (GymnasiumEnvs, "_check"),
                         (GymnasiumEnvs, "_fitting")):  # fmt: skip
         timed(owner, name, spent)
     begun = time.perf_counter()

@@ -141,7 +141,7 @@ class Filled(AgentEnvs):
 
 
 def test_rows_of_absent_agents_influence_nothing(monkeypatch):
-    monkeypatch.setattr("actrix.loops.host.check_chunk", lambda *_: None)  # which would refuse the NaN
+    monkeypatch.setattr("actrix.loops.collect.check_chunk", lambda *_: None)  # which would refuse the NaN
     learned = []
     for kind in (AgentEnvs, Filled):
         model = PPO("MlpPolicy", kind([Meeting(), Meeting()]), seed=0, normalize_obs=True, **SMALL)

@@ -12,7 +12,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from tests.run.test_groups import STEPS, Marked, digest, model
+from tests.run.test_grouping import STEPS, Marked, digest, model
 from tests.run.test_resume import tensors
 
 from actrix import train_seeds
@@ -300,7 +300,7 @@ def test_seeds_on_a_cluster_come_to_those_of_one_machine(one_ray, tmp_path):
 
 SCRIPT = """
 import sys
-from tests.run.test_groups import Marked, model
+from tests.run.test_grouping import Marked, model
 if __name__ == "__main__":
     trained = model(env=Marked, actors=2, envs_per_group=1, normalize=False)
     print("trains", flush=True)
@@ -365,7 +365,7 @@ os.environ["RAY_health_check_initial_delay_ms"] = "0"
 from actrix.remote.cluster import ray_module
 ray = ray_module()
 from ray.cluster_utils import Cluster
-from tests.run.test_groups import digest, model
+from tests.run.test_grouping import digest, model
 if __name__ == "__main__":
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
@@ -386,3 +386,8 @@ if __name__ == "__main__":
     cluster.shutdown()
     print("same" if digest(here) == digest(trained) else "other")
 """
+
+
+def test_ray_takes_no_signal(one_ray):
+    """Its own handler of SIGTERM would end a run before it is saved."""
+    assert "ray" not in getattr(signal.getsignal(signal.SIGTERM), "__module__", "")

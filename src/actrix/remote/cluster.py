@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 CONNECT_SECONDS = 5.0
@@ -41,21 +43,34 @@ def join(address: str | None, processes: int) -> Any:
             os.environ.setdefault(
                 "RAY_worker_niceness", "0"
             )  # 15 by default: anybody else's work would come first
-            with (
-                warnings.catch_warnings()
-            ):  # JAX's, of forks that go on; Ray's programs replace theirs at once
+            with warnings.catch_warnings(), _own_sigterm():
+                # JAX's, of forks that go on; Ray's programs replace theirs at once
                 warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
                 ray.init(address="local", num_cpus=cpus, **options)
         else:
             _check_there(address)
             options.pop("include_dashboard")
             try:
-                ray.init(address=address, **options)
+                with _own_sigterm():
+                    ray.init(address=address, **options)
             except Exception as error:
                 raise ValueError(f"{_no_cluster(address)} ({_first_line(error)})") from error
         _users["started"] = True
     _users["count"] += 1
     return ray
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray ends the program at SIGTERM: what stood there before, such as a loop that saves first, is put back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def leave() -> None:

@@ -75,12 +75,18 @@ def test_seeds_whose_parent_was_killed_go_on_to_the_same_bits_gymnasium(tmp_path
     folder = tmp_path / "run"
     seeds = [folder / "seed-0", folder / "seed-1"]
     child = launch([*words(case, folder, steps, "--seeds", "2")])
-    pids = []
+    pids = {}
+
+    def held():
+        """Whether both stand still, so that they are still there when the run is resumed: each from its first save on."""
+        for path in seeds:
+            if path not in pids and newest(path) > 0:
+                pids[path] = int((path / ".lock").read_text().removeprefix("pid "))
+                os.kill(pids[path], signal.SIGSTOP)
+        return len(pids) == len(seeds)
+
     try:
-        for path in seeds:  # held, so that they are still there when the run is resumed
-            assert wait_until(lambda path=path: newest(path) > 0, child)
-            pids.append(int((path / ".lock").read_text().removeprefix("pid ")))
-            os.kill(pids[-1], signal.SIGSTOP)
+        assert wait_until(held, child)
         kill(child)
         assert all(map(locked, seeds))
         assert max(map(newest, seeds)) < steps
@@ -89,7 +95,7 @@ def test_seeds_whose_parent_was_killed_go_on_to_the_same_bits_gymnasium(tmp_path
         assert resumed.poll() is None
         assert all(map(locked, seeds))
     finally:
-        for pid in pids:
+        for pid in pids.values():
             os.kill(pid, signal.SIGCONT)
     ended(resumed)
     assert not list(folder.rglob(".tmp-*")), "they ended by themselves"

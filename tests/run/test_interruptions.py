@@ -78,7 +78,7 @@ def test_seeds_whose_parent_was_killed_go_on_to_the_same_bits_gymnasium(tmp_path
     pids = {}
 
     def held():
-        """Whether both stand still, so that they are still there when the run is resumed: each from its first save on."""
+        """Whether both stand still: each from its first save on, to be there when the run is resumed."""
         for path in seeds:
             if path not in pids and newest(path) > 0:
                 pids[path] = int((path / ".lock").read_text().removeprefix("pid "))

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 from actrix.actors.episodes import AGGREGATES, answer_metrics, average
 from actrix.actors.group import PSI
 from actrix.actors.psi import ActionValue, Advantage, Psi, RewardToGo, theorem_weights
-from actrix.actors.sequence_loss import sequence_log_ratio
+from actrix.actors.sequence_loss import clipped, sequence_log_ratio
 from actrix.actors.stochastic import StochasticActor
 from actrix.core.answers import ActorFacts, Metrics, Params
 from actrix.core.fields import choose, finite, positive, switch
@@ -63,10 +63,10 @@ def ppo_clip(
     > 0, ρ < 1−ε with Â < 0) and that of ρ_t Â_t elsewhere. Schulman et al., "Proximal Policy Optimization
     Algorithms" (2017), eq. 7. `clip_range_high` is another ε above 1: Yu et al., "DAPO" (2025), §3.1.
     """
-    rho = jnp.exp(log_prob - stop_gradient(old_log_prob))
-    advantage = stop_gradient(advantage)
     high = clip_range if clip_range_high is None else clip_range_high
-    return jnp.minimum(rho * advantage, jnp.clip(rho, 1 - clip_range, 1 + high) * advantage)
+    return clipped(
+        log_ratio=log_prob - stop_gradient(old_log_prob), advantage=advantage, low=clip_range, high=high
+    )
 
 
 def ppo_kl(

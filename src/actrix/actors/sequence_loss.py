@@ -18,14 +18,17 @@ Number = float | Float[Array, "..."]
 Scalar = Float[Array, ""]
 
 
-def clipped(*, log_ratio: Tokens, advantage: Tokens, valid: Flags, low: Number, high: Number) -> Tokens:
+def clipped(
+    *, log_ratio: Tokens, advantage: Tokens, low: Number, high: Number, valid: Flags | None = None
+) -> Tokens:
     """min(ρÂ, clip(ρ, 1 − ε_low, 1 + ε_high)Â), ρ = e^{log_ratio}, 0 where not valid; ε_low = ε_high is PPO's.
 
     ε_high = ∞ and ε_low = 1 clip nothing. A larger ε_high lets unlikely tokens grow further: DAPO's clip-higher, Yu et
     al., "DAPO: An Open-Source LLM Reinforcement Learning System at Scale" (2025), §3.1.
     """
-    rho = jnp.exp(jnp.where(valid, log_ratio, 0))
-    advantage = jnp.where(valid, stop_gradient(advantage), 0)
+    if valid is not None:
+        log_ratio, advantage = jnp.where(valid, log_ratio, 0), jnp.where(valid, advantage, 0)
+    rho, advantage = jnp.exp(log_ratio), stop_gradient(advantage)
     return jnp.minimum(rho * advantage, jnp.clip(rho, 1 - low, 1 + high) * advantage)
 
 

@@ -215,8 +215,8 @@ class Model(Surface, Stored):
 
         Of compiled ones a copy with episodes of its own. Stepping the others breaks training's open episodes off.
         """
-        if self._vec is None and self.env is not None:
-            self._vec = vec_env(self.env, self.n_envs, self.seed)
+        if self._vec is None and self._env is not None:
+            self._vec = vec_env(self._env, self.n_envs, self.seed)
         return self._vec
 
     def trains_on(self, env: Any) -> bool:
@@ -224,7 +224,7 @@ class Model(Surface, Stored):
         env = host_of(env)
         base = lambda e: e.unwrapped if isinstance(e, gym.Env | gym.vector.VectorEnv) else e
         return isinstance(self.runner, HostRunner) and any(
-            base(env) is base(e) for e in (self.env, self._given)
+            base(env) is base(e) for e in (self._env, self._given)
         )
 
     def _known_spec(self) -> Spec:

@@ -132,12 +132,13 @@ def evaluate(
             returns += total[endless].tolist()
             lengths += length[endless].tolist()
             count = np.where(endless, share, count)  # it would go on for ever: no further episodes there
-        for i in np.flatnonzero(done & (count < share)):
+        playing = count < share
+        for i in np.flatnonzero(done & playing):
             returns.append(total[i])
             lengths.append(length[i])
             count[i] += 1
         if on_step is not None:
-            on_step(before, action, step, done, total, length)
+            on_step(before, action, step, done, total, length, playing)
         total, length = np.where(done, 0.0, total), np.where(done, 0, length)
         first = done | ~valid
         obs, mask = step.obs, step.mask
@@ -170,16 +171,16 @@ def check_same_spaces(spec: Spec, env: HostEnv | JaxEnv) -> None:
 
 def _tell(
     callback: Callable, model: Any, env: HostEnv, obs: Any, action: np.ndarray, step: Step, done: np.ndarray,
-    returns: np.ndarray, lengths: np.ndarray,
+    returns: np.ndarray, lengths: np.ndarray, playing: np.ndarray,
 ) -> None:  # fmt: skip
-    """Call `callback` once per environment with the locals that Stable-Baselines3's evaluation has."""
+    """Call `callback` for each environment that has not played its share, with Stable-Baselines3's locals."""
     infos = infos_of(env)
     known = {
         "model": model, "env": env, "n_envs": env.num_envs, "infos": infos, "observations": obs,
         "new_observations": step.obs, "actions": to_env_action(env.spec.action_space, action), "rewards": step.reward,
         "dones": done, "current_rewards": returns, "current_lengths": lengths,
     }  # fmt: skip
-    for i in range(env.num_envs):
+    for i in np.flatnonzero(playing).tolist():
         callback(known | {"i": i, "info": infos[i], "reward": step.reward[i], "done": done[i]}, {})
 
 

@@ -59,29 +59,38 @@ def set_random_seed(seed: int, using_cuda: bool = False) -> None:
     np.random.seed(seed % 2**32)  # noqa: NPY002 - that of environments that draw from the global stream
 
 
-def VecCheckNan(
-    venv: Any, raise_exception: bool = True, warn_once: bool = True, check_inf: bool = True
-) -> Any:
+class VecCheckNan:
     """The environments as they are: non-finite numbers are always refused here, by name of environment and step."""
-    if not raise_exception:
-        raise ValueError(
-            "raise_exception=False: a non-finite number always ends training here, with what was learned kept."
-        )
-    return venv
+
+    def __new__(
+        cls, venv: Any, raise_exception: bool = True, warn_once: bool = True, check_inf: bool = True
+    ) -> Any:
+        """`venv`; ValueError for `raise_exception=False`."""
+        if not raise_exception:
+            raise ValueError(
+                "raise_exception=False: a non-finite number always ends training here, with what was learned kept."
+            )
+        return venv
 
 
-def VecTransposeImage(venv: Any, skip: bool = False) -> Any:
+class VecTransposeImage:
     """The environments as they are: images may be channels first or last."""
-    return venv
+
+    def __new__(cls, venv: Any, skip: bool = False) -> Any:
+        """`venv`."""
+        return venv
 
 
-def VecMonitor(venv: Any, filename: str | None = None, info_keywords: tuple[str, ...] = ()) -> Any:
-    """The environments as they are: training counts their returns. ValueError for a file or keywords."""
-    if filename is not None or info_keywords:
-        raise ValueError(
-            "VecMonitor writes no file here: make_vec_env(…, monitor_dir=FOLDER, monitor_kwargs=…) does."
-        )
-    return venv
+class VecMonitor:
+    """The environments as they are: training counts their returns."""
+
+    def __new__(cls, venv: Any, filename: str | None = None, info_keywords: tuple[str, ...] = ()) -> Any:
+        """`venv`; ValueError for a file or keywords."""
+        if filename is not None or info_keywords:
+            raise ValueError(
+                "VecMonitor writes no file here: make_vec_env(…, monitor_dir=FOLDER, monitor_kwargs=…) does."
+            )
+        return venv
 
 
 def is_vecenv_wrapped(env: Any, vec_wrapper_class: type) -> bool:

@@ -15,6 +15,12 @@ from actrix.envs.base import HostEnv, JaxEnv, infos_with_ends
 from actrix.envs.guard import Guard, env_seeds, is_wrapped
 from actrix.envs.jax_envs import HostJax
 
+RESET_ROW = (
+    "environments {} reset themselves in this step instead of taking it (NEXT_STEP): their actions had no effect, and "
+    "infos[i]['reset_row'] marks such rows, which are no transitions (training leaves them out). Make the vector "
+    "environment with autoreset_mode=AutoresetMode.SAME_STEP to have none."
+)
+
 Indices = int | Iterable[int] | None
 
 
@@ -23,7 +29,9 @@ class VecEnv:
 
     `reset() → obs`, `step(actions) → (obs, rewards, dones, infos)` as in Stable-Baselines3: actions in the
     environment's units, an ended environment is reset at once, `infos[i]` then has "terminal_observation" and
-    "TimeLimit.truncated". Observations are the environment's own, also where a model normalises (it does so itself).
+    "TimeLimit.truncated". Where a vector environment of your own resets itself a step later (NEXT_STEP), that row has
+    "reset_row" in its info, with a UserWarning at the first. Observations are the environment's own, also where a model
+    normalises (it does so itself).
 
     `env_method`, `get_attr`, `set_attr` and `env_is_wrapped` reach environments that are Python objects of this process
     (`envs`) or of `AsyncVectorEnv`'s; AttributeError says why where they are not.
@@ -35,6 +43,7 @@ class VecEnv:
         self.num_envs = host.num_envs
         self.observation_space, self.action_space = host.spec.observation_space, host.spec.action_space
         self._actions: Any = None
+        self._warned = False
 
     # ------------------------------------------------------------------ stepping
 
@@ -59,7 +68,16 @@ class VecEnv:
         self.host.played = True  # type: ignore[attr-defined]
         step = self.host.step(np.asarray(from_env_action(self.action_space, actions)))
         done = step.terminated | step.truncated
-        return step.obs, step.reward, done, infos_with_ends(self.host, step, done)
+        infos = infos_with_ends(self.host, step, done)
+        if step.valid is not None and not np.all(step.valid):
+            for i in np.flatnonzero(~step.valid):
+                infos[i]["reset_row"] = True
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    RESET_ROW.format(np.flatnonzero(~step.valid).tolist()), UserWarning, stacklevel=2
+                )
+        return step.obs, step.reward, done, infos
 
     def step_async(self, actions: Any) -> None:
         """Remember the actions that `step_wait` takes."""

@@ -123,7 +123,7 @@ def run(source: Path, folder: Path, asked: argparse.Namespace) -> Iterator[Path]
         out = kept / f"{suite}.{name.removesuffix('.py')}.xml"
         if not (tests / name).exists():
             continue
-        command = [sys.executable, "-m", "pytest", "-q", "-c", "../pytest.ini", "--tb=short", "--timeout=60",
+        command = [sys.executable, "-m", "pytest", "-q", "-c", "../pytest.ini", "--tb=short", "--timeout=180",
                    "-p", "no:cacheprovider", f"--junitxml={out}", "-k", asked.k, name]  # fmt: skip
         with open(asked.log or os.devnull, "a") as log:
             if not out.exists():

@@ -12,8 +12,17 @@ from actrix import (
     DQN,
     PPO,
     SAC,
+    ActionMasker,
+    DictReplayBuffer,
     DummyVecEnv,
     EvalCallback,
+    GoalSelectionStrategy,
+    HerReplayBuffer,
+    LinearSchedule,
+    NStepReplayBuffer,
+    ReplayBuffer,
+    RMSpropTFLike,
+    RolloutBuffer,
     SettingError,
     VecNormalize,
     VecTransposeImage,
@@ -280,15 +289,6 @@ def test_what_is_not_offered_of_optimisers_and_images_is_named():
 # ------------------------------------------------------------------ memories
 
 
-class DictReplayBuffer: ...
-
-
-class NStepReplayBuffer: ...
-
-
-class RolloutBuffer: ...
-
-
 class PrioritizedReplayBuffer: ...
 
 
@@ -322,7 +322,58 @@ def test_buffers_that_are_the_algorithms_own_may_stay():
             replay_buffer_kwargs={"handle_timeout_termination": False})  # fmt: skip
 
 
+def test_names_that_are_words_here():
+    her = DQN("MultiInputPolicy", None, replay_buffer_class=HerReplayBuffer,
+              replay_buffer_kwargs={"goal_selection_strategy": GoalSelectionStrategy.FINAL}, **MEMORY)  # fmt: skip
+    assert her.algorithm == DQN("MultiInputPolicy", None, data="hindsight", goal_selection_strategy="final",
+                                **MEMORY).algorithm  # fmt: skip
+    rms = PPO("MlpPolicy", None, policy_kwargs={"optimizer_class": RMSpropTFLike})
+    assert rms.optimizer == "rmsprop"
+    for word, says in (
+        (ReplayBuffer, "data='replay'"),
+        (RolloutBuffer, "page Concepts"),
+        (HerReplayBuffer, "hindsight"),
+    ):
+        with pytest.raises(TypeError, match=f"{word.__name__} is only a name here: .*{says}"):
+            word(10, None, None)
+
+
+def test_linear_schedules_stop_where_they_say():
+    schedule = LinearSchedule(1.0, 0.2, 0.5)
+    assert [schedule(x) for x in (1.0, 0.75, 0.5, 0.25, 0.0)] == pytest.approx([1, 0.6, 0.2, 0.2, 0.2])
+    model = PPO("MlpPolicy", None, learning_rate=schedule, **SMALL)
+    assert [model.lr_schedule(x) for x in (1.0, 0.75, 0.5, 0.0)] == pytest.approx(
+        [1, 0.6, 0.2, 0.2], rel=1e-6
+    )
+    assert actrix.get_linear_fn(1.0, 0.2, 0.5) == schedule
+    assert actrix.ConstantSchedule(0.3)(0.1) == 0.3
+
+
 # ------------------------------------------------------------------ environments
+
+
+class Choosy(Counting):
+    """Action 1 ends the test."""
+
+    def legal(self):
+        return np.array([True, False, True])
+
+    def step(self, action):
+        assert action != 1, "an illegal action"
+        return super().step(action)
+
+
+@pytest.mark.parametrize("how", ["legal", lambda env: env.legal()])
+def test_action_masker(how):
+    env = DummyVecEnv([lambda: ActionMasker(Choosy(), how)] * 2)
+    assert actrix.is_masking_supported(env)
+    assert not actrix.is_masking_supported(Choosy())
+    assert actrix.get_action_masks(env).tolist() == [[True, False, True]] * 2
+    assert actrix.get_action_masks(ActionMasker(Choosy(), how)).tolist() == [True, False, True]
+    model = PPO("MlpPolicy", env, **SMALL).learn(64)
+    assert model.spec.mask_size == 3
+    with pytest.raises(ValueError, match="no method of that name"):
+        ActionMasker(Counting(), "legal")
 
 
 def test_the_models_environments_are_those_of_scripts():

@@ -298,7 +298,7 @@ def test_models_seed_the_global_streams_too():
 
 
 @pytest.mark.parametrize(
-    "name", ["MaskablePPO", "RecurrentPPO", "VecVideoRecorder", "ReplayBuffer", "results_plotter"]
+    "name", ["MaskablePPO", "RecurrentPPO", "VecVideoRecorder", "ActorCriticPolicy", "results_plotter"]
 )
 def test_other_names_say_what_they_are_here(name):
     with pytest.raises(ImportError, match=f"actrix has no {name}: "):

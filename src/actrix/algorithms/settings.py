@@ -216,7 +216,7 @@ def _spelled(algorithm: Algorithm, name: str, value: Any) -> dict[str, Any]:
     """A setting under the names that the answers have for it; {} where it is what they do anyhow."""
     names = setting_names(algorithm)
     if name in UNSUPPORTED and name not in names:
-        if not value or getattr(value, "__name__", None) in _CHUNKS:
+        if not value or getattr(value, "__name__", value) in _CHUNKS:
             return {}
         raise SettingError(f"{name}: {UNSUPPORTED[name]}.")
     if name == "optimize_memory_usage" and "buffer_size" in names:

@@ -102,18 +102,41 @@ def is_vecenv_wrapped(env: Any, vec_wrapper_class: type) -> bool:
     return False
 
 
+class ActionMasker(gym.Wrapper):
+    """The environment with a method `action_masks()`: a function of the environment, or the name of a method of its."""
+
+    def __init__(self, env: gym.Env, action_mask_fn: str | Callable[[gym.Env], np.ndarray]):
+        super().__init__(env)
+        if isinstance(action_mask_fn, str) and not callable(getattr(env, action_mask_fn, None)):
+            raise ValueError(
+                f"action_mask_fn={action_mask_fn!r}: the environment has no method of that name."
+            )
+        self._find = action_mask_fn
+
+    def action_masks(self) -> np.ndarray:
+        """The legal actions now."""
+        return getattr(self.env, self._find)() if isinstance(self._find, str) else self._find(self.env)
+
+
+def is_masking_supported(env: Any) -> bool:
+    """Whether the environment, or each of a `VecEnv`, has a method `action_masks`."""
+    return env.has_attr("action_masks") if isinstance(env, VecEnv) else env.has_wrapper_attr("action_masks")
+
+
+def get_action_masks(env: Any) -> np.ndarray:
+    """What the method `action_masks` says now: of one environment, or `[N, n]` of a `VecEnv`."""
+    return env.action_masks() if isinstance(env, VecEnv) else env.get_wrapper_attr("action_masks")()
+
+
 INSTEAD = {
     "VecVideoRecorder": "record a trained model with actrix.record_video, or `actrix video RUN`",
     "VecExtractDictObs": "use wrapper_class=lambda env: gymnasium.wrappers.FilterObservation(env, [key])",
     "plot_results": "use actrix.show.plot.plot_run, or `actrix plot RUN`",
     "ts2xy": "take the columns of load_results(folder): 'l'.cumsum() and 'r'",
     "results_plotter": "use actrix.show.plot, or `actrix plot RUN`",
-    "ReplayBuffer": "the memory is the learner's: settings data='replay' and buffer_size; see model.save_replay_buffer",
-    "RolloutBuffer": "the chunk is the loop's: see the page Concepts",
     "MaskablePPO": "PPO finds action masks by itself",
     "RecurrentPPO": "write PPO('MlpLstmPolicy', …)",
     "ActorCriticPolicy": "networks are made by policy_kwargs, or by a function: the page Your own network",
     "BaseFeaturesExtractor": "a features_extractor_class is an equinox module: the page Your own network",
-    "ActionMasker": "give the environment a method action_masks(): masks are found by themselves",
 }
 """Names that Stable-Baselines3's scripts import and that are something else here."""

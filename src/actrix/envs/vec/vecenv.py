@@ -98,7 +98,7 @@ class VecEnv:
         each = [options] * self.num_envs if isinstance(options, dict) else options
         self.host.asked = getattr(self.host, "asked", (None, None))[0], each  # type: ignore[attr-defined]
 
-    def action_masks(self) -> np.ndarray | None:
+    def action_masks(self) -> np.ndarray:
         """Legal actions now `[N, n]`, of environments that have a method of that name."""
         return np.stack(self.env_method("action_masks"))
 

@@ -331,7 +331,7 @@ def test_names_that_are_words_here():
     assert rms.optimizer == "rmsprop"
     for word, says in (
         (ReplayBuffer, "data='replay'"),
-        (RolloutBuffer, "page Concepts"),
+        (RolloutBuffer, "Concepts"),
         (HerReplayBuffer, "hindsight"),
     ):
         with pytest.raises(TypeError, match=f"{word.__name__} is only a name here: .*{says}"):

@@ -60,11 +60,9 @@ class LinearSchedule:
 
     def __call__(self, progress_remaining: float) -> float:
         spent = 1.0 - progress_remaining
-        return (
-            self.end
-            if spent > self.end_fraction
-            else self.start + spent * (self.end - self.start) / self.end_fraction
-        )
+        if spent > self.end_fraction:
+            return self.end
+        return self.start + spent * (self.end - self.start) / self.end_fraction
 
 
 @dataclasses.dataclass(frozen=True)

@@ -146,7 +146,7 @@ class Model(Surface, Stored):
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """Train on another environment with the same spaces; learning starts it anew."""
         given, env = env, host_of(env)
-        self._vec = given if isinstance(given, VecEnv) else None
+        self._vec = given if isinstance(given, VecEnv) and given.host is not None else None
         env, self.env_id = self._resolve(env)
         if self.spec is not None:
             check_same_spaces(self.spec, env)

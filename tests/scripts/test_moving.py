@@ -413,3 +413,65 @@ def test_names_of_wrappers_are_classes():
         assert getattr(actrix, name)(env) is env
         assert not isinstance(env, getattr(actrix, name))
         assert not actrix.is_vecenv_wrapped(env, getattr(actrix, name))
+
+
+class Own(VecEnv):
+    """Two environments that count, stepped by the methods that SB3's `VecEnv` leaves to its subclasses."""
+
+    def __init__(self, by_call):
+        one = Counting()
+        if by_call:
+            super().__init__(2, one.observation_space, one.action_space)
+        else:
+            self.num_envs, self.observation_space, self.action_space = (
+                2,
+                one.observation_space,
+                one.action_space,
+            )
+        self.render_mode, self.closed = None, False
+
+    def _obs(self):
+        return np.stack([self.t, np.zeros(2)], 1).astype(np.float32)
+
+    def reset(self):
+        self.t = np.zeros(2)
+        return self._obs()
+
+    def step_async(self, actions):
+        assert self.action_space.contains(actions[0])
+
+    def step_wait(self):
+        self.t += 1
+        reward, done, obs = self.t.astype(np.float32), self.t == LENGTH, self._obs()
+        infos = [{"terminal_observation": x} if end else {} for x, end in zip(obs, done, strict=True)]
+        self.t = np.where(done, 0, self.t)
+        return self._obs(), reward, done, infos
+
+    def close(self):
+        self.closed = True
+
+
+class OwnMasked(Own):
+    def action_masks(self):
+        return np.tile([True, False, True], (2, 1))
+
+    def step_async(self, actions):
+        assert (np.asarray(actions) != 1).all(), "an illegal action"
+
+
+def test_masks_of_a_vec_env_of_ones_own():
+    assert PPO("MlpPolicy", OwnMasked(True), **SMALL).learn(32).spec.mask_size == 3
+
+
+@pytest.mark.parametrize("by_call", [True, False])
+def test_a_vec_env_of_ones_own(by_call):
+    env = Own(by_call)
+    model = PPO("MlpPolicy", VecNormalize(env) if by_call else env, **SMALL).learn(1040 if by_call else 32)
+    assert list(model.run.returns)[:2] == [6, 6]
+    assert list(model.run.lengths)[:2] == [3, 3]
+    assert len(actrix.evaluate_policy(model, Own(by_call), 4, return_episode_rewards=True)[0]) == 4
+    env.reset()
+    assert [env.step(np.zeros(2, int))[1].tolist() for _ in range(2)] == [[1, 1], [2, 2]]
+    assert (env.render_mode, len(env.seed(3))) == (None, 2)
+    model.env.close()
+    assert env.closed

@@ -43,7 +43,7 @@ class VecNormalize(VecEnv):
         clip_reward: float = 10.0, gamma: float | None = None, epsilon: float = 1e-8,
         norm_obs_keys: Sequence[str] | None = None,
     ):  # fmt: skip
-        host = venv.host if isinstance(venv, VecEnv) else as_host_env(venv)
+        host = as_host_env(venv)
         super().__init__(host, getattr(venv, "trained", None))
         if epsilon != 1e-8:
             raise ValueError(f"epsilon={epsilon}: it is 1e-8 here; leave it out.")
@@ -274,4 +274,4 @@ def sync_envs_normalization(env: Any, eval_env: Any) -> None:
 
 def host_of(env: Any) -> Any:
     """What a model trains on: the environments behind a `VecEnv`, else `env` itself."""
-    return env.trained if isinstance(env, VecEnv) else env
+    return env if getattr(env, "trained", None) is None or not isinstance(env, VecEnv) else env.trained

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -24,6 +24,16 @@ RESET_ROW = (
 Indices = int | Iterable[int] | None
 
 
+class _Default:
+    """A property that a subclass may set to something else."""
+
+    def __init__(self, find: Callable[[Any], Any]):
+        self._find, self.__doc__ = find, find.__doc__
+
+    def __get__(self, env: Any, owner: Any = None) -> Any:
+        return self if env is None else self._find(env)
+
+
 class VecEnv:
     """N environments: what `make_vec_env` and `Model.get_env` return, and a model takes.
 
@@ -37,8 +47,18 @@ class VecEnv:
     (`envs`) or of `AsyncVectorEnv`'s; AttributeError says why where they are not.
     """
 
-    def __init__(self, host: HostEnv, trained: Any = None):
-        """`trained`: the JAX environment that a model trains on, where `host` is a copy to look at."""
+    host: Any = None
+    trained: Any = None
+
+    def __init__(self, host: Any, trained: Any = None, action_space: Any = None):
+        """`trained`: the JAX environment that a model trains on, where `host` is a copy to look at.
+
+        A subclass that steps environments of its own (`reset`, `step_async`, `step_wait`, `close` as in SB3) gives its
+        `num_envs`, `observation_space` and `action_space`, or sets them; a model takes it as it takes SB3's objects.
+        """
+        if action_space is not None:
+            self.num_envs, self.observation_space, self.action_space = host, trained, action_space
+            return
         self.host, self.trained = host, host if trained is None else trained
         self.num_envs = host.num_envs
         self.observation_space, self.action_space = host.spec.observation_space, host.spec.action_space
@@ -61,6 +81,9 @@ class VecEnv:
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """(observations, rewards, dones, infos) of one step with actions `[N, …]` in the environment's units."""
+        if self.host is None:
+            self.step_async(actions)
+            return self.step_wait()
         actions = np.asarray(actions, self.action_space.dtype)
         if actions.shape != (self.num_envs, *(self.action_space.shape or ())):
             expected = (self.num_envs, *(self.action_space.shape or ()))
@@ -90,6 +113,9 @@ class VecEnv:
     def seed(self, seed: int | None = None) -> list[int]:
         """Seeds of the next `reset`, one per environment, spawned from `seed` (Stable-Baselines3: seed + i)."""
         seeds = env_seeds(seed, self.num_envs)
+        if self.host is None:
+            self._seeds = seeds
+            return seeds
         self.host.asked = seeds, getattr(self.host, "asked", (None, None))[1]  # type: ignore[attr-defined]
         return seeds
 
@@ -101,6 +127,8 @@ class VecEnv:
     def action_masks(self) -> np.ndarray:
         """Legal actions now `[N, n]`, of environments that have a method of that name."""
         return np.stack(self.env_method("action_masks"))
+
+    vars(action_masks)["of_copies"] = True  # not a subclass's own
 
     def close(self) -> None:
         """Give the environments back."""
@@ -144,7 +172,7 @@ class VecEnv:
             return self.env_method("is_wrapped", wrapper_class, indices=indices)
         return [is_wrapped(env, wrapper_class) for env in self._at(indices)]
 
-    @property
+    @_Default
     def render_mode(self) -> str | None:
         """That of the environments; None where they are no Python objects."""
         try:

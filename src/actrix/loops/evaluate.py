@@ -16,7 +16,7 @@ from actrix.core.contract import Algorithm
 from actrix.core.spaces import to_env_action
 from actrix.core.types import PyTree, Spec
 from actrix.envs.atari import PLAY, is_atari, make_atari_env
-from actrix.envs.base import HostEnv, JaxEnv, Step, infos_of
+from actrix.envs.base import HostEnv, JaxEnv, Step, infos_of, successes
 from actrix.envs.build import token_task
 from actrix.envs.guard import env_seeds
 from actrix.envs.make import as_host_env, make_vec_env
@@ -143,6 +143,17 @@ def evaluate(
         first = done | ~valid
         obs, mask = step.obs, step.mask
     return np.asarray(returns), np.asarray(lengths)
+
+
+def noting(env: HostEnv, told: list[float]) -> Callable[..., None]:
+    """`on_step` of `evaluate` that adds to `told` what `env` says of the success of each episode."""
+
+    def note(
+        before: Any, action: Any, step: Step, done: np.ndarray, total: Any, length: Any, playing: np.ndarray
+    ):
+        told.extend(successes(env, done & playing))
+
+    return note
 
 
 def evaluation_env(

@@ -6,6 +6,7 @@ read-only. `num_timesteps` counts environment steps in both.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -258,8 +259,8 @@ class EvalCallback(EventCallback):
         if self.log_path is not None:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
             np.savez(
-                self.log_path, timesteps=self.evaluations_timesteps, results=self.evaluations_results,
-                ep_lengths=self.evaluations_length,
+                self.log_path, timesteps=self.evaluations_timesteps, results=_table(self.evaluations_results),
+                ep_lengths=_table(self.evaluations_length),
             )  # fmt: skip
         mean, std = float(np.mean(rewards)), float(np.std(rewards))
         self.last_mean_reward = mean
@@ -276,6 +277,13 @@ class EvalCallback(EventCallback):
             if self.callback_on_new_best is not None:
                 go_on = self.callback_on_new_best.on_step()
         return go_on and self._on_event()
+
+
+def _table(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    """[evaluations, episodes]; NaN ends the row of one whose endless episodes were cut, which plays fewer."""
+    if len({len(row) for row in rows}) == 1:
+        return np.asarray(rows)
+    return np.array(list(itertools.zip_longest(*rows, fillvalue=np.nan))).T
 
 
 class StopTrainingOnRewardThreshold(BaseCallback):

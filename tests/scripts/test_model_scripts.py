@@ -229,8 +229,8 @@ def test_policy_kwargs_of_critics_and_optimisers():
     assert (
         PPO("MlpLstmPolicy", "CartPole-v1", n_steps=8, policy_kwargs=lstm).algorithm.network.hidden_size == 8
     )
-    with pytest.raises(SettingError, match="one cell serves policy and critic"):
-        PPO("MlpLstmPolicy", "CartPole-v1", policy_kwargs={"enable_critic_lstm": True})
+    with pytest.raises(SettingError, match="shared_lstm: the critic's cell is the policy's, or its own"):
+        PPO("MlpLstmPolicy", "CartPole-v1", policy_kwargs={"shared_lstm": False})
 
 
 # ------------------------------------------------------------------ files

@@ -72,11 +72,13 @@ class OnPolicy(Data):
 
     def training_length(self, rows: int) -> int:
         """Rows of a recurrent policy's training sequences in chunks of `rows`."""
-        return self.sequence_length or max(d for d in range(1, 65) if rows % d == 0)
+        batch = self.batch_size or 0  # a default is never what is refused: it divides what was given, too
+        return self.sequence_length or max(d for d in range(1, 65) if rows % d == 0 == batch % d)
 
     def fitted(self, spec, num_envs, config):
         total = self.rows(spec) * num_envs
-        length = 1 if config.cell is None else self.training_length(self.rows(spec))
+        free = dataclasses.replace(self, batch_size=None)
+        length = 1 if config.cell is None else free.training_length(self.rows(spec))
         if self.batch_size is None or total % self.batch_size == 0 or total % length:
             return self
         sizes = [

@@ -15,7 +15,7 @@ import numpy as np
 from actrix.core.words import write_value
 from actrix.files.container import read_meta
 from actrix.runs.config import RunConfig, RunError
-from actrix.runs.folder import CURVE, EVALUATION, evaluation, load_config, seed_folders
+from actrix.runs.folder import CURVE, EVALUATION, evaluation, load_config, resuming, seed_folders
 from actrix.runs.report import repeat
 from actrix.show.plot import plot_run
 
@@ -95,9 +95,7 @@ def _gather(run: Path | Any, folder: Path, repo_id: str) -> None:
     config = load_config(Path(run))
     source, seed = _best(Path(run), config)
     if not (source / MODEL).is_file():
-        raise RunError(
-            f"{source} has no model yet: train it to its end, or go on with `actrix resume {run}`."
-        )
+        raise RunError(f"{source} has no model yet: train it to its end, or go on with `{resuming(run)}`.")
     for name in UPLOADED:
         if (source / name).is_file():
             shutil.copy2(source / name, folder / name)

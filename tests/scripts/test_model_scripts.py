@@ -210,7 +210,7 @@ def test_defaults_are_never_what_is_refused():
     assert PPO("MlpPolicy", env, n_steps=32, **kw).batch_size == 32
     assert PPO("MlpPolicy", env, n_steps=50, **kw).batch_size == 50
     assert PPO("MlpPolicy", env, n_steps=100, **kw).batch_size == 50
-    with pytest.raises(ValueError, match="batch_size=64 does not divide"):
+    with pytest.raises(ValueError, match="batch_size=64 does not fit into"):
         PPO("MlpPolicy", env, n_steps=32, batch_size=64, **kw)
     with pytest.warns(UserWarning, match="nothing is learned from them yet"):
         DQN("MlpPolicy", env, **kw).learn(100)

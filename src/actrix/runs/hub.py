@@ -23,6 +23,8 @@ PREFIX = "hub:"
 MODEL = "model.safetensors"
 UPLOADED = (MODEL, "config.json", EVALUATION, "metrics.csv", "manifest.json")
 """What of a run's folder is published: numbers and text, no code."""
+CLIENTS = ("huggingface_hub", "httpx", "httpx2", "requests")
+"""Packages whose errors are what the hub, or the way to it, answers."""
 
 
 def push_to_hub(
@@ -37,9 +39,9 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as folder, _one_sentence(repo_id):
         _gather(run, Path(folder), repo_id)
         api = hub.HfApi()
-        api.create_repo(repo_id, private=private, exist_ok=True)
+        address = api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
-    return f"https://huggingface.co/{repo_id}"
+    return str(address)
 
 
 def load_from_hub(repo_id: str, filename: str = MODEL) -> Path:
@@ -66,7 +68,7 @@ def _one_sentence(repo_id: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("huggingface_hub", "httpx", "requests"):
+        if type(error).__module__.partition(".")[0] not in CLIENTS:
             raise
         raise RunError(_said(repo_id, error)) from error
 

@@ -108,10 +108,10 @@ def model():
         ({"optimizer": "adamw"}, "optimizer='adamw': choose one of adam, rmsprop, sgd"),
         ({"vf_coef": float("inf")}, "vf_coef=inf"),
         (
-            {"batch_size": 24},
-            "batch_size=24 does not divide n_steps × n_envs = 8 × 4 = 32; near it .*16.*32",
+            {"batch_size": 48},
+            "batch_size=48 does not fit into n_steps × n_envs = 8 × 4 = 32; near it .*16.*32",
         ),
-        ({"batch_size": 64}, r"batch_size=64 does not divide .* 8 × 4 = 32"),
+        ({"batch_size": 64}, r"batch_size=64 does not fit into .* 8 × 4 = 32"),
     ],
 )
 def test_refused_settings(settings, message):

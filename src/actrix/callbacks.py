@@ -6,6 +6,7 @@ read-only. `num_timesteps` counts environment steps in both.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -195,9 +196,7 @@ class CheckpointCallback(_Every):
                 written.append(self.model.save_replay_buffer(self._path("replay_buffer_")))
             normalize = self.model.get_vec_normalize_env()
             if self.save_vecnormalize and normalize is not None:
-                written.append(
-                    self._path("vecnormalize_").with_name(self._path("vecnormalize_").name + ".npz")
-                )
+                written.append(Path(f"{self._path('vecnormalize_')}.npz"))
                 normalize.save(written[-1])
             if self.verbose:
                 print(f"saved {', '.join(map(str, written))}")
@@ -223,9 +222,7 @@ class EvalCallback(EventCallback):
         self.callback_on_new_best = callback_on_new_best
         super().__init__(callback_after_eval, verbose)
         if render:
-            raise ValueError(
-                "render=True is not offered during training; use `actrix video` or `watch` afterwards."
-            )
+            raise ValueError("render=True is not offered during training; take `actrix video` afterwards.")
         self.eval_env = eval_env
         self.n_eval_episodes, self.eval_freq, self.deterministic = n_eval_episodes, eval_freq, deterministic
         self.log_path = Path(log_path) / "evaluations.npz" if log_path is not None else None
@@ -287,16 +284,20 @@ class EvalCallback(EventCallback):
     def _keep(self) -> None:
         """Write `evaluations.npz`, with what was said of success, and NaN for episodes of which nothing was."""
         told: dict[str, Any] = {}
-        if self._is_success_buffer:
-            silent = self.n_eval_episodes - len(self._is_success_buffer)
-            self.evaluations_successes.append([*self._is_success_buffer, *[math.nan] * silent])
-            told = {"successes": self.evaluations_successes}
+        if known := self._is_success_buffer:
+            self.evaluations_successes.append([*known, *[math.nan] * (self.n_eval_episodes - len(known))])
+            told = {"successes": _table(self.evaluations_successes)}
         if self.log_path is not None:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
             np.savez(
-                self.log_path, timesteps=self.evaluations_timesteps, results=self.evaluations_results,
-                ep_lengths=self.evaluations_length, **told,
+                self.log_path, timesteps=self.evaluations_timesteps, results=_table(self.evaluations_results),
+                ep_lengths=_table(self.evaluations_length), **told,
             )  # fmt: skip
+
+
+def _table(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    """[evaluations, episodes]; NaN ends the row of one whose endless episodes were cut, which plays fewer."""
+    return np.array(list(itertools.zip_longest(*rows, fillvalue=np.nan))).T
 
 
 class StopTrainingOnRewardThreshold(BaseCallback):

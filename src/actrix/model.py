@@ -134,12 +134,19 @@ class Model(Surface, Stored):
             raise ValueError("give either an environment to learn in or a data set to learn from.")
         if env is not None:
             self.set_env(env)
+            self._check_copies(n_envs)
         if dataset is not None:
             self.set_dataset(dataset)
 
     @classmethod
     def _find_preset(cls, settings: dict[str, Any]) -> presets.Preset:
         return presets.find_preset(cls.preset_name)
+
+    def _check_copies(self, n_envs: int) -> None:
+        if n_envs not in (1, self.n_envs, self.copies):
+            raise ValueError(
+                f"n_envs={n_envs}, but what was given is {self.copies}: copies are made of an id or a class."
+            )
 
     # ------------------------------------------------------------------ environment
 

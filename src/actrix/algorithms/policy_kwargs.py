@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from actrix.core.words import nearest
 from actrix.nets.memory.decoder import Shape
 from actrix.nets.memory.weights import WeightsError, sizes, tokenizer
 from actrix.nets.networks import SHAPE, NetworkConfig
@@ -38,8 +39,6 @@ NETWORKS = ("use_sde", "sde_sample_freq")
 _LIFTED = ("n_critics", "n_quantiles")
 _CNN = ("features_dim", "cnn_output_dim")
 """Its CNN's units, of an image alone and of one in a Dict."""
-_LSTM = {"enable_critic_lstm": False, "shared_lstm": True, "n_lstm_layers": 1}
-"""What RecurrentPPO's network has: here one cell serves policy and critic."""
 
 
 def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,9 +61,13 @@ def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
             "it out, and say cnn=True where a Box of three axes is an image."
         )
     found |= _optimizer(kwargs.pop("optimizer_class", None), kwargs.pop("optimizer_kwargs", None) or {})
-    for name, value in _LSTM.items():
-        if kwargs.pop(name, value) != value:
-            raise SettingError(f"policy_kwargs {name}: one cell serves policy and critic here; leave it out.")
+    if kwargs.pop("n_lstm_layers", 1) != 1:
+        raise SettingError("policy_kwargs n_lstm_layers: a memory is one cell here; leave it out.")
+    shared = not kwargs.get("enable_critic_lstm", False)
+    if kwargs.pop("shared_lstm", shared) != shared:
+        raise SettingError(
+            "policy_kwargs shared_lstm: the critic's cell is the policy's, or its own (enable_critic_lstm=True)."
+        )
     return found | {**settings, "policy_kwargs": kwargs}
 
 
@@ -126,7 +129,7 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
             raise SettingError(f"policy_kwargs {name}: {UNSUPPORTED[name]}.")
         if name not in known:
             raise SettingError(
-                f"policy_kwargs has no {name!r}; there are net_arch, {', '.join(sorted(known))}."
+                f"policy_kwargs has no {name!r}; {nearest(name, ['net_arch', *sorted(known)])}"
             )
         changes[name] = tuple(value) if name in ("pi", "vf") and value is not None else value
     try:

@@ -26,7 +26,10 @@ from actrix.nets.memory import zero_where
 
 EVAL_ENVS = 10
 ENDLESS = 20_000
-CUT = "an episode of an environment without a time limit was cut after {} steps."
+CUT = (
+    "an episode of an environment without a time limit was cut after {} steps "
+    "(gym.wrappers.TimeLimit, or max_episode_steps where it is registered, sets one)."
+)
 EVALUATION = 2**31 - 1
 """The number, no call's, that leads from a key to those of evaluations."""
 

@@ -223,11 +223,11 @@ class EvalCallback(EventCallback):
         super().__init__(callback_after_eval, verbose)
         if render:
             raise ValueError("render=True is not offered during training; take `actrix video` afterwards.")
-        self.eval_env = eval_env
-        self.n_eval_episodes, self.eval_freq, self.deterministic = n_eval_episodes, eval_freq, deterministic
+        self.eval_env, self.deterministic = eval_env, deterministic
+        self.n_eval_episodes, self.eval_freq = n_eval_episodes, eval_freq
         self.log_path = Path(log_path) / "evaluations.npz" if log_path is not None else None
         self.best_model_save_path = Path(best_model_save_path) if best_model_save_path is not None else None
-        self.best_mean_reward, self.last_mean_reward = -np.inf, -np.inf
+        self.best_mean_reward = self.last_mean_reward = -np.inf
         self.evaluations_timesteps: list[int] = []
         self.evaluations_results: list[list[float]] = []
         self.evaluations_length: list[list[int]] = []
@@ -243,8 +243,7 @@ class EvalCallback(EventCallback):
 
     @property
     def children(self) -> Sequence[BaseCallback]:
-        best = self.callback_on_new_best
-        return [*super().children, *([] if best is None else [best])]
+        return [child for child in (*super().children, self.callback_on_new_best) if child is not None]
 
     def _on_step(self) -> bool:
         if not self._crossed(self.eval_freq):

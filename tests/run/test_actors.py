@@ -75,7 +75,7 @@ class Killer:
     def __call__(self, locals_, _):
         self.calls += 1
         if self.calls in self.updates:
-            mates = locals_["model"].env._mates
+            mates = locals_["model"].env.host._mates
             os.kill(
                 mates[self.calls % len(mates) if self.number is None else self.number].pid, signal.SIGKILL
             )
@@ -99,7 +99,7 @@ def test_killed_actors_change_nothing(closing):
         RuntimeWarning, match=r"actor \d \(groups . to ., process \d+ on .*\) died .* is replaced\.$"
     ):
         trained.learn(STEPS, callback=killer)
-    assert killer.killed == trained.env.restarts == 3
+    assert killer.killed == trained.env.host.restarts == 3
     assert digest(trained) == digest(model(envs_per_group=1, behind=1).learn(STEPS))
 
 
@@ -227,7 +227,7 @@ def test_twenty_kills_at_random_moments(closing, monkeypatch):
 
     def kill():
         while len(killed) < 20 and not stop.wait(rng.uniform(0.5, 4.0)):
-            pid = trained.env._mates[rng.integers(2)].pid
+            pid = trained.env.host._mates[rng.integers(2)].pid
             if pid is not None and pid not in killed:
                 killed.append(pid)
                 os.kill(pid, signal.SIGKILL)
@@ -257,7 +257,7 @@ def test_a_stuck_actor_is_ended_and_a_slow_one_named(closing, monkeypatch):
     monkeypatch.setattr(crew, "DEATHS", 1)
     stuck = type("Stuck", (Sleeps,), {"stuck": True, "seconds": 0.0, "__module__": __name__})
     trained = closing(env=stuck, actors=1, normalize=False)
-    trained.env.step_timeout = 3.0
+    trained.env.host.step_timeout = 3.0
     with (
         pytest.warns(
             RuntimeWarning, match=r"group 0 \(environments 0 to 3 of the run\), step \d+ of 16 took longer"
@@ -380,7 +380,7 @@ if __name__ == "__main__":
         return True
 
     trained.learn(16 * 4 * 6, callback=gone)
-    assert trained.env.restarts >= 1, trained.env.restarts  # a successor may be sent to the dead node first
+    assert trained.env.host.restarts >= 1, trained.env.host.restarts  # a successor may be sent to the dead node first
     here = model(envs_per_group=1, behind=1).learn(16 * 4 * 6)
     trained.env.close()
     cluster.shutdown()

@@ -213,8 +213,8 @@ UNBOUNDED = spaces.Box(-np.inf, np.inf, (1,), np.float32)
         (SAC, {"action_noise": NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))}, "^action_noise"),
         (
             DQN,
-            {"replay_buffer_class": "DictReplayBuffer"},
-            "replay_buffer_class: only HerReplayBuffer is known",
+            {"replay_buffer_class": "PrioritizedReplayBuffer"},
+            "replay_buffer_class: HerReplayBuffer and the plain ones are known",
         ),
         (DQN, {"use_sde_at_warmup": True}, "^use_sde_at_warmup: there is no random phase"),
         (SAC, {"use_sde": "yes"}, "use_sde='yes' must be True or False"),

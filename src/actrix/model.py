@@ -153,7 +153,7 @@ class Model(Surface, Stored):
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """Train on another environment with the same spaces; learning starts it anew."""
         given, env = env, host_of(env)
-        self._vec = given if isinstance(given, VecEnv) else None
+        self._vec = given if isinstance(given, VecEnv) and given.host is not None else None
         env, self.env_id = self._resolve(env)
         if self.spec is not None:
             check_same_spaces(self.spec, env)
@@ -222,8 +222,8 @@ class Model(Surface, Stored):
 
         Of compiled ones a copy with episodes of its own. Stepping the others breaks training's open episodes off.
         """
-        if self._vec is None and self.env is not None:
-            self._vec = vec_env(self.env, self.n_envs, self.seed)
+        if self._vec is None and self._env is not None:
+            self._vec = vec_env(self._env, self.n_envs, self.seed)
         return self._vec
 
     def trains_on(self, env: Any) -> bool:
@@ -231,7 +231,7 @@ class Model(Surface, Stored):
         env = host_of(env)
         base = lambda e: e.unwrapped if isinstance(e, gym.Env | gym.vector.VectorEnv) else e
         return isinstance(self.runner, HostRunner) and any(
-            base(env) is base(e) for e in (self.env, self._given)
+            base(env) is base(e) for e in (self._env, self._given)
         )
 
     def _known_spec(self) -> Spec:

@@ -8,10 +8,11 @@ import pytest
 import scipy.signal
 from gymnasium import spaces
 
+from actrix.core.spaces import normalized_shapes
 from actrix.core.types import Spec
 from actrix.nets.memory import apply, follow, starts, unroll
 from actrix.nets.networks import NetworkConfig
-from actrix.nets.torso import Encoder, ImageCNN, Linear, normalized_shapes
+from actrix.nets.torso import Encoder, ImageCNN, Linear
 
 KEY = jax.random.key(0)
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)

@@ -180,7 +180,7 @@ def test_what_is_read(ppo, dqn):
     assert ppo.replay_buffer is None
     assert (dqn.replay_buffer.buffer_size, dqn.replay_buffer.n_envs) == (50, 1)
     assert 0 < dqn.replay_buffer.size() <= 50
-    assert ppo.env is ppo.get_env().host
+    assert ppo.env is ppo.get_env()
 
 
 def test_an_environment_is_set():

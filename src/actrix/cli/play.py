@@ -50,11 +50,14 @@ def _eval(args: argparse.Namespace) -> None:
     means = {}
     for seed, path in folders.items():
         model = Model.load(path)
-        returns, lengths = evaluate_model(model, args.episodes, args.seed, not args.stochastic, args.env)
+        returns, lengths, told = evaluate_model(
+            model, args.episodes, args.seed, not args.stochastic, args.env
+        )
         name = f"{path}: " if len(folders) > 1 else ""
         print(
             f"{name}{np.mean(returns):.2f} ± {np.std(returns):.2f} over {len(returns)} episodes "
             f"(mean length {np.mean(lengths):.1f}, {'sampled' if args.stochastic else 'deterministic'} actions)"
+            + (f", success {100 * np.mean(told):.0f} % of the {len(told)} that say" if told else "")
         )
         means[seed] = returns
         _answers(model, args, name)

@@ -240,7 +240,8 @@ def as_host_env(env: Any, n_envs: int = 1, seed: int | None = None) -> HostEnv:
     autoreset mode, a PettingZoo environment (`AgentEnvs` of it), a JaxEnv (`n_envs` copies), an id or a class
     (see `make_vec_env`).
     """
-    env = getattr(env, "host", env)  # a VecEnv's
+    host = getattr(env, "host", None)
+    env = env if host is None else host  # a VecEnv's
     if not isinstance(env, HostEnv | str | type) and is_foreign(env):
         env = ForeignVectorEnv(env)
     if isinstance(env, VectorEnv):

@@ -15,13 +15,14 @@ from jaxtyping import Array
 
 from actrix.core.distributions import ActionHead, DiagGaussian, Distribution, SquashedGaussian, action_head
 from actrix.core.fields import choose, finite, switch, whole
+from actrix.core.spaces import space_leaves
 from actrix.core.types import Key, PyTree, Spec, record
 from actrix.nets.exploration import Explores, StateNoise
 from actrix.nets.memory import apply
 from actrix.nets.memory.cells import GRU, LSTM, Apart, Memory
 from actrix.nets.memory.decoder import Shape, Tokens, Transformer
 from actrix.nets.memory.weights import pretrained
-from actrix.nets.torso import MLP, SQRT2, Encoder, Linear, resolve_activation, space_leaves
+from actrix.nets.torso import MLP, SQRT2, Encoder, Linear, resolve_activation
 from actrix.nets.view import JointView
 
 ENCODING = ("features_extractor_class", "features_extractor_kwargs", "cnn")

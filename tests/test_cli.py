@@ -220,7 +220,7 @@ def test_composition(tmp_path, capsys):
         (["ppo", "CartPol-v1"], ["CartPol-v1", "CartPole-v1"]),
         (["ppo", "CartPole-v1", "--set", "gama=0.9"], ["gama", "gamma"]),
         (["ppo", "CartPole-v1", "--set", "gamma=2"], ["gamma=2"]),
-        (["ppo", "CartPole-v1", "--set", "batch_size=100"], ["100", "256"]),
+        (["ppo", "CartPole-v1", "--set", "batch_size=300"], ["300", "256"]),
         (["ppo", "CartPole-v1", "--set", "learning_rate=-1"], ["learning_rate"]),
         (["ppo", "CartPole-v1", "--set", "n_steps"], ["KEY=VALUE"]),
         (

@@ -148,6 +148,12 @@ class OnPolicy(Data):
             item = items(carry[0])
             count, length = _count(item), item[0].reward.size // _count(item)
             size = count if self.batch_size is None else self.batch_size // length
+            if rest := count % size:
+                warnings.warn(
+                    f"batch_size={self.batch_size} does not divide the {count * length} rows of a chunk: the last "
+                    f"minibatch of each epoch has {rest * length}.",
+                    stacklevel=1,
+                )
             index = samples_first(minibatch_indices(key, count, size), item[0])
             return jax.lax.scan(lambda c, i: minibatch(c, i, item), carry, index)
 
@@ -187,16 +193,9 @@ def _take(item: Item, index: jax.Array, *, short: bool = False) -> Item:
 
 
 def batch_fits(batch_size: int | None, rows: int, num_envs: int, length: int = 1) -> None:
-    """Raise ValueError, with fitting sizes, unless a chunk gives batches; warn where the last one will be smaller."""
+    """Raise ValueError, with fitting sizes, unless a chunk gives batches, of which the last may be smaller."""
     total = rows * num_envs
-    if batch_size is None or (total % batch_size == 0 and batch_size % length == 0):
-        return
-    if batch_size < total and batch_size % length == 0:
-        warnings.warn(
-            f"batch_size={batch_size} does not divide n_steps × n_envs = {rows} × {num_envs} = {total}: the last "
-            f"minibatch of each epoch has {total % batch_size} rows.",
-            stacklevel=2,
-        )
+    if batch_size is None or (batch_size <= total and batch_size % length == 0):
         return
     fitting = [d for d in range(length, total + 1, length) if total % d == 0]
     nearest = sorted(sorted(fitting, key=lambda d: abs(d - batch_size))[:3])

@@ -14,7 +14,8 @@ from actrix.envs.guard import EnvError
 from actrix.envs.make import make_vec_env
 from actrix.files import checkpoint
 from actrix.loops import host
-from actrix.loops.groups import Grouping, GroupRunner
+from actrix.loops.grouping import Grouping
+from actrix.loops.groups import GroupRunner
 from actrix.loops.runner import iteration_keys, wrapped
 from actrix.loops.stepping import host_runner
 

@@ -23,7 +23,7 @@ from actrix.envs.guard import EnvError
 from actrix.loops.collect import Collector, Episodes
 from actrix.loops.host import HostRunner, seeds_of
 from actrix.loops.learners import Learners
-from actrix.loops.runner import run_keys
+from actrix.loops.runner import as_key, run_keys
 
 
 class Start(NamedTuple):
@@ -265,11 +265,6 @@ def named_group(number: int, begin: int, size: int) -> str:
 def local_crew(make: Callable[[], Any], groups: int) -> LocalCrew:
     """So many groups in this process."""
     return LocalCrew([make() for _ in range(groups)])
-
-
-def as_key(data: np.ndarray) -> Key:
-    """The random key of these numbers."""
-    return jax.random.wrap_key_data(jnp.asarray(data), impl="threefry2x32")
 
 
 def _keys(key: Key, groups: int) -> list[np.ndarray]:

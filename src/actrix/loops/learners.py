@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from actrix.core.contract import Algorithm
 from actrix.core.shards import LEARNERS
 from actrix.core.types import Chunk, PyTree
-from actrix.loops.runner import iteration_keys, shared
+from actrix.loops.runner import as_key, iteration_keys, shared
 
 
 @functools.cache
@@ -25,8 +25,19 @@ def mesh_of(learners: int) -> Mesh:
 def placed(tree: PyTree, learners: int, axis: int = 0, size: int = 0) -> PyTree:
     """The arrays on all learners: those with this axis, of that size, in shares where they can be equal, the others
     whole on each."""
-    where = shares(tree, learners, axis, size)
-    return jax.tree.map(jax.device_put, tree, where)
+    return jax.tree.map(_put, tree, shares(tree, learners, axis, size))
+
+
+def _put(x: Any, where: NamedSharding) -> jax.Array:
+    if where.is_fully_addressable:
+        return jax.device_put(x, where)
+    if isinstance(x, jax.Array) and x.sharding == where:
+        return x
+    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return as_key(_put(jax.random.key_data(x), where))
+    # Several processes: each has the whole array and puts its own share of it on its devices.
+    array = np.asarray(x)
+    return jax.make_array_from_callback(array.shape, where, lambda share: array[share])
 
 
 def shares(tree: PyTree, learners: int, axis: int = 0, size: int = 0) -> PyTree:

@@ -21,9 +21,10 @@ from actrix.core.types import PyTree
 from actrix.envs.guard import EnvError
 from actrix.files import manifest
 from actrix.loops.grouping import STEP_TIMEOUT
-from actrix.loops.groups import Crew, Piece, Start, as_key
+from actrix.loops.groups import Crew, Piece, Start
+from actrix.loops.runner import as_key
 from actrix.remote.cluster import differing, join, kill, leave
-from actrix.remote.mate import Mate, Order, Task, pickled, raised
+from actrix.remote.mate import GONE, Mate, Order, Task, pickled, result
 from actrix.remote.member import Collected, Member, Wrong
 
 START_TIMEOUT = 300.0
@@ -34,7 +35,6 @@ DEATHS = 3
 """How often one actor may die over one chunk."""
 POLL, SLOW = 2.0, 10.0
 """Seconds between looks at actors that are waited for, and after which one may be called slow."""
-GONE = object()
 ANSWER, FREE_ANSWER = 5.0, 0.2
 """Seconds that an actor may take to say how far it is; and where nobody is waited for."""
 EXACT = ("processor", "platform", "system", *manifest.JAX_OPTIONS)
@@ -124,7 +124,7 @@ class RayCrew(Crew):
             self._watch([task.mate for future, task in self._tasks.items() if future not in ready], rows)
         for future in ready:
             task = self._tasks.pop(future)
-            out = self._result(future)
+            out = result(self._ray, future)
             if out is not GONE:
                 self._took = [*self._took[-4 * len(self._mates) :], now - task.mate.sent]
             yield task, out
@@ -265,25 +265,12 @@ class RayCrew(Crew):
             )
         dead = []
         for task in ready:
-            out = self._result(task)
+            out = result(self._ray, task)
             if out is GONE:
                 dead.append(tasks[task])
             else:
                 then(tasks[task], out)
         return dead
-
-    def _result(self, task: Any) -> Any:
-        """What a call returned; GONE where its actor died. Raises what the actor's method raised."""
-        errors = self._ray.exceptions
-        try:
-            out = self._ray.get(task)
-        except errors.RayTaskError as error:
-            raise EnvError(f"an actor failed: {error}") from error
-        except errors.RayError:
-            return GONE
-        if isinstance(out, Wrong):
-            raise raised(out)
-        return out
 
     def _greet(self, mate: Mate, hello: dict[str, Any]) -> None:
         mate.node, mate.pid = hello["node"], hello["pid"]

@@ -14,6 +14,9 @@ from actrix.envs.workers.process import WorkerTraceback
 from actrix.loops.groups import Start
 from actrix.remote.member import Wrong
 
+GONE = object()
+"""What came of a call whose actor died."""
+
 
 @dataclasses.dataclass(eq=False)
 class Mate:
@@ -69,6 +72,19 @@ def pickled(ray: Any, value: Any, what: str) -> bytes:
         return bytes(ray.cloudpickle.dumps(value))
     except Exception as error:
         raise TypeError(f"{what} cannot be sent to actors: {type(error).__name__}: {error}") from error
+
+
+def result(ray: Any, task: Any) -> Any:
+    """What a call returned; GONE where its actor died. Raises what the actor's method raised."""
+    try:
+        out = ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        raise EnvError(f"an actor failed: {error}") from error
+    except ray.exceptions.RayError:
+        return GONE
+    if isinstance(out, Wrong):
+        raise raised(out)
+    return out
 
 
 def raised(wrong: Wrong) -> Exception:

@@ -193,6 +193,7 @@ class Model(Surface, Stored):
         data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
         if self.spec is not None:
             check_spaces(data, self.spec)
+        self.grouping.check_data_set()
         self.algorithm.check(data.spec, 1)
         runner = OfflineRunner(self.algorithm, data, [self.seed])
         learner = None if self.runner is None else self.runner.learners[0]

@@ -363,7 +363,9 @@ class Update(Learning):
         look = lambda obs: normalize.normalize_observation(moments, obs, a.clip_obs)
         reward = rows.reward if scale is None else normalize.scale_reward(scale, rows.reward, a.clip_reward)
         rows = dataclasses.replace(rows, obs=look(rows.obs), next_obs=look(rows.next_obs), reward=reward)
-        return spread(rows, *_lie(rows))
+        # By time where each row stands alone: networks take `[T, N]` rows as T·N of them, T outermost.
+        axis = 0 if rows.carry0 is None else rows.reward.ndim - 1
+        return spread(rows, axis, rows.reward.shape[axis])
 
     def estimate(self, state, rows, progress, key):
         view = self.look(state.params, rows)
@@ -380,14 +382,10 @@ class Update(Learning):
         return self._counted(self.fit.update_critic, state, item, progress, key)
 
     def _counted(self, step: Any, state: State, item: Item, progress: Any, key: Key) -> tuple:
-        item = spread(item, *_lie(item[0]))
+        axis = item[0].reward.ndim - 1  # along which rows, or sequences of them, lie side by side
+        item = spread(item, axis, item[0].reward.shape[axis])
         state, priority, metrics = step(self.critic, self.actor, self.look, state, item, progress, key)
         return dataclasses.replace(state, number=state.number + 1), priority, metrics
-
-
-def _lie(rows: Rows) -> tuple[int, int]:
-    """(axis, size) along which rows, or sequences of them, lie side by side."""
-    return rows.reward.ndim - 1, rows.reward.shape[-1]
 
 
 ONE_STEP = Chunk(*[None] * 6, valid=np.ones((1, 1), bool))  # type: ignore[arg-type, misc]

@@ -6,6 +6,8 @@ random numbers those of one device. So that no update has to know of it, only ba
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 from jax.sharding import PartitionSpec
 
@@ -17,8 +19,16 @@ LEARNERS = "learners"
 
 def spread(tree: PyTree, axis: int, size: int) -> PyTree:
     """The arrays with this axis, of that size, over the learners; as they are where one device learns alone."""
+    lies = lambda x: x.ndim > axis and x.shape[axis] == size
+    return _put(tree, PartitionSpec(*[None] * axis, LEARNERS), lies)
+
+
+def gather(tree: PyTree) -> PyTree:
+    """The arrays whole on each learner, once, from which minibatches are then drawn without a word to the others."""
+    return _put(tree, PartitionSpec(), lambda x: True)
+
+
+def _put(tree: PyTree, where: PartitionSpec, lies: Callable[[jax.Array], bool]) -> PyTree:
     if LEARNERS not in jax.sharding.get_abstract_mesh().axis_names:
         return tree
-    where = PartitionSpec(*[None] * axis, LEARNERS)
-    lies = lambda x: x.ndim > axis and x.shape[axis] == size
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, where) if lies(x) else x, tree)

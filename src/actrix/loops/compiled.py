@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from actrix.core.contract import Algorithm
+from actrix.core.shards import spread
 from actrix.core.types import Chunk, Key, PyTree, record
 from actrix.envs.base import JaxEnv, step_keys
 from actrix.envs.jax_envs import vector_reset, vector_step
@@ -125,7 +126,8 @@ def collect(
     if whole:  # an episode longer than the chunk counts as truncated
         chunk = dataclasses.replace(chunk, truncated=chunk.truncated.at[-1].set(chunk.truncated[-1] | alive))
         episodes = dataclasses.replace(episodes, done=episodes.done.at[-1].set(episodes.done[-1] | alive))
-    return after, dataclasses.replace(chunk, carry0=carry.carry), episodes
+    # Where several devices learn, each has collected from its own environments.
+    return after, dataclasses.replace(spread(chunk, 1, num_envs), carry0=carry.carry), episodes
 
 
 class CompiledRunner:

@@ -73,6 +73,11 @@ class Grouping:
             return 0
         return int(self.actors > 0) if self.behind is None else int(self.behind)
 
+    def check_data_set(self) -> None:
+        """Raise ValueError where there is more of anything than a data set has a use for."""
+        if self != Grouping():
+            raise ValueError("actors, groups and learners are of environments: a data set has none.")
+
     def check_shares(self, n_envs: int) -> None:
         """Raise ValueError where so many environments cannot be shared by the learners."""
         if n_envs % self.learners:

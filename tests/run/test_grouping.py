@@ -203,7 +203,7 @@ def test_an_error_in_the_chunk_ahead_is_raised_where_it_is_wanted():
         (SAC, {"env": "Pendulum-v1", "behind": 1}, "acts in one program: give envs_per_group or actors too"),
         (
             SARSA,
-            {"env": "FrozenLake-v1", "envs_per_group": 2},
+            {"env": "FrozenLake-v1", "envs_per_group": 2, "policy_kwargs": None},
             "learns online, from each step before the next",
         ),
         (PPO, {"behind": 2}, "behind=2 must be 0, 1 or any"),

@@ -82,11 +82,11 @@ def two_devices(script, *arguments):
 
 
 def test_two_devices_share_the_work_and_come_to_the_same():
-    """Of PPO with statistics, shuffled minibatches, normalised advantages and target_kl, in both loops. The gradient is
-    read off one step of plain descent with step size 1, whose size is that of the gradient."""
+    """PPO with statistics, shuffled minibatches, normalised advantages and target_kl in the compiled loop; in the host
+    loop the gradient, read off one step of plain descent of size 1."""
     found = two_devices("""
         ppo = dict(n_steps=16, batch_size=16, n_epochs=2, normalize=True, target_kl=0.02)
-        out = {"host": after(3, actrix.PPO, **ppo), "compiled": after(3, actrix.PPO, backend="jax", **ppo)}
+        out = {"compiled": after(3, actrix.PPO, backend="jax", **ppo)}
         plain = dict(n_steps=16, batch_size=64, n_epochs=1, optimizer="sgd", learning_rate=1.0, max_grad_norm=None)
         before, *steps = [], [], []
         for runner, moved in zip(runners(actrix.PPO, **plain), steps):
@@ -109,8 +109,7 @@ def test_two_devices_share_the_work_and_come_to_the_same():
         out["work"] = work[1] / work[0]
         print(json.dumps(out))
     """)
-    for loop in ("host", "compiled"):
-        assert max(found[loop]) < ROUNDING, found
+    assert max(found["compiled"]) < ROUNDING, found
     assert found["norm"] > 1e-3
     assert found["gradient"] < ROUNDING, found
     assert found["work"] < 0.6, "each device computes its half of the rows"
@@ -122,7 +121,9 @@ def test_whatever_learns_from_batches_can_be_shared():
     found = two_devices("""
         lstm = {"net_arch": [8], "cell": "lstm"}
         from actrix import A2C, ACER, DQN, PPO, SAC, TRPO
+        ppo = dict(n_steps=16, batch_size=16, n_epochs=2, normalize=True, target_kl=0.02)
         print(json.dumps({
+            "ppo": after(3, PPO, **ppo),
             "a2c": after(4, A2C, backend="jax"),
             "trpo": after(2, TRPO, n_steps=32),
             "recurrent": after(2, PPO, n_steps=16, batch_size=32, n_epochs=2, policy_kwargs=lstm),

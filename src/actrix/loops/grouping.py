@@ -26,11 +26,11 @@ class Grouping:
     """None: 1 with actors, else 0; `ANY`: the learner takes what is there."""
     address: str | None = None
     """Of a Ray cluster; None starts Ray on this machine."""
-    step_timeout: float = STEP_TIMEOUT
     learners: int = 1
     """Devices that learn, each from a share of every batch."""
     learner_processes: int = 1
     """Processes on Ray that hold them; 1 = the learner's own."""
+    step_timeout: float = STEP_TIMEOUT
 
     def __post_init__(self) -> None:
         if not _whole(self.actors, 0):

@@ -68,8 +68,8 @@ class RunConfig:
         """Who collects."""
         address = self.address if self.actors or self.learner_processes > 1 else None
         return Grouping(
-            self.actors, self.envs_per_group, self.behind, address, self.step_timeout, self.learners,
-            self.learner_processes,
+            self.actors, self.envs_per_group, self.behind, address, self.learners, self.learner_processes,
+            self.step_timeout,
         )  # fmt: skip
 
     @property

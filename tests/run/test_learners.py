@@ -40,7 +40,7 @@ SMALL = {"n_envs": 4, "seed": 3, "policy_kwargs": {"net_arch": [16]}}
 def runners(kind, env="CartPole-v1", backend="gymnasium", **more):
     one = kind("MlpPolicy", env, backend=backend, **SMALL | more)
     if backend == "jax":
-        return [CompiledRunner(one.algorithm, one.env, one.n_envs, [3], None, n) for n in (1, 2)]
+        return [CompiledRunner(one.algorithm, one._env, one.n_envs, [3], None, n) for n in (1, 2)]
     envs = [make_vec_env(env, one.n_envs, backend=backend) for _ in range(2)]
     return [host_runner(one.algorithm, env, 3, None, 0, Learners(n)) for n, env in zip((1, 2), envs)]
 

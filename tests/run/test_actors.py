@@ -1,5 +1,6 @@
 """Actors on Ray: the bits of one process, whoever collects and whoever is killed meanwhile."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,10 +13,10 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from tests.run.test_grouping import STEPS, Marked, digest, model
+from tests.run.test_grouping import STEPS, Marked, digest, model, replaying
 from tests.run.test_resume import tensors
 
-from actrix import train_seeds
+from actrix import DQN, SAC, VTrace, train_seeds
 from actrix.envs.guard import EnvError
 from actrix.files import checkpoint
 
@@ -90,6 +91,71 @@ def test_any_number_of_actors_comes_to_the_same_bits(closing):
             there = closing(actors=actors, envs_per_group=1, behind=behind).learn(STEPS)
             assert digest(there) == here, f"{actors} actors, behind={behind}"
     assert len(there.run.returns) == there.num_episodes > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "env", "numbers"),
+    [
+        (DQN, "CartPole-v1", ((1, 2),)),
+        pytest.param(SAC, "Pendulum-v1", ((0, 1), (1, 2)), marks=pytest.mark.slow),
+    ],
+)
+def test_actors_of_a_replay_memory_come_to_the_same_bits(one_ray, kind, env, numbers):
+    for behind, actors in numbers:
+        here, there = (
+            replaying(kind, env, envs_per_group=1, behind=behind, actors=n).learn(40 + 16 * 8)
+            for n in (0, actors)
+        )
+        there.env.close()
+        assert digest(here) == digest(there), f"{actors} actors, behind={behind}"
+
+
+class Straggler(Marked):
+    """The environment of this mark takes no step until there is that file."""
+
+    late, go = None, ""
+
+    def step(self, action):
+        while self.mark == self.late and not os.path.exists(self.go):
+            time.sleep(0.02)
+        return super().step(action)
+
+
+def waits_for_nobody(**more):
+    return VTrace(
+        "MlpPolicy", Straggler, **dict(n_envs=2, actors=2, behind="any", lag=0, n_steps=16, seed=3,
+                                       backend="gymnasium", policy_kwargs={"net_arch": [8]}) | more
+    )  # fmt: skip
+
+
+def test_nobody_is_waited_for_and_staleness_is_told(one_ray, tmp_path, monkeypatch):
+    """One of two actors takes no step: updates are made from chunks of the other. When its first chunk comes, it is as
+    old as all the updates made meanwhile."""
+    monkeypatch.setattr(crew, "SLOW", 1e9)
+    starts = waits_for_nobody(actors=0, behind=0, envs_per_group=1).runner._starts(3)
+    Straggler.late, Straggler.go = float(starts[1].seeds[0] % 2**31 % 1000), str(tmp_path / "go")
+    trained, seen = waits_for_nobody(), []
+    with contextlib.closing(trained.env):
+
+        def look(locals_, _):
+            numbers = trained.run.metrics
+            seen.append((numbers["time/staleness"], numbers["time/staleness_max"]))
+            if len(seen) == 5:
+                (tmp_path / "go").touch()
+            return seen[-1][1] < 5
+
+        trained.learn(10**6, callback=look, checkpoint_dir=tmp_path / "saved")
+    assert seen[:5] == [(0, 0)] + [(0.5, 1)] * 4, (
+        "two chunks of the other, one of which is under way meanwhile"
+    )
+    mean, most = seen[-1]
+    assert most == len(seen) - 1
+    assert mean in (most / 2, (most + 1) / 2)
+    again = waits_for_nobody()
+    with contextlib.closing(again.env):
+        again.learn(trained.num_timesteps + 320, resume_from=tmp_path / "saved")
+    assert again.run.resumes == 0, "in the same episodes"
+    assert again.run.iterations == len(seen) + 10
 
 
 def test_killed_actors_change_nothing(closing):

@@ -193,10 +193,8 @@ def needs_newest(critic: Critic, actor: Actor, data: Data) -> str | None:
     are of a policy one update older, as Cleanba's and Sebulba's are; and with data that are of older policies anyway.
     """
     a, d = actor.facts, data.facts
-    if d.transitions:
-        return (
-            f"data {data.name} are learned from every few steps, between which there is no chunk to wait for"
-        )
+    if d.transitions:  # of older policies in any case
+        return None
     if a.fisher:
         return "the Fisher matrix and the surrogate are those of the policy that acted: take behind=0, or ppo"
     if d.on_policy and not a.ratio:
@@ -204,6 +202,18 @@ def needs_newest(critic: Critic, actor: Actor, data: Data) -> str | None:
             f"{actor.name} weighs nothing by the ratio to the policy that acted: take behind=0, ppo or ppo-kl, or "
             "data lag or trajectories with a correction (v-trace)"
         )
+    return None
+
+
+def needs_order(data: Data) -> str | None:
+    """Why chunks of whichever older policies, as they come, will not do (a clause), or None where they will: where the
+    loss corrects for the policy that acted, which `unsound` asks of all data of older policies."""
+    if data.facts.transitions or data.facts.windows:
+        return f"the memory of data {data.name} holds each environment's rows in their order: take behind=1"
+    if data.facts.on_policy or data.facts.shown:
+        return f"data {data.name} correct for no other policy: take behind=1, or v-trace with lag=0"
+    if getattr(data, "lag", 0):
+        return f"lag={data.lag} adds older policies of its own: take lag=0"  # type: ignore[attr-defined]
     return None
 
 

@@ -32,7 +32,8 @@ def add_tune(command: AddCommand) -> None:
     p.add_argument("--quiet", action="store_true", help="no live table")
     train.what_is_learned(p)
     train.how_much_and_where(p)
-    p.set_defaults(seed=0, seeds=4, recurrent=False, actors=0, envs_per_group=None, behind=None, address=None)
+    p.set_defaults(seed=0, seeds=4, recurrent=False, actors=0, envs_per_group=None, behind=None, address=None,
+                   learners=1, learner_processes=1)  # fmt: skip
     worker = command("tune-folder", _tune_folder)
     worker.add_argument("path", type=Path)
     worker.add_argument("--trials", type=count, required=True)

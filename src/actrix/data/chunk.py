@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from actrix.core.answers import Data, DataFacts, Item, Learning, Metrics, State
 from actrix.core.fields import positive_or_none, switch, whole
 from actrix.core.rows import Rows, flat, rows_of
+from actrix.core.shards import gather
 from actrix.core.types import Key
 from actrix.data.rollout import minibatch_indices, sequences
 
@@ -120,11 +121,11 @@ class OnPolicy(Data):
         """Rows ready for minibatches: alone, or in sequences from their memories; with what was estimated of them."""
         item, view = learning.estimate(state, rows, learning.clock.before, key)
         if rows.carry0 is None:
-            return flat((dataclasses.replace(item[0], first=None), *item[1:]))
+            return gather(flat((dataclasses.replace(item[0], first=None), *item[1:])))
         length = self.training_length(rows.reward.shape[0])
         cut = sequences((dataclasses.replace(item[0], carry0=None), *item[1:]), length)
         starts = jax.lax.stop_gradient(view.starts(length))
-        return dataclasses.replace(cut[0], carry0=starts), *cut[1:]
+        return gather((dataclasses.replace(cut[0], carry0=starts), *cut[1:]))
 
     def _passes(
         self, learning: Learning, step: Callable, items: Callable, state: State, epochs: int, key: Key

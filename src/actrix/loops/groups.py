@@ -21,79 +21,9 @@ from actrix.core.types import Chunk, Key, PyTree, Spec
 from actrix.envs.base import HostEnv, Step
 from actrix.envs.guard import EnvError
 from actrix.loops.collect import Collector, Episodes
-from actrix.loops.host import HostRunner, check_behind, seeds_of
-from actrix.loops.runner import run_keys
-
-STEP_TIMEOUT = 60.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Grouping:
-    """Who collects: environments in groups, by so many actors, with a policy so many updates behind."""
-
-    actors: int = 0
-    """Processes on Ray; 0 = the learner's own collects."""
-    envs_per_group: int | None = None
-    """None: with actors an equal share for each of them, else no groups."""
-    behind: int | None = None
-    """None: 1 with actors, else 0."""
-    address: str | None = None
-    """Of a Ray cluster; None starts Ray on this machine."""
-    step_timeout: float = STEP_TIMEOUT
-
-    def __post_init__(self) -> None:
-        if not _whole(self.actors, 0):
-            raise ValueError(f"actors={self.actors!r} must be a whole number of at least 0.")
-        if self.envs_per_group is not None and not _whole(self.envs_per_group, 1):
-            raise ValueError(f"envs_per_group={self.envs_per_group!r} must be a whole number of at least 1.")
-        if self.behind is not None and not (_whole(self.behind, 0) and self.behind <= 1):
-            raise ValueError(
-                f"behind={self.behind!r} must be 0 or 1: how many updates the policy that collects is behind."
-            )
-        if self.address is not None and not self.actors:
-            raise ValueError(
-                f"address={self.address!r} is of a Ray cluster, which actors need: give actors=N too."
-            )
-
-    def __bool__(self) -> bool:
-        """Whether there are groups."""
-        return bool(self.actors or self.envs_per_group)
-
-    @property
-    def lag(self) -> int:
-        """How many updates behind."""
-        return int(self.actors > 0) if self.behind is None else self.behind
-
-    def groups(self, n_envs: int) -> int:
-        """How many groups so many environments are; ValueError where they cannot be shared so."""
-        size, actors = self.envs_per_group, self.actors
-        if size is None:
-            if actors > n_envs:
-                raise ValueError(
-                    f"actors={actors} are more than the {n_envs} environments: take n_envs={actors}."
-                )
-            if n_envs % actors:
-                raise ValueError(
-                    f"{n_envs} environments cannot be shared equally by actors={actors}: take n_envs="
-                    f"{n_envs // actors * actors} or {(n_envs // actors + 1) * actors}, or give envs_per_group."
-                )
-            return actors
-        if n_envs % size:
-            fitting = [d for d in range(1, n_envs + 1) if n_envs % d == 0]
-            raise ValueError(
-                f"envs_per_group={size} does not divide the {n_envs} environments: take one of "
-                f"{', '.join(map(str, fitting))}."
-            )
-        if actors > n_envs // size:
-            raise ValueError(
-                f"actors={actors} are more than the {n_envs // size} groups of envs_per_group={size} in {n_envs} "
-                "environments: take fewer actors, or smaller groups."
-            )
-        return n_envs // size
-
-
-def _whole(x: Any, least: int) -> bool:
-    return isinstance(x, int) and not isinstance(x, bool) and x >= least
+from actrix.loops.host import HostRunner, seeds_of
+from actrix.loops.learners import Learners
+from actrix.loops.runner import as_key, run_keys
 
 
 class Start(NamedTuple):
@@ -123,6 +53,8 @@ class Crew(abc.ABC):
     """Environments of each group."""
     restarts = 0
     """How often an actor was replaced."""
+    staleness: Sequence[int] | None = None
+    """How many updates old the policy was that collected each of the last pieces, where that is not fixed."""
     unsupported: str | None = None
     """Why the environments' state cannot be saved, or None where it can."""
 
@@ -199,7 +131,7 @@ class LocalCrew(Crew):
         acting = algorithm.initial_acting(jax.random.key(0), self.spec)  # for its shapes
         self.tree = jax.tree.structure(acting)
         self.collectors = [
-            Collector(algorithm, env, start.seeds, _key(start.key), acting)
+            Collector(algorithm, env, start.seeds, as_key(start.key), acting)
             for env, start in zip(self.groups, starts, strict=True)
         ]
 
@@ -209,7 +141,7 @@ class LocalCrew(Crew):
         for turn, (collector, key) in enumerate(zip(self.collectors, keys, strict=True)):
             self.turn = turn
             try:
-                chunk, episodes = collector.collect(rows, _key(key), acting)
+                chunk, episodes = collector.collect(rows, as_key(key), acting)
             except EnvError as error:
                 raise EnvError(f"{self.where()}: {error}") from error.__cause__
             pieces.append(Piece(jax.tree.map(np.asarray, chunk), episodes))
@@ -237,7 +169,7 @@ class LocalCrew(Crew):
     def begin_anew(self, starts: Sequence[Start]) -> None:
         """Start new episodes from these at the next step."""
         for collector, start in zip(self.collectors, starts, strict=True):
-            collector.begin_anew(start.seeds, _key(start.key))
+            collector.begin_anew(start.seeds, as_key(start.key))
 
     @property
     def open_episodes(self) -> int:
@@ -254,8 +186,11 @@ class GroupRunner(HostRunner):
 
     each_step = False
 
-    def __init__(self, algorithm: Algorithm, env: Crew, seed: int, reference: Any = None, behind: int = 0):
-        super().__init__(algorithm, env, seed, reference, behind)
+    def __init__(
+        self, algorithm: Algorithm, env: Crew, seed: int, reference: Any = None, behind: int = 0,
+        learners: Learners | None = None,
+    ):  # fmt: skip
+        super().__init__(algorithm, env, seed, reference, behind, learners)
         self.env: Crew = env
         env.prepare(algorithm, self._starts(seed))
 
@@ -327,29 +262,6 @@ def named_group(number: int, begin: int, size: int) -> str:
 def local_crew(make: Callable[[], Any], groups: int) -> LocalCrew:
     """So many groups in this process."""
     return LocalCrew([make() for _ in range(groups)])
-
-
-def check_grouping(
-    algorithm: Algorithm, grouping: Grouping, backend: str, workers: bool | int = False
-) -> None:
-    """Raise ValueError where this algorithm cannot collect so, before anything is started."""
-    if backend == "jax" and (grouping or grouping.lag):
-        raise ValueError(
-            "backend='jax' trains in the compiled loop, which collects by itself: actors, envs_per_group and behind "
-            "are for backend='gymnasium' or 'envpool'."
-        )
-    if grouping and algorithm.steps_singly:
-        raise ValueError(
-            "actors and groups collect whole chunks, and this algorithm learns every few steps from a replay memory or "
-            "online: take one that learns from chunks (ppo, a2c, v-trace, acer, …)."
-        )
-    check_behind(algorithm, grouping.lag)
-    if grouping and workers:
-        raise ValueError("workers are processes of one learner: take either workers or actors and groups.")
-
-
-def _key(data: np.ndarray) -> Key:
-    return jax.random.wrap_key_data(jnp.asarray(data), impl="threefry2x32")
 
 
 def _keys(key: Key, groups: int) -> list[np.ndarray]:

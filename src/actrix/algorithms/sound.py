@@ -223,6 +223,7 @@ def needs_order(data: Data) -> str | None:
 def fits(a: Any, spec: Spec, num_envs: int) -> None:
     """Raise ValueError, with the numbers, where a composition does not fit the environment, or its settings."""
     network = a.network
+    sees_prompts(network, spec)
     c, psi = a.critic.facts, getattr(a.actor, "psi", None)
     if c.gives not in ("V", "Q of a policy") and not (c.gives == "none" and not a.actor.facts.clones):
         plain_network(network)
@@ -259,6 +260,16 @@ def fits(a: Any, spec: Spec, num_envs: int) -> None:
                 "normalize_advantage=True: one advantage less its own mean is 0, and the policy would not move by it. "
                 "Take other batches, or normalize_advantage=False."
             )
+
+
+def sees_prompts(network: Any, spec: Spec) -> None:
+    """Raise ValueError where a transformer's window is shorter than a prompt with its answer: it would be cut."""
+    steps = spec.max_episode_steps or 0
+    if spec.prompts is not None and network.cell == "transformer" and network.context < steps:
+        raise ValueError(
+            f"a prompt and its answer have up to {steps} tokens, and the transformer sees {network.context} steps: take "
+            f"policy_kwargs context={steps} or more, or shorter prompts (env_kwargs)."
+        )
 
 
 def plain_network(network: Any) -> None:

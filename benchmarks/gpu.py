@@ -34,11 +34,10 @@ TOLERANCE = 1e-3
 """Of the largest change that one update makes to any parameter."""
 
 CARTPOLE = dict(algo="ppo", env_id="CartPole-v1", n_steps=128, n_epochs=4, minibatches=4)
-BREAKOUT = CARTPOLE | dict(env_id="Breakout-MinAtar")
+BREAKOUT = CARTPOLE | dict(env_id="Breakout-MinAtar", policy_kwargs=dict(cnn=True))
 ONE = dict(n_envs=1, buffer_size=100_000, learning_starts=1000, batch_size=256, train_freq=1,
            policy_kwargs=dict(net_arch=[256, 256]))  # fmt: skip
-TINY = dict(n_steps=8, n_epochs=1, minibatches=1, buffer_size=200, learning_starts=20, batch_size=8,
-            policy_kwargs=dict(net_arch=[8]))  # fmt: skip
+TINY = dict(n_steps=8, n_epochs=1, minibatches=1, buffer_size=200, learning_starts=20, batch_size=8)
 """What --smoke sets in place of a row's own numbers, where it has them."""
 
 

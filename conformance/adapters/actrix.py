@@ -155,8 +155,12 @@ class Actrix(Adapter):
     ) -> np.ndarray:
         """The parameters of a run that Ctrl-C ended and that another model resumed from its checkpoints."""
         first = self.agent(algorithm, world, **settings).model
+        before = signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # a shell's background jobs ignore it
         with contextlib.suppress(KeyboardInterrupt):
             first.learn(steps, checkpoint_dir=folder, callback=_Interrupt(3 * steps // 4))
+        signal.signal(signal.SIGINT, before)
         assert first.num_timesteps < steps, "the run was not interrupted"
         second = self.agent(algorithm, world, **settings).model
         second.learn(steps, resume_from=folder)

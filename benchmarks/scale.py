@@ -81,7 +81,7 @@ class Waits:
         self.updates += 1
         if self.updates == 2:
             self.waited, self.begun, self.steps = 0.0, time.perf_counter(), self.model.num_timesteps
-        mates = getattr(self.model.env, "_mates", [])
+        mates = getattr(self.model._env, "_mates", [])
         if self.kill_every and self.updates % self.kill_every == 0 and mates:
             pid = mates[self.killed % len(mates)].pid
             if pid is None:  # it is just being replaced
@@ -110,9 +110,9 @@ def run(env: Any, n_envs: int, updates: int, n_steps: int, kill_every: int = 0, 
     try:
         model.learn(updates * n_steps * n_envs, callback=waits)
         return {**waits.found(), "hash": digest(model), "killed": waits.killed,
-                "restarts": getattr(model.env, "restarts", 0)}  # fmt: skip
+                "restarts": getattr(model._env, "restarts", 0)}  # fmt: skip
     finally:
-        close = getattr(model.env, "close", None)
+        close = getattr(model._env, "close", None)
         if close is not None:
             close()
 

@@ -27,18 +27,20 @@ def ppo(
     backend: str = "jax",
     seeds: int = 1,
     algo: str = "ppo",
+    behind: int = 0,
     **settings: Any,
 ) -> Run:
     """PPO, or another on-policy preset, after its first iterations (compilation is not timed).
 
-    `settings` are Stable-Baselines3's names.
+    `settings` are Stable-Baselines3's names; `behind` is of the host loop.
     """
-    runner = _runner(env_id, n_envs, backend, range(seeds), {"n_steps": n_steps, **settings}, algo)
+    runner = _runner(env_id, n_envs, backend, range(seeds), {"n_steps": n_steps, **settings}, algo, behind)
     iterations = max(1, round(total_steps / (n_envs * n_steps)))
     runner.set_training(total_steps=10 * total_steps)
     runner.warm()
     for _ in range(2):
         runner.advance(1)
+    runner.more = True  # while another chunk follows it is collected ahead, where `behind` allows it
     start = time.perf_counter()
     if backend == "jax":
         left = iterations
@@ -47,12 +49,13 @@ def ppo(
             runner.advance(count)
             left -= count
     else:
-        for _ in range(iterations):
+        for left in reversed(range(iterations)):
+            runner.more = left > 0
             runner.advance(1)
     seconds = time.perf_counter() - start
     what = what_ran(
         "actrix", "actrix", "jax", algo=algo, env_id=env_id, n_envs=n_envs, n_steps=n_steps, backend=runner.backend,
-        seeds=seeds, **settings,
+        seeds=seeds, behind=behind, **settings,
     )  # fmt: skip
     return Run(iterations * n_envs * n_steps, seconds, what)
 
@@ -127,6 +130,48 @@ def random_actions(env_id: str, n_envs: int = 16, total_steps: int = 163_840, ba
     )
 
 
+def host_apart(
+    env_id: str, n_envs: int, n_steps: int, repeats: int = 10, backend: str = "auto", **settings: Any
+) -> Run:
+    """The host loop's three parts, each alone: the environments with random actions, acting on one observation, and
+    learning from one chunk again and again. Their sum is what a loop without any cost of its own would take."""
+    import jax
+
+    runner = _runner(env_id, n_envs, backend, [0], {"n_steps": n_steps, **settings})
+    runner.set_training(total_steps=10**9)
+    runner.warm()
+    runner.advance(1)
+    acting, key, rows = runner.learner.acting, runner._noise_key(1), runner.rows
+    chunk, _ = runner.collect(rows, key, acting)
+    leaves, noise = tuple(jax.tree.leaves(acting)), runner._noise(acting, key, rows, n_envs)
+    record, memory, first, obs = runner._record(acting, rows), runner._memory, runner._first, runner._obs
+
+    def act() -> None:
+        nonlocal record
+        for t in range(rows):
+            action, _, record = runner._act(leaves, record, memory, first, obs, None, noise, np.int32(t))
+            np.asarray(action)
+
+    def learn() -> None:
+        runner.learner, _ = runner._learn(runner.learner, chunk, runner.iteration_key, np.int32(1))
+        jax.block_until_ready(runner.learner)
+
+    def seconds(part: Any) -> float:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            part()
+        return time.perf_counter() - start
+
+    steps = repeats * rows * n_envs
+    apart = {"act": seconds(act), "learn": seconds(learn),
+             "environments": random_actions(env_id, n_envs, steps, backend).seconds}  # fmt: skip
+    ms = {f"{name}_ms": round(1e3 * s / repeats, 1) for name, s in apart.items()}
+    what = what_ran(
+        "actrix", "actrix", "jax", env_id=env_id, n_envs=n_envs, n_steps=n_steps, **ms, **settings
+    )
+    return Run(steps, sum(apart.values()), what)
+
+
 def first_update(cache: str) -> Run:
     """Seconds from process start to the end of the first PPO update, with the compilation cache in `cache`."""
     os.environ["ACTRIX_CACHE_DIR"] = cache
@@ -151,6 +196,7 @@ def _runner(
     seeds: Any,
     settings: dict[str, Any],
     algo: str = "ppo",
+    behind: int = 0,
 ) -> Any:
     from actrix.algorithms.presets import PRESETS
     from actrix.algorithms.settings import configure
@@ -162,7 +208,9 @@ def _runner(
     algorithm = configure(PRESETS[algo].algorithm, settings)
     if backend == "jax":
         return CompiledRunner(algorithm, jax_env(env_id), n_envs, list(seeds))
-    return host_runner(algorithm, make_vec_env(env_id, n_envs, 0, backend=backend), next(iter(seeds)))
+    return host_runner(
+        algorithm, make_vec_env(env_id, n_envs, 0, backend=backend), next(iter(seeds)), behind=behind
+    )
 
 
 def _process_start() -> float:

@@ -7,10 +7,14 @@ that pays for compilation and first-touch costs, and returns a `Run`. Peers are 
 """
 
 import importlib
+import importlib.util
 import json
+import os
 import sys
 import time
+import types
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,9 +96,13 @@ def rejax_ppo(
     vf_coef: float = 0.5,
     max_grad_norm: float = 0.5,
     net_arch: tuple[int, ...] = (64, 64),
+    cnn: bool = False,
     seed: int = 0,
 ) -> Run:
-    """rejax's PPO on gymnax's environment: one compiled program, no evaluation, compilation not timed."""
+    """rejax's PPO on gymnax's environment: one compiled program, no evaluation, compilation not timed.
+
+    `cnn`: a convolutional encoder in place of the perceptron, in actor and critic each.
+    """
     rejax = peer("rejax")
     import jax
 
@@ -118,6 +126,8 @@ def rejax_ppo(
         eval_freq=total_steps,
         skip_initial_evaluation=True,
     ).replace(eval_callback=lambda algorithm, state, key: ())
+    if cnn:
+        algorithm = algorithm.replace(**_image_networks(algorithm.actor.action_dim))
     key = jax.random.key(seed)
     train = jax.jit(algorithm.train).lower(key).compile()
     start = time.perf_counter()
@@ -125,6 +135,64 @@ def rejax_ppo(
     seconds = time.perf_counter() - start
     what = what_ran("rejax", "rejax", "jax", "gymnax", "flax", algo="PPO", **settings)
     return Run(int(state.global_step), seconds, what)
+
+
+def _image_networks(actions: int) -> dict[str, Any]:
+    """rejax's actor and critic behind one 3×3 layer of 16 filters and a dense one of 128 (Young & Tian 2019)."""
+    from flax import linen as nn
+    from rejax.networks import DiscretePolicy, VNetwork
+
+    class Image(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            x = nn.relu(nn.Conv(16, (3, 3), padding="VALID")(x))
+            return nn.relu(nn.Dense(128)(x.reshape(len(x), -1)))
+
+    class Actor(DiscretePolicy):
+        def setup(self) -> None:
+            self.features, self.action_logits = Image(), nn.Dense(self.action_dim)
+
+    class Critic(VNetwork):
+        @nn.compact
+        def __call__(self, obs: Any) -> Any:
+            return nn.Dense(1)(Image()(obs)).squeeze(1)
+
+    unused = dict(hidden_layer_sizes=(), activation=nn.relu)
+    return {"actor": Actor(actions, **unused), "critic": Critic(**unused)}
+
+
+def purejaxrl_ppo(
+    env_id: str = "CartPole-v1", n_envs: int = 8, n_steps: int = 256, total_steps: int = 204_800, batch_size: int = 64,
+    n_epochs: int = 10, seed: int = 0,
+) -> Run:  # fmt: skip
+    """PureJaxRL's PPO (`ppo.py` of a checkout whose folder PUREJAXRL names; it is on no registry), SB3's defaults.
+
+    Brax, which its wrappers import and this job does not use, may be missing. Compilation is not timed.
+    """
+    folder = os.environ.get("PUREJAXRL")
+    if not folder or not (Path(folder) / "purejaxrl" / "ppo.py").exists():
+        raise ImportError(
+            "This benchmark needs a checkout of github.com/luchris429/purejaxrl: name its folder in PUREJAXRL."
+        )
+    sys.path.insert(0, folder)
+    if importlib.util.find_spec("brax") is None:
+        sys.modules["brax"] = types.ModuleType("brax")
+        sys.modules["brax"].envs = None  # type: ignore[attr-defined]
+    import jax
+    from purejaxrl.ppo import make_train
+
+    config = dict(
+        ENV_NAME=env_id, NUM_ENVS=n_envs, NUM_STEPS=n_steps, TOTAL_TIMESTEPS=total_steps, UPDATE_EPOCHS=n_epochs,
+        NUM_MINIBATCHES=n_envs * n_steps // batch_size, LR=3e-4, ANNEAL_LR=False, GAMMA=0.99, GAE_LAMBDA=0.95,
+        CLIP_EPS=0.2, ENT_COEF=0.0, VF_COEF=0.5, MAX_GRAD_NORM=0.5, ACTIVATION="tanh", DEBUG=False,
+    )  # fmt: skip
+    given = dict(config)
+    train = jax.jit(make_train(config)).lower(jax.random.key(seed)).compile()
+    start = time.perf_counter()
+    jax.block_until_ready(train(jax.random.key(seed)))
+    seconds = time.perf_counter() - start
+    what = what_ran("purejaxrl", "jax", "gymnax", "flax", "distrax", algo="PPO", **given)
+    return Run(total_steps // (n_envs * n_steps) * n_envs * n_steps, seconds, what)
 
 
 def sb3_return(algo: str, env_id: str, seed: int, steps: int, **settings: Any) -> dict[str, Any]:

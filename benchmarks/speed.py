@@ -73,6 +73,9 @@ def peer(function: str, **arguments: Any) -> Side:
 CARTPOLE = dict(env_id="CartPole-v1", n_envs=8, n_steps=256, batch_size=64, n_epochs=10)
 LANDER = dict(env_id="LunarLander-v3", n_envs=16, n_steps=1024, batch_size=64, n_epochs=4, gamma=0.999,
               gae_lambda=0.98, ent_coef=0.01)  # fmt: skip
+# MinAtar's network in both, an encoder for the actor and one for the critic, which is how rejax has them.
+BREAKOUT = dict(env_id="Breakout-MinAtar", n_envs=64, n_steps=128, batch_size=1024, n_epochs=4)
+SEPARATE = dict(policy_kwargs=dict(cnn=True, share_features_extractor=False))
 CHEETAH = dict(env_id="HalfCheetah-v5", n_envs=1, n_steps=2048, batch_size=64, n_epochs=10)
 # Both libraries' own defaults but for the number of rows: the policy's one step takes a chunk, the critic minibatches.
 TRPO_CARTPOLE = dict(env_id="CartPole-v1", n_envs=8, n_steps=256, batch_size=128, n_critic_updates=10,
@@ -98,6 +101,10 @@ COMPARISONS = [
                peer("sb3_ppo", **CARTPOLE, total_steps=20_480), 20, 30),
     Comparison("ppo-cartpole-compiled/rejax", ours(**CARTPOLE, backend="jax", total_steps=819_200),
                peer("rejax_ppo", **CARTPOLE, total_steps=819_200), 1.4, 1.9),
+    Comparison("ppo-cartpole-compiled/purejaxrl", ours(**CARTPOLE, backend="jax", total_steps=409_600),
+               peer("purejaxrl_ppo", **CARTPOLE, total_steps=409_600), 1.4),
+    Comparison("ppo-breakout-compiled/rejax", ours(**BREAKOUT, **SEPARATE, backend="jax", total_steps=24_576),
+               peer("rejax_ppo", **BREAKOUT, cnn=True, total_steps=24_576), 1.4),
     Comparison("ppo-cartpole-host/sb3", ours(**CARTPOLE, backend="auto", total_steps=204_800),
                peer("sb3_ppo", **CARTPOLE, total_steps=20_480), 7, 12),
     Comparison("ppo-lander-best/sb3", ours(**LANDER, backend="auto", total_steps=327_680),
@@ -106,6 +113,10 @@ COMPARISONS = [
                peer("sb3_ppo", **LANDER, total_steps=32_768), 4, 6),
     Comparison("ppo-lander-best/ceiling", ours(**LANDER, backend="auto", total_steps=327_680),
                ours("random_actions", env_id="LunarLander-v3", n_envs=16), 0.4, 0.55),
+    Comparison("ppo-lander-best/apart", ours(**LANDER, backend="auto", total_steps=163_840),
+               ours("host_apart", **LANDER), 0.75),
+    Comparison("ppo-lander-behind/sb3", ours(**LANDER, backend="auto", behind=1, total_steps=163_840),
+               peer("sb3_ppo", **LANDER, total_steps=32_768), 13, 15),
     Comparison("ppo-cheetah/sb3", ours(**CHEETAH, backend="auto", total_steps=61_440),
                peer("sb3_ppo", **CHEETAH, total_steps=10_240), 3.5, 6),
     Comparison("trpo-cartpole-compiled/sb3-contrib",
@@ -166,13 +177,23 @@ def cold_and_warm(pairs: int) -> dict[str, Any]:
     return {**row, "warm_seconds": median(t[0] for t in times), "cold_seconds": median(t[1] for t in times)}
 
 
+def cold(pairs: int) -> dict[str, Any]:
+    """Seconds from process start to the first PPO update where nothing was compiled before."""
+    seconds = []
+    for _ in range(pairs):
+        with tempfile.TemporaryDirectory() as cache:
+            seconds.append(ours("first_update", cache=cache).run()["seconds"])
+    return _row("ppo-first-update-cold-seconds", seconds, 5.0, None, True)
+
+
 def memory(pairs: int) -> dict[str, Any]:
     """Peak resident memory of host-mode PPO on LunarLander, in GiB."""
     peak = [ours("memory", **LANDER).run()["what"]["peak_mib"] / 1024 for _ in range(1)]
     return _row("ppo-lander-memory-gib", peak, 1.0, None, True)
 
 
-SPECIAL = {"ppo-first-update-warm/cold": cold_and_warm, "ppo-lander-memory-gib": memory}
+SPECIAL = {"ppo-first-update-warm/cold": cold_and_warm, "ppo-first-update-cold-seconds": cold,
+           "ppo-lander-memory-gib": memory}  # fmt: skip
 
 
 def _row(

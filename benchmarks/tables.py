@@ -20,12 +20,25 @@ RUNS = HERE.parent / "runs" / "returns"
 SPEED_TITLES = {
     "ppo-cartpole-compiled/sb3": ("PPO CartPole, 8×256, 10 epochs, batch 64, compiled", "Stable-Baselines3"),
     "ppo-cartpole-compiled/rejax": ("the same", "rejax"),
-    "ppo-cartpole-host/sb3": ("the same, host loop (EnvPool)", "Stable-Baselines3"),
+    "ppo-cartpole-compiled/purejaxrl": ("the same", "PureJaxRL"),
+    "ppo-breakout-compiled/rejax": (
+        "PPO MinAtar Breakout, 64×128, 4 epochs, batch 1024, convolutions, compiled",
+        "rejax",
+    ),
+    "ppo-cartpole-host/sb3": ("PPO CartPole, 8×256, host loop (EnvPool)", "Stable-Baselines3"),
     "ppo-lander-best/sb3": ("PPO LunarLander, 16×1024, 4 epochs, host loop (EnvPool)", "Stable-Baselines3"),
     "ppo-lander-gymnasium/sb3": ("the same, Gymnasium's synchronous environments", "Stable-Baselines3"),
     "ppo-lander-best/ceiling": (
         "PPO LunarLander, host loop (EnvPool)",
         "its environments with random actions",
+    ),
+    "ppo-lander-best/apart": (
+        "the same",
+        "its environments, acting and learning measured apart, added",
+    ),
+    "ppo-lander-behind/sb3": (
+        "PPO LunarLander, host loop (EnvPool), `behind=1`",
+        "Stable-Baselines3",
     ),
     "ppo-cheetah/sb3": ("PPO HalfCheetah, 1×2048, 10 epochs, host loop", "Stable-Baselines3"),
     "off-policy-sac-cheetah/sb3": ("SAC HalfCheetah, one update per step, host loop", "Stable-Baselines3"),
@@ -58,6 +71,7 @@ SPEED_TITLES = {
         "process start to first update, warm compilation cache: time",
         "cold cache",
     ),
+    "ppo-first-update-cold-seconds": ("process start to first PPO update, nothing compiled before (s)", "—"),
     "ppo-lander-memory-gib": ("peak resident memory of PPO LunarLander, host loop (GiB)", "—"),
 }
 

@@ -115,6 +115,14 @@ class TableEnv(gym.Env):
         observed = world.as_observation(self.state)
         return observed, float(reward), bool(world.terminated[s][a]), bool(truncated), self._info()
 
+    def get_state(self) -> dict[str, Any]:
+        """Where the episode is, for a library that resumes within one; its generator is the library's business."""
+        return {"state": self.state, "steps": self.steps}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on there."""
+        self.state, self.steps = state["state"], state["steps"]
+
 
 class MaskedTableEnv(TableEnv):
     """The same with the method `action_masks`, which some libraries ask."""

@@ -1,12 +1,16 @@
 """The scripts of `benchmarks/` run on what the library is today; what they measure is not asked here."""
 
+import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+GPU = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 HERE = Path(__file__).parents[1] / "benchmarks"
 CALLS = [
     ("ours.py", "random_actions", {"env_id": "CartPole-v1", "n_envs": 2, "total_steps": 40}),
@@ -56,3 +60,66 @@ def test_sequences_writes_a_row_of_each_seed_once(tmp_path):
     assert [row["method"] for row in rows] == ["start", "grpo"]
     assert all(0 <= row["right"]["sampled"] <= 100 for row in rows)
     assert rows[1]["curve"][-1][0] >= 2000
+
+
+def gpu(*arguments, timeout=60):
+    """The script as a process, on a CPU."""
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(GPU), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "JAX sees no GPU here"),
+        (["--only", "pong"], "no row is called 'pong'"),
+        (["--smoke", "--out", "broken.jsonl"], "broken.jsonl, line 2, is no JSON"),
+    ],
+)
+def test_gpu_says_why_not(arguments, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record = tmp_path / "broken.jsonl"
+    record.write_text("{}\n{")
+    done = gpu(*arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(says)
+    assert record.read_text() == "{}\n{"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(GPU.parent))
+    return importlib.import_module("gpu")
+
+
+def test_a_wrong_update_on_a_gpu_is_seen(script):
+    before = [np.zeros(3, np.float32), np.arange(2)]
+    learned = [np.float32([0.1, -0.2, 0.0]), np.arange(2)]
+    off = [learned[0] + np.float32([0, 0, 1e-3]), np.arange(2)]
+    assert script.apart(before, learned, learned) == 0
+    assert script.apart(before, learned, off) == pytest.approx(5e-3)
+    assert "DIFFERS" in script.line(script.ROWS["check-ppo"], {"apart": 5e-3})
+    with pytest.raises(AssertionError, match="changed nothing"):
+        script.apart(before, before, before)
+
+
+def test_a_row_that_does_not_fit_is_said(script, tmp_path, capsys):
+    rows, out = [script.ROWS["ppo-cartpole-64"], script.ROWS["ppo-cartpole-256"]], tmp_path / "rows.jsonl"
+    assert script.measure(rows, out, 0.2, True, {})
+    assert capsys.readouterr().out.count("not run: more than its share") == 2
+    assert [json.loads(line)["name"] for line in out.read_text().splitlines()] == [row.name for row in rows]
+
+
+@pytest.mark.slow
+def test_gpu_runs_on_a_cpu(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    done = gpu("--smoke", "--out", out, timeout=480)
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in map(json.loads, out.read_text().splitlines())}
+    assert not [row["why"] for row in rows.values() if "why" in row]
+    assert rows["check-ppo"]["apart"] <= 1e-3
+    assert rows["sac-halfcheetah-host"]["leanrl"] == 725
+    assert rows["ppo-breakout-64"]["steps_per_second"] > 0
+    assert rows["seeds-4-vmapped"]["versions"]["jaxlib"]

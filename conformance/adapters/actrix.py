@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import signal
 import warnings
 from typing import Any, ClassVar
 
@@ -151,9 +153,15 @@ class Actrix(Adapter):
     def interrupted(
         self, algorithm: str, world: World, steps: int, folder: str, **settings: Any
     ) -> np.ndarray:
-        """The parameters of a run that was stopped before its end and resumed from its checkpoints by another model."""
+        """The parameters of a run that Ctrl-C ended and that another model resumed from its checkpoints."""
         first = self.agent(algorithm, world, **settings).model
-        first.learn(steps, checkpoint_dir=folder, callback=_Stop(3 * steps // 4))
+        before = signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # a shell's background jobs ignore it
+        with contextlib.suppress(KeyboardInterrupt):
+            first.learn(steps, checkpoint_dir=folder, callback=_Interrupt(3 * steps // 4))
+        signal.signal(signal.SIGINT, before)
+        assert first.num_timesteps < steps, "the run was not interrupted"
         second = self.agent(algorithm, world, **settings).model
         second.learn(steps, resume_from=folder)
         return Agent(second).parameters()
@@ -211,15 +219,18 @@ class Actrix(Adapter):
         return 1.0 / float(one[0, 0])
 
 
-class _Stop(actrix.BaseCallback):
-    """Ends `learn` after so many steps, as an interruption would."""
+class _Interrupt(actrix.BaseCallback):
+    """Ctrl-C once, after so many steps: `learn` saves at the end of the segment."""
 
     def __init__(self, steps: int):
         super().__init__()
-        self.last = steps
+        self.left: int | None = steps
 
     def _on_step(self) -> bool:
-        return self.num_timesteps < self.last
+        if self.left is not None and self.num_timesteps >= self.left:
+            self.left = None
+            signal.raise_signal(signal.SIGINT)
+        return True
 
 
 ADAPTER = Actrix

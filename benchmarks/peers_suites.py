@@ -80,6 +80,9 @@ def main() -> None:
     parser.add_argument("--files", nargs="*", default=[], help="only these test files")
     parser.add_argument("--log", type=Path, help="where the output of pytest goes")
     parser.add_argument(
+        "--record", type=Path, help="keep each file's outcomes in this folder; what is in it is not run again"
+    )
+    parser.add_argument(
         "--zoo", type=Path, help="rl-baselines3-zoo's folder hyperparams: which entries construct"
     )
     asked = parser.parse_args()
@@ -89,7 +92,7 @@ def main() -> None:
         for source in asked.sources:
             write_stubs(source, Path(folder))
         for source in asked.sources:
-            report(run(source, Path(folder), asked))
+            report([found for path in run(source, Path(folder), asked) for found in outcomes(path)])
 
 
 def write_stubs(source: Path, folder: Path) -> None:
@@ -105,24 +108,28 @@ def write_stubs(source: Path, folder: Path) -> None:
             target.write_text(STUB)
 
 
-def run(source: Path, folder: Path, asked: argparse.Namespace) -> Path:
-    """Run one suite; the file of outcomes."""
-    tests = folder / f"tests_{source.name.partition('-')[0]}"
+def run(source: Path, folder: Path, asked: argparse.Namespace) -> Iterator[Path]:
+    """Run one suite, a file at a time; the file of outcomes of each."""
+    suite = source.name.partition("-")[0]
+    tests = folder / f"tests_{suite}"
     shutil.copytree(source / "tests", tests)
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    expensive: theirs\n")
-    out = folder / f"{tests.name}.xml"
-    names = [n for n in asked.files if (tests / n).exists()] or ([] if asked.files else ["."])
-    command = [sys.executable, "-m", "pytest", "-q", "-c", "../pytest.ini", "--tb=short", "--timeout=60",
-               "-p", "no:cacheprovider", f"--junitxml={out}", "-k", asked.k, *names]  # fmt: skip
+    kept = (asked.record or folder).resolve()
+    kept.mkdir(parents=True, exist_ok=True)
     # Programs that run for a moment are compiled quickly, not well.
     quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "MPLBACKEND": "agg"}
     known = os.pathsep.join(map(str, (folder, tests, HERE, HERE.parent / "src")))
-    with open(asked.log or os.devnull, "a") as log:
-        if names:
-            subprocess.run(
-                command, cwd=tests, env=os.environ | quick | {"PYTHONPATH": known}, stdout=log, stderr=log
-            )
-    return out
+    for name in asked.files or sorted(p.name for p in tests.glob("test_*.py")):
+        out = kept / f"{suite}.{name.removesuffix('.py')}.xml"
+        if not (tests / name).exists():
+            continue
+        command = [sys.executable, "-m", "pytest", "-q", "-c", "../pytest.ini", "--tb=short", "--timeout=180",
+                   "-p", "no:cacheprovider", f"--junitxml={out}", "-k", asked.k, name]  # fmt: skip
+        with open(asked.log or os.devnull, "a") as log:
+            if not out.exists():
+                env = os.environ | quick | {"PYTHONPATH": known}
+                subprocess.run(command, cwd=tests, env=env, stdout=log, stderr=log)
+        yield out
 
 
 def outcomes(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -138,17 +145,17 @@ def outcomes(path: Path) -> Iterator[tuple[str, str, str]]:
             yield name, "skipped" if case.find("skipped") is not None else "passed", ""
 
 
-def report(path: Path) -> None:
-    """Print the table of a suite."""
-    found = list(outcomes(path))
+def report(found: list[tuple[str, str, str]]) -> None:
+    """Print the table of a suite, then its failures by their reason, the commonest first."""
     counts = Counter((name.partition("::")[0], outcome) for name, outcome, _ in found)
     print("| file | tests | passed | failed | skipped |\n|---|---|---|---|---|")
     for file in sorted({file for file, _ in counts}):
         row = [counts[file, outcome] for outcome in ("passed", "failed", "skipped")]
         print(f"| {file} | {sum(row)} | {' | '.join(map(str, row))} |")
-    for name, outcome, why in found:
-        if outcome == "failed":
-            print(f"{name}\t{why}")
+    reasons = Counter(why for _, outcome, why in found if outcome == "failed")
+    for reason, _ in reasons.most_common():
+        named = [name for name, _, why in found if why == reason]
+        print(f"{len(named)}\t{reason}\t{' '.join(named)}")
 
 
 ZOO = {"ppo_lstm": "PPO", "her": None, "ars": None}

@@ -108,9 +108,9 @@ class Waits:
         self.runner: Any = model.runner
         self.waited = self.collected = self.begun = 0.0
         self.steps = 0
-        self.ray = RayCalls(getattr(model.env, "_ray", None))
+        self.ray = RayCalls(getattr(model._env, "_ray", None))
         if self.ray.ray is not None:
-            model.env._ray = self.ray  # type: ignore[union-attr]
+            model._env._ray = self.ray  # type: ignore[union-attr]
         self.runner._next_chunk = self._timed("waited", self.runner._next_chunk)
         self.runner.collect = self._timed("collected", self.runner.collect)
 
@@ -129,7 +129,7 @@ class Waits:
         if self.updates == 2:
             self.waited = self.collected = self.ray.waited = 0.0
             self.begun, self.steps = time.perf_counter(), self.model.num_timesteps
-        mates = getattr(self.model.env, "_mates", [])
+        mates = getattr(self.model._env, "_mates", [])
         pid = mates[self.updates % len(mates)].pid if self.killed < self.kills and mates else None
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
@@ -162,7 +162,7 @@ def run(env: Any, n_envs: int, updates: int, n_steps: int, kills: int = 0, **how
         return {**waits.found(), "hash": digest(model), "killed": waits.killed, "updates": updates,
                 "n_steps": n_steps, "return": statistics.fmean(returns) if returns else None}  # fmt: skip
     finally:
-        close = getattr(model.env, "close", None)
+        close = getattr(model._env, "close", None)
         if close is not None:
             close()
 

@@ -71,6 +71,7 @@ MEANING = {
     "whole_episodes": "a chunk holds one whole episode of every environment",
     "optimizer": "`adam`, `rmsprop`, `sgd` or `radam`",
     "optimizer_eps": "ε of the optimiser",
+    "weight_decay": "λ of AdamW: weights are drawn to 0 beside each step (0: off)",
 }
 """What a setting of the policy-gradient algorithms means, in the order of the tables."""
 
@@ -154,10 +155,12 @@ REPLAY_MEANING = {
     "policy_delay": "critic updates per actor update",
     "delay_targets": "targets follow with the actor only",
     "normalize_obs": "standardise observations",
+    "norm_obs_keys": "keys of a Dict observation that are standardised (`None`: all)",
     "clip_obs": "bound of standardised observations",
     "max_grad_norm": "bound of the gradient's norm (`None`: off)",
     "optimizer": "`adam`, `rmsprop`, `sgd` or `radam`",
     "optimizer_eps": "ε of the optimiser",
+    "weight_decay": "λ of AdamW: weights are drawn to 0 beside each step (0: off)",
 }
 """The same for the algorithms that learn Q, or replay transitions."""
 TABLE_MEANING = {
@@ -193,6 +196,7 @@ TRACES_MEANING = {
     "gamma_weight": "multiply the score by $\\gamma^t$, as the theorem has it",
     "sparsity": "share of incoming weights that start at 0 (0: orthogonal)",
     "normalize_obs": "standardise observations",
+    "norm_obs_keys": "keys of a Dict observation that are standardised (`None`: all)",
     "normalize_reward": "divide rewards by the deviation of the discounted return",
     "train_freq": "steps that the acting policy stays fixed for",
 }
@@ -397,7 +401,7 @@ def _without_effect(algorithm: Composition) -> set[str]:
     """Settings that change nothing while the others are as they are, or that must be as they are."""
     critic, actor, data, values = algorithm.critic, algorithm.actor, algorithm.data, _values(algorithm)
     facts = actor.facts
-    hidden = set() if algorithm.normalize_obs else {"clip_obs"}
+    hidden = set() if algorithm.normalize_obs else {"clip_obs", "norm_obs_keys"}
     hidden |= set() if algorithm.network.use_sde else {"use_sde_at_warmup"}
     if data.facts.transitions:
         hidden |= {"lam"}
@@ -437,7 +441,7 @@ def _without_effect(algorithm: Composition) -> set[str]:
 
 def _without_effect_in_tables(algorithm: Any) -> set[str]:
     """The same for what is no composition."""
-    hidden = set() if algorithm.normalize_obs else {"clip_obs"}
+    hidden = set() if algorithm.normalize_obs else {"clip_obs", "norm_obs_keys"}
     if isinstance(algorithm, Tabular):
         hidden |= (
             {"train_freq"}

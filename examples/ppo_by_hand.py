@@ -126,7 +126,7 @@ for iteration in range(UPDATES):
     chunk, obs = collect(params, obs, draw(params, noise_key))
     items = estimate(params, chunk, NUMBERS)
     for key in jax.random.split(learn_key, N_EPOCHS):
-        for index in minibatch_indices(key, ROWS, ROWS // BATCH_SIZE):
+        for index in minibatch_indices(key, ROWS, BATCH_SIZE):
             params, opt_state = descend(params, opt_state, items, index, NUMBERS)
     for reward, done in zip(chunk.reward, chunk.terminated | chunk.truncated, strict=True):
         running += reward

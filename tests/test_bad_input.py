@@ -108,10 +108,10 @@ def model():
         ({"optimizer": "adamw"}, "optimizer='adamw': choose one of adam, rmsprop, sgd"),
         ({"vf_coef": float("inf")}, "vf_coef=inf"),
         (
-            {"batch_size": 24},
-            "batch_size=24 does not divide n_steps × n_envs = 8 × 4 = 32; near it .*16.*32",
+            {"batch_size": 48},
+            "batch_size=48 does not fit into n_steps × n_envs = 8 × 4 = 32; near it .*16.*32",
         ),
-        ({"batch_size": 64}, r"batch_size=64 does not divide .* 8 × 4 = 32"),
+        ({"batch_size": 64}, r"batch_size=64 does not fit into .* 8 × 4 = 32"),
     ],
 )
 def test_refused_settings(settings, message):
@@ -213,8 +213,8 @@ UNBOUNDED = spaces.Box(-np.inf, np.inf, (1,), np.float32)
         (SAC, {"action_noise": NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))}, "^action_noise"),
         (
             DQN,
-            {"replay_buffer_class": "DictReplayBuffer"},
-            "replay_buffer_class: only HerReplayBuffer is known",
+            {"replay_buffer_class": "PrioritizedReplayBuffer"},
+            "replay_buffer_class: HerReplayBuffer and the plain ones are known",
         ),
         (DQN, {"use_sde_at_warmup": True}, "^use_sde_at_warmup: there is no random phase"),
         (SAC, {"use_sde": "yes"}, "use_sde='yes' must be True or False"),

@@ -39,6 +39,7 @@ def hub(tmp_path, monkeypatch):
             if repo_id.startswith("closed/"):
                 raise LocalTokenNotFoundError("Token is required")
             (root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
+            return f"https://huggingface.co/{repo_id}"
 
         def upload_folder(self, *, repo_id, folder_path, commit_message):
             shutil.copytree(folder_path, root / repo_id, dirs_exist_ok=True)

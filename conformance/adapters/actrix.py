@@ -110,7 +110,7 @@ class Actrix(Adapter):
     )
 
     absent: ClassVar[dict[str, str]] = {
-        "single_row_minibatch": "refuses a `batch_size` that does not divide a chunk",
+        "single_row_minibatch": "refuses a normalised minibatch of one row",
     }
     by_design: ClassVar[dict[str, str]] = {
         "advantage_scale_of_the_chunk": "normalised per minibatch, as in the authors' code (`docs/algorithms/ppo.md`)",

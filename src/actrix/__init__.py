@@ -12,6 +12,19 @@ _platform.set_up()
 
 from actrix import named  # noqa: E402
 from actrix.actors.pathwise import NormalActionNoise, OrnsteinUhlenbeckActionNoise  # noqa: E402
+from actrix.algorithms.names import (  # noqa: E402
+    ConstantSchedule,
+    DictReplayBuffer,
+    DictRolloutBuffer,
+    GoalSelectionStrategy,
+    HerReplayBuffer,
+    LinearSchedule,
+    NStepReplayBuffer,
+    ReplayBuffer,
+    RMSpropTFLike,
+    RolloutBuffer,
+    get_linear_fn,
+)
 from actrix.algorithms.presets import SettingError  # noqa: E402
 from actrix.callbacks import (  # noqa: E402
     BaseCallback,
@@ -38,11 +51,14 @@ from actrix.envs.vec.make import made as make_vec_env  # noqa: E402
 from actrix.envs.vec.monitor import Monitor, load_results  # noqa: E402
 from actrix.envs.vec.names import (  # noqa: E402
     INSTEAD,
+    ActionMasker,
     DummyVecEnv,
     SubprocVecEnv,
     VecCheckNan,
     VecMonitor,
     VecTransposeImage,
+    get_action_masks,
+    is_masking_supported,
     is_vecenv_wrapped,
     set_random_seed,
 )
@@ -94,29 +110,40 @@ def load_from_hub(repo_id: str, filename: str = "model.safetensors") -> Any:
 
 
 __all__ = [
+    "ActionMasker",
     "AgentEnvs",
     "BaseCallback",
     "CallbackList",
     "CheckpointCallback",
+    "ConstantSchedule",
     "ConvertCallback",
     "DatasetError",
+    "DictReplayBuffer",
+    "DictRolloutBuffer",
     "DummyVecEnv",
     "EnvError",
     "EvalCallback",
     "EveryNTimesteps",
     "Figure",
     "FiniteMDP",
+    "GoalSelectionStrategy",
     "HParam",
+    "HerReplayBuffer",
     "Image",
     "Linear",
+    "LinearSchedule",
     "LogEveryNTimesteps",
     "MDPError",
     "Model",
     "ModelFileError",
     "Monitor",
+    "NStepReplayBuffer",
     "NormalActionNoise",
     "OrnsteinUhlenbeckActionNoise",
     "ProgressBarCallback",
+    "RMSpropTFLike",
+    "ReplayBuffer",
+    "RolloutBuffer",
     "SettingError",
     "StopTrainingOnMaxEpisodes",
     "StopTrainingOnNoModelImprovement",
@@ -133,7 +160,10 @@ __all__ = [
     "check_env",
     "configure",
     "evaluate_policy",
+    "get_action_masks",
     "get_device",
+    "get_linear_fn",
+    "is_masking_supported",
     "is_vecenv_wrapped",
     "load_dataset",
     "load_from_hub",

@@ -6,6 +6,8 @@ read-only. `num_timesteps` counts environment steps in both.
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from actrix.envs.base import success_of
 from actrix.loops.evaluate import evaluate_policy
 
 
@@ -193,9 +196,7 @@ class CheckpointCallback(_Every):
                 written.append(self.model.save_replay_buffer(self._path("replay_buffer_")))
             normalize = self.model.get_vec_normalize_env()
             if self.save_vecnormalize and normalize is not None:
-                written.append(
-                    self._path("vecnormalize_").with_name(self._path("vecnormalize_").name + ".npz")
-                )
+                written.append(Path(f"{self._path('vecnormalize_')}.npz"))
                 normalize.save(written[-1])
             if self.verbose:
                 print(f"saved {', '.join(map(str, written))}")
@@ -221,9 +222,7 @@ class EvalCallback(EventCallback):
         self.callback_on_new_best = callback_on_new_best
         super().__init__(callback_after_eval, verbose)
         if render:
-            raise ValueError(
-                "render=True is not offered during training; use `actrix video` or `watch` afterwards."
-            )
+            raise ValueError("render=True is not offered during training; take `actrix video` afterwards.")
         self.eval_env = eval_env
         self.n_eval_episodes, self.eval_freq, self.deterministic = n_eval_episodes, eval_freq, deterministic
         self.log_path = Path(log_path) / "evaluations.npz" if log_path is not None else None
@@ -232,6 +231,7 @@ class EvalCallback(EventCallback):
         self.evaluations_timesteps: list[int] = []
         self.evaluations_results: list[list[float]] = []
         self.evaluations_length: list[list[int]] = []
+        self.evaluations_successes: list[list[float]] = []
 
     def init_callback(self, model: Any) -> None:
         if model.trains_on(self.eval_env):
@@ -249,22 +249,21 @@ class EvalCallback(EventCallback):
     def _on_step(self) -> bool:
         if not self._crossed(self.eval_freq):
             return True
+        self._is_success_buffer: list[float] = []
         rewards, lengths = evaluate_policy(
-            self.model, self.eval_env, self.n_eval_episodes, self.deterministic, return_episode_rewards=True
-        )
+            self.model, self.eval_env, self.n_eval_episodes, self.deterministic,
+            callback=self._log_success_callback, return_episode_rewards=True,
+        )  # fmt: skip
         self.evaluations_timesteps.append(self.num_timesteps)
         self.evaluations_results.append(rewards)
         self.evaluations_length.append(lengths)
-        if self.log_path is not None:
-            self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(
-                self.log_path, timesteps=self.evaluations_timesteps, results=self.evaluations_results,
-                ep_lengths=self.evaluations_length,
-            )  # fmt: skip
+        self._keep()
         mean, std = float(np.mean(rewards)), float(np.std(rewards))
         self.last_mean_reward = mean
         self.logger.record("eval/mean_reward", mean)
         self.logger.record("eval/mean_ep_length", float(np.mean(lengths)))
+        if self._is_success_buffer:
+            self.logger.record("eval/success_rate", float(np.mean(self._is_success_buffer)))
         self.logger.dump(self.num_timesteps)
         if self.verbose:
             print(f"Eval num_timesteps={self.num_timesteps}, episode_reward={mean:.2f} +/- {std:.2f}")
@@ -276,6 +275,29 @@ class EvalCallback(EventCallback):
             if self.callback_on_new_best is not None:
                 go_on = self.callback_on_new_best.on_step()
         return go_on and self._on_event()
+
+    def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
+        """Called after each step of an evaluation: note what the environment says of an episode that ends."""
+        if locals_["done"] and not math.isnan(told := success_of(locals_["info"])):
+            self._is_success_buffer.append(told)
+
+    def _keep(self) -> None:
+        """Write `evaluations.npz`, with what was said of success, and NaN for episodes of which nothing was."""
+        told: dict[str, Any] = {}
+        if known := self._is_success_buffer:
+            self.evaluations_successes.append([*known, *[math.nan] * (self.n_eval_episodes - len(known))])
+            told = {"successes": _table(self.evaluations_successes)}
+        if self.log_path is not None:
+            self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(
+                self.log_path, timesteps=self.evaluations_timesteps, results=_table(self.evaluations_results),
+                ep_lengths=_table(self.evaluations_length), **told,
+            )  # fmt: skip
+
+
+def _table(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    """[evaluations, episodes]; NaN ends the row of one whose endless episodes were cut, which plays fewer."""
+    return np.array(list(itertools.zip_longest(*rows, fillvalue=np.nan))).T
 
 
 class StopTrainingOnRewardThreshold(BaseCallback):

@@ -134,6 +134,7 @@ class Model(Surface, Stored):
             raise ValueError("give either an environment to learn in or a data set to learn from.")
         if env is not None:
             self.set_env(env)
+            self._check_copies(n_envs)
         if dataset is not None:
             self.set_dataset(dataset)
 
@@ -141,12 +142,18 @@ class Model(Surface, Stored):
     def _find_preset(cls, settings: dict[str, Any]) -> presets.Preset:
         return presets.find_preset(cls.preset_name)
 
+    def _check_copies(self, n_envs: int) -> None:
+        if n_envs not in (1, self.n_envs, self.copies):
+            raise ValueError(
+                f"n_envs={n_envs}, but what was given is {self.copies}: copies are made of an id or a class."
+            )
+
     # ------------------------------------------------------------------ environment
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """Train on another environment with the same spaces; learning starts it anew."""
         given, env = env, host_of(env)
-        self._vec = given if isinstance(given, VecEnv) else None
+        self._vec = given if isinstance(given, VecEnv) and given.host is not None else None
         env, self.env_id = self._resolve(env)
         if self.spec is not None:
             check_same_spaces(self.spec, env)
@@ -215,8 +222,8 @@ class Model(Surface, Stored):
 
         Of compiled ones a copy with episodes of its own. Stepping the others breaks training's open episodes off.
         """
-        if self._vec is None and self.env is not None:
-            self._vec = vec_env(self.env, self.n_envs, self.seed)
+        if self._vec is None and self._env is not None:
+            self._vec = vec_env(self._env, self.n_envs, self.seed)
         return self._vec
 
     def trains_on(self, env: Any) -> bool:
@@ -224,7 +231,7 @@ class Model(Surface, Stored):
         env = host_of(env)
         base = lambda e: e.unwrapped if isinstance(e, gym.Env | gym.vector.VectorEnv) else e
         return isinstance(self.runner, HostRunner) and any(
-            base(env) is base(e) for e in (self.env, self._given)
+            base(env) is base(e) for e in (self._env, self._given)
         )
 
     def _known_spec(self) -> Spec:

@@ -91,7 +91,7 @@ class REINFORCE(Model):
         behind: int | None = None, address: str | None = None,
         n_steps: int | None = None, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 0.99,
         ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = True,
-        gamma_weight: bool = False, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        gamma_weight: bool = False, optimizer: str = 'adam', optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -108,7 +108,7 @@ class VPG(Model):
         n_steps: int | None = 512, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 0.99,
         gae_lambda: float = 0.97, ent_coef: float = 0.0, vf_coef: float = 0.0, max_grad_norm: float | None = 0.5,
         normalize_advantage: bool = True, n_critic_updates: int = 40, critic_learning_rate: Schedule | None = 0.001,
-        gamma_weight: bool = False, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        gamma_weight: bool = False, optimizer: str = 'adam', optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -125,7 +125,7 @@ class QAC(Model):
         n_steps: int | None = 32, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 0.99,
         ent_coef: float = 0.0, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
         normalize_advantage: bool = False, n_critic_updates: int = 10, critic_learning_rate: Schedule | None = None,
-        gamma_weight: bool = False, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        gamma_weight: bool = False, optimizer: str = 'adam', optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -142,7 +142,7 @@ class TDAC(Model):
         n_steps: int | None = 8, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 0.99,
         ent_coef: float = 0.0, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
         normalize_advantage: bool = False, gamma_weight: bool = False, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-05,
+        optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -159,7 +159,7 @@ class A2C(Model):
         n_steps: int | None = 5, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 0.99,
         gae_lambda: float = 1.0, ent_coef: float = 0.0, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
         normalize_advantage: bool = False, gamma_weight: bool = False, optimizer: str = 'rmsprop',
-        optimizer_eps: float = 1e-05,
+        optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -177,6 +177,7 @@ class PPO(Model):
         gae_lambda: float = 0.95, ent_coef: float = 0.0, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
         normalize_advantage: bool = True, clip_range: Schedule = 0.2, clip_range_vf: float | None = None,
         target_kl: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -194,7 +195,7 @@ class PPOKL(Model):
         gae_lambda: float = 0.95, ent_coef: float = 0.0, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
         normalize_advantage: bool = True, clip_range_vf: float | None = None, kl_target: float = 0.01,
         initial_beta: float = 1.0, target_kl: float | None = None, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-05,
+        optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -211,8 +212,9 @@ class TRPO(Model):
         n_steps: int | None = 2048, batch_size: int | None = 128, gamma: float = 0.99, gae_lambda: float = 0.95,
         ent_coef: float = 0.0, max_grad_norm: float | None = None, normalize_advantage: bool = True,
         clip_range_vf: float | None = None, target_kl: float = 0.01, n_critic_updates: int = 10,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-05, cg_max_steps: int = 15, cg_damping: float = 0.1,
-        line_search_shrinking_factor: float = 0.8, line_search_max_iter: int = 10, sub_sampling_factor: int = 1,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-05, weight_decay: float = 0.0, cg_max_steps: int = 15,
+        cg_damping: float = 0.1, line_search_shrinking_factor: float = 0.8, line_search_max_iter: int = 10,
+        sub_sampling_factor: int = 1,
         **settings: Any,
     ) -> None: ...
 
@@ -228,8 +230,8 @@ class NPG(Model):
         behind: int | None = None, address: str | None = None,
         n_steps: int | None = 2048, batch_size: int | None = 128, gamma: float = 0.99, gae_lambda: float = 0.95,
         ent_coef: float = 0.0, max_grad_norm: float | None = None, normalize_advantage: bool = True,
-        n_critic_updates: int = 10, optimizer: str = 'adam', optimizer_eps: float = 1e-05, max_step: Schedule = 1.0,
-        cg_max_steps: int = 15, cg_damping: float = 0.1, sub_sampling_factor: int = 1,
+        n_critic_updates: int = 10, optimizer: str = 'adam', optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
+        max_step: Schedule = 1.0, cg_max_steps: int = 15, cg_damping: float = 0.1, sub_sampling_factor: int = 1,
         **settings: Any,
     ) -> None: ...
 
@@ -245,8 +247,8 @@ class ACKTR(Model):
         behind: int | None = None, address: str | None = None,
         n_steps: int | None = 20, batch_size: int | None = None, gamma: float = 0.99, gae_lambda: float = 1.0,
         ent_coef: float = 0.0, max_grad_norm: float | None = None, normalize_advantage: bool = True,
-        n_critic_updates: int = 5, optimizer: str = 'adam', optimizer_eps: float = 1e-05, max_step: Schedule = 0.25,
-        damping: float = 0.01, stats_decay: float = 0.99, sub_sampling_factor: int = 1,
+        n_critic_updates: int = 5, optimizer: str = 'adam', optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
+        max_step: Schedule = 0.25, damping: float = 0.01, stats_decay: float = 0.99, sub_sampling_factor: int = 1,
         **settings: Any,
     ) -> None: ...
 
@@ -264,6 +266,7 @@ class OffPAC(Model):
         buffer_size: int = 50000, learning_starts: int = 1000, gamma: float = 0.99, rho_max: float = 10.0,
         ent_coef: float = 0.01, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
         normalize_advantage: bool = False, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -280,7 +283,7 @@ class VTrace(Model):
         n_steps: int | None = 16, batch_size: int | None = None, n_epochs: int = 1, lag: int = 8, gamma: float = 0.99,
         lam: float = 1.0, rho_max: float = 1.0, c_max: float = 1.0, ent_coef: float = 0.01, vf_coef: float = 0.5,
         max_grad_norm: float | None = 0.5, normalize_advantage: bool = False, gamma_weight: bool = False,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -298,7 +301,7 @@ class ACER(Model):
         buffer_size: int = 50000, learning_starts: int = 1000, gamma: float = 0.99, lam: float = 1.0,
         ent_coef: float = 0.01, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
         normalize_advantage: bool = False, truncation: float = 10.0, trust_region: float = 1.0,
-        average_decay: float = 0.99, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        average_decay: float = 0.99, optimizer: str = 'adam', optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -317,7 +320,7 @@ class IMPACT(Model):
         rho_max: float = 1.0, c_max: float = 1.0, ent_coef: float = 0.01, vf_coef: float = 0.5,
         max_grad_norm: float | None = 0.5, normalize_advantage: bool = False, clip_range: Schedule = 0.2,
         clip_range_vf: float | None = None, target_kl: float | None = None, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-05,
+        optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -334,7 +337,7 @@ class AWR(Model):
         n_steps: int | None = 64, batch_size: int | None = 128, n_epochs: int = 4, replay_ratio: int = 8,
         buffer_size: int = 50000, learning_starts: int = 1000, gamma: float = 0.99, lam: float = 0.95,
         vf_coef: float = 0.5, max_grad_norm: float | None = 0.5, normalize_advantage: bool = True, beta: float = 1.0,
-        max_weight: float = 20.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        max_weight: float = 20.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -352,6 +355,7 @@ class PGQL(Model):
         buffer_size: int = 50000, learning_starts: int = 1000, gamma: float = 0.99, n: int = 16,
         ent_coef: float = 0.01, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
         normalize_advantage: bool = False, eta: float = 0.5, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -370,8 +374,9 @@ class DQN(Model):
         exploration_final_eps: float = 0.05, buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 32, train_freq: int = 4, gradient_steps: int = 1, n_steps: int = 1,
         prioritized: bool = False, gamma: float = 0.99, target_network: bool = True, huber: bool = True,
-        tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
+        tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False, norm_obs_keys: Any = None,
         max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -391,8 +396,8 @@ class C51(Model):
         buffer_size: int = 1000000, learning_starts: int = 100, batch_size: int = 32, train_freq: int = 4,
         gradient_steps: int = 1, n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99,
         target_network: bool = True, huber: bool = True, tau: float = 1.0, target_update_interval: int = 10000,
-        normalize_obs: bool = False, max_grad_norm: float | None = 10.0, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-08,
+        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = 10.0,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -412,7 +417,8 @@ class QRDQN(Model):
         learning_starts: int = 100, batch_size: int = 32, train_freq: int = 4, gradient_steps: int = 1,
         n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, target_network: bool = True,
         huber: bool = True, tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
-        max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        norm_obs_keys: Any = None, max_grad_norm: float | None = 10.0, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -432,8 +438,9 @@ class IQN(Model):
         exploration_final_eps: float = 0.05, buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 32, train_freq: int = 4, gradient_steps: int = 1, n_steps: int = 1,
         prioritized: bool = False, gamma: float = 0.99, target_network: bool = True, huber: bool = True,
-        tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
+        tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False, norm_obs_keys: Any = None,
         max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -452,8 +459,9 @@ class Rainbow(Model):
         buffer_size: int = 1000000, learning_starts: int = 100, batch_size: int = 32, train_freq: int = 4,
         gradient_steps: int = 1, n_steps: int = 3, prioritized: bool = True, priority_alpha: float = 0.5,
         priority_beta: Any = ..., gamma: float = 0.99, target_network: bool = True, huber: bool = True,
-        tau: float = 1.0, target_update_interval: int = 8000, normalize_obs: bool = False,
+        tau: float = 1.0, target_update_interval: int = 8000, normalize_obs: bool = False, norm_obs_keys: Any = None,
         max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 0.00015,
+        weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -473,8 +481,9 @@ class MunchausenDQN(Model):
         exploration_final_eps: float = 0.05, buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 32, train_freq: int = 4, gradient_steps: int = 1, n_steps: int = 1,
         prioritized: bool = False, gamma: float = 0.99, target_network: bool = True, huber: bool = True,
-        tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
+        tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False, norm_obs_keys: Any = None,
         max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -492,8 +501,9 @@ class PQN(Model):
         noisy: bool = False, representation: Any = 'number', exploration: Any = 'epsilon-greedy',
         exploration_fraction: float = 0.2, exploration_initial_eps: float = 1.0, exploration_final_eps: float = 0.05,
         gamma: float = 0.99, lam: float = 0.95, n_epochs: int = 4, recompute_advantages: bool = True,
-        target_network: bool = False, huber: bool = False, normalize_obs: bool = False,
+        target_network: bool = False, huber: bool = False, normalize_obs: bool = False, norm_obs_keys: Any = None,
         max_grad_norm: float | None = 10.0, optimizer: str = 'radam', optimizer_eps: float = 1e-08,
+        weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -512,7 +522,8 @@ class SoftQ(Model):
         learning_starts: int = 100, batch_size: int = 32, train_freq: int = 4, gradient_steps: int = 1,
         n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, target_network: bool = True,
         huber: bool = True, tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
-        max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        norm_obs_keys: Any = None, max_grad_norm: float | None = 10.0, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -530,8 +541,8 @@ class DDPG(Model):
         target_policy_noise: float = 0.0, buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 1, n_steps: int = 1,
         prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
-        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-08,
+        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -550,8 +561,8 @@ class TD3(Model):
         target_noise_clip: float = 0.5, buffer_size: int = 1000000, learning_starts: int = 100, batch_size: int = 256,
         train_freq: int = 1, gradient_steps: int = 1, n_steps: int = 1, prioritized: bool = False,
         gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 2, delay_targets: bool = True,
-        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-08,
+        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -569,8 +580,8 @@ class SAC(Model):
         ent_coef: float | str = 'auto', target_entropy: float | str = 'auto', buffer_size: int = 1000000,
         learning_starts: int = 100, batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 1,
         n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
-        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-08,
+        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -588,8 +599,9 @@ class DiscreteSAC(Model):
         ent_coef: float | str = 'auto', target_entropy: float | str = 'auto', discrete: bool = True,
         buffer_size: int = 1000000, learning_starts: int = 100, batch_size: int = 256, train_freq: int = 1,
         gradient_steps: int = 1, n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005,
-        policy_delay: int = 1, normalize_obs: bool = False, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        policy_delay: int = 1, normalize_obs: bool = False, norm_obs_keys: Any = None,
+        max_grad_norm: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -608,8 +620,8 @@ class TQC(Model):
         target_entropy: float | str = 'auto', buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 1, n_steps: int = 1,
         prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
-        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-08,
+        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -628,8 +640,8 @@ class D4PG(Model):
         buffer_size: int = 1000000, learning_starts: int = 100, batch_size: int = 256, train_freq: int = 1,
         gradient_steps: int = 1, n_steps: int = 5, prioritized: bool = True, priority_alpha: float = 0.6,
         priority_beta: Schedule = 0.4, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
-        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-08,
+        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -647,8 +659,9 @@ class REDQ(Model):
         ent_coef: float | str = 'auto', target_entropy: float | str = 'auto', buffer_size: int = 1000000,
         learning_starts: int = 100, batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 20,
         n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 20,
-        delay_targets: bool = False, normalize_obs: bool = False, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        delay_targets: bool = False, normalize_obs: bool = False, norm_obs_keys: Any = None,
+        max_grad_norm: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -667,8 +680,8 @@ class CrossQ(Model):
         target_entropy: float | str = 'auto', buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 1, n_steps: int = 1,
         prioritized: bool = False, gamma: float = 0.99, policy_delay: int = 3, delay_targets: bool = False,
-        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-08,
+        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -686,8 +699,8 @@ class AWAC(Model):
         beta: float = 1.0, max_weight: float = 100.0, buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 1, n_steps: int = 1,
         prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
-        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-08,
+        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -701,8 +714,9 @@ class BC(Model):
         verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
         reference: Model | None = None, dataset: Any = None, actors: int = 0, envs_per_group: int | None = None,
         behind: int | None = None, address: str | None = None,
-        batch_size: int = 256, normalize_obs: bool = False, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        batch_size: int = 256, normalize_obs: bool = False, norm_obs_keys: Any = None,
+        max_grad_norm: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -720,8 +734,8 @@ class CQL(Model):
         ent_coef: float | str = 'auto', target_entropy: float | str = 'auto', cql_alpha: float = 5.0,
         cql_actions: int = 10, discrete: bool = False, batch_size: int = 256, n_steps: int = 1,
         prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
-        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-08,
+        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -737,8 +751,9 @@ class IQL(Model):
         behind: int | None = None, address: str | None = None,
         n_critics: int = 2, expectile: float = 0.7, beta: float = 3.0, max_weight: float = 100.0,
         batch_size: int = 256, n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005,
-        policy_delay: int = 1, normalize_obs: bool = False, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        policy_delay: int = 1, normalize_obs: bool = False, norm_obs_keys: Any = None,
+        max_grad_norm: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -755,8 +770,9 @@ class TD3BC(Model):
         n_critics: int = 2, joined: Any = 'numbers', subset: int | None = None, actor_q: str = 'first',
         target_policy_noise: float = 0.2, target_noise_clip: float = 0.5, bc_alpha: float | None = 2.5,
         batch_size: int = 256, n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005,
-        policy_delay: int = 2, delay_targets: bool = True, normalize_obs: bool = True, clip_obs: float = 10.0,
-        max_grad_norm: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        policy_delay: int = 2, delay_targets: bool = True, normalize_obs: bool = True, norm_obs_keys: Any = None,
+        clip_obs: float = 10.0, max_grad_norm: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -774,8 +790,9 @@ class DroQ(Model):
         ent_coef: float | str = 'auto', target_entropy: float | str = 'auto', buffer_size: int = 1000000,
         learning_starts: int = 100, batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 20,
         n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 20,
-        delay_targets: bool = False, normalize_obs: bool = False, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        delay_targets: bool = False, normalize_obs: bool = False, norm_obs_keys: Any = None,
+        max_grad_norm: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -791,7 +808,7 @@ class SFT(Model):
         behind: int | None = None, address: str | None = None,
         n_steps: int | None = None, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 0.99,
         ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
-        gamma_weight: bool = False, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        gamma_weight: bool = False, optimizer: str = 'adam', optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -810,7 +827,7 @@ class GRPO(Model):
         clip_range: Schedule = 0.2, target_kl: float | None = None, clip_range_high: Schedule | None = None,
         ratio: str = 'token', aggregate: str = 'sequence', group_size: int | None = None, dynamic: bool = False,
         ref_kl_coef: float = 0.04, ref_kl_in: str = 'loss', ref_kl_by: str = 'k3', optimizer: str = 'adam',
-        optimizer_eps: float = 1e-05,
+        optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -828,7 +845,7 @@ class DrGRPO(Model):
         ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
         clip_range: Schedule = 0.2, target_kl: float | None = None, clip_range_high: Schedule | None = None,
         ratio: str = 'token', aggregate: str = 'constant', group_size: int | None = None, dynamic: bool = False,
-        ref_kl_coef: float = 0.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        ref_kl_coef: float = 0.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -846,7 +863,7 @@ class RLOO(Model):
         ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
         gamma_weight: bool = False, aggregate: str = 'constant', group_size: int | None = None, dynamic: bool = False,
         ref_kl_coef: float = 0.03, ref_kl_in: str = 'reward', ref_kl_by: str = 'auto', optimizer: str = 'adam',
-        optimizer_eps: float = 1e-05,
+        optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -863,7 +880,7 @@ class GPG(Model):
         n_steps: int | None = None, batch_size: int | None = None, n_epochs: int = 1, gamma: float = 1.0,
         ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
         gamma_weight: bool = False, aggregate: str = 'token', group_size: int | None = None, dynamic: bool = False,
-        ref_kl_coef: float = 0.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        ref_kl_coef: float = 0.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -881,7 +898,7 @@ class GSPO(Model):
         ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
         clip_range: Schedule = 0.0003, target_kl: float | None = None, clip_range_high: Schedule | None = 0.0004,
         ratio: str = 'sequence', aggregate: str = 'sequence', group_size: int | None = None, dynamic: bool = False,
-        ref_kl_coef: float = 0.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        ref_kl_coef: float = 0.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -899,7 +916,7 @@ class DAPO(Model):
         ent_coef: float = 0.0, max_grad_norm: float | None = 0.5, normalize_advantage: bool = False,
         clip_range: Schedule = 0.2, target_kl: float | None = None, clip_range_high: Schedule | None = 0.28,
         ratio: str = 'token', aggregate: str = 'token', group_size: int | None = None, dynamic: bool = True,
-        ref_kl_coef: float = 0.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        ref_kl_coef: float = 0.0, optimizer: str = 'adam', optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -917,7 +934,7 @@ class RLHFPPO(Model):
         gae_lambda: float = 0.95, ent_coef: float = 0.0, vf_coef: float = 0.5, max_grad_norm: float | None = 0.5,
         normalize_advantage: bool = True, clip_range: Schedule = 0.2, clip_range_vf: float | None = 0.2,
         target_kl: float | None = None, ref_kl_coef: float = 0.02, ref_kl_in: str = 'reward', ref_kl_by: str = 'auto',
-        whole_episodes: bool = True, optimizer: str = 'adam', optimizer_eps: float = 1e-05,
+        whole_episodes: bool = True, optimizer: str = 'adam', optimizer_eps: float = 1e-05, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -1106,7 +1123,7 @@ class TDLambdaAC(Model):
         gamma: float = 0.99, lam: float = 0.8, actor_lam: float | None = None,
         actor_learning_rate: Schedule | None = None, step: str = 'plain', kappa: float = 2.0,
         actor_kappa: float = 3.0, ent_coef: float = 0.0, gamma_weight: bool = False, sparsity: float = 0.0,
-        normalize_obs: bool = False, normalize_reward: bool = False, train_freq: int = 1,
+        normalize_obs: bool = False, norm_obs_keys: Any = None, normalize_reward: bool = False, train_freq: int = 1,
         **settings: Any,
     ) -> None: ...
 
@@ -1123,6 +1140,6 @@ class StreamAC(Model):
         gamma: float = 0.99, lam: float = 0.8, actor_lam: float | None = None,
         actor_learning_rate: Schedule | None = None, step: str = 'bounded', kappa: float = 2.0,
         actor_kappa: float = 3.0, ent_coef: float = 0.01, gamma_weight: bool = False, sparsity: float = 0.9,
-        normalize_obs: bool = True, normalize_reward: bool = True, train_freq: int = 1,
+        normalize_obs: bool = True, norm_obs_keys: Any = None, normalize_reward: bool = True, train_freq: int = 1,
         **settings: Any,
     ) -> None: ...

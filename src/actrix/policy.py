@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -75,6 +76,22 @@ class ModelPolicy(Policy):
         """The loop that trains the model."""
         return self.model.runner
 
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """`Model.get_parameters`: name → array."""
+        return self.model.get_parameters()
+
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
+        """`Model.set_parameters`: the model, and its next `policy`, act with these."""
+        self.model.set_parameters(state_dict, exact_match=strict)
+
+    def parameters(self) -> Iterator[np.ndarray]:
+        """The arrays of `state_dict`."""
+        return iter(self.state_dict().values())
+
+    def __getattr__(self, name: str) -> Any:
+        """Say what there is instead of PyTorch's modules and what is made of them."""
+        raise AttributeError(f"a policy has no {name!r}: {_MODULES.get(name, _NO_MODULE)}.")
+
     def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False,
                 action_masks: Any = None) -> tuple[np.ndarray, Any]:  # fmt: skip
         """As `Model.predict`."""
@@ -121,6 +138,18 @@ class ModelPolicy(Policy):
     def _seen(self, obs: Any, action_masks: Any = None) -> tuple[Any, Any]:
         batch, _ = batch_of(self.spec.observation_space, obs)
         return batch, checked_mask(action_masks, self.spec, len(jax.tree.leaves(batch)[0]))
+
+
+_NO_MODULE = (
+    "it is a JAX network, frozen as it was, with predict, get_distribution, predict_values, evaluate_actions, q_values "
+    "and state_dict"
+)
+_MODULES = {
+    "optimizer": "the step size is model.learning_rate; checkpoints (learn(checkpoint_dir=…)) hold the optimiser",
+    "save": "write model.save(path)",
+    "load": "write Model.load(path).policy",
+    "set_training_mode": "acting has no training mode here; leave it out",
+}
 
 
 def _normalised(algorithm: Algorithm, acting: Any, obs: Any) -> Any:

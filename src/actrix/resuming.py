@@ -38,10 +38,10 @@ def identity(model: Any) -> dict[str, Any]:
     found = {
         "algorithm": model.preset.name, "settings": settings_of(model.algorithm), "spec": spec_to_json(model.spec),
         "n_envs": model.n_envs, "env_id": model.env_id or "", "env_kwargs": kwargs,
-        "env": _env_class(model.env),
+        "env": _env_class(model._env),
     }  # fmt: skip
-    if isinstance(model.env, Crew):  # by whom they are stepped makes no difference
-        found |= {"groups": list(model.env.sizes), "env": "in groups"}
+    if isinstance(model._env, Crew):  # by whom they are stepped makes no difference
+        found |= {"groups": list(model._env.sizes), "env": "in groups"}
     return json.loads(json.dumps(found, default=repr))
 
 

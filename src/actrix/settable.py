@@ -9,6 +9,16 @@ from actrix.algorithms import settings as settings_
 from actrix.core.contract import Algorithm
 from actrix.loops.runner import Runner
 
+_NET = "networks are behind model.policy (predict_values, q_values, state_dict)"
+_INSTEAD = {
+    "rollout_buffer": "a chunk is the loop's and learned from at once; a callback's locals have each step of it",
+    "collect_rollouts": "learn(total_timesteps, reset_num_timesteps=False) collects and learns",
+    "train": "learn(total_timesteps, reset_num_timesteps=False) collects and learns",
+    "policy_class": "the network is chosen by policy and policy_kwargs",
+    **dict.fromkeys(("actor", "critic", "q_net", "q_net_target", "actor_target", "critic_target"), _NET),
+}
+"""What scripts may look for that stands elsewhere here."""
+
 
 class Settable:
     """What has an algorithm and perhaps a runner that trains it."""
@@ -24,7 +34,8 @@ class Settable:
                 return settings_.value_of(algorithm, name)
             except KeyError:
                 pass
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        hint = f": {_INSTEAD[name]}." if name in _INSTEAD else ""
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Another value of a setting takes effect at the next update and compiles nothing anew.

@@ -106,7 +106,7 @@ class Stored:
     @property
     def copies(self) -> int:
         """How many environments: `n_envs`, but games where a row is an agent."""
-        return getattr(getattr(self, "env", None), "copies", self.n_envs)
+        return getattr(getattr(self, "_env", None), "copies", self.n_envs)
 
     _adopt: Callable[[Acting], None]
 
@@ -128,8 +128,9 @@ class Stored:
         `.safetensors` is added to a name that does not end so, in the place of `.zip`; `path` may be a binary file to
         write to. Arguments of the environment that a file cannot hold are left out, with a UserWarning, and asked for
         when the file is to make that environment; tuples among them become lists. `exclude` may
-        name what is in no model file anyway (a logger, the replay buffer, the environment); ValueError for a name that
-        is, and for `include`.
+        name `verbose`, `stats_window_size` and what is in no model file anyway (a logger, the replay buffer, the
+        environment); ValueError for what a file must hold. `include` names what stays of these; ValueError for what no
+        file holds.
         """
         settings = settings_.settings_of(self.algorithm)
         kept = {
@@ -141,9 +142,12 @@ class Stored:
             "observation_space",
             "action_space",
         }
-        if wrong := sorted(kept.intersection(exclude or ())):
+        include = set(include or ())
+        out = set(exclude or ()) - include
+        if wrong := sorted(kept & out):
             raise ValueError(f"exclude={wrong}: a model file always holds them.")
-        if wrong := sorted(set(include or ()) - kept):
+        told = {name: getattr(self, name) for name in modelfile.DEFAULTS if name not in out}
+        if wrong := sorted(include - kept - set(modelfile.DEFAULTS)):
             raise ValueError(
                 f"include={wrong}: a model file holds parameters and settings only; see save_replay_buffer."
             )
@@ -152,7 +156,7 @@ class Stored:
                 name, self.preset.name, settings, self.acting, self._known_spec(), env_id=self.env_id,
                 env_kwargs=env_arguments.writable(self.env_kwargs), seed=self.seed, num_timesteps=self.num_timesteps,
                 n_envs=self.copies, reference=self.reference is not None or self.near_reference,
-                left_out=sorted({*self.left_out, *env_arguments.left_out(self.env_kwargs)}),
+                left_out=sorted({*self.left_out, *env_arguments.left_out(self.env_kwargs)}), told=told,
             )  # fmt: skip
             if hasattr(path, "write"):
                 path.write(written.read_bytes())
@@ -223,12 +227,13 @@ class Stored:
             settings = {k: v for k, v in settings.items() if not (custom and k == "policy_kwargs")}
             if name != presets.COMPOSED:
                 settings = settings_.upgraded(presets.find_preset(name).algorithm, settings)
-            model = maker("MlpPolicy", seed=meta["seed"], **settings)
+            told = meta.get(modelfile.TOLD, {})
+            model = maker("MlpPolicy", seed=meta["seed"], **told | settings)
         with container.blaming(header.path, "its spec"):
             spec = spec_from_json(meta["spec"])
             _check_spaces(model.algorithm, spec)
         if kwargs or device != "auto":
-            model = maker("MlpPolicy", **{"seed": meta["seed"], "device": device} | settings | kwargs)
+            model = maker("MlpPolicy", **{"seed": meta["seed"], "device": device} | told | settings | kwargs)
         if custom and template is not None:
             model.algorithm = dataclasses.replace(model.algorithm, network=template.algorithm.network)
         model._take(header, spec, custom, kwargs.get("env_kwargs") or {})

@@ -50,6 +50,7 @@ class Surface(Settable):
     stats_window_size: int
     logger: Any
     set_env: Callable
+    get_env: Callable
     _vec: Any
     _acting: Any
     _policy: Any
@@ -60,8 +61,8 @@ class Surface(Settable):
 
     @property
     def env(self) -> Any:
-        """What is trained on; setting it is `set_env`."""
-        return self._env
+        """`get_env()`; setting it is `set_env`."""
+        return self.get_env()
 
     @env.setter
     def env(self, env: Any) -> None:
@@ -118,6 +119,11 @@ class Surface(Settable):
         return deque(({"r": r, "l": n} for r, n in pairs), maxlen=self.stats_window_size)
 
     @property
+    def ep_success_buffer(self) -> deque[float]:
+        """`info["is_success"]` of the last `stats_window_size` training episodes that told."""
+        return deque(self.run.successes, maxlen=self.stats_window_size)
+
+    @property
     def replay_buffer(self) -> Memory | None:
         """How full the memory is; None for algorithms without one. Its file: `save_replay_buffer`."""
         rows = getattr(self._learner_memory(), "rows", None)
@@ -136,8 +142,8 @@ class Surface(Settable):
             return
         set_random_seed(seed)
         self.seed = self.run.seed = seed
-        if self.env is not None:
-            self.set_env(self._vec if self._vec is not None else self.env)
+        if self._env is not None:
+            self.set_env(self._vec if self._vec is not None else self._env)
 
     def set_logger(self, logger: Any) -> None:
         """Log to this `Logger` (`actrix.configure`), also in every further `learn`; who made it closes it.

@@ -1,9 +1,11 @@
 """Memory where it is needed: the cue of a T-maze decides at its end."""
 
+import jax
 import numpy as np
 import pytest
 from helpers import small
 
+from actrix import PPO
 from actrix.algorithms.presets import PRESETS
 from actrix.envs.jax_envs import jax_env
 from actrix.envs.probes import TMaze
@@ -27,6 +29,28 @@ def _final_return(**policy_kwargs):
 @pytest.mark.parametrize("cell", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
 def test_a_recurrent_policy_solves_the_t_maze(cell):
     assert _final_return(cell=cell, hidden_size=16) > 0.9
+
+
+def test_a_critic_with_a_cell_of_its_own_is_trained_and_kept(tmp_path):
+    """A batch of half the usual sequence is the sequence; the memory of both goes through a file and `predict`."""
+    model = PPO(
+        "MlpLstmPolicy", TMaze(length=4), n_envs=2, n_steps=64, batch_size=32, n_epochs=1, seed=0,
+        policy_kwargs={"net_arch": [8], "lstm_hidden_size": 4, "enable_critic_lstm": True},
+    )  # fmt: skip
+    assert model.algorithm.data.training_length(64) == 32
+    before = model.get_parameters()
+    model.learn(128)
+    moved = {name for name, x in model.get_parameters().items() if not np.array_equal(x, before[name])}
+    assert {".net.cell.policy.weight_hh", ".net.cell.critic.weight_hh"} <= moved
+    model.save(tmp_path / "model")
+    again, obs = PPO.load(tmp_path / "model"), np.zeros((1, *model.observation_space.shape), np.float32)
+    memory = None
+    for _ in range(3):
+        action, next_memory = model.predict(obs, state=memory, deterministic=True)
+        other, memory = again.predict(obs, state=memory, deterministic=True)
+        np.testing.assert_array_equal(action, other)
+        jax.tree.map(np.testing.assert_array_equal, memory, next_memory)
+    assert len(memory) == 2
 
 
 def _zoo_returns(env_id, policy=None, **env_kwargs):

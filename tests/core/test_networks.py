@@ -8,10 +8,11 @@ import pytest
 import scipy.signal
 from gymnasium import spaces
 
+from actrix.core.spaces import normalized_shapes
 from actrix.core.types import Spec
 from actrix.nets.memory import apply, follow, starts, unroll
 from actrix.nets.networks import NetworkConfig
-from actrix.nets.torso import Encoder, ImageCNN, Linear, normalized_shapes
+from actrix.nets.torso import Encoder, ImageCNN, Linear
 
 KEY = jax.random.key(0)
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -142,10 +143,11 @@ def test_separate_features_for_the_critic():
     assert value(shared, 1.0) != value(shared, 2.0)
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_unrolling_is_stepping(cell):
+def test_unrolling_is_stepping(cell, apart):
     """Along a sequence, with the memory zeroed where an episode starts, one step at a time gives the same."""
-    net = build(cell=cell, hidden_size=5, pi=(4,), vf=(4,))
+    net = build(cell=cell, hidden_size=5, pi=(4,), vf=(4,), enable_critic_lstm=apart)
     assert net.recurrent
     g = np.random.default_rng(0)
     obs, first = jnp.asarray(g.normal(size=(9, 3, 3)), jnp.float32), g.random((9, 3)) < 0.3
@@ -164,6 +166,38 @@ def test_unrolling_is_stepping(cell):
             for along, alone in ((out, step), (others, other)):
                 np.testing.assert_allclose(along.value[t, n], alone.value, rtol=1e-4, atol=1e-6)
                 np.testing.assert_allclose(along.dist.logits[t, n], alone.dist.logits, rtol=1e-4, atol=1e-6)
+
+
+def test_a_cell_of_its_own_for_the_critic():
+    """Against PyTorch's equations of an LSTM in NumPy; neither branch's gradient reaches the other's cell."""
+    net = build(cell="lstm", hidden_size=5, pi=(4,), vf=(4,), enable_critic_lstm=True)
+    obs = np.random.default_rng(0).normal(size=(6, 1, 3))
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))
+    said = []
+    for cell in (net.cell.policy, net.cell.critic):
+        w, u, b = (np.asarray(x, float) for x in (cell.weight_ih, cell.weight_hh, cell.bias))
+        h = c = np.zeros(5)
+        for x in obs[:, 0]:
+            i, f, g, o = np.split(w @ np.asarray(net.encoder(jnp.asarray(x, jnp.float32))) + u @ h + b, 4)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+        said.append(jnp.asarray(h, jnp.float32))
+    first, carry0 = jnp.zeros((6, 1), bool), net.initial_carry((1,))
+    along = lambda net: unroll(net, jnp.asarray(obs, jnp.float32), first, carry0, None)[0]
+    out = along(net)
+    np.testing.assert_allclose(out.value[-1, 0], net.vf_head(net.vf(said[1]))[0], rtol=1e-4)
+    logits = net.pi_head(net.pi(said[0]))
+    np.testing.assert_allclose(out.dist.logits[-1, 0], jax.nn.log_softmax(logits), rtol=1e-4, atol=1e-6)
+
+    moved = lambda grads: [
+        any(np.any(x) for x in jax.tree.leaves(c)) for c in (grads.cell.policy, grads.cell.critic)
+    ]
+    assert moved(jax.grad(lambda net: along(net).value.sum())(net)) == [False, True]
+    assert moved(jax.grad(lambda net: along(net).dist.logits[..., 0].sum())(net)) == [True, False]
+    assert moved(jax.grad(lambda net: along(net.critic_only()).value.sum())(net)) == [False, True]
+    policy, critic = net.policy_part(), net.critic_part()
+    assert policy.cell.critic is None
+    assert jax.tree.all(jax.tree.map(np.array_equal, net.of_parts(policy, critic), net))
 
 
 def test_unrolling_without_memory_maps_over_both_axes():

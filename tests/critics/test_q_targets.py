@@ -11,6 +11,7 @@ from jaxtyping import jaxtyped
 
 from actrix.core.distributions import ILLEGAL
 from actrix.critics import q_targets
+from actrix.critics.ensemble import least
 
 with warnings.catch_warnings():  # what rlax imports uses deprecated names of JAX
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -249,3 +250,18 @@ def test_dtype_shapes_and_jit(dtype):
     for number in (jnp.float32(0.6), jnp.float64(0.6)):
         assert {x.dtype for x in run(number)} == {jnp.dtype(dtype)}
         assert {x.shape for x in run(number)} == {(2, 3)}
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (5, 3, 4)])
+def test_the_least_critic_alone_gets_the_gradient(shape):
+    """As of `min`, but for equals, whose first takes it whole."""
+    q, weight = (
+        np.random.default_rng(0).normal(size=shape),
+        np.random.default_rng(1).normal(size=(5, *shape[2:])),
+    )
+    gradient = jax.grad(lambda q: jnp.sum(weight * least(q)))(q)
+    np.testing.assert_array_equal(least(q), np.min(q, axis=1))
+    np.testing.assert_array_equal(
+        gradient, np.where(q == np.min(q, axis=1, keepdims=True), weight[:, None], 0)
+    )
+    np.testing.assert_array_equal(jax.grad(lambda q: least(q)[0])(jnp.ones((1, 3))), [[1, 0, 0]])

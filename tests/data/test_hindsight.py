@@ -287,9 +287,9 @@ def test_settings_that_are_refused(settings, words):
 
 
 def test_other_buffers_and_algorithms_are_refused():
-    with pytest.raises(SettingError, match="only HerReplayBuffer is known"):
-        configure(PRESETS["sac"].algorithm, {"replay_buffer_class": "DictReplayBuffer"})
-    with pytest.raises(SettingError, match="HerReplayBuffer only"):
+    with pytest.raises(SettingError, match="HerReplayBuffer and the plain ones are known"):
+        configure(PRESETS["sac"].algorithm, {"replay_buffer_class": "PrioritizedReplayBuffer"})
+    with pytest.raises(SettingError, match="they go with replay_buffer_class"):
         configure(PRESETS["sac"].algorithm, {"replay_buffer_kwargs": {"n_sampled_goal": 2}})
     with pytest.raises(
         SettingError, match=r"needs the probabilities of who acted|runs along consecutive rows"

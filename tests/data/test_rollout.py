@@ -36,11 +36,14 @@ def test_permutation_is_roughly_uniform(n):
     assert counts[1:].max() < 1.25 * len(orders) / (n - 1)
 
 
-@pytest.mark.parametrize(("items", "minibatches"), [(64, 4), (60, 5), (7, 1), (2048, 32), (97, 97)])
-def test_minibatches_hold_every_item_once(items, minibatches):
-    index = np.asarray(minibatch_indices(jax.random.key(1), items, minibatches))
-    assert index.shape == (minibatches, items // minibatches)
-    np.testing.assert_array_equal(np.sort(index.ravel()), np.arange(items))
+@pytest.mark.parametrize(
+    ("items", "size"), [(64, 16), (60, 12), (7, 7), (2048, 64), (97, 1), (10, 4), (97, 96)]
+)
+def test_minibatches_hold_every_item_once(items, size):
+    index = np.asarray(minibatch_indices(jax.random.key(1), items, size))
+    assert index.shape == (-(-items // size), size)
+    np.testing.assert_array_equal(np.sort(index.ravel())[:items], np.arange(items))
+    assert (index.ravel()[items:] == items).all()
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 6])

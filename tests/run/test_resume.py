@@ -152,8 +152,8 @@ def test_an_error_inside_a_chunk_leaves_a_checkpoint_without_episodes(tmp_path):
     """The rows since the last update are lost: going on in the same episodes would leave a gap in them."""
     model = build("ppo")
     model.learn(64)
-    original = model.env.step
-    model.env.step = lambda action: 1 / 0
+    original = model.env.host.step
+    model.env.host.step = lambda action: 1 / 0
     with pytest.raises(ZeroDivisionError):
         model.learn(32, reset_num_timesteps=False)
     (snapshot,) = model.runner.snapshots()
@@ -166,7 +166,7 @@ def test_an_error_inside_a_chunk_leaves_a_checkpoint_without_episodes(tmp_path):
     run.steps = 96
     save_checkpoints(model.runner, [run])
     assert len(checkpoint.checkpoints(tmp_path)) == 2
-    model.env.step = original
+    model.env.host.step = original
     model.learn(32)
     assert model.runner.snapshots()[0].loop["env"] is not None
 

@@ -36,7 +36,7 @@ def test_environments_of_neighbouring_seeds_share_no_seed(monkeypatch):
 
     for seed in (0, 1, 2):
         model = PPO("MlpPolicy", make_vec_env("CartPole-v1", 8, seed=9), n_steps=8, **NET | {"seed": seed})
-        monkeypatch.setattr(type(model.env), "reset", reset)
+        monkeypatch.setattr(type(model.env.host), "reset", reset)
         with pytest.raises(KeyboardInterrupt):
             model.learn(64)
         monkeypatch.undo()

@@ -180,7 +180,7 @@ def test_what_is_read(ppo, dqn):
     assert ppo.replay_buffer is None
     assert (dqn.replay_buffer.buffer_size, dqn.replay_buffer.n_envs) == (50, 1)
     assert 0 < dqn.replay_buffer.size() <= 50
-    assert ppo.env is ppo.get_env().host
+    assert ppo.env is ppo.get_env()
 
 
 def test_an_environment_is_set():
@@ -210,7 +210,7 @@ def test_defaults_are_never_what_is_refused():
     assert PPO("MlpPolicy", env, n_steps=32, **kw).batch_size == 32
     assert PPO("MlpPolicy", env, n_steps=50, **kw).batch_size == 50
     assert PPO("MlpPolicy", env, n_steps=100, **kw).batch_size == 50
-    with pytest.raises(ValueError, match="batch_size=64 does not divide"):
+    with pytest.raises(ValueError, match="batch_size=64 does not fit into"):
         PPO("MlpPolicy", env, n_steps=32, batch_size=64, **kw)
     with pytest.warns(UserWarning, match="nothing is learned from them yet"):
         DQN("MlpPolicy", env, **kw).learn(100)
@@ -229,8 +229,8 @@ def test_policy_kwargs_of_critics_and_optimisers():
     assert (
         PPO("MlpLstmPolicy", "CartPole-v1", n_steps=8, policy_kwargs=lstm).algorithm.network.hidden_size == 8
     )
-    with pytest.raises(SettingError, match="one cell serves policy and critic"):
-        PPO("MlpLstmPolicy", "CartPole-v1", policy_kwargs={"enable_critic_lstm": True})
+    with pytest.raises(SettingError, match="shared_lstm: the critic's cell is the policy's, or its own"):
+        PPO("MlpLstmPolicy", "CartPole-v1", policy_kwargs={"shared_lstm": False})
 
 
 # ------------------------------------------------------------------ files

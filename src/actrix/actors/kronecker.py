@@ -22,9 +22,8 @@ from actrix.core.answers import ActorFacts
 from actrix.core.fields import positive, rate
 from actrix.core.optim import flatten
 from actrix.core.schedules import Schedule, evaluate
-from actrix.core.spaces import is_image
+from actrix.core.spaces import is_image, space_leaves
 from actrix.core.types import PyTree, record
-from actrix.nets.torso import space_leaves
 
 
 @record

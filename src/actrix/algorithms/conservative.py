@@ -58,6 +58,7 @@ class ConservativeIteration(Algorithm):
     network: NetworkConfig = NetworkConfig()
     """There is none: must stay as it is."""
 
+    norm_obs_keys = None
     normalize_obs = normalize_reward = False  # type: ignore[assignment]
 
     @property

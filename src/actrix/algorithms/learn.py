@@ -23,15 +23,15 @@ from actrix.core.contract import (
     progress,
     same_memory,
 )
-from actrix.core.fields import finite, share, switch
+from actrix.core.fields import finite, names, share, switch
 from actrix.core.fit import Fit
 from actrix.core.numbers import numbers_of, same_program, with_numbers
 from actrix.core.rows import Rows
 from actrix.core.schedules import evaluate
+from actrix.core.spaces import normalized_shapes
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
 from actrix.core.words import write
 from actrix.nets.networks import NetworkConfig
-from actrix.nets.torso import normalized_shapes
 
 
 @record
@@ -80,15 +80,18 @@ class Composition(Algorithm):
     """Standardise observations by running statistics, frozen from acting to the end of the update."""
     normalize_reward: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
+    norm_obs_keys: tuple[str, ...] | None = None
+    """Of a Dict observation the keys that `normalize_obs` is of; None = all."""
     clip_obs: float = 10.0
     clip_reward: float = 10.0
     network: NetworkConfig = NetworkConfig()
 
-    structural: ClassVar[tuple[str, ...]] = ("network", "clip_obs")
+    structural: ClassVar[tuple[str, ...]] = ("network", "clip_obs", "norm_obs_keys")
 
     def __post_init__(self) -> None:
         share(self, "gamma")
         switch(self, "normalize_obs", "normalize_reward")
+        names(self, "norm_obs_keys", only_with="normalize_obs")
         finite(self, "clip_obs", "clip_reward", least=0)
         object.__setattr__(self, "actor", self.actor.settle(self.critic))
         own, kind = self.actor.fit or self.critic.fit, type(self.fit)
@@ -147,6 +150,7 @@ class Composition(Algorithm):
         return dataclasses.replace(self, data=self.data.fitted(spec, num_envs, self.network))
 
     def check(self, spec, num_envs):
+        normalized_shapes(spec.observation_space, self.norm_obs_keys)
         fits(self, spec, num_envs)
 
     def check_budget(self, total_steps, num_envs):
@@ -157,7 +161,7 @@ class Composition(Algorithm):
 
     def initial_acting(self, key, spec):
         net = self.critic.build(self.network, spec, key, self.actor)
-        shapes = normalized_shapes(spec.observation_space)
+        shapes = normalized_shapes(spec.observation_space, self.norm_obs_keys)
         moments = normalize.init_observation_moments(shapes) if self.normalize_obs else None
         return Acting(net, moments, self._explore(jnp.zeros(()), self.data.hold(net)))
 

@@ -17,15 +17,15 @@ from actrix.algorithms.reference import refuse
 from actrix.algorithms.sound import plain_network
 from actrix.core import normalize
 from actrix.core.contract import Acting, Algorithm, Learner, count, first_bad_row, scrub
-from actrix.core.fields import choose, finite, share, switch
+from actrix.core.fields import choose, finite, names, share, switch
 from actrix.core.optim import flatten
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
+from actrix.core.spaces import normalized_shapes
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
 from actrix.critics import traces
 from actrix.data.online import Online
 from actrix.nets.networks import ENCODING, HIDDEN, NetworkConfig
 from actrix.nets.online_networks import ActorAndCritic, build_actor_and_critic
-from actrix.nets.torso import normalized_shapes
 from actrix.nets.view import apply
 
 STEPS = ("plain", "bounded")
@@ -92,6 +92,8 @@ class OnlineTraces(Algorithm):
     """Divide rewards by the running standard deviation of the discounted return."""
     clip_obs: float = 10.0
     clip_reward: float = 10.0
+    norm_obs_keys: tuple[str, ...] | None = None
+    """Of a Dict observation the keys that `normalize_obs` is of; None = all."""
     network: NetworkConfig = NetworkConfig()
 
     @property
@@ -117,10 +119,12 @@ class OnlineTraces(Algorithm):
         choose(self, step=STEPS)
         finite(self, "kappa", "actor_kappa", "ent_coef", "clip_obs", "clip_reward", least=0)
         switch(self, "gamma_weight", "normalize_obs", "normalize_reward")
+        names(self, "norm_obs_keys", only_with="normalize_obs")
 
     def check(self, spec: Spec, num_envs: int) -> None:
         """Refuse what does not fit the environment; raises ValueError."""
         plain_network(self.network)
+        normalized_shapes(spec.observation_space, self.norm_obs_keys)
         gaussian = ("log_std_init",) if isinstance(spec.action_space, spaces.Box) else ()
         hidden = [
             name for name in HIDDEN if not (self.sparsity and name == "ortho_init")
@@ -158,7 +162,7 @@ class OnlineTraces(Algorithm):
     def initial_acting(self, key: Key, spec: Spec) -> Acting:
         """Fresh networks and observation statistics: what a model file holds."""
         net = build_actor_and_critic(self.network, spec, key, self.sparsity)
-        shapes = normalized_shapes(spec.observation_space)
+        shapes = normalized_shapes(spec.observation_space, self.norm_obs_keys)
         return Acting(net, normalize.init_observation_moments(shapes) if self.normalize_obs else None)
 
     # ------------------------------------------------------------------ acting

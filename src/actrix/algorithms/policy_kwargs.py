@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from actrix.core.words import nearest
 from actrix.nets.memory.decoder import Shape
 from actrix.nets.memory.weights import WeightsError, sizes, tokenizer
 from actrix.nets.networks import SHAPE, NetworkConfig
@@ -30,16 +31,14 @@ UNSUPPORTED = {
     "use_sde_at_warmup": "there is no random phase that a sampled policy could take the place of",
     "rollout_buffer_class": "chunks replace rollout buffers; change the estimator with critic=…",
     "rollout_buffer_kwargs": "chunks replace rollout buffers",
-    "replay_buffer_class": "only HerReplayBuffer is known; choose prioritized=True or n_steps=… instead of others",
-    "replay_buffer_kwargs": "they are of replay_buffer_class=HerReplayBuffer only",
+    "replay_buffer_class": "HerReplayBuffer and the plain ones are known; else choose prioritized=True or n_steps=…",
+    "replay_buffer_kwargs": "they go with replay_buffer_class=HerReplayBuffer, DictReplayBuffer or NStepReplayBuffer",
 }
 NETWORKS = ("use_sde", "sde_sample_freq")
 """Settings of the algorithm in Stable-Baselines3, of the network here."""
 _LIFTED = ("n_critics", "n_quantiles")
 _CNN = ("features_dim", "cnn_output_dim")
 """Its CNN's units, of an image alone and of one in a Dict."""
-_LSTM = {"enable_critic_lstm": False, "shared_lstm": True, "n_lstm_layers": 1}
-"""What RecurrentPPO's network has: here one cell serves policy and critic."""
 
 
 def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,20 +55,38 @@ def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
         return settings
     kwargs = dict(kwargs or {}) | inward
     found = {name: kwargs.pop(name) for name in _LIFTED if name in kwargs}
-    chosen = kwargs.pop("optimizer_class", None)
-    if chosen is not None:
-        found["optimizer"] = str(getattr(chosen, "__name__", chosen)).lower().removesuffix("tflike")
-    for name, value in dict(kwargs.pop("optimizer_kwargs", None) or {}).items():
-        if name != "eps" and value not in (0, 0.0, None, False):
-            raise SettingError(
-                f"policy_kwargs optimizer_kwargs {name}={value!r} is not offered: only eps is."
-            )
-        if name == "eps":
-            found["optimizer_eps"] = value
-    for name, value in _LSTM.items():
-        if kwargs.pop(name, value) != value:
-            raise SettingError(f"policy_kwargs {name}: one cell serves policy and critic here; leave it out.")
+    if kwargs.pop("normalize_images", True) is not True:
+        raise SettingError(
+            "policy_kwargs normalize_images=False: bytes are divided by 255, other numbers taken as they are; leave "
+            "it out, and say cnn=True where a Box of three axes is an image."
+        )
+    found |= _optimizer(kwargs.pop("optimizer_class", None), kwargs.pop("optimizer_kwargs", None) or {})
+    if kwargs.pop("n_lstm_layers", 1) != 1:
+        raise SettingError("policy_kwargs n_lstm_layers: a memory is one cell here; leave it out.")
+    shared = not kwargs.get("enable_critic_lstm", False)
+    if kwargs.pop("shared_lstm", shared) != shared:
+        raise SettingError(
+            "policy_kwargs shared_lstm: the critic's cell is the policy's, or its own (enable_critic_lstm=True)."
+        )
     return found | {**settings, "policy_kwargs": kwargs}
+
+
+def _optimizer(chosen: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of PyTorch's optimiser of that class or name; AdamW is adam with a `weight_decay`."""
+    name = str(getattr(chosen, "__name__", chosen)).lower().removesuffix("tflike")
+    found: dict[str, Any] = {} if chosen is None else {"optimizer": name}
+    taken = {"eps": "optimizer_eps"}
+    if name == "adamw":
+        found |= {"optimizer": "adam", "weight_decay": 0.01}
+        taken |= {"weight_decay": "weight_decay"}
+    for key, value in kwargs.items():
+        if key in taken:
+            found[taken[key]] = value
+        elif value not in (0, 0.0, None, False):
+            raise SettingError(
+                f"policy_kwargs optimizer_kwargs {key}={value!r} is not offered: only {' and '.join(taken)}."
+            )
+    return found
 
 
 def _python(value: Any) -> Any:
@@ -112,7 +129,7 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
             raise SettingError(f"policy_kwargs {name}: {UNSUPPORTED[name]}.")
         if name not in known:
             raise SettingError(
-                f"policy_kwargs has no {name!r}; there are net_arch, {', '.join(sorted(known))}."
+                f"policy_kwargs has no {name!r}; {nearest(name, ['net_arch', *sorted(known)])}"
             )
         changes[name] = tuple(value) if name in ("pi", "vf") and value is not None else value
     try:

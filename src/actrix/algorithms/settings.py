@@ -26,8 +26,10 @@ from actrix.core.schedules import Linear, Tabulated
 from actrix.critics.backups import BACKUPS
 from actrix.critics.represent import REPRESENTATIONS
 
-_BUFFERS = {"HerReplayBuffer": "hindsight"}
-"""Stable-Baselines3's `replay_buffer_class` → the data answer's word."""
+_BUFFERS = {
+    "HerReplayBuffer": "hindsight", **dict.fromkeys(("ReplayBuffer", "DictReplayBuffer", "NStepReplayBuffer"))
+}  # fmt: skip
+"""Stable-Baselines3's `replay_buffer_class` → the data answer's word; None = the algorithm's own memory."""
 _ALIASES = {"rms_prop_eps": "optimizer_eps", "adam_eps": "optimizer_eps", "clip_range_value": "clip_range_vf",
             "per": "prioritized", "n_step": "n_steps"}  # fmt: skip
 _ANSWERS: dict[str, Any] = {"critic": parse_critic, "actor": parse_actor, "data": parse_data}
@@ -106,16 +108,21 @@ def configure(algorithm: Algorithm, settings: Mapping[str, Any]) -> Any:
 def _without_buffer(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with Stable-Baselines3's `replay_buffer_class` and its arguments as the data answer and its own."""
     kind = settings.get("replay_buffer_class")
-    word = _BUFFERS.get(str(getattr(kind, "__name__", kind)))
-    if word is None:
+    name = str(getattr(kind, "__name__", kind))
+    if name not in _BUFFERS and kind is not None:
         return dict(settings)
     given = settings.get("replay_buffer_kwargs") or {}
     if not isinstance(given, Mapping):
         raise SettingError(f"replay_buffer_kwargs={given!r} must be a dict.")
-    rest = {
-        name: x for name, x in settings.items() if name not in ("replay_buffer_class", "replay_buffer_kwargs")
-    }
-    return {"data": word} | rest | dict(given)
+    given = {k: x for k, x in given.items() if (k, x) != ("handle_timeout_termination", True)}
+    if given and kind is None:
+        return dict(settings)
+    rest = {k: x for k, x in settings.items() if k not in ("replay_buffer_class", "replay_buffer_kwargs")}
+    for k in given.keys() & rest.keys():
+        if given[k] != rest[k]:
+            raise SettingError(f"{k} is {rest[k]!r}, and {given[k]!r} in replay_buffer_kwargs: give it once.")
+    word = _BUFFERS.get(name)
+    return ({} if word is None else {"data": word}) | rest | dict(given)
 
 
 def _renamed(algorithm: Algorithm, name: str, value: Any) -> str:
@@ -209,7 +216,7 @@ def _spelled(algorithm: Algorithm, name: str, value: Any) -> dict[str, Any]:
     """A setting under the names that the answers have for it; {} where it is what they do anyhow."""
     names = setting_names(algorithm)
     if name in UNSUPPORTED and name not in names:
-        if not value:
+        if not value or getattr(value, "__name__", value) in _CHUNKS:
             return {}
         raise SettingError(f"{name}: {UNSUPPORTED[name]}.")
     if name == "optimize_memory_usage" and "buffer_size" in names:
@@ -241,6 +248,9 @@ def _spelled(algorithm: Algorithm, name: str, value: Any) -> dict[str, Any]:
             return {field: spelled[value]}
     return {name: value}
 
+
+_CHUNKS = ("RolloutBuffer", "DictRolloutBuffer", "RecurrentRolloutBuffer", "RecurrentDictRolloutBuffer")
+"""What Stable-Baselines3 takes anyhow, where a script says it."""
 
 _OF_Q: dict[str, tuple[str, dict[Any, str]]] = {
     "target": ("backup", {"q-learning": "max"} | {cls.name: cls.name for cls in BACKUPS}),

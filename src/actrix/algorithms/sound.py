@@ -241,11 +241,13 @@ def fits(a: Any, spec: Spec, num_envs: int) -> None:
                 f"a recurrent policy and sequence_length={rows}."
             )
         a.fit.check_rows(rows * num_envs // length)
-        if 1 in (a.data.batch_size, rows * num_envs) and getattr(a.actor, "normalize_advantage", False):
+        total = rows * num_envs
+        sizes = (a.data.batch_size, total, total % (a.data.batch_size or total))
+        if 1 in sizes and getattr(a.actor, "normalize_advantage", False):
             raise ValueError(
                 f"batch_size={a.data.batch_size} of n_steps × n_envs = {rows} × {num_envs} rows with "
-                "normalize_advantage=True: one advantage less its own mean is 0, and the policy would never move. Take "
-                "larger batches, or normalize_advantage=False."
+                "normalize_advantage=True: one advantage less its own mean is 0, and the policy would not move by it. "
+                "Take other batches, or normalize_advantage=False."
             )
 
 

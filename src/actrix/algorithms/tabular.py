@@ -72,6 +72,7 @@ class Tabular(Algorithm):
     network: NetworkConfig = NetworkConfig()
     """There is none: must stay as it is."""
 
+    norm_obs_keys = None
     normalize_obs = normalize_reward = False  # type: ignore[assignment]
 
     def __post_init__(self) -> None:

@@ -6,7 +6,9 @@ Exit codes: 0 done, 1 a failed run, 2 a mistake in what was typed, 130 interrupt
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +21,10 @@ __all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_USAGE", "main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. A user's mistake prints one line on stderr."""
-    args = parser().parse_args(argv)
+    whole = parser()
+    args, unknown = whole.parse_known_args(argv)
+    if unknown:
+        whole.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(args, unknown)}")
     usage, failed = _foreseen()
     foreseen: tuple[type[BaseException], ...] = (*usage, *failed, ValueError)
     try:
@@ -40,6 +45,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = "\n".join(map(printable, str(error).splitlines()))  # it may quote a stranger's file
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"actrix: {text}", markup=False)
         return EXIT_FAILED if isinstance(error, failed) and not isinstance(error, usage) else EXIT_USAGE
+
+
+def _meant(args: argparse.Namespace, unknown: Sequence[str]) -> str:
+    """What an unknown option may have meant: one spelled like it, or a setting."""
+    wrong = next((word[2:].partition("=")[0] for word in unknown if word.startswith("--")), None)
+    if wrong is None:
+        return ""
+    there = re.findall(r"--([\w-]+)", args.usage())
+    near = [name for name in there if wrong.endswith(name)]
+    near = near or difflib.get_close_matches(wrong, there, n=1, cutoff=0.6)
+    hint = f"; did you mean --{near[0]}?" if near else ""
+    if "set" in there:
+        hint += f" (a setting of the algorithm is given as --set {wrong.replace('-', '_')}=…)"
+    return hint
 
 
 def _foreseen() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]:
@@ -75,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     def command(name: str, run: Any, summary: str | None = None) -> argparse.ArgumentParser:
         told = {} if summary is None else {"help": summary, "description": summary}
         sub = commands.add_parser(name, parents=[common], allow_abbrev=False, **told)  # type: ignore[arg-type]
-        sub.set_defaults(run=run, command=name)
+        sub.set_defaults(run=run, command=name, usage=sub.format_usage)
         return sub
 
     train.add_train(command)

@@ -50,11 +50,14 @@ def _eval(args: argparse.Namespace) -> None:
     means = {}
     for seed, path in folders.items():
         model = Model.load(path)
-        returns, lengths = evaluate_model(model, args.episodes, args.seed, not args.stochastic, args.env)
+        returns, lengths, told = evaluate_model(
+            model, args.episodes, args.seed, not args.stochastic, args.env
+        )
         name = f"{path}: " if len(folders) > 1 else ""
         print(
             f"{name}{np.mean(returns):.2f} ± {np.std(returns):.2f} over {len(returns)} episodes "
             f"(mean length {np.mean(lengths):.1f}, {'sampled' if args.stochastic else 'deterministic'} actions)"
+            + (f", success {100 * np.mean(told):.0f} % of the {len(told)} that say" if told else "")
         )
         means[seed] = returns
         _answers(model, args, name)
@@ -92,12 +95,13 @@ def _token_env(model: Any, env_id: str | None) -> Any:
 def record_to(path: Path, out: Path | None, episodes: int, seed: int, env_id: str | None) -> None:
     """Record a video of a model file's agent, and say where."""
     from actrix.model import Model
+    from actrix.runs.folder import file_name
     from actrix.show.record import headless, record_video
 
     model = Model.load(path)
     if out is None:
         base = path if path.is_dir() else path.parent
-        out = base / "videos" / f"{str(model.env_id).replace('/', '-')}-{model.run.steps}.mp4"
+        out = base / "videos" / f"{file_name(str(model.env_id))}-{model.run.steps}.mp4"
     out.parent.mkdir(parents=True, exist_ok=True)
     with headless():
         env = render_env(model, env_id, "rgb_array")

@@ -219,7 +219,9 @@ def _plan(config: Any) -> str:
 
 def _report(results: Any) -> int:
     if not results.finished:
-        print(f"stopped early; go on with: actrix resume {results.folder}", file=sys.stderr)
+        from actrix.runs.folder import resuming
+
+        print(f"stopped early; go on with: {resuming(results.folder)}", file=sys.stderr)
         return EXIT_INTERRUPTED
     import numpy as np
 

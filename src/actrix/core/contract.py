@@ -47,6 +47,7 @@ class Algorithm(abc.ABC, Generic[TrainingState]):
     """How to build the network (`policy_kwargs`)."""
     normalize_obs: bool
     normalize_reward: bool
+    norm_obs_keys: tuple[str, ...] | None
     data: Any
     """The answer to question 3."""
 

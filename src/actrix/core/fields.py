@@ -37,6 +37,18 @@ def switch(part: Any, *names: str) -> None:
             raise ValueError(f"{name}={getattr(part, name)!r} must be True or False.")
 
 
+def names(part: Any, name: str, only_with: str) -> None:
+    """Raise ValueError unless this field is None or a list of names, made a tuple, with the other field on."""
+    value = getattr(part, name)
+    if value is None:
+        return
+    if isinstance(value, str) or not all(isinstance(x, str) for x in value):
+        raise ValueError(f"{name}={value!r} must be a list of names, or None.")
+    if not getattr(part, only_with):
+        raise ValueError(f"{name}={list(value)} has no effect with {only_with}=False: leave it out.")
+    object.__setattr__(part, name, tuple(value))
+
+
 def choose(part: Any, **choices: Collection) -> None:
     """Raise ValueError unless each field holds one of its choices; None is the choice 'none' (`--set KEY=none`)."""
     for name, allowed in choices.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,11 +33,16 @@ class Fit(abc.ABC):
     optimizer_eps: float = 1e-8
     optimizer_beta1: float = 0.9
     """Decay of the mean gradient of adam and radam."""
+    weight_decay: float = 0.0
+    """λ of AdamW (Loshchilov & Hutter 2019): θ ← θ − learning_rate · λθ, beside each step of the network's; not of an
+    actor's own numbers (a temperature), nor of a step by the Fisher matrix."""
+
+    structural: ClassVar[tuple[str, ...]] = ("weight_decay",)
 
     def __post_init__(self) -> None:
         rate(self, "learning_rate")
         choose(self, optimizer=OPTIMIZERS)
-        finite(self, "optimizer_eps", least=0)
+        finite(self, "optimizer_eps", "weight_decay", least=0)
         share(self, "optimizer_beta1")
         if self.optimizer_beta1 == 1:
             raise ValueError("optimizer_beta1=1 would never take in a gradient.")
@@ -109,6 +114,7 @@ class Fit(abc.ABC):
         progress: Any,
         learning_rate: Schedule | None = None,
         moments: str = "",
+        decays: bool = True,
     ) -> tuple[State, jax.Array, PyTree]:
         """One step of one parameter vector on loss(θ) → (value, (moved, aux)), by the optimiser `moments`.
 
@@ -119,10 +125,14 @@ class Fit(abc.ABC):
         (value, (moved, aux)), gradient = jax.value_and_grad(loss, has_aux=True)(theta)
         size = evaluate(self.learning_rate if learning_rate is None else learning_rate, progress)
         good = jnp.isfinite(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradient))) & ~state.bad
-        new = descend(self.descent, gradient, state.opt[moments], theta, size)
+        new, opt = descend(self.descent, gradient, state.opt[moments], theta, size)
+        if self.weight_decay and decays:
+            new = jax.tree.map(
+                lambda n, t: n - jnp.asarray(size * self.weight_decay, t.dtype) * t, new, theta
+            )
         # A select that XLA fuses into the update's own loop: keeping the old values costs no extra pass.
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
-        theta, opt = keep(new, (theta, state.opt[moments]))
+        theta, opt = keep((new, opt), (theta, state.opt[moments]))
         moved = {other: keep(x, state.params[other]) for other, x in moved.items()}
         params, opts = state.params | moved | {name: theta}, state.opt | {moments: opt}
         return dataclasses.replace(state, params=params, opt=opts, bad=~good), value, aux
@@ -290,7 +300,7 @@ class Apart(Fit):
                 view = look(params | {name: theta}, rows)
                 return rows.mean(actor.also(view, rows, said)[name]), (view.moved, ())
 
-            state, value, _ = self.step(state, name, own, progress)
+            state, value, _ = self.step(state, name, own, progress, decays=False)
             metrics |= {f"train/{actor.own_names[name]}_loss": value}
         return state, {name: jnp.mean(x) for name, x in metrics.items() if name.startswith("train/")}
 

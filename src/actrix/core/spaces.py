@@ -161,6 +161,38 @@ def is_image(space: gym.Space) -> bool:
     )
 
 
+def space_leaves(space: gym.Space) -> list[gym.Space]:
+    """The parts of a (nested) Dict or Tuple space, in the order in which JAX flattens an observation of it."""
+    if isinstance(space, spaces.Dict):
+        return [leaf for name in sorted(space.spaces) for leaf in space_leaves(space.spaces[name])]
+    if isinstance(space, spaces.Tuple):
+        return [leaf for part in space.spaces for leaf in space_leaves(part)]
+    return [space]
+
+
+def normalized_shapes(
+    space: gym.Space, keys: tuple[str, ...] | None = None
+) -> tuple[tuple[int, ...] | None, ...]:
+    """Shape of each leaf whose observations are normalised (non-image Box), None for the others.
+
+    Of a Dict those under `keys` only (None = all); ValueError where it has no such key, or nothing to normalise there.
+    """
+    if keys is not None:
+        parts = getattr(space, "spaces", {})
+        found = {k: normalized_shapes(parts[k]) for k in sorted(parts) if isinstance(space, spaces.Dict)}
+        usable = [k for k, shapes in found.items() if any(shape is not None for shape in shapes)]
+        if not keys or set(keys) - set(usable):
+            raise ValueError(
+                f"norm_obs_keys={list(keys)} must name keys of a Dict observation with numbers to normalise; "
+                f"here these are {', '.join(map(repr, usable)) or 'none'}."
+            )
+        return tuple(s if k in keys else None for k, shapes in found.items() for s in shapes)
+    return tuple(
+        leaf.shape if isinstance(leaf, spaces.Box) and not is_image(leaf) else None
+        for leaf in space_leaves(space)
+    )
+
+
 def mask_length(space: gym.Space) -> int:
     """Length of an action mask: n for Discrete, Σ nvec for MultiDiscrete, 2n for MultiBinary (off, on pairs)."""
     if isinstance(space, spaces.Discrete):

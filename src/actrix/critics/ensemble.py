@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from gymnasium import spaces
+from jaxtyping import Array, Float
 
 from actrix.core.answers import Critic, CriticFacts
 from actrix.core.distributions import legal_actions
@@ -19,6 +20,16 @@ from actrix.critics.represent import JOINED, Joined, Numbers
 from actrix.nets.networks import ENCODING, HIDDEN
 from actrix.nets.q_networks import build_actor_critics
 from actrix.nets.view import apply
+
+
+def least(q: Float[Array, "B E *A"]) -> Float[Array, "B *A"]:
+    """min_i q_i over axis 1, whose gradient goes to the first least one whatever the rounding.
+
+    `jnp.min` passes it to all that equal the minimum, divided by their number: 0/0 where XLA computes q a second time
+    for the gradient and rounds it in another way.
+    """
+    chosen = jax.nn.one_hot(jnp.argmin(q, axis=1), q.shape[1], dtype=bool, axis=1)
+    return jnp.sum(jnp.where(chosen, q, 0), axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +72,7 @@ class ActionCritics(Critic):
         q = out if action is None else self.joined.mean(out)
         if self.actor_q == "first":
             return q[:, 0]
-        return jnp.min(q, axis=1) if self.actor_q == "min" else jnp.mean(q, axis=1)
+        return least(q) if self.actor_q == "min" else jnp.mean(q, axis=1)
 
     def advantage(self, view, rows, est):
         """min_i Q_i(s, a) − V(s), V(s) = Σ_a π Q, or Q at the policy's likeliest action (AWAC samples one)."""

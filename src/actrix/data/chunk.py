@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -72,11 +73,13 @@ class OnPolicy(Data):
 
     def training_length(self, rows: int) -> int:
         """Rows of a recurrent policy's training sequences in chunks of `rows`."""
-        return self.sequence_length or max(d for d in range(1, 65) if rows % d == 0)
+        batch = self.batch_size or 0  # a default is never what is refused: it divides what was given, too
+        return self.sequence_length or max(d for d in range(1, 65) if rows % d == 0 == batch % d)
 
     def fitted(self, spec, num_envs, config):
         total = self.rows(spec) * num_envs
-        length = 1 if config.cell is None else self.training_length(self.rows(spec))
+        free = dataclasses.replace(self, batch_size=None)
+        length = 1 if config.cell is None else free.training_length(self.rows(spec))
         if self.batch_size is None or total % self.batch_size == 0 or total % length:
             return self
         sizes = [
@@ -130,7 +133,7 @@ class OnPolicy(Data):
 
         def minibatch(carry: tuple, index: jax.Array, item: Item) -> tuple[tuple, Metrics]:
             state, go = carry
-            batch = _take(item, index)
+            batch = _take(item, index, short=bool(_count(item) % len(index)))
             new, _, metrics = step(state, batch, learning.clock.before, key)
             if batch[0].weight is not None:  # what holds no sample is no minibatch
                 some = jnp.any(batch[0].weight > 0)
@@ -145,7 +148,7 @@ class OnPolicy(Data):
             item = items(carry[0])
             count, length = _count(item), item[0].reward.size // _count(item)
             size = count if self.batch_size is None else self.batch_size // length
-            index = samples_first(minibatch_indices(key, count, count // size), item[0])
+            index = samples_first(minibatch_indices(key, count, size), item[0])
             return jax.lax.scan(lambda c, i: minibatch(c, i, item), carry, index)
 
         start = (state, jnp.asarray(True))
@@ -162,6 +165,7 @@ def samples_first(index: jax.Array, rows: Rows) -> jax.Array:
     if rows.weight is None or len(index) == 1:
         return index
     holds = jnp.any((rows.weight > 0).reshape(-1, rows.weight.shape[-1]), axis=0)
+    holds = jnp.append(holds, False)  # a place that holds nothing
     order = index.reshape(-1)
     return order[jnp.argsort(~holds[order], stable=True)].reshape(index.shape)
 
@@ -171,24 +175,34 @@ def _count(item: Item) -> int:
     return item[0].reward.shape[-1]
 
 
-def _take(item: Item, index: jax.Array) -> Item:
-    """These rows, or sequences from their memories."""
-    axis = item[0].reward.ndim - 1
-    item = jax.tree.map(lambda x: jnp.take(x, index, axis), item)
-    carry0 = jax.tree.map(lambda c: c[0], item[0].carry0)
-    return dataclasses.replace(item[0], carry0=carry0), *item[1:]
+def _take(item: Item, index: jax.Array, *, short: bool = False) -> Item:
+    """These rows, or sequences from their memories; in a `short` minibatch some places hold nothing, and weigh 0."""
+    axis, count = item[0].reward.ndim - 1, _count(item)
+    rows, *others = jax.tree.map(lambda x: jnp.take(x, index, axis, mode="clip" if short else None), item)
+    weight = rows.weight
+    if short:
+        weight = jnp.where(index < count, jnp.ones_like(rows.reward) if weight is None else weight, 0)
+    carry0 = jax.tree.map(lambda c: c[0], rows.carry0)
+    return dataclasses.replace(rows, carry0=carry0, weight=weight), *others
 
 
 def batch_fits(batch_size: int | None, rows: int, num_envs: int, length: int = 1) -> None:
-    """Raise ValueError, with fitting sizes, unless batches divide a chunk."""
+    """Raise ValueError, with fitting sizes, unless a chunk gives batches; warn where the last one will be smaller."""
     total = rows * num_envs
     if batch_size is None or (total % batch_size == 0 and batch_size % length == 0):
+        return
+    if batch_size < total and batch_size % length == 0:
+        warnings.warn(
+            f"batch_size={batch_size} does not divide n_steps × n_envs = {rows} × {num_envs} = {total}: the last "
+            f"minibatch of each epoch has {total % batch_size} rows.",
+            stacklevel=2,
+        )
         return
     fitting = [d for d in range(length, total + 1, length) if total % d == 0]
     nearest = sorted(sorted(fitting, key=lambda d: abs(d - batch_size))[:3])
     sequences = f" into sequences of {length} rows" if length > 1 else ""
     raise ValueError(
-        f"batch_size={batch_size} does not divide n_steps × n_envs = {rows} × {num_envs} = {total}{sequences}; "
+        f"batch_size={batch_size} does not fit into n_steps × n_envs = {rows} × {num_envs} = {total}{sequences}; "
         f"near it lie {', '.join(map(str, nearest))}."
     )
 

@@ -22,10 +22,14 @@ def sequences(rows: PyTree, length: int) -> PyTree:
     return jax.tree.map(cut, rows)
 
 
-def minibatch_indices(key: Key, items: int, minibatches: int) -> jax.Array:
-    """Disjoint random index sets `[minibatches, items/minibatches]` that together hold every item once."""
-    order = jnp.arange(items) if minibatches == 1 else permutation(key, items)
-    return order.reshape(minibatches, items // minibatches)
+def minibatch_indices(key: Key, items: int, size: int) -> jax.Array:
+    """Disjoint random index sets `[⌈items/size⌉, size]` that together hold every item once.
+
+    Where `size` does not divide, the last one is smaller: its places that hold nothing have the index `items`.
+    """
+    order = jnp.arange(items) if size == items else permutation(key, items)
+    nothing = -items % size
+    return jnp.pad(order, (0, nothing), constant_values=items).reshape(-1, size)
 
 
 def permutation(key: Key, n: int) -> jax.Array:

@@ -203,7 +203,7 @@ def atari_backend(
     elif settings["fire_on_life_loss"]:
         reason = "cannot press FIRE inside a game"
     elif backend == "envpool" and atari_pool_id(game) is None:
-        raise UnknownEnvError(f"EnvPool is not installed or has no game {env_id!r}{_nearest_game(game)}.")
+        raise UnknownEnvError(f"EnvPool is not installed or has no game {env_id!r}{_nearest_game(game)}")
     if backend == "envpool" and reason:
         raise ValueError(f"backend='envpool' {reason} for Atari.")
     if backend == "auto" and n_envs > 1 and not reason and atari_pool_id(game) is not None:
@@ -229,7 +229,7 @@ def _ale_id(env_id: str) -> str:
     match = _ATARI.fullmatch(env_id) if isinstance(env_id, str) else None
     if match is None:
         nearest = _nearest_game(f"ALE/{re.split('[-/]', str(env_id))[0]}-v5")
-        raise UnknownEnvError(f"{env_id!r} is no Atari id like 'ALE/Pong-v5'{nearest}.")
+        raise UnknownEnvError(f"{env_id!r} is no Atari id like 'ALE/Pong-v5'{nearest}")
     return f"ALE/{match[2]}-v5" if match[2] else env_id
 
 
@@ -237,7 +237,7 @@ def _nearest_game(game: str) -> str:
     try:
         register_atari()
     except ImportError:
-        return ""
+        return "."
     return nearest(game)
 
 

@@ -6,6 +6,7 @@ Resets belong to the adapters: whatever the library underneath does, a reset row
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -65,10 +66,28 @@ class HostEnv(Protocol):
 def infos_of(env: Any) -> list[dict[str, Any]]:
     """A dict for each environment of what its last step said in `info`; empty ones where the adapter keeps none.
 
-    Raises EnvError where there are infos but not here: environments in processes keep theirs.
+    Environments in `workers=True`'s processes keep theirs but for "is_success", EnvPool's have none.
     """
     told = getattr(env, "infos", None)
     return [{} for _ in range(env.num_envs)] if told is None else told()
+
+
+def success_of(info: dict[str, Any]) -> float:
+    """`info["is_success"]` of an episode's last step, NaN where nothing is said of it; ValueError for no number."""
+    told = info.get("is_success", (info.get("final_info") or {}).get("is_success"))
+    try:
+        return math.nan if told is None else float(np.asarray(told).item())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"info['is_success'] is {told!r}; it must be True, False or a number.") from error
+
+
+def successes(env: Any, ended: np.ndarray) -> list[float]:
+    """What the environments whose episodes `ended` `[N]` said of their success, if they did."""
+    if not np.count_nonzero(ended):  # ten times cheaper than `any`
+        return []
+    infos = infos_of(env)
+    found = [success_of(infos[i]) for i in np.flatnonzero(ended).tolist()]
+    return [x for x in found if not math.isnan(x)]
 
 
 def infos_with_ends(env: Any, step: Step, done: np.ndarray) -> list[dict[str, Any]]:

@@ -15,13 +15,15 @@ import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from actrix.core.spaces import check_action_space, check_observation_space
-from actrix.envs.guard import EnvError, Guard
+from actrix.envs.guard import EnvError, Guard, words
 from actrix.envs.gymnasium import GymnasiumEnvs, quiet_make
 from actrix.envs.jax_envs import OWN_ENVS, gymnax_ids
 from actrix.envs.masks import find_masks_of
 from actrix.envs.rows import RowVectorEnv
 from actrix.envs.tokens.env import TokenEnv
 from actrix.envs.tokens.tasks import TOKEN_ENVS
+
+OWN_ID = "(One that a module of yours registers is module:{}.)"
 
 
 class UnknownEnvError(ValueError):
@@ -93,7 +95,7 @@ def construct(build: Callable[[], gym.Env], index: int) -> gym.Env:
         raise
     except Exception as error:
         raise EnvError(
-            f"environment {index}: its constructor raised {type(error).__name__}: {error}"
+            f"environment {index}: its constructor raised {type(error).__name__}: {words(error)}"
         ) from error
 
 
@@ -120,9 +122,8 @@ def make_one(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
             f'{env_id} needs an optional package: pip install "actrix[envs]" ({error})'
         ) from error
     except gym.error.UnregisteredEnv as error:
-        hint = " (the module has no such class or function, and registers no such id)"
-        why = hint if ":" in env_id else nearest(env_id)
-        raise UnknownEnvError(f"no environment is named {env_id!r}{why}.") from error
+        why = _not_in(env_id) if ":" in env_id else f"{nearest(env_id)} {OWN_ID.format(env_id)}"
+        raise UnknownEnvError(f"no environment is named {env_id!r}{why}") from error
     except gym.error.Error as error:  # a deprecated version, a malformed id, an unknown render mode
         raise UnknownEnvError(f"{env_id!r}: {error}") from error
     except TypeError as error:
@@ -143,6 +144,9 @@ def named(env_id: str) -> Callable[..., Any] | None:
         return None
     if not name or not all(module.split(".")):
         raise UnknownEnvError(f"no environment is named {env_id!r}: write module:Class, or module:Id.")
+    if module.endswith(".py"):
+        path = module.removesuffix(".py").replace("/", ".")
+        raise UnknownEnvError(f"{env_id} names a file: write the module that it is, {path}:{name}.")
     try:
         if not sys.flags.safe_path and _not_installed(module) and os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
@@ -182,6 +186,17 @@ def token_task(env_id: str, env_kwargs: dict[str, Any] | None = None) -> TokenEn
         raise EnvError(f"{env_id} raised {type(error).__name__}: {error}") from error
 
 
+def _not_in(env_id: str) -> str:
+    """That a module has no such name, and which of its own is spelled like it."""
+    module, _, name = env_id.partition(":")
+    there = [
+        n for n, x in vars(sys.modules[module]).items() if isinstance(x, type) and issubclass(x, gym.Env)
+    ]
+    near = difflib.get_close_matches(name, there, n=3)
+    hint = f"; did you mean {' or '.join(f'{module}:{n}' for n in near)}?" if near else "."
+    return f" (the module has no such class or function, and registers no such id){hint}"
+
+
 def _not_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module.partition(".")[0]) is None
@@ -200,7 +215,7 @@ def register_atari() -> None:
 
 
 def nearest(env_id: str) -> str:
-    """The ids that are spelled like this one, as the end of a sentence; '' without one."""
+    """The ids that are spelled like this one, as the end of a sentence, which a full stop is without one."""
     names = {name.lower(): name for name in (*gym.registry, *OWN_ENVS, *gymnax_ids())}
     close = difflib.get_close_matches(env_id.lower(), names, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(names[name] for name in close)}?" if close else ""
+    return f"; did you mean {' or '.join(names[name] for name in close)}?" if close else "."

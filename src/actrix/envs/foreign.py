@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import getattr_static as _static
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class ForeignVectorEnv(VectorEnv):
             getattr(getattr(env.spec, "config", None), "max_episode_steps", None) if pool else None
         )
 
-        if stands_at(env, "action_masks"):
+        if stands_at(env, "action_masks") and not getattr(_static(env, "action_masks"), "of_copies", False):
             self.action_masks = lambda: value_of(env.action_masks)
         elif _in_copies(env, "action_masks"):
             self.action_masks = lambda: np.stack(env.env_method("action_masks"))

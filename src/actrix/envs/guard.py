@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import gymnasium as gym
@@ -166,12 +168,22 @@ def check_apart(envs: Sequence[gym.Env]) -> None:
 
 
 def words(error: BaseException) -> str:
-    """An error's message, even where it cannot be had."""
+    """An error's message, even where it cannot be had, and the line of the user's file that it comes from."""
     try:
         text = str(error)
     except BaseException:
         text = "(it has no message)"
-    return text if len(text) <= 1000 else f"{text[:1000]}..."
+    return (text if len(text) <= 1000 else f"{text[:1000]}...") + place(error)
+
+
+def place(error: BaseException) -> str:
+    """' (file.py, line 12)', the innermost line outside of installed packages and the library; '' without one."""
+    library, found = str(Path(__file__).parents[1]), ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        file = Path(frame.filename)
+        if not ("site-packages" in file.parts or frame.filename.startswith((library, "<frozen"))):
+            found = f" ({file.name}, line {frame.lineno})"
+    return found
 
 
 def conform(space: Any, obs: Any, complain: Any, field: str = "observation") -> Any:

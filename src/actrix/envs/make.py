@@ -55,6 +55,11 @@ def make_vec_env(
         raise ValueError(f"n_envs must be a positive integer, got {n_envs}.")
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    if isinstance(env_id, gym.Env):
+        raise TypeError(
+            f"make_vec_env makes copies of an id, a class or a function, and was given one {type(env_id).__name__} "
+            "object: give its class, with env_kwargs."
+        )
     count = worker_count(n_envs, workers, step_timeout, max_restarts)
     if (game := _maker(env_id, count)) is not None:
         if count or vec_env_cls or backend not in ("auto", "gymnasium", "pettingzoo"):
@@ -218,7 +223,7 @@ def make_jax_env(env_id: str, **params: Any) -> JaxEnv:
     if ":" in env_id and (task := token_task(env_id, params)) is not None:
         return task
     if not has_jax_env(env_id) and gymnax_ids():
-        raise UnknownEnvError(f"no JAX environment is named {env_id!r}{nearest(env_id)}.")
+        raise UnknownEnvError(f"no JAX environment is named {env_id!r}{nearest(env_id)}")
     try:
         return jax_env(env_id, **params)
     except TypeError as error:
@@ -235,7 +240,8 @@ def as_host_env(env: Any, n_envs: int = 1, seed: int | None = None) -> HostEnv:
     autoreset mode, a PettingZoo environment (`AgentEnvs` of it), a JaxEnv (`n_envs` copies), an id or a class
     (see `make_vec_env`).
     """
-    env = getattr(env, "host", env)  # a VecEnv's
+    host = getattr(env, "host", None)
+    env = env if host is None else host  # a VecEnv's
     if not isinstance(env, HostEnv | str | type) and is_foreign(env):
         env = ForeignVectorEnv(env)
     if isinstance(env, VectorEnv):

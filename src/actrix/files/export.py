@@ -23,11 +23,10 @@ import numpy as np
 from gymnasium import spaces
 
 from actrix.core.contract import Algorithm
-from actrix.core.spaces import to_env_action
+from actrix.core.spaces import space_leaves, to_env_action
 from actrix.core.types import PyTree, Spec
 from actrix.files import atomic, container, modelfile
 from actrix.nets.memory import zero_where
-from actrix.nets.torso import space_leaves
 
 FORMATS = {"onnx": ".onnx", "stablehlo": ".stablehlo"}
 """What may be exported to, and how such a file's name ends."""

@@ -21,6 +21,13 @@ class Memory:
     def __init__(self, rows: Any, buffer_size: int, n_envs: int):
         self.rows, self.buffer_size, self.n_envs = rows, buffer_size, n_envs
 
+    def __getattr__(self, name: str) -> Any:
+        """Say where the rows are."""
+        raise AttributeError(
+            f"the replay memory has no {name!r}: its rows are the learner's, on the device; size(), full, buffer_size "
+            "and n_envs can be read, model.save_replay_buffer writes them."
+        )
+
     def size(self) -> int:
         """Rows that an environment's ring holds."""
         return min(int(np.max(np.asarray(self.rows.count))), self.buffer_size)

@@ -53,11 +53,12 @@ def save(path: str | os.PathLike, meta: dict[str, Any], tree: PyTree) -> Path:
 def write_model(
     path: str | os.PathLike, name: str, settings: dict[str, Any], acting: PyTree, spec: Spec, *,
     env_id: str | None, env_kwargs: dict[str, Any] | None, seed: int, num_timesteps: int, n_envs: int,
-    reference: bool = False, left_out: Sequence[str] = (),
+    reference: bool = False, left_out: Sequence[str] = (), told: dict[str, int] | None = None,
 ) -> Path:  # fmt: skip
     """One model file for these acting parameters and the algorithm's `settings_of`: a model's, and a run's.
 
-    `left_out` names the environment's arguments that are not among `env_kwargs`, as JSON cannot hold them.
+    `left_out` names the environment's arguments that are not among `env_kwargs`, as JSON cannot hold them; `told` is
+    what `DEFAULTS` has, of which only others are written.
     """
     # The weights' folder is where a training began: a file holds the numbers themselves, and leads to no folder.
     kwargs = {k: x for k, x in settings.get("policy_kwargs", {}).items() if k != "weights"}
@@ -67,7 +68,9 @@ def write_model(
         "spec": spec_to_json(spec), "env_id": env_id, "env_kwargs": env_kwargs, "seed": seed,
         "num_timesteps": num_timesteps, "n_envs": n_envs, "reference": reference, "versions": versions(),
     }  # fmt: skip
-    return save(path, meta | ({LEFT_OUT: list(left_out)} if left_out else {}), acting)
+    others = {k: int(x) for k, x in (told or {}).items() if x != DEFAULTS[k]}
+    more = ({LEFT_OUT: list(left_out)} if left_out else {}) | ({TOLD: others} if others else {})
+    return save(path, meta | more, acting)
 
 
 _FIELDS: dict[str, tuple[type, ...]] = {
@@ -76,6 +79,9 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "n_envs": (int,), "reference": (bool,), "versions": (dict,),
 }  # fmt: skip
 LEFT_OUT = "env_kwargs_left_out"
+TOLD = "told"
+DEFAULTS = {"verbose": 0, "stats_window_size": 100}
+"""What a file holds of how training is told of, under `TOLD`, where it is another."""
 """The one field that a file need not have."""
 _LEAST = {"seed": 0, "num_timesteps": 0, "n_envs": 1}
 # A model's other arguments, which a file must not reach: an environment, a data set, a folder to write to.
@@ -94,10 +100,15 @@ def check_model(header: Header) -> dict[str, Any]:
     if meta.get("kind") != "model":
         raise ModelFileError(f"{path} holds a {meta.get('kind')!r}, not a model.")
     wrong = [f"missing {name}" for name in _FIELDS if name not in meta]
-    wrong += [f"unknown {name}" for name in meta if name not in (*_FIELDS, LEFT_OUT)]
+    wrong += [f"unknown {name}" for name in meta if name not in (*_FIELDS, LEFT_OUT, TOLD)]
     names = meta.get(LEFT_OUT, [])
     if not isinstance(names, list) or len(names) > MAX_LIST or not all(isinstance(n, str) for n in names):
         wrong.append(f"{LEFT_OUT} is {str(names)[:80]!r}")
+    told = meta.get(TOLD, {})
+    if not isinstance(told, dict) or any(
+        k not in DEFAULTS or type(x) is not int or x < 0 for k, x in told.items()
+    ):
+        wrong.append(f"{TOLD} is {str(told)[:80]!r}")
     for name, kinds in _FIELDS.items():
         value: Any = meta.get(name)
         if name in meta and (type(value) not in kinds or (name in _LEAST and value < _LEAST[name])):

@@ -13,14 +13,14 @@ from gymnasium.vector.utils import batch_space
 
 from actrix.core.contract import Algorithm
 from actrix.core.types import Chunk, Key, PyTree
-from actrix.envs.base import HostEnv, Step
+from actrix.envs.base import HostEnv, Step, successes
 from actrix.envs.guard import check_chunk, conform
 from actrix.envs.jax_envs import HostJax
 from actrix.loops.runner import finished_episodes, key_from, leaves, shared, views, with_leaves
 from actrix.nets.memory import zero_where
 
-Episodes = tuple[np.ndarray, np.ndarray]
-"""Returns and lengths of the episodes that ended."""
+Episodes = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Returns and lengths of the episodes that ended, and what was said of the success of those of which it was."""
 
 
 @shared
@@ -180,6 +180,7 @@ class Collector:
         carry0, alive = self._memory, np.ones(self.num_envs, bool)
         seen: list[tuple] = []
         steps: list[Step] = []
+        told: list[float] = []
         for t in range(rows):
             self.at = t
             action, self._memory, record = act(
@@ -193,6 +194,7 @@ class Collector:
             done = step.terminated | step.truncated
             self._obs, self._mask = step.obs, step.mask
             self._first = done if step.valid is None else done | ~step.valid
+            told += successes(self.env, done & valid)
             if self.on_step is not None and not self.on_step(step._replace(valid=valid), action, seen[-1][0]):
                 self.stopped = True
                 break
@@ -201,7 +203,7 @@ class Collector:
                 if not alive.any():
                     break
         chunk = self._chunk(seen, steps, record, carry0, rows, whole)
-        return chunk, self._episodes(chunk)
+        return chunk, (*self._episodes(chunk), np.array(told))
 
     def _chunk(
         self, seen: list[tuple], steps: list[Step], record: PyTree, carry0: PyTree, rows: int, whole: bool
@@ -228,7 +230,7 @@ class Collector:
         log_prob, dist = record
         return dataclasses.replace(chunk, log_prob=log_prob, dist=dist, carry0=carry0)
 
-    def _episodes(self, chunk: Chunk) -> Episodes:
+    def _episodes(self, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
         """Returns and lengths of the episodes that ended in the chunk; open ones are carried on."""
         valid = np.ones_like(chunk.terminated) if chunk.valid is None else chunk.valid
         done = (chunk.terminated | chunk.truncated) & valid

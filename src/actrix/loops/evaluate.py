@@ -16,7 +16,7 @@ from actrix.core.contract import Algorithm
 from actrix.core.spaces import to_env_action
 from actrix.core.types import PyTree, Spec
 from actrix.envs.atari import PLAY, is_atari, make_atari_env
-from actrix.envs.base import HostEnv, JaxEnv, Step, infos_of
+from actrix.envs.base import HostEnv, JaxEnv, Step, infos_of, successes
 from actrix.envs.build import token_task
 from actrix.envs.guard import env_seeds
 from actrix.envs.make import as_host_env, make_vec_env
@@ -26,7 +26,10 @@ from actrix.nets.memory import zero_where
 
 EVAL_ENVS = 10
 ENDLESS = 20_000
-CUT = "an episode of an environment without a time limit was cut after {} steps."
+CUT = (
+    "an episode of an environment without a time limit was cut after {} steps "
+    "(gym.wrappers.TimeLimit, or max_episode_steps where it is registered, sets one)."
+)
 EVALUATION = 2**31 - 1
 """The number, no call's, that leads from a key to those of evaluations."""
 
@@ -132,16 +135,28 @@ def evaluate(
             returns += total[endless].tolist()
             lengths += length[endless].tolist()
             count = np.where(endless, share, count)  # it would go on for ever: no further episodes there
-        for i in np.flatnonzero(done & (count < share)):
+        playing = count < share
+        for i in np.flatnonzero(done & playing):
             returns.append(total[i])
             lengths.append(length[i])
             count[i] += 1
         if on_step is not None:
-            on_step(before, action, step, done, total, length)
+            on_step(before, action, step, done, total, length, playing)
         total, length = np.where(done, 0.0, total), np.where(done, 0, length)
         first = done | ~valid
         obs, mask = step.obs, step.mask
     return np.asarray(returns), np.asarray(lengths)
+
+
+def noting(env: HostEnv, told: list[float]) -> Callable[..., None]:
+    """`on_step` of `evaluate` that adds to `told` what `env` says of the success of each episode."""
+
+    def note(
+        before: Any, action: Any, step: Step, done: np.ndarray, total: Any, length: Any, playing: np.ndarray
+    ):
+        told.extend(successes(env, done & playing))
+
+    return note
 
 
 def evaluation_env(
@@ -170,16 +185,16 @@ def check_same_spaces(spec: Spec, env: HostEnv | JaxEnv) -> None:
 
 def _tell(
     callback: Callable, model: Any, env: HostEnv, obs: Any, action: np.ndarray, step: Step, done: np.ndarray,
-    returns: np.ndarray, lengths: np.ndarray,
+    returns: np.ndarray, lengths: np.ndarray, playing: np.ndarray,
 ) -> None:  # fmt: skip
-    """Call `callback` once per environment with the locals that Stable-Baselines3's evaluation has."""
+    """Call `callback` for each environment that has not played its share, with Stable-Baselines3's locals."""
     infos = infos_of(env)
     known = {
         "model": model, "env": env, "n_envs": env.num_envs, "infos": infos, "observations": obs,
         "new_observations": step.obs, "actions": to_env_action(env.spec.action_space, action), "rewards": step.reward,
         "dones": done, "current_rewards": returns, "current_lengths": lengths,
     }  # fmt: skip
-    for i in range(env.num_envs):
+    for i in np.flatnonzero(playing).tolist():
         callback(known | {"i": i, "info": infos[i], "reward": step.reward[i], "done": done[i]}, {})
 
 

@@ -294,11 +294,8 @@ class GroupRunner(HostRunner):
     def collect(self, rows: int, noise_key: Key, acting: PyTree) -> tuple[Chunk, Episodes]:
         """The groups' chunks side by side, and the episodes that ended in them."""
         pieces = self.env.collect(rows, _keys(noise_key, len(self.env.sizes)), acting)
-        returns, lengths = zip(*(piece.episodes for piece in pieces), strict=True)
-        return side_by_side([piece.chunk for piece in pieces]), (
-            np.concatenate(returns),
-            np.concatenate(lengths),
-        )
+        returns, lengths, told = map(np.concatenate, zip(*(piece.episodes for piece in pieces), strict=True))
+        return side_by_side([piece.chunk for piece in pieces]), (returns, lengths, told)
 
     def state(self) -> dict[str, Any] | None:
         """All groups' states; None where one cannot be had."""

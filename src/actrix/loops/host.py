@@ -154,8 +154,9 @@ class HostRunner(Collector):
             episodes.append(finished)
         self.on_step, self.on_rollout = on_step, on_rollout
         self._between = True
-        returns, lengths = zip(*episodes, strict=True) if episodes else ((), ())
-        return [report(steps, pieces, {}, np.concatenate(returns), np.concatenate(lengths))] if pieces else []
+        return (
+            [report(steps, pieces, {}, *map(np.concatenate, zip(*episodes, strict=True)))] if pieces else []
+        )
 
     def advance(self, iterations: int | Sequence[int] = 1) -> list[Report]:
         """One chunk and one update (`iterations` may say no more); returns one report in a list."""

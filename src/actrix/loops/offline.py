@@ -12,6 +12,7 @@ import numpy as np
 
 from actrix.core import normalize
 from actrix.core.contract import Acting, Algorithm, Learner
+from actrix.core.spaces import normalized_shapes
 from actrix.core.types import Chunk, PyTree
 from actrix.data.datasets.dataset import Dataset
 from actrix.data.replay import Replay
@@ -29,7 +30,6 @@ from actrix.loops.runner import (
     views,
     wrapped,
 )
-from actrix.nets.torso import normalized_shapes
 
 STD_FLOOR = 1e-3
 """Added to each observation's standard deviation (Fujimoto & Gu 2021): a feature that is constant in the data must
@@ -70,7 +70,7 @@ class OfflineRunner:
         # Built for a tiny memory, which is thrown away: the settings' own may be far larger than the data.
         small = dataclasses.replace(data, buffer_size=data.batch_size, train_freq=1)
         fitted = dataclasses.replace(algorithm, data=small)
-        moments = observation_moments(dataset) if algorithm.normalize_obs else None
+        moments = observation_moments(dataset, algorithm.norm_obs_keys) if algorithm.normalize_obs else None
         self._learners = [
             _with_moments(fitted.init(key, self.spec, 1, reference), moments) for key in init_keys
         ]
@@ -211,8 +211,10 @@ def fill(dataset: Dataset, data: Replay, head: Any) -> Memory:
     return jax.jit(build)(dataset.chunk)
 
 
-def observation_moments(dataset: Dataset) -> tuple[normalize.Moments | None, ...]:
-    """Mean and variance of all observations, each standard deviation with `STD_FLOOR` added."""
+def observation_moments(
+    dataset: Dataset, keys: tuple[str, ...] | None = None
+) -> tuple[normalize.Moments | None, ...]:
+    """Mean and variance of all observations (of a Dict: under `keys`), `STD_FLOOR` added to each deviation."""
 
     def moments(shape: tuple | None, x: np.ndarray) -> normalize.Moments | None:
         if shape is None:
@@ -223,7 +225,7 @@ def observation_moments(dataset: Dataset) -> tuple[normalize.Moments | None, ...
         count = jnp.asarray(float(len(x)))
         return normalize.Moments(jnp.asarray(mean, jnp.float32), jnp.asarray(var, jnp.float32), count)
 
-    shapes = normalized_shapes(dataset.spec.observation_space)
+    shapes = normalized_shapes(dataset.spec.observation_space, keys)
     return tuple(map(moments, shapes, jax.tree.leaves(dataset.chunk.obs)))
 
 

@@ -139,6 +139,8 @@ class Report:
     ep_returns: np.ndarray
     ep_lengths: np.ndarray
     """The episodes that ended, in order of time."""
+    ep_successes: np.ndarray
+    """`info["is_success"]` of those whose environment told."""
     nonfinite: bool = False
     bad_row: int | None = None
     """t·N + n of the first row whose reward or observation was not finite."""
@@ -219,9 +221,13 @@ def finished_episodes(
     return ep_return[done].astype(np.float64), ep_length[done].astype(np.int64)
 
 
+NONE_TOLD = np.zeros(0)
+
+
 def report(
-    steps: int, iterations: int, metrics: dict[str, Any], ep_returns: np.ndarray, ep_lengths: np.ndarray
-) -> Report:
+    steps: int, iterations: int, metrics: dict[str, Any], ep_returns: np.ndarray, ep_lengths: np.ndarray,
+    ep_successes: np.ndarray = NONE_TOLD,
+) -> Report:  # fmt: skip
     """A `Report` from metrics `[iterations]` (or scalars) as `learn` returns them."""
     values = {name: np.atleast_1d(np.asarray(x)) for name, x in metrics.items() if name != "batch"}
     nonfinite = bool(np.any(values.pop("nonfinite", np.zeros(1)) > 0))
@@ -230,4 +236,4 @@ def report(
     # NaN: a quantity that this update did not have (an actor that is updated every other time).
     known = {name: value[~np.isnan(value)] for name, value in values.items()}
     means = {name: float(np.mean(value)) for name, value in known.items() if value.size}
-    return Report(steps, iterations, means, ep_returns, ep_lengths, nonfinite, bad_row)
+    return Report(steps, iterations, means, ep_returns, ep_lengths, ep_successes, nonfinite, bad_row)

@@ -18,7 +18,7 @@ import numpy as np
 from actrix.core.contract import Algorithm
 from actrix.core.platform import one_thread
 from actrix.core.types import Chunk, PyTree
-from actrix.envs.base import HostEnv
+from actrix.envs.base import HostEnv, successes
 from actrix.envs.guard import check_chunk
 from actrix.loops.collect import row
 from actrix.loops.compiled import SEGMENT_ITERATIONS
@@ -158,6 +158,7 @@ class SteppingRunner(HostRunner):
         steps, done = 0, 0
         returns: list[float] = []
         lengths: list[int] = []
+        self._told: list[float] = []
         self._between = False
         for _ in range(count):
             self._rollout("start")
@@ -178,7 +179,7 @@ class SteppingRunner(HostRunner):
         sums, counts = np.asarray(totals)
         metrics = {n: s / c for n, s, c in zip(self._names, sums, counts, strict=True) if c}
         metrics.pop("bad_row", None)  # the guard has seen every row before it was learned from
-        episodes = np.asarray(returns, np.float64), np.asarray(lengths, np.int64)
+        episodes = np.asarray(returns, np.float64), np.asarray(lengths, np.int64), np.array(self._told)
         out = report(steps, done, metrics, *episodes)
         if out.nonfinite:
             out.batch = views(self._kept[1])
@@ -252,6 +253,7 @@ class SteppingRunner(HostRunner):
             self._ep_length = self._ep_length + step.valid
             self._first = done | ~step.valid
             done = done & step.valid
+        self._told += successes(self.env, done)
         if done.any():
             returns.extend(self._ep_return[done].tolist())
             lengths.extend(self._ep_length[done].tolist())

@@ -52,6 +52,7 @@ class SeedRun:
     window: int = 100
     returns: deque = dataclasses.field(init=False)
     lengths: deque = dataclasses.field(init=False)
+    successes: deque = dataclasses.field(init=False)
     episodes: int = 0
     resumes: int = 0
     """How often training went on in new episodes, because the environments could not be restored."""
@@ -60,7 +61,7 @@ class SeedRun:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.returns, self.lengths = deque(maxlen=self.window), deque(maxlen=self.window)
+        self.returns, self.lengths, self.successes = (deque(maxlen=self.window) for _ in range(3))
 
     def add(self, report: Report) -> None:
         """Count a stretch of training."""
@@ -68,12 +69,15 @@ class SeedRun:
         self.iterations += report.iterations
         self.returns.extend(report.ep_returns.tolist())
         self.lengths.extend(report.ep_lengths.tolist())
+        self.successes.extend(report.ep_successes.tolist())
         self.episodes += len(report.ep_returns)
         self.metrics = dict(report.metrics)
         if self.returns:
             self.metrics["rollout/ep_rew_mean"] = float(np.mean(self.returns))
             self.metrics["rollout/ep_rew_std"] = float(np.std(self.returns))
             self.metrics["rollout/ep_len_mean"] = float(np.mean(self.lengths))
+        if self.successes:
+            self.metrics["rollout/success_rate"] = float(np.mean(self.successes))
 
     @property
     def counters(self) -> dict[str, Any]:
@@ -81,6 +85,7 @@ class SeedRun:
         history = {
             "ep_returns": np.array(self.returns, float),
             "ep_lengths": np.array(self.lengths, np.int64),
+            "ep_successes": np.array(self.successes, float),
         }
         return {
             "num_timesteps": self.steps, "iterations": self.iterations, "seed": self.seed, "episodes": self.episodes,
@@ -97,6 +102,7 @@ class SeedRun:
         self.start_steps, self.dropped_episodes = counters["start_steps"], counters["dropped_episodes"]
         self.returns.extend(counters["history"]["ep_returns"].tolist())
         self.lengths.extend(counters["history"]["ep_lengths"].tolist())
+        self.successes.extend(np.ravel(counters["history"].get("ep_successes", ())).tolist())
 
 
 def train(

@@ -15,13 +15,14 @@ from jaxtyping import Array
 
 from actrix.core.distributions import ActionHead, DiagGaussian, Distribution, SquashedGaussian, action_head
 from actrix.core.fields import choose, finite, switch, whole
+from actrix.core.spaces import space_leaves
 from actrix.core.types import Key, PyTree, Spec, record
 from actrix.nets.exploration import Explores, StateNoise
 from actrix.nets.memory import apply
-from actrix.nets.memory.cells import GRU, LSTM, Memory
+from actrix.nets.memory.cells import GRU, LSTM, Apart, Memory
 from actrix.nets.memory.decoder import Shape, Tokens, Transformer
 from actrix.nets.memory.weights import pretrained
-from actrix.nets.torso import MLP, SQRT2, Encoder, Linear, resolve_activation, space_leaves
+from actrix.nets.torso import MLP, SQRT2, Encoder, Linear, resolve_activation
 from actrix.nets.view import JointView
 
 ENCODING = ("features_extractor_class", "features_extractor_kwargs", "cnn")
@@ -30,8 +31,8 @@ HIDDEN = ("pi", "vf", "activation_fn", "ortho_init", "layer_norm")
 SHAPE = tuple(f.name for f in dataclasses.fields(Shape))
 CELLS = {
     None: ("share_features_extractor",),
-    "lstm": ("cell", "hidden_size"),
-    "gru": ("cell", "hidden_size"),
+    "lstm": ("cell", "hidden_size", "enable_critic_lstm"),
+    "gru": ("cell", "hidden_size", "enable_critic_lstm"),
     "transformer": ("cell", *SHAPE, "weights"),
 }
 """Memories by name, and the settings that each obeys."""
@@ -130,19 +131,20 @@ class ActorCriticNet(Explores, eqx.Module):
 
     def policy_part(self) -> ActorCriticNet:
         """The network without the critic's own layers: what a step of the policy alone moves."""
-        return eqx.tree_at(_own_layers, self, (None, None, None), is_leaf=lambda x: x is None)
+        nothing = (None,) * len(self.critic_part())
+        return eqx.tree_at(_own_layers(self), self, nothing, is_leaf=lambda x: x is None)
 
     def critic_part(self) -> tuple:
         """The layers that only the critic uses."""
-        return _own_layers(self)
+        return _own_layers(self)(self)
 
     def of_parts(self, policy: ActorCriticNet, critic: tuple) -> ActorCriticNet:
         """The network of these two parts."""
-        return eqx.tree_at(_own_layers, policy, critic, is_leaf=lambda x: x is None)
+        return eqx.tree_at(_own_layers(self), policy, critic, is_leaf=lambda x: x is None)
 
     def critic_only(self) -> ActorCriticNet:
         """The same network, through which gradients reach the critic's own layers only."""
-        return self.of_parts(jax.lax.stop_gradient(self), _own_layers(self))
+        return self.of_parts(jax.lax.stop_gradient(self), self.critic_part())
 
     def initial_carry(self, batch: tuple[int, ...]) -> PyTree:
         """Zero memory `[*batch, ...]`, or None without one."""
@@ -153,8 +155,8 @@ class ActorCriticNet(Explores, eqx.Module):
         features = self.encoder(obs)
         vf_features = features if self.vf_encoder is None else self.vf_encoder(obs)
         if self.cell is not None:
-            features, carry = self.cell(features, carry)
-            vf_features = features
+            said, carry = self.cell(features, carry)
+            features, vf_features = self.cell.branches(said)
         return self.say(features, vf_features, mask), carry
 
     def say(self, features: Array, vf_features: Array, mask: Array | None) -> Output:
@@ -181,8 +183,10 @@ def joint_settings(config: NetworkConfig, spec: Spec) -> tuple[str, ...]:
     return (*ENCODING, *HIDDEN, *gaussian, *CELLS[config.cell], *sde)
 
 
-def _own_layers(net: Any) -> tuple:
-    return net.vf, net.vf_head, net.vf_encoder
+def _own_layers(net: Any) -> Callable[[Any], tuple]:
+    """Where a network of this one's structure has the layers that only the critic uses."""
+    apart = net.cell is not None and bool(net.cell.critic_part)
+    return lambda net: (net.vf, net.vf_head, net.vf_encoder, *(net.cell.critic_part if apart else ()))
 
 
 class CustomNet(Explores, eqx.Module):
@@ -253,6 +257,8 @@ class NetworkConfig:
     cell: str | None = None
     """'lstm', 'gru' or 'transformer': a policy with memory."""
     hidden_size: int = 64
+    enable_critic_lstm: bool = False
+    """A cell of its own for the critic, which else hears the policy's and trains it, too."""
     n_layers: int = Shape.n_layers
     n_heads: int = Shape.n_heads
     n_kv_heads: int | None = Shape.n_kv_heads
@@ -270,7 +276,7 @@ class NetworkConfig:
     """The user's `(spec, key) -> equinox module`, called as `module(obs) -> (logits or mean, value)`."""
 
     def __post_init__(self) -> None:
-        switch(self, "use_sde", "full_std", "use_expln", "squash_output")
+        switch(self, "use_sde", "full_std", "use_expln", "squash_output", "enable_critic_lstm")
         finite(self, "clip_mean", least=0)
         choose(self, cell=tuple(CELLS))
         _ = self.shape
@@ -300,7 +306,12 @@ class NetworkConfig:
             tokens = int(space.n) if self._sees_tokens(space) else None
             return lambda inputs, key: Transformer(inputs, self.shape, key, tokens=tokens)
         kind = {None: None, "lstm": LSTM, "gru": GRU}[self.cell]
-        return None if kind is None else lambda inputs, key: kind(inputs, self.hidden_size, key)
+        if kind is None:
+            return None
+        one = lambda inputs, key: kind(inputs, self.hidden_size, key)
+        if not self.enable_critic_lstm:
+            return one
+        return lambda inputs, key: Apart(*(one(inputs, k) for k in jax.random.split(key)))
 
     def _sees_tokens(self, space: gym.Space) -> TypeGuard[spaces.Discrete]:
         own = self.features_extractor_class is not None

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Array, Float
 
-from actrix.core.spaces import is_image
+from actrix.core.spaces import is_image, space_leaves
 from actrix.core.types import Key, PyTree
 
 ACTIVATIONS: dict[str, Callable] = {
@@ -273,23 +273,6 @@ class Encoder(eqx.Module):
             else:
                 parts.append(x.reshape(-1).astype(jnp.float32))
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
-
-
-def space_leaves(space: gym.Space) -> list[gym.Space]:
-    """The parts of a (nested) Dict or Tuple space, in the order in which JAX flattens an observation of it."""
-    if isinstance(space, spaces.Dict):
-        return [leaf for name in sorted(space.spaces) for leaf in space_leaves(space.spaces[name])]
-    if isinstance(space, spaces.Tuple):
-        return [leaf for part in space.spaces for leaf in space_leaves(part)]
-    return [space]
-
-
-def normalized_shapes(space: gym.Space) -> tuple[tuple[int, ...] | None, ...]:
-    """Shape of each leaf whose observations are normalised (non-image Box), None for the others."""
-    return tuple(
-        leaf.shape if isinstance(leaf, spaces.Box) and not is_image(leaf) else None
-        for leaf in space_leaves(space)
-    )
 
 
 def resolve_activation(activation: str | Callable) -> Callable:

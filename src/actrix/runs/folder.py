@@ -22,7 +22,21 @@ EVALUATION, CURVE, OUTPUT = "evaluation.json", "curve.png", "output.log"
 def default_folder(config: RunConfig) -> Path:
     """runs/ALGO-ENV-DATE."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / re.sub(r"[^\w.-]+", "-", f"{config.algorithm}-{config.env_id}-{stamp}")
+    return Path("runs") / file_name(f"{config.algorithm}-{config.env_id}-{stamp}")
+
+
+def file_name(text: str) -> str:
+    """The text as part of a file's name on any system."""
+    return re.sub(r"[^\w.-]+", "-", text)
+
+
+def resuming(folder: Path) -> str:
+    """The command that goes on with a run; an id that imports a module is confirmed in it."""
+    try:
+        env_id = json.loads((folder / "config.json").read_text(encoding="utf-8"))["env_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        env_id = None
+    return f"actrix resume {folder}" + (f" --env {env_id}" if ":" in str(env_id) else "")
 
 
 def refuse_taken(folder: Path) -> None:
@@ -35,9 +49,7 @@ def refuse_taken(folder: Path) -> None:
         return of_seed or (path.is_dir() and path.name.startswith("seed-"))
 
     if folder.exists() and (not folder.is_dir() or not all(map(ours, folder.rglob("*")))):
-        raise RunError(
-            f"{folder} exists already: choose another --out, or go on with `actrix resume {folder}`."
-        )
+        raise RunError(f"{folder} exists already: choose another --out, or go on with `{resuming(folder)}`.")
 
 
 def seed_folders(folder: Path, config: RunConfig) -> list[tuple[Path, int]]:

@@ -15,7 +15,7 @@ import numpy as np
 from actrix.core.words import write_value
 from actrix.files.container import read_meta
 from actrix.runs.config import RunConfig, RunError
-from actrix.runs.folder import CURVE, EVALUATION, evaluation, load_config, seed_folders
+from actrix.runs.folder import CURVE, EVALUATION, evaluation, load_config, resuming, seed_folders
 from actrix.runs.report import repeat
 from actrix.show.plot import plot_run
 
@@ -23,6 +23,8 @@ PREFIX = "hub:"
 MODEL = "model.safetensors"
 UPLOADED = (MODEL, "config.json", EVALUATION, "metrics.csv", "manifest.json")
 """What of a run's folder is published: numbers and text, no code."""
+CLIENTS = ("huggingface_hub", "httpx", "httpx2", "requests")
+"""Packages whose errors are what the hub, or the way to it, answers."""
 
 
 def push_to_hub(
@@ -37,9 +39,9 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as folder, _one_sentence(repo_id):
         _gather(run, Path(folder), repo_id)
         api = hub.HfApi()
-        api.create_repo(repo_id, private=private, exist_ok=True)
+        address = api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
-    return f"https://huggingface.co/{repo_id}"
+    return str(address)
 
 
 def load_from_hub(repo_id: str, filename: str = MODEL) -> Path:
@@ -66,7 +68,7 @@ def _one_sentence(repo_id: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("huggingface_hub", "httpx", "requests"):
+        if type(error).__module__.partition(".")[0] not in CLIENTS:
             raise
         raise RunError(_said(repo_id, error)) from error
 
@@ -95,9 +97,7 @@ def _gather(run: Path | Any, folder: Path, repo_id: str) -> None:
     config = load_config(Path(run))
     source, seed = _best(Path(run), config)
     if not (source / MODEL).is_file():
-        raise RunError(
-            f"{source} has no model yet: train it to its end, or go on with `actrix resume {run}`."
-        )
+        raise RunError(f"{source} has no model yet: train it to its end, or go on with `{resuming(run)}`.")
     for name in UPLOADED:
         if (source / name).is_file():
             shutil.copy2(source / name, folder / name)

@@ -21,7 +21,7 @@ from actrix.envs.build import check_inert
 from actrix.files import atomic, checkpoint
 from actrix.files.kwargs import check_complete
 from actrix.files.lock import RunLock
-from actrix.loops.evaluate import check_same_spaces, evaluate, evaluation_env
+from actrix.loops.evaluate import check_same_spaces, evaluate, evaluation_env, noting
 from actrix.loops.train import SeedRun
 from actrix.model import Model
 from actrix.runs import tracked, warm
@@ -274,11 +274,13 @@ def together(config: RunConfig) -> bool:
 def final_evaluation(path: Path, seed: int, episodes: int = EVAL_EPISODES) -> np.ndarray:
     """Evaluate a seed's final policy, note it in `evaluation.json` and as the last row of its metrics."""
     model = Model.load(path)
-    returns, lengths = evaluate_model(model, episodes, seed, env_id=model.env_id)
+    returns, lengths, told = evaluate_model(model, episodes, seed, env_id=model.env_id)
     if not noted(path, model.run.steps):
         with Logger(path, tensorboard=path, resume_step=model.run.steps) as logger:
             logger.record("eval/mean_reward", float(np.mean(returns)))
             logger.record("eval/mean_ep_length", float(np.mean(lengths)))
+            if told:
+                logger.record("eval/success_rate", float(np.mean(told)))
             one = tracked.begin(path, load_config(path), seed)
             if one is not None:
                 logger.outputs.append(one.log)
@@ -296,15 +298,19 @@ def final_evaluation(path: Path, seed: int, episodes: int = EVAL_EPISODES) -> np
 
 def evaluate_model(
     model: Model, episodes: int, seed: int | None, deterministic: bool = True, env_id: str | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fresh episodes on Gymnasium's own environment, whatever trained. The seeds differ from the training's.
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Fresh episodes on Gymnasium's own environment, whatever trained; (returns, lengths, `info["is_success"]` of those
+    that told). The seeds differ from the training's.
 
     `env_id` None takes the model's; one that would import a module is refused unless it is given here.
     """
     env = evaluation_env(model_env_id(model, env_id), episodes, model.env_kwargs)
     try:
         check_same_spaces(model._known_spec(), env)
-        return evaluate(model.policy, env, episodes, deterministic, None if seed is None else seed + 10**6)
+        told: list[float] = []
+        seed = None if seed is None else seed + 10**6
+        returns, lengths = evaluate(model.policy, env, episodes, deterministic, seed, noting(env, told))
+        return returns, lengths, told
     finally:
         env.close()
 

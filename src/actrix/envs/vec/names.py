@@ -59,29 +59,38 @@ def set_random_seed(seed: int, using_cuda: bool = False) -> None:
     np.random.seed(seed % 2**32)  # noqa: NPY002 - that of environments that draw from the global stream
 
 
-def VecCheckNan(
-    venv: Any, raise_exception: bool = True, warn_once: bool = True, check_inf: bool = True
-) -> Any:
+class VecCheckNan:
     """The environments as they are: non-finite numbers are always refused here, by name of environment and step."""
-    if not raise_exception:
-        raise ValueError(
-            "raise_exception=False: a non-finite number always ends training here, with what was learned kept."
-        )
-    return venv
+
+    def __new__(
+        cls, venv: Any, raise_exception: bool = True, warn_once: bool = True, check_inf: bool = True
+    ) -> Any:
+        """`venv`; ValueError for `raise_exception=False`."""
+        if not raise_exception:
+            raise ValueError(
+                "raise_exception=False: a non-finite number always ends training here, with what was learned kept."
+            )
+        return venv
 
 
-def VecTransposeImage(venv: Any, skip: bool = False) -> Any:
+class VecTransposeImage:
     """The environments as they are: images may be channels first or last."""
-    return venv
+
+    def __new__(cls, venv: Any, skip: bool = False) -> Any:
+        """`venv`."""
+        return venv
 
 
-def VecMonitor(venv: Any, filename: str | None = None, info_keywords: tuple[str, ...] = ()) -> Any:
-    """The environments as they are: training counts their returns. ValueError for a file or keywords."""
-    if filename is not None or info_keywords:
-        raise ValueError(
-            "VecMonitor writes no file here: make_vec_env(…, monitor_dir=FOLDER, monitor_kwargs=…) does."
-        )
-    return venv
+class VecMonitor:
+    """The environments as they are: training counts their returns."""
+
+    def __new__(cls, venv: Any, filename: str | None = None, info_keywords: tuple[str, ...] = ()) -> Any:
+        """`venv`; ValueError for a file or keywords."""
+        if filename is not None or info_keywords:
+            raise ValueError(
+                "VecMonitor writes no file here: make_vec_env(…, monitor_dir=FOLDER, monitor_kwargs=…) does."
+            )
+        return venv
 
 
 def is_vecenv_wrapped(env: Any, vec_wrapper_class: type) -> bool:
@@ -93,18 +102,41 @@ def is_vecenv_wrapped(env: Any, vec_wrapper_class: type) -> bool:
     return False
 
 
+class ActionMasker(gym.Wrapper):
+    """The environment with a method `action_masks()`: a function of the environment, or the name of a method of its."""
+
+    def __init__(self, env: gym.Env, action_mask_fn: str | Callable[[gym.Env], np.ndarray]):
+        super().__init__(env)
+        if isinstance(action_mask_fn, str) and not callable(getattr(env, action_mask_fn, None)):
+            raise ValueError(
+                f"action_mask_fn={action_mask_fn!r}: the environment has no method of that name."
+            )
+        self._find = action_mask_fn
+
+    def action_masks(self) -> np.ndarray:
+        """The legal actions now."""
+        return getattr(self.env, self._find)() if isinstance(self._find, str) else self._find(self.env)
+
+
+def is_masking_supported(env: Any) -> bool:
+    """Whether the environment, or each of a `VecEnv`, has a method `action_masks`."""
+    return env.has_attr("action_masks") if isinstance(env, VecEnv) else env.has_wrapper_attr("action_masks")
+
+
+def get_action_masks(env: Any) -> np.ndarray:
+    """What the method `action_masks` says now: of one environment, or `[N, n]` of a `VecEnv`."""
+    return env.action_masks() if isinstance(env, VecEnv) else env.get_wrapper_attr("action_masks")()
+
+
 INSTEAD = {
     "VecVideoRecorder": "record a trained model with actrix.record_video, or `actrix video RUN`",
     "VecExtractDictObs": "use wrapper_class=lambda env: gymnasium.wrappers.FilterObservation(env, [key])",
     "plot_results": "use actrix.show.plot.plot_run, or `actrix plot RUN`",
     "ts2xy": "take the columns of load_results(folder): 'l'.cumsum() and 'r'",
     "results_plotter": "use actrix.show.plot, or `actrix plot RUN`",
-    "ReplayBuffer": "the memory is the learner's: settings data='replay' and buffer_size; see model.save_replay_buffer",
-    "RolloutBuffer": "the chunk is the loop's: see the page Concepts",
     "MaskablePPO": "PPO finds action masks by itself",
     "RecurrentPPO": "write PPO('MlpLstmPolicy', …)",
     "ActorCriticPolicy": "networks are made by policy_kwargs, or by a function: the page Your own network",
     "BaseFeaturesExtractor": "a features_extractor_class is an equinox module: the page Your own network",
-    "ActionMasker": "give the environment a method action_masks(): masks are found by themselves",
 }
 """Names that Stable-Baselines3's scripts import and that are something else here."""

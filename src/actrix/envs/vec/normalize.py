@@ -13,7 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector.utils import create_empty_array
 
-from actrix.core.normalize import Moments, RewardScale, normalize_observation, scale_reward
+from actrix.core.normalize import (
+    Moments,
+    RewardScale,
+    init_moments,
+    init_observation_moments,
+    normalize_observation,
+    scale_reward,
+)
+from actrix.core.spaces import normalized_shapes
 from actrix.envs.make import as_host_env
 from actrix.envs.vec.vecenv import VecEnv
 
@@ -26,8 +34,8 @@ class VecNormalize(VecEnv):
     `step` and `reset` return, and `predict` takes, is as the environment gave it. So `training` and `norm_reward` may
     be set as in SB3's evaluations; nothing depends on them there. `learn` refuses what the model would not do.
 
-    `gamma`: None = the model's, another one is refused when a model is built. `epsilon` is 1e-8, and all keys of a Dict
-    are normalised: ValueError for others.
+    `gamma`: None = the model's, another one is refused when a model is built. `epsilon` is 1e-8: ValueError for others.
+    `norm_obs_keys`: of a Dict observation; None = all.
     """
 
     def __init__(
@@ -35,17 +43,14 @@ class VecNormalize(VecEnv):
         clip_reward: float = 10.0, gamma: float | None = None, epsilon: float = 1e-8,
         norm_obs_keys: Sequence[str] | None = None,
     ):  # fmt: skip
-        host = venv.host if isinstance(venv, VecEnv) else as_host_env(venv)
+        host = as_host_env(venv)
         super().__init__(host, getattr(venv, "trained", None))
-        keys = getattr(host.spec.observation_space, "spaces", {})
         if epsilon != 1e-8:
             raise ValueError(f"epsilon={epsilon}: it is 1e-8 here; leave it out.")
-        if norm_obs_keys is not None and set(norm_obs_keys) != set(keys):
-            raise ValueError(
-                f"norm_obs_keys={list(norm_obs_keys)}: all of {sorted(keys)} are normalised here, or none."
-            )
+        keys = None if norm_obs_keys is None or not norm_obs else tuple(sorted(norm_obs_keys))
+        normalized_shapes(host.spec.observation_space, keys)
         self.venv, self.training, self.gamma = venv, training, gamma
-        self.norm_obs, self.norm_reward = norm_obs, norm_reward
+        self.norm_obs, self.norm_reward, self.norm_obs_keys = norm_obs, norm_reward, keys
         self.clip_obs, self.clip_reward = float(clip_obs), float(clip_reward)
         self.model: Any = None
         self._loaded: tuple[Any, Any] | None = None
@@ -60,7 +65,7 @@ class VecNormalize(VecEnv):
             "normalize_obs": self.norm_obs,
             "normalize_reward": self.norm_reward,
             "clip_obs": self.clip_obs,
-        }
+        } | ({"norm_obs_keys": self.norm_obs_keys} if self.norm_obs_keys else {})
         return made | ({"clip_reward": self.clip_reward} if self.norm_reward else {})
 
     def attach(self, model: Any) -> None:
@@ -81,6 +86,11 @@ class VecNormalize(VecEnv):
             )
             raise ValueError(
                 f"VecNormalize(norm_obs={self.norm_obs}): this model {has}; give it to the constructor."
+            )
+        if self.norm_obs_keys != model.algorithm.norm_obs_keys:
+            raise ValueError(
+                f"VecNormalize(norm_obs_keys={self.norm_obs_keys}): this model has "
+                f"norm_obs_keys={model.algorithm.norm_obs_keys}; give it to the constructor."
             )
         self.model = model
         if self._loaded is not None:
@@ -140,9 +150,10 @@ class VecNormalize(VecEnv):
         """(moments of the observation's leaves or None, of the discounted return or None)."""
         if self._loaded is not None:
             return self._loaded
-        if self.model is None:
-            raise ValueError(
-                "no statistics yet: VecNormalize has those of the model that trains on it; build one."
+        if self.model is None:  # those that a model begins with
+            shapes = normalized_shapes(self.observation_space, self.norm_obs_keys)
+            return init_observation_moments(shapes) if self.norm_obs else None, (
+                init_moments(()) if self.norm_reward else None
             )
         scale = self.model.runner.learners[0].training.reward_scale
         return self.model.acting.obs_moments, None if scale is None else scale.moments
@@ -208,10 +219,13 @@ class VecNormalize(VecEnv):
         try:
             with np.load(Path(load_path), allow_pickle=False) as file:
                 found = {name: file[name] for name in file.files}
-            settings = {k.partition("/")[2]: v.item() for k, v in found.items() if k.startswith("settings/")}
+            settings = {
+                k.partition("/")[2]: v.tolist() for k, v in found.items() if k.startswith("settings/")
+            }
             made = VecNormalize(
                 venv, norm_obs=settings["normalize_obs"], norm_reward=settings["normalize_reward"],
                 clip_obs=settings["clip_obs"], clip_reward=settings.get("clip_reward", 10.0),
+                norm_obs_keys=settings.get("norm_obs_keys"),
             )  # fmt: skip
             moments = None
             if made.norm_obs:
@@ -260,4 +274,4 @@ def sync_envs_normalization(env: Any, eval_env: Any) -> None:
 
 def host_of(env: Any) -> Any:
     """What a model trains on: the environments behind a `VecEnv`, else `env` itself."""
-    return env.trained if isinstance(env, VecEnv) else env
+    return env if getattr(env, "trained", None) is None or not isinstance(env, VecEnv) else env.trained

@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from actrix.core.spaces import is_image
 from actrix.envs.base import HostEnv, Step
+from actrix.envs.make import as_host_env
 from actrix.envs.vec.vecenv import VecEnv
 
 
@@ -128,7 +129,7 @@ class VecFrameStack(VecEnv):
     """
 
     def __init__(self, venv: Any, n_stack: int, channels_order: Any = None):
-        host = venv.host if isinstance(venv, VecEnv) else venv
+        host = as_host_env(venv)
         if hasattr(venv, "norm_obs"):
             raise ValueError("VecFrameStack around VecNormalize: write VecNormalize(VecFrameStack(env, n)).")
         if host.spec.frame_stack not in (None, n_stack):

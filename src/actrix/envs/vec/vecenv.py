@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -15,7 +15,23 @@ from actrix.envs.base import HostEnv, JaxEnv, infos_with_ends
 from actrix.envs.guard import Guard, env_seeds, is_wrapped
 from actrix.envs.jax_envs import HostJax
 
+RESET_ROW = (
+    "environments {} reset themselves in this step instead of taking it (NEXT_STEP): their actions had no effect, and "
+    "infos[i]['reset_row'] marks such rows, which are no transitions (training leaves them out). Make the vector "
+    "environment with autoreset_mode=AutoresetMode.SAME_STEP to have none."
+)
+
 Indices = int | Iterable[int] | None
+
+
+class _Default:
+    """A property that a subclass may set to something else."""
+
+    def __init__(self, find: Callable[[Any], Any]):
+        self._find, self.__doc__ = find, find.__doc__
+
+    def __get__(self, env: Any, owner: Any = None) -> Any:
+        return self if env is None else self._find(env)
 
 
 class VecEnv:
@@ -23,18 +39,31 @@ class VecEnv:
 
     `reset() → obs`, `step(actions) → (obs, rewards, dones, infos)` as in Stable-Baselines3: actions in the
     environment's units, an ended environment is reset at once, `infos[i]` then has "terminal_observation" and
-    "TimeLimit.truncated". Observations are the environment's own, also where a model normalises (it does so itself).
+    "TimeLimit.truncated". Where a vector environment of your own resets itself a step later (NEXT_STEP), that row has
+    "reset_row" in its info, with a UserWarning at the first. Observations are the environment's own, also where a model
+    normalises (it does so itself).
 
     `env_method`, `get_attr`, `set_attr` and `env_is_wrapped` reach environments that are Python objects of this process
     (`envs`) or of `AsyncVectorEnv`'s; AttributeError says why where they are not.
     """
 
-    def __init__(self, host: HostEnv, trained: Any = None):
-        """`trained`: the JAX environment that a model trains on, where `host` is a copy to look at."""
+    host: Any = None
+    trained: Any = None
+
+    def __init__(self, host: Any, trained: Any = None, action_space: Any = None):
+        """`trained`: the JAX environment that a model trains on, where `host` is a copy to look at.
+
+        A subclass that steps environments of its own (`reset`, `step_async`, `step_wait`, `close` as in SB3) gives its
+        `num_envs`, `observation_space` and `action_space`, or sets them; a model takes it as it takes SB3's objects.
+        """
+        if action_space is not None:
+            self.num_envs, self.observation_space, self.action_space = host, trained, action_space
+            return
         self.host, self.trained = host, host if trained is None else trained
         self.num_envs = host.num_envs
         self.observation_space, self.action_space = host.spec.observation_space, host.spec.action_space
         self._actions: Any = None
+        self._warned = False
 
     # ------------------------------------------------------------------ stepping
 
@@ -52,6 +81,9 @@ class VecEnv:
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """(observations, rewards, dones, infos) of one step with actions `[N, …]` in the environment's units."""
+        if self.host is None:
+            self.step_async(actions)
+            return self.step_wait()
         actions = np.asarray(actions, self.action_space.dtype)
         if actions.shape != (self.num_envs, *(self.action_space.shape or ())):
             expected = (self.num_envs, *(self.action_space.shape or ()))
@@ -59,7 +91,16 @@ class VecEnv:
         self.host.played = True  # type: ignore[attr-defined]
         step = self.host.step(np.asarray(from_env_action(self.action_space, actions)))
         done = step.terminated | step.truncated
-        return step.obs, step.reward, done, infos_with_ends(self.host, step, done)
+        infos = infos_with_ends(self.host, step, done)
+        if step.valid is not None and not np.all(step.valid):
+            for i in np.flatnonzero(~step.valid):
+                infos[i]["reset_row"] = True
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    RESET_ROW.format(np.flatnonzero(~step.valid).tolist()), UserWarning, stacklevel=2
+                )
+        return step.obs, step.reward, done, infos
 
     def step_async(self, actions: Any) -> None:
         """Remember the actions that `step_wait` takes."""
@@ -72,6 +113,9 @@ class VecEnv:
     def seed(self, seed: int | None = None) -> list[int]:
         """Seeds of the next `reset`, one per environment, spawned from `seed` (Stable-Baselines3: seed + i)."""
         seeds = env_seeds(seed, self.num_envs)
+        if self.host is None:
+            self._seeds = seeds
+            return seeds
         self.host.asked = seeds, getattr(self.host, "asked", (None, None))[1]  # type: ignore[attr-defined]
         return seeds
 
@@ -80,9 +124,11 @@ class VecEnv:
         each = [options] * self.num_envs if isinstance(options, dict) else options
         self.host.asked = getattr(self.host, "asked", (None, None))[0], each  # type: ignore[attr-defined]
 
-    def action_masks(self) -> np.ndarray | None:
+    def action_masks(self) -> np.ndarray:
         """Legal actions now `[N, n]`, of environments that have a method of that name."""
         return np.stack(self.env_method("action_masks"))
+
+    vars(action_masks)["of_copies"] = True  # not a subclass's own
 
     def close(self) -> None:
         """Give the environments back."""
@@ -126,7 +172,7 @@ class VecEnv:
             return self.env_method("is_wrapped", wrapper_class, indices=indices)
         return [is_wrapped(env, wrapper_class) for env in self._at(indices)]
 
-    @property
+    @_Default
     def render_mode(self) -> str | None:
         """That of the environments; None where they are no Python objects."""
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,7 @@ import gymnasium as gym
 import numpy as np
 
 from actrix.core.plain import from_bytes, to_bytes
+from actrix.envs.base import success_of
 from actrix.envs.guard import EnvError, Guard, check_apart, words
 from actrix.envs.masks import find_masks_of, masks_now
 from actrix.envs.rows import write_row
@@ -156,6 +158,7 @@ class Hosted:
             write_row(room.next_obs, i, obs)
             room.reward[i], room.terminated[i], room.truncated[i] = reward, terminated, truncated
             ended = bool(terminated or truncated)
+            room.success[i] = success_of(info) if ended else math.nan
             if self.masks != "none":
                 room.next_mask[i] = self._mask(i, info, ended)
             room.stepped[i] = True

@@ -44,6 +44,8 @@ class Room:
     next_mask: np.ndarray
     stepped: np.ndarray
     """[N] this step's row is complete"""
+    success: np.ndarray
+    """[N] "is_success" of an episode that ended with it; NaN for all else"""
     obs: Any
     """The first observations of the latest episodes"""
     mask: np.ndarray
@@ -61,7 +63,7 @@ class Room:
         self._slots: dict[str, Any] = {
             "at": new((n,), np.int64), "doing": new((n,), np.int64), "since": new((n,), np.float64),
             "reward": new((n,), np.float64), "terminated": new((n,), bool), "truncated": new((n,), bool),
-            "stepped": new((n,), bool),
+            "stepped": new((n,), bool), "success": new((n,), np.float64),
         }  # fmt: skip
         if space is not None:
             self._slots |= {name: self._slots_of(space, n) for name in ("obs", "next_obs")}

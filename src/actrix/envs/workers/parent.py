@@ -76,18 +76,10 @@ class ProcessEnvs:
     """Why the environments' state cannot be saved, or None where it can (see `actrix.envs.state.whole`)."""
 
     def __init__(
-        self,
-        build: Callable[[], gym.Env],
-        num_envs: int,
-        seeds: Sequence[int] | None = None,
-        *,
-        workers: int | None = None,
-        step_timeout: float = STEP_TIMEOUT,
-        max_restarts: int = 0,
-        env_id: str | None = None,
-        registered: Any = None,
-        start_method: str | None = None,
-    ):
+        self, build: Callable[[], gym.Env], num_envs: int, seeds: Sequence[int] | None = None, *,
+        workers: int | None = None, step_timeout: float = STEP_TIMEOUT, max_restarts: int = 0,
+        env_id: str | None = None, registered: Any = None, start_method: str | None = None,
+    ):  # fmt: skip
         """`build` makes one environment and may be anything that cloudpickle can send; it never runs here.
 
         `workers`: processes, one for each environment if None. `seeds` serve the first reset. `registered`:
@@ -179,6 +171,10 @@ class ProcessEnvs:
                 valid[i] = room.stepped[i] and (room.terminated[i] or room.truncated[i])
         self._recover(failures)
         return self._read(valid)
+
+    def infos(self) -> list[dict[str, Any]]:
+        """Of what the environments told in the last step only "is_success" of an episode that ended with it."""
+        return [{} if np.isnan(x) else {"is_success": float(x)} for x in self._room.success]
 
     def _read(self, valid: np.ndarray | None) -> Step:
         """The step that stands in shared memory. A row that is not valid only shows the new episode's start."""

@@ -34,13 +34,13 @@ def unroll(
         return _rows(lambda x, legal: net(x, None, legal)[0], obs, mask), None
     features = _rows(net.encoder, obs)
     said, trail = jax.vmap(net.cell.along, (1, 1, 0), 1)(features, first, carry0)
-    return _rows(net.say, said, said, mask), trail
+    return _rows(net.say, *net.cell.branches(said), mask), trail
 
 
 def follow(net: Any, trail: PyTree, obs: PyTree, mask: Array | None) -> Any:
     """Outputs `[T, B]` at other observations, one after each row of the sequence that left this trail."""
     said = jax.vmap(net.cell.after, 1, 1)(trail, _rows(net.encoder, obs))
-    return _rows(net.say, said, said, mask)
+    return _rows(net.say, *net.cell.branches(said), mask)
 
 
 def starts(net: Any, trail: PyTree, length: int) -> PyTree:

@@ -52,6 +52,15 @@ class Memory(abc.ABC):
     def starts(self, trail: PyTree, length: int) -> PyTree:
         """The carries `[T/length, ...]` before rows 0, length, 2·length, …"""
 
+    def branches(self, said: Array) -> tuple[Array, Array]:
+        """What the policy and what the critic hear of what is said `[..., o]`: all, both."""
+        return said, said
+
+    @property
+    def critic_part(self) -> tuple:
+        """The layers that only the critic uses."""
+        return ()
+
 
 class Cell(Memory):
     """A recurrent cell: its steps follow each other. The trail: the carries before and after each row."""
@@ -106,3 +115,51 @@ class GRU(Cell, eqx.nn.GRUCell):
     def __call__(self, features, carry):  # type: ignore[override]
         carry = eqx.nn.GRUCell.__call__(self, features, carry)
         return carry, carry
+
+
+class Apart(Memory, eqx.Module):
+    """Two cells that see the same features, one for the policy and one for the critic; the carry is of both.
+
+    RecurrentPPO of sb3-contrib with `enable_critic_lstm`. They say the policy's numbers, then the critic's.
+    """
+
+    policy: Memory
+    critic: Memory
+
+    @property
+    def outputs(self) -> int:  # type: ignore[override]
+        """Numbers that each branch hears."""
+        return self.policy.outputs
+
+    @property
+    def cells(self) -> tuple[Memory, Memory]:
+        """Both."""
+        return self.policy, self.critic
+
+    def initial(self, batch):
+        return tuple(cell.initial(batch) for cell in self.cells)
+
+    def __call__(self, features, carry):
+        said, carries = zip(
+            *(cell(features, c) for cell, c in zip(self.cells, carry, strict=True)), strict=True
+        )
+        return jnp.concatenate(said, -1), carries
+
+    def along(self, features, first, carry0):
+        pairs = zip(self.cells, carry0, strict=True)
+        said, trails = zip(*(cell.along(features, first, c) for cell, c in pairs), strict=True)
+        return jnp.concatenate(said, -1), trails
+
+    def after(self, trail, features):
+        pairs = zip(self.cells, trail, strict=True)
+        return jnp.concatenate([cell.after(t, features) for cell, t in pairs], -1)
+
+    def starts(self, trail, length):
+        return tuple(cell.starts(t, length) for cell, t in zip(self.cells, trail, strict=True))
+
+    def branches(self, said):
+        return tuple(jnp.split(said, 2, -1))
+
+    @property
+    def critic_part(self):
+        return (self.critic,)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -24,6 +26,9 @@ from actrix.loops.collect import Collector, Episodes
 from actrix.loops.host import HostRunner, seeds_of
 from actrix.loops.learners import Learners
 from actrix.loops.runner import as_key, run_keys
+
+IDLE = 0.5
+"""Share of a chunk's time in which the process computes, below which its groups are stepped in threads."""
 
 
 class Start(NamedTuple):
@@ -113,8 +118,8 @@ class LocalCrew(Crew):
         self.num_envs, self.spec, self.backend = sum(self.sizes), envs[0].spec, envs[0].backend
         self.env_id = getattr(envs[0], "env_id", None)
         self.collectors: list[Collector] = []
-        self.turn = 0
-        """Which group is stepped."""
+        self._busy: set[int] = set()  # which groups are stepped
+        self._threads: ThreadPoolExecutor | None = None
 
     @property
     def unsupported(self) -> str | None:  # type: ignore[override]
@@ -136,21 +141,40 @@ class LocalCrew(Crew):
         ]
 
     def collect(self, rows: int, keys: Sequence[np.ndarray], acting: PyTree) -> list[Piece]:
-        """A chunk of each group, whose noise is drawn from its key. Raises EnvError that names the group."""
-        pieces = []
-        for turn, (collector, key) in enumerate(zip(self.collectors, keys, strict=True)):
-            self.turn = turn
-            try:
-                chunk, episodes = collector.collect(rows, as_key(key), acting)
-            except EnvError as error:
-                raise EnvError(f"{self.where()}: {error}") from error.__cause__
-            pieces.append(Piece(jax.tree.map(np.asarray, chunk), episodes))
+        """A chunk of each group, whose noise is drawn from its key. Raises EnvError that names the group.
+
+        One after the other, or in a thread each once it is seen that they mostly wait (for a simulator elsewhere): as a
+        group depends on no other, that comes to the same.
+        """
+        turns, one = range(len(self.collectors)), lambda turn: self._collect(turn, rows, keys[turn], acting)
+        if self._threads is not None:
+            return list(self._threads.map(one, turns))
+        wall, busy = time.perf_counter(), time.process_time()
+        pieces = [one(turn) for turn in turns]
+        if len(turns) > 1 and time.process_time() - busy < IDLE * (time.perf_counter() - wall):
+            self._threads = ThreadPoolExecutor(len(turns))
         return pieces
 
-    def where(self) -> str:
-        """The group whose turn it is, in words."""
-        begin = self.before + sum(self.sizes[: self.turn])
-        return named_group(self.first + self.turn, begin, self.sizes[self.turn])
+    def _collect(self, turn: int, rows: int, key: np.ndarray, acting: PyTree) -> Piece:
+        collector = self.collectors[turn]
+        collector.at = 0
+        self._busy.add(turn)
+        try:
+            chunk, episodes = collector.collect(rows, as_key(key), acting)
+        except EnvError as error:
+            raise EnvError(f"{self._named(turn)}: {error}") from error.__cause__
+        finally:
+            self._busy.discard(turn)
+        return Piece(jax.tree.map(np.asarray, chunk), episodes)
+
+    def progress(self) -> tuple[str, int]:
+        """(the group that is least far, in words; at which step of the chunk)."""
+        turn = min(sorted(self._busy), key=lambda turn: self.collectors[turn].at, default=0)
+        return self._named(turn), self.collectors[turn].at
+
+    def _named(self, turn: int) -> str:
+        begin = self.before + sum(self.sizes[:turn])
+        return named_group(self.first + turn, begin, self.sizes[turn])
 
     def states(self) -> list[dict[str, Any] | None]:
         """Of each group, where it is (`Collector.state`)."""
@@ -177,6 +201,8 @@ class LocalCrew(Crew):
         return sum(collector.open_episodes for collector in self.collectors)
 
     def close(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
         for env in self.groups:
             env.close()
 

@@ -105,8 +105,7 @@ class Member:
     @told
     def progress(self) -> tuple[str, int]:
         """(whose turn it is, at which step of the chunk)."""
-        crew = self._whole
-        return crew.where(), crew.collectors[crew.turn].at
+        return self._whole.progress()
 
     @told
     def close(self) -> None:

@@ -57,11 +57,11 @@ class RunConfig:
     """None: no groups."""
     behind: int | str | None = None
     """None: an ordinary run's 0."""
-    address: str | None = None
-    """Of the Ray cluster that actors, learners, or else the seeds' processes, run on; None: this machine."""
     learners: int = 1
     """Devices that learn; see `Grouping`."""
     learner_processes: int = 1
+    address: str | None = None
+    """Of the Ray cluster that actors, learners, or else the seeds' processes, run on; None: this machine."""
 
     @property
     def grouping(self) -> Grouping:

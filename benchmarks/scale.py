@@ -1,21 +1,32 @@
-"""What actors gain: `python benchmarks/scale.py`, on a quiet machine.
+"""What actors gain: `python benchmarks/scale.py [--only NAME …] [--list]`, on a quiet machine; rows go to scale.jsonl.
 
-An environment whose step sleeps (a simulator elsewhere), one environment to an actor, 1 to 16 of them, and LunarLander
-in Gymnasium's own environments with 2 actors against one process. For each: environment steps per second, the ratio to
-one process without actors (asleep: with one environment), the efficiency (that ratio per actor), and the share of the
-learner's time that it waits for chunks; the rest it learns. The first updates, in which programs are compiled, are not
-counted. `--kill N` compares a run with kills after each N updates with one without: the same hash.
+    sleeps   an environment whose step sleeps 5 ms (a simulator elsewhere), one to an actor, 1 to 16 actors
+    many     128 such environments whose step sleeps 50 ms, as 128 groups in 16 processes, feed one learner
+    lander   LunarLander in Gymnasium's own environments, two actors against one process, in pairs
+    kills    the same model after twenty kills of actors as without any
+    rllib    PPO on LunarLander against RLlib's, two runners each, in pairs: steps per second and return in training
+
+Of each: environment steps per second, their ratio to one process without actors, the efficiency (that ratio per
+environment that sleeps), the share of the time in which the learner waits for chunks, and that of Ray: what sending
+weights and fetching chunks takes of the collecting thread, beyond waiting for actors. The first updates, in which
+programs are compiled, are not counted. RLlib lives in an environment of its own (`--rllib PYTHON`, or .venv-rllib).
+`--plot` draws docs/results/scale.png from the rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import hashlib
 import json
 import os
 import signal
+import statistics
+import subprocess
+import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +34,16 @@ import gymnasium as gym
 import jax
 import numpy as np
 from gymnasium import spaces
+from machine import machine
 
 from actrix import PPO
+from actrix.files import manifest
+from actrix.remote import cluster
+
+HERE = Path(__file__).parent
+ROWS, PICTURE = HERE / "scale.jsonl", HERE.parent / "docs" / "results" / "scale.png"
+ACTORS, MANY, PAIRS = (1, 2, 4, 8, 16), (128, 16), 3
+RLLIB_PYTHON = HERE.parent / ".venv-rllib" / "bin" / "python"
 
 
 class Asleep(gym.Env):
@@ -60,40 +79,69 @@ class Asleep(gym.Env):
         return self.np_random.uniform(-1, 1, 8).astype(np.float32)
 
 
+class RayCalls:
+    """Ray as a crew uses it, which counts the seconds that its waits take."""
+
+    def __init__(self, ray: Any):
+        self.ray, self.waited = ray, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.ray, name)
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        """Ray's, timed."""
+        return self._timed(self.ray.wait, *args, **kwargs)
+
+    def _timed(self, call: Callable, *args: Any, **kwargs: Any) -> Any:
+        tick = time.perf_counter()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            self.waited += time.perf_counter() - tick
+
+
 class Waits:
     """Measures how long the learner waits for chunks, from the second update on; and kills actors."""
 
-    def __init__(self, model: PPO, kill_every: int = 0):
-        self.model, self.kill_every, self.updates, self.killed = model, kill_every, 0, 0
-        self.waited, self.begun, self.steps = 0.0, 0.0, 0
-        runner, plain = model.runner, model.runner._next_chunk  # type: ignore[union-attr]
+    def __init__(self, model: PPO, kills: int = 0):
+        self.model, self.kills, self.updates, self.killed = model, kills, 0, 0
+        self.runner: Any = model.runner
+        self.waited = self.collected = self.begun = 0.0
+        self.steps = 0
+        self.ray = RayCalls(getattr(model._env, "_ray", None))
+        if self.ray.ray is not None:
+            model._env._ray = self.ray  # type: ignore[union-attr]
+        self.runner._next_chunk = self._timed("waited", self.runner._next_chunk)
+        self.runner.collect = self._timed("collected", self.runner.collect)
 
-        def timed() -> Any:
+    def _timed(self, where: str, call: Callable) -> Callable:
+        def timed(*args: Any) -> Any:
             tick = time.perf_counter()
-            found = plain()
-            self.waited += time.perf_counter() - tick
+            found = call(*args)
+            setattr(self, where, getattr(self, where) + time.perf_counter() - tick)
             return found
 
-        runner._next_chunk = timed  # type: ignore[union-attr, method-assign]
+        return timed
 
     def __call__(self, locals_: dict[str, Any], _: dict[str, Any]) -> bool:
         """After each update."""
         self.updates += 1
         if self.updates == 2:
-            self.waited, self.begun, self.steps = 0.0, time.perf_counter(), self.model.num_timesteps
+            self.waited = self.collected = self.ray.waited = 0.0
+            self.begun, self.steps = time.perf_counter(), self.model.num_timesteps
         mates = getattr(self.model._env, "_mates", [])
-        if self.kill_every and self.updates % self.kill_every == 0 and mates:
-            pid = mates[self.killed % len(mates)].pid
-            if pid is None:  # it is just being replaced
-                return True
+        pid = mates[self.updates % len(mates)].pid if self.killed < self.kills and mates else None
+        if pid is not None:
             os.kill(pid, signal.SIGKILL)
             self.killed += 1
         return True
 
     def found(self) -> dict[str, float]:
-        """Steps per second and the share of waiting."""
+        """Steps per second and the shares of the time."""
         seconds = time.perf_counter() - self.begun
-        return {"fps": (self.model.num_timesteps - self.steps) / seconds, "waits": self.waited / seconds}
+        ray = 0.0 if self.ray.ray is None else max(0.0, self.collected - self.ray.waited)
+        steps = self.model.num_timesteps - self.steps
+        return {"fps": steps / seconds, "waits": self.waited / seconds, "ray": ray / seconds}
 
 
 def digest(model: PPO) -> str:
@@ -102,71 +150,164 @@ def digest(model: PPO) -> str:
     return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in leaves)).hexdigest()[:16]
 
 
-def run(env: Any, n_envs: int, updates: int, n_steps: int, kill_every: int = 0, **how: Any) -> dict[str, Any]:
+def run(env: Any, n_envs: int, updates: int, n_steps: int, kills: int = 0, **how: Any) -> dict[str, Any]:
     """Train so many updates; what they cost, and the model's hash."""
     settings: dict[str, Any] = dict(n_steps=n_steps, batch_size=n_steps * n_envs // 4, n_epochs=4, seed=0)
+    settings |= how.pop("settings", {})
     model = PPO("MlpPolicy", env, n_envs=n_envs, backend="gymnasium", **settings, **how)
-    waits = Waits(model, kill_every)
+    waits = Waits(model, kills)
     try:
         model.learn(updates * n_steps * n_envs, callback=waits)
-        return {**waits.found(), "hash": digest(model), "killed": waits.killed,
-                "restarts": getattr(model._env, "restarts", 0)}  # fmt: skip
+        returns = [float(x) for x in list(model.run.returns)[-100:]]  # type: ignore[union-attr]
+        return {**waits.found(), "hash": digest(model), "killed": waits.killed, "updates": updates,
+                "n_steps": n_steps, "return": statistics.fmean(returns) if returns else None}  # fmt: skip
     finally:
         close = getattr(model._env, "close", None)
         if close is not None:
             close()
 
 
+def asleep(seconds: float) -> Callable[[], gym.Env]:
+    """What makes such an environment."""
+    return lambda: Asleep(seconds)
+
+
+def sleeps(args: argparse.Namespace) -> dict[str, Any]:
+    """One environment in this process, then as many as there are actors."""
+    make, updates = asleep(5e-3), args.updates or 12
+    one = run(make, 1, updates, 128, envs_per_group=1, behind=1)
+    rows = [compared(run(make, n, updates, 128, envs_per_group=1, actors=n), one, n) for n in ACTORS]
+    return {"one": one, "rows": rows, "ratio": rows[-1]["gain"], "bar": 0.9 * ACTORS[-1]}
+
+
+def many(args: argparse.Namespace) -> dict[str, Any]:
+    """Logical actors, several to a process, against as many times one environment."""
+    (envs, processes), make, updates = MANY, asleep(5e-2), args.updates or 10
+    one = run(make, 1, max(3, updates // 2), 64, envs_per_group=1, behind=1)
+    found = compared(run(make, envs, updates, 64, envs_per_group=1, actors=processes), one, envs)
+    return {"one": one, "rows": [found], "processes": processes, "ratio": found["efficiency"], "bar": 0.8}
+
+
+def lander(args: argparse.Namespace) -> dict[str, Any]:
+    """Pairs of one process and two actors, in turns."""
+    updates, pairs = args.updates or 12, []
+    for k in range(PAIRS):
+        train = lambda **how: run("LunarLander-v3", 16, updates, 256, **how)
+        order = [{}, {"actors": 2}]
+        one, two = sorted((train(**how) for how in order[:: 1 if k % 2 == 0 else -1]), key=lambda x: x["ray"])
+        pairs.append(compared(two, one, 2))
+    return {"rows": pairs, "ratio": statistics.median(x["gain"] for x in pairs), "bar": 1.5}
+
+
+def kills(args: argparse.Namespace) -> dict[str, Any]:
+    """Twenty updates, an actor killed after each, and twenty without."""
+    make, updates = asleep(5e-3), args.updates or 22
+    how = dict(envs_per_group=1, actors=2)
+    quiet, killed = (run(make, 4, updates, 64, n, **how) for n in (0, min(20, updates - 2)))
+    return {
+        "rows": [compared(killed, quiet, 1)],
+        "kills": killed["killed"],
+        "same": quiet["hash"] == killed["hash"],
+    }
+
+
+def rllib(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Pairs of RLlib and two actors, in turns; None, and a sentence, where it is not installed."""
+    if not args.rllib.exists():
+        print(
+            f"rllib: there is no {args.rllib}: make an environment with ray[rllib]==2.60.*, torch and Box2D there."
+        )
+        return None
+    updates, pairs = args.updates or 12, []
+    settings = dict(batch_size=256, n_epochs=4, learning_rate=3e-4, gamma=0.99, gae_lambda=0.95, ent_coef=0.0)
+    for k in range(PAIRS):
+        ours = lambda k=k: run("LunarLander-v3", 16, updates, 256, actors=2, settings=settings | {"seed": k})
+        theirs = lambda k=k: peer(args.rllib, {"updates": updates, "rows": 16 * 256, "seed": k, **settings})
+        sides = {side: side() for side in (ours, theirs)[:: 1 if k % 2 == 0 else -1]}
+        mine, other = sides[ours], sides[theirs]
+        pairs.append(compared(mine, other, 2) | {"their_fps": other["fps"], "their_return": other["return"]})
+    versions = other["versions"]
+    return {"rows": pairs, "ratio": statistics.median(x["gain"] for x in pairs), "bar": 3, "peer": versions}
+
+
+def peer(python: Path, arguments: dict[str, Any]) -> dict[str, Any]:
+    """RLlib's side, in its own environment."""
+    command = [str(python), str(HERE / "peers_rllib.py"), json.dumps(arguments)]
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, env=clean)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def compared(found: dict[str, Any], one: dict[str, Any], actors: int) -> dict[str, Any]:
+    """A run beside that of one process."""
+    gain = found["fps"] / one["fps"]
+    row = {"actors": actors, **found, "one_fps": one["fps"], "gain": gain, "efficiency": gain / actors}
+    print(f"  {actors:4} {found['fps']:8.0f} steps/s, {gain:6.2f} times {one['fps']:.0f}, efficiency "
+          f"{gain / actors:.2f}, waits {found['waits']:.0%}, Ray {found['ray']:.1%}, return {found['return']}",
+          flush=True)  # fmt: skip
+    return row
+
+
+JOBS = {job.__name__: job for job in (sleeps, many, lander, kills, rllib)}
+
+
+def plot() -> None:
+    """Efficiency over actors, and where the learner's time goes."""
+    import matplotlib.pyplot as plt
+
+    last = {row["name"]: row for row in map(json.loads, ROWS.read_text().splitlines())}
+    rows = [row for name in ("sleeps", "many") if name in last for row in last[name]["rows"]]
+    names, x = [str(row["actors"]) for row in rows], range(len(rows))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    left.bar(x, [row["efficiency"] for row in rows], color="#0072b2")
+    for i, row in enumerate(rows):
+        left.text(i, row["efficiency"] - 0.07, f"{row['efficiency']:.2f}", ha="center", color="white")
+    left.axhline(1, color="black", linewidth=1)
+    left.set_title("speed per environment, times one alone", loc="left", weight="bold")
+    learns = [1 - row["waits"] for row in rows]
+    right.bar(x, learns, color="#009e73", label="learns")
+    right.bar(x, [row["waits"] for row in rows], bottom=learns, color="#cccccc", label="waits for chunks")
+    right.set_title("the learner's time", loc="left", weight="bold")
+    right.legend(loc="center")
+    for axes in (left, right):
+        axes.set_xticks(list(x), names)
+        axes.set(xlabel="environments that sleep, a logical actor each", ylim=(0, 1.15))
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(PICTURE, dpi=120)
+
+
 def main() -> None:
-    """Print a table; `--out` writes it as JSON too."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--updates", type=int, default=12)
-    parser.add_argument("--n-steps", type=int, default=128)
-    parser.add_argument("--seconds", type=float, default=5e-3, help="that a step sleeps")
-    parser.add_argument("--kill", type=int, default=0, metavar="N", help="kill an actor after each N updates")
-    parser.add_argument("--no-lander", action="store_true")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    seconds = args.seconds
-    make = lambda: Asleep(seconds)
-    one = run(make, 1, args.updates, args.n_steps, envs_per_group=1, behind=1)
-    print(
-        f"{'environment':12} {'actors':>6} {'steps/s':>8} {'times one':>9} {'efficiency':>10} {'waits':>6}  hash"
+    """Run the jobs named, or all."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    rows: list[dict[str, Any]] = []
-
-    def add(name: str, actors: int, found: dict[str, Any], base: float) -> None:
-        gain = found["fps"] / base
-        rows.append(
-            {"env": name, "actors": actors, **found, "gain": gain, "efficiency": gain / max(actors, 1)}
-        )
-        print(f"{name:12} {actors:6} {found['fps']:8.0f} {gain:9.2f} {gain / max(actors, 1):10.2f} "
-              f"{found['waits']:6.0%}  {found['hash']}", flush=True)  # fmt: skip
-
-    add("sleeps", 0, one, one["fps"])
-    for actors in args.actors:
-        add(
-            "sleeps",
-            actors,
-            run(make, actors, args.updates, args.n_steps, envs_per_group=1, actors=actors),
-            one["fps"],
-        )
-    if args.kill:
-        for kill in (0, args.kill):
-            found = run(make, 4, 2 * args.updates, args.n_steps, kill, envs_per_group=1, actors=2)
-            add(f"{found['restarts']} kills", 2, found, one["fps"])
-    if not args.no_lander:
-        lander = lambda **how: run("LunarLander-v3", 16, args.updates, args.n_steps, **how)
-        base = lander()
-        add("LunarLander", 0, base, base["fps"])
-        add("LunarLander", 2, lander(actors=2), base["fps"])
-    if args.out:
-        args.out.write_text(
-            json.dumps({"rows": rows, "cores": os.cpu_count(), "n_steps": args.n_steps}, indent=1)
-        )
+    parser.add_argument("--only", nargs="+", default=list(JOBS), choices=list(JOBS), metavar="NAME")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--updates", type=int, help="of each run; then nothing is recorded")
+    parser.add_argument("--rllib", type=Path, default=RLLIB_PYTHON, metavar="PYTHON")
+    parser.add_argument("--plot", action="store_true")
+    args = parser.parse_args()
+    if args.list or args.plot:
+        print("\n".join(JOBS) if args.list else PICTURE)
+        return None if args.list else plot()
+    for name in args.only:
+        print(name, flush=True)
+        cluster.join(None, max(ACTORS))  # one Ray for all runs of a job
+        try:
+            row = JOBS[name](args)
+        finally:
+            cluster.leave()
+        if row is None or args.updates:
+            continue
+        row = {"name": name, **row, "command": f"python benchmarks/scale.py --only {name}", "machine": machine(),
+               "date": datetime.date.today().isoformat(), "versions": manifest.package_versions()}  # fmt: skip
+        with ROWS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{name}: {row.get('ratio', row.get('same'))}, asked {row.get('bar', 'the same')}", flush=True)
 
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", "actor .* died", RuntimeWarning)
-    main()
+    sys.exit(main())

@@ -47,9 +47,9 @@ class Job:
 
 JOBS = {
     "cartpole": Job("CartPole-v1", 30_000, 16),
-    "acrobot": Job("Acrobot-v1", 100_000, 24),
-    "mountaincar": Job("MountainCar-v0", 200_000, 24),
-    "pendulum": Job("Pendulum-v1", 100_000, 24),
+    "acrobot": Job("Acrobot-v1", 100_000, 16),
+    "mountaincar": Job("MountainCar-v0", 200_000, 16),
+    "pendulum": Job("Pendulum-v1", 100_000, 16),
     "lunarlander": Job("LunarLander-v3", 300_000, 24, seeds=3, jobs=2),
     "breakout": Job("Breakout-MinAtar", 500_000, 16, seeds=2),
     "asterix": Job("Asterix-MinAtar", 500_000, 16, seeds=2),

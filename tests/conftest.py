@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-MEMORY = 1500  # MiB, of a process; it may take a third more within a file
+MEMORY = 1800  # MiB, of a process; it may take a third more within a file
 
 if "ACTRIX_CACHE_DIR" not in os.environ:
     os.environ["ACTRIX_CACHE_DIR"] = tempfile.mkdtemp(prefix="actrix-tests-")
@@ -21,6 +21,9 @@ import pytest  # noqa: E402
 import actrix  # noqa: E402, F401 - sets JAX up before anything starts it
 from actrix.loops.runner import SHARED  # noqa: E402
 from quick import OPTION  # noqa: E402
+
+# The many programs of one operation are made again as quickly as they are written and read.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture

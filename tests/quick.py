@@ -4,7 +4,8 @@ XLA optimises the small programs little, without its newer code generator and in
 in conftest compiles as users do, but for `FLAGS`, which are read when the backend starts.) Children inherit both.
 
 JAX lowers each program in an MLIR context of its own, whose making costs a third of a small program; here a thread uses
-one for many. And the collector of garbage looks seldom at the many objects that stay.
+one for many. Nor is written into each operation where it was traced; and the collector of garbage looks seldom at the
+many objects that stay.
 """
 
 import contextlib
@@ -23,7 +24,8 @@ missing = [f"{name}={value}" for name, value in FLAGS.items() if name not in giv
 os.environ["XLA_FLAGS"] = " ".join([given, *missing]).strip()
 os.environ[OPTION.upper()] = "1"
 jax.config.update(OPTION, True)
-gc.set_threshold(50_000, 20, 20)
+jax.config.update("jax_traceback_in_locations_limit", 0)
+gc.set_threshold(200_000, 20, 50)
 
 with contextlib.suppress(ImportError, AttributeError):  # not public: where it is no longer, tests are slower
     from jax._src.interpreters import mlir

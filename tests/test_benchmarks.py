@@ -36,6 +36,32 @@ def test_a_side_says_what_it_ran(script, function, arguments):
     assert said["what"]["versions"]["gymnasium"]
 
 
+def test_generation_times_this_side():
+    sizes = ["--prompt=3", "--new=2", "--batch=16", "--steps=1", "--repeats=1", "--pairs=1"]
+    command = [sys.executable, str(HERE / "generation.py"), *sizes]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout.strip().splitlines()[-1])
+    assert row["tokens_per_second"][0][0] > 0
+    assert row["seconds_per_step"][0][0] > 0
+
+
+@pytest.mark.slow
+def test_sequences_writes_a_row_of_each_seed_once(tmp_path):
+    results = tmp_path / "rows.jsonl"
+    command = [
+        sys.executable, str(HERE / "sequences.py"), "--tasks", "sort", "--methods", "grpo", "--seeds", "1",
+        "--steps", "2000", "--prompts", "20", "--runs", str(tmp_path / "runs"), "--results", str(results),
+    ]  # fmt: skip
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [row["method"] for row in rows] == ["start", "grpo"]
+    assert all(0 <= row["right"]["sampled"] <= 100 for row in rows)
+    assert rows[1]["curve"][-1][0] >= 2000
+
+
 def gpu(*arguments, timeout=60):
     """The script as a process, on a CPU."""
     env = os.environ | {"JAX_PLATFORMS": "cpu"}

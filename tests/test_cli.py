@@ -220,7 +220,7 @@ def test_composition(tmp_path, capsys):
         (["ppo", "CartPol-v1"], ["CartPol-v1", "CartPole-v1"]),
         (["ppo", "CartPole-v1", "--set", "gama=0.9"], ["gama", "gamma"]),
         (["ppo", "CartPole-v1", "--set", "gamma=2"], ["gamma=2"]),
-        (["ppo", "CartPole-v1", "--set", "batch_size=100"], ["100", "256"]),
+        (["ppo", "CartPole-v1", "--set", "batch_size=300"], ["300", "256"]),
         (["ppo", "CartPole-v1", "--set", "learning_rate=-1"], ["learning_rate"]),
         (["ppo", "CartPole-v1", "--set", "n_steps"], ["KEY=VALUE"]),
         (
@@ -848,7 +848,7 @@ def test_modules_of_the_current_folder_are_found_where_one_is_named(tmp_path):
     (tmp_path / "optax.py").write_text("raise RuntimeError('hidden')\n")
     (tmp_path / "torch.py").write_text("import os; os._exit(9)\n")
     actrix = str(Path(sys.executable).parent / "actrix")
-    command = [actrix, "train", "ppo", "CartPole-v1", *SMALL, "--out", "other"]
+    command = [actrix, "train", "q-learning", "FrozenLake-v1", "--steps", "500", "--quiet", "--out", "other"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-1000:]
     (tmp_path / "torch.py").unlink()

@@ -1,6 +1,7 @@
 """The documentation says what the code does: coverage, links, commands, tables and examples."""
 
 import ast
+import functools
 import importlib.util
 import re
 from pathlib import Path
@@ -33,6 +34,7 @@ CONTRACTS = (
 """Where abstract classes are."""
 
 
+@functools.cache
 def contract_names():
     """Methods and fields of the contracts: who fulfils one need not describe it again."""
     names = set()
@@ -47,7 +49,7 @@ def contract_names():
 def undocumented(path):
     """Public names of a module without a docstring; a method may take that of one of its name further up."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    inherited, missing = contract_names(), []
+    inherited, missing = set(contract_names()), []
     if tree.body and not ast.get_docstring(tree):
         missing.append("the module")
 

@@ -36,8 +36,8 @@ SETTINGS = {
 }
 ON_POLICY = tuple(SETTINGS)
 """What is trained here in both loops; `test_modes.py` does it for every preset, with one shape for all."""
-FEW = ("reinforce", "ppo", "trpo", "actor-critic")
-"""Whole episodes, statistics and minibatches, another kind of update, a composition: the others are `slow`."""
+FEW = ("ppo", "actor-critic")
+"""A preset with statistics and minibatches, and a composition: the others are `slow`."""
 NAMES = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in ON_POLICY]
 CELLS = [
     pytest.param(name, mode, marks=() if name in FEW else pytest.mark.slow)

@@ -7,7 +7,6 @@ read-only. `num_timesteps` counts environment steps in both.
 from __future__ import annotations
 
 import itertools
-import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -223,11 +222,11 @@ class EvalCallback(EventCallback):
         super().__init__(callback_after_eval, verbose)
         if render:
             raise ValueError("render=True is not offered during training; take `actrix video` afterwards.")
-        self.eval_env = eval_env
-        self.n_eval_episodes, self.eval_freq, self.deterministic = n_eval_episodes, eval_freq, deterministic
+        self.eval_env, self.deterministic = eval_env, deterministic
+        self.n_eval_episodes, self.eval_freq = n_eval_episodes, eval_freq
         self.log_path = Path(log_path) / "evaluations.npz" if log_path is not None else None
         self.best_model_save_path = Path(best_model_save_path) if best_model_save_path is not None else None
-        self.best_mean_reward, self.last_mean_reward = -np.inf, -np.inf
+        self.best_mean_reward = self.last_mean_reward = -np.inf
         self.evaluations_timesteps: list[int] = []
         self.evaluations_results: list[list[float]] = []
         self.evaluations_length: list[list[int]] = []
@@ -243,8 +242,7 @@ class EvalCallback(EventCallback):
 
     @property
     def children(self) -> Sequence[BaseCallback]:
-        best = self.callback_on_new_best
-        return [*super().children, *([] if best is None else [best])]
+        return [child for child in (*super().children, self.callback_on_new_best) if child is not None]
 
     def _on_step(self) -> bool:
         if not self._crossed(self.eval_freq):
@@ -278,14 +276,14 @@ class EvalCallback(EventCallback):
 
     def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
         """Called after each step of an evaluation: note what the environment says of an episode that ends."""
-        if locals_["done"] and not math.isnan(told := success_of(locals_["info"])):
+        if locals_["done"] and not np.isnan(told := success_of(locals_["info"])):
             self._is_success_buffer.append(told)
 
     def _keep(self) -> None:
         """Write `evaluations.npz`, with what was said of success, and NaN for episodes of which nothing was."""
         told: dict[str, Any] = {}
         if known := self._is_success_buffer:
-            self.evaluations_successes.append([*known, *[math.nan] * (self.n_eval_episodes - len(known))])
+            self.evaluations_successes.append([*known, *[np.nan] * (self.n_eval_episodes - len(known))])
             told = {"successes": _table(self.evaluations_successes)}
         if self.log_path is not None:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Environments in groups: of a model, of a run."""
+"""Environments in groups and the learners: of a model, of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 from actrix.core.contract import Algorithm
 from actrix.envs.base import HostEnv
 from actrix.envs.make import choose_backend, make_vec_env, training_env
-from actrix.loops.groups import Crew, Grouping, check_grouping, local_crew
+from actrix.loops.grouping import Grouping, check_grouping
+from actrix.loops.groups import Crew, local_crew
+from actrix.loops.learners import Learners
 
 
 def crew_for(model: Any, env: Any) -> Crew:
@@ -51,4 +53,20 @@ def _crew(make: Callable[[], Any], groups: int, grouping: Grouping) -> Crew:
         return local_crew(make, groups)
     from actrix.remote.crew import RayCrew
 
-    return RayCrew(make, groups, grouping.actors, grouping.address, step_timeout=grouping.step_timeout)
+    return RayCrew(
+        make,
+        groups,
+        grouping.actors,
+        grouping.address,
+        step_timeout=grouping.step_timeout,
+        free=grouping.free,
+    )
+
+
+def learners_of(grouping: Grouping) -> Learners:
+    """Who learns: devices of this process, or processes on Ray that hold them; ImportError, ValueError."""
+    if grouping.learner_processes == 1:
+        return Learners(grouping.learners)
+    from actrix.remote.team import Team
+
+    return Team(grouping.learners, grouping.learner_processes, grouping.address)

@@ -21,7 +21,7 @@ from actrix.callbacks import as_callback
 from actrix.core import spaces
 from actrix.core.contract import Acting
 from actrix.core.types import Spec
-from actrix.crews import crew_for
+from actrix.crews import crew_for, learners_of
 from actrix.data.datasets.dataset import Dataset, check_spaces
 from actrix.data.datasets.read import load_dataset
 from actrix.envs.agents.game import is_game
@@ -36,7 +36,8 @@ from actrix.files.lock import RunLock
 from actrix.hooks import Hooks, NoLogger
 from actrix.loops.compiled import CompiledRunner
 from actrix.loops.evaluate import Stream, check_same_spaces
-from actrix.loops.groups import Crew, Grouping, check_grouping
+from actrix.loops.grouping import Grouping, check_grouping
+from actrix.loops.groups import Crew
 from actrix.loops.host import HostRunner
 from actrix.loops.offline import OfflineRunner
 from actrix.loops.runner import Runner
@@ -75,8 +76,10 @@ class Model(Surface, Stored):
         envs_per_group: environments that act together; with the same groups and the same `behind`, any number of actors
             comes to the same bits. None = with actors one group each, else all together.
         behind: 1 = the policy before the last update collects, while that is made (PPO, and data of older policies);
-            None = 1 with actors, else 0.
-        address: of a Ray cluster, for `actors`; None starts Ray on this machine.
+            None = 1 with actors, else 0; "any" = the learner waits for no actor (v-trace).
+        address: of a Ray cluster, for `actors` and `learner_processes`; None starts Ray on this machine.
+        learners: devices that each compute a share of every batch; the same result up to rounding.
+        learner_processes: processes on Ray that hold them; 1 = this one.
         learning_rate: and all other `settings`: the algorithm's parameters by Stable-Baselines3's names. A `batch_size`
             that is not given is the default, or the largest below it that divides a chunk.
 
@@ -106,7 +109,8 @@ class Model(Surface, Stored):
         tensorboard_log: str | os.PathLike | None = None,
         policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = "auto",
         stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None, actors: int = 0,
-        envs_per_group: int | None = None, behind: int | None = None, address: str | None = None, **settings: Any,
+        envs_per_group: int | None = None, behind: int | str | None = None, address: str | None = None,
+        learners: int = 1, learner_processes: int = 1, **settings: Any,
     ):  # fmt: skip
         settings, policy_kwargs = _given(settings, learning_rate, policy_kwargs, env)
         self._own_batch = "batch_size" in settings
@@ -122,7 +126,7 @@ class Model(Surface, Stored):
         )
         self.backend, self.env_kwargs, self.n_envs = backend, env_kwargs, n_envs
         self.device = get_device(device)
-        self.grouping = Grouping(actors, envs_per_group, behind, address)
+        self.grouping = Grouping(actors, envs_per_group, behind, address, learners, learner_processes)
         if seed is not None:  # for environments that draw from the global streams
             set_random_seed(self.seed)
         self.reference = None if reference is None else reference.acting
@@ -168,11 +172,13 @@ class Model(Surface, Stored):
         self._env, self.spec = env, env.spec
         own = isinstance(given, gym.Env | gym.vector.VectorEnv) or is_game(given)
         self._given = given if own else env
+        who, seed, reference = self.grouping, self.seed, self.reference
+        who.check_shares(self.n_envs)
+        check_grouping(self.algorithm, who, "gymnasium" if isinstance(env, HostEnv) else "jax")
         if isinstance(env, HostEnv):
-            self.runner = host_runner(self.algorithm, env, self.seed, self.reference, self.grouping.lag)
+            self.runner = host_runner(self.algorithm, env, seed, reference, who.lag, learners_of(who))
         else:
-            check_grouping(self.algorithm, self.grouping, "jax")
-            self.runner = CompiledRunner(self.algorithm, env, self.n_envs, [self.seed], self.reference)
+            self.runner = CompiledRunner(self.algorithm, env, self.n_envs, [seed], reference, who.learners)
         if learner is not None:
             learner = self.algorithm.adopt(learner, self.runner.learners[0])
             self.runner.set_learners([learner], [self.run.iterations])
@@ -188,6 +194,7 @@ class Model(Surface, Stored):
         data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
         if self.spec is not None:
             check_spaces(data, self.spec)
+        self.grouping.check_data_set()
         self.algorithm.check(data.spec, 1)
         runner = OfflineRunner(self.algorithm, data, [self.seed])
         learner = None if self.runner is None else self.runner.learners[0]

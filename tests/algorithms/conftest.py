@@ -1,6 +1,6 @@
 """See helpers.py. What several files ask of one preset is asked in a row, so that its programs are made once."""
 
-PER_PRESET = ("test_learning", "test_modes", "test_resume_presets")
+PER_PRESET = ("test_golden_updates", "test_learning", "test_modes", "test_resume_presets")
 
 
 def pytest_collection_modifyitems(items):

@@ -38,8 +38,13 @@ LEARNED = [
 
 
 def cover(cells):
-    """As few of the cells as have every critic and every actor with every data that it goes with."""
-    parts = lambda cell: (lambda critic, actor, data: {(critic, data), (actor, data)})(*cell.split("|"))
+    """As few of the cells as have every critic, every ψ, and every actor with every data that it goes with."""
+
+    def parts(cell):
+        critic, actor, data = cell.split("|")
+        name, _, psi = actor.partition(":")
+        return {critic, psi, (name, data)}
+
     left, chosen = set().union(*map(parts, cells)), []
     while left:
         chosen.append(max(cells, key=lambda cell: len(parts(cell) & left)))

@@ -49,8 +49,8 @@ def digests_elsewhere(names, folder):
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["'))
 
 
-FEW = ["ppo", "rainbow", "tqc", "stream-ac", "q-lambda"]
-"""One of each kind of fit and data, priorities and noisy layers among them."""
+FEW = ["ppo", "rainbow", "stream-ac"]
+"""One of each kind of loop: minibatches of a chunk, a memory with priorities and noisy layers, single steps."""
 OTHERS = [name for name in PRESETS if name not in FEW]
 PARTS = [FEW, *(pytest.param(OTHERS[i::3], marks=pytest.mark.slow) for i in range(3))]
 

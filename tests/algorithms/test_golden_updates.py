@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import presets, restart, shared_runner
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -73,19 +74,21 @@ def assert_near(found, golden, initial):
         assert np.linalg.norm(theta - target) <= 1e-3 * way + 1e-6 * norm, part
 
 
-BY_HOST = ("ppo", "sac", "stream-ac")
+BY_HOST = ("ppo",)
 """Of the others the host loop is `slow`: it gives the same bits, which test_modes.py asks."""
 BY_OTHERS = ("vpg", "a2c", "qac", "tdac", "ppo-kl", "npg", "off-pac", "pgql", "c51", "qr-dqn", "ddpg", "redq", "cql",
              "td3-bc", "td", "td-lambda", "sarsa", "expected-sarsa", "q-learning", "double-q", "awr",
              "td-lambda-ac")  # fmt: skip
 """Other settings of parts that these have: reinforce, ppo, trpo, v-trace, acer, rainbow, iqn, td3, droq, sac, iql,
 sarsa-lambda, q-lambda, tree-backup, awac and stream-ac."""
+BY_PROBES = {name for name in presets() if isinstance(name, str)}
+"""Presets whose program for the probes is made anyway: their numbers in it are recorded, too, and the cases `slow`."""
 
 
 def params():
     for case, loop in updates.RUNS:
         again = "compiled" in updates.CASES[case].loops and (
-            case not in BY_HOST if loop == "host" else case in BY_OTHERS
+            case not in BY_HOST if loop == "host" else case in BY_OTHERS or case in BY_PROBES
         )
         slow = [pytest.mark.slow] if updates.CASES[case].slow or again else []
         yield pytest.param(case, loop, id=f"{case}-{loop}", marks=slow)
@@ -94,7 +97,19 @@ def params():
 @pytest.mark.parametrize(("case", "loop"), list(params()))
 def test_updates_give_the_recorded_parameters(case, loop, capsys):
     before, after = updates.run(case, loop)
-    initial, golden = recorded(case, "initial"), recorded(case, loop)
+    compare(before, after, case, loop, capsys)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_so_do_those_of_the_program_for_the_probes(name, capsys):
+    """The one that `test_learning.py`, `test_modes.py` and `test_resume_presets.py` use."""
+    before, after = updates.run_runner(restart(shared_runner(name), 3, total_steps=10_000), 5)
+    compare(before, after, name, "probes", capsys)
+
+
+def compare(before, after, case, loop, capsys):
+    initial = recorded(case, "initial" if loop != "probes" else "at first")
+    golden = recorded(case, loop)
     assert golden, "not recorded"
     at_first, different = differences(before, initial), differences(after, golden)
     if updates.fingerprint() != META["fingerprint"]:
@@ -112,7 +127,9 @@ def test_updates_give_the_recorded_parameters(case, loop, capsys):
 def test_every_preset_has_a_case_and_nothing_else_is_recorded():
     assert {case.preset for case in updates.CASES.values()} >= set(updates.PRESETS)
     found = {tuple(key.split("/")[:2]) for key in RECORDED}
-    assert found == {(case, loop) for case, one in updates.CASES.items() for loop in ("initial", *one.loops)}
+    assert found == {
+        (case, loop) for case, one in updates.CASES.items() for loop in ("initial", *one.loops)
+    } | {(name, what) for name in make_updates.probed() for what in ("at first", "probes")}
     assert set(META["commits"]) == set(updates.CASES)
     assert updates.FILE.stat().st_size < 1_500_000
 

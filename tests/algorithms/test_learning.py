@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from helpers import (
     KNOWN,
-    VARIANTS,
     continuous,
     greedy,
     preferred,
@@ -62,7 +61,9 @@ def learned(name, seed=0):
     return checks
 
 
-@pytest.mark.parametrize("name", [*presets(), *VARIANTS])
+@pytest.mark.parametrize(
+    "name", [*presets(), "deep sarsa", pytest.param("deep expected-sarsa", marks=pytest.mark.slow)]
+)
 def test_presets_learn_known_values_and_to_act(name):
     """On all probes: V(obs) = obs where the reward is; V = γ one step before a reward of 1; reward 1 for ever, cut
     every 2 steps, is worth 1/(1−γ) = 2 (taken for a termination at most 1.5); the best action; of the masked ones

@@ -163,7 +163,8 @@ def test_a_grid_world_is_solved(name, optimized):
     assert oracle.performance(grid, policy) >= 0.99 * best
 
 
-@pytest.mark.parametrize("name", [pytest.param("td-lambda-ac", marks=pytest.mark.slow), "stream-ac"])
+@pytest.mark.slow  # test_a_grid_world_is_solved, and the presets' own tests
+@pytest.mark.parametrize("name", ["td-lambda-ac", "stream-ac"])
 def test_cartpole_is_learned(name, optimized):
     """30,000 single steps: both are far above a random policy's 22."""
     runner = CompiledRunner(PRESETS[name].algorithm, jax_env("CartPole-v1"), 1, [0])

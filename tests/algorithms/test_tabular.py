@@ -455,6 +455,7 @@ def test_monte_carlo_equals_the_textbooks_sums(visits, importance, predicts, rat
         ("td", {}),
     ],
 )
+@pytest.mark.slow  # test_tabular_solved.py: of every variant, optimised
 def test_prediction_finds_the_values_of_the_given_policy(name, settings):
     """Of a policy far from the uniform one, which exploring would change: only importance sampling may explore."""
     mdp = chain(5, gamma=0.9, max_episode_steps=100)

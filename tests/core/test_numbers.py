@@ -87,7 +87,7 @@ def test_other_numbers_from_the_next_update_on_compile_nothing(name):
                 n_critic_updates=1,
             ),
         ),
-        ("sac", dict(ent_coef=0.1)),
+        pytest.param("sac", dict(ent_coef=0.1), marks=pytest.mark.slow),  # test_learning.py: 0.05
         ("discrete-sac", dict(target_entropy=0.1)),
         ("td3-bc", dict(bc_alpha=1.0)),
         ("dqn", dict(priority_beta="lin_0.4_1.0", prioritized=True, max_grad_norm=None)),

@@ -1,5 +1,6 @@
 """Token environments against plain Python: questions, forced prompts, verifiers, groups."""
 
+import functools
 import itertools
 import random
 
@@ -44,11 +45,16 @@ def is_right(env_id, prompt, answer, ended):
     return answer == wanted[env_id]
 
 
+@functools.cache
+def compiled(env):
+    return jax.jit(env.reset), jax.jit(env.step), jax.jit(env.mask)
+
+
 def play(env, key, choose):
     """(prompt, answer, ended, reward, steps) of an episode; `choose(state)` gives the answer's tokens."""
-    state, obs = env.reset(key)
+    reset, step, mask_of = compiled(env)
+    state, obs = reset(key)
     prompt, answer, forced = [int(obs)], [], True
-    step, mask_of = jax.jit(env.step), jax.jit(env.mask)
     for n in itertools.count(1):
         mask = np.asarray(mask_of(state))
         forced = mask.sum() == 1

@@ -448,7 +448,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not Path("/dev/shm").exists(), reason="Linux only")
-@pytest.mark.parametrize("fault", ["", "endless", "hold"])
+@pytest.mark.parametrize("fault", [pytest.param("", marks=pytest.mark.slow), "endless", "hold"])
 def test_a_killed_parent_leaves_nothing(fault, tmp_path):
     """Workers end, also in the middle of a step that never does; no shared memory is left."""
     script = tmp_path / "script.py"

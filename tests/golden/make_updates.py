@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 
 FOLDER = Path(__file__).parent
-sys.path.insert(0, str(FOLDER))
+sys.path[:0] = [str(FOLDER), str(FOLDER.parent / "algorithms")]
 
 
 def code():
@@ -32,6 +32,13 @@ def read(path):
     """(arrays, metadata) of a recorded file; metadata: {"fingerprint": {…}, "commits": {case: commit}}."""
     with safetensors.safe_open(path, "np") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["golden"])  # noqa: SIM118
+
+
+def probed():
+    """Presets whose numbers in the program that the probes' tests use are recorded, too."""
+    from helpers import presets
+
+    return [name if isinstance(name, str) else name.values[0] for name in presets()]
 
 
 def main(names):
@@ -59,6 +66,13 @@ def main(names):
             assert all(np.array_equal(arrays.setdefault(key, x), x) for key, x in first.items())
             arrays |= {f"{case}/{loop}/{name}": x for name, x in after.items()}
             print(f"{case}, {loop}: {sum(x.size for x in after.values())} numbers", flush=True)
+        if case in probed():
+            import helpers
+
+            runner = helpers.restart(helpers.shared_runner(case), 3, total_steps=10_000)
+            before, after = updates.run_runner(runner, 5)
+            arrays |= {f"{case}/at first/{name}": x for name, x in before.items()}
+            arrays |= {f"{case}/probes/{name}": x for name, x in after.items()}
         meta["commits"][case] = commit
     safetensors.numpy.save_file(
         dict(sorted(arrays.items())), updates.FILE, {"golden": json.dumps(meta, sort_keys=True)}

@@ -297,11 +297,20 @@ def run(name: str, loop: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarr
     before = flat(runner.actings[0])
     runner.set_training(total_steps=case.total_steps)
     runner.warm()
-    if loop == "compiled":
-        reports = runner.advance(case.iterations)
+    _, after = run_runner(runner, case.iterations, at_once=loop == "compiled")
+    return before, after
+
+
+def run_runner(
+    runner: Any, iterations: int, at_once: bool = True
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The same of a runner that is ready to go on."""
+    before = flat(runner.actings[0])
+    if at_once:
+        reports = runner.advance(iterations)
     else:
-        reports = [report for _ in range(case.iterations) for report in runner.advance(1)]
-    assert not any(report.nonfinite for report in reports), f"{name}, {loop}: non-finite"
+        reports = [report for _ in range(iterations) for report in runner.advance(1)]
+    assert not any(report.nonfinite for report in reports), "non-finite"
     return before, flat(runner.actings[0])
 
 

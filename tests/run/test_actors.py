@@ -1,5 +1,6 @@
 """Actors on Ray: the bits of one process, whoever collects and whoever is killed meanwhile."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,10 +13,10 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from tests.run.test_grouping import STEPS, Marked, digest, model
+from tests.run.test_grouping import STEPS, Marked, digest, model, replaying
 from tests.run.test_resume import tensors
 
-from actrix import train_seeds
+from actrix import DQN, SAC, VTrace, train_seeds
 from actrix.envs.guard import EnvError
 from actrix.files import checkpoint
 
@@ -75,7 +76,7 @@ class Killer:
     def __call__(self, locals_, _):
         self.calls += 1
         if self.calls in self.updates:
-            mates = locals_["model"].env._mates
+            mates = locals_["model"].env.host._mates
             os.kill(
                 mates[self.calls % len(mates) if self.number is None else self.number].pid, signal.SIGKILL
             )
@@ -92,6 +93,71 @@ def test_any_number_of_actors_comes_to_the_same_bits(closing):
     assert len(there.run.returns) == there.num_episodes > 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "env", "numbers"),
+    [
+        (DQN, "CartPole-v1", ((1, 2),)),
+        pytest.param(SAC, "Pendulum-v1", ((0, 1), (1, 2)), marks=pytest.mark.slow),
+    ],
+)
+def test_actors_of_a_replay_memory_come_to_the_same_bits(one_ray, kind, env, numbers):
+    for behind, actors in numbers:
+        here, there = (
+            replaying(kind, env, envs_per_group=1, behind=behind, actors=n).learn(40 + 16 * 8)
+            for n in (0, actors)
+        )
+        there.env.close()
+        assert digest(here) == digest(there), f"{actors} actors, behind={behind}"
+
+
+class Straggler(Marked):
+    """The environment of this mark takes no step until there is that file."""
+
+    late, go = None, ""
+
+    def step(self, action):
+        while self.mark == self.late and not os.path.exists(self.go):
+            time.sleep(0.02)
+        return super().step(action)
+
+
+def waits_for_nobody(**more):
+    return VTrace(
+        "MlpPolicy", Straggler, **dict(n_envs=2, actors=2, behind="any", lag=0, n_steps=16, seed=3,
+                                       backend="gymnasium", policy_kwargs={"net_arch": [8]}) | more
+    )  # fmt: skip
+
+
+def test_nobody_is_waited_for_and_staleness_is_told(one_ray, tmp_path, monkeypatch):
+    """One of two actors takes no step: updates are made from chunks of the other. When its first chunk comes, it is as
+    old as all the updates made meanwhile."""
+    monkeypatch.setattr(crew, "SLOW", 1e9)
+    starts = waits_for_nobody(actors=0, behind=0, envs_per_group=1).runner._starts(3)
+    Straggler.late, Straggler.go = float(starts[1].seeds[0] % 2**31 % 1000), str(tmp_path / "go")
+    trained, seen = waits_for_nobody(), []
+    with contextlib.closing(trained.env):
+
+        def look(locals_, _):
+            numbers = trained.run.metrics
+            seen.append((numbers["time/staleness"], numbers["time/staleness_max"]))
+            if len(seen) == 5:
+                (tmp_path / "go").touch()
+            return seen[-1][1] < 5
+
+        trained.learn(10**6, callback=look, checkpoint_dir=tmp_path / "saved")
+    assert seen[:5] == [(0, 0)] + [(0.5, 1)] * 4, (
+        "two chunks of the other, one of which is under way meanwhile"
+    )
+    mean, most = seen[-1]
+    assert most == len(seen) - 1
+    assert mean in (most / 2, (most + 1) / 2)
+    again = waits_for_nobody()
+    with contextlib.closing(again.env):
+        again.learn(trained.num_timesteps + 320, resume_from=tmp_path / "saved")
+    assert again.run.resumes == 0, "in the same episodes"
+    assert again.run.iterations == len(seen) + 10
+
+
 def test_killed_actors_change_nothing(closing):
     killer = Killer(1, 2, 3)
     trained = closing(actors=2, envs_per_group=1)
@@ -99,7 +165,7 @@ def test_killed_actors_change_nothing(closing):
         RuntimeWarning, match=r"actor \d \(groups . to ., process \d+ on .*\) died .* is replaced\.$"
     ):
         trained.learn(STEPS, callback=killer)
-    assert killer.killed == trained.env.restarts == 3
+    assert killer.killed == trained.env.host.restarts == 3
     assert digest(trained) == digest(model(envs_per_group=1, behind=1).learn(STEPS))
 
 
@@ -227,7 +293,7 @@ def test_twenty_kills_at_random_moments(closing, monkeypatch):
 
     def kill():
         while len(killed) < 20 and not stop.wait(rng.uniform(0.5, 4.0)):
-            pid = trained.env._mates[rng.integers(2)].pid
+            pid = trained.env.host._mates[rng.integers(2)].pid
             if pid is not None and pid not in killed:
                 killed.append(pid)
                 os.kill(pid, signal.SIGKILL)
@@ -257,7 +323,7 @@ def test_a_stuck_actor_is_ended_and_a_slow_one_named(closing, monkeypatch):
     monkeypatch.setattr(crew, "DEATHS", 1)
     stuck = type("Stuck", (Sleeps,), {"stuck": True, "seconds": 0.0, "__module__": __name__})
     trained = closing(env=stuck, actors=1, normalize=False)
-    trained.env.step_timeout = 3.0
+    trained.env.host.step_timeout = 3.0
     with (
         pytest.warns(
             RuntimeWarning, match=r"group 0 \(environments 0 to 3 of the run\), step \d+ of 16 took longer"
@@ -380,7 +446,7 @@ if __name__ == "__main__":
         return True
 
     trained.learn(16 * 4 * 6, callback=gone)
-    assert trained.env.restarts >= 1, trained.env.restarts  # a successor may be sent to the dead node first
+    assert trained.env.host.restarts >= 1, trained.env.host.restarts  # a successor may be sent to the dead node first
     here = model(envs_per_group=1, behind=1).learn(16 * 4 * 6)
     trained.env.close()
     cluster.shutdown()

@@ -34,8 +34,11 @@ def at_the_edge(cls, backend, settings):
     return model
 
 
-@pytest.mark.parametrize("backend", ["jax", "gymnasium"])
-@pytest.mark.parametrize(("cls", "settings"), [(PPO, PPO_SMALL), (DQN, DQN_SMALL)])
+@pytest.mark.parametrize(
+    ("cls", "settings", "backend"),
+    [(PPO, PPO_SMALL, "gymnasium"), (DQN, DQN_SMALL, "jax"),
+     *(pytest.param(*x, marks=pytest.mark.slow) for x in ((PPO, PPO_SMALL, "jax"), (DQN, DQN_SMALL, "gymnasium")))],
+)  # fmt: skip
 def test_training_passes_two_to_the_31(cls, settings, backend, tmp_path):
     model = at_the_edge(cls, backend, settings)
     model.learn(160, reset_num_timesteps=False, checkpoint_dir=tmp_path)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from tests.run.test_resume import assert_same, keep_all  # noqa: F401
 
-from actrix import A2C, PPO, SAC, VTrace
+from actrix import A2C, ACER, DQN, PPO, SAC, SARSA, VTrace
 from actrix.envs.guard import EnvError
 from actrix.envs.make import make_vec_env
 from actrix.files import checkpoint
 from actrix.loops import host
-from actrix.loops.groups import Grouping, GroupRunner
+from actrix.loops.grouping import Grouping
+from actrix.loops.groups import GroupRunner
 from actrix.loops.runner import iteration_keys, wrapped
 from actrix.loops.stepping import host_runner
 
@@ -76,6 +77,39 @@ def test_one_group_of_all_environments_is_the_ordinary_loop():
     halves = model(envs_per_group=2).learn(STEPS)
     assert digest(halves) == digest(model(envs_per_group=2).learn(STEPS)) != digest(model().learn(STEPS))
     assert len(halves.run.returns) == halves.num_episodes > 0
+
+
+REPLAY = {
+    "n_envs": 4, "backend": "gymnasium", "seed": 3, "policy_kwargs": {"net_arch": [8]}, "learning_starts": 40,
+    "batch_size": 16, "train_freq": 4, "gradient_steps": 2, "buffer_size": 500,
+}  # fmt: skip
+
+
+def replaying(kind=DQN, env="CartPole-v1", **more):
+    return kind("MlpPolicy", env, **REPLAY | more)
+
+
+@pytest.mark.parametrize(
+    ("kind", "env"), [(DQN, "CartPole-v1"), pytest.param(SAC, "Pendulum-v1", marks=pytest.mark.slow)]
+)
+def test_a_replay_memory_is_fed_by_groups_in_their_order(kind, env, tmp_path):
+    """One group of all environments is the ordinary loop; so many updates to so many steps, whoever is behind; resuming
+    is exact."""
+    ordinary, whole = (replaying(kind, env, **how).learn(40 + 16 * 8) for how in ({}, {"envs_per_group": 4}))
+    assert digest(ordinary) == digest(whole)
+    for behind in (0, 1):
+        halves = replaying(kind, env, envs_per_group=2, behind=behind).learn(40 + 16 * 8)
+        assert int(halves.runner.learner.training.gradient_steps) == 2 * 8
+        assert int(halves.runner.learner.memory.rows.valid.sum()) == 40 + 16 * 8
+        assert digest(halves) != digest(whole)
+    half = replaying(kind, env, envs_per_group=2, behind=1)
+    half.learn(40 + 16 * 4, checkpoint_dir=tmp_path)
+    half = replaying(kind, env, envs_per_group=2, behind=1, seed=9)
+    half.learn(40 + 16 * 8, resume_from=tmp_path)
+    assert half.run.resumes == 0
+    same = lambda x: jax.tree.leaves((x.runner.learner.acting, x.runner.learner.memory))
+    for a, b in zip(same(half), same(halves), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 class Marked(gym.Env):
@@ -166,9 +200,40 @@ def test_an_error_in_the_chunk_ahead_is_raised_where_it_is_wanted():
     ("kind", "more", "message"),
     [
         (A2C, {"behind": 1, "batch_size": None}, "score weighs nothing by the ratio.*take behind=0"),
-        (SAC, {"env": "Pendulum-v1", "behind": 1}, "learned from every few steps"),
-        (SAC, {"env": "Pendulum-v1", "envs_per_group": 2}, "collect whole chunks"),
-        (PPO, {"behind": 2}, "behind=2 must be 0 or 1"),
+        (SAC, {"env": "Pendulum-v1", "behind": 1}, "acts in one program: give envs_per_group or actors too"),
+        (
+            SARSA,
+            {"env": "FrozenLake-v1", "envs_per_group": 2, "policy_kwargs": None},
+            "learns online, from each step before the next",
+        ),
+        (PPO, {"behind": 2}, "behind=2 must be 0, 1 or any"),
+        (
+            VTrace,
+            {"behind": "any", "lag": 0},
+            "takes what actors have ready, whichever they are: give actors=N too",
+        ),
+        (
+            PPO,
+            {"behind": "any", "actors": 2},
+            "on-policy correct for no other policy: take behind=1, or v-trace",
+        ),
+        (VTrace, {"behind": "any", "actors": 2}, "lag=8 adds older policies of its own: take lag=0"),
+        (
+            ACER,
+            {"behind": "any", "actors": 2},
+            "memory of data trajectories holds each environment's rows",
+        ),
+        (SAC, {"env": "Pendulum-v1", "behind": "any", "actors": 2}, "the memory of data replay holds"),
+        (
+            VTrace,
+            {"behind": "any", "actors": 2, "lag": 0, "normalize_reward": True},
+            "take normalize_reward=False",
+        ),
+        (
+            VTrace,
+            {"behind": "any", "actors": 3, "envs_per_group": 1, "lag": 0},
+            "4 groups cannot be shared equally by",
+        ),
         (PPO, {"envs_per_group": 3}, "does not divide the 4 environments: take one of 1, 2, 4"),
         (PPO, {"backend": "jax", "behind": 1}, "compiled loop"),
         (PPO, {"address": "localhost:1"}, "which actors need"),

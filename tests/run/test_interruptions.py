@@ -43,13 +43,14 @@ def rows(folder):
 
 def test_the_log_has_no_gap_and_the_lock_goes_with_its_process_gymnasium(tmp_path, capsys):
     """Killed twice in one run, each time with a last row that is torn; others are refused while it lives."""
-    case, steps = "ppo gymnasium", 8000
+    case, steps = "ppo gymnasium", 2400
     uninterrupted(words(case, tmp_path / "whole", steps, "--seed", "3"))
     folder = tmp_path / "run"
     first = words(case, folder, steps, "--seed", "3")
     for target in (0, steps // 3):
         child = launch(["resume", folder] if folder.exists() else first)
         assert wait_until(lambda target=target: newest(folder) > target, child)
+        os.kill(child.pid, signal.SIGSTOP)  # it lives, and does not end while the others are refused
         config = (folder / "config.json").read_bytes()
         assert main(["resume", str(folder), "--steps", str(10 * steps)]) == 2
         assert f"is in use by another process (pid {child.pid}): wait for it" in capsys.readouterr().err
@@ -70,7 +71,7 @@ def test_the_log_has_no_gap_and_the_lock_goes_with_its_process_gymnasium(tmp_pat
 
 def test_seeds_whose_parent_was_killed_go_on_to_the_same_bits_gymnasium(tmp_path):
     """Their processes save and end within seconds; a `resume` at once waits for the locks of their folders."""
-    case, steps = "ppo gymnasium", 3000
+    case, steps = "ppo gymnasium", 1600
     uninterrupted(words(case, tmp_path / "whole", steps, "--seeds", "2"))
     folder = tmp_path / "run"
     seeds = [folder / "seed-0", folder / "seed-1"]
@@ -116,7 +117,7 @@ def locked(folder):
 @pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.slow)])
 def test_seeds_in_one_program_go_on_to_the_same_bits_compiled(kills, tmp_path):
     """They are saved one after the other: a kill in between leaves one ahead of the other."""
-    case, steps = "ppo compiled", 60_000
+    case, steps = "ppo compiled", 4000 * kills
     uninterrupted(words(case, tmp_path / "whole", steps, "--seeds", "2"))
     folder, rng = tmp_path / "run", np.random.default_rng(kills)
     seeds = [folder / "seed-0", folder / "seed-1"]

@@ -59,7 +59,9 @@ def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(
+    "name", [x if x in ("dqn", "iql") else pytest.param(x, marks=pytest.mark.slow) for x in ALGORITHMS]
+)
 def test_same_seed_same_bits_in_segments_of_any_length_and_resumed(name, tmp_path):
     whole = runner_of(name, [3, 4])
     before = whole.learners

@@ -110,13 +110,14 @@ def whole(tmp_path_factory):
     return folder, names
 
 
-def chosen(names, every, last_only=False):
-    """Numbers from 1: all, or the first (if wanted) and the last of each kind."""
-    if every:
-        return range(1, len(names) + 1)
-    last = {name: n for n, name in enumerate(names, 1)}
-    first = {name: n for n, name in reversed(list(enumerate(names, 1)))}
-    return sorted({*last.values()} if last_only else {*first.values(), *last.values()})
+def chosen(names, every, last=False):
+    """Numbers from 1: all, or the first of each kind, or the last."""
+    numbers = list(enumerate(names, 1))
+    return (
+        range(1, len(names) + 1)
+        if every
+        else sorted({name: n for n, name in (numbers if last else reversed(numbers))}.values())
+    )
 
 
 def check_went_on(folder, reference, where, lost_rows=0):
@@ -173,7 +174,7 @@ def test_the_process_is_gone(every, whole, tmp_path):
     def gone():
         raise Gone
 
-    for n in chosen(names, every, last_only=True):
+    for n in chosen(names, every, last=True):
         folder, where = tmp_path / "run", f"{n}: {names[n - 1]}"
         code, _ = go(folder, n, gone, lasting=True)
         assert code is None, where

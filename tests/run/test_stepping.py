@@ -253,8 +253,9 @@ def test_trajectories_after_a_stop_are_cut_there():
 
 @pytest.mark.parametrize(
     ("cls", "backend"),
-    [(ACER, "jax"), (ACER, "gymnasium"), (OffPAC, "jax"), (PGQL, "gymnasium"),
-     *(pytest.param(*x, marks=pytest.mark.slow) for x in ((OffPAC, "gymnasium"), (PGQL, "jax")))],
+    [(OffPAC, "jax"), (PGQL, "gymnasium"),
+     *(pytest.param(*x, marks=pytest.mark.slow) for x in
+       ((OffPAC, "gymnasium"), (PGQL, "jax"), (ACER, "jax"), (ACER, "gymnasium")))],
 )  # fmt: skip
 def test_trajectories_are_replayed_behind_a_warm_up_of_the_statistics(cls, backend):
     small = {

@@ -45,9 +45,10 @@ CASES = {
     "dqn prioritised compiled": ["dqn", "CartPole-v1", "--backend", "jax", "--steps", "30000", *DQN],
     "sac gymnasium": ["sac", "Pendulum-v1", "--backend", "gymnasium", "--steps", "2500", *SAC],
 }
-KILLS = [("dqn prioritised gymnasium", 2)]
-"""Case and how often it is killed before it may end; PPO, in both loops, is killed in test_interruptions.py."""
 MANY = [(case, 6) for case in CASES]
+CASES["dqn shortly"] = ["500" if word == "1200" else word for word in CASES["dqn prioritised gymnasium"]]
+KILLS = [("dqn shortly", 2)]
+"""Case and how often it is killed before it may end; PPO, in both loops, is killed in test_interruptions.py."""
 
 
 def launch(words, **kwargs):

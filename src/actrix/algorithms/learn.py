@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from actrix.algorithms import reference as references
-from actrix.algorithms.sound import fits, needs_newest
+from actrix.algorithms.sound import fits, needs_newest, needs_order
 from actrix.core import normalize
 from actrix.core.answers import Actor, Clock, Critic, Data, Item, Kept, Learning, Metrics, State
 from actrix.core.contract import (
@@ -28,6 +28,7 @@ from actrix.core.fit import Fit
 from actrix.core.numbers import numbers_of, same_program, with_numbers
 from actrix.core.rows import Rows
 from actrix.core.schedules import evaluate
+from actrix.core.shards import spread
 from actrix.core.spaces import normalized_shapes
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
 from actrix.core.words import write
@@ -136,8 +137,19 @@ class Composition(Algorithm):
     def replays_transitions(self):
         return self.data.facts.transitions
 
+    @property
+    def learns_in_shares(self):
+        return True
+
     def refuses_behind(self):
         return needs_newest(self.critic, self.actor, self.data)
+
+    def refuses_any_order(self):
+        if self.normalize_reward:
+            return (
+                "normalize_reward follows each environment's rows in their order: take normalize_reward=False"
+            )
+        return needs_order(self.data)
 
     def rows(self, spec):
         return self.data.rows(spec)
@@ -354,7 +366,10 @@ class Update(Learning):
         rows = references.beside(self.actor, self.learner.training.reference, rows, a.clip_obs)
         look = lambda obs: normalize.normalize_observation(moments, obs, a.clip_obs)
         reward = rows.reward if scale is None else normalize.scale_reward(scale, rows.reward, a.clip_reward)
-        return dataclasses.replace(rows, obs=look(rows.obs), next_obs=look(rows.next_obs), reward=reward)
+        rows = dataclasses.replace(rows, obs=look(rows.obs), next_obs=look(rows.next_obs), reward=reward)
+        # By time where each row stands alone: networks take `[T, N]` rows as T·N of them, T outermost.
+        axis = 0 if rows.carry0 is None else rows.reward.ndim - 1
+        return spread(rows, axis, rows.reward.shape[axis])
 
     def estimate(self, state, rows, progress, key):
         view = self.look(state.params, rows)
@@ -371,6 +386,8 @@ class Update(Learning):
         return self._counted(self.fit.update_critic, state, item, progress, key)
 
     def _counted(self, step: Any, state: State, item: Item, progress: Any, key: Key) -> tuple:
+        axis = item[0].reward.ndim - 1  # along which rows, or sequences of them, lie side by side
+        item = spread(item, axis, item[0].reward.shape[axis])
         state, priority, metrics = step(self.critic, self.actor, self.look, state, item, progress, key)
         return dataclasses.replace(state, number=state.number + 1), priority, metrics
 

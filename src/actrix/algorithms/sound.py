@@ -193,10 +193,8 @@ def needs_newest(critic: Critic, actor: Actor, data: Data) -> str | None:
     are of a policy one update older, as Cleanba's and Sebulba's are; and with data that are of older policies anyway.
     """
     a, d = actor.facts, data.facts
-    if d.transitions:
-        return (
-            f"data {data.name} are learned from every few steps, between which there is no chunk to wait for"
-        )
+    if d.transitions:  # of older policies in any case
+        return None
     if a.fisher:
         return "the Fisher matrix and the surrogate are those of the policy that acted: take behind=0, or ppo"
     if d.on_policy and not a.ratio:
@@ -207,12 +205,25 @@ def needs_newest(critic: Critic, actor: Actor, data: Data) -> str | None:
     return None
 
 
+def needs_order(data: Data) -> str | None:
+    """Why chunks of whichever older policies, as they come, will not do (a clause), or None where they will: where the
+    loss corrects for the policy that acted, which `unsound` asks of all data of older policies."""
+    if data.facts.transitions or data.facts.windows:
+        return f"the memory of data {data.name} holds each environment's rows in their order: take behind=1"
+    if data.facts.on_policy or data.facts.shown:
+        return f"data {data.name} correct for no other policy: take behind=1, or v-trace with lag=0"
+    if getattr(data, "lag", 0):
+        return f"lag={data.lag} adds older policies of its own: take lag=0"  # type: ignore[attr-defined]
+    return None
+
+
 # ---------------------------------------------------------------------------- does it fit an environment?
 
 
 def fits(a: Any, spec: Spec, num_envs: int) -> None:
     """Raise ValueError, with the numbers, where a composition does not fit the environment, or its settings."""
     network = a.network
+    sees_prompts(network, spec)
     c, psi = a.critic.facts, getattr(a.actor, "psi", None)
     if c.gives not in ("V", "Q of a policy") and not (c.gives == "none" and not a.actor.facts.clones):
         plain_network(network)
@@ -249,6 +260,16 @@ def fits(a: Any, spec: Spec, num_envs: int) -> None:
                 "normalize_advantage=True: one advantage less its own mean is 0, and the policy would not move by it. "
                 "Take other batches, or normalize_advantage=False."
             )
+
+
+def sees_prompts(network: Any, spec: Spec) -> None:
+    """Raise ValueError where a transformer's window is shorter than a prompt with its answer: it would be cut."""
+    steps = spec.max_episode_steps or 0
+    if spec.prompts is not None and network.cell == "transformer" and network.context < steps:
+        raise ValueError(
+            f"a prompt and its answer have up to {steps} tokens, and the transformer sees {network.context}: take "
+            f"policy_kwargs context={steps} or more, or shorter prompts (env_kwargs)."
+        )
 
 
 def plain_network(network: Any) -> None:

@@ -87,10 +87,22 @@ def _who_collects(p: argparse.ArgumentParser) -> None:
     p.add_argument("--envs-per-group", type=count, metavar="N",
                    help="environments that act together; the result depends on it, and not on --actors "
                         "(default: with --actors an equal share)")  # fmt: skip
-    p.add_argument("--behind", type=int, choices=[0, 1],
-                   help="updates that the collecting policy is behind (default: 1 with --actors, else 0)")  # fmt: skip
+    p.add_argument("--behind", type=_behind, metavar="{0,1,any}",
+                   help="updates that the collecting policy is behind (default: 1 with --actors, else 0); any: the "
+                        "learner waits for no actor (v-trace), and the result is not exact")  # fmt: skip
     p.add_argument("--address", metavar="HOST:PORT",
-                   help="a Ray cluster for --actors, or for --seeds' processes (default: this machine)")  # fmt: skip
+                   help="a Ray cluster for actors, learners, or seeds' processes (default: this machine)")  # fmt: skip
+    _learners(p, "devices that each learn from a share of every batch (default: 1)", 1)
+
+
+def _learners(p: argparse.ArgumentParser, text: str, default: int | None) -> None:
+    p.add_argument("--learners", type=count, metavar="M", default=default, help=text)
+    p.add_argument("--learner-processes", type=count, metavar="P", default=default,
+                   help="processes on Ray that hold the learners' devices (default: 1, this one)")  # fmt: skip
+
+
+def _behind(text: str) -> int | str:
+    return text if text == "any" else int(text)
 
 
 def add_resume(command: AddCommand) -> None:
@@ -106,6 +118,7 @@ def add_resume(command: AddCommand) -> None:
         "--actors", type=int, metavar="N", help="another number of actors, 0 for none; same result"
     )
     p.add_argument("--address", metavar="HOST:PORT", help="another Ray cluster")
+    _learners(p, "another number of learners; same result up to rounding", None)
     p.add_argument("--env", help="confirms an environment that imports a module (module:Class)")
 
 
@@ -201,7 +214,8 @@ def config_of(args: argparse.Namespace, tuned: bool = True) -> Any:
         env_kwargs=pairs(args.env_kwargs, "--env-kwargs"), policy=args.policy, recurrent=args.recurrent,
         dataset=args.dataset, workers=args.workers, step_timeout=args.step_timeout, max_restarts=args.max_restarts,
         init=warm.resolved(args.init), network=warm.network_of(args.init) if args.init else None, actors=args.actors,
-        envs_per_group=args.envs_per_group, behind=args.behind, address=args.address,
+        envs_per_group=args.envs_per_group, behind=args.behind, address=args.address, learners=args.learners,
+        learner_processes=args.learner_processes,
     )  # fmt: skip
 
 
@@ -210,6 +224,7 @@ def _plan(config: Any) -> str:
     tuned = "tuned settings" if config.tuned else "default settings"
     few = f"seed {config.seeds[0]}" if len(config.seeds) == 1 else f"{len(config.seeds)} seeds"
     who = f", {config.actors} actors" if config.actors else ""
+    who += f", {config.learners} learners" if config.learners > 1 else ""
     amount = f"{config.n_timesteps:,} steps, {config.n_envs} environments ({config.backend}{who})"
     if config.dataset:
         where = f"evaluated in {config.env_id}" if config.env_id else "no environment to evaluate in"
@@ -246,6 +261,7 @@ def _resume(args: argparse.Namespace) -> int:
     results = resume(
         args.path, steps=args.steps, env_id=args.env, quiet=args.quiet, verbose=int(args.verbose),
         checkpoint_seconds=args.checkpoint_seconds, track=args.track, actors=args.actors, address=args.address,
+        learners=args.learners, learner_processes=args.learner_processes,
     )  # fmt: skip
     return _report(results)
 

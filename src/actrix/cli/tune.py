@@ -24,7 +24,9 @@ def add_tune(command: AddCommand) -> None:
                    help="seeds on which the best are trained again (default: 10)")  # fmt: skip
     p.add_argument("--evaluations", type=int, default=5, metavar="N",
                    help="checkpoints at which a trial may be pruned (default: 5)")  # fmt: skip
-    p.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
+    p.add_argument("--jobs", type=int, metavar="N", help="processes (default: 1; with --address its cores)")
+    p.add_argument("--address", dest="cluster", metavar="HOST:PORT",
+                   help="a Ray cluster over which trials and seeds are spread (default: this machine)")  # fmt: skip
     p.add_argument("--storage", metavar="URL", help="Optuna's storage (default: journal.log in the folder)")
     p.add_argument(
         "--out", type=Path, help="the study's folder (default: studies/ALGO-ENV); goes on if it is there"
@@ -32,7 +34,8 @@ def add_tune(command: AddCommand) -> None:
     p.add_argument("--quiet", action="store_true", help="no live table")
     train.what_is_learned(p)
     train.how_much_and_where(p)
-    p.set_defaults(seed=0, seeds=4, recurrent=False, actors=0, envs_per_group=None, behind=None, address=None)
+    p.set_defaults(seed=0, seeds=4, recurrent=False, actors=0, envs_per_group=None, behind=None, address=None,
+                   learners=1, learner_processes=1)  # fmt: skip
     worker = command("tune-folder", _tune_folder)
     worker.add_argument("path", type=Path)
     worker.add_argument("--trials", type=count, required=True)
@@ -54,7 +57,15 @@ def _tune(args: argparse.Namespace) -> int:
         print(write_space(plan.space), end="")
         return 0
     folder = args.out or Path("studies") / re.sub(r"[^\w.-]+", "-", f"{base.algorithm}-{base.env_id}")
-    outcome = run_study(plan, folder, args.trials, jobs=args.jobs, storage=args.storage, quiet=args.quiet)
+    outcome = run_study(
+        plan,
+        folder,
+        args.trials,
+        jobs=args.jobs,
+        storage=args.storage,
+        quiet=args.quiet,
+        address=args.cluster,
+    )
     if outcome is None:
         return EXIT_INTERRUPTED
     show(plan, outcome, Console(highlight=False))

@@ -96,9 +96,18 @@ class Algorithm(abc.ABC, Generic[TrainingState]):
         """Rows that a stop cut off are lost, so that the next row must not seem to follow the last one."""
         return False
 
+    @property
+    def learns_in_shares(self) -> bool:
+        """Several devices may each compute a share of its batches (`core/shards.py`)."""
+        return False
+
     def refuses_behind(self) -> str | None:
         """Why its chunks must be of the newest policy (a clause), or None where those of the one before will do."""
         return "this algorithm learns from what the newest one did: take ppo, ppo-kl, or data lag or trajectories"
+
+    def refuses_any_order(self) -> str | None:
+        """Why it cannot learn from whichever older policies' chunks, as they come (a clause), or None where it can."""
+        return "this algorithm corrects for no other policy: take v-trace with lag=0"
 
     @property
     @abc.abstractmethod

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from actrix.core.answers import Data, DataFacts, Item, Learning, Metrics, State
 from actrix.core.fields import positive_or_none, switch, whole
 from actrix.core.rows import Rows, flat, rows_of
+from actrix.core.shards import gather
 from actrix.core.types import Key
 from actrix.data.rollout import minibatch_indices, sequences
 
@@ -120,11 +121,11 @@ class OnPolicy(Data):
         """Rows ready for minibatches: alone, or in sequences from their memories; with what was estimated of them."""
         item, view = learning.estimate(state, rows, learning.clock.before, key)
         if rows.carry0 is None:
-            return flat((dataclasses.replace(item[0], first=None), *item[1:]))
+            return gather(flat((dataclasses.replace(item[0], first=None), *item[1:])))
         length = self.training_length(rows.reward.shape[0])
         cut = sequences((dataclasses.replace(item[0], carry0=None), *item[1:]), length)
         starts = jax.lax.stop_gradient(view.starts(length))
-        return dataclasses.replace(cut[0], carry0=starts), *cut[1:]
+        return gather((dataclasses.replace(cut[0], carry0=starts), *cut[1:]))
 
     def _passes(
         self, learning: Learning, step: Callable, items: Callable, state: State, epochs: int, key: Key
@@ -148,6 +149,12 @@ class OnPolicy(Data):
             item = items(carry[0])
             count, length = _count(item), item[0].reward.size // _count(item)
             size = count if self.batch_size is None else self.batch_size // length
+            if rest := count % size:
+                warnings.warn(
+                    f"batch_size={self.batch_size} does not divide the {count * length} rows of a chunk: the last "
+                    f"minibatch of each epoch has {rest * length}.",
+                    stacklevel=1,
+                )
             index = samples_first(minibatch_indices(key, count, size), item[0])
             return jax.lax.scan(lambda c, i: minibatch(c, i, item), carry, index)
 
@@ -187,16 +194,9 @@ def _take(item: Item, index: jax.Array, *, short: bool = False) -> Item:
 
 
 def batch_fits(batch_size: int | None, rows: int, num_envs: int, length: int = 1) -> None:
-    """Raise ValueError, with fitting sizes, unless a chunk gives batches; warn where the last one will be smaller."""
+    """Raise ValueError, with fitting sizes, unless a chunk gives batches, of which the last may be smaller."""
     total = rows * num_envs
-    if batch_size is None or (total % batch_size == 0 and batch_size % length == 0):
-        return
-    if batch_size < total and batch_size % length == 0:
-        warnings.warn(
-            f"batch_size={batch_size} does not divide n_steps × n_envs = {rows} × {num_envs} = {total}: the last "
-            f"minibatch of each epoch has {total % batch_size} rows.",
-            stacklevel=2,
-        )
+    if batch_size is None or (batch_size <= total and batch_size % length == 0):
         return
     fitting = [d for d in range(length, total + 1, length) if total % d == 0]
     nearest = sorted(sorted(fitting, key=lambda d: abs(d - batch_size))[:3])

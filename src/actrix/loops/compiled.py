@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from actrix.core.contract import Algorithm
+from actrix.core.shards import spread
 from actrix.core.types import Chunk, Key, PyTree, record
 from actrix.envs.base import JaxEnv, step_keys
 from actrix.envs.jax_envs import vector_reset, vector_step
 from actrix.files.checkpoint import Snapshot
+from actrix.loops.learners import mesh_of, placed, shares
 from actrix.loops.runner import (
     Report,
     finished_episodes,
@@ -124,14 +126,16 @@ def collect(
     if whole:  # an episode longer than the chunk counts as truncated
         chunk = dataclasses.replace(chunk, truncated=chunk.truncated.at[-1].set(chunk.truncated[-1] | alive))
         episodes = dataclasses.replace(episodes, done=episodes.done.at[-1].set(episodes.done[-1] | alive))
-    return after, dataclasses.replace(chunk, carry0=carry.carry), episodes
+    # Where several devices learn, each has collected from its own environments.
+    return after, dataclasses.replace(spread(chunk, 1, num_envs), carry0=carry.carry), episodes
 
 
 class CompiledRunner:
     """Trains one or several seeds in segments of a whole number of iterations.
 
     Several seeds are sharded over the host's devices and run one after another on each (`lax.map`): on a CPU
-    `vmap` gains nothing for compute-bound updates, and may deadlock.
+    `vmap` gains nothing for compute-bound updates, and may deadlock. With several learners each seed has them all:
+    its environments and batches are shared among so many devices.
     """
 
     backend = "jax"
@@ -139,15 +143,17 @@ class CompiledRunner:
     more = False
 
     def __init__(
-        self, algorithm: Algorithm, env: JaxEnv, num_envs: int, seeds: Sequence[int], reference: Any = None
-    ):
+        self, algorithm: Algorithm, env: JaxEnv, num_envs: int, seeds: Sequence[int], reference: Any = None,
+        learners: int = 1,
+    ):  # fmt: skip
         self.algorithm, self.env, self.num_envs, self.seeds = algorithm, env, num_envs, tuple(seeds)
         self.spec = env.spec
         self.rows = algorithm.rows(env.spec)
         self.capacity = max(1, min(SEGMENT_ROWS // (self.rows * num_envs), SEGMENT_ITERATIONS))
         self.warm_up = algorithm.warm_up(self.rows, num_envs)
         # Seeds are sharded evenly over the devices: copies of the last one, which never run, fill up.
-        self.shards = min(len(jax.local_devices()), len(self.seeds))
+        self.shards = min(len(jax.local_devices()), len(self.seeds)) if learners == 1 else 1
+        self.devices = learners
         self.idle = -len(self.seeds) % self.shards
         self._first_reset = _first_reset(algorithm, env, num_envs)
         states = [self._initial(seed, reference) for seed in self.seeds]
@@ -273,7 +279,9 @@ class CompiledRunner:
             axis = jax.sharding.PartitionSpec("seeds")
             self.state = jax.device_put(self.state, jax.sharding.NamedSharding(_mesh(self.shards), axis))
         each = len(self.seeds) + self.idle
-        return _segment(self.algorithm, self.env, self.num_envs, self.rows, self.capacity, self.shards, each)
+        return _segment(
+            self.algorithm, self.env, self.num_envs, self.rows, self.capacity, self.shards, each, self.devices
+        )
 
     def _reports(self, out: tuple, each: np.ndarray) -> list[Report]:
         out = jax.device_get(out)
@@ -309,8 +317,9 @@ def _mesh(shards: int) -> jax.sharding.Mesh:
 
 @shared
 def _segment(
-    algorithm: Algorithm, env: JaxEnv, num_envs: int, rows: int, capacity: int, shards: int, seeds: int
-) -> Callable:
+    algorithm: Algorithm, env: JaxEnv, num_envs: int, rows: int, capacity: int, shards: int, seeds: int,
+    learners: int,
+) -> Callable:  # fmt: skip
     def iteration(state: TrainState) -> tuple[TrainState, tuple, tuple]:
         noise_key, learn_key = iteration_keys(state.iteration_key, state.iteration)
         acting = state.learner.acting
@@ -335,11 +344,30 @@ def _segment(
     def many(states: TrainState, iterations: jax.Array) -> tuple[TrainState, tuple, tuple]:
         return _map(lambda pair: one(*pair), (states, iterations))
 
+    if learners > 1:
+        return _by_learners(many, learners, num_envs)
     if shards == 1:
         return jax.jit(many, donate_argnums=0)
     axis = jax.sharding.PartitionSpec("seeds")
     sharded = jax.shard_map(many, mesh=_mesh(shards), in_specs=(axis, axis), out_specs=axis, check_vma=False)
     return jax.jit(sharded, donate_argnums=0)
+
+
+def _by_learners(many: Callable, learners: int, num_envs: int) -> Callable:
+    """A segment in which each device has a share of the environments, and the learner is whole on each."""
+
+    program: list[Callable] = []
+
+    def call(states: TrainState, iterations: np.ndarray) -> tuple[TrainState, tuple, tuple]:
+        rest = shares(dataclasses.replace(states, env=None), learners)  # type: ignore[arg-type]
+        where = dataclasses.replace(rest, env=shares(states.env, learners, 1, num_envs))
+        if not program:
+            program.append(jax.jit(many, donate_argnums=0, out_shardings=(where, None, None)))
+        states = jax.tree.map(jax.device_put, states, where)
+        with jax.set_mesh(mesh_of(learners)):
+            return program[0](states, placed(iterations, learners))
+
+    return call
 
 
 def _map(function: Any, xs: PyTree) -> PyTree:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -21,79 +23,12 @@ from actrix.core.types import Chunk, Key, PyTree, Spec
 from actrix.envs.base import HostEnv, Step
 from actrix.envs.guard import EnvError
 from actrix.loops.collect import Collector, Episodes
-from actrix.loops.host import HostRunner, check_behind, seeds_of
-from actrix.loops.runner import run_keys
+from actrix.loops.host import HostRunner, seeds_of
+from actrix.loops.learners import Learners
+from actrix.loops.runner import as_key, run_keys
 
-STEP_TIMEOUT = 60.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Grouping:
-    """Who collects: environments in groups, by so many actors, with a policy so many updates behind."""
-
-    actors: int = 0
-    """Processes on Ray; 0 = the learner's own collects."""
-    envs_per_group: int | None = None
-    """None: with actors an equal share for each of them, else no groups."""
-    behind: int | None = None
-    """None: 1 with actors, else 0."""
-    address: str | None = None
-    """Of a Ray cluster; None starts Ray on this machine."""
-    step_timeout: float = STEP_TIMEOUT
-
-    def __post_init__(self) -> None:
-        if not _whole(self.actors, 0):
-            raise ValueError(f"actors={self.actors!r} must be a whole number of at least 0.")
-        if self.envs_per_group is not None and not _whole(self.envs_per_group, 1):
-            raise ValueError(f"envs_per_group={self.envs_per_group!r} must be a whole number of at least 1.")
-        if self.behind is not None and not (_whole(self.behind, 0) and self.behind <= 1):
-            raise ValueError(
-                f"behind={self.behind!r} must be 0 or 1: how many updates the policy that collects is behind."
-            )
-        if self.address is not None and not self.actors:
-            raise ValueError(
-                f"address={self.address!r} is of a Ray cluster, which actors need: give actors=N too."
-            )
-
-    def __bool__(self) -> bool:
-        """Whether there are groups."""
-        return bool(self.actors or self.envs_per_group)
-
-    @property
-    def lag(self) -> int:
-        """How many updates behind."""
-        return int(self.actors > 0) if self.behind is None else self.behind
-
-    def groups(self, n_envs: int) -> int:
-        """How many groups so many environments are; ValueError where they cannot be shared so."""
-        size, actors = self.envs_per_group, self.actors
-        if size is None:
-            if actors > n_envs:
-                raise ValueError(
-                    f"actors={actors} are more than the {n_envs} environments: take n_envs={actors}."
-                )
-            if n_envs % actors:
-                raise ValueError(
-                    f"{n_envs} environments cannot be shared equally by actors={actors}: take n_envs="
-                    f"{n_envs // actors * actors} or {(n_envs // actors + 1) * actors}, or give envs_per_group."
-                )
-            return actors
-        if n_envs % size:
-            fitting = [d for d in range(1, n_envs + 1) if n_envs % d == 0]
-            raise ValueError(
-                f"envs_per_group={size} does not divide the {n_envs} environments: take one of "
-                f"{', '.join(map(str, fitting))}."
-            )
-        if actors > n_envs // size:
-            raise ValueError(
-                f"actors={actors} are more than the {n_envs // size} groups of envs_per_group={size} in {n_envs} "
-                "environments: take fewer actors, or smaller groups."
-            )
-        return n_envs // size
-
-
-def _whole(x: Any, least: int) -> bool:
-    return isinstance(x, int) and not isinstance(x, bool) and x >= least
+IDLE = 0.5
+"""Share of a chunk's time in which the process computes, below which its groups are stepped in threads."""
 
 
 class Start(NamedTuple):
@@ -123,6 +58,8 @@ class Crew(abc.ABC):
     """Environments of each group."""
     restarts = 0
     """How often an actor was replaced."""
+    staleness: Sequence[int] | None = None
+    """How many updates old the policy was that collected each of the last pieces, where that is not fixed."""
     unsupported: str | None = None
     """Why the environments' state cannot be saved, or None where it can."""
 
@@ -181,8 +118,8 @@ class LocalCrew(Crew):
         self.num_envs, self.spec, self.backend = sum(self.sizes), envs[0].spec, envs[0].backend
         self.env_id = getattr(envs[0], "env_id", None)
         self.collectors: list[Collector] = []
-        self.turn = 0
-        """Which group is stepped."""
+        self._busy: set[int] = set()  # which groups are stepped
+        self._threads: ThreadPoolExecutor | None = None
 
     @property
     def unsupported(self) -> str | None:  # type: ignore[override]
@@ -199,26 +136,45 @@ class LocalCrew(Crew):
         acting = algorithm.initial_acting(jax.random.key(0), self.spec)  # for its shapes
         self.tree = jax.tree.structure(acting)
         self.collectors = [
-            Collector(algorithm, env, start.seeds, _key(start.key), acting)
+            Collector(algorithm, env, start.seeds, as_key(start.key), acting)
             for env, start in zip(self.groups, starts, strict=True)
         ]
 
     def collect(self, rows: int, keys: Sequence[np.ndarray], acting: PyTree) -> list[Piece]:
-        """A chunk of each group, whose noise is drawn from its key. Raises EnvError that names the group."""
-        pieces = []
-        for turn, (collector, key) in enumerate(zip(self.collectors, keys, strict=True)):
-            self.turn = turn
-            try:
-                chunk, episodes = collector.collect(rows, _key(key), acting)
-            except EnvError as error:
-                raise EnvError(f"{self.where()}: {error}") from error.__cause__
-            pieces.append(Piece(jax.tree.map(np.asarray, chunk), episodes))
+        """A chunk of each group, whose noise is drawn from its key. Raises EnvError that names the group.
+
+        One after the other, or in a thread each once it is seen that they mostly wait (for a simulator elsewhere): as a
+        group depends on no other, that comes to the same.
+        """
+        turns, one = range(len(self.collectors)), lambda turn: self._collect(turn, rows, keys[turn], acting)
+        if self._threads is not None:
+            return list(self._threads.map(one, turns))
+        wall, busy = time.perf_counter(), time.process_time()
+        pieces = [one(turn) for turn in turns]
+        if len(turns) > 1 and time.process_time() - busy < IDLE * (time.perf_counter() - wall):
+            self._threads = ThreadPoolExecutor(len(turns))
         return pieces
 
-    def where(self) -> str:
-        """The group whose turn it is, in words."""
-        begin = self.before + sum(self.sizes[: self.turn])
-        return named_group(self.first + self.turn, begin, self.sizes[self.turn])
+    def _collect(self, turn: int, rows: int, key: np.ndarray, acting: PyTree) -> Piece:
+        collector = self.collectors[turn]
+        collector.at = 0
+        self._busy.add(turn)
+        try:
+            chunk, episodes = collector.collect(rows, as_key(key), acting)
+        except EnvError as error:
+            raise EnvError(f"{self._named(turn)}: {error}") from error.__cause__
+        finally:
+            self._busy.discard(turn)
+        return Piece(jax.tree.map(np.asarray, chunk), episodes)
+
+    def progress(self) -> tuple[str, int]:
+        """(the group that is least far, in words; at which step of the chunk)."""
+        turn = min(sorted(self._busy), key=lambda turn: self.collectors[turn].at, default=0)
+        return self._named(turn), self.collectors[turn].at
+
+    def _named(self, turn: int) -> str:
+        begin = self.before + sum(self.sizes[:turn])
+        return named_group(self.first + turn, begin, self.sizes[turn])
 
     def states(self) -> list[dict[str, Any] | None]:
         """Of each group, where it is (`Collector.state`)."""
@@ -237,7 +193,7 @@ class LocalCrew(Crew):
     def begin_anew(self, starts: Sequence[Start]) -> None:
         """Start new episodes from these at the next step."""
         for collector, start in zip(self.collectors, starts, strict=True):
-            collector.begin_anew(start.seeds, _key(start.key))
+            collector.begin_anew(start.seeds, as_key(start.key))
 
     @property
     def open_episodes(self) -> int:
@@ -245,6 +201,8 @@ class LocalCrew(Crew):
         return sum(collector.open_episodes for collector in self.collectors)
 
     def close(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
         for env in self.groups:
             env.close()
 
@@ -254,8 +212,11 @@ class GroupRunner(HostRunner):
 
     each_step = False
 
-    def __init__(self, algorithm: Algorithm, env: Crew, seed: int, reference: Any = None, behind: int = 0):
-        super().__init__(algorithm, env, seed, reference, behind)
+    def __init__(
+        self, algorithm: Algorithm, env: Crew, seed: int, reference: Any = None, behind: int = 0,
+        learners: Learners | None = None,
+    ):  # fmt: skip
+        super().__init__(algorithm, env, seed, reference, behind, learners)
         self.env: Crew = env
         env.prepare(algorithm, self._starts(seed))
 
@@ -327,29 +288,6 @@ def named_group(number: int, begin: int, size: int) -> str:
 def local_crew(make: Callable[[], Any], groups: int) -> LocalCrew:
     """So many groups in this process."""
     return LocalCrew([make() for _ in range(groups)])
-
-
-def check_grouping(
-    algorithm: Algorithm, grouping: Grouping, backend: str, workers: bool | int = False
-) -> None:
-    """Raise ValueError where this algorithm cannot collect so, before anything is started."""
-    if backend == "jax" and (grouping or grouping.lag):
-        raise ValueError(
-            "backend='jax' trains in the compiled loop, which collects by itself: actors, envs_per_group and behind "
-            "are for backend='gymnasium' or 'envpool'."
-        )
-    if grouping and algorithm.steps_singly:
-        raise ValueError(
-            "actors and groups collect whole chunks, and this algorithm learns every few steps from a replay memory or "
-            "online: take one that learns from chunks (ppo, a2c, v-trace, acer, …)."
-        )
-    check_behind(algorithm, grouping.lag)
-    if grouping and workers:
-        raise ValueError("workers are processes of one learner: take either workers or actors and groups.")
-
-
-def _key(data: np.ndarray) -> Key:
-    return jax.random.wrap_key_data(jnp.asarray(data), impl="threefry2x32")
 
 
 def _keys(key: Key, groups: int) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ from actrix.core.types import Chunk, Key, PyTree
 from actrix.envs.base import HostEnv
 from actrix.files.checkpoint import Snapshot
 from actrix.loops.collect import Collector, Episodes, valid_rows
+from actrix.loops.learners import Learners, here
 from actrix.loops.runner import (
     Report,
     iteration_keys,
@@ -24,22 +25,11 @@ from actrix.loops.runner import (
     own,
     report,
     run_keys,
-    shared,
     views,
     warm_up_key,
     with_leaves,
     wrapped,
 )
-
-
-@shared
-def _programs(algorithm: Algorithm, shapes: tuple) -> tuple[Callable, Callable]:
-    """(learn, observe) for observations and actions of these shapes."""
-
-    def learn(learner: PyTree, chunk: Chunk, key: jax.Array, iteration: jax.Array):
-        return algorithm.learn(learner, chunk, iteration_keys(key, iteration)[1])
-
-    return jax.jit(learn, donate_argnums=0), jax.jit(algorithm.observe, donate_argnums=0)
 
 
 class HostRunner(Collector):
@@ -54,7 +44,10 @@ class HostRunner(Collector):
     """Whether `on_step` is called."""
     more = False
 
-    def __init__(self, algorithm: Algorithm, env: HostEnv, seed: int, reference: Any = None, behind: int = 0):
+    def __init__(
+        self, algorithm: Algorithm, env: HostEnv, seed: int, reference: Any = None, behind: int = 0,
+        learners: Learners | None = None,
+    ):  # fmt: skip
         if algorithm.shown:
             raise ValueError("data shown needs a compiled environment that shows answers: give its id.")
         check_behind(algorithm, behind)
@@ -72,10 +65,11 @@ class HostRunner(Collector):
         self._between = True  # two chunks; False where one was broken off by an error
         self._older: PyTree = None  # what acts, where that is behind
         self._ahead: _Ahead | None = None
-        self._learn, self._observe = _programs(algorithm, self._shapes)
+        self._team = learners or Learners()
+        self._learn, self._observe = self._team.programs(algorithm, self._shapes)
 
     def _latest_acting(self) -> PyTree:
-        return self.learner.acting
+        return here(self.learner.acting)
 
     @property
     def learners(self) -> list[Any]:
@@ -147,7 +141,7 @@ class HostRunner(Collector):
         on_step, on_rollout = self.on_step, self.on_rollout
         self.on_step = self.on_rollout = None  # callbacks see training only
         for piece in range(pieces):
-            acting = self.algorithm.warm_acting(self.learner.acting)
+            acting = self.algorithm.warm_acting(self._latest_acting())
             chunk, finished = self.collect(rows, warm_up_key(self.iteration_key, piece), acting)
             self.learner = self._observe(self.learner, chunk)
             steps += valid_rows(chunk)
@@ -185,6 +179,7 @@ class HostRunner(Collector):
         if self._ahead is not None:
             self._ahead.join()
         self.env.close()
+        self._team.close()
 
     def _rollout(self, moment: str) -> None:
         if self.on_rollout is not None:
@@ -194,7 +189,7 @@ class HostRunner(Collector):
         if self._ahead is not None:
             ahead, self._ahead = self._ahead, None
             return ahead.result()
-        acting = self.learner.acting if self._older is None else self._older
+        acting = self._latest_acting() if self._older is None else self._older
         return self.collect(self.rows, self._noise_key(self.iteration), acting)
 
     def _noise_key(self, iteration: int) -> Key:
@@ -202,7 +197,7 @@ class HostRunner(Collector):
 
     def _look_ahead(self) -> None:
         """Keep what the next chunk is collected with, and collect it meanwhile where nobody wants to look on."""
-        self._older = older = jax.tree.map(jnp.array, self.learner.acting)  # the learner's own is donated
+        self._older = older = jax.tree.map(jnp.array, self._latest_acting())  # the learner's own is donated
         if self.more and self.on_step is None:
             key = self._noise_key(self.iteration + 1)
             state, opened = self.state(), self.open_episodes

@@ -80,6 +80,11 @@ def with_leaves(template: PyTree, arrays: Sequence[Any], what: str) -> PyTree:
     return jax.tree.unflatten(tree, [jnp.array(x) for x in arrays])
 
 
+def as_key(data: np.ndarray | jax.Array) -> Key:
+    """The random key of these numbers."""
+    return jax.random.wrap_key_data(jnp.asarray(data), impl="threefry2x32")
+
+
 def key_from(data: Any, what: str) -> Key:
     """The random key of these numbers."""
     (data,) = with_leaves([jax.ShapeDtypeStruct((2,), np.uint32)], [data], what)

@@ -22,8 +22,10 @@ from actrix.envs.base import HostEnv, successes
 from actrix.envs.guard import check_chunk
 from actrix.loops.collect import row
 from actrix.loops.compiled import SEGMENT_ITERATIONS
+from actrix.loops.grouping import check_stepping
 from actrix.loops.groups import Crew, GroupRunner
-from actrix.loops.host import HostRunner, check_behind
+from actrix.loops.host import HostRunner
+from actrix.loops.learners import Learners
 from actrix.loops.runner import (
     Report,
     iteration_keys,
@@ -282,12 +284,13 @@ def _join(rows: list[Chunk]) -> Chunk:
 
 
 def host_runner(
-    algorithm: Algorithm, env: HostEnv, seed: int, reference: Any = None, behind: int = 0
-) -> HostRunner:
+    algorithm: Algorithm, env: HostEnv, seed: int, reference: Any = None, behind: int = 0,
+    learners: Learners | None = None,
+) -> HostRunner:  # fmt: skip
     """The host loop that suits the algorithm and the environments; ValueError where it takes no `behind`."""
     if isinstance(env, Crew):
-        return GroupRunner(algorithm, env, seed, reference, behind)
-    check_behind(algorithm, behind)
+        return GroupRunner(algorithm, env, seed, reference, behind, learners)
     if algorithm.steps_singly:
+        check_stepping(behind)
         return SteppingRunner(algorithm, env, seed, reference)
-    return HostRunner(algorithm, env, seed, reference, behind)
+    return HostRunner(algorithm, env, seed, reference, behind, learners)

@@ -152,11 +152,17 @@ def train(
 
 
 def _count(runner: Runner, going: Sequence[tuple[SeedRun, Report]]) -> None:
-    restarts = getattr(getattr(runner, "env", None), "restarts", 0)
+    env = getattr(runner, "env", None)
+    restarts, staleness = getattr(env, "restarts", 0), getattr(env, "staleness", None)
     for run, report in going:
         run.add(report)
         if restarts:
             run.metrics["rollout/env_restarts"] = float(restarts)
+        if staleness:
+            run.metrics |= {
+                "time/staleness": float(np.mean(staleness)),
+                "time/staleness_max": float(max(staleness)),
+            }
 
 
 class _Pace:

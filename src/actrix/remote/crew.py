@@ -7,11 +7,10 @@ from there and collects the lost chunk again with the same policy and the same k
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,12 +18,13 @@ import numpy as np
 
 from actrix.core.contract import Algorithm
 from actrix.core.types import PyTree
-from actrix.envs.build import UnknownEnvError
 from actrix.envs.guard import EnvError
-from actrix.envs.workers.process import WorkerTraceback
 from actrix.files import manifest
-from actrix.loops.groups import STEP_TIMEOUT, Crew, Piece, Start
+from actrix.loops.grouping import STEP_TIMEOUT
+from actrix.loops.groups import Crew, Piece, Start
+from actrix.loops.runner import as_key
 from actrix.remote.cluster import differing, join, kill, leave
+from actrix.remote.mate import GONE, Mate, Order, Task, pickled, result
 from actrix.remote.member import Collected, Member, Wrong
 
 START_TIMEOUT = 300.0
@@ -35,40 +35,10 @@ DEATHS = 3
 """How often one actor may die over one chunk."""
 POLL, SLOW = 2.0, 10.0
 """Seconds between looks at actors that are waited for, and after which one may be called slow."""
-GONE = object()
-ANSWER = 5.0
-"""Seconds that an actor may take to say how far it is."""
+ANSWER, FREE_ANSWER = 5.0, 0.2
+"""Seconds that an actor may take to say how far it is; and where nobody is waited for."""
 EXACT = ("processor", "platform", "system", *manifest.JAX_OPTIONS)
 """Of a machine, what must be alike for the same bits."""
-
-
-@dataclasses.dataclass(eq=False)
-class _Mate:
-    """An actor as the learner sees it."""
-
-    number: int
-    groups: range
-    starts: list[Start] = dataclasses.field(default_factory=list)
-    handle: Any = None
-    node: str = ""
-    pid: int | None = None
-    states: list[dict[str, Any] | None] | None = None
-    """Where its environments are; None before their first step."""
-    open_episodes: int = 0
-    restart: bool = False
-    """New episodes begin with the next chunk."""
-    deaths: int = 0
-    """Since its last chunk."""
-    seen: Any = None
-    """How far it said it was, and since when."""
-    since: float = 0.0
-    why: str = ""
-    """Why it was ended."""
-
-    @property
-    def lost(self) -> bool:
-        """Whether its environments' state cannot be had."""
-        return self.states is not None and any(state is None for state in self.states)
 
 
 class RayCrew(Crew):
@@ -76,17 +46,22 @@ class RayCrew(Crew):
 
     def __init__(
         self, make: Callable[[], Any], groups: int, actors: int, address: str | None = None,
-        step_timeout: float = STEP_TIMEOUT,
+        step_timeout: float = STEP_TIMEOUT, free: bool = False,
     ):  # fmt: skip
-        """`make` makes one group's environments and may be anything that cloudpickle can send.
+        """`make` makes one group's environments and may be anything that cloudpickle can send. `free`: nobody is waited
+        for; `collect` gives as many chunks as there are actors, whichever come first.
 
         Raises ImportError (no Ray; a module that a node lacks), ValueError (no cluster, other versions there),
         TypeError (`make` cannot be sent), UnknownEnvError, EnvError.
         """
-        self.step_timeout, self.restarts = float(step_timeout), 0
+        self.step_timeout, self.restarts, self.free = float(step_timeout), 0, free
+        self._tasks: dict[Any, Task] = {}
+        self._calls = self._rows = 0
+        self._took: list[float] = []
+        self._looked = 0.0
         self._ray = ray = join(address, actors)
         self._mates = [
-            _Mate(i, range(x[0], x[-1] + 1)) for i, x in enumerate(np.array_split(range(groups), actors))
+            Mate(i, range(x[0], x[-1] + 1)) for i, x in enumerate(np.array_split(range(groups), actors))
         ]
         self._handles: dict[int, Any] = {}
         self._end = weakref.finalize(self, _release, ray, self._handles)
@@ -94,7 +69,7 @@ class RayCrew(Crew):
         self._algorithm: bytes | None = None
         self._slow: set[int] = set()
         try:
-            self._make = _pickled(ray, make, "the environment")
+            self._make = pickled(ray, make, "the environment")
             self._hire(self._mates)
         except BaseException:
             self._end()
@@ -104,42 +79,73 @@ class RayCrew(Crew):
 
     def prepare(self, algorithm: Algorithm, starts: Sequence[Start]) -> None:
         """Be ready to collect; the environments begin anew from these."""
-        self._algorithm = _pickled(self._ray, algorithm, "the algorithm")
+        self._drop()
+        self._algorithm = pickled(self._ray, algorithm, "the algorithm")
+        self._rows = algorithm.rows(self.spec)
         self._share(starts)
         self._everybody("prepare", lambda mate: (self._algorithm, mate.starts))
 
     def collect(self, rows: int, keys: Sequence[np.ndarray], acting: PyTree) -> list[Piece]:
-        """A chunk of each group, whose noise is drawn from its key. Raises EnvError."""
-        leaves = self._ray.put([np.asarray(x) for x in jax.tree.leaves(acting)])
-        found: dict[int, Collected] = {}
-        tasks, begun = {}, time.monotonic()
-        took: list[float] = []
-
-        def send(mate: _Mate) -> None:
-            mate.seen, mate.since = None, time.monotonic()
-            mine = [keys[g] for g in mate.groups]
-            tasks[mate.handle.collect.remote(rows, mine, leaves, "restart" if mate.restart else "")] = mate
-
+        """A chunk of each group, whose noise is drawn from its key; of some twice or not where the crew is free. Raises
+        EnvError."""
+        order = Order(
+            rows, keys, self._ray.put([np.asarray(x) for x in jax.tree.leaves(acting)]), self._calls
+        )
+        found: list[tuple[Mate, Collected, int]] = []
+        self._took = self._took if self.free else []
+        busy = {task.mate.number for task in self._tasks.values()}
         for mate in self._mates:
-            send(mate)
-        while tasks:
-            ready, _ = self._ray.wait(list(tasks), num_returns=1, timeout=POLL)
-            for task in ready:
-                mate = tasks.pop(task)
-                out = self._result(task)
+            if mate.number not in busy:
+                self._send(mate, order)
+        while len(found) < len(self._mates):
+            for (mate, by, again), out in self._arrived(rows):
                 if out is GONE:
                     self._replace(mate)
-                    send(mate)
+                    self._send(mate, order, again)
                     continue
-                found[mate.number] = out
-                took.append(time.monotonic() - begun)
-            if not ready:
-                self._watch(list(tasks.values()), begun, took, rows)
-        for mate in self._mates:
-            out = found[mate.number]
-            mate.states, mate.open_episodes = out.states, out.open_episodes
-            mate.deaths, mate.restart = 0, False
-        return [piece for mate in self._mates for piece in found[mate.number].pieces]
+                found.append((mate, out, by))
+                mate.states, mate.open_episodes = out.states, out.open_episodes
+                mate.deaths, mate.restart = 0, False
+                if self.free and rows == self._rows:  # a warm-up is waited for
+                    self._send(mate, order, again + 1 if by == self._calls else 0)
+        if self.free:
+            self.staleness = [self._calls - by for _, _, by in found]
+        else:
+            found.sort(key=lambda one: one[0].number)
+        self._calls += 1
+        return [piece for _, out, _ in found for piece in out.pieces]
+
+    def _arrived(self, rows: int) -> Iterator[tuple[Task, Any]]:
+        """Who has collected, if anybody has by now, and what came of it (or GONE)."""
+        ready, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=POLL)
+        now = time.monotonic()
+        if not ready or (self.free and now - self._looked > POLL):
+            self._looked = now
+            self._watch([task.mate for future, task in self._tasks.items() if future not in ready], rows)
+        for future in ready:
+            task = self._tasks.pop(future)
+            out = result(self._ray, future)
+            if out is not GONE:
+                self._took = [*self._took[-4 * len(self._mates) :], now - task.mate.sent]
+            yield task, out
+
+    def _send(self, mate: Mate, order: Order, again: int = 0) -> None:
+        """Let it collect; `again`: how often it did with these keys."""
+        mate.seen, mate.since = None, time.monotonic()
+        mate.sent = mate.since
+        mine = [order.keys[g] for g in mate.groups]
+        if again:
+            mine = [np.asarray(jax.random.key_data(jax.random.fold_in(as_key(key), again))) for key in mine]
+        wanted = "restart" if mate.restart else ""
+        task = mate.handle.collect.remote(order.rows, mine, order.leaves, wanted)
+        self._tasks[task] = Task(mate, order.call, again)
+
+    def _drop(self) -> None:
+        """Wait for what is being collected, and forget it: its environments begin from elsewhere."""
+        while self._tasks:
+            for task, out in self._arrived(self._rows):
+                if out is GONE:
+                    self._replace(task.mate)
 
     def states(self) -> list[dict[str, Any] | None]:
         """Of each group, where it was after its last chunk."""
@@ -147,6 +153,7 @@ class RayCrew(Crew):
 
     def set_states(self, states: Sequence[dict[str, Any]]) -> None:
         """Go on from there."""
+        self._drop()
         for mate in self._mates:
             mate.states, mate.restart = [states[g] for g in mate.groups], False
             mate.open_episodes = sum(
@@ -156,11 +163,13 @@ class RayCrew(Crew):
 
     def restart(self) -> None:
         """Start new episodes at the next step."""
+        self._drop()
         for mate in self._mates:
             mate.restart = mate.states is not None
 
     def begin_anew(self, starts: Sequence[Start]) -> None:
         """Start new episodes from these at the next step."""
+        self._drop()
         self._share(starts)
         self._everybody("begin_anew", lambda mate: (mate.starts,))
 
@@ -183,7 +192,7 @@ class RayCrew(Crew):
 
     # ------------------------------------------------------------------ actors that come and go
 
-    def _hire(self, mates: Sequence[_Mate]) -> None:
+    def _hire(self, mates: Sequence[Mate]) -> None:
         """Start actors for these and let them build; raises where one of them cannot, which dies for another reason is
         started again."""
         # A core each where so many are free; else they share, lest they wait for others of this or another training.
@@ -207,7 +216,7 @@ class RayCrew(Crew):
         for mate in dead:
             self._replace(mate)
 
-    def _replace(self, mate: _Mate) -> None:
+    def _replace(self, mate: Mate) -> None:
         """Another actor in the place of one that died; EnvError where that happens too often."""
         kill(self._ray, mate.handle)
         mate.deaths, self.restarts = mate.deaths + 1, self.restarts + 1
@@ -233,7 +242,7 @@ class RayCrew(Crew):
                 self._everybody("set_states", lambda mate: (mate.states,), [mate])
 
     def _everybody(
-        self, method: str, arguments: Callable[[_Mate], tuple], mates: Sequence[_Mate] | None = None
+        self, method: str, arguments: Callable[[Mate], tuple], mates: Sequence[Mate] | None = None
     ) -> None:
         """Call this of each; who died is replaced, which brings it where the others are."""
         for mate in self._all(self._mates if mates is None else mates, method, arguments, lambda *_: None):
@@ -241,11 +250,11 @@ class RayCrew(Crew):
 
     def _all(
         self,
-        mates: Sequence[_Mate],
+        mates: Sequence[Mate],
         method: str,
-        arguments: Callable[[_Mate], tuple],
-        then: Callable[[_Mate, Any], None],
-    ) -> list[_Mate]:  # fmt: skip
+        arguments: Callable[[Mate], tuple],
+        then: Callable[[Mate, Any], None],
+    ) -> list[Mate]:  # fmt: skip
         """Call this of each, and `then` with what it returned; those that died instead."""
         tasks = {getattr(mate.handle, method).remote(*arguments(mate)): mate for mate in mates}
         ready, late = self._ray.wait(list(tasks), num_returns=len(tasks), timeout=START_TIMEOUT)
@@ -256,27 +265,14 @@ class RayCrew(Crew):
             )
         dead = []
         for task in ready:
-            out = self._result(task)
+            out = result(self._ray, task)
             if out is GONE:
                 dead.append(tasks[task])
             else:
                 then(tasks[task], out)
         return dead
 
-    def _result(self, task: Any) -> Any:
-        """What a call returned; GONE where its actor died. Raises what the actor's method raised."""
-        errors = self._ray.exceptions
-        try:
-            out = self._ray.get(task)
-        except errors.RayTaskError as error:
-            raise EnvError(f"an actor failed: {error}") from error
-        except errors.RayError:
-            return GONE
-        if isinstance(out, Wrong):
-            raise _raised(out)
-        return out
-
-    def _greet(self, mate: _Mate, hello: dict[str, Any]) -> None:
+    def _greet(self, mate: Mate, hello: dict[str, Any]) -> None:
         mate.node, mate.pid = hello["node"], hello["pid"]
         names = ("python", *manifest.PACKAGES)
         if wrong := differing(hello["versions"], self._versions, names):
@@ -291,14 +287,14 @@ class RayCrew(Crew):
                 stacklevel=2,
             )
 
-    def _learn_of(self, mate: _Mate, built: bytes) -> None:
+    def _learn_of(self, mate: Mate, built: bytes) -> None:
         self.spec, sizes, self.backend, self.env_id, self.unsupported = self._ray.cloudpickle.loads(built)
         self.sizes = [sizes[0]] * (self._mates[-1].groups[-1] + 1)
         self.num_envs = sum(self.sizes)
 
-    def _watch(self, waiting: Sequence[_Mate], begun: float, took: Sequence[float], rows: int) -> None:
+    def _watch(self, waiting: Sequence[Mate], rows: int) -> None:
         """Name who is slow, and end who has not taken a step for too long."""
-        now = time.monotonic()
+        now, took, answer = time.monotonic(), self._took, FREE_ANSWER if self.free else ANSWER
         for mate in waiting:
             if now - mate.since < POLL:
                 continue
@@ -306,7 +302,7 @@ class RayCrew(Crew):
             with contextlib.suppress(
                 Exception
             ):  # it may hold Python's lock, or be dead, as its task will show
-                seen = self._ray.get(mate.handle.progress.remote(), timeout=ANSWER)
+                seen = self._ray.get(mate.handle.progress.remote(), timeout=answer)
             seen = None if isinstance(seen, Wrong) else seen
             if seen is not None and seen != mate.seen:
                 mate.seen, mate.since = seen, now
@@ -319,48 +315,22 @@ class RayCrew(Crew):
                 mate.why = f"{where} took longer than {limit:g} s"
                 kill(self._ray, mate.handle)
             elif (
-                took and mate.number not in self._slow and now - begun > max(SLOW, 4 * float(np.median(took)))
+                took
+                and mate.number not in self._slow
+                and now - mate.sent > max(SLOW, 4 * float(np.median(took)))
             ):
                 self._slow.add(mate.number)
                 warnings.warn(
-                    f"{self._named(mate)} is slow: after {now - begun:.0f} s it is at {where}, and the others took "
+                    f"{self._named(mate)} is slow: after {now - mate.sent:.0f} s it is at {where}, and the others took "
                     f"{np.median(took):.1f} s.",
                     RuntimeWarning,
                     stacklevel=2,
                 )
 
-    def _named(self, mate: _Mate) -> str:
+    def _named(self, mate: Mate) -> str:
         first, last = mate.groups[0], mate.groups[-1]
         groups = f"group {first}" if first == last else f"groups {first} to {last}"
         return f"actor {mate.number} ({groups}{f', process {mate.pid} on {mate.node}' if mate.pid else ''})"
-
-
-def _pickled(ray: Any, value: Any, what: str) -> bytes:
-    try:
-        return bytes(ray.cloudpickle.dumps(value))
-    except Exception as error:
-        raise TypeError(f"{what} cannot be sent to actors: {type(error).__name__}: {error}") from error
-
-
-def _raised(wrong: Wrong) -> Exception:
-    """What the actor's method raised, as it would have been raised here."""
-    cause = WorkerTraceback(wrong.origin, wrong.text)
-    error: Exception
-    if wrong.kind in ("ImportError", "ModuleNotFoundError", "AttributeError"):
-        error = ImportError(
-            f"an actor cannot make the environment: {wrong.sentence}; its module must be installed, or on PYTHONPATH, "
-            "on every node"
-        )
-    else:
-        kinds = {"UnknownEnvError": UnknownEnvError, "EnvError": EnvError, "ValueError": ValueError}
-        kind = kinds.get(wrong.kind)
-        error = (
-            EnvError(f"an actor failed: {wrong.kind}: {wrong.sentence}")
-            if kind is None
-            else kind(wrong.sentence)
-        )
-    error.__cause__ = cause
-    return error
 
 
 def _release(ray: Any, handles: dict[int, Any]) -> None:

@@ -69,10 +69,12 @@ class Member:
     @told
     def build(self, make: bytes, groups: int, first: int) -> bytes:
         """Make so many groups of environments, the first of that number; what the learner must know of one, pickled."""
+        from ray import cloudpickle  # goals' rewards are closures over the environment
+
         function = pickle.loads(make)
         envs = [function() for _ in range(groups)]
         self._crew = crew = LocalCrew(envs, first, first * envs[0].num_envs)
-        return pickle.dumps((crew.spec, crew.sizes, crew.backend, crew.env_id, crew.unsupported))
+        return bytes(cloudpickle.dumps((crew.spec, crew.sizes, crew.backend, crew.env_id, crew.unsupported)))
 
     @told
     def prepare(self, algorithm: bytes, starts: Sequence[Start]) -> None:
@@ -103,8 +105,7 @@ class Member:
     @told
     def progress(self) -> tuple[str, int]:
         """(whose turn it is, at which step of the chunk)."""
-        crew = self._whole
-        return crew.where(), crew.collectors[crew.turn].at
+        return self._whole.progress()
 
     @told
     def close(self) -> None:

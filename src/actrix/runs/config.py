@@ -20,7 +20,7 @@ from actrix.data.datasets.dataset import Dataset, mix
 from actrix.data.datasets.read import load_dataset
 from actrix.envs.make import STEP_TIMEOUT, choose_backend, worker_count
 from actrix.files.kwargs import left_out, plain
-from actrix.loops.groups import Grouping, check_grouping
+from actrix.loops.grouping import Grouping, check_grouping
 
 
 class RunError(RuntimeError):
@@ -55,16 +55,22 @@ class RunConfig:
     """Processes on Ray that collect; see `Grouping`."""
     envs_per_group: int | None = None
     """None: no groups."""
-    behind: int | None = None
+    behind: int | str | None = None
     """None: an ordinary run's 0."""
     address: str | None = None
-    """Of the Ray cluster that actors, or else the seeds' processes, run on; None: this machine."""
+    """Of the Ray cluster that actors, learners, or else the seeds' processes, run on; None: this machine."""
+    learners: int = 1
+    """Devices that learn; see `Grouping`."""
+    learner_processes: int = 1
 
     @property
     def grouping(self) -> Grouping:
         """Who collects."""
-        address = self.address if self.actors else None
-        return Grouping(self.actors, self.envs_per_group, self.behind, address, self.step_timeout)
+        address = self.address if self.actors or self.learner_processes > 1 else None
+        return Grouping(
+            self.actors, self.envs_per_group, self.behind, address, self.learners, self.learner_processes,
+            self.step_timeout,
+        )  # fmt: skip
 
     @property
     def title(self) -> str:
@@ -97,8 +103,8 @@ def resolve(
     backend: str = "auto", settings: dict[str, Any] | None = None, env_kwargs: dict[str, Any] | None = None,
     policy: str | None = None, recurrent: bool = False, dataset: Sequence[str] = (), workers: bool | int = False,
     step_timeout: float = STEP_TIMEOUT, max_restarts: int = 0, init: str = "", network: dict[str, Any] | None = None,
-    actors: int = 0, envs_per_group: int | None = None, behind: int | None = None, address: str | None = None,
-    tuned: bool = True,
+    actors: int = 0, envs_per_group: int | None = None, behind: int | str | None = None, address: str | None = None,
+    learners: int = 1, learner_processes: int = 1, tuned: bool = True,
 ) -> RunConfig:  # fmt: skip
     """The configuration of a run: preset ← zoo ← user. Raises SettingError, UnknownEnvError, EnvError.
 
@@ -129,30 +135,34 @@ def resolve(
     total = _whole("steps", run["n_timesteps"], 100_000 if dataset else 1_000_000)
     env_kwargs, count = _plain(env_kwargs), _whole("n_envs", run["n_envs"], preset.n_envs)
     processes: dict[str, Any] = dict(
-        workers=workers, step_timeout=step_timeout, max_restarts=max_restarts, address=address
-    )
-    grouping = Grouping(actors, envs_per_group, behind, address if actors else None)
+        workers=workers, step_timeout=step_timeout, max_restarts=max_restarts, address=address, actors=actors,
+        envs_per_group=envs_per_group, behind=behind, learners=learners, learner_processes=learner_processes,
+    )  # fmt: skip
     config = RunConfig(
         preset.name, env_id, seeds, total, count, backend, settings_of(configured), env_kwargs, tuned,
         tuple(str(Path(path).resolve() if Path(path).exists() else path) for path in dataset), init=init, **processes,
     )  # fmt: skip
-    return dataclasses.replace(config, **_placed(config, configured, grouping))
+    return dataclasses.replace(config, **_placed(config, configured))
 
 
-def _placed(config: RunConfig, algorithm: Algorithm, grouping: Grouping) -> dict[str, Any]:
-    """Where environments run, and who collects; refuses what makes no sense."""
-    workers, on_host = config.workers, bool(config.workers or grouping or grouping.lag)
+def _placed(config: RunConfig, algorithm: Algorithm) -> dict[str, Any]:
+    """Where environments run, and who collects and learns; refuses what makes no sense."""
+    workers, grouping = config.workers, config.grouping
+    on_host = bool(workers or grouping or grouping.lag or grouping.learner_processes > 1)
     if config.dataset:
-        if on_host:
-            raise SettingError("workers, actors and groups run environments: a data set has none.")
+        if on_host or grouping.learners > 1:
+            raise SettingError(
+                "workers, actors, groups and learners are of environments: a data set has none."
+            )
         return {"n_envs": 1, "backend": "offline"}
     # The time that a step may take is one of actors, too.
     limit = STEP_TIMEOUT if grouping.actors else config.step_timeout
     worker_count(config.n_envs, workers, limit, config.max_restarts)
-    if config.address is not None and not grouping.actors and len(config.seeds) == 1:
+    if config.address is not None and grouping.address is None and len(config.seeds) == 1:
         raise SettingError(
             f"address={config.address!r} is of a Ray cluster: give actors, or several seeds, that run there."
         )
+    grouping.check_shares(config.n_envs)
     backend = choose_backend(config.backend, config.env_id, config.env_kwargs, config.n_envs, on_host)
     check_grouping(algorithm, grouping, backend, workers)
     return {"backend": backend, **_grouped(grouping, config.n_envs)}
@@ -161,7 +171,7 @@ def _placed(config: RunConfig, algorithm: Algorithm, grouping: Grouping) -> dict
 def _grouped(grouping: Grouping, n_envs: int) -> dict[str, Any]:
     """What a configuration holds of it: all that bears on the result is said, unless it is an ordinary run's."""
     size = n_envs // grouping.groups(n_envs) if grouping else None
-    lag = grouping.lag if grouping or grouping.lag else None
+    lag = (grouping.behind if grouping.free else grouping.lag) if grouping or grouping.lag else None
     return {"actors": grouping.actors, "envs_per_group": size, "behind": lag}
 
 

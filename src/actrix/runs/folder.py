@@ -63,7 +63,7 @@ _KINDS: dict[str, Any] = {
     "algorithm": str, "env_id": str, "n_timesteps": int, "n_envs": int, "backend": str, "settings": dict,
     "env_kwargs": dict, "dataset": tuple, "step_timeout": (int, float), "max_restarts": int, "workers": (bool, int),
     "init": str,
-    "actors": int, "envs_per_group": (int, NoneType), "behind": (int, NoneType), "address": (str, NoneType),
+    "actors": int, "envs_per_group": (int, NoneType), "behind": (int, str, NoneType), "address": (str, NoneType),
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from actrix.algorithms.settings import settings_of
 from actrix.core.contract import Algorithm
-from actrix.crews import crew_of_id
+from actrix.crews import crew_of_id, learners_of
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import training_env
 from actrix.files import checkpoint, manifest, modelfile
@@ -38,6 +38,7 @@ EXIT_INTERRUPTED = 130
 """What a process ends with that was interrupted, and saved a checkpoint."""
 EVAL_EPISODES = 20
 OFFLINE_EVALUATIONS = 10
+NOT_EXACT = "behind=any learns from chunks as they come: no two runs have the same bits (see time/staleness)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +74,10 @@ def make_runner(config: RunConfig, algorithm: Algorithm, seeds: Sequence[int]) -
     reference = warm.reference_of(algorithm, begun)
     runner: Runner
     if isinstance(env, HostEnv):
-        runner = host_runner(algorithm, env, seeds[0], reference, behind=config.grouping.lag)
+        who = config.grouping
+        runner = host_runner(algorithm, env, seeds[0], reference, who.lag, learners_of(who))
     else:
-        runner = CompiledRunner(algorithm, env, config.n_envs, seeds, reference)
+        runner = CompiledRunner(algorithm, env, config.n_envs, seeds, reference, config.learners)
     if begun is not None:
         warm.begins_from(runner, algorithm, begun)
     return runner
@@ -101,7 +103,7 @@ def _train_runs(
 ) -> bool:
     """`train_here` with everything built and locked."""
     seeds = [run.seed for run in runs]
-    notes = _begin(runner, runs, session)
+    notes = _begin(config, runner, runs, session)
     verbose, shown = session.verbose, not (session.quiet or session.verbose)
     for run in runs:
         run.logger = Logger(run.folder, tensorboard=run.folder, verbose=verbose,
@@ -159,12 +161,13 @@ def _write(config: RunConfig, algorithm: Algorithm, runner: Runner, runs: Sequen
 
 def identity_of(config: RunConfig) -> dict[str, Any]:
     """What must not change between a checkpoint and its resumption: all that bears on what is computed."""
-    free = ("seeds", "n_timesteps", "tuned", "workers", "step_timeout", "max_restarts", "actors", "address")
+    free = ("seeds", "n_timesteps", "tuned", "workers", "step_timeout", "max_restarts", "actors", "address",
+            "learners", "learner_processes")  # fmt: skip
     kept = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
     return json.loads(json.dumps(kept))
 
 
-def _begin(runner: Runner, runs: Sequence[SeedRun], session: Session) -> list[str]:
+def _begin(config: RunConfig, runner: Runner, runs: Sequence[SeedRun], session: Session) -> list[str]:
     """Restore what there is to go on from, and note the session in the manifest; lines that the user should see."""
     new = [run for run in runs if run.folder and checkpointed_steps(run.folder) < 0]
     notes = _begin_anew(new, some=len(new) < len(runs)) if session.resumed else []
@@ -178,22 +181,34 @@ def _begin(runner: Runner, runs: Sequence[SeedRun], session: Session) -> list[st
             runner, runs, check_identity, lambda path, error: notes.append(checkpoint.set_aside(path, error))
         )
         notes.append(f"resumed at step {first.steps:,}, " + (
-            "exactly where it was" if reason is None else
+            f"{'' if config.grouping.free else 'exactly '}where it was" if reason is None else
             f"in new episodes, {first.dropped_episodes} dropped so far: {reason}"
         ))  # fmt: skip
+        changed += _other_learners(config, first.folder)
         if changed:
             notes.append(
                 f"this is not quite where the run trained before ({'; '.join(changed)}): it goes on, but its bits may "
                 "differ from those of an uninterrupted run"
             )
+    if config.grouping.free:
+        notes.append(NOT_EXACT)
+    who = {"learners": config.learners} | ({"not_exact": NOT_EXACT} if config.grouping.free else {})
     for run in runs:
         assert run.folder is not None
         checkpoint.remove_leftovers(run.folder)
         checkpoint.remove_leftovers(run.folder / "checkpoints")
         anew = event == "start" or run in new
-        more = {} if anew else {"exact": reason is None, "dropped_episodes": run.dropped_episodes}
-        manifest.append(run.folder, event, run.steps, **more)
+        exact = reason is None and not config.grouping.free
+        more = {} if anew else {"exact": exact, "dropped_episodes": run.dropped_episodes}
+        manifest.append(run.folder, event, run.steps, **more, **who)
     return notes
+
+
+def _other_learners(config: RunConfig, folder: Path) -> list[str]:
+    """What the number of learners was and is, where it has changed: sums over other shares round otherwise."""
+    before = manifest.sessions(folder)[-1:]
+    was = before[0].get("learners", 1) if before and isinstance(before[0], dict) else config.learners
+    return [] if was == config.learners else [f"learners {was} → {config.learners}"]
 
 
 def _begin_anew(new: Sequence[SeedRun], some: bool) -> list[str]:

@@ -22,6 +22,7 @@ from actrix.files import atomic, checkpoint
 from actrix.files.kwargs import check_complete
 from actrix.files.lock import RunLock
 from actrix.loops.evaluate import check_same_spaces, evaluate, evaluation_env, noting
+from actrix.loops.grouping import check_grouping
 from actrix.loops.train import SeedRun
 from actrix.model import Model
 from actrix.runs import tracked, warm
@@ -90,7 +91,8 @@ def _check(config: RunConfig) -> None:
             _evaluates(config, data)
         algorithm.check(data.spec, 1)
         return
-    env = make_env(dataclasses.replace(config, actors=0), config.seeds[0])
+    alone = dataclasses.replace(config, actors=0, behind=None, learners=1, learner_processes=1)
+    env = make_env(alone, config.seeds[0])
     try:
         rows = env.num_envs if isinstance(env, HostEnv) else config.n_envs
         check_sizes(config, algorithm, env.spec, rows)
@@ -156,6 +158,8 @@ def resume(
     track: str | None = None,
     actors: int | None = None,
     address: str | None = None,
+    learners: int | None = None,
+    learner_processes: int | None = None,
 ) -> Results:
     """Go on from the newest checkpoint of every seed to the configured (or a larger) number of steps.
 
@@ -164,8 +168,9 @@ def resume(
     often that happened. A seed that was killed before its first checkpoint begins anew, which comes to the same.
     A tracked run goes on in the tracker's own run; `track` names a tracker for one that had none. `actors` and
     `address` are others than those of the run, where it has groups: they make no difference to what is computed.
+    `learners` and `learner_processes` are others, too: they make none but of rounding.
     """
-    config = _moved(load_config(folder), actors, address)
+    config = _moved(load_config(folder), actors, address, learners, learner_processes)
     with RunLock(folder):
         if track is not None:
             tracker(track).check()
@@ -175,8 +180,15 @@ def resume(
         )
 
 
-def _moved(config: RunConfig, actors: int | None, address: str | None) -> RunConfig:
-    """The run with other actors, in another place; RunError where it has no groups, ValueError for too many."""
+def _moved(
+    config: RunConfig,
+    actors: int | None,
+    address: str | None,
+    learners: int | None,
+    learner_processes: int | None,
+) -> RunConfig:
+    """The run with other actors and learners, in another place; RunError where it has no groups, ValueError for too
+    many."""
     if actors is not None:
         if config.envs_per_group is None and actors:
             raise RunError("this run has no groups of environments: actors cannot go on with it.")
@@ -185,6 +197,15 @@ def _moved(config: RunConfig, actors: int | None, address: str | None) -> RunCon
         config = dataclasses.replace(config, address=address)
     if config.grouping:
         config.grouping.groups(config.n_envs)
+    if learners is None and learner_processes is None:
+        return config
+    config = dataclasses.replace(
+        config,
+        learners=config.learners if learners is None else learners,
+        learner_processes=config.learner_processes if learner_processes is None else learner_processes,
+    )
+    config.grouping.check_shares(config.n_envs)
+    check_grouping(config.build(), config.grouping, config.backend, config.workers)
     return config
 
 

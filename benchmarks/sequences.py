@@ -1,0 +1,155 @@
+"""Token tasks from a supervised start: GRPO, more supervised training at equal tokens, and GRPO with one thing changed.
+
+    python benchmarks/sequences.py                                  # what sequences.jsonl lacks: 5 tasks, 5 seeds
+    python benchmarks/sequences.py --tasks reverse --methods grpo std-off --seeds 1 2 3
+    python benchmarks/sequences.py --table                          # tables and curves of docs/sequences.md
+
+Runs are those of the command line, in this process; each seed has a start of its own. A row of sequences.jsonl is
+written when a seed is done, and is not run again. Runs lie in --runs: what was interrupted there begins anew, what
+is finished there is only evaluated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import datetime
+import io
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import machine
+from sequences_table import RESULTS, write_tables
+
+SEEDS, PROMPTS = (1, 2, 3, 4, 5), 1000
+TASKS: dict[str, tuple[str, list[str], int, int]] = {
+    "copy": ("Copy-v0", ["length=5", "letters=8"], 1_000_000, 2_000_000),
+    "reverse": ("Reverse-v0", ["length=5", "letters=8"], 1_000_000, 2_000_000),
+    "sort": ("Sort-v0", ["length=5", "letters=8"], 1_000_000, 2_000_000),
+    "addition": ("Addition-v0", ["digits=3"], 1_000_000, 2_000_000),
+    "countdown": ("Countdown-v0", ["numbers=3"], 1_000_000, 2_000_000),
+}
+"""Environment, --env-kwargs, tokens of the supervised start, tokens of each method after it."""
+METHODS: dict[str, tuple[str, list[str], list[str]]] = {
+    "grpo": ("grpo", [], []),
+    "supervised": ("sft", [], []),
+    "std-off": ("dr-grpo", ["aggregate=sequence"], []),
+    "per-token": ("grpo", ["aggregate=token"], []),
+    "constant": ("grpo", ["aggregate=constant"], []),
+    "clip-higher": ("grpo", ["clip_range_high=0.28"], []),
+    "ratio-sequence": ("grpo", ["ratio=sequence"], []),
+    "beta-0.01": ("grpo", ["ref_kl_coef=0.01"], []),
+    "beta-0.04": ("grpo", ["ref_kl_coef=0.04"], []),
+    "group-4": ("grpo", [], ["group=4"]),
+    "group-16": ("grpo", [], ["group=16"]),
+    "dynamic": ("grpo", ["dynamic=true"], []),
+}
+"""Preset, --set, and more --env-kwargs."""
+
+
+def command(task: str, method: str, seed: int, runs: Path, steps: int | None = None) -> list[str]:
+    """The arguments of `actrix` for one seed; method 'start' is the supervised start."""
+    env, size, start, after = TASKS[task]
+    preset, settings, more = METHODS.get(method, ("sft", [], []))
+    out = ["train", preset, env, "--env-kwargs", *size, *more, "--seed", str(seed)]
+    if method == "start":
+        out += ["--steps", str(steps or start)]
+    else:
+        out += ["--steps", str(steps or after), "--init", str(runs / f"{task}-start-{seed}")]
+    return [*out, *(["--set", *settings] if settings else []), "--out", str(runs / f"{task}-{method}-{seed}")]
+
+
+def actrix(arguments: list[str]) -> float:
+    """Call `actrix` here; processor seconds, compiling among them. RuntimeError with what it printed where it fails."""
+    from actrix.cli import main
+
+    said, begun, code = io.StringIO(), time.process_time(), 0
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            code = main(arguments) or 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    if code:
+        raise RuntimeError(f"actrix {' '.join(arguments)}\n{said.getvalue()}")
+    return time.process_time() - begun
+
+
+def right(folder: Path, task: str, prompts: int) -> dict[str, float]:
+    """Per cent of right answers, sampled and most likely, to prompts of training's lengths and to longer ones."""
+    from actrix.envs.build import token_task
+    from actrix.loops.answers import answers
+    from actrix.model import Model
+
+    model, found = Model.load(folder), {}
+    size = {name: int(number) for name, number in (x.split("=") for x in TASKS[task][1])}
+    for where in ("", "held out, "):
+        env = token_task(TASKS[task][0], size | {"held_out": bool(where)})
+        for how in ("sampled", "most likely"):
+            given = answers(model.policy, env, prompts, 10**6, how == "most likely")
+            found[where + how] = round(100 * float(np.mean([a.right for a in given])), 1)
+    return found
+
+
+def curve(folder: Path, points: int = 40) -> list[list[float]]:
+    """[tokens, share of right answers in training] in so many equal stretches; [] where answers are shown."""
+    with (folder / "metrics.csv").open() as file:
+        rows = [(r["time/total_timesteps"], r.get("rollout/pass@1")) for r in csv.DictReader(file)]
+    pairs = [(float(t), float(p)) for t, p in rows if p]
+    parts = [part for part in np.array_split(np.array(pairs), points) if len(part)] if pairs else []
+    return [[int(part[-1][0]), round(float(part[:, 1].mean()), 4)] for part in parts]
+
+
+def run(task: str, method: str, seed: int, runs: Path, prompts: int, steps: int | None) -> dict[str, Any]:
+    """Train one seed, unless its folder holds a finished run, and evaluate it; its row."""
+    arguments = command(task, method, seed, runs, steps)
+    folder, seconds = Path(arguments[-1]), None
+    if not (folder / "evaluation.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        seconds = round(actrix(arguments), 1)
+    config, manifest = (json.loads((folder / f"{name}.json").read_text()) for name in ("config", "manifest"))
+    shown = " ".join(arguments).replace(f"{runs}/", "runs/")
+    return {
+        "task": task, "method": method, "seed": seed, "right": right(folder, task, prompts), "prompts": prompts,
+        "tokens": config["n_timesteps"], "curve": curve(folder), "processor_seconds": seconds,
+        "command": f"actrix {shown}", "n_envs": config["n_envs"], "settings": config["settings"],
+        "versions": manifest["sessions"][-1]["versions"], "machine": machine(),
+        "date": datetime.date.today().isoformat(),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["grpo", "supervised"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--runs", type=Path, default=Path("runs/sequences"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--steps", type=int, help="tokens of the start and of each method (default: the record's)"
+    )
+    parser.add_argument("--prompts", type=int, default=PROMPTS, help="asked of each seed")
+    parser.add_argument("--table", action="store_true", help="write the tables and curves, run nothing")
+    args = parser.parse_args()
+    if args.table:
+        return write_tables(args.results)
+    args.results.touch()
+    for task in args.tasks:
+        for method in ("start", *args.methods):
+            for seed in args.seeds:
+                rows = [json.loads(line) for line in args.results.read_text().splitlines()]
+                if any((r["task"], r["method"], r["seed"]) == (task, method, seed) for r in rows):
+                    continue
+                row = run(task, method, seed, args.runs, args.prompts, args.steps)
+                with args.results.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(task, method, seed, row["right"], f"{row['processor_seconds']} s", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

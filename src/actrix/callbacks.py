@@ -256,8 +256,7 @@ class EvalCallback(EventCallback):
         self.evaluations_results.append(rewards)
         self.evaluations_length.append(lengths)
         self._keep()
-        mean, std = float(np.mean(rewards)), float(np.std(rewards))
-        self.last_mean_reward = mean
+        self.last_mean_reward, std = (mean := float(np.mean(rewards))), float(np.std(rewards))
         self.logger.record("eval/mean_reward", mean)
         self.logger.record("eval/mean_ep_length", float(np.mean(lengths)))
         if self._is_success_buffer:

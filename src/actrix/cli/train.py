@@ -225,7 +225,8 @@ def _plan(config: Any) -> str:
     few = f"seed {config.seeds[0]}" if len(config.seeds) == 1 else f"{len(config.seeds)} seeds"
     who = f", {config.actors} actors" if config.actors else ""
     who += f", {config.learners} learners" if config.learners > 1 else ""
-    amount = f"{config.n_timesteps:,} steps, {config.n_envs} environment{'s' * (config.n_envs != 1)} ({config.backend}{who})"
+    envs = f"{config.n_envs} environment{'s' * (config.n_envs != 1)}"
+    amount = f"{config.n_timesteps:,} steps, {envs} ({config.backend}{who})"
     if config.dataset:
         where = f"evaluated in {config.env_id}" if config.env_id else "no environment to evaluate in"
         amount = f"{config.n_timesteps:,} updates, {where}"

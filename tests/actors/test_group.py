@@ -216,7 +216,7 @@ LSTM = {"policy_kwargs": {"cell": "lstm", "net_arch": [], "hidden_size": 8}}
         ("gspo", Reverse(3, group=4), 8, {"policy_kwargs": {}}, "take a recurrent policy and sequence_length=7"),
         ("sft", None, 8, {}, "needs an environment that shows right answers"),
         ("grpo", Reverse(3, group=4), 8, {"policy_kwargs": {"cell": "transformer", "context": 6}},
-         "up to 7 tokens, and the transformer sees 6: take policy_kwargs context=7 or more"),
+         "up to 7 tokens, and the transformer sees 6 steps: take policy_kwargs context=7 or more"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said(preset, env, n, settings, text):

@@ -267,8 +267,8 @@ def sees_prompts(network: Any, spec: Spec) -> None:
     steps = spec.max_episode_steps or 0
     if spec.prompts is not None and network.cell == "transformer" and network.context < steps:
         raise ValueError(
-            f"a prompt and its answer have up to {steps} tokens, and the transformer sees {network.context}: take "
-            f"policy_kwargs context={steps} or more, or shorter prompts (env_kwargs)."
+            f"a prompt and its answer have up to {steps} tokens, and the transformer sees {network.context} steps: "
+            f"take policy_kwargs context={steps} or more, or shorter prompts (env_kwargs)."
         )
 
 

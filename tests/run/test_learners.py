@@ -74,13 +74,15 @@ def two_devices(script, *arguments):
     flags = "--xla_force_host_platform_device_count=2"
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-c", HEAD + textwrap.dedent(script), *arguments], text=True, capture_output=True, timeout=300,
+        [sys.executable, "-c", HEAD + textwrap.dedent(script), *arguments], text=True, capture_output=True, timeout=550,
         env=os.environ | {"PYTHONPATH": path, "XLA_FLAGS": flags},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_devices_share_the_work_and_come_to_the_same():
     """PPO with statistics, shuffled minibatches, normalised advantages and target_kl in the compiled loop; in the host
     loop the gradient, read off one step of plain descent of size 1."""

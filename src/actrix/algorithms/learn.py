@@ -145,11 +145,12 @@ class Composition(Algorithm):
         return needs_newest(self.critic, self.actor, self.data)
 
     def refuses_any_order(self):
-        if self.normalize_reward:
-            return (
+        reason = needs_order(self.data)
+        if reason is None and self.normalize_reward:
+            reason = (
                 "normalize_reward follows each environment's rows in their order: take normalize_reward=False"
             )
-        return needs_order(self.data)
+        return reason
 
     def rows(self, spec):
         return self.data.rows(spec)

@@ -7,7 +7,6 @@ read-only. `num_timesteps` counts environment steps in both.
 from __future__ import annotations
 
 import itertools
-import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -277,14 +276,14 @@ class EvalCallback(EventCallback):
 
     def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
         """Called after each step of an evaluation: note what the environment says of an episode that ends."""
-        if locals_["done"] and not math.isnan(told := success_of(locals_["info"])):
+        if locals_["done"] and not np.isnan(told := success_of(locals_["info"])):
             self._is_success_buffer.append(told)
 
     def _keep(self) -> None:
         """Write `evaluations.npz`, with what was said of success, and NaN for episodes of which nothing was."""
         told: dict[str, Any] = {}
         if known := self._is_success_buffer:
-            self.evaluations_successes.append([*known, *[math.nan] * (self.n_eval_episodes - len(known))])
+            self.evaluations_successes.append([*known, *[np.nan] * (self.n_eval_episodes - len(known))])
             told = {"successes": _table(self.evaluations_successes)}
         if self.log_path is not None:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)

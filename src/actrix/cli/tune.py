@@ -24,9 +24,7 @@ def add_tune(command: AddCommand) -> None:
                    help="seeds on which the best are trained again (default: 10)")  # fmt: skip
     p.add_argument("--evaluations", type=int, default=5, metavar="N",
                    help="checkpoints at which a trial may be pruned (default: 5)")  # fmt: skip
-    p.add_argument("--jobs", type=int, metavar="N", help="processes (default: 1; with --address its cores)")
-    p.add_argument("--address", dest="cluster", metavar="HOST:PORT",
-                   help="a Ray cluster over which trials and seeds are spread (default: this machine)")  # fmt: skip
+    p.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     p.add_argument("--storage", metavar="URL", help="Optuna's storage (default: journal.log in the folder)")
     p.add_argument(
         "--out", type=Path, help="the study's folder (default: studies/ALGO-ENV); goes on if it is there"
@@ -57,15 +55,7 @@ def _tune(args: argparse.Namespace) -> int:
         print(write_space(plan.space), end="")
         return 0
     folder = args.out or Path("studies") / re.sub(r"[^\w.-]+", "-", f"{base.algorithm}-{base.env_id}")
-    outcome = run_study(
-        plan,
-        folder,
-        args.trials,
-        jobs=args.jobs,
-        storage=args.storage,
-        quiet=args.quiet,
-        address=args.cluster,
-    )
+    outcome = run_study(plan, folder, args.trials, jobs=args.jobs, storage=args.storage, quiet=args.quiet)
     if outcome is None:
         return EXIT_INTERRUPTED
     show(plan, outcome, Console(highlight=False))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +46,13 @@ def train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], ses
     running: Running = {}
     begun: dict[int, int] = {}  # where this session's lines begin in the log
     shown, seeds = False if session.quiet else None, [seed for _, seed in pairs]
+    nodes = _nodes(config)
+    room = (os.cpu_count() or 1) if nodes is None else nodes.room
     try:
         with (
-            nodes_at(None if config.actors else config.address) as nodes,
             StopRequest() as stop,
             Display(config.n_timesteps, config.title, enabled=shown, seeds=seeds) as display,
         ):
-            room = (os.cpu_count() or 1) if nodes is None else nodes.room
             while waiting or running:
                 if stop.requested:
                     display.message("interrupted: saving checkpoints")
@@ -69,23 +68,20 @@ def train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], ses
     except BaseException:
         stop_all(running)
         raise
+    finally:
+        if nodes is not None:
+            nodes.close()
     _refuse_failures(ended, begun, stop.requested)
     return not waiting and not any(code for _, _, code in ended)
 
 
-@contextlib.contextmanager
-def nodes_at(address: str | None) -> Iterator[Any]:
-    """Where processes run: the cluster at an address, or None, this machine. Raises ImportError, ValueError."""
-    if address is None:
-        yield None
-        return
+def _nodes(config: RunConfig) -> Any:
+    """Where the processes run: None on this machine."""
+    if config.address is None or config.actors:
+        return None
     from actrix.remote.process import Nodes
 
-    nodes = Nodes(address)
-    try:
-        yield nodes
-    finally:
-        nodes.close()
+    return Nodes(config.address)
 
 
 Running = dict[int, tuple[Any, Path, Any]]

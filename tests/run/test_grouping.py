@@ -143,7 +143,7 @@ def test_groups_stand_side_by_side_with_their_own_seeds_and_noise():
     chunks = []
     for one in (alone, halves):
         key = jax.random.key(0)
-        chunk, (returns, lengths) = one.runner.collect(16, key, one.runner.learner.acting)
+        chunk, (returns, lengths, _) = one.runner.collect(16, key, one.runner.learner.acting)
         assert sorted(lengths.tolist()) == sorted([3, 5, 3, 5] * 4)
         np.testing.assert_array_equal(returns, lengths)
         chunks.append(chunk)

@@ -277,7 +277,7 @@ def test_second_call_does_not_recompile():
 def test_host_chunk_of_whole_episodes_is_padded_as_invalid():
     algorithm = configure(small(PRESETS["reinforce"].algorithm), {"n_steps": 20})
     host = HostRunner(algorithm, HostJax(CARTPOLE, N), 1)
-    chunk, (returns, _) = host.collect(20, iteration_keys(host.iteration_key, 0)[0], host.learner.acting)
+    chunk, (returns, *_) = host.collect(20, iteration_keys(host.iteration_key, 0)[0], host.learner.acting)
     assert chunk.reward.shape == (20, N)
     assert len(returns) == N
     ends = (chunk.terminated | chunk.truncated) & chunk.valid

@@ -13,7 +13,7 @@ from actrix import A2C, ACER, DQN, PPO, SAC, SARSA, VTrace
 from actrix.envs.guard import EnvError
 from actrix.envs.make import make_vec_env
 from actrix.files import checkpoint
-from actrix.loops import host
+from actrix.loops import groups, host
 from actrix.loops.grouping import Grouping
 from actrix.loops.groups import GroupRunner
 from actrix.loops.runner import iteration_keys, wrapped
@@ -77,6 +77,16 @@ def test_one_group_of_all_environments_is_the_ordinary_loop():
     halves = model(envs_per_group=2).learn(STEPS)
     assert digest(halves) == digest(model(envs_per_group=2).learn(STEPS)) != digest(model().learn(STEPS))
     assert len(halves.run.returns) == halves.num_episodes > 0
+
+
+@pytest.mark.parametrize("idle", [0.0, 1e9])
+def test_groups_that_wait_are_stepped_in_threads_and_come_to_the_same(idle, monkeypatch):
+    """Never, and whatever they compute: from the second chunk on."""
+    monkeypatch.setattr(groups, "IDLE", idle)
+    trained = model(envs_per_group=2).learn(STEPS)
+    assert (trained.runner.env._threads is not None) == (idle > 0)
+    monkeypatch.undo()
+    assert digest(trained) == digest(model(envs_per_group=2).learn(STEPS))
 
 
 REPLAY = {
@@ -143,7 +153,7 @@ def test_groups_stand_side_by_side_with_their_own_seeds_and_noise():
     chunks = []
     for one in (alone, halves):
         key = jax.random.key(0)
-        chunk, (returns, lengths, _) = one.runner.collect(16, key, one.runner.learner.acting)
+        chunk, (returns, lengths, *_) = one.runner.collect(16, key, one.runner.learner.acting)
         assert sorted(lengths.tolist()) == sorted([3, 5, 3, 5] * 4)
         np.testing.assert_array_equal(returns, lengths)
         chunks.append(chunk)

@@ -51,6 +51,9 @@ class RunConfig:
     max_restarts: int = 0
     init: str = ""
     """A run or model file whose policy this one begins with, and stays near where there is a KL; '' = none."""
+    learners: int = 1
+    """Devices that learn; see `Grouping`."""
+    learner_processes: int = 1
     actors: int = 0
     """Processes on Ray that collect; see `Grouping`."""
     envs_per_group: int | None = None
@@ -59,9 +62,6 @@ class RunConfig:
     """None: an ordinary run's 0."""
     address: str | None = None
     """Of the Ray cluster that actors, learners, or else the seeds' processes, run on; None: this machine."""
-    learners: int = 1
-    """Devices that learn; see `Grouping`."""
-    learner_processes: int = 1
 
     @property
     def grouping(self) -> Grouping:

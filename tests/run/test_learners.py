@@ -118,6 +118,7 @@ def test_two_devices_share_the_work_and_come_to_the_same():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_whatever_learns_from_batches_can_be_shared():
     """Natural gradients, recurrent policies, trajectories, replay with and without priorities, odd batches."""
     found = two_devices("""
@@ -139,6 +140,7 @@ def test_whatever_learns_from_batches_can_be_shared():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_run_goes_on_with_another_number_and_says_so(tmp_path):
     found = two_devices("""
         from pathlib import Path

@@ -374,7 +374,7 @@ class DQN(Model):
         exploration_final_eps: float = 0.05, buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 32, train_freq: int = 4, gradient_steps: int = 1, n_steps: int = 1,
         prioritized: bool = False, gamma: float = 0.99, target_network: bool = True, huber: bool = True,
-        tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False, norm_obs_keys: Any = None,
+        tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
         max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
         weight_decay: float = 0.0,
         **settings: Any,
@@ -396,8 +396,8 @@ class C51(Model):
         buffer_size: int = 1000000, learning_starts: int = 100, batch_size: int = 32, train_freq: int = 4,
         gradient_steps: int = 1, n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99,
         target_network: bool = True, huber: bool = True, tau: float = 1.0, target_update_interval: int = 10000,
-        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = 10.0,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
+        normalize_obs: bool = False, max_grad_norm: float | None = 10.0, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -417,8 +417,8 @@ class QRDQN(Model):
         learning_starts: int = 100, batch_size: int = 32, train_freq: int = 4, gradient_steps: int = 1,
         n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, target_network: bool = True,
         huber: bool = True, tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
-        norm_obs_keys: Any = None, max_grad_norm: float | None = 10.0, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
+        max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -438,7 +438,7 @@ class IQN(Model):
         exploration_final_eps: float = 0.05, buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 32, train_freq: int = 4, gradient_steps: int = 1, n_steps: int = 1,
         prioritized: bool = False, gamma: float = 0.99, target_network: bool = True, huber: bool = True,
-        tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False, norm_obs_keys: Any = None,
+        tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
         max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
         weight_decay: float = 0.0,
         **settings: Any,
@@ -459,7 +459,7 @@ class Rainbow(Model):
         buffer_size: int = 1000000, learning_starts: int = 100, batch_size: int = 32, train_freq: int = 4,
         gradient_steps: int = 1, n_steps: int = 3, prioritized: bool = True, priority_alpha: float = 0.5,
         priority_beta: Any = ..., gamma: float = 0.99, target_network: bool = True, huber: bool = True,
-        tau: float = 1.0, target_update_interval: int = 8000, normalize_obs: bool = False, norm_obs_keys: Any = None,
+        tau: float = 1.0, target_update_interval: int = 8000, normalize_obs: bool = False,
         max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 0.00015,
         weight_decay: float = 0.0,
         **settings: Any,
@@ -481,7 +481,7 @@ class MunchausenDQN(Model):
         exploration_final_eps: float = 0.05, buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 32, train_freq: int = 4, gradient_steps: int = 1, n_steps: int = 1,
         prioritized: bool = False, gamma: float = 0.99, target_network: bool = True, huber: bool = True,
-        tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False, norm_obs_keys: Any = None,
+        tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
         max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
         weight_decay: float = 0.0,
         **settings: Any,
@@ -501,7 +501,7 @@ class PQN(Model):
         noisy: bool = False, representation: Any = 'number', exploration: Any = 'epsilon-greedy',
         exploration_fraction: float = 0.2, exploration_initial_eps: float = 1.0, exploration_final_eps: float = 0.05,
         gamma: float = 0.99, lam: float = 0.95, n_epochs: int = 4, recompute_advantages: bool = True,
-        target_network: bool = False, huber: bool = False, normalize_obs: bool = False, norm_obs_keys: Any = None,
+        target_network: bool = False, huber: bool = False, normalize_obs: bool = False,
         max_grad_norm: float | None = 10.0, optimizer: str = 'radam', optimizer_eps: float = 1e-08,
         weight_decay: float = 0.0,
         **settings: Any,
@@ -522,8 +522,8 @@ class SoftQ(Model):
         learning_starts: int = 100, batch_size: int = 32, train_freq: int = 4, gradient_steps: int = 1,
         n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, target_network: bool = True,
         huber: bool = True, tau: float = 1.0, target_update_interval: int = 10000, normalize_obs: bool = False,
-        norm_obs_keys: Any = None, max_grad_norm: float | None = 10.0, optimizer: str = 'adam',
-        optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
+        max_grad_norm: float | None = 10.0, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
+        weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -541,8 +541,8 @@ class DDPG(Model):
         target_policy_noise: float = 0.0, buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 1, n_steps: int = 1,
         prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
-        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
+        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -561,8 +561,8 @@ class TD3(Model):
         target_noise_clip: float = 0.5, buffer_size: int = 1000000, learning_starts: int = 100, batch_size: int = 256,
         train_freq: int = 1, gradient_steps: int = 1, n_steps: int = 1, prioritized: bool = False,
         gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 2, delay_targets: bool = True,
-        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
+        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -580,8 +580,8 @@ class SAC(Model):
         ent_coef: float | str = 'auto', target_entropy: float | str = 'auto', buffer_size: int = 1000000,
         learning_starts: int = 100, batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 1,
         n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
-        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
+        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -599,9 +599,8 @@ class DiscreteSAC(Model):
         ent_coef: float | str = 'auto', target_entropy: float | str = 'auto', discrete: bool = True,
         buffer_size: int = 1000000, learning_starts: int = 100, batch_size: int = 256, train_freq: int = 1,
         gradient_steps: int = 1, n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005,
-        policy_delay: int = 1, normalize_obs: bool = False, norm_obs_keys: Any = None,
-        max_grad_norm: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
-        weight_decay: float = 0.0,
+        policy_delay: int = 1, normalize_obs: bool = False, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -620,8 +619,8 @@ class TQC(Model):
         target_entropy: float | str = 'auto', buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 1, n_steps: int = 1,
         prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
-        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
+        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -640,8 +639,8 @@ class D4PG(Model):
         buffer_size: int = 1000000, learning_starts: int = 100, batch_size: int = 256, train_freq: int = 1,
         gradient_steps: int = 1, n_steps: int = 5, prioritized: bool = True, priority_alpha: float = 0.6,
         priority_beta: Schedule = 0.4, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
-        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
+        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -659,9 +658,8 @@ class REDQ(Model):
         ent_coef: float | str = 'auto', target_entropy: float | str = 'auto', buffer_size: int = 1000000,
         learning_starts: int = 100, batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 20,
         n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 20,
-        delay_targets: bool = False, normalize_obs: bool = False, norm_obs_keys: Any = None,
-        max_grad_norm: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
-        weight_decay: float = 0.0,
+        delay_targets: bool = False, normalize_obs: bool = False, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -680,8 +678,8 @@ class CrossQ(Model):
         target_entropy: float | str = 'auto', buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 1, n_steps: int = 1,
         prioritized: bool = False, gamma: float = 0.99, policy_delay: int = 3, delay_targets: bool = False,
-        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
+        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -699,8 +697,8 @@ class AWAC(Model):
         beta: float = 1.0, max_weight: float = 100.0, buffer_size: int = 1000000, learning_starts: int = 100,
         batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 1, n_steps: int = 1,
         prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
-        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
+        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -714,9 +712,8 @@ class BC(Model):
         verbose: int = 0, seed: int | None = None, device: str = 'auto', stats_window_size: int = 100,
         reference: Model | None = None, dataset: Any = None, actors: int = 0, envs_per_group: int | None = None,
         behind: int | None = None, address: str | None = None,
-        batch_size: int = 256, normalize_obs: bool = False, norm_obs_keys: Any = None,
-        max_grad_norm: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
-        weight_decay: float = 0.0,
+        batch_size: int = 256, normalize_obs: bool = False, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -734,8 +731,8 @@ class CQL(Model):
         ent_coef: float | str = 'auto', target_entropy: float | str = 'auto', cql_alpha: float = 5.0,
         cql_actions: int = 10, discrete: bool = False, batch_size: int = 256, n_steps: int = 1,
         prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 1,
-        normalize_obs: bool = False, norm_obs_keys: Any = None, max_grad_norm: float | None = None,
-        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
+        normalize_obs: bool = False, max_grad_norm: float | None = None, optimizer: str = 'adam',
+        optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -751,9 +748,8 @@ class IQL(Model):
         behind: int | None = None, address: str | None = None,
         n_critics: int = 2, expectile: float = 0.7, beta: float = 3.0, max_weight: float = 100.0,
         batch_size: int = 256, n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005,
-        policy_delay: int = 1, normalize_obs: bool = False, norm_obs_keys: Any = None,
-        max_grad_norm: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
-        weight_decay: float = 0.0,
+        policy_delay: int = 1, normalize_obs: bool = False, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -790,9 +786,8 @@ class DroQ(Model):
         ent_coef: float | str = 'auto', target_entropy: float | str = 'auto', buffer_size: int = 1000000,
         learning_starts: int = 100, batch_size: int = 256, train_freq: int = 1, gradient_steps: int = 20,
         n_steps: int = 1, prioritized: bool = False, gamma: float = 0.99, tau: float = 0.005, policy_delay: int = 20,
-        delay_targets: bool = False, normalize_obs: bool = False, norm_obs_keys: Any = None,
-        max_grad_norm: float | None = None, optimizer: str = 'adam', optimizer_eps: float = 1e-08,
-        weight_decay: float = 0.0,
+        delay_targets: bool = False, normalize_obs: bool = False, max_grad_norm: float | None = None,
+        optimizer: str = 'adam', optimizer_eps: float = 1e-08, weight_decay: float = 0.0,
         **settings: Any,
     ) -> None: ...
 
@@ -1123,7 +1118,7 @@ class TDLambdaAC(Model):
         gamma: float = 0.99, lam: float = 0.8, actor_lam: float | None = None,
         actor_learning_rate: Schedule | None = None, step: str = 'plain', kappa: float = 2.0,
         actor_kappa: float = 3.0, ent_coef: float = 0.0, gamma_weight: bool = False, sparsity: float = 0.0,
-        normalize_obs: bool = False, norm_obs_keys: Any = None, normalize_reward: bool = False, train_freq: int = 1,
+        normalize_obs: bool = False, normalize_reward: bool = False, train_freq: int = 1,
         **settings: Any,
     ) -> None: ...
 

@@ -222,6 +222,7 @@ def fits(a: Any, spec: Spec, num_envs: int) -> None:
     a.data.check(spec, num_envs, network)
     if psi is not None:
         psi.check(spec, num_envs, network.cell is not None)
+    _context(network, spec)
     if network.module is not None and a.data.critic_passes:
         raise ValueError(
             "n_critic_updates fits the critic's own layers, which a module of yours does not name."
@@ -247,6 +248,19 @@ def fits(a: Any, spec: Spec, num_envs: int) -> None:
                 "normalize_advantage=True: one advantage less its own mean is 0, and the policy would never move. Take "
                 "larger batches, or normalize_advantage=False."
             )
+
+
+def _context(network: Any, spec: Spec) -> None:
+    """Raise ValueError where a transformer would forget a prompt before its answer ends."""
+    if (
+        spec.prompts is not None
+        and network.cell == "transformer"
+        and network.context < (spec.max_episode_steps or 0)
+    ):
+        raise ValueError(
+            f"context={network.context} does not hold the longest prompt with its answer, {spec.max_episode_steps} "
+            f"tokens, and nothing is cut in silence: take policy_kwargs context={spec.max_episode_steps}, or less."
+        )
 
 
 def plain_network(network: Any) -> None:

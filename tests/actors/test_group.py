@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from actrix.actors.group import GPG, Group, GroupStd, LeaveOneOut
+from actrix.actors.group import GPG, Group, GroupStd, LeaveOneOut, Right
 from actrix.actors.policy_gradient import Memory, PPOClip, Score
 from actrix.algorithms.presets import PRESETS, compose
 from actrix.algorithms.settings import SettingError, configure
@@ -69,6 +69,8 @@ def advantages(kind, returns):
     """Of one group, by its equation."""
     returns = np.asarray(returns, float)
     mean, n = returns.mean(), len(returns)
+    if kind == "right":
+        return np.where(returns > 0.5, 1.0, 0.0)
     if kind == "leave-one-out":
         return np.array([r - (returns.sum() - r) / (n - 1) for r in returns])
     if kind == "group-std":
@@ -83,7 +85,9 @@ def reference(actor, logits, rows, psi, columns):
     total, tokens, counted = 0.0, 0, 0
     for n in columns:
         here = answers(rows)[n]
-        if actor.psi.dynamic and np.all(psi[n // G * G : n // G * G + G] == 0):
+        if getattr(actor.psi, "dynamic", False) and np.all(psi[n // G * G : n // G * G + G] == 0):
+            continue
+        if actor.psi.name == "right" and psi[n] == 0:  # what is wrong is not cloned
             continue
         ratios = [log_p[t, n, rows.action[t, n]] - rows.log_prob[t, n] for t in here]
         per_answer = 0.0
@@ -115,6 +119,8 @@ ACTORS = [
             normalize_advantage=False),
     PPOClip(psi=GroupStd(dynamic=True), clip_range=0.1, clip_range_high=0.5, normalize_advantage=False),
     PPOClip(psi=GroupStd(dynamic=True), aggregate="sequence", normalize_advantage=False),
+    Score(psi=Right(), aggregate="sequence", normalize_advantage=False),
+    Score(psi=Right(), normalize_advantage=False),
     PPOClip(psi=Group(), aggregate="sequence", ratio="sequence", clip_range=0.05, clip_range_high=0.02,
             normalize_advantage=False),
 ]  # fmt: skip
@@ -155,6 +161,19 @@ def test_the_weight_of_an_answer_is_its_groups_at_each_row(chunk, psi):
     dynamic = dataclasses.replace(psi, dynamic=True)
     varies = [len(set(returns[i : i + size])) > 1 for i in range(0, N, size)]
     assert np.asarray(dynamic.varied(rows)).tolist() == np.repeat(varies, size).tolist()
+
+
+def test_groups_behind_a_full_batch_do_not_count(chunk):
+    ends = np.asarray(chunk.terminated)
+    varied = np.where(ends, np.arange(N) % 2, np.asarray(chunk.reward))  # both groups
+    rows = rows_of(dataclasses.replace(chunk, reward=jnp.asarray(varied)), 1.0)
+    for keep, counted in ((1, [1] * G + [0] * G), (2, [1] * N), (None, [1] * N)):
+        psi = GroupStd(dynamic=True, keep=keep)
+        assert np.asarray(psi.varied(rows)).astype(int).tolist() == counted
+        assert (psi.told(rows)["rollout/groups_kept"], psi.told(rows)["rollout/groups_drawn"]) == (
+            sum(counted) // G,
+            sum(counted) // G,
+        )
 
 
 def test_prompts_count_in_no_average_and_have_no_gradient(chunk):

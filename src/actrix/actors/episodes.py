@@ -35,26 +35,28 @@ def answer_metrics(rows: Rows, view: Any) -> Metrics:
     """What a chunk of whole episodes `[T, N]`, one answer to a column, says of its prompts; {} of other chunks.
 
     pass@1 is the share of right answers, pass@G that of prompts with one among their G; right is what earned more than
-    1/2. Lengths are those of answers alone, NaN where there is no such answer.
+    1/2, and none of this is known where rewards are not the verifier's own (`Prompts.verified`). Lengths are those of
+    answers alone, NaN where there is no such answer.
     """
     if rows.weight is None or rows.prompts is None:
         return {}
     group, samples = rows.prompts.group, rows.chosen().samples(jnp.ones_like(rows.reward))
     returns, length = jnp.sum(rows.samples(rows.reward), axis=0), jnp.sum(samples, axis=0)
-    right = returns > 0.5
     number = lambda flags: jnp.sum(flags).astype(returns.dtype)
     mean = lambda flags: jnp.where(
         jnp.any(flags), jnp.sum(length * flags) / jnp.maximum(number(flags), 1), jnp.nan
     )
     prompts = returns.reshape(-1, group)
     alike = jnp.max(prompts, axis=1) == jnp.min(prompts, axis=1)
-    found = {
-        "rollout/pass@1": number(right) / right.size,
-        f"rollout/pass@{group}": number(jnp.any(right.reshape(-1, group), axis=1)) / len(prompts),
-        "rollout/length_right": mean(right),
-        "rollout/length_wrong": mean(~right),
-        "rollout/groups_alike": number(alike) / len(prompts),
-    }
+    found = {"rollout/groups_alike": number(alike) / len(prompts)}
+    if rows.prompts.verified:
+        right = returns > 0.5
+        found |= {
+            "rollout/pass@1": number(right) / right.size,
+            f"rollout/pass@{group}": number(jnp.any(right.reshape(-1, group), axis=1)) / len(prompts),
+            "rollout/length_right": mean(right),
+            "rollout/length_wrong": mean(~right),
+        }
     if rows.reference is not None:
         found["train/reference_kl"] = rows.chosen().mean(view.dist.kl(rows.reference))
     return found

@@ -18,7 +18,7 @@ from actrix.actors.psi import (
     TDError,
     WholeReturn,
 )
-from actrix.core.fields import switch, whole
+from actrix.core.fields import finite, switch, whole
 from actrix.core.rows import Rows
 from actrix.critics import groups
 from actrix.critics.value import monte_carlo
@@ -31,8 +31,9 @@ class Group(WholeReturn):
     group_size: int | None = None
     """G; None = the environment's groups, or where it has none all episodes of a chunk."""
     dynamic: bool = False
-    """Groups whose returns are all the same do not count in averages. (DAPO's dynamic sampling draws others in their
-    place; none are drawn here.)"""
+    """Groups whose returns are all the same do not count in averages (DAPO's dynamic sampling)."""
+    keep: int | None = None
+    """With `dynamic`, the groups of a batch: the first so many that vary of all drawn; None = all that vary."""
 
     name: ClassVar[str] = "group"
     says: ClassVar[str] = "R(τ) − the mean of its group (Dr.GRPO)"
@@ -42,6 +43,10 @@ class Group(WholeReturn):
         switch(self, "dynamic")
         if self.group_size is not None:
             whole(self, "group_size", least=2)
+        if self.keep is not None:
+            whole(self, "keep")
+            if not self.dynamic:
+                raise ValueError(f"keep={self.keep} is of groups that vary: say dynamic=true, too.")
 
     def check(self, spec, num_envs, recurrent):
         size = self.group_size or (num_envs if spec.prompts is None else spec.prompts.group)
@@ -58,6 +63,11 @@ class Group(WholeReturn):
             raise ValueError(
                 f"psi '{self.name}': group_size={size} does not divide {spec.prompts.group}, the number of answers to "
                 "a prompt (env_kwargs group)."
+            )
+        if self.keep is not None and self.keep > num_envs // size:
+            raise ValueError(
+                f"psi '{self.name}': keep={self.keep} groups of {num_envs // size} that are drawn (n_envs={num_envs} / "
+                f"{size}): more are drawn with more n_envs."
             )
 
     def returns(self, rows: Rows) -> jax.Array:
@@ -78,7 +88,17 @@ class Group(WholeReturn):
         if not self.dynamic:
             return None
         returns = self.returns(rows)
-        return jnp.broadcast_to(groups.varies(returns)[:, None], returns.shape).reshape(-1)
+        varies, _ = groups.until_full(returns, self.keep)
+        return jnp.broadcast_to(varies[:, None], returns.shape).reshape(-1)
+
+    def told(self, rows):
+        if not self.dynamic:
+            return {}
+        kept, drawn = groups.until_full(self.returns(rows), self.keep)
+        return {
+            "rollout/groups_kept": jnp.sum(kept).astype(rows.reward.dtype),
+            "rollout/groups_drawn": drawn.astype(rows.reward.dtype),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +135,33 @@ class GPG(Group):
 
 
 @dataclasses.dataclass(frozen=True)
+class Right(WholeReturn):
+    """1 where R(τ) > `threshold`, and averages count those episodes alone: the likelihood of right answers.
+
+    Expert iteration, one step to a batch: sample, keep what is right, clone it. Anthony, Tian & Barber, "Thinking Fast
+    and Slow with Deep Learning and Tree Search" (2017); as here Dong et al., "RAFT" (2023), with its n best replaced by
+    all that are right. It follows ∇E[r]/E[r] in expectation where prompts are alike, so that its steps do not shrink
+    where right answers are rare.
+    """
+
+    threshold: float = 0.5
+    """A larger return is a right answer's."""
+
+    name: ClassVar[str] = "right"
+    says: ClassVar[str] = "1 of right answers, which alone count (expert iteration)"
+
+    def __post_init__(self) -> None:
+        finite(self, "threshold")
+
+    def weight(self, critic, view, rows, est, kept):
+        whole = super().weight(critic, view, rows, est, kept)
+        return rows.samples((whole > self.threshold).astype(rows.reward.dtype))
+
+    def varied(self, rows):
+        return monte_carlo(rows, jnp.zeros_like(rows.reward))[0] > self.threshold
+
+
+@dataclasses.dataclass(frozen=True)
 class One(WholeReturn):
     """1: actions that are shown are right ones, and the score so weighted is the gradient of their likelihood."""
 
@@ -128,5 +175,5 @@ class One(WholeReturn):
 
 PSI: tuple[type[Psi], ...] = (
     WholeReturn, RewardToGo, LessMovingAverage, LessOptimal, Group, GroupStd, LeaveOneOut, GPG, Advantage, ActionValue,
-    TDError, One,
+    TDError, Right, One,
 )  # fmt: skip

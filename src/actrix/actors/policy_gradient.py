@@ -258,7 +258,8 @@ class PolicyGradient(StochasticActor):
         return (loss * memo["scale"] * _per_row(memo["share"], rows) if "scale" in memo else loss), metrics
 
     def told(self, view, rows):
-        return {} if rows.prompts is None or self.psi.shown else answer_metrics(rows, view)
+        answered = {} if rows.prompts is None or self.psi.shown else answer_metrics(rows, view)
+        return answered | self.psi.told(rows)
 
     def after(self, kept, view, rows, memo):
         return Memory(self.own_after(kept.own, view, rows), self.psi.after(kept.psi, rows))

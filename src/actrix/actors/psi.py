@@ -60,6 +60,10 @@ class Psi(abc.ABC):
         """Which episodes `[N]` of a chunk count in averages; None = all."""
         return None
 
+    def told(self, rows: Rows) -> dict[str, jax.Array]:
+        """What is logged of a chunk."""
+        return {}
+
     def init(self) -> PyTree:
         """What it keeps between chunks; () for nothing."""
         return ()

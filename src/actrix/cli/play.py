@@ -8,6 +8,9 @@ from typing import Any
 
 from actrix.cli.options import AddCommand, count, model_paths
 
+TOKEN_SECONDS = 0.05
+"""Between two tokens that `actrix watch` writes."""
+
 
 def add_commands(command: AddCommand) -> None:
     """`actrix eval`, `video`, `watch` and `record`."""
@@ -15,6 +18,9 @@ def add_commands(command: AddCommand) -> None:
     _common(p, episodes=100)
     p.add_argument("--stochastic", action="store_true",
                    help="sample actions instead of taking the most likely")  # fmt: skip
+
+    p.add_argument("--best-of", type=count, metavar="N",
+                   help="of prompts: sample N answers to each; pass@1 … pass@N, unbiased")  # fmt: skip
 
     p = command("video", _video, "Record an mp4 of a run's agent (works without a display).")
     _common(p, episodes=1)
@@ -69,8 +75,12 @@ def _answers(model: Any, args: argparse.Namespace, name: str) -> None:
     """How many answers are right, of prompts like those of training and of longer ones, where there are prompts."""
     import dataclasses
 
+    from actrix.algorithms.settings import SettingError
+
     env = _token_env(model, args.env)
     if env is None:
+        if args.best_of:
+            raise SettingError(f"--best-of is of answers to prompts, and {model.env_id} has none.")
         return
     from actrix.envs.tokens.questions import Questions
     from actrix.loops.answers import answers
@@ -82,6 +92,19 @@ def _answers(model: Any, args: argparse.Namespace, name: str) -> None:
         found = answers(model.policy, one, args.episodes, args.seed, not args.stochastic)
         share = sum(answer.right for answer in found) / len(found)
         print(f"{name}right: {100 * share:.1f} % of {len(found)} answers to prompts{what}")
+        if args.best_of:
+            print(f"{name}{_passes(model.policy, one, args)} over {args.episodes} prompts{what}")
+
+
+def _passes(policy: Any, env: Any, args: argparse.Namespace) -> str:
+    """pass@1, 2, 4, … and of all `--best-of` sampled answers, of which the verifier picks the best."""
+    from actrix.loops.answers import answers, pass_at
+
+    n = args.best_of
+    found = answers(policy, env, args.episodes, args.seed, deterministic=False, each=n)
+    right = [sum(a.right for a in found[i : i + n]) for i in range(0, len(found), n)]
+    ks = sorted({2**i for i in range(n.bit_length())} | {n})
+    return ", ".join(f"pass@{k} {100 * pass_at(k, right, n):.1f} %" for k in ks)
 
 
 def _token_env(model: Any, env_id: str | None) -> Any:
@@ -190,14 +213,26 @@ def _record(args: argparse.Namespace) -> None:
 
 def _show_answers(model: Any, env: Any, args: argparse.Namespace) -> None:
     """Prompts with what is answered, right in green and wrong in red."""
+    import time
+
     from rich.console import Console
+    from rich.live import Live
     from rich.text import Text
 
     from actrix.loops.answers import answers
 
+    console = Console(highlight=False)
     for answer in answers(model.policy, env, args.episodes, args.seed):
         mark, colour = ("right", "green") if answer.right else ("wrong", "red")
-        Console().print(Text(answer.prompt).append(answer.text, style=colour).append(f"  {mark}"))
+        whole = Text(answer.prompt).append(answer.text, style=colour).append(f"  {mark}")
+        if not console.is_terminal:
+            console.print(whole)
+            continue
+        with Live(Text(answer.prompt), console=console, auto_refresh=False) as live:
+            for end in range(len(answer.text) + 1):  # as it was generated, token by token
+                live.update(Text(answer.prompt).append(answer.text[:end]), refresh=True)
+                time.sleep(TOKEN_SECONDS)
+            live.update(whole, refresh=True)
 
 
 def _watch(args: argparse.Namespace) -> None:

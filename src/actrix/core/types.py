@@ -63,6 +63,8 @@ class Prompts:
     """Environments i with the same i // group get the same prompt at the same time."""
     room: int
     """Actions of the longest answer."""
+    verified: bool = True
+    """An episode's return is the verifier's: more than 1/2 where the answer is right."""
 
 
 @record

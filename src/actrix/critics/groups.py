@@ -63,8 +63,9 @@ def gpg(rewards: Rewards) -> Rewards:
 
     The average over P groups becomes one over the P − M groups that have a gradient. For one success rate in all
     prompts and many of them c → (1 − 1/G)/(1 − p^G − (1−p)^G). Chu et al., "GPG: A Simple and Strong Reinforcement
-    Learning Baseline for Model Reasoning" (2025), eq. 5 and 7, with F_norm = 1. The paper's threshold β_th, below which
-    more groups are drawn until enough of them vary, is a matter of the data and not here. Other code (verl) takes for α
+    Learning Baseline for Model Reasoning" (2025), eq. 6 (Â) and 7 (α = B/(B − M), of the objective in eq. 8), with
+    F_norm = 1. The paper's threshold β_th, below which more groups are drawn until enough of them vary, is a matter of
+    the data and not here. Other code (verl) takes for α
     the number of answers over that of answers with a reward other than 0: it counts wrong answers where the paper
     counts groups.
     """
@@ -81,6 +82,22 @@ def varies(rewards: Rewards) -> Array:
     """
     _compared(rewards)
     return jnp.max(rewards, axis=-1) != jnp.min(rewards, axis=-1)
+
+
+def until_full(rewards: Float[Array, "P G"], keep: int | None) -> tuple[Array, Array]:
+    """(which of the P groups are kept `[P]`, how many had to be drawn): the first `keep` that vary, in their order.
+
+    DAPO's dynamic sampling draws group after group, drops those without variance and stops once the batch has `keep`
+    groups. All are drawn from one policy, so that drawing P at once and taking the first `keep` that vary gives batches
+    of the same distribution, wherever so many vary; where fewer do, the paper goes on drawing and this batch is smaller
+    (the bound, P groups). Drawn counts those up to the one that filled the batch, or P. None keeps all that vary.
+    """
+    varied = varies(rewards)
+    number = jnp.cumsum(varied)
+    keep = len(varied) if keep is None else keep
+    full = varied & (number == keep)
+    drawn = jnp.where(jnp.any(full), jnp.argmax(full) + 1, len(varied))
+    return varied & (number <= keep), drawn
 
 
 def _compared(rewards: Rewards) -> int:

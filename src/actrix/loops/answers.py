@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,11 +30,15 @@ class Answer(NamedTuple):
 
 
 def answers(
-    policy: Policy, env: TokenEnv, number: int, seed: int | None, deterministic: bool = True
+    policy: Policy, env: TokenEnv, number: int, seed: int | None, deterministic: bool = True, each: int = 1
 ) -> list[Answer]:
-    """Its answers to so many different prompts, all at once; `seed` fixes prompts and draws."""
+    """Its answers to so many different prompts, `each` to every one, all at once; `seed` fixes prompts and draws.
+
+    The reward is the verifier's alone, whatever the environment takes from it or puts in its place for training.
+    """
     policy = policy.evaluated(seed)
-    host = HostJax(dataclasses.replace(env, group=1), number, 0 if seed is None else seed)
+    host, number = _host(dataclasses.replace(env.verifier(), group=each), number * each), number * each
+    host.key, host.number = jax.random.key(0 if seed is None else seed), 0
     obs, mask = host.reset()
     prompts = jax.device_get(host.state.instance)
     memory, first, alive = policy.initial_memory(number), np.ones(number, bool), np.ones(number, bool)
@@ -47,3 +54,20 @@ def answers(
         obs, mask, first = step.obs, step.mask, step.terminated
     asked = [env.write(p[:n]) for p, n in zip(prompts.prompt, prompts.length, strict=True)]
     return [Answer(q, env.write(a), float(r)) for q, a, r in zip(asked, tokens, reward, strict=True)]
+
+
+@functools.lru_cache(maxsize=8)
+def _host(env: TokenEnv, number: int) -> HostJax:
+    """So many of these: kept, so that asking again compiles nothing."""
+    return HostJax(env, number)
+
+
+def pass_at(k: int, right: Sequence[int], n: int) -> float:
+    """1 − C(n − c, k)/C(n, k), the mean over prompts of which c of n answers are right: unbiased for k ≤ n.
+
+    The chance that one of k answers drawn without replacement from the n is right. Chen et al., "Evaluating Large
+    Language Models Trained on Code" (2021), eq. 1. Raises ValueError for k > n.
+    """
+    if not 1 <= k <= n:
+        raise ValueError(f"pass@{k} needs at least {k} answers to each prompt, and there are {n}.")
+    return sum(1 - math.comb(n - c, k) / math.comb(n, k) for c in right) / len(right)

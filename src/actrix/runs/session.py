@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from actrix.algorithms.settings import settings_of
 from actrix.core.contract import Algorithm
 from actrix.crews import crew_of_id, learners_of
 from actrix.envs.base import HostEnv, JaxEnv
+from actrix.envs.build import token_task
 from actrix.envs.make import training_env
 from actrix.files import checkpoint, manifest, modelfile
 from actrix.files.lock import RunLock
@@ -28,6 +29,7 @@ from actrix.loops.runner import Runner
 from actrix.loops.stepping import host_runner
 from actrix.loops.train import SeedRun, kept, load_checkpoints, save_checkpoints, train
 from actrix.runs import tracked, warm
+from actrix.runs.answered import LiveAnswers
 from actrix.runs.config import RunConfig, RunError, load_datasets
 from actrix.runs.folder import checkpointed_steps, remove_traces
 from actrix.show.display import Display
@@ -117,7 +119,7 @@ def _train_runs(
             display.message(note) if shown else print(note, file=sys.stderr, flush=True)
         what = config.title if config.dataset else f"{config.algorithm} for {config.n_envs} × {config.env_id}"
         display.status(f"compiling {what} ({config.backend}) …")
-        evaluations = _Evaluations(config, runner, runs) if config.dataset and config.env_id else None
+        looks = _looks(config, runner, runs, display)
         with contextlib.ExitStack() as stack:
             stack.callback(runner.close)
             for run in runs:
@@ -127,7 +129,7 @@ def _train_runs(
             # After a non-finite update, too: the runner holds the last good parameters.
             with kept(functools.partial(_write, config, algorithm, runner, runs)):
                 finished = train(
-                    runner, runs, config.n_timesteps, display=display, on_update=evaluations, stop=stop,
+                    runner, runs, config.n_timesteps, display=display, on_update=looks, stop=stop,
                     checkpoint_seconds=session.checkpoint_seconds, log_interval=_log_interval(config, runner),
                 )  # fmt: skip
                 if not finished:
@@ -236,6 +238,16 @@ def check_identity(run: SeedRun, meta: dict[str, Any]) -> None:
             f"{run.folder}/config.json is not what its checkpoint was trained with: {'; '.join(changed)}. Put it back, "
             "or start another run; only the number of steps may grow (--steps)."
         )
+
+
+def _looks(
+    config: RunConfig, runner: Runner, runs: Sequence[SeedRun], display: Display
+) -> Callable[[], bool] | None:
+    """What looks at the policy now and then: episodes beside a data set, answers to prompts."""
+    if config.dataset:
+        return _Evaluations(config, runner, runs) if config.env_id else None
+    task = token_task(config.env_id, config.env_kwargs or None)
+    return None if task is None else LiveAnswers(task, runner, runs, config.n_timesteps, display)
 
 
 class _Evaluations:

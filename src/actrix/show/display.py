@@ -81,6 +81,7 @@ class Display:
         self._start, self._total = start, max(int(total_steps), 1)
         self._samples: deque[tuple[float, int]] = deque()
         self._status = ""
+        self._answers: list[Text] = []
         self._begun = time.monotonic()
         self._ended: float | None = None
         self._printed = (-math.inf, self._steps())
@@ -138,6 +139,19 @@ class Display:
         self._status = self._text(text)
         if self._mode == "plain" and time.monotonic() - self._printed[0] >= PLAIN_SECONDS:
             self._print(f"{self._title}: {self._status}")
+
+    def answers(self, found: Sequence[Any]) -> None:
+        """Show answers (`prompt`, `text`, `right`) below the numbers, right in green and wrong in red, until others."""
+        lines = []
+        for answer in found:
+            mark, colour = ("right", "green") if answer.right else ("wrong", "red")
+            prompt, text = self._text(answer.prompt), self._text(answer.text)
+            lines.append(Text(prompt).append(text, style=colour).append(f"  {mark}", style="dim"))
+        with self._lock:
+            self._answers = lines
+        if self._mode == "plain":
+            for line in lines:
+                print(f"{self._title}: {line.plain}", flush=True)
 
     def message(self, text: str) -> None:
         """Print a line that stays, above the live block."""
@@ -207,6 +221,7 @@ class Display:
         with self._lock:
             lines = [Text(self._title, style="bold"), *self._bar_lines(width)]
             lines += self._seed_lines(width) if self._multi else self._metric_lines(width)
+            lines += self._answers
             if self._status:
                 turn = SPINNER[int(time.monotonic() * 8) % len(SPINNER)] if self._unicode else "*"
                 lines.append(Text(f"{turn} {self._status}", style="yellow"))

@@ -49,6 +49,8 @@ class TokenEnv(abc.ABC):
     """G: environments i with the same i // G answer the same prompt."""
     held_out: bool = dataclasses.field(default=False, kw_only=True)
     """Longer questions than those of training, for evaluation."""
+    overlong: int = dataclasses.field(default=0, kw_only=True)
+    """Tokens before the end of the room in which an answer costs the more the longer it is (`lateness`); 0 = off."""
 
     symbols: ClassVar[tuple[str, ...]]
     """How each token is written; the first is END."""
@@ -56,6 +58,7 @@ class TokenEnv(abc.ABC):
     def __post_init__(self) -> None:
         whole(self, "group")
         switch(self, "held_out")
+        whole(self, "overlong", least=0)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -84,11 +87,28 @@ class TokenEnv(abc.ABC):
         """The reward where the answer is done: 1 if it is right; else 0."""
         return jnp.where(done & self.right(instance, answer), 1.0, 0.0)
 
+    def lateness(self, length: jax.Array, ended: jax.Array) -> jax.Array:
+        """0 up to L − c tokens, (L − c − length)/c up to L, −1 of an answer that was cut; L the room, c = `overlong`.
+
+        Soft overlong punishment: Yu et al., "DAPO" (2025), eq. 13, with END counted as a token. It is added to the
+        verifier's reward.
+        """
+        c = max(self.overlong, 1)
+        return jnp.where(ended, jnp.clip((self.answer_room - c - length) / c, -1.0, 0.0), -1.0)
+
     @functools.cached_property
     def spec(self) -> Spec:
         space, steps = spaces.Discrete(len(self.vocabulary)), self.prompt_room - 1 + self.answer_room
-        prompts = Prompts(self.group, self.answer_room)
+        if self.overlong >= self.answer_room:
+            raise ValueError(
+                f"overlong={self.overlong} must be less than {self.answer_room}, the tokens of the longest answer."
+            )
+        prompts = Prompts(self.group, self.answer_room, verified=not self.overlong)
         return Spec(space, space, steps, len(self.vocabulary), prompts=prompts)
+
+    def verifier(self) -> TokenEnv:
+        """The same questions, with the verifier's reward alone."""
+        return dataclasses.replace(self, overlong=0)
 
     def reset(self, key: jax.Array) -> tuple[TokenState, jax.Array]:
         """Return (state, obs) of a new question."""
@@ -105,6 +125,8 @@ class TokenEnv(abc.ABC):
         answer = state.answer.at[jnp.where(asked, self.answer_room, place)].set(token, mode="drop")
         done = ~asked & ((token == END) | (place == self.answer_room - 1))
         reward = self.score(instance, answer, done)
+        if self.overlong:
+            reward += jnp.where(done, self.lateness(place + 1, token == END), 0.0)
         return TokenState(instance, answer, t), token, reward, done, jnp.zeros((), bool)
 
     def mask(self, state: TokenState) -> jax.Array:

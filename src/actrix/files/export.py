@@ -276,8 +276,9 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """jax2onnx logs what it skips, gives the root logger a handler, and asks JAX for float64 in passing."""
-    handlers, level = logging.root.handlers[:], logging.root.manager.disable
+    """jax2onnx logs what it skips, gives the root logger a handler, asks JAX for float64 in passing, and leaves a
+    `jnp.cumsum` behind that takes no positional axis."""
+    handlers, level, numpy = logging.root.handlers[:], logging.root.manager.disable, dict(vars(jnp))
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -286,6 +287,7 @@ def _quiet() -> Iterator[None]:
     finally:
         logging.disable(level)
         logging.root.handlers[:] = handlers
+        vars(jnp).update(numpy)
 
 
 def _widen(onnx: Any, model: Any, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:

@@ -65,8 +65,8 @@ def gpg(rewards: Rewards) -> Rewards:
     prompts and many of them c → (1 − 1/G)/(1 − p^G − (1−p)^G). Chu et al., "GPG: A Simple and Strong Reinforcement
     Learning Baseline for Model Reasoning" (2025), eq. 6 (Â) and 7 (α = B/(B − M), of the objective in eq. 8), with
     F_norm = 1; as three summaries give them, not read in the paper itself. Its threshold β_th, below which more groups
-    are drawn until enough of them vary, is a matter of the data and not here. Other code (verl) takes for α the number of
-    answers over that of answers with a reward other than 0: it counts wrong answers where the paper counts groups.
+    are drawn until enough of them vary, is a matter of the data, not here. Others' code (verl) takes for α the number
+    of answers over that of answers with a reward other than 0: it counts wrong answers where the paper counts groups.
     """
     centred = group_mean(rewards)
     varied = jnp.sum(varies(rewards), axis=-1)[..., None, None]

@@ -7,7 +7,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from worlds import Counting
+from worlds import MEMORY, SMALL, Counting
 
 import actrix
 from actrix import (
@@ -28,9 +28,6 @@ from actrix import (
     evaluate_policy,
     make_vec_env,
 )
-
-SMALL = dict(n_steps=8, batch_size=8, n_epochs=1, seed=0, policy_kwargs={"net_arch": [4]})
-MEMORY = dict(learning_starts=4, buffer_size=50, batch_size=4, seed=0, policy_kwargs={"net_arch": [4]})
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from worlds import LENGTH, Counting
+from worlds import LENGTH, MEMORY, SMALL, Choosy, Counting
 
 import actrix
 from actrix import (
@@ -32,10 +32,6 @@ from actrix import (
 from actrix.cli import main
 from actrix.envs.vec.vecenv import VecEnv
 from actrix.show.log import read_metrics
-
-SMALL = dict(n_steps=8, batch_size=8, n_epochs=1, seed=0, policy_kwargs={"net_arch": [4]})
-MEMORY = dict(learning_starts=4, buffer_size=50, batch_size=4, seed=0, policy_kwargs={"net_arch": [4]})
-
 
 # ------------------------------------------------------------------ success
 
@@ -363,17 +359,6 @@ def test_linear_schedules_stop_where_they_say():
 
 
 # ------------------------------------------------------------------ environments
-
-
-class Choosy(Counting):
-    """Action 1 ends the test."""
-
-    def legal(self):
-        return np.array([True, False, True])
-
-    def step(self, action):
-        assert action != 1, "an illegal action"
-        return super().step(action)
 
 
 @pytest.mark.parametrize("how", ["legal", lambda env: env.legal()])

@@ -7,6 +7,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 LENGTH = 3
 
+SMALL = dict(n_steps=8, batch_size=8, n_epochs=1, seed=0, policy_kwargs={"net_arch": [4]})
+MEMORY = dict(learning_starts=4, buffer_size=50, batch_size=4, seed=0, policy_kwargs={"net_arch": [4]})
+
 
 class Counting(gym.Env):
     """Pays the number of the step, ends after `LENGTH`: a return of 6. With masks, action 1 is never legal."""
@@ -37,13 +40,20 @@ class Counting(gym.Env):
         return np.full((4, 4, 3), self.t, np.uint8)
 
 
-class Masked(Counting):
-    def action_masks(self):
+class Choosy(Counting):
+    """Action 1 ends the test."""
+
+    def legal(self):
         return np.array([True, False, True])
 
     def step(self, action):
         assert action != 1, "an illegal action"
         return super().step(action)
+
+
+class Masked(Choosy):
+    def action_masks(self):
+        return self.legal()
 
 
 class Rows(VectorEnv):

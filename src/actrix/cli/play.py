@@ -220,11 +220,11 @@ def _show_answers(model: Any, env: Any, args: argparse.Namespace) -> None:
     from rich.text import Text
 
     from actrix.loops.answers import answers
+    from actrix.show.display import answered
 
     console = Console(highlight=False)
     for answer in answers(model.policy, env, args.episodes, args.seed):
-        mark, colour = ("right", "green") if answer.right else ("wrong", "red")
-        whole = Text(answer.prompt).append(answer.text, style=colour).append(f"  {mark}")
+        whole = answered(answer.prompt, answer.text, answer.right)
         if not console.is_terminal:
             console.print(whole)
             continue

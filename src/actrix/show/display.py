@@ -45,6 +45,12 @@ WINDOW = 15.0  # seconds over which steps/s is measured
 PLAIN_SECONDS, PLAIN_FRACTION, PLAIN_AT_LEAST = 10.0, 0.1, 60.0
 
 
+def answered(prompt: str, text: str, right: bool) -> Text:
+    """What was answered to a prompt, right in green and wrong in red."""
+    mark, colour = ("right", "green") if right else ("wrong", "red")
+    return Text(prompt).append(text, style=colour).append(f"  {mark}", style="dim")
+
+
 class Display:
     """Progress bar and current metrics, used as `with Display(...) as display: display.update(...)`.
 
@@ -142,11 +148,7 @@ class Display:
 
     def answers(self, found: Sequence[Any]) -> None:
         """Show answers (`prompt`, `text`, `right`) below the numbers, right in green and wrong in red, until others."""
-        lines = []
-        for answer in found:
-            mark, colour = ("right", "green") if answer.right else ("wrong", "red")
-            prompt, text = self._text(answer.prompt), self._text(answer.text)
-            lines.append(Text(prompt).append(text, style=colour).append(f"  {mark}", style="dim"))
+        lines = [answered(self._text(a.prompt), self._text(a.text), a.right) for a in found]
         with self._lock:
             self._answers = lines
         if self._mode == "plain":

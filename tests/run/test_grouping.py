@@ -10,6 +10,7 @@ import pytest
 from tests.run.test_resume import assert_same, keep_all  # noqa: F401
 
 from actrix import A2C, ACER, DQN, PPO, SAC, SARSA, VTrace
+from actrix.cli import main
 from actrix.envs.guard import EnvError
 from actrix.envs.make import make_vec_env
 from actrix.files import checkpoint
@@ -277,3 +278,10 @@ def test_callbacks_of_groups_run_after_updates_and_the_environments_are_training
     assert len(seen) == trained.run.iterations
     with pytest.raises(ValueError, match="stepped by training alone"):
         trained.get_env().reset()
+
+
+def test_a_word_that_says_not_how_far_behind_is_one_sentence(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["train", "ppo", "CartPole-v1", "--behind", "soon"])
+    assert end.value.code == 2
+    assert "argument --behind: 'soon' must be 0, 1 or any" in capsys.readouterr().err

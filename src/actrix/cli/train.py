@@ -102,7 +102,10 @@ def _learners(p: argparse.ArgumentParser, text: str, default: int | None) -> Non
 
 
 def _behind(text: str) -> int | str:
-    return text if text == "any" else int(text)
+    try:
+        return text if text == "any" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be 0, 1 or any") from None
 
 
 def add_resume(command: AddCommand) -> None:

@@ -43,6 +43,6 @@ def paused() -> bool:
         os.kill(int(PAUSE.read_text()), 0)
     except PermissionError:
         return True
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError):
         return False
     return True

@@ -182,7 +182,7 @@ def done() -> set[str]:
 
 def apart(name: str, sb3: str | None) -> None:
     """Run a job in a process of its own, which stands still while something is timed; its row goes into the record with
-    the processor hours of all its tries. KeyboardInterrupt where it was stopped."""
+    the processor hours of all its tries. SystemExit where it was stopped, or failed."""
     job = BY_NAME[name]
     row, spent = (RUNS / f"{'sb3-' if sb3 else ''}{job.folder}.{end}" for end in ("row", "seconds"))
     row.parent.mkdir(parents=True, exist_ok=True)
@@ -204,8 +204,9 @@ def apart(name: str, sb3: str | None) -> None:
             os.kill(child.pid, signal.SIGINT)
     seconds = used.ru_utime + used.ru_stime + (float(spent.read_text()) if spent.exists() else 0.0)
     spent.write_text(f"{seconds:.1f}")
-    if os.waitstatus_to_exitcode(status) or not row.exists():
-        raise KeyboardInterrupt
+    child.returncode = os.waitstatus_to_exitcode(status)  # as `wait4` has reaped it
+    if child.returncode or not row.exists():
+        sys.exit(f"{name} has not come to its end; the same command goes on with it.")
     made = json.loads(row.read_text()) | {"processor_hours": round(seconds / 3600, 2)}
     with RESULTS.open("a") as file:
         file.write(json.dumps(made) + "\n")

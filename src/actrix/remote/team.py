@@ -107,7 +107,9 @@ class Team(Learners):
     def _rehire(self, death: int) -> None:
         """All of them anew, as none goes on without the others; EnvError where that happens too often."""
         if death == DEATHS:
-            raise EnvError(f"a learner's process died, or did not answer, {DEATHS + 1} times over one update.")
+            raise EnvError(
+                f"a learner's process died, or did not answer, {DEATHS + 1} times over one update."
+            )
         warnings.warn(
             "a learner's process died or does not answer: all of them are replaced, and make the update again.",
             RuntimeWarning,

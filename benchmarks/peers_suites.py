@@ -125,7 +125,8 @@ def run(source: Path, folder: Path, asked: argparse.Namespace) -> Iterator[Path]
         if not (tests / name).exists():
             continue
         command = [sys.executable, "-m", "pytest", "-q", "-c", "../pytest.ini", "--tb=short",
-                   f"--timeout={asked.timeout}", "-p", "no:cacheprovider", f"--junitxml={out}", "-k", asked.k, name]  # fmt: skip
+                   f"--timeout={asked.timeout}", "-p", "no:cacheprovider", f"--junitxml={out}",
+                   "-k", asked.k, name]  # fmt: skip
         with open(asked.log or os.devnull, "a") as log:
             if not out.exists():
                 env = os.environ | quick | {"PYTHONPATH": known}

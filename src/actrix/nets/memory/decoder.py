@@ -271,8 +271,9 @@ class Ring:
             jax.lax.dynamic_update_slice_in_dim(ring, x[:, None], self.slot, 1)
             for ring, x in ((keys, rotate(k[None, None], self.turns[:, :1])[0, 0]), (values, v))
         )
-        both = rotate(jnp.stack([q, q])[None], self.turns)[0]
-        newer, older = jnp.einsum("rkgh,ksh->rkgs", both, keys) * self.scale
+        # One product each: XLA:CPU is a quarter slower over both at once.
+        turned = rotate(jnp.stack([q, q])[None], self.turns)[0]
+        newer, older = (jnp.einsum("kgh,ksh->kgs", x, keys) * self.scale for x in turned)
         scores = jnp.where(self.seen, jnp.where(self.newer, newer, older), -jnp.inf)
         weight = jax.nn.softmax(scores, axis=-1)
         return jnp.einsum("kgs,ksh->kgh", weight, values), keys, values

@@ -255,7 +255,10 @@ def test_composition(tmp_path, capsys):
         (["dqn", "CartPole-v1", "--set", "learning_starts=100"], ["learning_starts=100", "100 steps"]),
         (["c51", "CartPole-v1", "--set", "v_min=2", "v_max=1"], ["v_min=2", "v_max=1"]),
         (["dqn", "CartPole-v1", "--set", "distributional=c52"], ["c52", "c51, qr, iqn"]),
-        (["dqn", "CartPole-v1", "--set", "train_freq=(4,'episode')"], ["(4, 'episode')", "only steps"]),
+        (
+            ["dqn", "CartPole-v1", "--set", "train_freq=(4,'episode')"],
+            ["(4, 'episode')", "one whole episode"],
+        ),
         (["dqn", "CartPole-v1", "--set", "gradient_steps=0"], ["gradient_steps=0"]),
         (["td3", "Pendulum-v1", "--set", "action_noise=pink"], ["action_noise='pink'", "NormalActionNoise"]),
         (["sac", "Pendulum-v1", "--set", "tau=2"], ["tau=2", "[0, 1]"]),

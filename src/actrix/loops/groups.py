@@ -227,7 +227,9 @@ class GroupRunner(HostRunner):
         keys = _keys(key, len(sizes))
         return [Start(seeds[e - n : e], k) for n, e, k in zip(sizes, ends, keys, strict=True)]
 
-    def collect(self, rows: int, noise_key: Key, acting: PyTree) -> tuple[Chunk, Episodes]:
+    def collect(
+        self, rows: int, noise_key: Key, acting: PyTree, whole: bool | None = None
+    ) -> tuple[Chunk, Episodes]:
         """The groups' chunks side by side, and the episodes that ended in them."""
         pieces = self.env.collect(rows, _keys(noise_key, len(self.env.sizes)), acting)
         returns, lengths, told = map(np.concatenate, zip(*(piece.episodes for piece in pieces), strict=True))

@@ -142,7 +142,8 @@ class HostRunner(Collector):
         self.on_step = self.on_rollout = None  # callbacks see training only
         for piece in range(pieces):
             acting = self.algorithm.warm_acting(self._latest_acting())
-            chunk, finished = self.collect(rows, warm_up_key(self.iteration_key, piece), acting)
+            whole, key = self.algorithm.warms_up_whole, warm_up_key(self.iteration_key, piece)
+            chunk, finished = self.collect(rows, key, acting, whole)
             self.learner = self._observe(self.learner, chunk)
             steps += valid_rows(chunk)
             episodes.append(finished)

@@ -58,7 +58,7 @@ TASKS = {
     "reverse": Task("Reverse-v0", LETTERS, 150_000, 2_500_000, 0.002, 0.001, LSTM),
     "sort": Task("Sort-v0", LETTERS, 150_000, 2_500_000, 0.002, 0.001, LSTM),
     "addition": Task(
-        "Addition-v0", ("digits=3", "backwards=true"), 500_000, 2_000_000, 0.001, 0.0005, transformer(16)
+        "Addition-v0", ("digits=3", "backwards=true"), 500_000, 2_500_000, 0.001, 0.0004, transformer(16)
     ),
     "countdown": Task("Countdown-v0", ("numbers=3",), 300_000, 2_000_000, 0.001, 0.0005, transformer(20)),
 }

@@ -69,7 +69,17 @@ def test_a_run_begins_with_anothers_policy_and_stays_near_it(start, tmp_path, ca
 
 def test_looking_at_answers_changes_no_bit_of_training(start, tmp_path, monkeypatch):
     def trained(name):
-        words = ["train", "sft", "Reverse-v0", *SMALL, "--steps", "600", "--quiet", "--out", str(tmp_path / name)]
+        words = [
+            "train",
+            "sft",
+            "Reverse-v0",
+            *SMALL,
+            "--steps",
+            "600",
+            "--quiet",
+            "--out",
+            str(tmp_path / name),
+        ]
         assert main(words) == 0
         return Model.load(tmp_path / name).get_parameters(), (tmp_path / name / "metrics.csv").read_text()
 

@@ -58,24 +58,26 @@ def mean(values: Sequence[float]) -> str:
 
 
 def tasks_table(rows: Rows, tasks: Sequence[str]) -> str:
-    """Start, GRPO and more supervised training of each task."""
+    """Start, GRPO, more supervised training and expert iteration of each task."""
     lines = [
-        "| task | seeds | start | GRPO | supervised | GRPO, most likely | tokens: start + more | seconds |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| task | seeds | start | GRPO | its most likely answer | supervised | expert iteration | tokens | seconds |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for task in tasks:
-        start, grpo, longer = (rows.get((task, m), {}) for m in ("start", "grpo", "supervised"))
+        names = ("start", "grpo", "supervised", "expert")
+        start, grpo, longer, expert = (rows.get((task, m), {}) for m in names)
         if not grpo:
             continue
         first = grpo[min(grpo)]
         known = [row["processor_seconds"] for row in grpo.values() if row["processor_seconds"]]
         seconds = mean(known) if known else "—"
-        tokens = f"{start[min(start)]['tokens']:,} + {first['tokens']:,}"
+        tokens = f"{np.mean([row['tokens'] for row in start.values()]):,.0f} + {first['tokens']:,}"
         cells = (
             cell(start, "sampled"),
             cell(grpo, "sampled"),
-            cell(longer, "sampled"),
             cell(grpo, "most likely"),
+            cell(longer, "sampled"),
+            cell(expert, "sampled"),
         )
         lines.append(f"| {task} | {len(grpo)} | {' | '.join(cells)} | {tokens} | {seconds} |")
     return "\n".join(lines)

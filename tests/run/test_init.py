@@ -6,6 +6,7 @@ import pytest
 from actrix.cli import main
 from actrix.loops.answers import answers
 from actrix.model import Model
+from actrix.runs.answered import LiveAnswers
 from actrix.runs.folder import load_config
 from actrix.runs.start import resume
 
@@ -64,6 +65,31 @@ def test_a_run_begins_with_anothers_policy_and_stays_near_it(start, tmp_path, ca
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert all(line.endswith(("right", "wrong")) for line in lines)
+
+
+def test_looking_at_answers_changes_no_bit_of_training(start, tmp_path, monkeypatch):
+    def trained(name):
+        words = [
+            "train",
+            "sft",
+            "Reverse-v0",
+            *SMALL,
+            "--steps",
+            "600",
+            "--quiet",
+            "--out",
+            str(tmp_path / name),
+        ]
+        assert main(words) == 0
+        return Model.load(tmp_path / name).get_parameters(), (tmp_path / name / "metrics.csv").read_text()
+
+    seen, rows = trained("seen")
+    monkeypatch.setattr(LiveAnswers, "__call__", lambda self: True)
+    unseen, other_rows = trained("unseen")
+    assert "eval/pass@1" in rows
+    assert "eval/pass@1" not in other_rows
+    for name, x in seen.items():
+        np.testing.assert_array_equal(x, unseen[name], err_msg=name)
 
 
 def test_answers_are_judged_as_text(start):

@@ -16,6 +16,7 @@ from actrix.core.fields import switch, whole
 from actrix.core.types import Prompts, Spec
 from actrix.envs.tokens.preferences import END, load_reward
 
+
 class Instance(NamedTuple):
     """A question."""
 

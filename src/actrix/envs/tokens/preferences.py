@@ -8,7 +8,7 @@ import json
 import os
 import zipfile
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -39,16 +39,16 @@ class Room(Protocol):
 class Pairs(NamedTuple):
     """Prompts `[N, P]` and two answers `[N, A]` to each, as tokens with END behind them."""
 
-    prompt: Int[np.ndarray, "N P"]
-    chosen: Int[np.ndarray, "N A"]
-    rejected: Int[np.ndarray, "N A"]
+    prompt: Int[Array, "N P"]
+    chosen: Int[Array, "N A"]
+    rejected: Int[Array, "N A"]
 
 
 def read_pairs(path: str | os.PathLike, env: Room) -> Pairs:
     """Pairs of a file of lines `{"prompt": …, "chosen": …, "rejected": …}`, texts in the environment's characters.
 
-    ValueError names the first line that is no such pair, holds what the environment cannot write, is too long, or prefers
-    an answer to itself. Nothing is cut.
+    ValueError names the first line that is no such pair, holds what the environment cannot write, is too long, or
+    prefers an answer to itself. Nothing is cut.
     """
     place = {c: i for i, c in enumerate(env.vocabulary) if i != END}
 
@@ -76,7 +76,7 @@ def read_pairs(path: str | os.PathLike, env: Room) -> Pairs:
             raise ValueError(f"{path}, line {number}: {error}.") from None
     if not rows:
         raise ValueError(f"{path} has no pairs.")
-    return Pairs(*(np.array(part, np.int32) for part in zip(*rows, strict=True)))
+    return Pairs(*(jnp.array(part, jnp.int32) for part in zip(*rows, strict=True)))
 
 
 def preference_loss(chosen: Float[Array, " N"], rejected: Float[Array, " N"]) -> Float[Array, ""]:
@@ -115,7 +115,8 @@ class RewardModel:
     def save(self, path: str | os.PathLike) -> Path:
         """Write its numbers to an .npz file and return the file's path."""
         path = Path(path).with_suffix(".npz")
-        np.savez(path, **{k: np.asarray(v) for k, v in vars(self).items()})
+        arrays: dict[str, Any] = {k: np.asarray(v) for k, v in vars(self).items()}
+        np.savez(path, **arrays)
         return path
 
 
@@ -184,7 +185,8 @@ def fit_reward(env: Room, pairs: Pairs, *, hidden: int = 64, l2: float = 1e-4, s
         return float(value), np.asarray(gradient, np.float64)
 
     found = minimize(asked, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000})
-    weights = parts(np.asarray(found.x, np.float32))
+    weights = parts(jnp.asarray(found.x, jnp.float32))
     scores = np.concatenate([_score(weights, x) for x in (good, bad)])
     shift, scale = float(scores.mean()), float(scores.std()) or 1.0
-    return RewardModel(tuple(env.vocabulary), *weights, shift, scale)
+    linear, first, second = map(np.asarray, weights)
+    return RewardModel(tuple(env.vocabulary), linear, first, second, shift, scale)

@@ -35,7 +35,8 @@ def zero_where(first: Array, carry: PyTree) -> PyTree:
 class Memory(abc.ABC):
     """A module between the encoder and the branches whose output depends on the episode so far; of ONE environment.
 
-    What it keeps from step to step, the carry, is a pytree of arrays that are all zero where an episode starts, or `Forgets`.
+    What it keeps from step to step, the carry, is a pytree of arrays that are all zero where an episode starts, or of
+    parts that say themselves what is empty (`Forgets`).
     A trail is what `along` leaves for `after` and `starts`: arrays with the time first.
     """
 

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from actrix.core.fields import positive, switch, whole
@@ -83,8 +82,8 @@ class Shape:
 class Cache(Forgets):
     """The carry: a ring of keys and values of each layer. Step t of an episode is in slot t mod S, S = `context`.
 
-    Keys are rotated by their slot once, when they are written; a query is by its own, and by S more where it meets what is
-    in a slot behind its own: that was written S steps before the next one there will be.
+    A key is rotated by its slot, once, when it is written; a query by its own, and by S more where it meets a slot
+    behind its own, which was written in the round before.
     """
 
     keys: tuple[Float[Array, "*batch K S h"], ...]
@@ -194,14 +193,15 @@ class Transformer(Memory, eqx.Module):
 
     def __call__(self, features, carry):
         x, ring = self._embedded(features[None]), Ring(self.shape, carry.count)
-        written = []
+        all_keys, all_values = [], []
         for layer, keys, values in zip(self.layers, carry.keys, carry.values, strict=True):
             q, k, v = layer.heads(x)
-            attended, *rows = ring(q[0], k[0], v[0], keys, values)
+            attended, keys, values = ring(q[0], k[0], v[0], keys, values)
             x = layer.rest(x, attended[None])
-            written.append(rows)
+            all_keys.append(keys)
+            all_values.append(values)
         out = rms_norm(x, self.norm, self.shape.norm_eps)[0]
-        return out, Cache(*map(tuple, zip(*written, strict=True)), carry.count + 1)
+        return out, Cache(tuple(all_keys), tuple(all_values), carry.count + 1)
 
     def along(self, features, first, carry0):
         past = unrolled(self.shape, carry0)
@@ -254,7 +254,7 @@ class Transformer(Memory, eqx.Module):
 
 
 class Ring:
-    """Attention of one step to itself and what a ring holds of its episode: slots up to its own, all once it is full."""
+    """Attention of one step to itself and to its episode in a ring: slots up to its own, all once the ring is full."""
 
     def __init__(self, shape: Shape, count: Int[Array, ""]):
         self.size, self.scale = shape.context, 1 / float(np.sqrt(shape.head))
@@ -265,7 +265,9 @@ class Ring:
         table = jnp.asarray(rotation(shape, 2 * self.size))
         self.turns = jnp.stack([table[:, self.slot], table[:, self.slot + self.size]], 1)
 
-    def __call__(self, q: Array, k: Array, v: Array, keys: Array, values: Array) -> tuple[Array, Array, Array]:
+    def __call__(
+        self, q: Array, k: Array, v: Array, keys: Array, values: Array
+    ) -> tuple[Array, Array, Array]:
         """(Σ softmax(q·k / √h) v `[K, G, h]`, keys, values) of q `[K, G, h]`, k and v `[K, h]`, which are written."""
         keys, values = (
             jax.lax.dynamic_update_slice_in_dim(ring, x[:, None], self.slot, 1)
@@ -348,7 +350,9 @@ def rotation(shape: Shape, positions: int) -> np.ndarray:
     return np.stack([np.cos(angle), np.sin(angle)])
 
 
-def rotate(x: Float[Array, "B P ... h"], table: ArrayLike) -> Float[Array, "B P ... h"]:
+def rotate(
+    x: Float[Array, "B P ... h"], table: Array | np.ndarray | tuple[Array, Array]
+) -> Float[Array, "B P ... h"]:
     """Each pair (x_i, x_{i+h/2}) turned by its position's angle: Llama's order, in which weights are published."""
     lead = (1, x.shape[1], *[1] * (x.ndim - 3), -1)
     cos, sin = (part.astype(x.dtype).reshape(lead) for part in table)

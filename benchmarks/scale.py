@@ -3,7 +3,8 @@
     sleeps   an environment whose step sleeps 5 ms (a simulator elsewhere), one to an actor, 1 to 16 actors
     many     128 such environments whose step sleeps 50 ms, as 128 groups in 16 processes, feed one learner
     lander   LunarLander in Gymnasium's own environments, two actors against one process, in pairs
-    kills    the same model after twenty kills of actors as without any
+    long     the same with chunks of 1024 rows, the zoo's for LunarLander, instead of 256
+    kills    the same model after twenty kills of actors as without any, and the seconds that a kill costs
     rllib    PPO on LunarLander against RLlib's, two runners each, in pairs: steps per second and return in training
 
 Of each: environment steps per second, their ratio to one process without actors, the efficiency (that ratio per
@@ -19,6 +20,7 @@ import argparse
 import datetime
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import statistics
@@ -43,6 +45,7 @@ from actrix.remote import cluster
 HERE = Path(__file__).parent
 ROWS, PICTURE = HERE / "scale.jsonl", HERE.parent / "docs" / "results" / "scale.png"
 ACTORS, MANY, PAIRS = (1, 2, 4, 8, 16), (128, 16), 3
+PEER_SECONDS = 300.0
 RLLIB_PYTHON = HERE.parent / ".venv-rllib" / "bin" / "python"
 
 
@@ -141,7 +144,12 @@ class Waits:
         seconds = time.perf_counter() - self.begun
         ray = 0.0 if self.ray.ray is None else max(0.0, self.collected - self.ray.waited)
         steps = self.model.num_timesteps - self.steps
-        return {"fps": steps / seconds, "waits": self.waited / seconds, "ray": ray / seconds}
+        return {
+            "seconds": seconds,
+            "fps": steps / seconds,
+            "waits": self.waited / seconds,
+            "ray": ray / seconds,
+        }
 
 
 def digest(model: PPO) -> str:
@@ -188,15 +196,29 @@ def many(args: argparse.Namespace) -> dict[str, Any]:
     return {"one": one, "rows": [found], "processes": processes, "ratio": found["efficiency"], "bar": 0.8}
 
 
-def lander(args: argparse.Namespace) -> dict[str, Any]:
-    """Pairs of one process and two actors, in turns."""
+def lander(args: argparse.Namespace, n_steps: int = 256) -> dict[str, Any]:
+    """Pairs of one process and two actors, in turns; and what the machine gives two processes that share nothing."""
     updates, pairs = args.updates or 12, []
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        apart = sum(pool.starmap(half, [(2 * updates, n_steps)] * 2, chunksize=1))
     for k in range(PAIRS):
-        train = lambda **how: run("LunarLander-v3", 16, updates, 256, **how)
+        train = lambda **how: run("LunarLander-v3", 16, updates, n_steps, **how)
         order = [{}, {"actors": 2}]
         one, two = sorted((train(**how) for how in order[:: 1 if k % 2 == 0 else -1]), key=lambda x: x["ray"])
         pairs.append(compared(two, one, 2))
-    return {"rows": pairs, "ratio": statistics.median(x["gain"] for x in pairs), "bar": 1.5}
+    apart /= statistics.median(x["one_fps"] for x in pairs)
+    print(f"  two processes that share nothing, eight environments each: {apart:.2f} times", flush=True)
+    return {"rows": pairs, "ratio": statistics.median(x["gain"] for x in pairs), "bar": 1.5, "apart": apart}
+
+
+def long(args: argparse.Namespace) -> dict[str, Any]:
+    """The same with the zoo's chunks."""
+    return lander(args, 1024)
+
+
+def half(updates: int, n_steps: int) -> float:
+    """Steps per second of a process of its own with half of the environments."""
+    return run("LunarLander-v3", 8, updates, n_steps)["fps"]
 
 
 def kills(args: argparse.Namespace) -> dict[str, Any]:
@@ -204,9 +226,12 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
     make, updates = asleep(5e-3), args.updates or 22
     how = dict(envs_per_group=1, actors=2)
     quiet, killed = (run(make, 4, updates, 64, n, **how) for n in (0, min(20, updates - 2)))
+    lost = (killed["seconds"] - quiet["seconds"]) / killed["killed"]
+    print(f"  {killed['killed']} kills, {lost:.1f} s lost by each", flush=True)
     return {
         "rows": [compared(killed, quiet, 1)],
         "kills": killed["killed"],
+        "lost": lost,
         "same": quiet["hash"] == killed["hash"],
     }
 
@@ -222,7 +247,7 @@ def rllib(args: argparse.Namespace) -> dict[str, Any] | None:
     settings = dict(batch_size=256, n_epochs=4, learning_rate=3e-4, gamma=0.99, gae_lambda=0.95, ent_coef=0.0)
     for k in range(PAIRS):
         ours = lambda k=k: run("LunarLander-v3", 16, updates, 256, actors=2, settings=settings | {"seed": k})
-        theirs = lambda k=k: peer(args.rllib, {"updates": updates, "rows": 16 * 256, "seed": k, **settings})
+        theirs = lambda k=k: peer(args.rllib, {"updates": updates, "rows": 16 * 256, **settings, "seed": k})
         sides = {side: side() for side in (ours, theirs)[:: 1 if k % 2 == 0 else -1]}
         mine, other = sides[ours], sides[theirs]
         pairs.append(compared(mine, other, 2) | {"their_fps": other["fps"], "their_return": other["return"]})
@@ -231,10 +256,14 @@ def rllib(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def peer(python: Path, arguments: dict[str, Any]) -> dict[str, Any]:
-    """RLlib's side, in its own environment."""
+    """RLlib's side, in its own environment, with no Ray of ours beside it."""
     command = [str(python), str(HERE / "peers_rllib.py"), json.dumps(arguments)]
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, capture_output=True, text=True, env=clean)
+    cluster.leave()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=clean, timeout=PEER_SECONDS)
+    finally:
+        cluster.join(None, max(ACTORS))
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -250,7 +279,9 @@ def compared(found: dict[str, Any], one: dict[str, Any], actors: int) -> dict[st
     return row
 
 
-JOBS = {job.__name__: job for job in (sleeps, many, lander, kills, rllib)}
+JOBS: dict[str, Callable[[argparse.Namespace], dict[str, Any] | None]] = {
+    job.__name__: job for job in (sleeps, many, lander, long, kills, rllib)
+}
 
 
 def plot() -> None:

@@ -24,7 +24,7 @@ def ray_module() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ImportError('actors run on Ray, which is not installed: pip install "actrix[ray]"') from error
+        raise ImportError('this runs on Ray, which is not installed: pip install "actrix[ray]"') from error
     return ray
 
 

@@ -200,9 +200,11 @@ def sb3_return(algo: str, env_id: str, seed: int, steps: int, **settings: Any) -
 
     `settings` are SB3's keywords, and `n_envs` (1), `n_eval_episodes` (100), `normalize` (False; True wraps
     in `VecNormalize`, its statistics frozen for evaluation). `learning_rate` and `clip_range` may be
-    "lin_0.001": that number times the share of the training left.
+    "lin_0.001": that number times the share of the training left; `policy_kwargs` may name an activation function.
+    `curve` has about 50 points (steps, mean of the last hundred training episodes).
     """
     sb3 = peer("stable_baselines3")
+    from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.evaluation import evaluate_policy
     from stable_baselines3.common.vec_env import VecNormalize
@@ -214,6 +216,19 @@ def sb3_return(algo: str, env_id: str, seed: int, steps: int, **settings: Any) -
     for name in ("learning_rate", "clip_range"):
         if isinstance(settings.get(name), str):
             settings[name] = _linear(float(settings[name].removeprefix("lin_")))
+    if isinstance(activation := settings.get("policy_kwargs", {}).get("activation_fn"), str):
+        kinds = {"relu": "ReLU", "tanh": "Tanh"}
+        chosen = getattr(importlib.import_module("torch.nn"), kinds[activation])
+        settings["policy_kwargs"] = settings["policy_kwargs"] | {"activation_fn": chosen}
+    curve: list[tuple[int, float]] = []
+
+    class Curve(BaseCallback):
+        def _on_step(self) -> bool:
+            episodes = [one["r"] for one in self.model.ep_info_buffer]
+            if episodes and self.num_timesteps >= (len(curve) + 1) * steps / 50:
+                curve.append((self.num_timesteps, float(np.mean(episodes))))
+            return True
+
     _one_thread()
     env = make_vec_env(env_id, n_envs, seed=seed)
     # SB3 gives seed, seed + 1, … to the training environments: evaluation must not share one.
@@ -224,12 +239,12 @@ def sb3_return(algo: str, env_id: str, seed: int, steps: int, **settings: Any) -
         evaluation = VecNormalize(evaluation, training=False, norm_reward=False)
     algorithm = getattr(sb3 if hasattr(sb3, algo.upper()) else peer("sb3_contrib"), algo.upper())
     model = algorithm("MlpPolicy", env, seed=seed, device="cpu", **settings)
-    model.learn(steps)
+    model.learn(steps, callback=Curve())
     if normalize:
         evaluation.obs_rms = env.obs_rms
     returns, _ = evaluate_policy(model, evaluation, episodes, deterministic=True, return_episode_rewards=True)
     mean = sum(returns) / len(returns)
-    return {"mean": mean, "returns": returns, "steps": model.num_timesteps, "what": what}
+    return {"mean": mean, "returns": returns, "steps": model.num_timesteps, "curve": curve, "what": what}
 
 
 def _learn_on_policy(

@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("sources", nargs="*", type=Path, help="unpacked sdists: Stable-Baselines3's first")
     parser.add_argument("-k", default="", help="pytest's expression")
     parser.add_argument("--files", nargs="*", default=[], help="only these test files")
+    parser.add_argument("--timeout", type=int, default=180, help="seconds for one test (default: 180)")
     parser.add_argument("--log", type=Path, help="where the output of pytest goes")
     parser.add_argument(
         "--record", type=Path, help="keep each file's outcomes in this folder; what is in it is not run again"
@@ -123,8 +124,9 @@ def run(source: Path, folder: Path, asked: argparse.Namespace) -> Iterator[Path]
         out = kept / f"{suite}.{name.removesuffix('.py')}.xml"
         if not (tests / name).exists():
             continue
-        command = [sys.executable, "-m", "pytest", "-q", "-c", "../pytest.ini", "--tb=short", "--timeout=180",
-                   "-p", "no:cacheprovider", f"--junitxml={out}", "-k", asked.k, name]  # fmt: skip
+        command = [sys.executable, "-m", "pytest", "-q", "-c", "../pytest.ini", "--tb=short",
+                   f"--timeout={asked.timeout}", "-p", "no:cacheprovider", f"--junitxml={out}",
+                   "-k", asked.k, name]  # fmt: skip
         with open(asked.log or os.devnull, "a") as log:
             if not out.exists():
                 env = os.environ | quick | {"PYTHONPATH": known}

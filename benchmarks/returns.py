@@ -1,26 +1,32 @@
 """Learning results: train each job's seeds, evaluate 100 fresh episodes per seed, append to results.jsonl.
 
-    python benchmarks/returns.py                 # every job that has no result yet
-    python benchmarks/returns.py --only ppo-CartPole-v1 a2c-CartPole-v1
+    python benchmarks/returns.py                 # every job of jobs.py that has no result yet
+    python benchmarks/returns.py --only ppo-CartPole-v1 a2c    # names, or how they begin
+    python benchmarks/returns.py --sb3 PEERS/bin/python        # Stable-Baselines3 with the same settings
     python benchmarks/returns.py --list
 
-A job that was interrupted goes on from its checkpoints. Protocol: the final policy (no best-of), deterministic
+A job that was interrupted goes on from its checkpoints; each runs in a process of its own, which stands still while
+anything is timed on this machine (`machine.quiet`). Protocol: the final policy (no best-of), deterministic
 actions, fresh episodes on Gymnasium's own environment; interquartile mean over seeds with a 95% bootstrap interval.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-from machine import machine
+from jobs import JOBS, PEERS, Job
+from machine import LOOKS, machine, paused
 
 from actrix import make_vec_env
 from actrix.envs.classic import ClassicEnv
@@ -34,151 +40,15 @@ from actrix.runs import start
 from actrix.runs.config import RunConfig, resolve
 from actrix.runs.folder import seed_folders
 from actrix.show.log import read_metrics
+from actrix.show.plot import load_run
 from actrix.show.stats import summarize
+from actrix.zoo import settings as tuned
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.jsonl"
 RUNS = HERE.parent / "runs" / "returns"
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One line of the table: an algorithm on an environment, with the figure to reach."""
-
-    env_id: str
-    steps: int
-    bar: float | None
-    algorithm: str | None = None
-    critic: str | None = None
-    actor: str | None = None
-    seeds: tuple[int, ...] = (10, 11, 12, 13, 14)
-    """Not the seeds that settings were tuned with (0–3)."""
-    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    n_envs: int | None = None
-    policy: str | None = None
-    episodes: int = 100
-    hide_velocities: bool = False
-    """CartPole's positions only: solved with memory alone."""
-    label: str = ""
-    """Tells apart jobs of one algorithm with other settings."""
-    dataset: str = ""
-    """Offline: the name of a data set of datasets.py; `steps` counts updates."""
-
-    @property
-    def name(self) -> str:
-        what = self.algorithm or f"{self.critic}+{self.actor}"
-        return f"{what}-{self.env_id}" + ("-positions-lstm" if self.hide_velocities else "") + self.label
-
-
-PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "double": (dict(double=True), dict(double=False)),
-    "dueling": (dict(dueling=True), dict(dueling=False)),
-    "per": (dict(prioritized=True), dict(prioritized=False)),
-    "n-step": (dict(n_steps=3), dict(n_steps=1)),
-    "c51": (dict(distributional="c51"), dict(distributional=None)),
-    "noisy": (dict(noisy=True), dict(noisy=False, exploration_fraction=0.2, exploration_final_eps=0.02)),
-}
-"""Each part of Rainbow: the settings that switch it on and off."""
-
-
-def rainbow_parts() -> list[Job]:
-    """Each part of Rainbow alone on top of DQN, and Rainbow without it; all else as in Rainbow's CartPole settings."""
-
-    def job(on: set[str], label: str) -> Job:
-        settings: dict[str, Any] = {}
-        for name, (yes, no) in PARTS.items():
-            settings |= yes if name in on else no
-        return Job("CartPole-v1", 20_000, None, "rainbow", settings=settings, label="-parts" + label)
-
-    every = set(PARTS)
-    jobs = [job(set(), "=none"), job(every, "=all")]
-    for name in PARTS:
-        jobs += [job({name}, f"+{name}"), job(every - {name}, f"-no-{name}")]
-    return jobs
-
-
-def composition(critic: str, actor: str, **settings: Any) -> Job:
-    """A free composition on CartPole-v1."""
-    return Job("CartPole-v1", 500_000, 475, critic=critic, actor=actor, settings=settings)
-
-
-JOBS = [
-    Job("CartPole-v1", 100_000, 495, "ppo"),
-    Job("Acrobot-v1", 1_000_000, -78, "ppo"),
-    Job("MountainCar-v0", 1_000_000, -110, "ppo"),
-    Job("Pendulum-v1", 100_000, -175, "ppo"),
-    Job("LunarLander-v3", 1_000_000, 255, "ppo"),
-    Job("CartPole-v1", 500_000, 475, "a2c"),
-    Job("CartPole-v1", 500_000, 475, "reinforce"),
-    Job("CartPole-v1", 500_000, 475, "vpg"),
-    Job("CartPole-v1", 500_000, 475, "qac"),
-    Job("CartPole-v1", 500_000, 475, "tdac"),
-    Job("CartPole-v1", 500_000, 475, "ppo-kl"),
-    Job("CartPole-v1", 100_000, 475, "trpo"),
-    Job("Acrobot-v1", 100_000, -86, "trpo"),
-    Job("CartPole-v1", 500_000, 475, "npg"),
-    Job("CartPole-v1", 500_000, 475, "acktr"),
-    Job(
-        "CartPole-v1",
-        500_000,
-        450,
-        "ppo",
-        hide_velocities=True,
-        n_envs=8,
-        settings=dict(
-            n_steps=128,
-            batch_size=128,
-            n_epochs=10,
-            learning_rate="lin_1e-3",
-            gae_lambda=0.8,
-            gamma=0.98,
-            sequence_length=16,
-            policy_kwargs={"cell": "lstm", "hidden_size": 64, "net_arch": [64]},
-        ),
-    ),
-    composition("td-lambda:0.9", "ppo-clip:0.2"),
-    composition("n-step:16", "ppo-clip:0.2"),
-    composition("td", "ppo-clip:0.2"),
-    composition("mc", "ppo-clip:0.2"),
-    composition("gae:0.95", "ppo-kl:0.01"),
-    composition("q-td-lambda:0.9", "ppo-clip:0.2"),
-    composition("td-lambda:0.9", "score"),
-    composition("n-step:5", "score"),
-    composition("gae:0.95", "score"),
-    composition("mc", "score"),
-    composition("none", "score:moving-average"),
-    composition("none", "score:optimal"),
-    composition("q-n-step:5", "score:advantage"),
-    Job("CartPole-v1", 50_000, 475, "dqn"),
-    Job("Acrobot-v1", 100_000, -82, "dqn"),
-    Job("LunarLander-v3", 100_000, 150, "dqn"),
-    Job("MountainCar-v0", 120_000, -105, "dqn"),
-    Job("Pendulum-v1", 20_000, -160, "sac"),
-    Job("Pendulum-v1", 20_000, -160, "td3"),
-    Job("Pendulum-v1", 20_000, -160, "ddpg"),
-    Job("CartPole-v1", 50_000, 475, "discrete-sac"),
-    Job("CartPole-v1", 50_000, 475, "soft-q"),
-    Job("CartPole-v1", 500_000, 475, "pqn"),
-    Job("CartPole-v1", 500_000, 475, "off-pac"),
-    Job("CartPole-v1", 500_000, 475, "v-trace"),
-    Job("CartPole-v1", 500_000, 475, "acer"),
-    Job("CartPole-v1", 500_000, 475, "pgql"),
-    Job("LunarLanderContinuous-v3", 500_000, 250, "sac", seeds=(10,)),
-    Job("LunarLanderContinuous-v3", 300_000, 210, "td3", seeds=(10,)),
-    Job("HalfCheetah-v5", 300_000, None, "sac", seeds=(10,), episodes=20),
-    *(
-        Job("Pendulum-v1", 20_000, None, name, dataset="pendulum-mixed", label="-mixed")
-        for name in ("bc", "iql", "cql", "td3-bc")
-    ),
-    # Without exploration gymnax's Breakout has two games, by the side the ball starts on: compare `train_per_seed`, at
-    # the same ε in both.
-    Job("Breakout-MinAtar", 500_000, None, "dqn", settings=dict(exploration_final_eps=0.01)),
-    Job("Breakout-MinAtar", 500_000, None, "rainbow"),
-    *rainbow_parts(),
-    Job("Breakout-MinAtar", 2_000_000, 10, "ppo", seeds=(10,)),
-    Job("HalfCheetah-v5", 1_000_000, 5700, "ppo", seeds=(10,), episodes=20),
-    Job("Hopper-v5", 1_000_000, 2400, "trpo", seeds=(10,), episodes=20),
-]
+POINTS = 60
+"""Of a curve in the record."""
 
 
 def last_hundred(folder: Path) -> float:
@@ -187,9 +57,10 @@ def last_hundred(folder: Path) -> float:
     return round(float(column[~np.isnan(column)][-1]), 2)
 
 
-def train_by_id(job: Job) -> tuple[RunConfig, dict[int, np.ndarray], float, list[float] | None]:
-    """Train (or go on with) a job through run folders: (configuration, returns by seed, seconds, `last_hundred`s)."""
-    folder = RUNS / job.name.replace(":", "_").replace("+", "-").replace("/", "-")
+def train_by_id(job: Job) -> tuple[RunConfig, dict[int, np.ndarray], float, list[float] | None, list | None]:
+    """Train (or go on with) a job through run folders: (configuration, returns by seed, seconds, `last_hundred`s,
+    `curve_of`s)."""
+    folder = RUNS / job.folder
     config = resolve(
         job.algorithm, job.env_id, critic=job.critic, actor=job.actor, steps=job.steps, seeds=job.seeds,
         settings=dict(job.settings), n_envs=job.n_envs, policy=job.policy,
@@ -208,10 +79,11 @@ def train_by_id(job: Job) -> tuple[RunConfig, dict[int, np.ndarray], float, list
     for path, seed in folders:
         returns[seed] = start.evaluate_model(Model.load(path), job.episodes, seed)[0]
     trained = None if job.dataset else [last_hundred(path) for path, _ in folders]
-    return config, returns, seconds, trained
+    curves = None if job.dataset else [curve_of(*load_run(path).curve()) for path, _ in folders]
+    return config, returns, seconds, trained, curves
 
 
-def train_without_velocities(job: Job) -> tuple[RunConfig, dict[int, np.ndarray], float, None]:
+def train_without_velocities(job: Job) -> tuple[RunConfig, dict[int, np.ndarray], float, None, None]:
     """The same for CartPole without its velocities, which has no id; not resumable, but short."""
     config = resolve(
         job.algorithm,
@@ -229,32 +101,76 @@ def train_without_velocities(job: Job) -> tuple[RunConfig, dict[int, np.ndarray]
         seed: evaluate(Policy(algorithm, learner.acting), env, job.episodes, seed=seed + 10**6)[0]
         for seed, learner in zip(job.seeds, runner.learners, strict=True)
     }
-    return config, returns, time.monotonic() - begun, None
+    return config, returns, time.monotonic() - begun, None, None
 
 
 def run(job: Job) -> dict[str, Any]:
     """Train and evaluate a job; the row for results.jsonl."""
-    config, returns, seconds, trained = (train_without_velocities if job.hide_velocities else train_by_id)(
-        job
-    )
-    summary = summarize(returns)
+    train_job = train_without_velocities if job.hide_velocities else train_by_id
+    config, returns, seconds, trained, curves = train_job(job)
     critic, actor, data = config.build().answers
-    return {
-        "job": job.name, "env": job.env_id, "algorithm": config.algorithm, "critic": critic, "actor": actor,
-        "data": data, "steps": job.steps, "bar": job.bar,
-        "seeds": list(job.seeds), "per_seed": [round(float(np.mean(returns[s])), 2) for s in job.seeds],
-        "train_per_seed": trained,
-        "iqm": _round(summary.iqm), "low": _round(summary.low), "high": _round(summary.high),
-        "mean": _round(summary.mean), "std": _round(summary.std), "episodes_per_seed": job.episodes,
+    return figures(job, returns) | {
+        "job": job.name, "algorithm": config.algorithm, "critic": critic, "actor": actor, "data": data, "bar": job.bar,
+        "train_per_seed": trained, "curves": curves,
         "backend": config.backend, "n_envs": config.n_envs, "seconds": round(seconds, 1),
         "settings": config.settings, "command": f"python benchmarks/returns.py --only {job.name}",
-        "date": datetime.date.today().isoformat(), "versions": manifest.package_versions(),
-        "machine": machine(),
+        "versions": manifest.package_versions(),
     }  # fmt: skip
 
 
 def _round(x: float | None) -> float | None:
     return None if x is None or not np.isfinite(x) else round(float(x), 2)
+
+
+def curve_of(steps: Any, values: Any) -> list[list[float]]:
+    """[steps, returns] in at most so many points."""
+    keep = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), POINTS)).round().astype(int))
+    return [[int(steps[i]) for i in keep], [round(float(values[i]), 2) for i in keep]]
+
+
+def by_sb3(job: Job, python: str) -> dict[str, Any]:
+    """The row of Stable-Baselines3, by the same settings; each seed is kept until all are there."""
+    zoo, _ = tuned(job.algorithm or "", job.env_id)
+    zoo.pop("n_timesteps", None)
+    normal = {"n_envs": zoo.pop("n_envs", 1), "normalize": bool(zoo.pop("normalize", False))}
+    each, begun = [], time.monotonic()
+    for seed in job.seeds:
+        kept = RUNS / "sb3" / f"{job.folder}-{seed}.json"
+        if not kept.exists():
+            keywords = {
+                "algo": job.algorithm,
+                "env_id": job.env_id,
+                "seed": seed,
+                "steps": job.steps,
+                **normal,
+                **zoo,
+            }
+            keywords["n_eval_episodes"] = job.episodes
+            command = [python, str(HERE / "peers.py"), "sb3_return", json.dumps(keywords)]
+            said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(said.strip().splitlines()[-1])
+        each.append(json.loads(kept.read_text()))
+    returns = {seed: np.asarray(x["returns"]) for seed, x in zip(job.seeds, each, strict=True)}
+    return figures(job, returns) | {
+        "job": f"sb3/{job.name}", "algorithm": job.algorithm, "n_envs": normal["n_envs"], "settings": zoo,
+        "seconds": round(time.monotonic() - begun, 1),
+        "curves": [curve_of(*zip(*x["curve"], strict=True)) for x in each],
+        "command": f"python benchmarks/returns.py --sb3 PYTHON --only {job.name}",
+        "versions": each[0]["what"]["versions"],
+    }  # fmt: skip
+
+
+def figures(job: Job, returns: dict[int, np.ndarray]) -> dict[str, Any]:
+    """What a row says of the seeds' returns."""
+    summary = summarize(returns)
+    return {
+        "env": job.env_id, "steps": job.steps, "seeds": list(job.seeds),
+        "per_seed": [round(float(np.mean(returns[s])), 2) for s in job.seeds],
+        "iqm": _round(summary.iqm), "low": _round(summary.low), "high": _round(summary.high),
+        "mean": _round(summary.mean), "std": _round(summary.std), "episodes_per_seed": job.episodes,
+        "date": datetime.date.today().isoformat(), "machine": machine(),
+    }  # fmt: skip
 
 
 def done() -> set[str]:
@@ -264,26 +180,84 @@ def done() -> set[str]:
     return {json.loads(line)["job"] for line in RESULTS.read_text().splitlines() if line.strip()}
 
 
+def apart(name: str, sb3: str | None) -> None:
+    """Run a job in a process of its own, which stands still while something is timed; its row goes into the record with
+    the processor hours of all its tries. SystemExit where it was stopped, or failed."""
+    job = BY_NAME[name]
+    row, spent = (RUNS / f"{'sb3-' if sb3 else ''}{job.folder}.{end}" for end in ("row", "seconds"))
+    row.parent.mkdir(parents=True, exist_ok=True)
+    row.unlink(missing_ok=True)
+    more = ["--sb3", sb3] if sb3 else []
+    command = [sys.executable, __file__, "--only", name, "--row", str(row), *more]
+    child, still = subprocess.Popen(command, start_new_session=True), False
+    while True:
+        try:
+            pid, status, used = os.wait4(child.pid, os.WNOHANG)
+            if pid:
+                break
+            if paused() != still:
+                still = not still
+                os.killpg(child.pid, signal.SIGSTOP if still else signal.SIGCONT)
+            time.sleep(LOOKS)
+        except KeyboardInterrupt:
+            os.killpg(child.pid, signal.SIGCONT)
+            os.kill(child.pid, signal.SIGINT)
+    seconds = used.ru_utime + used.ru_stime + (float(spent.read_text()) if spent.exists() else 0.0)
+    spent.write_text(f"{seconds:.1f}")
+    child.returncode = os.waitstatus_to_exitcode(status)  # as `wait4` has reaped it
+    if child.returncode or not row.exists():
+        sys.exit(f"{name} has not come to its end; the same command goes on with it.")
+    made = json.loads(row.read_text()) | {"processor_hours": round(seconds / 3600, 2)}
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(made) + "\n")
+    figure = made["iqm"] if made["iqm"] is not None else made["mean"]
+    print(f"{made['job']}: {figure} (bar {made.get('bar')}), per seed {made['per_seed']}", flush=True)
+
+
+BY_NAME = {job.name: job for job in JOBS}
+
+
+def chosen(only: list[str], names: list[str]) -> list[str]:
+    """The names that are, or begin like, one of these; ValueError where one is like none."""
+    found: dict[str, None] = {}
+    for word in only:
+        these = [word] if word in names else [name for name in names if name.startswith(word)]
+        if not these:
+            raise ValueError(f"no job is called {word!r} or begins so: `returns.py --list` names them")
+        found |= dict.fromkeys(these)
+    return list(found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", nargs="+", default=[], help="names of jobs (also those that have a result)")
+    parser.add_argument(
+        "--only", nargs="+", default=[], help="jobs, by name or by how it begins, done or not"
+    )
+    parser.add_argument(
+        "--sb3", metavar="PYTHON", help="train Stable-Baselines3 instead, which this Python has"
+    )
+    parser.add_argument(
+        "--row", type=Path, help=argparse.SUPPRESS
+    )  # the process of one job: where its row goes
     parser.add_argument("--list", action="store_true")
     args = parser.parse_args()
-    names = {job.name: job for job in JOBS}
-    unknown = [n for n in args.only if n not in names]
-    if unknown:
-        parser.error(f"no job named {', '.join(unknown)}; see --list")
-    finished = done()
+    finished, names = done(), list(PEERS if args.sb3 else BY_NAME)
     if args.list:
-        for name, job in names.items():
-            print(f"{name:45} {job.steps:>9,} steps  bar {job.bar}  {'done' if name in finished else ''}")
+        for name in names:
+            job, known = BY_NAME[name], (f"sb3/{name}" if args.sb3 else name) in finished
+            print(f"{name:45} {job.steps:>9,} steps  bar {job.bar}  {'done' if known else ''}")
         return
-    for name in args.only or [n for n in names if n not in finished]:
-        row = run(names[name])
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        figure = row["iqm"] if row["iqm"] is not None else row["mean"]
-        print(f"{name}: {figure} (bar {row['bar']}), per seed {row['per_seed']}", flush=True)
+    try:
+        wanted = chosen(args.only, names)
+    except ValueError as error:
+        parser.error(str(error))
+    if args.row:
+        job = BY_NAME[wanted[0]]
+        args.row.write_text(json.dumps(by_sb3(job, args.sb3) if args.sb3 else run(job)))
+        return
+    prefix = "sb3/" if args.sb3 else ""
+    for name in wanted or [n for n in names if prefix + n not in finished]:
+        apart(name, args.sb3)
 
 
 if __name__ == "__main__":

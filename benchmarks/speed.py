@@ -25,7 +25,7 @@ from statistics import median
 from typing import Any
 
 from against import PAIRS, against
-from machine import machine
+from machine import machine, quiet
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "speed.jsonl"
@@ -224,12 +224,19 @@ def main() -> None:
         print("\n".join(names))
         return
     if args.against:
-        fine = against(args.against, {name: jobs[name] for name in chosen}, args.pairs or PAIRS)
+        with quiet():
+            fine = against(args.against, {name: jobs[name] for name in chosen}, args.pairs or PAIRS)
         sys.exit(0 if fine else 1)
+    with quiet():
+        measure(chosen, args.pairs or 3)
+
+
+def measure(chosen: list[str], pairs: int) -> None:
+    """Measure these rows, append them to the record and print them."""
     for name in chosen:
         special = SPECIAL.get(name)
         comparison = next((c for c in COMPARISONS if c.name == name), None)
-        row = special(args.pairs or 3) if special else compare(comparison, args.pairs or 3)  # type: ignore[arg-type]
+        row = special(pairs) if special else compare(comparison, pairs)  # type: ignore[arg-type]
         with RESULTS.open("a") as file:
             file.write(json.dumps(row) + "\n")
         sign = "≤" if row["lower_is_better"] else "≥"

@@ -1,7 +1,7 @@
 """Write the measured tables into docs/benchmarks.md and README.md from results.jsonl and speed.jsonl.
 
 python benchmarks/tables.py            # rewrite
-python benchmarks/tables.py --curves   # also draw docs/pictures/speed.png, and docs/results/*.png from runs/returns
+python benchmarks/tables.py --curves   # also draw docs/pictures/speed.png, and docs/results/*.png
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ SPEED_TITLES = {
 }
 
 
-PARTS, MIXED = "-parts", "-mixed"
-"""Endings of the names of jobs that have tables of their own."""
+PARTS, MIXED, LONG, SB3 = "-parts", "-mixed", ("-1M", "-100k"), "sb3/"
+"""Parts of the names of jobs that have tables of their own."""
 
 
 def newest(path: Path, key: str) -> dict[str, dict[str, Any]]:
@@ -108,7 +108,9 @@ def returns_table(rows: dict[str, dict[str, Any]], composed: bool) -> str:
     """Markdown of the learning results."""
     lines = ["| algorithm | environment | steps | return | bar | per seed |", "|---|---|---|---|---|---|"]
     for name, r in rows.items():
-        if (r["algorithm"] == "actor-critic") != composed or any(tag in name for tag in (PARTS, MIXED)):
+        if (r["algorithm"] == "actor-critic") != composed or any(
+            tag in name for tag in (PARTS, MIXED, SB3, *LONG)
+        ):
             continue
         what = f"`{r['critic']}` × `{r['actor']}`" if composed else r["algorithm"]
         env = r["env"] + (" without velocities, LSTM" if "positions" in name else "")
@@ -120,6 +122,57 @@ def returns_table(rows: dict[str, dict[str, Any]], composed: bool) -> str:
         each = ", ".join(f"{x:.1f}" for x in r["per_seed"])
         lines.append(f"| {what} | {env} | {r['steps']:,} | {figure} | {bar} | {each} |")
     return "\n".join(lines)
+
+
+def figure_of(r: dict[str, Any] | None) -> str:
+    """The interquartile mean with its interval; of few seeds the mean."""
+    if r is None:
+        return "–"
+    return f"{r['mean']:.1f}" if r["iqm"] is None else f"**{r['iqm']:.1f}** [{r['low']:.1f}, {r['high']:.1f}]"
+
+
+def long_table(rows: dict[str, dict[str, Any]]) -> str:
+    """Markdown: the jobs with their steps in the name, by environment."""
+    lines = [
+        "| environment | algorithm | steps | return | per seed | processor hours |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in sorted((r for name, r in rows.items() if is_long(name)), key=lambda r: r["env"]):
+        each = ", ".join(f"{x:.1f}" for x in r["per_seed"])
+        lines.append(
+            f"| {r['env']} | {r['algorithm']} | {r['steps']:,} | {figure_of(r)} | {each} | {r['processor_hours']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def is_long(name: str) -> bool:
+    """Whether this is a job of ours with its steps in the name."""
+    return name.endswith(LONG) and not name.startswith(SB3)
+
+
+def sb3_table(rows: dict[str, dict[str, Any]]) -> str:
+    """Markdown: Stable-Baselines3 and ours, by the same settings and protocol."""
+    lines = ["| job | steps | actrix | Stable-Baselines3 | its seeds |", "|---|---|---|---|---|"]
+    for name, r in rows.items():
+        if name.startswith(SB3):
+            ours, each = rows.get(name.removeprefix(SB3)), ", ".join(f"{x:.1f}" for x in r["per_seed"])
+            what = f"{r['algorithm']} on {r['env']}"
+            lines.append(f"| {what} | {r['steps']:,} | {figure_of(ours)} | {figure_of(r)} | {each} |")
+    return "\n".join(lines)
+
+
+def long_curves(rows: dict[str, dict[str, Any]]) -> None:
+    """One picture for each environment of `long_table` and number of steps, from the curves in the record."""
+    from actrix.show.plot import plot_curves
+
+    groups: dict[str, dict[str, Any]] = {}
+    for name, r in rows.items():
+        if is_long(name):
+            groups.setdefault(name.removeprefix(f"{r['algorithm']}-"), {})[r["algorithm"]] = r["curves"]
+            if (peer := rows.get(SB3 + name)) is not None:
+                groups[name.removeprefix(f"{r['algorithm']}-")][f"{r['algorithm']}, SB3"] = peer["curves"]
+    for name, curves in groups.items():
+        plot_curves(curves, DOCS / "results" / f"{name}.png", name.rpartition("-")[0])
 
 
 def parts_table(rows: dict[str, dict[str, Any]]) -> str:
@@ -209,7 +262,8 @@ def curves(rows: dict[str, dict[str, Any]]) -> None:
     out.mkdir(exist_ok=True)
     for name, row in rows.items():
         folder = RUNS / name.replace(":", "_").replace("+", "-").replace("/", "-")
-        if row["algorithm"] != "actor-critic" and PARTS not in name and (folder / "config.json").exists():
+        special = any(tag in name for tag in (PARTS, SB3, *LONG))
+        if row["algorithm"] != "actor-critic" and not special and (folder / "config.json").exists():
             seeds = [folder] if len(row["seeds"]) == 1 else [folder / f"seed-{s}" for s in row["seeds"]]
             plot_run(seeds, out / f"{name}.png")
 
@@ -255,6 +309,8 @@ def main() -> None:
     page = DOCS / "benchmarks.md"
     replace(page, "speed", f"{speed_table(speed)}\n\n{provenance(speed)}")
     replace(page, "returns", f"{returns_table(results, False)}\n\n{provenance(results)}")
+    replace(page, "long", long_table(results))
+    replace(page, "sb3", sb3_table(results))
     replace(page, "rainbow-parts", parts_table(results))
     replace(page, "minatar", minatar_table(results))
     replace(page, "offline", offline_table(results))
@@ -263,6 +319,7 @@ def main() -> None:
     replace(HERE.parent / "README.md", "speed", speed_table(speed))
     if args.curves:
         curves(results)
+        long_curves(results)
         speed_picture(speed, DOCS / "pictures" / "speed.png")
 
 

@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +62,67 @@ def test_sequences_writes_a_row_of_each_seed_once(tmp_path):
     assert [row["method"] for row in rows] == ["start", "grpo"]
     assert all(0 <= row["right"]["sampled"] <= 100 for row in rows)
     assert rows[1]["curve"][-1][0] >= 2000
+
+
+@pytest.fixture
+def returns(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(HERE))
+    script = importlib.import_module("returns")
+    monkeypatch.setattr(script, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(script, "RESULTS", tmp_path / "results.jsonl")
+    return script
+
+
+def test_jobs_are_chosen_by_how_they_begin(returns):
+    names = list(returns.BY_NAME)
+    assert returns.chosen(["ppo-CartPole-v1"], names) == ["ppo-CartPole-v1"]
+    assert len(returns.chosen(["pqn-"], names)) == 5
+    with pytest.raises(ValueError, match="no job is called 'pong' or begins so"):
+        returns.chosen(["pong"], names)
+    assert len({job.folder for job in returns.JOBS}) == len(names) == len(returns.JOBS)
+    assert set(returns.PEERS) < set(names)
+
+
+def test_a_job_stands_still_while_something_is_timed(returns, tmp_path, monkeypatch, capsys):
+    """The job is a clock that tells how often it ticked in its row."""
+    clock = tmp_path / "clock.py"
+    clock.write_text(
+        "import json, pathlib, sys, time\n"
+        "for tick in range(20):\n"
+        "    pathlib.Path(sys.argv[sys.argv.index('--row') + 1] + 's').write_text(str(tick))\n"
+        "    time.sleep(0.1)\n"
+        "row = {'job': 'clock', 'iqm': 1.0, 'per_seed': [1.0]}\n"
+        "pathlib.Path(sys.argv[sys.argv.index('--row') + 1]).write_text(json.dumps(row))\n"
+    )
+    machine = sys.modules["machine"]
+    monkeypatch.setattr(machine, "PAUSE", tmp_path / "PAUSE")
+    monkeypatch.setattr(machine, "LOOKS", 0.1)
+    monkeypatch.setattr(returns, "LOOKS", 0.1)
+    monkeypatch.setattr(returns, "__file__", str(clock))
+    name = "ppo-CartPole-v1"
+    ticks = tmp_path / "runs" / f"{name}.rows"
+    job = threading.Thread(target=returns.apart, args=(name, None))
+    job.start()
+    while not ticks.exists():
+        time.sleep(0.05)
+    with machine.quiet():
+        time.sleep(0.5)
+        before = ticks.read_text()
+        time.sleep(0.5)
+        assert ticks.read_text() == before
+    job.join()
+    assert not machine.paused()
+    row = json.loads(returns.RESULTS.read_text())
+    assert row["job"] == "clock"
+    assert 0 <= row["processor_hours"] < 0.01
+
+
+def test_the_timer_may_be_gone(tmp_path, monkeypatch, returns):
+    machine = sys.modules["machine"]
+    monkeypatch.setattr(machine, "PAUSE", tmp_path / "PAUSE")
+    for text in ("", "word", "4194304000"):
+        machine.PAUSE.write_text(text)
+        assert not machine.paused()
 
 
 def gpu(*arguments, timeout=60):

@@ -43,11 +43,11 @@ from actrix.core.schedules import Linear  # noqa: E402
 from actrix.data.datasets.dataset import DatasetError  # noqa: E402
 from actrix.data.datasets.read import load_dataset  # noqa: E402
 from actrix.envs.agents.envs import AgentEnvs  # noqa: E402
-from actrix.envs.atari import make_atari_env  # noqa: E402
 from actrix.envs.build import UnknownEnvError  # noqa: E402
 from actrix.envs.finite import FiniteMDP, MDPError  # noqa: E402
 from actrix.envs.guard import EnvError  # noqa: E402
 from actrix.envs.vec.make import made as make_vec_env  # noqa: E402
+from actrix.envs.vec.make import made_atari as make_atari_env  # noqa: E402
 from actrix.envs.vec.monitor import Monitor, load_results  # noqa: E402
 from actrix.envs.vec.names import (  # noqa: E402
     INSTEAD,

@@ -9,6 +9,7 @@ pytest.importorskip("cv2")
 
 import cv2
 
+import actrix
 from actrix.core.spaces import is_image
 from actrix.envs import atari
 from actrix.envs.atari import (
@@ -411,3 +412,78 @@ def test_without_envpool_gymnasium_is_taken(monkeypatch):
     assert make_atari_env("ALE/Pong-v5", 2).backend == "gymnasium"
     with pytest.raises(UnknownEnvError, match="EnvPool is not installed or has no game"):
         make_atari_env("ALE/Pong-v5", 2, backend="envpool")
+
+
+def by_hand(seed, noops, actions, lost_at):
+    """Breakout as Stable-Baselines3 plays it, on raw frames: (picture, reward, frames) of each step, and its starts."""
+    env = single_env(BREAKOUT, {"frameskip": 1, "repeat_action_probability": 0.0})
+    env.reset(seed=seed)
+    ale, grey = env.unwrapped.ale, env.unwrapped.ale.getScreenGrayscale
+
+    def raw(action, times):
+        frames, reward = [], 0.0
+        for _ in range(times):
+            reward += env.step(action)[1]
+            frames.append(grey())
+        return frames, reward
+
+    raw(0, noops)
+    raw(1, 4)
+    raw(2, 4)
+    seen = [ale.getEpisodeFrameNumber()]
+    for t, action in enumerate(actions):
+        frames, reward = raw(action, 4)
+        picture = cv2.resize(np.maximum(*frames[-2:]), (84, 84), interpolation=cv2.INTER_AREA)
+        seen.append((picture, np.sign(reward)))
+        if t == lost_at:  # a life: one step of no-op, FIRE and the third action
+            raw(0, 4)
+            raw(1, 4)
+            raw(2, 4)
+    return seen, ale.lives()
+
+
+def test_make_atari_env_is_stable_baselines3s(tmp_path):
+    envs = actrix.make_atari_env(
+        "BreakoutNoFrameskip-v4", 1, seed=3, monitor_dir=tmp_path, wrapper_kwargs={"noop_max": 7}
+    )
+    assert (envs.observation_space.shape, envs.spec.frame_stack) == ((84, 84, 1), None)
+    assert envs.reset().shape == (1, 84, 84, 1)
+    ale = envs.envs[0].unwrapped.ale
+    noops = ale.getEpisodeFrameNumber() - 8
+    assert 1 <= noops <= 7
+    actions, seen, lost_at = [], [], None
+    rng = np.random.default_rng(0)
+    while lost_at is None or len(actions) < lost_at + 20:
+        actions.append(int(rng.integers(4)))
+        obs, reward, done, infos = envs.step([actions[-1]])
+        if done[0] and lost_at is None:
+            lost_at, obs = len(actions) - 1, infos[0]["terminal_observation"][None]
+        assert "episode" not in infos[0], "the Monitor counts games, not lives"
+        seen.append((obs[0, ..., 0], reward[0]))
+    expected, lives = by_hand(3, noops, actions, lost_at)
+    assert expected[0] == noops + 8
+    assert lives == ale.lives() < 5
+    for (picture, reward), (theirs, paid) in zip(seen, expected[1:], strict=True):
+        np.testing.assert_array_equal(picture, theirs)
+        assert reward == paid
+    while "episode" not in infos[0]:
+        infos = envs.step([0])[3]
+    assert ale.lives() == 5, "a new game"
+    assert actrix.load_results(tmp_path)["r"].tolist() == [infos[0]["episode"]["r"]]
+    envs.close()
+
+
+def test_frames_are_stacked_outside():
+    envs = actrix.make_atari_env("ALE/Pong-v5", 2, seed=0, monitor_kwargs={"allow_early_resets": False})
+    assert envs.get_attr("allow_early_resets") == [False, False]
+    stacked = actrix.VecFrameStack(envs, 4)
+    obs = stacked.reset()
+    assert obs.shape == (2, 84, 84, 4)
+    assert not obs[..., :3].any()
+    assert stacked.spec.max_episode_steps == 27_000
+    after = stacked.step([2, 3])[0]
+    np.testing.assert_array_equal(after[..., 2], obs[..., 3])
+    with pytest.raises(
+        ValueError, match="make_atari_env makes Gymnasium's environments; give a model the id"
+    ):
+        actrix.make_atari_env("ALE/Pong-v5", 2, backend="envpool")

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from actrix.core.types import Spec
 from actrix.nets.memory import apply, follow, starts, unroll, zero_where
-from actrix.nets.memory.decoder import Shape
+from actrix.nets.memory.decoder import Shape, unrolled
 from actrix.nets.networks import NetworkConfig
 
 BOX, TOKENS = spaces.Box(-1.0, 1.0, (3,), np.float32), spaces.Discrete(5, start=2)
@@ -28,6 +28,13 @@ def observations(seen, rows, dtype, seed):
     if seen is TOKENS:
         return jnp.asarray(g.integers(2, 7, (rows, ENVS)))
     return jnp.asarray(g.normal(size=(rows, ENVS, 3)), dtype)
+
+
+def held(net, carry):
+    """What a memory holds, wherever it does: rows in their order, zero where there is none."""
+    rows = jax.vmap(lambda one: unrolled(net.cell.shape, one))(carry)
+    there = (rows.episode == 0)[..., None, None]
+    return there, [jnp.where(there, x, 0) for x in (*rows.keys, *rows.values)]
 
 
 def differences(net, seen, dtype, rows, share, length):
@@ -50,12 +57,12 @@ def differences(net, seen, dtype, rows, share, length):
         carry = zero_where(first[t], carry)
         if t % length == 0:
             part = slice(t // length * ENVS, (t // length + 1) * ENVS)
-            pairs.append((jax.tree.map(lambda c, part=part: c[0, part], begins), carry))
+            pairs.append((held(net, jax.tree.map(lambda c, part=part: c[0, part], begins)), held(net, carry)))
         said, carry = step(obs[t], carry)
         pairs.append((jax.tree.map(lambda x, t=t: x[t], out), said))
         pairs.append((jax.tree.map(lambda x, t=t: x[t], others_out), step(others[t], carry)[0]))
     return max(
-        float(jnp.abs(a - b).max())
+        float(jnp.abs(1.0 * a - 1.0 * b).max())
         for one, two in pairs
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)
     )

@@ -21,6 +21,7 @@ from actrix import (
     make_vec_env,
     set_random_seed,
 )
+from actrix.envs.guard import EnvError
 
 SMALL = dict(n_steps=8, batch_size=8, n_epochs=1, seed=0, policy_kwargs={"net_arch": [4]})
 
@@ -333,3 +334,7 @@ def test_processes_alone_have_a_start_method():
 def test_a_monitor_without_files():
     env = make_vec_env(Counting, 1, monitor_kwargs={"allow_early_resets": False})
     assert env.get_attr("allow_early_resets") == [False]
+    env.reset()  # the first, though masks were looked for by one
+    env.step([0])
+    with pytest.raises(EnvError, match="before its episode ended"):
+        env.reset()

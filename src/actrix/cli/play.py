@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from actrix.cli.options import AddCommand, count, model_paths
+from actrix.cli.options import AddCommand, count, model_paths, pairs
 
 TOKEN_SECONDS = 0.05
 """Between two tokens that `actrix watch` writes."""
@@ -16,9 +16,6 @@ def add_commands(command: AddCommand) -> None:
     """`actrix eval`, `video`, `watch` and `record`."""
     p = command("eval", _eval, "Evaluate a run or a model file on fresh episodes.")
     _common(p, episodes=100)
-    p.add_argument("--stochastic", action="store_true",
-                   help="sample actions instead of taking the most likely")  # fmt: skip
-
     p.add_argument("--best-of", type=count, metavar="N",
                    help="of prompts: sample N answers to each; pass@1 … pass@N, unbiased")  # fmt: skip
 
@@ -33,8 +30,6 @@ def add_commands(command: AddCommand) -> None:
     p.add_argument("--to", type=Path, required=True, metavar="DIR", help="the new data set's folder")
     p.add_argument("--steps", type=count, help="how many steps (default: 100 episodes)")
     _common(p, episodes=None, help="how many whole episodes")
-    p.add_argument("--stochastic", action="store_true",
-                   help="sample actions instead of taking the most likely")  # fmt: skip
     p.add_argument("--random", action="store_true", help="uniformly random actions in the run's environment")
 
 
@@ -43,6 +38,10 @@ def _common(p: argparse.ArgumentParser, episodes: int | None, help: str | None =
     p.add_argument("--episodes", type=count, default=episodes, help=help)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--env", help="play there instead of in the model's own environment")
+    p.add_argument("--env-kwargs", nargs="+", default=[], metavar="KEY=VALUE", action="extend",
+                   help="arguments of the environment; of the model's own, besides those of its file")  # fmt: skip
+    p.add_argument("--stochastic", action="store_true",
+                   help="sample actions instead of taking the most likely")  # fmt: skip
 
 
 def _eval(args: argparse.Namespace) -> None:
@@ -52,12 +51,13 @@ def _eval(args: argparse.Namespace) -> None:
     from actrix.runs.start import evaluate_model
     from actrix.show.stats import summarize
 
-    folders = model_paths(args.path)
+    folders, kwargs = model_paths(args.path), _arguments(args)
     means = {}
     for seed, path in folders.items():
         model = Model.load(path)
+        prompts = _prompts(model, args)
         returns, lengths, told = evaluate_model(
-            model, args.episodes, args.seed, not args.stochastic, args.env
+            model, args.episodes, args.seed, not args.stochastic, args.env, kwargs
         )
         name = f"{path}: " if len(folders) > 1 else ""
         print(
@@ -66,29 +66,41 @@ def _eval(args: argparse.Namespace) -> None:
             + (f", success {100 * np.mean(told):.0f} % of the {len(told)} that say" if told else "")
         )
         means[seed] = returns
-        _answers(model, args, name)
+        _answers(model, prompts, args, name)
     if len(folders) > 1:
         print(f"all seeds: {summarize(means)}")
 
 
-def _answers(model: Any, args: argparse.Namespace, name: str) -> None:
-    """How many answers are right, of prompts like those of training and of longer ones, where there are prompts."""
+def _arguments(args: argparse.Namespace) -> dict[str, Any]:
+    return pairs(args.env_kwargs, "--env-kwargs")
+
+
+def _prompts(model: Any, args: argparse.Namespace) -> list[tuple[str, Any]]:
+    """Prompts like those of training and longer ones, each with what is said of them; [] where there are none.
+
+    Raises SettingError where --best-of asks for some.
+    """
     import dataclasses
 
     from actrix.algorithms.settings import SettingError
+    from actrix.envs.tokens.questions import Questions
 
-    env = _token_env(model, args.env)
+    env = _token_env(model, args)
     if env is None:
         if args.best_of:
-            raise SettingError(f"--best-of is of answers to prompts, and {model.env_id} has none.")
-        return
-    from actrix.envs.tokens.questions import Questions
+            where = args.env or model.env_id
+            raise SettingError(f"--best-of is of answers to prompts, and {where} has none.")
+        return []
+    if isinstance(env, Questions):  # who gives the prompts has no longer ones
+        return [("", env)]
+    return [("", env), (" held out, longer than in training", dataclasses.replace(env, held_out=True))]
+
+
+def _answers(model: Any, prompts: list[tuple[str, Any]], args: argparse.Namespace, name: str) -> None:
+    """How many answers to each kind of prompts are right."""
     from actrix.loops.answers import answers
 
-    kinds = [("", env)]
-    if not isinstance(env, Questions):  # who gives the prompts has no longer ones
-        kinds.append((" held out, longer than in training", dataclasses.replace(env, held_out=True)))
-    for what, one in kinds:
+    for what, one in prompts:
         found = answers(model.policy, one, args.episodes, args.seed, not args.stochastic)
         share = sum(answer.right for answer in found) / len(found)
         print(f"{name}right: {100 * share:.1f} % of {len(found)} answers to prompts{what}")
@@ -107,15 +119,18 @@ def _passes(policy: Any, env: Any, args: argparse.Namespace) -> str:
     return ", ".join(f"pass@{k} {100 * pass_at(k, right, n):.1f} %" for k in ks)
 
 
-def _token_env(model: Any, env_id: str | None) -> Any:
+def _token_env(model: Any, args: argparse.Namespace) -> Any:
     """The token environment that a model plays in; None where it is another kind."""
     from actrix.envs.build import token_task
-    from actrix.runs.start import model_env_id
+    from actrix.runs.start import model_env
 
-    return token_task(model_env_id(model, env_id), model.env_kwargs)
+    return token_task(*model_env(model, args.env, _arguments(args)))
 
 
-def record_to(path: Path, out: Path | None, episodes: int, seed: int, env_id: str | None) -> None:
+def record_to(
+    path: Path, out: Path | None, episodes: int, seed: int, env_id: str | None,
+    env_kwargs: dict[str, Any] | None = None, deterministic: bool = True,
+) -> None:  # fmt: skip
     """Record a video of a model file's agent, and say where."""
     from actrix.model import Model
     from actrix.runs.folder import file_name
@@ -127,36 +142,44 @@ def record_to(path: Path, out: Path | None, episodes: int, seed: int, env_id: st
         out = base / "videos" / f"{file_name(str(model.env_id))}-{model.run.steps}.mp4"
     out.parent.mkdir(parents=True, exist_ok=True)
     with headless():
-        env = render_env(model, env_id, "rgb_array")
+        env = render_env(model, "rgb_array", env_id, env_kwargs)
         try:
-            recording = record_video(predictor(model, env), env, out, episodes=episodes, seed=seed)
+            predict = predictor(model, env, deterministic)
+            recording = record_video(predict, env, out, episodes=episodes, seed=seed)
         finally:
             env.close()
     returns = ", ".join(f"{r:.1f}" for r in recording.returns)
     print(f"wrote {recording.path} (return {returns})")
 
 
-def render_env(model: Any, env_id: str | None, mode: str | None) -> Any:
-    """The environment to play in, drawn by `mode`."""
+def render_env(
+    model: Any, mode: str | None, env_id: str | None = None, env_kwargs: dict[str, Any] | None = None
+) -> Any:
+    """The environment to play in, drawn by `mode`; ValueError where it is not the model's kind."""
     from actrix.algorithms.settings import SettingError
+    from actrix.core.types import Spec
     from actrix.envs.agents.make import team_env
     from actrix.envs.atari import PLAY, atari_single_env, is_atari
     from actrix.envs.build import single_env
     from actrix.envs.jax_envs import JAX_TWINS, has_jax_env
     from actrix.envs.masks import MaskKeeper
-    from actrix.runs.start import model_env_id
+    from actrix.loops.evaluate import check_same_spaces
+    from actrix.runs.start import model_env
 
-    env_id = model_env_id(model, env_id)
-    if is_atari(env_id):
-        return atari_single_env(env_id, render_mode=mode, **PLAY)
+    env_id, kwargs = model_env(model, env_id, env_kwargs)
     if has_jax_env(env_id) and env_id not in JAX_TWINS:
         raise SettingError(f"{env_id} exists in JAX only: it can be neither drawn nor recorded.")
-    if (game := team_env(env_id, model.env_kwargs, mode)) is not None:
-        if mode is None:
-            raise SettingError(f"{env_id} has several agents: a data set holds the episodes of one.")
-        return game
-    env = single_env(env_id, model.env_kwargs, render_mode=mode)
-    return env if model._known_spec().mask_size is None else MaskKeeper(env)
+    env: Any = team_env(env_id, kwargs, mode)
+    if env is not None and mode is None:
+        raise SettingError(f"{env_id} has several agents: a data set holds the episodes of one.")
+    if env is None and is_atari(env_id):
+        env = atari_single_env(env_id, mode, kwargs, **PLAY)
+    elif env is None:
+        env = MaskKeeper(single_env(env_id, kwargs, render_mode=mode))
+    one = getattr(env, "table", env)  # a game's agents are rows of the same spaces
+    there = Spec(one.observation_space, one.action_space, mask_size=getattr(one, "mask_size", None))
+    check_same_spaces(model._known_spec(), there)
+    return env
 
 
 def predictor(model: Any, env: Any, deterministic: bool = True) -> Any:
@@ -173,7 +196,7 @@ def predictor(model: Any, env: Any, deterministic: bool = True) -> Any:
 
 def _video(args: argparse.Namespace) -> None:
     path = next(iter(model_paths(args.path).values()))
-    record_to(path, args.out, args.episodes, args.seed, args.env)
+    record_to(path, args.out, args.episodes, args.seed, args.env, _arguments(args), not args.stochastic)
 
 
 def _record(args: argparse.Namespace) -> None:
@@ -181,12 +204,16 @@ def _record(args: argparse.Namespace) -> None:
     from actrix.data.datasets.play import record_episodes
     from actrix.data.datasets.write import write_dataset
     from actrix.model import Model
+    from actrix.runs.start import model_env
 
     if args.steps and args.episodes:
         raise SettingError("give either --steps or --episodes, not both.")
+    if args.random and args.stochastic:
+        raise SettingError("give either --random or --stochastic, not both.")
     episodes = args.episodes or (None if args.steps else 100)
     model = Model.load(next(iter(model_paths(args.path).values())))
-    env = render_env(model, args.env, None)
+    where, kwargs = model_env(model, args.env, _arguments(args))
+    env = render_env(model, None, where, kwargs)
 
     def random(obs: Any, state: Any, episode_start: Any) -> Any:
         return getattr(env, "sample_legal", env.action_space.sample)(), None
@@ -204,8 +231,7 @@ def _record(args: argparse.Namespace) -> None:
         played = noted(record_episodes(predict, env, steps=args.steps, episodes=episodes, seed=args.seed))
         who = "random" if args.random else model.preset.name
         spec = model._known_spec()
-        path = write_dataset(args.to, played, spec, env_id=args.env or model.env_id, env_kwargs=model.env_kwargs,
-                             algorithm_name=who)  # fmt: skip
+        path = write_dataset(args.to, played, spec, env_id=where, env_kwargs=kwargs, algorithm_name=who)
     finally:
         env.close()
     print(f"wrote {path}: {len(returns)} episodes of {who}, mean return {sum(returns) / len(returns):.1f}")
@@ -223,7 +249,7 @@ def _show_answers(model: Any, env: Any, args: argparse.Namespace) -> None:
     from actrix.show.display import answered
 
     console = Console(highlight=False)
-    for answer in answers(model.policy, env, args.episodes, args.seed):
+    for answer in answers(model.policy, env, args.episodes, args.seed, not args.stochastic):
         whole = answered(answer.prompt, answer.text, answer.right)
         if not console.is_terminal:
             console.print(whole)
@@ -240,11 +266,12 @@ def _watch(args: argparse.Namespace) -> None:
     from actrix.show.record import watch
 
     model = Model.load(next(iter(model_paths(args.path).values())))
-    if (asked := _token_env(model, args.env)) is not None:
+    if (asked := _token_env(model, args)) is not None:
         return _show_answers(model, asked, args)
-    env = render_env(model, args.env, "human")
+    env = render_env(model, "human", args.env, _arguments(args))
     try:
-        returns, _ = watch(predictor(model, env), env, args.episodes, seed=args.seed)
+        predict = predictor(model, env, not args.stochastic)
+        returns, _ = watch(predict, env, args.episodes, seed=args.seed)
     finally:
         env.close()
     print("returns", ", ".join(f"{r:.1f}" for r in returns))

@@ -47,6 +47,8 @@ class AtariWrapper(gym.Wrapper):
     (SB3: four, then four of the next action), a new life begins with no-ops too (SB3: one step of no-op), and
     the stack repeats the first frame (SB3: zeros). Where lives do not end episodes, `fire_on_life_loss` presses FIRE
     for one raw frame after each (Breakout otherwise waits for ever on an agent that never had to; not in EnvPool).
+    `sb3_resets` begins as SB3 does: in games with FIRE, that and the third action for a whole step each after the
+    no-ops, and a new life after one step of no-op. `frame_stack` 0 leaves the one picture, [84, 84, 1].
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class AtariWrapper(gym.Wrapper):
         frame_stack: int = 4,
         max_episode_frames: int = 108_000,
         fire_on_life_loss: bool = False,
+        sb3_resets: bool = False,
     ):
         """`env` is an `ALE/<Game>-v5` environment made with frameskip=1; raises ValueError for another one."""
         if getattr(env.unwrapped, "_frameskip", None) != 1:
@@ -68,47 +71,68 @@ class AtariWrapper(gym.Wrapper):
         if noop_max < 0:
             raise ValueError(f"AtariWrapper: noop_max must not be negative, got {noop_max}.")
         _own_settings(env.unwrapped, action_repeat_probability)
-        game = _Game(env, noop_max)
-        env = AtariPreprocessing(game, noop_max=0, frame_skip=frame_skip, screen_size=screen_size)
+        game = _Game(env, noop_max, frame_skip if sb3_resets else 0)
+        env = AtariPreprocessing(
+            game,
+            noop_max=0,
+            frame_skip=frame_skip,
+            screen_size=screen_size,
+            grayscale_newaxis=not frame_stack,
+        )
         env = _Episodes(env, game, terminal_on_life_loss, max_episode_frames // frame_skip, fire_on_life_loss)
         if clip_reward:
             env = TransformReward(env, lambda reward: float(np.sign(float(reward))))
-        super().__init__(FrameStackObservation(env, frame_stack))
+        super().__init__(FrameStackObservation(env, frame_stack) if frame_stack else env)
 
 
 class _Game(gym.Wrapper):
     """Raw frames, below the frame skip: how an episode starts.
 
-    A game's end is hidden: ALE ignores what comes after it, so that the frame skip always sees its last two
+    A game's end is hidden, and nothing comes after it, so that the frame skip always sees its last two
     frames (where it breaks off, AtariPreprocessing shows frames of the step before). Observations are not used:
-    AtariPreprocessing reads the screen, of which it is told here.
+    AtariPreprocessing reads the screen, of which it is told here. `step` > 0 is the length of a step for the way in
+    which Stable-Baselines3 begins.
     """
 
-    def __init__(self, env: gym.Env, noop_max: int):
+    def __init__(self, env: gym.Env, noop_max: int, step: int = 0):
         super().__init__(env)
         screen = env.unwrapped.ale.getScreenDims()  # type: ignore[attr-defined]
         self.observation_space = gym.spaces.Box(0, 255, screen, np.uint8)
         meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
         self.fire = meanings.index("FIRE") if "FIRE" in meanings else None
-        self.noop_max, self.goes_on = noop_max, False
+        self.noop_max, self.goes_on, self._step = noop_max, False, step
+        self._last: tuple | None = None  # what came with the end, once it has come
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         obs: Any = None
         info: dict[str, Any] = {}
-        if seed is not None or not self.goes_on:
+        fresh = seed is not None or not self.goes_on
+        if fresh:
             obs, info = self.env.reset(seed=seed, options=options)
-        frames = int(self.np_random.integers(1, self.noop_max + 1)) if self.noop_max else 0
-        actions = [0] * frames
-        if self.fire is not None:
-            actions[-1:] = [self.fire]
-        for action in actions:
+        for action in self._opening(fresh):
             obs, _, over, _, info = self.env.step(action)
             if over:
                 obs, info = self.env.reset()
+        self._last = None
         return obs, info
 
+    def _opening(self, fresh: bool) -> list[int]:
+        """The raw actions before an episode's first observation."""
+        noops = int(self.np_random.integers(1, self.noop_max + 1)) if self.noop_max else 0
+        if self._step:
+            fire = [] if self.fire is None else [self.fire, 2]
+            return [0] * (noops if fresh else self._step) + [a for a in fire for _ in range(self._step)]
+        actions = [0] * noops
+        if self.fire is not None:
+            actions[-1:] = [self.fire]
+        return actions
+
     def step(self, action: Any):
-        obs, reward, _, _, info = self.env.step(action)
+        if self._last is not None:
+            return self._last
+        obs, reward, over, _, info = self.env.step(action)
+        if over:
+            self._last = obs, 0.0, False, False, info
         return obs, reward, False, False, info
 
 
@@ -162,9 +186,8 @@ def make_atari_env(
     """
     if int(n_envs) != n_envs or n_envs < 1:
         raise ValueError(f"n_envs must be a positive integer, got {n_envs}.")
-    for name in _OURS.keys() & (env_kwargs or {}).keys():
-        raise ValueError(f"env_kwargs has {name!r}: give {_OURS[name]!r} in wrapper_kwargs instead.")
-    game, settings = _ale_id(env_id), _settings(wrapper_kwargs or {})
+    game, settings = ale_id(env_id), settings_of(wrapper_kwargs)
+    game_kwargs(settings, env_kwargs)  # may refuse
     seeds = env_seeds(seed, n_envs)
     envs: Any
     if atari_backend(backend, env_id, n_envs, wrapper_kwargs, env_kwargs) == "envpool":
@@ -174,7 +197,7 @@ def make_atari_env(
         envs = vectorise(build, n_envs, seeds)
         limit = settings["max_episode_frames"] // settings["frame_skip"]
         envs.spec = dataclasses.replace(
-            envs.spec, max_episode_steps=limit, frame_stack=settings["frame_stack"]
+            envs.spec, max_episode_steps=limit, frame_stack=settings["frame_stack"] or None
         )
     envs.env_id = game if not env_kwargs and set(wrapper_kwargs or ()) <= set(PLAY) else None
     return envs
@@ -194,12 +217,14 @@ def atari_backend(
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)} for Atari, got {backend!r}.")
-    game, settings = _ale_id(env_id), _settings(wrapper_kwargs or {})
+    game, settings = ale_id(env_id), settings_of(wrapper_kwargs)
     reason = ""
     if env_kwargs:
         reason = "takes no env_kwargs"
     elif settings["noop_max"] < 1 or settings["frame_skip"] < 2:
         reason = "needs noop_max >= 1 and frame_skip >= 2"
+    elif settings["sb3_resets"] or not settings["frame_stack"]:
+        reason = "has neither sb3_resets nor frame_stack=0"
     elif settings["fire_on_life_loss"]:
         reason = "cannot press FIRE inside a game"
     elif backend == "envpool" and atari_pool_id(game) is None:
@@ -211,10 +236,15 @@ def atari_backend(
     return "gymnasium" if backend == "auto" else backend
 
 
-def atari_single_env(env_id: str, render_mode: str | None = None, **wrapper_kwargs: Any) -> gym.Env:
+def atari_single_env(
+    env_id: str,
+    render_mode: str | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    **wrapper_kwargs: Any,
+) -> gym.Env:
     """One wrapped Gymnasium environment as `make_atari_env` builds it: for video and watching."""
-    env_kwargs = {} if render_mode is None else {"render_mode": render_mode}
-    return _single(_ale_id(env_id), env_kwargs, _settings(wrapper_kwargs))
+    kwargs = dict(env_kwargs or {}) | ({} if render_mode is None else {"render_mode": render_mode})
+    return _single(ale_id(env_id), kwargs, settings_of(wrapper_kwargs))
 
 
 def is_atari(env_id: Any) -> bool:
@@ -225,7 +255,8 @@ def is_atari(env_id: Any) -> bool:
 _ATARI = re.compile(r"ALE/(\w+)-v\d+|(\w+)NoFrameskip-v4")
 
 
-def _ale_id(env_id: str) -> str:
+def ale_id(env_id: Any) -> str:
+    """ALE's name of a game; UnknownEnvError with the nearest one."""
     match = _ATARI.fullmatch(env_id) if isinstance(env_id, str) else None
     if match is None:
         nearest = _nearest_game(f"ALE/{re.split('[-/]', str(env_id))[0]}-v5")
@@ -241,8 +272,11 @@ def _nearest_game(game: str) -> str:
     return nearest(game)
 
 
-def _single(game: str, env_kwargs: dict[str, Any] | None, settings: dict[str, Any]) -> gym.Env:
-    kwargs = {
+def game_kwargs(settings: dict[str, Any], env_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """What ALE's environment is made with; ValueError for what is the wrapper's to say."""
+    for name in _OURS.keys() & (env_kwargs or {}).keys():
+        raise ValueError(f"env_kwargs has {name!r}: give {_OURS[name]!r} in wrapper_kwargs instead.")
+    return {
         "frameskip": 1,
         "repeat_action_probability": settings["action_repeat_probability"],
         "max_num_frames_per_episode": 0,
@@ -250,7 +284,14 @@ def _single(game: str, env_kwargs: dict[str, Any] | None, settings: dict[str, An
         "obs_type": "ram",  # the cheapest; see _Game
         **(env_kwargs or {}),
     }
-    env = make_one(game, kwargs)
+
+
+def _single(game: str, env_kwargs: dict[str, Any] | None, settings: dict[str, Any]) -> gym.Env:
+    return wrapped(make_one(game, game_kwargs(settings, env_kwargs)), **settings)
+
+
+def wrapped(env: gym.Env, **settings: Any) -> AtariWrapper:
+    """`AtariWrapper`; ImportError names the extra."""
     try:
         return AtariWrapper(env, **settings)
     except gym.error.DependencyNotInstalled as error:
@@ -276,8 +317,9 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def _settings(wrapper_kwargs: dict[str, Any]) -> dict[str, Any]:
+def settings_of(wrapper_kwargs: dict[str, Any] | None) -> dict[str, Any]:
     """All settings of `AtariWrapper`, checked."""
+    wrapper_kwargs = wrapper_kwargs or {}
     for name, value in wrapper_kwargs.items():
         if name not in _DEFAULTS:
             raise ValueError(f"AtariWrapper has no setting {name!r}; it has {', '.join(_DEFAULTS)}.")
@@ -287,7 +329,7 @@ def _settings(wrapper_kwargs: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(default, float):
             sound, what = isinstance(value, float | int) and 0 <= value <= 1, "a probability"
         else:
-            least = 0 if name == "noop_max" else 1
+            least = 0 if name in ("noop_max", "frame_stack") else 1
             sound = isinstance(value, int) and not isinstance(value, bool) and value >= least
             what = f"a whole number >= {least}"
         if not sound:

@@ -63,6 +63,7 @@ def of_functions(
     check_observation_space(first.observation_space)
     check_action_space(first.action_space)
     masks, limit = find_masks_of(first), first.spec.max_episode_steps if first.spec else None
+    first.looked()
     makers: list[Callable[[], gym.Env]] = [
         functools.partial(construct, build, i) for i, build in enumerate(builds)
     ]
@@ -87,7 +88,7 @@ def started(vec_env_cls: Any, makers: Sequence[Callable[[], gym.Env]], options: 
         ) from error
 
 
-def construct(build: Callable[[], gym.Env], index: int) -> gym.Env:
+def construct(build: Callable[[], gym.Env], index: int) -> Guard:
     """What `build` makes, guarded; EnvError where its constructor raises."""
     try:
         return Guard(build(), index)

@@ -38,16 +38,25 @@ class Guard(gym.Wrapper):
         self.index, self.steps = index, 0
         self.seed: int | None = None
         self._options: dict[str, Any] | None = None
-        layer: Any = env
-        while isinstance(layer, gym.Wrapper):
-            if isinstance(layer, Monitor):
-                layer.numbered(index)
-            layer = layer.env
+        for monitor in self._monitors():
+            monitor.numbered(index)
         space: Any = env.observation_space
         # What the fast path of `step` compares with; other spaces always take `conform`.
         self._shape: Any = space.shape if isinstance(space, spaces.Box) else None
         self._dtype: Any = space.dtype
         _take_plain(env.unwrapped)
+
+    def _monitors(self) -> list[Monitor]:
+        found, layer = [], self.env
+        while isinstance(layer, gym.Wrapper):
+            found += [layer] if isinstance(layer, Monitor) else []
+            layer = layer.env
+        return found
+
+    def looked(self) -> None:
+        """The last reset was only to look: it began no episode."""
+        for monitor in self._monitors():
+            monitor.needs_reset = True
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         self.seed = self.seed if seed is None else seed

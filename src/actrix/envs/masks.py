@@ -11,6 +11,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, VectorEnv, VectorWrapper
 
+from actrix.core.spaces import mask_length, to_env_action
+
 
 def find_masks(envs: VectorEnv) -> str:
     """Where masks come from: 'method' (or an attribute), 'info' or 'none'. May reset the environments."""
@@ -90,6 +92,7 @@ class MaskKeeper(gym.Wrapper):
         super().__init__(env)
         self._source = find_masks_of(env)
         self.mask: np.ndarray | None = None
+        self.mask_size = None if self._source == "none" else mask_length(env.action_space)
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         obs, info = self.env.reset(**kwargs)
@@ -103,13 +106,15 @@ class MaskKeeper(gym.Wrapper):
 
     def sample_legal(self) -> Any:
         """A uniformly random legal action."""
-        space = self.action_space
+        space: Any = self.action_space
         if self.mask is None:
             return space.sample()
         if isinstance(space, spaces.Discrete):
             return space.sample(mask=self.mask.astype(np.int8))
-        parts = np.split(self.mask.astype(np.int8), np.cumsum(space.nvec)[:-1])  # type: ignore[attr-defined]
-        return space.sample(mask=tuple(parts))
+        ends = np.cumsum(space.nvec if isinstance(space, spaces.MultiDiscrete) else [2] * int(space.n))
+        legal = [np.flatnonzero(part) for part in np.split(self.mask, ends[:-1])]
+        drawn = np.array([space.np_random.choice(part) for part in legal], space.dtype)
+        return to_env_action(space, drawn)
 
     def _note(self, info: dict[str, Any]) -> None:
         if self._source == "none":

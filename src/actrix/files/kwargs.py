@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,14 +42,16 @@ def left_out(env_kwargs: Mapping[str, Any] | None) -> list[str]:
     return sorted(name for name, value in (env_kwargs or {}).items() if not plain(value)[1])
 
 
-def check_complete(model: Any, env_id: str | None) -> None:
-    """Raise ModelFileError where the model's environment would be made without what its file could not hold."""
-    if model.left_out and env_id == model.env_id:
-        given = ", ".join(f"{name!r}: …" for name in model.left_out)
+def check_complete(model: Any, env_id: str | None, given: Collection[str] = ()) -> None:
+    """Raise ModelFileError where the model's environment would be made without what its file could not hold, nor
+    is `given`."""
+    lost = [name for name in model.left_out if name not in given]
+    if lost and env_id == model.env_id:
+        again = ", ".join(f"{name!r}: …" for name in lost)
         raise ModelFileError(
-            f"{env_id} was made with env_kwargs {', '.join(model.left_out)}, which could not be written and are not in "
-            f"the model's file: give them again, load(path, env_kwargs={{{given}}}), or name an environment that "
-            "has them (on the command line --env module:function)."
+            f"{env_id} was made with env_kwargs {', '.join(lost)}, which could not be written and are not in "
+            f"the model's file: give them again, load(path, env_kwargs={{{again}}}), or name an environment that "
+            "has them (on the command line --env-kwargs, or --env module:function)."
         )
 
 

@@ -16,7 +16,7 @@ from actrix.core.contract import Algorithm
 from actrix.core.spaces import to_env_action
 from actrix.core.types import PyTree, Spec
 from actrix.envs.atari import PLAY, is_atari, make_atari_env
-from actrix.envs.base import HostEnv, JaxEnv, Step, infos_of, successes
+from actrix.envs.base import HostEnv, Step, infos_of, successes
 from actrix.envs.build import token_task
 from actrix.envs.guard import env_seeds
 from actrix.envs.make import as_host_env, make_vec_env
@@ -175,12 +175,20 @@ def evaluation_env(
                         backend="jax" if jax_only else "gymnasium")  # fmt: skip
 
 
-def check_same_spaces(spec: Spec, env: HostEnv | JaxEnv) -> None:
-    """Raise ValueError with the difference unless `env` has the spaces that the policy was made for."""
+def check_same_spaces(ours: Spec, theirs: Spec) -> None:
+    """Raise ValueError with the difference unless an environment has the spaces that the policy was made for.
+
+    Masks may be new: what is illegal is left out of the policy. Where they are gone, it would do what it never learned.
+    """
     for what in ("observation_space", "action_space"):
-        ours, theirs = getattr(spec, what), getattr(env.spec, what)
-        if ours != theirs:
-            raise ValueError(f"the environment's {what} is {theirs}, the model's is {ours}.")
+        mine, other = getattr(ours, what), getattr(theirs, what)
+        if mine != other:
+            raise ValueError(f"the environment's {what} is {other}, the model's is {mine}.")
+    if ours.mask_size is not None and theirs.mask_size is None:
+        raise ValueError(
+            "the environment has no action masks, and the model was trained with them, so that it never learned what "
+            "was illegal: give one with action_masks() or info['action_mask']."
+        )
 
 
 def _tell(
@@ -222,7 +230,7 @@ def evaluate_policy(
     if render:
         raise ValueError("evaluate_policy does not render: use `actrix watch` or `actrix video`.")
     host = as_host_env(env)
-    check_same_spaces(model._known_spec(), host)
+    check_same_spaces(model._known_spec(), host.spec)
     if isinstance(env, VecNormalize):
         env.check_evaluation(model)
     on_step = None if callback is None else functools.partial(_tell, callback, model, host)

@@ -30,6 +30,8 @@ START_TIMEOUT = 300.0
 """Seconds that the processes may take to start and to find each other."""
 GRACE = 10.0
 """Seconds in which a death must show that made another one fail."""
+UPDATE, PATIENCE = 300.0, 10
+"""An update may take so many seconds, or so many times the longest one before it, where that is more."""
 DEATHS = 3
 """How often one of them may die over one update."""
 
@@ -41,6 +43,7 @@ class Team(Learners):
         """Raises ImportError (no Ray), ValueError (no cluster, other versions there, no such devices)."""
         super().__init__(count)
         self.processes, self.restarts = processes, 0
+        self._longest = 0.0
         self._ray = join(address, processes)
         self._handles: list[Any] = []
         self._end = weakref.finalize(self, _release, self._ray, self._handles)
@@ -69,8 +72,11 @@ class Team(Learners):
         for death in range(DEATHS + 1):
             first = None if learner is self._last else self._ray.put(views(learner))
             common = first, chunk, key, iteration
-            out = self._all("learn", [(*common, i == 0) for i in range(self.processes)])
+            began = time.monotonic()
+            bound = max(UPDATE, PATIENCE * self._longest)
+            out = self._all("learn", [(*common, i == 0) for i in range(self.processes)], bound)
             if all(x is not GONE for x in out):
+                self._longest = max(self._longest, time.monotonic() - began)
                 break
             self._rehire(death)
         leaves, metrics = out[0]
@@ -101,9 +107,11 @@ class Team(Learners):
     def _rehire(self, death: int) -> None:
         """All of them anew, as none goes on without the others; EnvError where that happens too often."""
         if death == DEATHS:
-            raise EnvError(f"a learner's process died {DEATHS + 1} times over one update.")
+            raise EnvError(
+                f"a learner's process died, or did not answer, {DEATHS + 1} times over one update."
+            )
         warnings.warn(
-            "a learner's process died: all of them are replaced, and make the update again.",
+            "a learner's process died or does not answer: all of them are replaced, and make the update again.",
             RuntimeWarning,
             stacklevel=4,
         )
@@ -121,16 +129,16 @@ class Team(Learners):
             )
         return out
 
-    def _all(self, method: str, arguments: Sequence[tuple], timeout: float | None = None) -> list[Any]:
+    def _all(self, method: str, arguments: Sequence[tuple], timeout: float) -> list[Any]:
         """The same, with GONE for all who did not answer once one of them has died, or after the timeout."""
         calls = zip(self._handles, arguments, strict=True)
         tasks = [getattr(handle, method).remote(*given) for handle, given in calls]
-        end = None if timeout is None else time.monotonic() + timeout
+        end = time.monotonic() + timeout
         found: dict[Any, Any] = {}
         errors: list[Exception] = []
         while len(found) < len(tasks):
-            left = None if end is None else max(0.0, end - time.monotonic())
-            ready, _ = self._ray.wait([x for x in tasks if x not in found], num_returns=1, timeout=left)
+            waited = [x for x in tasks if x not in found]
+            ready, _ = self._ray.wait(waited, num_returns=1, timeout=max(0.0, end - time.monotonic()))
             for task in ready:
                 try:
                     found[task] = result(self._ray, task)

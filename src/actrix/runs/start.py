@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -321,16 +321,19 @@ def final_evaluation(path: Path, seed: int, episodes: int = EVAL_EPISODES) -> np
 
 
 def evaluate_model(
-    model: Model, episodes: int, seed: int | None, deterministic: bool = True, env_id: str | None = None
-) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    model: Model, episodes: int, seed: int | None, deterministic: bool = True, env_id: str | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+) -> tuple[np.ndarray, np.ndarray, list[float]]:  # fmt: skip
     """Fresh episodes on Gymnasium's own environment, whatever trained; (returns, lengths, `info["is_success"]` of those
     that told). The seeds differ from the training's.
 
-    `env_id` None takes the model's; one that would import a module is refused unless it is given here.
+    `env_id` None takes the model's; one that would import a module is refused unless it is given here. `env_kwargs` are
+    as `model_env` takes them.
     """
-    env = evaluation_env(model_env_id(model, env_id), episodes, model.env_kwargs)
+    where, arguments = model_env(model, env_id, env_kwargs)
+    env = evaluation_env(where, episodes, arguments)
     try:
-        check_same_spaces(model._known_spec(), env)
+        check_same_spaces(model._known_spec(), env.spec)
         told: list[float] = []
         seed = None if seed is None else seed + 10**6
         returns, lengths = evaluate(model.policy, env, episodes, deterministic, seed, noting(env, told))
@@ -339,9 +342,24 @@ def evaluate_model(
         env.close()
 
 
-def model_env_id(model: Model, env_id: str | None = None) -> str:
-    """The environment to play a loaded model in: the one the user names, else the file's own, if it is inert."""
-    check_complete(model, model.env_id if env_id is None else env_id)
+def model_env(
+    model: Model, env_id: str | None = None, env_kwargs: dict[str, Any] | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Where to play a loaded model, with the arguments: those given, in the model's own environment besides the file's.
+
+    Raises ModelFileError where one is neither given nor in the file, and what `model_env_id` raises.
+    """
+    given = dict(env_kwargs or {})
+    where = model_env_id(model, env_id, given)
+    return where, {**(model.env_kwargs or {}), **given} if where == model.env_id else given
+
+
+def model_env_id(model: Model, env_id: str | None = None, given: Collection[str] = ()) -> str:
+    """The environment to play a loaded model in: the one the user names, else the file's own, if it is inert.
+
+    `given` are the names of arguments that need not be in the file.
+    """
+    check_complete(model, model.env_id if env_id is None else env_id, given)
     if env_id is not None:
         return env_id
     check_inert(model.env_id)

@@ -179,12 +179,18 @@ def plot_compare(
             raise ValueError(f"{label!r} has no run folders")
         loaded[label] = [load_run(f) for f in listed]
     runs = [run for group in loaded.values() for run in group]
-    figure, axes = _figure(_shared_title(runs) if title is None else title)
+    curves = {label: [run.curve() for run in group] for label, group in loaded.items()}
+    return plot_curves(curves, out, _shared_title(runs) if title is None else title)
+
+
+def plot_curves(groups: Mapping[str, Sequence[Curve]], out: Folder, title: str = "") -> Path:
+    """The same of curves: label of each line → (steps, values) of its seeds."""
+    figure, axes = _figure(title)
     ends = []
-    for i, (label, group) in enumerate(loaded.items()):
+    for i, (label, group) in enumerate(groups.items()):
         # Dashes too, for print in grey and for more lines than colours.
         dash = DASHES[(i // len(PALETTE)) % len(DASHES)]
-        cleaned = [run.curve() for run in group]
+        cleaned = [_thin(*clean(*curve)) for curve in group]
         _aggregate(axes, cleaned, PALETTE[i % len(PALETTE)], dash, label)
         ends += [x for x, _ in cleaned]
     _finish(axes, np.concatenate(ends))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import os
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -13,10 +14,7 @@ from gymnasium import spaces
 
 from actrix.core.fields import switch, whole
 from actrix.core.types import Prompts, Spec
-
-END = 0
-"""The token that ends an answer; also what is behind the ends of prompts and answers in arrays."""
-
+from actrix.envs.tokens.preferences import END, load_reward
 
 class Instance(NamedTuple):
     """A question."""
@@ -52,6 +50,9 @@ class TokenEnv(abc.ABC):
     overlong: int = dataclasses.field(default=0, kw_only=True)
     """Tokens before the end of the room in which an answer costs the more the longer it is (`lateness`); 0 = off."""
 
+    reward_model: str = dataclasses.field(default="", kw_only=True)
+    """A file of `RewardModel.save`, whose reward an answer gets in place of the verifier's; "" = the verifier's."""
+
     symbols: ClassVar[tuple[str, ...]]
     """How each token is written; the first is END."""
 
@@ -59,6 +60,7 @@ class TokenEnv(abc.ABC):
         whole(self, "group")
         switch(self, "held_out")
         whole(self, "overlong", least=0)
+        object.__setattr__(self, "reward_model", os.fspath(self.reward_model))
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -84,7 +86,7 @@ class TokenEnv(abc.ABC):
         return jnp.all(answer == instance.solution)
 
     def score(self, instance: Instance, answer: jax.Array, done: jax.Array) -> jax.Array:
-        """The reward where the answer is done: 1 if it is right; else 0."""
+        """The verifier's reward where the answer is done: 1 if it is right; else 0."""
         return jnp.where(done & self.right(instance, answer), 1.0, 0.0)
 
     def lateness(self, length: jax.Array, ended: jax.Array) -> jax.Array:
@@ -103,12 +105,15 @@ class TokenEnv(abc.ABC):
             raise ValueError(
                 f"overlong={self.overlong} must be less than {self.answer_room}, the tokens of the longest answer."
             )
-        prompts = Prompts(self.group, self.answer_room, verified=not self.overlong)
+        if self.reward_model:
+            load_reward(self.reward_model, self)
+        verified = not (self.overlong or self.reward_model)
+        prompts = Prompts(self.group, self.answer_room, verified=verified)
         return Spec(space, space, steps, len(self.vocabulary), prompts=prompts)
 
     def verifier(self) -> TokenEnv:
         """The same questions, with the verifier's reward alone."""
-        return dataclasses.replace(self, overlong=0)
+        return dataclasses.replace(self, overlong=0, reward_model="")
 
     def reset(self, key: jax.Array) -> tuple[TokenState, jax.Array]:
         """Return (state, obs) of a new question."""
@@ -124,7 +129,11 @@ class TokenEnv(abc.ABC):
         place = t - instance.length
         answer = state.answer.at[jnp.where(asked, self.answer_room, place)].set(token, mode="drop")
         done = ~asked & ((token == END) | (place == self.answer_room - 1))
-        reward = self.score(instance, answer, done)
+        if self.reward_model:
+            judged = load_reward(self.reward_model, self)(instance.prompt, answer)
+            reward = jnp.where(done, judged, 0.0)
+        else:
+            reward = self.score(instance, answer, done)
         if self.overlong:
             reward += jnp.where(done, self.lateness(place + 1, token == END), 0.0)
         return TokenState(instance, answer, t), token, reward, done, jnp.zeros((), bool)

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
+from actrix.envs.atari import ale_id, game_kwargs, settings_of, wrapped
 from actrix.envs.base import HostEnv
 from actrix.envs.make import make_vec_env
 from actrix.envs.vec.monitor import ENDING, Monitor
@@ -52,6 +53,38 @@ def made(
         vec_env_cls=vec_env_cls, **more,
     )  # fmt: skip
     return vec_env_of(host)
+
+
+def made_atari(
+    env_id: str, n_envs: int = 1, seed: int | None = None, start_index: int = 0,
+    monitor_dir: str | os.PathLike | None = None, wrapper_kwargs: dict[str, Any] | None = None,
+    env_kwargs: dict[str, Any] | None = None, vec_env_cls: Any = None, vec_env_kwargs: dict[str, Any] | None = None,
+    monitor_kwargs: dict[str, Any] | None = None, backend: str = "auto",
+) -> VecEnv:  # fmt: skip
+    """`actrix.make_atari_env`: Atari games with Stable-Baselines3's parameters and preprocessing.
+
+    An observation is one picture, uint8 [84, 84, 1]: `VecFrameStack(env, 4)` puts four behind each other, zeros before
+    an episode. `wrapper_kwargs` go to `AtariWrapper`, where `frame_stack` is 0 and `sb3_resets` true unless they are
+    given; the rest is as in `made`. (An id that a model is given is stacked by itself, each picture stored once:
+    PPO("CnnPolicy", "ALE/Pong-v5", n_envs=8).)
+
+    Raises UnknownEnvError (with the nearest names), ImportError (a missing extra), ValueError (bad settings).
+    """
+    if backend not in ("auto", "gymnasium"):
+        raise ValueError(
+            f"backend={backend!r}: make_atari_env makes Gymnasium's environments; give a model the id, with backend="
+            f"{backend!r}, or use actrix.envs.atari.make_atari_env."
+        )
+    settings = settings_of({"frame_stack": 0, "sb3_resets": True} | (wrapper_kwargs or {}))
+    vec = made(
+        ale_id(env_id), n_envs, seed, start_index, monitor_dir, wrapped, game_kwargs(settings, env_kwargs), vec_env_cls,
+        vec_env_kwargs, monitor_kwargs, settings, backend="gymnasium",
+    )  # fmt: skip
+    limit = settings["max_episode_frames"] // settings["frame_skip"]
+    vec.host.spec = dataclasses.replace(
+        vec.host.spec, max_episode_steps=limit, frame_stack=settings["frame_stack"] or None
+    )
+    return vec
 
 
 def vec_env_of(host: HostEnv) -> VecEnv:

@@ -124,7 +124,7 @@ class VecFrameStack(VecEnv):
     """Environments whose observations are the last `n_stack` of the episode, one behind the other, zeros before it.
 
     Along the axis of an image's channels, else along the last one; `channels_order`, "first" or "last" (of a Dict: a
-    dict of these), says another. What `make_atari_env` returns has stacked its frames and stays as it is. ValueError
+    dict of these), says another. What has stacked its frames itself (`spec.frame_stack`) stays as it is. ValueError
     for observations without axes and around `VecNormalize`, which belongs outside.
     """
 
@@ -134,7 +134,7 @@ class VecFrameStack(VecEnv):
             raise ValueError("VecFrameStack around VecNormalize: write VecNormalize(VecFrameStack(env, n)).")
         if host.spec.frame_stack not in (None, n_stack):
             raise ValueError(
-                f"n_stack={n_stack}: make_atari_env has stacked {host.spec.frame_stack} frames already."
+                f"n_stack={n_stack}: these environments have stacked {host.spec.frame_stack} frames already."
             )
         super().__init__(host if host.spec.frame_stack else StackedEnvs(host, n_stack, channels_order))
         self.venv, self.n_stack = venv, n_stack

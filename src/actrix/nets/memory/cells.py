@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, Self
 
 import equinox as eqx
 import jax
@@ -13,19 +13,29 @@ from jaxtyping import Array, Bool, Float
 from actrix.core.types import Key, PyTree
 
 
-def zero_where(first: Array, carry: PyTree) -> PyTree:
-    """Zero the memory `[N, ...]` of the environments that start an episode."""
+class Forgets(abc.ABC):
+    """Part of a carry that need not be zeroed to be empty."""
 
-    def zero(c: Array) -> Array:
+    @abc.abstractmethod
+    def forget(self, first: Bool[Array, "*batch"]) -> Self:
+        """Empty where an episode starts."""
+
+
+def zero_where(first: Array, carry: PyTree) -> PyTree:
+    """Zero the memory `[N, ...]` of the environments that start an episode, or what says how much of it is there."""
+
+    def zero(c: Any) -> Any:
+        if isinstance(c, Forgets):
+            return c.forget(first)
         return jnp.where(first.reshape(first.shape + (1,) * (c.ndim - first.ndim)), jnp.zeros((), c.dtype), c)
 
-    return jax.tree.map(zero, carry)
+    return jax.tree.map(zero, carry, is_leaf=lambda c: isinstance(c, Forgets))
 
 
 class Memory(abc.ABC):
     """A module between the encoder and the branches whose output depends on the episode so far; of ONE environment.
 
-    What it keeps from step to step, the carry, is a pytree of arrays that are all zero where an episode starts.
+    What it keeps from step to step, the carry, is a pytree of arrays that are all zero where an episode starts, or `Forgets`.
     A trail is what `along` leaves for `after` and `starts`: arrays with the time first.
     """
 

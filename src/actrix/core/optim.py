@@ -73,21 +73,6 @@ def descend(
     return jax.tree.map(lambda t, u: t - jnp.asarray(learning_rate, t.dtype) * u, theta, update), state
 
 
-def descend_if_finite(
-    optimizer: optax.GradientTransformation,
-    gradient: jax.Array,
-    state: optax.OptState,
-    theta: jax.Array,
-    learning_rate: jax.Array | float,
-) -> tuple[jax.Array, optax.OptState, jax.Array]:
-    """`descend`, or nothing at all where the gradient is not finite; also returns whether it was."""
-    finite = jnp.isfinite(jnp.sum(jnp.square(gradient)))
-    new_theta, new_state = descend(optimizer, gradient, state, theta, learning_rate)
-    # A select that XLA fuses into the update's own loop: keeping the old values costs no extra pass.
-    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (new_theta, new_state), (theta, state))
-    return *kept, finite
-
-
 def polyak(target: PyTree, theta: PyTree, tau: float | jax.Array) -> PyTree:
     """(1 − τ)·target + τ·θ; τ = 1 copies."""
     return jax.tree.map(lambda old, new: old + tau * (new - old), target, theta)

@@ -233,9 +233,9 @@ class GroupRunner(HostRunner):
 
     def collect(self, rows: int, noise_key: Key, acting: PyTree) -> tuple[Chunk, Episodes]:
         """The groups' chunks side by side, and the episodes that ended in them."""
-        return self._begin(rows, noise_key, acting)()
+        return self._set_off(rows, noise_key, acting)()
 
-    def _begin(self, rows: int, key: Key, acting: PyTree) -> Callable[[], tuple[Chunk, Episodes]]:
+    def _set_off(self, rows: int, key: Key, acting: PyTree) -> Callable[[], tuple[Chunk, Episodes]]:
         end = self.env.begin(rows, _keys(key, len(self.env.sizes)), acting)
 
         def collected() -> tuple[Chunk, Episodes]:

@@ -116,8 +116,8 @@ class Waits:
         if self.ray.ray is not None:
             model._env._ray = self.ray  # type: ignore[union-attr]
         self.runner._next_chunk = self._timed("waited", self.runner._next_chunk)
-        begin = self._timed("collected", self.runner._begin)
-        self.runner._begin = lambda *args: self._timed("collected", begin(*args))
+        begin = self._timed("collected", self.runner._set_off)
+        self.runner._set_off = lambda *args: self._timed("collected", begin(*args))
 
     def _timed(self, where: str, call: Callable) -> Callable:
         def timed(*args: Any) -> Any:

@@ -235,9 +235,9 @@ class GroupRunner(HostRunner):
         self, rows: int, noise_key: Key, acting: PyTree, whole: bool | None = None
     ) -> tuple[Chunk, Episodes]:
         """The groups' chunks side by side, and the episodes that ended in them."""
-        return self._start_collecting(rows, noise_key, acting)()
+        return self._set_off(rows, noise_key, acting)()
 
-    def _start_collecting(self, rows: int, key: Key, acting: PyTree) -> Callable[[], tuple[Chunk, Episodes]]:
+    def _set_off(self, rows: int, key: Key, acting: PyTree) -> Callable[[], tuple[Chunk, Episodes]]:
         end = self.env.begin(rows, _keys(key, len(self.env.sizes)), acting)
 
         def collected() -> tuple[Chunk, Episodes]:

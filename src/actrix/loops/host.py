@@ -202,9 +202,9 @@ class HostRunner(Collector):
         if self.more and self.on_step is None:
             key = self._noise_key(self.iteration + 1)
             state, opened = self.state(), self.open_episodes
-            self._ahead = _Ahead(self._start_collecting(self.rows, key, older), state, opened)
+            self._ahead = _Ahead(self._set_off(self.rows, key, older), state, opened)
 
-    def _start_collecting(self, rows: int, key: Key, acting: PyTree) -> Callable[[], tuple[Chunk, Episodes]]:
+    def _set_off(self, rows: int, key: Key, acting: PyTree) -> Callable[[], tuple[Chunk, Episodes]]:
         """Begin to collect, so far as others do it; what ends it and gives the chunk."""
         return lambda: self.collect(rows, key, acting)
 

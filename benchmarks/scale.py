@@ -3,7 +3,8 @@
     sleeps   an environment whose step sleeps 5 ms (a simulator elsewhere), one to an actor, 1 to 16 actors
     many     128 such environments whose step sleeps 50 ms, as 128 groups in 16 processes, feed one learner
     lander   LunarLander in Gymnasium's own environments, two actors against one process, in pairs
-    kills    the same model after twenty kills of actors as without any
+    zoo      the same with the zoo's settings for LunarLander: chunks of 1024 rows, not 256, and minibatches of 64
+    kills    the same model after twenty kills of actors as without any, and the seconds that a kill costs
     rllib    PPO on LunarLander against RLlib's, two runners each, in pairs: steps per second and return in training
 
 Of each: environment steps per second, their ratio to one process without actors, the efficiency (that ratio per
@@ -19,6 +20,7 @@ import argparse
 import datetime
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import statistics
@@ -37,12 +39,14 @@ from gymnasium import spaces
 from machine import machine
 
 from actrix import PPO
+from actrix import zoo as tuned
 from actrix.files import manifest
 from actrix.remote import cluster
 
 HERE = Path(__file__).parent
 ROWS, PICTURE = HERE / "scale.jsonl", HERE.parent / "docs" / "results" / "scale.png"
 ACTORS, MANY, PAIRS = (1, 2, 4, 8, 16), (128, 16), 3
+PEER_SECONDS, SETTLES = 300.0, 8.0
 RLLIB_PYTHON = HERE.parent / ".venv-rllib" / "bin" / "python"
 
 
@@ -112,7 +116,8 @@ class Waits:
         if self.ray.ray is not None:
             model._env._ray = self.ray  # type: ignore[union-attr]
         self.runner._next_chunk = self._timed("waited", self.runner._next_chunk)
-        self.runner.collect = self._timed("collected", self.runner.collect)
+        begin = self._timed("collected", self.runner._begin)
+        self.runner._begin = lambda *args: self._timed("collected", begin(*args))
 
     def _timed(self, where: str, call: Callable) -> Callable:
         def timed(*args: Any) -> Any:
@@ -141,7 +146,12 @@ class Waits:
         seconds = time.perf_counter() - self.begun
         ray = 0.0 if self.ray.ray is None else max(0.0, self.collected - self.ray.waited)
         steps = self.model.num_timesteps - self.steps
-        return {"fps": steps / seconds, "waits": self.waited / seconds, "ray": ray / seconds}
+        return {
+            "seconds": seconds,
+            "fps": steps / seconds,
+            "waits": self.waited / seconds,
+            "ray": ray / seconds,
+        }
 
 
 def digest(model: PPO) -> str:
@@ -188,15 +198,30 @@ def many(args: argparse.Namespace) -> dict[str, Any]:
     return {"one": one, "rows": [found], "processes": processes, "ratio": found["efficiency"], "bar": 0.8}
 
 
-def lander(args: argparse.Namespace) -> dict[str, Any]:
-    """Pairs of one process and two actors, in turns."""
+def lander(args: argparse.Namespace, n_steps: int = 256, **settings: Any) -> dict[str, Any]:
+    """Pairs of one process and two actors, in turns; and what the machine gives two processes that share nothing."""
     updates, pairs = args.updates or 12, []
     for k in range(PAIRS):
-        train = lambda **how: run("LunarLander-v3", 16, updates, 256, **how)
-        order = [{}, {"actors": 2}]
-        one, two = sorted((train(**how) for how in order[:: 1 if k % 2 == 0 else -1]), key=lambda x: x["ray"])
-        pairs.append(compared(two, one, 2))
-    return {"rows": pairs, "ratio": statistics.median(x["gain"] for x in pairs), "bar": 1.5}
+        train = lambda **how: run("LunarLander-v3", 16, updates, n_steps, **settings, **how)
+        found = {actors: train(actors=actors) for actors in (0, 2)[:: 1 if k % 2 == 0 else -1]}
+        pairs.append(compared(found[2], found[0], 2))
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        apart = sum(pool.starmap(half, [(4 * updates, n_steps, settings)] * 2, chunksize=1))
+    apart /= statistics.median(x["one_fps"] for x in pairs)
+    print(f"  two processes that share nothing, eight environments each: {apart:.2f} times", flush=True)
+    return {"rows": pairs, "ratio": statistics.median(x["gain"] for x in pairs), "bar": 1.5, "apart": apart}
+
+
+def zoo(args: argparse.Namespace) -> dict[str, Any]:
+    """The same with the zoo's settings, as `actrix train ppo LunarLander-v3 --actors 2` has them."""
+    entry, _ = tuned.settings("ppo", "LunarLander-v3")
+    n_steps = entry.pop("n_steps")
+    return lander(args, n_steps, settings={k: v for k, v in entry.items() if k not in tuned.RUN_KEYS})
+
+
+def half(updates: int, n_steps: int, settings: dict[str, Any]) -> float:
+    """Steps per second of a process of its own with half of the environments."""
+    return run("LunarLander-v3", 8, updates, n_steps, **settings)["fps"]
 
 
 def kills(args: argparse.Namespace) -> dict[str, Any]:
@@ -204,9 +229,12 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
     make, updates = asleep(5e-3), args.updates or 22
     how = dict(envs_per_group=1, actors=2)
     quiet, killed = (run(make, 4, updates, 64, n, **how) for n in (0, min(20, updates - 2)))
+    lost = (killed["seconds"] - quiet["seconds"]) / killed["killed"]
+    print(f"  {killed['killed']} kills, {lost:.1f} s lost by each", flush=True)
     return {
         "rows": [compared(killed, quiet, 1)],
         "kills": killed["killed"],
+        "lost": lost,
         "same": quiet["hash"] == killed["hash"],
     }
 
@@ -222,7 +250,7 @@ def rllib(args: argparse.Namespace) -> dict[str, Any] | None:
     settings = dict(batch_size=256, n_epochs=4, learning_rate=3e-4, gamma=0.99, gae_lambda=0.95, ent_coef=0.0)
     for k in range(PAIRS):
         ours = lambda k=k: run("LunarLander-v3", 16, updates, 256, actors=2, settings=settings | {"seed": k})
-        theirs = lambda k=k: peer(args.rllib, {"updates": updates, "rows": 16 * 256, "seed": k, **settings})
+        theirs = lambda k=k: peer(args.rllib, {"updates": updates, "rows": 16 * 256, **settings, "seed": k})
         sides = {side: side() for side in (ours, theirs)[:: 1 if k % 2 == 0 else -1]}
         mine, other = sides[ours], sides[theirs]
         pairs.append(compared(mine, other, 2) | {"their_fps": other["fps"], "their_return": other["return"]})
@@ -231,10 +259,14 @@ def rllib(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def peer(python: Path, arguments: dict[str, Any]) -> dict[str, Any]:
-    """RLlib's side, in its own environment."""
+    """RLlib's side, in its own environment, with no Ray of ours beside it."""
     command = [str(python), str(HERE / "peers_rllib.py"), json.dumps(arguments)]
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, capture_output=True, text=True, env=clean)
+    cluster.leave()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=clean, timeout=PEER_SECONDS)
+    finally:
+        start_ray()
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -250,7 +282,15 @@ def compared(found: dict[str, Any], one: dict[str, Any], actors: int) -> dict[st
     return row
 
 
-JOBS = {job.__name__: job for job in (sleeps, many, lander, kills, rllib)}
+def start_ray() -> None:
+    """With the processes that it starts ahead, which take the cores for a while."""
+    cluster.join(None, max(ACTORS))
+    time.sleep(SETTLES)
+
+
+JOBS: dict[str, Callable[[argparse.Namespace], dict[str, Any] | None]] = {
+    job.__name__: job for job in (sleeps, many, lander, zoo, kills, rllib)
+}
 
 
 def plot() -> None:
@@ -294,7 +334,7 @@ def main() -> None:
         return None if args.list else plot()
     for name in args.only:
         print(name, flush=True)
-        cluster.join(None, max(ACTORS))  # one Ray for all runs of a job
+        start_ray()  # one for all runs of a job
         try:
             row = JOBS[name](args)
         finally:

@@ -5,8 +5,8 @@
 
 A job is a study (`actrix tune`) in runs/tuning/NAME, gone on with where it broke off; its row goes to tuning.jsonl,
 won or lost. `steps_to_zoo` is where the interquartile mean of the seeds' training returns first reaches what the zoo's
-has at its end, of the setting that was chosen and of the zoo's; `curves` are those means. Sizes were set before anything
-was run, each to take less than forty minutes of two cores; jobs without a row were not run.
+has at its end, of the setting that was chosen and of the zoo's; `curves` are those means. Sizes were set before
+anything was run, each to take less than forty minutes of two cores; jobs without a row were not run.
 """
 
 from __future__ import annotations

@@ -169,7 +169,11 @@ UNBOUNDED = spaces.Box(-np.inf, np.inf, (1,), np.float32)
         (TD3, {"gamma": -0.1}, r"gamma=-0.1 must lie in \[0, 1\]"),
         (SAC, {"tau": 1.5}, r"tau=1.5 must lie in \[0, 1\]"),
         (DQN, {"tau": float("nan")}, r"tau=nan must lie in \[0, 1\]"),
-        (DQN, {"train_freq": (4, "episode")}, r"train_freq=\(4, 'episode'\): only steps are offered"),
+        (
+            DQN,
+            {"train_freq": (4, "episode")},
+            r"train_freq=\(4, 'episode'\): give steps, e.g. 4, or one whole episode",
+        ),
         (SAC, {"train_freq": 0}, "train_freq=0 must be a whole number of at least 1"),
         (DQN, {"gradient_steps": 0}, "gradient_steps=0 would learn nothing; write −1 for one per step"),
         (DQN, {"gradient_steps": -2}, "gradient_steps=-2"),

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from actrix.actors.greedy import EpsilonGreedy, Greedy
-from actrix.cli import main
+from actrix.cli import main, parser
+from actrix.cli import train as cli_train
 from actrix.critics.backups import Double, Max
 from actrix.critics.represent import Categorical, ImplicitQuantiles, Number, Quantiles
 from actrix.runs import session
 from actrix.runs import start as runs
-from actrix.runs.config import RunError
+from actrix.runs.config import RunError, resolve
 from actrix.runs.folder import config_json, load_config, seed_folders
 from actrix.show.log import STEP, read_metrics
 
@@ -255,7 +256,10 @@ def test_composition(tmp_path, capsys):
         (["dqn", "CartPole-v1", "--set", "learning_starts=100"], ["learning_starts=100", "100 steps"]),
         (["c51", "CartPole-v1", "--set", "v_min=2", "v_max=1"], ["v_min=2", "v_max=1"]),
         (["dqn", "CartPole-v1", "--set", "distributional=c52"], ["c52", "c51, qr, iqn"]),
-        (["dqn", "CartPole-v1", "--set", "train_freq=(4,'episode')"], ["(4, 'episode')", "only steps"]),
+        (
+            ["dqn", "CartPole-v1", "--set", "train_freq=(4,'episode')"],
+            ["(4, 'episode')", "one whole episode"],
+        ),
         (["dqn", "CartPole-v1", "--set", "gradient_steps=0"], ["gradient_steps=0"]),
         (["td3", "Pendulum-v1", "--set", "action_noise=pink"], ["action_noise='pink'", "NormalActionNoise"]),
         (["sac", "Pendulum-v1", "--set", "tau=2"], ["tau=2", "[0, 1]"]),
@@ -474,6 +478,24 @@ def test_zoo_entries_all_configure():
                 assert rows * entry.get("n_envs", preset.n_envs) % size == 0, (name, env_id)
             if replayed and entry.get("n_timesteps"):
                 assert algorithm.data.learning_starts < entry["n_timesteps"], (name, env_id)
+
+
+def test_a_version_of_the_zoos_settings_is_asked_for(tmp_path, capsys):
+    """The first is the default, `--zoo 2` another, which the run names."""
+    train_ = ["train", "ppo", "CartPole-v1", "--seed", "0"]
+    first, second = (
+        cli_train.config_of(parser().parse_args([*train_, *more])) for more in ([], ["--zoo", "2"])
+    )
+    assert resolve("ppo", "CartPole-v1", seeds=[0], tuned=1) == first
+    assert (first.tuned, second.tuned) == (True, 2)
+    assert (first.n_timesteps, second.n_timesteps) == (100_000, 30_000)
+    (tmp_path / "config.json").write_text(json.dumps(config_json(second)))
+    assert load_config(tmp_path) == second
+    assert main([*train_, "--zoo", "9"]) == 2
+    said = "actrix: the zoo has no version 9 of ppo on CartPole-v1: it has CartPole-v1, CartPole-v1@2.\n"
+    assert capsys.readouterr().err == said
+    assert main(["train", "ppo", "Taxi-v4", "--zoo", "2"]) == 2
+    assert capsys.readouterr().err == "actrix: the zoo has no version 2 of ppo on Taxi-v4: it has no entry.\n"
 
 
 def test_output_goes_where_it_is_told(tmp_path, monkeypatch, capsys):

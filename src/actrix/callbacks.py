@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from actrix.envs.base import success_of
-from actrix.loops.evaluate import evaluate_policy
+from actrix.envs.make import as_host_env
+from actrix.loops.evaluate import check_same_spaces, evaluate_policy
 
 
 class BaseCallback:
@@ -238,6 +239,7 @@ class EvalCallback(EventCallback):
                 "eval_env is the environment trained on, whose episodes evaluation would break off: "
                 "give EvalCallback an environment of its own."
             )
+        check_same_spaces(model._known_spec(), as_host_env(self.eval_env).spec)
         super().init_callback(model)
 
     @property

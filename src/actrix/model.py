@@ -68,7 +68,7 @@ class Model(Surface, Stored):
         device: "auto" or the platform that JAX runs on.
         stats_window_size: training episodes that `rollout/ep_rew_mean` averages over.
         seed: any integer ≥ 0; None draws one (kept in `model.seed`).
-        dataset: a folder or id of a Minari data set, or a `Dataset`, to learn from instead of an environment
+        dataset: a folder, id or object of a Minari data set, or a `Dataset`, to learn from instead of an environment
             (`learn` then counts gradient updates).
         reference: a feed-forward model to stay near (`ref_kl_coef`), with its own observation statistics; None = the
             uniform policy.
@@ -190,7 +190,7 @@ class Model(Surface, Stored):
             given.attach(self)
 
     def set_dataset(self, dataset: Any) -> None:
-        """Learn from a fixed data set: a Minari folder or id, or what `load_dataset` returns. Raises DatasetError."""
+        """Learn from a fixed data set: a Minari folder, id or object, or what `load_dataset` returns; DatasetError."""
         data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
         if self.spec is not None:
             check_spaces(data, self.spec)

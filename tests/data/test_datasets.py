@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from actrix import BC
 from actrix.core.spaces import to_env_action
 from actrix.core.types import Spec
 from actrix.data.datasets.dataset import DatasetError, Episode, assemble, check_spaces, mix
@@ -169,6 +170,21 @@ def test_an_id_is_looked_up_in_minari_s_store(tmp_path, monkeypatch):
     env = minari.load_dataset("a/b-v3").recover_environment()
     assert env.unwrapped._sutton_barto_reward
     env.close()
+
+
+def test_a_data_set_of_minaris_is_taken_with_the_episodes_that_it_has(tmp_path):
+    spec = spec_of("floats × Discrete")
+    theirs = minari.MinariDataset(write_dataset(tmp_path / "set", play(spec), spec) / "data")
+    equal(load_dataset(theirs).chunk, load_dataset(tmp_path / "set").chunk)
+    cut = theirs.filter_episodes(lambda episode: bool(episode.truncations[-1]))
+    assert load_dataset(cut).episodes == 3
+    assert load_dataset(cut).transitions == cut.total_steps
+    model = BC("MlpPolicy", dataset=cut, batch_size=4, policy_kwargs={"net_arch": [4]}, seed=0).learn(2)
+    assert model.spec.observation_space == spec.observation_space
+    with pytest.raises(DatasetError, match="no episode was left"):
+        load_dataset(theirs.filter_episodes(lambda _: False))
+    with pytest.raises(TypeError, match="a folder, an id or a MinariDataset, not list"):
+        BC("MlpPolicy", dataset=[1])
 
 
 def test_nothing_outside_the_folder_changes(tmp_path, monkeypatch):

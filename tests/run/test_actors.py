@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,12 +18,13 @@ from tests.run.test_grouping import STEPS, Marked, digest, model, replaying
 from tests.run.test_resume import tensors
 
 from actrix import DQN, SAC, VTrace, train_seeds
+from actrix.cli import main
 from actrix.envs.guard import EnvError
 from actrix.files import checkpoint
 
 ray = pytest.importorskip("ray")
 
-from actrix.remote import cluster, crew  # noqa: E402
+from actrix.remote import cluster, crew, process  # noqa: E402
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # its environments: actors cannot import it
 ROOT = Path(__file__).resolve().parents[2]
@@ -264,6 +266,37 @@ def test_no_ray_and_no_cluster(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r'not installed: pip install "actrix\[ray\]"'):
         model(actors=1)
+
+
+def test_a_node_that_cannot_run_a_seeds_process_says_why(tmp_path):
+    """Other versions there, or another file system: a sentence, and no process."""
+    ours = crew.manifest.package_versions()
+    start = lambda output, versions: process.Holder().start(["python"], "/run", str(output), {}, versions)
+    said = start(tmp_path / "log", ours | {"jax": "0.0.1"})
+    assert re.fullmatch(
+        r"the node \S+ runs other versions: jax \S+ \(here 0\.0\.1\); install the same ones on every node\.",
+        said,
+    )
+    said = start(tmp_path / "none" / "log", ours)
+    assert said.startswith(
+        "a node of the cluster does not see /run: the folder must be on a file system that all"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["train", "ppo"], ["tune", "ppo"]])
+def test_seeds_and_trials_without_ray_or_a_cluster(words, tmp_path, monkeypatch, capsys):
+    command = [*words, "CartPole-v1", "--seeds", "2", "--out", str(tmp_path / "out"), "--quiet", "--address"]
+    with monkeypatch.context() as patch:
+        patch.setattr(ray, "is_initialized", lambda: False)
+        assert main([*command, "localhost:1"]) == 2
+        assert re.match(
+            r"actrix: no Ray cluster .* at localhost:1: start one with .*\n$", capsys.readouterr().err
+        )
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main([*command[:-3], str(tmp_path / "other"), *command[-2:], "localhost:1"]) == 2
+    said = 'actrix: this runs on Ray, which is not installed: pip install "actrix[ray]"\n'
+    assert capsys.readouterr().err == said
 
 
 # ---------------------------------------------------------------------------- slow ones

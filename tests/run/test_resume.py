@@ -27,6 +27,7 @@ CASES = {
         REPLAY | {"per": True, "n_step": 3, "target_update_interval": 16, "noisy": True},
     ),
     "sac": ("Pendulum-v1", 1, REPLAY | {"train_freq": 1, "gradient_steps": 1}),
+    "dqn episodes": ("CartPole-v1", 1, REPLAY | {"train_freq": (1, "episode"), "gradient_steps": -1}),
     "ddpg": ("MountainCarContinuous-v0", 1, REPLAY | {"noise_type": "ornstein-uhlenbeck", "noise_std": 0.5}),
     "acer": ("CartPole-v1", 2, {"n_steps": 8, **NET}),
     "sac workers": ("Pendulum-v1", 2, REPLAY),
@@ -34,7 +35,7 @@ CASES = {
     "q-lambda": ("Taxi-v4", 1, {}),
     "stream-ac": ("CartPole-v1", 1, {**NET}),
 }
-REPEATED = ("ppo", "sac", "sarsa", "reinforce", "ddpg", "q-lambda")
+REPEATED = ("ppo", "dqn episodes", "sac", "sarsa", "reinforce", "ddpg", "q-lambda")
 """What others of these cases do besides: `slow`."""
 STEPS = 320
 WARM_UP = {"stream-ac": 1024}

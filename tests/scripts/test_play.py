@@ -5,7 +5,7 @@ from typing import ClassVar
 import pytest
 from worlds import MEMORY, SMALL, Counting, Masked
 
-from actrix import DQN, PPO
+from actrix import DQN, PPO, EvalCallback, evaluate_policy
 from actrix.cli import main
 from actrix.runs import start
 
@@ -86,3 +86,14 @@ def test_best_of_is_refused_before_episodes_are_played(files, tmp_path, capsys, 
 def test_random_actions_are_not_sampled_from_the_policy(files, tmp_path, capsys):
     assert run("record", files["plain"], tmp_path, "--random", "--stochastic") == 2
     assert "either --random or --stochastic" in capsys.readouterr().err
+
+
+def test_evaluations_of_training_are_refused_before_it_begins():
+    model = PPO("MlpPolicy", MaskedPaid(), **SMALL)
+    with pytest.raises(ValueError, match="has no action masks, and the model was trained with them"):
+        model.learn(64, EvalCallback(Paid(), eval_freq=1000))
+    assert model.num_timesteps == 0
+    with pytest.raises(ValueError, match="has no action masks"):
+        evaluate_policy(model, Paid(), 1)
+    with pytest.raises(ValueError, match="has no action masks"):
+        model.set_env(Paid())

@@ -298,6 +298,24 @@ def test_models_seed_the_global_streams_too():
     assert np.random.random() == first  # noqa: NPY002
 
 
+def test_environments_that_draw_from_their_own_spaces_are_repeated():
+    class Drawn(Counting):
+        def __init__(self):
+            super().__init__()
+            self.observation_space = gym.spaces.Box(0, 9, (2,), np.float32)
+
+        def _obs(self):
+            return self.observation_space.sample()
+
+    def seen(seed):
+        env = make_vec_env(Drawn, 2, seed=seed)
+        return np.stack([env.reset(), env.step([0, 0])[0]])
+
+    np.testing.assert_array_equal(seen(4), seen(4))
+    assert (seen(4) != seen(5)).all()
+    assert (seen(4)[:, 0] != seen(4)[:, 1]).all()
+
+
 @pytest.mark.parametrize(
     "name", ["MaskablePPO", "RecurrentPPO", "VecVideoRecorder", "ActorCriticPolicy", "results_plotter"]
 )

@@ -147,6 +147,10 @@ def test_the_same_command_goes_on_and_trains_nothing_twice(folder, capsys):
         (["q-learning", "FrozenLake-v1", "--seeds", "0"], "--seeds 0 must be at least 1"),
         (["q-learning", "FrozenLake-v1", "--held-out", "0"], "held_out=0 must be at least 1"),
         (["q-learning", "FrozenLake-v1", "--evaluations", "0"], "evaluations=0 must be at least 1"),
+        (
+            ["q-learning", "FrozenLake-v1", "--address", "head:1", "--storage", "sqlite:///a.db"],
+            "nodes of a cluster cannot share SQLite: leave --storage out, or name a database server",
+        ),
         (["q-learning"], "the form is: actrix tune ALGORITHM ENV"),
         (
             ["td", "FrozenLake-v1", "--set", "gamma=0.9", "lam=0", "learning_rate=0.1"],

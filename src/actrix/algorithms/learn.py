@@ -119,7 +119,7 @@ class Composition(Algorithm):
     @property
     def whole_episodes(self):
         data = self.data.facts
-        return (self.critic.facts.whole_episodes or data.whole_episodes) and not data.transitions
+        return data.whole_episodes or (self.critic.facts.whole_episodes and not data.transitions)
 
     @property
     def shown(self):
@@ -127,7 +127,7 @@ class Composition(Algorithm):
 
     @property
     def steps_singly(self):
-        return self.data.facts.transitions
+        return self.data.facts.transitions and not self.whole_episodes
 
     @property
     def remembers(self):

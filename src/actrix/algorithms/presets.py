@@ -97,7 +97,7 @@ def _usual(critic: Critic, actor: Actor, data: Data) -> dict[str, Any]:
     c, a, d = critic.facts, actor.facts, data.facts
     whole = c.whole_episodes or d.whole_episodes
     if d.transitions:
-        return dict(batch_size=32, train_freq=4) if c.gives == "Q(s, ·)" else {}
+        return dict(batch_size=32, train_freq=1 if whole else 4) if c.gives == "Q(s, ·)" else {}
     if c.gives == "Q(s, ·)":  # PQN's
         learn = dict(n_epochs=4, learning_rate=2.5e-4, optimizer="radam", recompute_advantages=True)
         return dict(n_steps=32, batch_size=128, target_network=False, huber=False) | learn

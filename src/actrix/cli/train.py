@@ -75,6 +75,8 @@ def how_much_and_where(p: argparse.ArgumentParser) -> None:
                    help="with --workers (default: 60)")  # fmt: skip
     p.add_argument("--max-restarts", type=int, default=0, metavar="N",
                    help="with --workers: processes to replace (default: 0)")  # fmt: skip
+    p.add_argument("--zoo", type=count, metavar="VERSION",
+                   help="of the tuned settings, of which the first is the default (docs: Tuned settings)")  # fmt: skip
     p.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend",
                    help="algorithm settings, e.g. n_steps=256 gamma=0.98")  # fmt: skip
     p.add_argument("--env-kwargs", nargs="+", default=[], metavar="KEY=VALUE", action="extend",
@@ -120,7 +122,7 @@ def add_resume(command: AddCommand) -> None:
     p.add_argument(
         "--actors", type=int, metavar="N", help="another number of actors, 0 for none; same result"
     )
-    p.add_argument("--address", metavar="HOST:PORT", help="another Ray cluster")
+    p.add_argument("--address", metavar="HOST:PORT", help="another Ray cluster; local: this machine")
     _learners(p, "another number of learners; same result up to rounding", None)
     p.add_argument("--env", help="confirms an environment that imports a module (module:Class)")
 
@@ -213,7 +215,7 @@ def config_of(args: argparse.Namespace, tuned: bool = True) -> Any:
     return resolve(
         None if composing else args.names[0], args.names[-1], critic=args.critic, actor=args.actor, data=args.data,
         steps=args.steps, n_envs=args.envs, seeds=seeds, backend=args.backend,
-        settings=from_file(getattr(args, "settings", None)) | settings_of(args), tuned=tuned,
+        settings=from_file(getattr(args, "settings", None)) | settings_of(args), tuned=tuned and (args.zoo or True),
         env_kwargs=pairs(args.env_kwargs, "--env-kwargs"), policy=args.policy, recurrent=args.recurrent,
         dataset=args.dataset, workers=args.workers, step_timeout=args.step_timeout, max_restarts=args.max_restarts,
         init=warm.resolved(args.init), network=warm.network_of(args.init) if args.init else None, actors=args.actors,
@@ -225,6 +227,7 @@ def config_of(args: argparse.Namespace, tuned: bool = True) -> Any:
 def _plan(config: Any) -> str:
     """How much is trained, of what, with which settings."""
     tuned = "tuned settings" if config.tuned else "default settings"
+    tuned += f" (version {config.tuned})" if config.tuned > 1 else ""
     few = f"seed {config.seeds[0]}" if len(config.seeds) == 1 else f"{len(config.seeds)} seeds"
     who = f", {config.actors} actors" if config.actors else ""
     who += f", {config.learners} learners" if config.learners > 1 else ""

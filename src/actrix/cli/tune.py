@@ -24,7 +24,10 @@ def add_tune(command: AddCommand) -> None:
                    help="seeds on which the best are trained again (default: 10)")  # fmt: skip
     p.add_argument("--evaluations", type=int, default=5, metavar="N",
                    help="checkpoints at which a trial may be pruned (default: 5)")  # fmt: skip
-    p.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
+    p.add_argument("--jobs", type=int, metavar="N", help="processes (default: 1; with --address its cores)")
+    # Not the run's own address, which would be part of what the study is.
+    p.add_argument("--address", dest="cluster", metavar="HOST:PORT",
+                   help="a Ray cluster over which trials and seeds are spread (default: this machine)")  # fmt: skip
     p.add_argument("--storage", metavar="URL", help="Optuna's storage (default: journal.log in the folder)")
     p.add_argument(
         "--out", type=Path, help="the study's folder (default: studies/ALGO-ENV); goes on if it is there"
@@ -37,7 +40,7 @@ def add_tune(command: AddCommand) -> None:
     worker = command("tune-folder", _tune_folder)
     worker.add_argument("path", type=Path)
     worker.add_argument("--trials", type=count, required=True)
-    worker.add_argument("--worker", type=count, required=True)
+    worker.add_argument("--worker", type=int, required=True)
 
 
 def _tune(args: argparse.Namespace) -> int:
@@ -55,7 +58,15 @@ def _tune(args: argparse.Namespace) -> int:
         print(write_space(plan.space), end="")
         return 0
     folder = args.out or Path("studies") / re.sub(r"[^\w.-]+", "-", f"{base.algorithm}-{base.env_id}")
-    outcome = run_study(plan, folder, args.trials, jobs=args.jobs, storage=args.storage, quiet=args.quiet)
+    outcome = run_study(
+        plan,
+        folder,
+        args.trials,
+        jobs=args.jobs,
+        storage=args.storage,
+        quiet=args.quiet,
+        address=args.cluster,
+    )
     if outcome is None:
         return EXIT_INTERRUPTED
     show(plan, outcome, Console(highlight=False))

@@ -67,6 +67,11 @@ class Algorithm(abc.ABC, Generic[TrainingState]):
         return False
 
     @property
+    def warms_up_whole(self) -> bool:
+        """So do those of its warm-up: but a random phase counts steps."""
+        return self.whole_episodes and not self.replays_transitions
+
+    @property
     def shown(self) -> bool:
         """The environment shows right actions and acts itself while it is learned from."""
         return False

@@ -40,6 +40,8 @@ class Replay(Data):
     priority_alpha: float = 0.6
     priority_beta: Schedule = 0.4
     """Exponent of the importance weights (N·P)^−β; 'lin_0.4_1.0' lets it grow to 1."""
+    whole_episodes: bool = dataclasses.field(default=False, metadata={"flag": "whole"})
+    """Updates come after one whole episode of every environment: train_freq=(1, "episode")."""
 
     name: ClassVar[str] = "replay"
     positional: ClassVar[tuple[str, ...]] = ()
@@ -47,10 +49,19 @@ class Replay(Data):
     structural: ClassVar[tuple[str, ...]] = ("priority_alpha",)
 
     def __post_init__(self) -> None:
-        if isinstance(self.train_freq, tuple | list):  # Stable-Baselines3 has (4, "step")
-            if len(self.train_freq) != 2 or self.train_freq[1] != "step":
-                raise ValueError(f"train_freq={self.train_freq}: only steps are offered, e.g. train_freq=4.")
-            object.__setattr__(self, "train_freq", self.train_freq[0])
+        if isinstance(self.train_freq, tuple | list):  # Stable-Baselines3 has (4, "step") and (1, "episode")
+            number, unit = self.train_freq if len(self.train_freq) == 2 else (None, None)
+            if unit != "step" and (number, unit) != (1, "episode"):
+                raise ValueError(
+                    f"train_freq={self.train_freq}: give steps, e.g. 4, or one whole episode, (1, 'episode')."
+                )
+            object.__setattr__(self, "whole_episodes", unit == "episode")
+            object.__setattr__(self, "train_freq", number)
+        switch(self, "whole_episodes")
+        if self.whole_episodes and self.train_freq != 1:
+            raise ValueError(
+                f"train_freq={self.train_freq} counts steps, and whole_episodes=True one episode: leave one out."
+            )
         whole(self, "buffer_size", "batch_size", "train_freq", "n_steps")
         whole(self, "learning_starts", least=0)
         whole(self, "gradient_steps", least=-1)
@@ -67,13 +78,22 @@ class Replay(Data):
 
     @property
     def facts(self):
-        return DataFacts(on_policy=False, transitions=True, by_error=self.prioritized)
+        return DataFacts(
+            on_policy=False, transitions=True, by_error=self.prioritized, whole_episodes=self.whole_episodes
+        )
 
     def progress(self, clock):
         return clock.after
 
     def rows(self, spec):
-        return self.train_freq
+        if not self.whole_episodes:
+            return self.train_freq
+        if spec.max_episode_steps is None:
+            raise ValueError(
+                "train_freq=(1, 'episode') needs the longest episode to wait for, and this environment has no time "
+                "limit: wrap it in gymnasium.wrappers.TimeLimit, or count steps."
+            )
+        return spec.max_episode_steps
 
     def check(self, spec, num_envs, config):
         if self.buffer_size < num_envs:
@@ -151,25 +171,30 @@ class Replay(Data):
     def _updates(
         self, learning: Learning, memory: Memory, state: State, steps: int, key: Key, due: jax.Array | None
     ) -> tuple:
-        shapes = jax.eval_shape(lambda: self._update(learning, memory, state, memory.rows, key))[3]
-        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        shapes = jax.eval_shape(lambda: self._update(learning, memory, state, memory.rows, key))
+        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[3])
 
-        def one(carry: tuple, number_and_key: tuple) -> tuple[tuple, Metrics]:
-            (old, changed, kept), (number, key) = carry, number_and_key
+        def one(carry: tuple, key: Key) -> tuple[tuple, Metrics]:
+            old, changed, kept = carry
             rows = memory.rows if changed is None else changed
-            go = None if due is None else number < due
-            state, rows, metrics, batch = self._update(learning, memory, old, rows, key, go)
-            if go is not None:  # rows that are no transitions ask for no update
-                state = jax.tree.map(lambda n, o: jnp.where(go, n, o), state, old)
-                metrics = jax.tree.map(lambda x: jnp.where(go, x, jnp.nan), metrics)
+            state, rows, metrics, batch = self._update(learning, memory, old, rows, key)
             kept = jax.lax.cond(state.bad & ~old.bad, lambda: batch, lambda: kept)
             return (state, None if changed is None else rows, kept), metrics
 
         # The memory stays outside the carry where nothing in it changes.
-        start = (state, memory.rows if self.prioritized else None, empty)
-        (state, changed, batch), metrics = jax.lax.scan(
-            one, start, (jnp.arange(steps), jax.random.split(key, steps))
-        )
+        start, keys = (state, memory.rows if self.prioritized else None, empty), jax.random.split(key, steps)
+        if due is None:
+            (state, changed, batch), metrics = jax.lax.scan(one, start, keys)
+            return state, memory.rows if changed is None else changed, metrics, batch
+
+        def again(number: jax.Array, both: tuple) -> tuple:
+            carry, means = one(both[0], keys[number]), both[1]
+            added = lambda old, x: old + jnp.where(jnp.isnan(x), 0.0, jnp.stack([x, jnp.ones_like(x)]))
+            return carry[0], {name: added(means[name], x) for name, x in carry[1].items()}
+
+        none = {name: jnp.zeros(2) for name in shapes[2]}
+        (state, changed, batch), sums = jax.lax.fori_loop(0, due, again, (start, none))
+        metrics = {name: x[0] / x[1] for name, x in sums.items()}
         return state, memory.rows if changed is None else changed, metrics, batch
 
     def _update(
@@ -179,9 +204,8 @@ class Replay(Data):
         state: State,
         rows: Any,
         key: Key,
-        go: jax.Array | None = None,
     ) -> tuple:
-        """(state, the ring's rows, metrics, the batch) after one update; no priority moves unless `go`."""
+        """(state, the ring's rows, metrics, the batch) after one update."""
         ring, progress = memory.ring, self.progress(learning.clock)
         draw_key, key = jax.random.split(key)
         draw, batch = self.sample(memory, rows, draw_key, learning.gamma, progress)
@@ -189,8 +213,7 @@ class Replay(Data):
         item, _ = learning.estimate(state, batch, progress, key)
         state, priority, metrics = learning.update(state, item, progress, key)
         if self.prioritized:
-            known = draw if go is None else dataclasses.replace(draw, ok=draw.ok & go)
-            rows = ring.priorities(rows, known, priority)
+            rows = ring.priorities(rows, draw, priority)
         return state, rows, metrics, batch
 
     def sample(
@@ -211,6 +234,13 @@ class Fixed(Replay):
     learning_starts: int = 0
 
     name: ClassVar[str] = "fixed"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.whole_episodes:
+            raise ValueError(
+                "whole_episodes=True is of what is collected, and a data set is fixed: leave it out."
+            )
 
     @property
     def facts(self):

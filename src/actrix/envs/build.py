@@ -62,7 +62,7 @@ def of_functions(
     first = construct(builds[0], 0)
     check_observation_space(first.observation_space)
     check_action_space(first.action_space)
-    masks, limit = find_masks_of(first), first.spec.max_episode_steps if first.spec else None
+    masks, limit = find_masks_of(first), _time_limit(first)
     first.looked()
     makers: list[Callable[[], gym.Env]] = [
         functools.partial(construct, build, i) for i, build in enumerate(builds)
@@ -75,6 +75,17 @@ def of_functions(
     makers[0] = lambda: first
     envs = RowVectorEnv(makers) if vec_env_cls is None else vec_env_cls(makers, **options)
     return GymnasiumEnvs(envs, limit, seeds, masks)
+
+
+def _time_limit(env: gym.Env) -> int | None:
+    """Of its registration, or of a TimeLimit around an environment that has none."""
+    if env.spec is not None:
+        return env.spec.max_episode_steps
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.TimeLimit):
+            return env._max_episode_steps
+        env = env.env
+    return None
 
 
 def started(vec_env_cls: Any, makers: Sequence[Callable[[], gym.Env]], options: dict[str, Any]) -> Any:

@@ -59,7 +59,11 @@ class Guard(gym.Wrapper):
             monitor.needs_reset = True
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        self.seed = self.seed if seed is None else seed
+        if seed is not None:
+            self.seed = seed
+            for name in ("action_space", "observation_space"):  # some environments draw from their own spaces
+                if isinstance(space := getattr(self.unwrapped, name, None), spaces.Space):
+                    space.seed(seed)
         try:
             # Gymnasium hands {} to single resets of a vector, where environments expect None.
             result = self.env.reset(seed=seed, options=options or self._options or None)

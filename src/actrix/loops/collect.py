@@ -166,9 +166,11 @@ class Collector:
         elif played:
             self._reset(None)
 
-    def collect(self, rows: int, noise_key: Key, acting: PyTree) -> tuple[Chunk, Episodes]:
-        """A chunk of so many rows, and the episodes that ended in it."""
-        whole, self._acting = self.algorithm.whole_episodes, acting
+    def collect(
+        self, rows: int, noise_key: Key, acting: PyTree, whole: bool | None = None
+    ) -> tuple[Chunk, Episodes]:
+        """A chunk of so many rows, and the episodes that ended in it; of `whole` ones (None: as the algorithm says)."""
+        whole, self._acting = self.algorithm.whole_episodes if whole is None else whole, acting
         self._ready()
         if whole:
             self._reset(None)

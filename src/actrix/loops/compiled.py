@@ -88,10 +88,12 @@ def reset(
 
 
 def collect(
-    algorithm: Algorithm, acting: Any, env: JaxEnv, carry: EnvCarry, env_key: Key, noise_key: Key, rows: int
-) -> tuple[EnvCarry, Chunk, Episodes]:
-    """Fill one chunk of `rows` steps, or of one whole episode per environment, with the behaviour policy."""
-    num_envs, whole = carry.first.shape[0], algorithm.whole_episodes
+    algorithm: Algorithm, acting: Any, env: JaxEnv, carry: EnvCarry, env_key: Key, noise_key: Key, rows: int,
+    whole: bool | None = None,
+) -> tuple[EnvCarry, Chunk, Episodes]:  # fmt: skip
+    """Fill one chunk of `rows` steps, or of one `whole` episode per environment (None: as the algorithm says), with the
+    behaviour policy."""
+    num_envs, whole = carry.first.shape[0], algorithm.whole_episodes if whole is None else whole
     if whole:
         carry = reset(algorithm, acting, env, num_envs, env_key, carry.number)
     # All randomness is drawn before the scan: one large draw costs a fraction of many small ones.
@@ -118,8 +120,7 @@ def collect(
             env_state, out.obs, out.mask, memory, done, now.number + 1,
             jnp.where(done, 0.0, ep_return), jnp.where(done, 0, ep_length),
         )  # fmt: skip
-        alive_after = alive & ~done if whole else alive
-        return (after, alive_after), (row, Episodes(done & alive, ep_return, ep_length))
+        return (after, alive & ~done if whole else alive), (row, Episodes(done & alive, ep_return, ep_length))
 
     state = (carry, jnp.ones(num_envs, bool))
     (after, alive), (chunk, episodes) = jax.lax.scan(step, state, (noise, keys))
@@ -303,7 +304,10 @@ def _warm(algorithm: Algorithm, env: JaxEnv, rows: int, pieces: int, seeds: int)
     def one(state: TrainState, piece: jax.Array) -> tuple[TrainState, tuple]:
         acting = algorithm.warm_acting(state.learner.acting)
         noise_key = warm_up_key(state.iteration_key, piece)
-        carry, chunk, episodes = collect(algorithm, acting, env, state.env, state.env_key, noise_key, rows)
+        whole = algorithm.warms_up_whole
+        carry, chunk, episodes = collect(
+            algorithm, acting, env, state.env, state.env_key, noise_key, rows, whole
+        )
         learner = algorithm.observe(state.learner, chunk)
         return dataclasses.replace(state, learner=learner, env=carry), ({}, episodes, _valid_rows(chunk))
 

@@ -136,6 +136,11 @@ def check_grouping(
             "actors and groups collect for one learner, and this algorithm learns online, from each step before the "
             "next: take one that learns from chunks (ppo, a2c, v-trace, …) or from a replay memory (dqn, sac, …)."
         )
+    if grouping and algorithm.warms_up_whole != algorithm.whole_episodes:
+        raise ValueError(
+            "train_freq=(1, 'episode') is of environments that one process steps together: count steps, or leave "
+            "actors, envs_per_group and behind out."
+        )
     if algorithm.steps_singly and not grouping:
         check_stepping(grouping.lag)
     check_behind(algorithm, grouping.lag)

@@ -71,6 +71,10 @@ class Crew(abc.ABC):
     def collect(self, rows: int, keys: Sequence[np.ndarray], acting: PyTree) -> list[Piece]:
         """A chunk of each group, whose noise is drawn from its key. Raises EnvError."""
 
+    def begin(self, rows: int, keys: Sequence[np.ndarray], acting: PyTree) -> Callable[[], list[Piece]]:
+        """Begin with that, so far as other processes do it; what ends it and gives the pieces."""
+        return lambda: self.collect(rows, keys, acting)
+
     @abc.abstractmethod
     def states(self) -> list[dict[str, Any] | None]:
         """Of each group, where it is (`Collector.state`)."""
@@ -227,11 +231,23 @@ class GroupRunner(HostRunner):
         keys = _keys(key, len(sizes))
         return [Start(seeds[e - n : e], k) for n, e, k in zip(sizes, ends, keys, strict=True)]
 
-    def collect(self, rows: int, noise_key: Key, acting: PyTree) -> tuple[Chunk, Episodes]:
+    def collect(
+        self, rows: int, noise_key: Key, acting: PyTree, whole: bool | None = None
+    ) -> tuple[Chunk, Episodes]:
         """The groups' chunks side by side, and the episodes that ended in them."""
-        pieces = self.env.collect(rows, _keys(noise_key, len(self.env.sizes)), acting)
-        returns, lengths, told = map(np.concatenate, zip(*(piece.episodes for piece in pieces), strict=True))
-        return side_by_side([piece.chunk for piece in pieces]), (returns, lengths, told)
+        return self._start_collecting(rows, noise_key, acting)()
+
+    def _start_collecting(self, rows: int, key: Key, acting: PyTree) -> Callable[[], tuple[Chunk, Episodes]]:
+        end = self.env.begin(rows, _keys(key, len(self.env.sizes)), acting)
+
+        def collected() -> tuple[Chunk, Episodes]:
+            pieces = end()
+            returns, lengths, told = map(
+                np.concatenate, zip(*(piece.episodes for piece in pieces), strict=True)
+            )
+            return side_by_side([piece.chunk for piece in pieces]), (returns, lengths, told)
+
+        return collected
 
     def state(self) -> dict[str, Any] | None:
         """All groups' states; None where one cannot be had."""

@@ -142,7 +142,8 @@ class HostRunner(Collector):
         self.on_step = self.on_rollout = None  # callbacks see training only
         for piece in range(pieces):
             acting = self.algorithm.warm_acting(self._latest_acting())
-            chunk, finished = self.collect(rows, warm_up_key(self.iteration_key, piece), acting)
+            whole, key = self.algorithm.warms_up_whole, warm_up_key(self.iteration_key, piece)
+            chunk, finished = self.collect(rows, key, acting, whole)
             self.learner = self._observe(self.learner, chunk)
             steps += valid_rows(chunk)
             episodes.append(finished)
@@ -201,7 +202,11 @@ class HostRunner(Collector):
         if self.more and self.on_step is None:
             key = self._noise_key(self.iteration + 1)
             state, opened = self.state(), self.open_episodes
-            self._ahead = _Ahead(lambda: self.collect(self.rows, key, older), state, opened)
+            self._ahead = _Ahead(self._start_collecting(self.rows, key, older), state, opened)
+
+    def _start_collecting(self, rows: int, key: Key, acting: PyTree) -> Callable[[], tuple[Chunk, Episodes]]:
+        """Begin to collect, so far as others do it; what ends it and gives the chunk."""
+        return lambda: self.collect(rows, key, acting)
 
     def _drop_ahead(self) -> None:
         """Go back to before the chunk that is being collected, so far as its environments can."""

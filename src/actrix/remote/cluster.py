@@ -24,7 +24,7 @@ def ray_module() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ImportError('actors run on Ray, which is not installed: pip install "actrix[ray]"') from error
+        raise ImportError('this runs on Ray, which is not installed: pip install "actrix[ray]"') from error
     return ray
 
 
@@ -97,7 +97,8 @@ def _check_there(address: str) -> None:
 def _no_cluster(address: str) -> str:
     return (
         f"no Ray cluster of these versions answers this process at {address}: start one with `ray start --head --port "
-        "6379`, give this process the cluster's RAY_AUTH_TOKEN, or leave the address out"
+        "6379`, set RAY_AUTH_MODE=token where it asks for one (and RAY_AUTH_TOKEN on another machine), or leave the "
+        "address out"
     )
 
 

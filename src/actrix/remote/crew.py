@@ -88,15 +88,23 @@ class RayCrew(Crew):
     def collect(self, rows: int, keys: Sequence[np.ndarray], acting: PyTree) -> list[Piece]:
         """A chunk of each group, whose noise is drawn from its key; of some twice or not where the crew is free. Raises
         EnvError."""
+        return self.begin(rows, keys, acting)()
+
+    def begin(self, rows: int, keys: Sequence[np.ndarray], acting: PyTree) -> Callable[[], list[Piece]]:
+        """Send who is not busy to collect it. At once: an update that begins meanwhile takes the cores."""
         order = Order(
             rows, keys, self._ray.put([np.asarray(x) for x in jax.tree.leaves(acting)]), self._calls
         )
-        found: list[tuple[Mate, Collected, int]] = []
         self._took = self._took if self.free else []
         busy = {task.mate.number for task in self._tasks.values()}
         for mate in self._mates:
             if mate.number not in busy:
                 self._send(mate, order)
+        return lambda: self._finish(order)
+
+    def _finish(self, order: Order) -> list[Piece]:
+        """Wait for it; who dies meanwhile is replaced, and sent again."""
+        rows, found = order.rows, list[tuple[Mate, Collected, int]]()
         while len(found) < len(self._mates):
             for (mate, by, again), out in self._arrived(rows):
                 if out is GONE:

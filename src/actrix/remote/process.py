@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import socket
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from actrix.remote.cluster import join, kill, leave
+from actrix.files import manifest
+from actrix.remote.cluster import differing, join, kill, leave
 
-POLL = 0.5
+POLL, REFUSED = 0.5, 2
 
 
 class Holder:
     """The actor that starts the process on its node; both end together, as the process's input does."""
 
-    def start(self, command: Sequence[str], folder: str, output: str) -> bool:
-        """Start it; False where this node does not see its folder."""
-        if not (Path(folder) / "config.json").exists():
-            return False
+    def start(
+        self, command: Sequence[str], folder: str, output: str, env: dict[str, str], versions: dict[str, str]
+    ) -> str | None:
+        """Start it with this node's Python; or why not, in a sentence."""
+        if not Path(output).parent.is_dir():
+            return (
+                f"a node of the cluster does not see {folder}: the folder must be on a file system that all nodes "
+                "share, under the same path; give --out."
+            )
+        if wrong := differing(manifest.package_versions(), versions, ("python", *manifest.PACKAGES)):
+            node = socket.gethostname()
+            return f"the node {node} runs other versions: {', '.join(wrong)}; install the same ones on every node."
+        # What the driver can import this can, too, where the node has it: Ray gives its workers the driver's path.
+        path = os.pathsep.join(dict.fromkeys(p for p in sys.path if p))
         with open(output, "ab") as log:
             self._child = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True
-            )
-        return True
+                [sys.executable, *command[1:]], stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True,
+                env={**os.environ, "PYTHONPATH": path, **env},
+            )  # fmt: skip
+        return None
 
     def poll(self) -> int | None:
         """Its exit code, or None."""
@@ -42,28 +58,33 @@ class RemoteProcess:
 
     stdin = None
 
-    def __init__(self, ray: Any, command: Sequence[str], folder: Path, output: Path):
-        """ValueError where its node does not see the folder."""
+    def __init__(
+        self, ray: Any, command: Sequence[str], folder: Path, output: Path, env: Mapping[str, str] = {}
+    ):
+        """`env`: variables that it has besides."""
         self._ray = ray
         self.returncode: int | None = None
         self._holder = ray.remote(num_cpus=1, num_gpus=0, max_concurrency=2)(Holder).remote()
-        self._started = self._holder.start.remote(list(command), str(folder.resolve()), str(output.resolve()))
+        paths = str(folder.resolve()), str(output.resolve())
+        self._started = self._holder.start.remote(
+            list(command), *paths, dict(env), manifest.package_versions()
+        )
         self._folder = folder
 
     def poll(self) -> int | None:
-        """Its exit code, or None while it waits for room, or runs. One whose node has gone was killed."""
+        """Its exit code, or None while it waits for room, or runs. One whose node has gone was killed. Raises
+        ValueError, once, where it cannot be started there."""
         if self.returncode is not None:
             return self.returncode
         try:
             if self._started is not None:
                 if not self._ray.wait([self._started], timeout=0)[0]:
                     return None
-                if not self._ray.get(self._started):
-                    raise ValueError(
-                        f"a node of the cluster does not see {self._folder}: the run folder must be on a file system "
-                        "that all nodes share, under the same path; give --out."
-                    )
-                self._started = None
+                wrong, self._started = self._ray.get(self._started), None
+                if wrong is not None:
+                    self.returncode = REFUSED
+                    kill(self._ray, self._holder)
+                    raise ValueError(wrong)
             self.returncode = self._ray.get(self._holder.poll.remote(), timeout=60)
         except self._ray.exceptions.RayError:
             self.returncode = -signal.SIGKILL
@@ -73,11 +94,14 @@ class RemoteProcess:
 
     def terminate(self) -> None:
         """Ask it to end; at once where it has not begun."""
-        if self._started is not None and self.poll() is None and self._started is not None:
-            self.returncode = -signal.SIGTERM
-            kill(self._ray, self._holder)
-        else:
-            self._holder.send.remote(signal.SIGTERM)
+        with contextlib.suppress(ValueError):  # what cannot be started has ended
+            if self.poll() is not None:
+                return
+            if self._started is None:
+                self._holder.send.remote(signal.SIGTERM)
+            else:
+                self.returncode = -signal.SIGTERM
+                kill(self._ray, self._holder)
 
     def kill(self) -> None:
         """End it."""
@@ -102,9 +126,11 @@ class Nodes:
         self.room = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         """How many run at a time."""
 
-    def start(self, command: Sequence[str], folder: Path, output: Path) -> RemoteProcess:
-        """One more."""
-        return RemoteProcess(self._ray, command, folder, output)
+    def start(
+        self, command: Sequence[str], folder: Path, output: Path, env: Mapping[str, str] = {}
+    ) -> RemoteProcess:
+        """One more; `env`: variables that it has besides."""
+        return RemoteProcess(self._ray, command, folder, output, env)
 
     def close(self) -> None:
         """Leave the cluster."""

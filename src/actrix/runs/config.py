@@ -41,8 +41,8 @@ class RunConfig:
     settings: dict[str, Any]
     """Flat settings of the algorithm, policy_kwargs among them."""
     env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
-    tuned: bool = False
-    """The settings started from the zoo's entry for this environment."""
+    tuned: bool | int = False
+    """The settings started from the zoo's entry for this environment; a number from 2 on: from that version of it."""
     dataset: tuple[str, ...] = ()
     """Folders or ids of the data sets trained on, where there is no environment to act in; backend 'offline'."""
     workers: bool | int = False
@@ -104,12 +104,12 @@ def resolve(
     policy: str | None = None, recurrent: bool = False, dataset: Sequence[str] = (), workers: bool | int = False,
     step_timeout: float = STEP_TIMEOUT, max_restarts: int = 0, init: str = "", network: dict[str, Any] | None = None,
     actors: int = 0, envs_per_group: int | None = None, behind: int | str | None = None, address: str | None = None,
-    learners: int = 1, learner_processes: int = 1, tuned: bool = True,
+    learners: int = 1, learner_processes: int = 1, tuned: bool | int = True,
 ) -> RunConfig:  # fmt: skip
     """The configuration of a run: preset ← zoo ← user. Raises SettingError, UnknownEnvError, EnvError.
 
     With `dataset` there is no environment to train in: `env_id` (None = the data set's) only evaluates.
-    `tuned` False takes the zoo's default entry whatever it has for this environment.
+    `tuned` False takes the zoo's default entry whatever it has for this environment, a number that version of it.
     `policy` is a name of Stable-Baselines3's; `recurrent` puts an LSTM into it unless policy_kwargs names a cell.
     `init` is a run or model file to begin with, and `network` the `policy_kwargs` of it (`runs.warm`).
     """
@@ -120,7 +120,7 @@ def resolve(
     elif preset.offline:
         raise SettingError(f"{preset.name} learns from a data set: give --dataset PATH.")
     assert env_id is not None
-    entry, tuned = zoo.settings(preset.name, env_id if tuned else "default")
+    entry, tuned = zoo.settings(preset.name, env_id, tuned)
     own = _checked(settings)
     run = _of_run(entry, own, preset, n_timesteps=steps, n_envs=n_envs, policy=policy)
     if recurrent and "Transformer" in run["policy"]:

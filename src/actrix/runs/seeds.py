@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,42 +47,45 @@ def train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], ses
     running: Running = {}
     begun: dict[int, int] = {}  # where this session's lines begin in the log
     shown, seeds = False if session.quiet else None, [seed for _, seed in pairs]
-    nodes = _nodes(config)
-    room = (os.cpu_count() or 1) if nodes is None else nodes.room
-    try:
-        with (
-            StopRequest() as stop,
-            Display(config.n_timesteps, config.title, enabled=shown, seeds=seeds) as display,
-        ):
-            while waiting or running:
-                if stop.requested:
-                    display.message("interrupted: saving checkpoints")
-                    ended += stop_all(running)
-                    break
-                while waiting and len(running) < room:
-                    path, seed = waiting.pop(0)
-                    log = open(path / OUTPUT, "ab")  # noqa: SIM115
-                    begun[seed] = log.tell()
-                    running[seed] = (_child(path, log, session, nodes), path, log)
-                time.sleep(0.3)
-                ended += _ended(running, display)
-    except BaseException:
-        stop_all(running)
-        raise
-    finally:
-        if nodes is not None:
-            nodes.close()
+    with nodes_at(None if config.actors else config.address) as nodes:
+        room = (os.cpu_count() or 1) if nodes is None else nodes.room
+        try:
+            with (
+                StopRequest() as stop,
+                Display(config.n_timesteps, config.title, enabled=shown, seeds=seeds) as display,
+            ):
+                while waiting or running:
+                    if stop.requested:
+                        display.message("interrupted: saving checkpoints")
+                        ended += stop_all(running)
+                        break
+                    while waiting and len(running) < room:
+                        path, seed = waiting.pop(0)
+                        log = open(path / OUTPUT, "ab")  # noqa: SIM115
+                        begun[seed] = log.tell()
+                        running[seed] = (_child(path, log, session, nodes), path, log)
+                    time.sleep(0.3)
+                    ended += _ended(running, display)
+        except BaseException:
+            stop_all(running)
+            raise
     _refuse_failures(ended, begun, stop.requested)
     return not waiting and not any(code for _, _, code in ended)
 
 
-def _nodes(config: RunConfig) -> Any:
-    """Where the processes run: None on this machine."""
-    if config.address is None or config.actors:
-        return None
+@contextlib.contextmanager
+def nodes_at(address: str | None) -> Iterator[Any]:
+    """Where processes run: the cluster at an address, or None, this machine. Raises ImportError, ValueError."""
+    if address is None:
+        yield None
+        return
     from actrix.remote.process import Nodes
 
-    return Nodes(config.address)
+    nodes = Nodes(address)
+    try:
+        yield nodes
+    finally:
+        nodes.close()
 
 
 Running = dict[int, tuple[Any, Path, Any]]

@@ -52,6 +52,9 @@ from actrix.show.log import Logger
 from actrix.show.stats import Summary, summarize
 from actrix.track import tracker
 
+HERE = "local"
+"""The address of this machine, for who resumes what ran on a cluster."""
+
 
 def start(
     config: RunConfig,
@@ -167,7 +170,7 @@ def resume(
     environments can be restored; otherwise new episodes start, from seeds that depend on the run's seed and on how
     often that happened. A seed that was killed before its first checkpoint begins anew, which comes to the same.
     A tracked run goes on in the tracker's own run; `track` names a tracker for one that had none. `actors` and
-    `address` are others than those of the run, where it has groups: they make no difference to what is computed.
+    `address` are others than those of the run ("local": this machine): they make no difference to what is computed.
     `learners` and `learner_processes` are others, too: they make none but of rounding.
     """
     config = _moved(load_config(folder), actors, address, learners, learner_processes)
@@ -194,7 +197,7 @@ def _moved(
             raise RunError("this run has no groups of environments: actors cannot go on with it.")
         config = dataclasses.replace(config, actors=actors)
     if address is not None:
-        config = dataclasses.replace(config, address=address)
+        config = dataclasses.replace(config, address=None if address == HERE else address)
     if config.grouping:
         config.grouping.groups(config.n_envs)
     if learners is None and learner_processes is None:

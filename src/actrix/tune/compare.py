@@ -17,7 +17,7 @@ import yaml
 from actrix.files import atomic
 from actrix.runs.config import RunConfig, RunError
 from actrix.runs.folder import evaluated_steps, evaluation, seed_folders
-from actrix.runs.start import resume, start
+from actrix.runs.start import HERE, resume, start
 from actrix.show.stats import Summary, summarize
 from actrix.tune.plan import BEST, Plan
 from actrix.tune.study import best, counted
@@ -65,20 +65,25 @@ def held_out(plan: Plan, round: int) -> tuple[int, ...]:
 
 
 def compare(
-    plan: Plan, study: Any, folder: Path, quiet: bool, say: Callable[[str], object]
+    plan: Plan,
+    study: Any,
+    folder: Path,
+    quiet: bool,
+    say: Callable[[str], object],
+    address: str | None = None,
 ) -> Outcome | None:
     """Both rounds, each a run folder for each candidate, gone on with where they were interrupted; None: they were now.
 
-    Raises RunError where no trial was finished.
+    At the address of a Ray cluster a round's seeds are spread over it. Raises RunError where no trial was finished.
     """
     found = [Candidate(f"trial-{t.number}", plan.config(t.params), t) for t in best(study, BEST)]
     if not found:
         raise RunError(f"none of {len(counted(study.trials))} trials was finished: nothing can be compared.")
-    choice = _round(plan, [*found, *standards(plan)], folder, 0, quiet, say)
+    choice = _round(plan, [*found, *standards(plan)], folder, 0, quiet, say, address)
     if choice is None:
         return None
     chosen = max(found, key=lambda one: _middle(choice[one.name]))
-    result = _round(plan, [chosen, *standards(plan)], folder, 1, quiet, say)
+    result = _round(plan, [chosen, *standards(plan)], folder, 1, quiet, say, address)
     if result is None:
         return None
     outcome = Outcome(folder, chosen, choice, result)
@@ -93,16 +98,20 @@ def _round(
     round: int,
     quiet: bool,
     say: Callable[[str], object],
+    address: str | None = None,
 ) -> dict[str, Summary] | None:
     seeds, out = held_out(plan, round), {}
+    where = address if len(seeds) > 1 else None
     for one in candidates:
-        config = dataclasses.replace(one.config, seeds=seeds)
+        config = dataclasses.replace(one.config, seeds=seeds, address=where)
         path = folder / ROUNDS[round] / one.name
         if not _done(config, path):
             say(f"{ROUNDS[round]}: training {one.name} on seeds {seeds[0]} to {seeds[-1]}")
             known = (path / "config.json").is_file()
             again = (
-                resume(path, env_id=config.env_id, quiet=quiet) if known else start(config, path, quiet=quiet)
+                resume(path, env_id=config.env_id, quiet=quiet, address=where or HERE)
+                if known
+                else start(config, path, quiet=quiet)
             )
             if not again.finished:
                 return None

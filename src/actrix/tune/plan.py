@@ -74,7 +74,7 @@ class Plan:
 
     def written(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """What `actrix train --settings` takes for these parameters: the zoo's entry, what is fixed, what was found."""
-        entry, _ = zoo.settings(self.base.algorithm, self.base.env_id)
+        entry, _ = zoo.settings(self.base.algorithm, self.base.env_id, self.base.tuned)
         run = {"n_timesteps": self.base.n_timesteps, "n_envs": self.base.n_envs}
         found = self.settings(params)
         network = {**entry.get("policy_kwargs", {}), **(self.fixed.get("policy_kwargs") or {}),

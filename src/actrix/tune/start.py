@@ -23,7 +23,7 @@ from actrix.tune.work import work, work_in_processes
 def tune(
     algorithm: str | None, env_id: str, folder: str | Path, trials: int = 100, *, seeds: int = 4, held_out: int = 10,
     evaluations: int = 5, space: str | Path | None = None, settings: Mapping[str, Any] = {}, storage: str | None = None,
-    jobs: int = 1, quiet: bool = True, **run: Any,
+    jobs: int | None = None, address: str | None = None, quiet: bool = True, **run: Any,
 ) -> Outcome:  # fmt: skip
     """`actrix tune ALGORITHM ENV` from Python; goes on with the study where the folder has one.
 
@@ -37,10 +37,12 @@ def tune(
         space: a YAML file that changes what is searched (`tune.derive.read_space`).
         settings: fixed ones.
         storage: an Optuna URL; None = a journal in the folder.
-        jobs: processes.
+        jobs: processes (None: one, or at an address one for each core that it has).
+        address: of a Ray cluster, over which trials and held-out seeds are spread; every node sees the folder.
         run: further arguments of `runs.config.resolve` (`steps`, `n_envs`, `backend`, `env_kwargs`, …).
 
-    Raises ImportError (no Optuna), SettingError, RunError (another study in the folder), KeyboardInterrupt.
+    Raises ImportError (no Optuna, no Ray), SettingError, RunError (another study in the folder), ValueError (no
+    cluster), KeyboardInterrupt.
     """
     need_optuna()
     if seeds < 1:
@@ -48,22 +50,19 @@ def tune(
     run |= {"settings": dict(settings), "seeds": list(range(seeds))}
     base, default = (resolve(algorithm, env_id, tuned=tuned, **run) for tuned in (True, False))
     plan = make_plan(base, default, settings, None if space is None else Path(space), held_out, evaluations)
-    outcome = run_study(plan, Path(folder), trials, jobs=jobs, storage=storage, quiet=quiet)
+    outcome = run_study(plan, Path(folder), trials, jobs=jobs, storage=storage, quiet=quiet, address=address)
     if outcome is None:
         raise KeyboardInterrupt
     return outcome
 
 
 def run_study(
-    plan: Plan, folder: Path, trials: int, *, jobs: int = 1, storage: str | None = None, quiet: bool = False
-) -> Outcome | None:
+    plan: Plan, folder: Path, trials: int, *, jobs: int | None = None, storage: str | None = None,
+    quiet: bool = False, address: str | None = None,
+) -> Outcome | None:  # fmt: skip
     """Search until the study has so many trials, draw it, and compare; None where the comparison was interrupted."""
     need_optuna()
-    for name, value in (("trials", trials), ("jobs", jobs)):
-        if value < 1:
-            raise SettingError(f"{name}={value} must be at least 1.")
-    if folder.exists() and not (folder / STUDY).exists() and any(p.name != ".lock" for p in folder.iterdir()):
-        raise RunError(f"{folder} exists and holds no study: choose another --out.")
+    _check(folder, trials, jobs, storage, address)
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder):
         _same(plan, folder, "the user's" if storage else "the folder's")
@@ -81,20 +80,33 @@ def run_study(
             )
         try:
             with Board(plan, study, trials, enabled=False if quiet else None) as board:
-                if jobs == 1:
+                if address is None and jobs in (None, 1):
                     work(study, plan, folder, trials, board.seen)
                 elif done < trials:
-                    work_in_processes(study, plan, folder, trials, jobs, storage, board.seen)
+                    work_in_processes(study, plan, folder, trials, jobs, storage, board.seen, address)
         except BaseException:
             recover(study, folder, own=storage is None)  # those of processes that were stopped
             raise
         from actrix.tune.pictures import curves, pictures  # loads matplotlib
 
         pictures(plan, study, folder)
-        outcome = compare(plan, study, folder, quiet, say)
+        outcome = compare(plan, study, folder, quiet, say, address)
         if outcome is not None:
             curves(plan, outcome)
         return outcome
+
+
+def _check(folder: Path, trials: int, jobs: int | None, storage: str | None, address: str | None) -> None:
+    """Refuse what makes no sense, before anything is written."""
+    for name, value in (("trials", trials), ("jobs", jobs)):
+        if value is not None and value < 1:
+            raise SettingError(f"{name}={value} must be at least 1.")
+    if address is not None and storage is not None and storage.startswith("sqlite"):
+        raise SettingError(
+            "nodes of a cluster cannot share SQLite: leave --storage out, or name a database server."
+        )
+    if folder.exists() and not (folder / STUDY).exists() and any(p.name != ".lock" for p in folder.iterdir()):
+        raise RunError(f"{folder} exists and holds no study: choose another --out.")
 
 
 def _same(plan: Plan, folder: Path, storage: str) -> None:

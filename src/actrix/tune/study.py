@@ -52,7 +52,7 @@ def open_study(plan: Plan, folder: Path, url: str | None, trials: int, worker: i
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=plan.base.n_timesteps // 3),
     )
-    done = len(study.get_trials(deepcopy=False))
+    done = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     seed = int(np.random.SeedSequence([*drawn.generate_state(2), done]).generate_state(1)[0])
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(1, min(RANDOM, trials // 3)))
     identity = json.dumps(plan.json(), sort_keys=True)

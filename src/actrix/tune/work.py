@@ -11,7 +11,7 @@ from typing import Any
 from actrix.files import atomic
 from actrix.loops.interrupt import StopRequest
 from actrix.loops.train import NonFiniteError
-from actrix.runs.seeds import Running, SeedError, spawn, stop_all
+from actrix.runs.seeds import PROGRAM, Running, SeedError, nodes_at, spawn, stop_all
 from actrix.show.stats import iqm
 from actrix.tune.plan import Plan
 from actrix.tune.study import REFUSED, WORKERS, ask, give_up, open_study
@@ -73,19 +73,36 @@ def _run(study: Any, plan: Plan, trial: Any, seen: Callable[[], object]) -> None
 
 
 def work_in_processes(
-    study: Any, plan: Plan, folder: Path, trials: int, jobs: int, url: str | None, seen: Callable[[], object]
-) -> None:
-    """The same in so many processes; raises SeedError with the last line of one that failed, KeyboardInterrupt."""
+    study: Any, plan: Plan, folder: Path, trials: int, jobs: int | None, url: str | None,
+    seen: Callable[[], object], address: str | None = None,
+) -> None:  # fmt: skip
+    """The same in so many processes, here or on the Ray cluster at an address (None: as many as it has cores for).
+
+    Raises SeedError with the last line of one that failed, ValueError (no cluster), KeyboardInterrupt.
+    """
     running: Running = {}
-    environment = {**os.environ, **({} if url is None else {STORAGE: url})}
-    with StopRequest() as stop:
+    more = {} if url is None else {STORAGE: url}
+    with StopRequest() as stop, nodes_at(address) as nodes:
+        jobs = jobs or (1 if nodes is None else min(nodes.room, trials))
         try:
             for job in range(jobs):
-                path = folder / WORKERS / f"{job}.log"
+                path = (folder / WORKERS / f"{job}.log").resolve()
                 atomic.check_regular(path)
                 log = open(path, "wb")  # noqa: SIM115
-                command = ["tune-folder", str(folder), "--trials", str(trials), "--worker", str(job + 1)]
-                running[job] = (spawn(command, log, environment), path, log)
+                # The first draws as the study's own process would: with one job, the study is that of no other.
+                command = [
+                    "tune-folder",
+                    str(folder.resolve()),
+                    "--trials",
+                    str(trials),
+                    "--worker",
+                    str(job),
+                ]
+                if nodes is None:
+                    child = spawn(command, log, {**os.environ, **more})
+                else:
+                    child = nodes.start([*PROGRAM, *command], folder, path, more)
+                running[job] = (child, path, log)
             while running and not stop.requested:
                 time.sleep(0.3)
                 seen()

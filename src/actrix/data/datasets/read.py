@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +25,40 @@ from actrix.core.types import Spec
 from actrix.data.datasets.dataset import Dataset, DatasetError, Episode, assemble
 
 
-def load_dataset(path_or_id: str | os.PathLike) -> Dataset:
-    """The data set in a folder, or Minari's own of that id (`minari download ID` puts it there).
+def load_dataset(path_or_id: Any) -> Dataset:
+    """The data set in a folder, or Minari's own of that id (`minari download ID` puts it there), or an object of its.
 
     `path_or_id` is the folder that Minari made (it holds `data/main_data.hdf5` and `data/metadata.json`), its `data`
     folder, or an id such as 'mujoco/halfcheetah/medium-v0' in Minari's store ($MINARI_DATASETS_PATH, else
-    ~/.minari/datasets). The whole set is read into memory.
+    ~/.minari/datasets). The whole set is read into memory; of a `MinariDataset` the episodes that it has (it may be
+    filtered).
 
-    Raises DatasetError (see there), ImportError.
+    Raises DatasetError (see there), TypeError, ImportError.
     """
     require_minari()
+    chosen = None
+    if not isinstance(path_or_id, str | os.PathLike):
+        path_or_id, chosen = _of_object(path_or_id)
     folder = _find(path_or_id)
     meta, spec = _metadata(folder)
     env_id, kwargs, limit = _env_spec(meta.get("env_spec"))
     spec = dataclasses.replace(spec, max_episode_steps=limit)
     name = _printable(meta.get("dataset_id")) or str(path_or_id)
-    return assemble(_episodes(folder, meta, name), spec, env_id=env_id, env_kwargs=kwargs, name=name)
+    numbers = range(meta["total_episodes"]) if chosen is None else chosen
+    return assemble(_episodes(folder, numbers, name), spec, env_id=env_id, env_kwargs=kwargs, name=name)
+
+
+def _of_object(dataset: Any) -> tuple[Path, list[int]]:
+    """(the folder of a `MinariDataset`, the numbers of its episodes)."""
+    from minari import MinariDataset
+
+    if not isinstance(dataset, MinariDataset):
+        raise TypeError(
+            f"a data set is a folder, an id or a MinariDataset, not {type(dataset).__name__}: write_dataset makes one."
+        )
+    if not len(dataset.episode_indices):
+        raise DatasetError(f"{dataset.id}: no episode was left by its filter.")
+    return Path(dataset.storage.data_path), [int(number) for number in dataset.episode_indices]
 
 
 def require_minari() -> Any:
@@ -129,7 +147,7 @@ def _printable(text: Any) -> str | None:
     return text if isinstance(text, str) and text and text.isprintable() else None
 
 
-def _episodes(folder: Path, meta: dict[str, Any], name: str) -> Iterator[Episode]:
+def _episodes(folder: Path, numbers: Sequence[int], name: str) -> Iterator[Episode]:
     """Each episode as Minari decodes it; DatasetError names the one, and the field, that cannot be read."""
     from minari.dataset.minari_storage import MinariStorage
 
@@ -139,7 +157,7 @@ def _episodes(folder: Path, meta: dict[str, Any], name: str) -> Iterator[Episode
         raise ImportError(f'data sets need more of Minari ({error}): pip install "actrix[offline]"') from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"{folder} cannot be read: {error}") from None
-    for number in range(meta["total_episodes"]):
+    for number in numbers:
         try:
             (found,) = storage.get_episodes([number])
         except Exception as error:

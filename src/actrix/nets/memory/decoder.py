@@ -89,7 +89,7 @@ class Cache(Forgets):
     keys: tuple[Float[Array, "*batch K S h"], ...]
     values: tuple[Float[Array, "*batch K S h"], ...]
     count: Int[Array, "*batch"]
-    """Steps of this episode so far; slots that they have not reached are not looked at, whatever is in them."""
+    """Steps t of this episode so far, and from 2 S on S + t mod S: what no step has reached is not looked at."""
 
     def forget(self, first):
         return dataclasses.replace(self, count=jnp.where(first, 0, self.count))
@@ -201,7 +201,7 @@ class Transformer(Memory, eqx.Module):
             all_keys.append(keys)
             all_values.append(values)
         out = rms_norm(x, self.norm, self.shape.norm_eps)[0]
-        return out, Cache(tuple(all_keys), tuple(all_values), carry.count + 1)
+        return out, Cache(tuple(all_keys), tuple(all_values), ring.count)
 
     def along(self, features, first, carry0):
         past = unrolled(self.shape, carry0)
@@ -258,9 +258,10 @@ class Ring:
 
     def __init__(self, shape: Shape, count: Int[Array, ""]):
         self.size, self.scale = shape.context, 1 / float(np.sqrt(shape.head))
-        self.slot = count % self.size
-        slots = jnp.arange(self.size)
-        self.newer = slots <= self.slot
+        self.slot = jnp.where(count < self.size, count, count - self.size)
+        self.count = jnp.where(count + 1 < 2 * self.size, count + 1, self.size)
+        slots = jnp.arange(self.size)[None, None]  # [1, 1, S], as scores are
+        self.newer, self.here = slots <= self.slot, jnp.moveaxis(slots, 2, 1) == self.slot
         self.seen = self.newer | (count >= self.size)
         table = jnp.asarray(rotation(shape, 2 * self.size))
         self.turns = jnp.stack([table[:, self.slot], table[:, self.slot + self.size]], 1)
@@ -269,10 +270,9 @@ class Ring:
         self, q: Array, k: Array, v: Array, keys: Array, values: Array
     ) -> tuple[Array, Array, Array]:
         """(Σ softmax(q·k / √h) v `[K, G, h]`, keys, values) of q `[K, G, h]`, k and v `[K, h]`, which are written."""
-        keys, values = (
-            jax.lax.dynamic_update_slice_in_dim(ring, x[:, None], self.slot, 1)
-            for ring, x in ((keys, rotate(k[None, None], self.turns[:, :1])[0, 0]), (values, v))
-        )
+        here = self.here  # a slice that is written would be a scatter, which ONNX does not have for any batch
+        keys = jnp.where(here, rotate(k[None, None], self.turns[:, :1])[0, 0][:, None], keys)
+        values = jnp.where(here, v[:, None], values)
         # One product each: XLA:CPU is a quarter slower over both at once.
         turned = rotate(jnp.stack([q, q])[None], self.turns)[0]
         newer, older = (jnp.einsum("kgh,ksh->kgs", x, keys) * self.scale for x in turned)

@@ -160,7 +160,7 @@ class Model(Surface, Stored):
         self._vec = given if isinstance(given, VecEnv) and given.host is not None else None
         env, self.env_id = self._resolve(env)
         if self.spec is not None:
-            check_same_spaces(self.spec, env.spec)
+            check_same_spaces(self.spec, env.spec, bounds=True)
         spaces.check_observation_space(env.spec.observation_space)
         spaces.check_action_space(env.spec.action_space)
         if isinstance(env, HostEnv):

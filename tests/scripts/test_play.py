@@ -2,11 +2,15 @@
 
 from typing import ClassVar
 
+import gymnasium as gym
+import numpy as np
 import pytest
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
 from worlds import MEMORY, SMALL, Counting, Masked
 
 from actrix import DQN, PPO, EvalCallback, evaluate_policy
 from actrix.cli import main
+from actrix.loops.evaluate import boundless
 from actrix.runs import start
 
 COMMANDS = ("eval", "video", "watch", "record")
@@ -53,6 +57,35 @@ def test_masks_that_are_gone_are_refused_and_new_ones_kept(command, files, tmp_p
     assert not list(tmp_path.iterdir())
     # Sampled, an untrained policy without masks would soon take action 1.
     assert run(command, files["plain"], tmp_path, "--env", "test_play:MaskedPaid", "--stochastic") == 0
+
+
+class Wide(Paid):
+    """The same numbers in other bounds, as a wrapper may give them."""
+
+    observation_space = gym.spaces.Box(-9, 9, Paid.observation_space.shape)
+
+
+def test_bounds_of_what_is_observed_are_asked_for_in_training_alone(files):
+    model = DQN.load(files["plain"])
+    assert evaluate_policy(model, Wide(), n_eval_episodes=2) == evaluate_policy(
+        model, Paid(), n_eval_episodes=2
+    )
+    with pytest.raises(ValueError, match=r"observation_space is Box\(-9.0, 9.0, .*, the model's is Box"):
+        model.set_env(Wide())
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (Dict(a=Box(0, 1, (2,))), Dict(a=Box(-5, 1, (2,))), True),
+        (Tuple([Box(0, 1, (2,)), Discrete(3)]), Tuple([Box(0, 2, (2,)), Discrete(3)]), True),
+        (Box(0, 1, (2,)), Box(0, 1, (3,)), False),
+        (Box(0, 255, (8, 8, 3), np.uint8), Box(0, 9, (8, 8, 3), np.uint8), False),  # a picture, and numbers
+        (Discrete(3), Discrete(4), False),
+    ],
+)
+def test_what_bounds_are(one, other, same):
+    assert (boundless(one) == boundless(other)) is same
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -9,8 +9,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium as gym
 import jax
 import numpy as np
+from gymnasium import spaces
 
 from actrix.core.contract import Algorithm
 from actrix.core.spaces import to_env_action
@@ -175,20 +177,33 @@ def evaluation_env(
                         backend="jax" if jax_only else "gymnasium")  # fmt: skip
 
 
-def check_same_spaces(ours: Spec, theirs: Spec) -> None:
+def check_same_spaces(ours: Spec, theirs: Spec, bounds: bool = False) -> None:
     """Raise ValueError with the difference unless an environment has the spaces that the policy was made for.
 
-    Masks may be new: what is illegal is left out of the policy. Where they are gone, it would do what it never learned.
+    Of observed numbers the `bounds` may differ unless they are asked for: no network looks at them. Masks may be new:
+    what is illegal is left out of the policy. Where they are gone, it would do what it never learned.
     """
     for what in ("observation_space", "action_space"):
         mine, other = getattr(ours, what), getattr(theirs, what)
-        if mine != other:
+        alike = boundless if what == "observation_space" and not bounds else lambda space: space
+        if alike(mine) != alike(other):
             raise ValueError(f"the environment's {what} is {other}, the model's is {mine}.")
     if ours.mask_size is not None and theirs.mask_size is None:
         raise ValueError(
             "the environment has no action masks, and the model was trained with them, so that it never learned what "
             "was illegal: give one with action_masks() or info['action_mask']."
         )
+
+
+def boundless(space: gym.Space) -> gym.Space:
+    """The space, of whose real numbers nothing is said but how many they are."""
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        return spaces.Box(-np.inf, np.inf, space.shape, space.dtype.type)
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: boundless(part) for key, part in space.spaces.items()})
+    if isinstance(space, spaces.Tuple):
+        return spaces.Tuple([boundless(part) for part in space.spaces])
+    return space
 
 
 def _tell(

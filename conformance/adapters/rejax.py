@@ -187,6 +187,7 @@ class Rejax(Adapter):
         "reward_scale_has_the_learners_gamma": "a setting of its own, `reward_normalization_discount`",
     }  # fmt: skip
     absent: ClassVar[dict[str, str]] = {
+        "policy_delay": "an iteration is `policy_delay` steps with a critic's update each, then one of the actor",
         "discrete_start": "gymnax's Discrete spaces start at 0",
         "optimal_q": "the world has a time limit, which gymnax does not tell from an end",
         "single_row_minibatch": "divides chunks into equal minibatches only",

@@ -93,8 +93,8 @@ class Sbx(Sb3):
         return super().environment(world, settings)
 
     def agent(self, algorithm: str, world: Any, **settings: Any) -> Any:
-        if world.kind == "dict" and algorithm == "ppo":
-            raise Absent("PPO takes no Dict observations")
+        if world.kind == "dict" and algorithm in ("ppo", "dqn"):
+            raise Absent(f"{algorithm} takes no Dict observations")
         return super().agent(algorithm, world, **settings)
 
     def squashed_log_prob(self, mean, log_std, actions):

@@ -31,7 +31,7 @@ from machine import LOOKS, machine, paused
 from actrix import make_vec_env
 from actrix.envs.classic import ClassicEnv
 from actrix.envs.probes import MaskVelocity, PositionOnly
-from actrix.files import manifest
+from actrix.files import atomic, manifest
 from actrix.loops.compiled import CompiledRunner
 from actrix.loops.evaluate import Policy, evaluate
 from actrix.loops.train import SeedRun, train
@@ -149,7 +149,7 @@ def by_sb3(job: Job, python: str) -> dict[str, Any]:
             command = [python, str(HERE / "peers.py"), "sb3_return", json.dumps(keywords)]
             said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
             kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text(said.strip().splitlines()[-1])
+            atomic.write_text(kept, said.strip().splitlines()[-1])
         each.append(json.loads(kept.read_text()))
     returns = {seed: np.asarray(x["returns"]) for seed, x in zip(job.seeds, each, strict=True)}
     return figures(job, returns) | {

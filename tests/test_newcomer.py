@@ -73,7 +73,7 @@ def test_options_of_others(option, meant, capsys):
 
 
 class Endless(gym.Env):
-    """Ends after three steps until its fifth episode, and from then on never."""
+    """Ends after three steps for the first two episodes, and then never."""
 
     observation_space, action_space = gym.spaces.Box(0, 1, (1,)), gym.spaces.Discrete(2)
     episodes = 0
@@ -84,7 +84,7 @@ class Endless(gym.Env):
 
     def step(self, action):
         self.t += 1
-        return np.zeros(1, np.float32), 1.0, self.t == 3 and self.episodes < 5, False, {}
+        return np.zeros(1, np.float32), 1.0, self.t == 3 and self.episodes < 4, False, {}
 
 
 @pytest.mark.filterwarnings("ignore:an episode of an environment without a time limit")
@@ -92,8 +92,7 @@ def test_evaluations_of_different_lengths_are_kept(monkeypatch, tmp_path):
     monkeypatch.setattr("actrix.loops.evaluate.ENDLESS", 7)
     model = PPO("MlpPolicy", make_vec_env(Endless, 1), n_steps=8, batch_size=8, n_epochs=1, seed=0)
     model.learn(16, callback=EvalCallback(Endless(), eval_freq=8, n_eval_episodes=2, log_path=tmp_path))
-    # Masks are looked for before training, and in the first evaluation: a reset each. The second evaluation begins with
-    # the fifth, and as that does not end a second episode is not played.
+    # The second evaluation: its first reset is the fourth episode, which does not end, so a second is not played.
     np.testing.assert_array_equal(np.load(tmp_path / "evaluations.npz")["results"], [[3, 3], [7, np.nan]])
 
 

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from actrix.envs.base import success_of
-from actrix.envs.make import as_host_env
-from actrix.loops.evaluate import check_same_spaces, evaluate_policy
+from actrix.loops.evaluate import evaluate_policy, playable
 
 
 class BaseCallback:
@@ -239,7 +238,7 @@ class EvalCallback(EventCallback):
                 "eval_env is the environment trained on, whose episodes evaluation would break off: "
                 "give EvalCallback an environment of its own."
             )
-        check_same_spaces(model._known_spec(), as_host_env(self.eval_env).spec)
+        self._played = playable(model, self.eval_env)
         super().init_callback(model)
 
     @property
@@ -251,7 +250,7 @@ class EvalCallback(EventCallback):
             return True
         self._is_success_buffer: list[float] = []
         rewards, lengths = evaluate_policy(
-            self.model, self.eval_env, self.n_eval_episodes, self.deterministic,
+            self.model, self._played, self.n_eval_episodes, self.deterministic,
             callback=self._log_success_callback, return_episode_rewards=True,
         )  # fmt: skip
         self.evaluations_timesteps.append(self.num_timesteps)

@@ -23,6 +23,7 @@ from actrix.envs.build import token_task
 from actrix.envs.guard import env_seeds
 from actrix.envs.make import as_host_env, make_vec_env
 from actrix.envs.vec.normalize import VecNormalize
+from actrix.envs.vec.vecenv import VecEnv
 from actrix.loops.runner import run_keys
 from actrix.nets.memory import zero_where
 
@@ -195,6 +196,14 @@ def check_same_spaces(ours: Spec, theirs: Spec, bounds: bool = False) -> None:
         )
 
 
+def playable(model: Any, env: Any) -> Any:
+    """The environment for any number of evaluations: made, and searched for masks, once (a VecEnv, which has statistics
+    of its own, as it is). ValueError where it is not of the model's spaces."""
+    env = env if isinstance(env, VecEnv) else as_host_env(env)
+    check_same_spaces(model._known_spec(), as_host_env(env).spec)
+    return env
+
+
 def boundless(space: gym.Space) -> gym.Space:
     """The space, of whose real numbers nothing is said but how many they are."""
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
@@ -244,8 +253,7 @@ def evaluate_policy(
     """
     if render:
         raise ValueError("evaluate_policy does not render: use `actrix watch` or `actrix video`.")
-    host = as_host_env(env)
-    check_same_spaces(model._known_spec(), host.spec)
+    host = as_host_env(playable(model, env))
     if isinstance(env, VecNormalize):
         env.check_evaluation(model)
     on_step = None if callback is None else functools.partial(_tell, callback, model, host)

@@ -125,8 +125,14 @@ def _loaded(path: str, changed: int) -> RewardModel:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {f.name: file[f.name] for f in dataclasses.fields(RewardModel)}
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no reward model: {error}") from None
+    except (
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+    ):  # NumPy's own words advise to unpickle what it cannot read
+        raise ValueError(
+            f"{path} is no reward model: it is not the .npz file that `save` of one writes."
+        ) from None
     words, shift, scale = found.pop("vocabulary"), found.pop("shift"), found.pop("scale")
     given = [np.asarray(x) for x in found.values()]
     sizes = len(given[0]), *given[1].shape[1:], *given[2].shape

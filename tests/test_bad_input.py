@@ -365,7 +365,7 @@ def acting(space):
             lambda: composed("v-trace", "legs:4"),
             "data 'legs:4': unknown; did you mean lag",
         ),
-        (lambda: composed("v-trace", "lag:many"), "data 'lag:many': cannot read it; the form is lag:lag"),
+        (lambda: composed("v-trace", "lag:many"), "data 'lag:many': lag='many'"),
         (lambda: composed("v-trace", "on-policy"), "is refused: on on-policy data every ratio is 1"),
         (lambda: composed("mc-is", "trajectories:2"), "whole episodes are not kept in the memory"),
     ],

@@ -812,6 +812,11 @@ def test_training_on_a_data_set_without_an_environment(dataset, tmp_path, capsys
         (None, ["ppo"], ["ppo needs an environment", "bc, cql, iql, td3-bc"]),
         (None, ["td3-bc"], ["Box action space", "Discrete(2)"]),
         (None, ["--critic", "td"], ["the form is"]),
+        (
+            None,
+            ["--critic", "td", "--set", "gamma=0.9", "CartPole-v1"],
+            ["'CartPole-v1' stands behind --set"],
+        ),
         (None, ["--critic", "td", "CartPole-v1"], ["actor-critic needs an environment", "bc, cql"]),
         ("rewards", ["iql"], ["episode 0", "no field 'rewards'"]),
         ("observations", ["bc", "CartPole-v1"], ["episode 0", "no field 'observations'"]),

@@ -226,7 +226,16 @@ def test_other_spellings_of_the_same(what, text, same):
         ("critic", "gea", "critic 'gea': unknown; did you mean gae"),
         ("critic", "gae:2", "gae_lambda=2 must lie in"),
         ("critic", "gae:0.9:3", "the form is gae:gae_lambda"),
-        ("critic", "q:duelling", "cannot read 'duelling'; the form is q"),
+        ("critic", "q:duelling", "cannot read 'duelling'; did you mean dueling"),
+        ("critic", "gae:[1]", "cannot read it; the form is gae:gae_lambda"),
+        ("critic", "q:double=maybe", "double takes no value, not 'maybe': write double, or double=false"),
+        ("critic", "q:double,soft", "'double' and 'soft' set the same, backup: leave one out"),
+        ("critic", "q:c51,qr", "'c51' and 'qr' set the same"),
+        ("critic", "gae:0.9,gae_lambda=0.8", "set the same, gae_lambda"),
+        ("critic", "q:v_min=1", "q has no 'v_min' without c51"),
+        ("actor", "ppo-clip:td-error,q", "'td-error' and 'q' set the same, psi"),
+        ("actor", "ppo-clip:advantag", "As for 'advantag': did you mean advantage"),
+        ("data", "replay:n=3,n_steps=5", "'n=3' and 'n_steps=5' set the same"),
         ("critic", "q:c51,sarsa", "c51 backs up the whole distribution of one action"),
         ("critic", "q:n_atoms=5", "q has no 'n_atoms'"),
         ("actor", "ppo-clip:epsilon=3", "ppo-clip has no 'epsilon'"),
@@ -246,7 +255,7 @@ COMPOSITIONS = [name for name, preset in PRESETS.items() if isinstance(preset.al
 
 @pytest.mark.parametrize("name", COMPOSITIONS)
 def test_a_preset_is_nothing_but_its_words(name):
-    """What the words resolve to is the preset's configuration, and so are its updates."""
+    """What the words resolve to is the preset's configuration: equal ones are one program, with the same updates."""
     said = words_of(PRESETS[name].algorithm)
     settings = said.pop("settings")
     assert compose(said["critic"], said["actor"], said["data"], settings) == PRESETS[name].algorithm

@@ -86,7 +86,8 @@ def _rows(critic: Critic, actor: Actor, data: Data) -> str | None:
         if a.clones:
             return None
         if c.needs_order or c.whole_episodes:
-            return f"{critic.name} runs along consecutive rows, and replayed ones stand alone: take data trajectories"
+            others = "lag or trajectories" if c.corrected else "on-policy"
+            return f"{critic.name} runs along consecutive rows, and replayed ones stand alone: take data {others}"
         if not a.singly and not a.any_behaviour:
             return (
                 f"{actor.name} needs the probabilities of who acted: take data on-policy, lag or trajectories"

@@ -231,7 +231,8 @@ def _in_words(algorithm: Algorithm, n_envs: int) -> str:
     settings = [f"{name}={write_value(value)}" for name, value in said.pop("settings").items()]
     line = [f"--{name} {shlex.quote(word)}" for name, word in said.items()]
     return " ".join(
-        [*line, f"--envs {n_envs}", *(["--set", *map(shlex.quote, settings)] if settings else [])]
+        # --set takes all that follows up to the next option: what is pasted goes on with the environment.
+        [*line, *(["--set", *map(shlex.quote, settings)] if settings else []), f"--envs {n_envs}"]
     )
 
 

@@ -206,7 +206,13 @@ def config_of(args: argparse.Namespace, tuned: bool = True) -> Any:
             if composing
             else f"actrix {args.command} ALGORITHM ENV, e.g. actrix {args.command} ppo CartPole-v1"
         )
-        raise SettingError(f"got {' '.join(args.names)!r}; the form is: {form}.")
+        swallowed = [word for word in args.set or () if "=" not in word]
+        hint = (
+            f" {swallowed[0]!r} stands behind --set, which takes NAME=VALUE: write it before."
+            if swallowed
+            else ""
+        )
+        raise SettingError(f"got {' '.join(args.names)!r}; the form is: {form}.{hint}")
     if args.seeds is not None and args.seeds < 1:
         raise SettingError(f"--seeds {args.seeds} must be at least 1.")
     seeds = None if args.seed is None else [args.seed]

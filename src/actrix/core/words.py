@@ -92,6 +92,9 @@ def with_changes(part: Any, changes: Mapping[str, Any]) -> Any:
         parts[field] = with_changes(held, mine) if mine else held
     if inner:
         name = next(iter(inner))
+        owners = [kind.name for kinds in part_fields(cls).values() for kind in kinds if name in _names(kind)]
+        if owners:
+            raise WordError(f"{cls.name} has no {name!r} without {' or '.join(owners)}.")
         raise WordError(f"{cls.name} has no {name!r}: {nearest(name, setting_names(part))}")
     return dataclasses.replace(part, **own, **parts)
 
@@ -126,7 +129,13 @@ def _part(cls: Any, name: str) -> tuple[str, Any] | None:
 
 def _first(kind: Any, value: Any) -> Any:
     """The part; with its first field set unless `value` is only True."""
-    return kind() if value is True else kind(**{positions(kind)[0]: value})
+    if value is True:
+        return kind()
+    if not positions(kind):
+        raise WordError(
+            f"{kind.name} takes no value, not {value!r}: write {kind.name}, or {kind.name}=false."
+        )
+    return kind(**{positions(kind)[0]: value})
 
 
 def _instance(cls: Any, field: str, value: Any) -> Any:
@@ -151,25 +160,49 @@ def parse(text: str, classes: Mapping[str, Any], what: str, base: Any = None) ->
     cls = classes[name]
     where, open_positions = f"{what} {text!r}", positions(cls)
     changes: dict[str, Any] = {}
+    said: dict[str, tuple[str, Any]] = {}
+    misspelt = ""
     fields = {flag_of(f): f for f in dataclasses.fields(cls)}
     aliases = getattr(cls, "aliases", {})
     for word in (word for segment in segments for word in segment.split(",") if word):
         key, equals, value = word.partition("=")
         flag = aliases.get(word, word)
+        near = nearest(word, own_names(cls), f"the form is {form(cls)}.")
         if equals:
             changes[key] = read_value(value)
         elif _part(cls, word) is not None or (flag in fields and isinstance(fields[flag].default, bool)):
-            changes[word] = True
+            changes[key] = True
         elif open_positions:
-            changes[open_positions.pop(0)] = read_value(word)
+            key = open_positions.pop(0)
+            changes[key] = read_value(word)
+            if isinstance(changes[key], str) and near.startswith("did"):
+                misspelt = misspelt or f" As for {word!r}: {near}"
         else:
-            raise WordError(f"{where}: cannot read {word!r}; the form is {form(cls)}.")
+            raise WordError(f"{where}: cannot read {word!r}; {near}")
+        _refuse_second(cls, said, word, key, changes[key], where)
     try:
         return with_changes(_begin(cls, base), changes)
     except WordError as error:
         raise WordError(f"{where}: {error}") from None
-    except (ValueError, TypeError) as error:
-        raise WordError(f"{where}: cannot read it; the form is {form(cls)}. {error}".strip()) from None
+    except TypeError:  # of a comparison in the answer's own checks
+        raise WordError(f"{where}: cannot read it; the form is {form(cls)}.{misspelt}") from None
+    except ValueError as error:
+        raise WordError(f"{where}: {error}{misspelt}") from None
+
+
+def _refuse_second(
+    cls: Any, said: dict[str, tuple[str, Any]], word: str, key: str, value: Any, where: str
+) -> None:
+    """Raise WordError where a word sets what another has set to something else; note it in `said`."""
+    part = _part(cls, key)
+    if part is not None and value is False:  # off, whatever else is chosen
+        return
+    names = getattr(cls, "aliases", {}) | {flag_of(f): f.name for f in dataclasses.fields(cls)}
+    field = names.get(key, key) if part is None else part[0]
+    value = value if part is None else key if value is True else (key, value)
+    before, known = said.setdefault(field, (word, value))
+    if known != value:
+        raise WordError(f"{where}: {before!r} and {word!r} set the same, {field}: leave one out.")
 
 
 def _begin(cls: Any, base: Any) -> Any:

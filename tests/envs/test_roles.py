@@ -1,6 +1,7 @@
 """One policy per role: what a role's rows are, and runs that train by turns."""
 
 import json
+import shlex
 import shutil
 import signal
 
@@ -9,13 +10,16 @@ import pytest
 from games import Meeting, Nim, Relay
 
 from actrix import PPO, AgentEnvs, Model, RoleGame, train_roles
-from actrix.cli import main
+from actrix.cli import main, parser
+from actrix.cli.train import config_of
 from actrix.core.types import Spec
 from actrix.envs.agents.roles import members
 from actrix.envs.guard import EnvError
 from actrix.envs.make import make_vec_env
 from actrix.runs import session
-from actrix.runs.folder import checkpointed_steps
+from actrix.runs.folder import checkpointed_steps, load_config
+from actrix.runs.report import repeat
+from actrix.runs.roles import load_plan, plan_of
 
 RELAY, TINY = "games:Relay", ["n_steps=4", "batch_size=8", "n_epochs=1", 'policy_kwargs={"net_arch": [4]}']
 BOTH = {"sender": ["sender_0"], "receiver": ["receiver_0", "receiver_1"]}
@@ -246,7 +250,8 @@ def test_roles_are_evaluated_shown_and_plotted_together(run, tmp_path, capsys):
     assert (tmp_path / "v.mp4").stat().st_size > 500
     assert main(["plot", str(run), "--out", str(tmp_path / "c.png")]) == 0
     assert main(["report", str(run), "-o", str(tmp_path / "r")]) == 2
-    assert "is a folder of roles" in capsys.readouterr().err
+    assert main(["export", str(run), "--to", "onnx"]) == 2
+    assert capsys.readouterr().err.count("is a folder of roles") == 2
     moved = tmp_path / "moved"
     shutil.copytree(run, moved)
     shutil.rmtree(moved / "receiver")
@@ -267,6 +272,13 @@ def test_roles_are_evaluated_shown_and_plotted_together(run, tmp_path, capsys):
         )
         == 0
     )
+
+
+def test_the_command_of_a_role_trains_all_again(run):
+    line = repeat(load_config(run / "receiver"), run / "receiver")
+    args = parser().parse_args(shlex.split(line)[1:])
+    roles = {name: agents.split(",") for name, _, agents in (word.partition("=") for word in args.roles)}
+    assert plan_of(config_of(args), roles, args.turn) == load_plan(run)
 
 
 @pytest.mark.parametrize(

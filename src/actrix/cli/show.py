@@ -103,10 +103,14 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    from actrix.algorithms.settings import SettingError
     from actrix.files import container
     from actrix.files.export import FORMATS
     from actrix.model import Model
+    from actrix.runs.roles import has_roles
 
+    if has_roles(args.path):
+        raise SettingError(f"{args.path} is a folder of roles: name the one to export, {args.path}/ROLE.")
     path = next(iter(model_paths(args.path).values()))
     model = Model.load(path)
     print(model.export(args.out or container.find(path).with_suffix(FORMATS[args.to]), args.to))

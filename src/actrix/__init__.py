@@ -43,6 +43,7 @@ from actrix.core.schedules import Linear  # noqa: E402
 from actrix.data.datasets.dataset import DatasetError  # noqa: E402
 from actrix.data.datasets.read import load_dataset  # noqa: E402
 from actrix.envs.agents.envs import AgentEnvs  # noqa: E402
+from actrix.envs.agents.roles import RoleGame  # noqa: E402
 from actrix.envs.build import UnknownEnvError  # noqa: E402
 from actrix.envs.finite import FiniteMDP, MDPError  # noqa: E402
 from actrix.envs.guard import EnvError  # noqa: E402
@@ -86,6 +87,16 @@ def train_seeds(
     from actrix.runs.start import train_seeds as run
 
     return run(algorithm, env_id, seeds, total_timesteps, folder, **settings)
+
+
+def train_roles(
+    algorithm: str, env_id: str, roles: Any, total_timesteps: int, folder: str, turn: int | None = None,
+    **settings: Any,
+) -> Any:  # fmt: skip
+    """A policy for each role of a game, as `actrix train … --roles` does: `actrix.runs.roles.train_roles`."""
+    from actrix.runs.roles import train_roles as run
+
+    return run(algorithm, env_id, roles, total_timesteps, folder, turn, **settings)
 
 
 def check_env(env: Any, warn: bool = True, skip_render_check: bool = True) -> None:
@@ -143,6 +154,7 @@ __all__ = [
     "ProgressBarCallback",
     "RMSpropTFLike",
     "ReplayBuffer",
+    "RoleGame",
     "RolloutBuffer",
     "SettingError",
     "StopTrainingOnMaxEpisodes",
@@ -173,6 +185,7 @@ __all__ = [
     "push_to_hub",
     "set_random_seed",
     "sync_envs_normalization",
+    "train_roles",
     "train_seeds",
 ]
 __all__ += named.__all__

@@ -93,6 +93,8 @@ class Stored:
     env_kwargs: dict[str, Any] | None
     left_out: tuple[str, ...] = ()
     """Names of the environment's arguments that the file which this model is from could not hold."""
+    source: Path | None = None
+    """The file that this model is from."""
     near_reference: bool = False
     """Whether that file's training stayed near a reference policy."""
     seed: int
@@ -272,6 +274,7 @@ class Stored:
             initial = lambda key: self.algorithm.initial_acting(key, spec)
             shapes = initial(jax.random.key(0)) if custom else modelfile.shapes_of(initial)
         self._acting, self.spec = container.read_tree(header, shapes), spec
+        self.source = header.path
         self.near_reference = header.meta["reference"]
         self.env_id, held = header.meta["env_id"], header.meta["env_kwargs"]
         self.env_kwargs = {**(held or {}), **env_kwargs} if held or env_kwargs else held

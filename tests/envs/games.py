@@ -119,3 +119,53 @@ class Nim:
 
     def close(self):
         pass
+
+
+class Relay:
+    """Parallel, two roles of other spaces. `sender_0` sees a symbol 0, 1 or 2 and says one: 1 where it is right, for 6
+    steps. `receiver_0` and `receiver_1` see what was said the step before and pay the squared distance of their number
+    from it less 1; they stay for 8 steps, but the second is away in steps 3 and 4. The best returns are 6 and 0."""
+
+    def __init__(self, render_mode=None):
+        self.metadata = {"render_fps": 4}
+        self.possible_agents = ["sender_0", "receiver_0", "receiver_1"]
+        self.agents, self.rng, self.render_mode = [], np.random.default_rng(0), render_mode
+
+    def observation_space(self, agent):
+        return spaces.Discrete(3) if agent == "sender_0" else spaces.Box(0, 1, (3,), np.float32)
+
+    def action_space(self, agent):
+        return spaces.Discrete(3) if agent == "sender_0" else spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, seed=None, options=None):
+        self.rng = self.rng if seed is None else np.random.default_rng(seed)
+        self.t, self.agents = 0, list(self.possible_agents)
+        self.symbol, self.said = int(self.rng.integers(3)), 1
+        return self._obs(self.agents), {}
+
+    def _obs(self, agents):
+        heard = np.eye(3, dtype=np.float32)[self.said]
+        return {agent: self.symbol if agent == "sender_0" else heard.copy() for agent in agents}
+
+    def step(self, actions):
+        assert set(actions) == set(self.agents)
+        self.t += 1
+        earned = {
+            agent: float(action == self.symbol)
+            if agent == "sender_0"
+            else -((float(action[0]) - (self.said - 1)) ** 2)
+            for agent, action in actions.items()
+        }
+        self.said = int(actions.get("sender_0", 1))
+        self.symbol = int(self.rng.integers(3))
+        leaving = {6: ["sender_0"], 2: ["receiver_1"], 8: ["receiver_0", "receiver_1"]}.get(self.t, [])
+        acted = list(self.agents)
+        self.agents = [agent for agent in acted if agent not in leaving] + ["receiver_1"] * (self.t == 4)
+        gone = {agent: agent in leaving for agent in acted}
+        return self._obs({*acted, *self.agents}), earned, gone, dict.fromkeys(acted, False), {}
+
+    def render(self):
+        return np.full((40, 60, 3), 30 * self.t, np.uint8)
+
+    def close(self):
+        pass

@@ -51,7 +51,7 @@ def test_everything_is_in_the_page(runs, tmp_path):
 @pytest.mark.parametrize("name", ["one", "two"])
 def test_the_command_repeats_the_run(runs, name):
     config = load_config(runs / name)
-    args = cli.parser().parse_args(shlex.split(repeat(config))[1:])
+    args = cli.parser().parse_args(shlex.split(repeat(config, runs / name))[1:])
     algorithm, env_id = args.names
     seeds = [args.seed + i for i in range(args.seeds or 1)]
     again = resolve(algorithm, env_id, steps=args.steps, n_envs=args.envs, seeds=seeds, backend=args.backend,

@@ -68,14 +68,18 @@ def from_file(path: Path | None) -> dict[str, Any]:
     return {name: read_value(value) if isinstance(value, str) else value for name, value in found.items()}
 
 
-def model_paths(path: Path) -> dict[int, Path]:
-    """Seed → its folder, of a run folder; else the file or folder itself, or the file of hub:USER/REPO, as seed 0's."""
+def model_paths(path: Path) -> dict[Any, Path]:
+    """Seed → its folder, of a run folder; role → its folder, of a folder of roles; else the file or folder itself, or
+    the file of hub:USER/REPO, as seed 0's."""
     from actrix.runs.folder import load_config, seed_folders
+    from actrix.runs.roles import has_roles, load_plan
 
     if str(path).startswith("hub:"):
         from actrix.runs.hub import load_from_hub
 
         return {0: load_from_hub(str(path).removeprefix("hub:"))}
+    if has_roles(path):
+        return {role: path / role for role in load_plan(path).roles}
     if (path / "config.json").is_file():
         config = load_config(path)
         return {seed: folder for folder, seed in seed_folders(path, config)}

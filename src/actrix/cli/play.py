@@ -48,6 +48,7 @@ def _eval(args: argparse.Namespace) -> None:
     import numpy as np
 
     from actrix.model import Model
+    from actrix.runs.roles import has_roles
     from actrix.runs.start import evaluate_model
     from actrix.show.stats import summarize
 
@@ -67,7 +68,7 @@ def _eval(args: argparse.Namespace) -> None:
         )
         means[seed] = returns
         _answers(model, prompts, args, name)
-    if len(folders) > 1:
+    if len(folders) > 1 and not has_roles(args.path):
         print(f"all seeds: {summarize(means)}")
 
 
@@ -142,7 +143,7 @@ def record_to(
         out = base / "videos" / f"{file_name(str(model.env_id))}-{model.run.steps}.mp4"
     out.parent.mkdir(parents=True, exist_ok=True)
     with headless():
-        env = render_env(model, "rgb_array", env_id, env_kwargs)
+        env = render_env(model, "rgb_array", env_id, env_kwargs, deterministic)
         try:
             predict = predictor(model, env, deterministic)
             recording = record_video(predict, env, out, episodes=episodes, seed=seed)
@@ -153,8 +154,9 @@ def record_to(
 
 
 def render_env(
-    model: Any, mode: str | None, env_id: str | None = None, env_kwargs: dict[str, Any] | None = None
-) -> Any:
+    model: Any, mode: str | None, env_id: str | None = None, env_kwargs: dict[str, Any] | None = None,
+    deterministic: bool = True,
+) -> Any:  # fmt: skip
     """The environment to play in, drawn by `mode`; ValueError where it is not the model's kind."""
     from actrix.algorithms.settings import SettingError
     from actrix.core.types import Spec
@@ -166,7 +168,7 @@ def render_env(
     from actrix.loops.evaluate import check_same_spaces
     from actrix.runs.start import model_env
 
-    env_id, kwargs = model_env(model, env_id, env_kwargs)
+    env_id, kwargs = model_env(model, env_id, env_kwargs, deterministic)
     if has_jax_env(env_id) and env_id not in JAX_TWINS:
         raise SettingError(f"{env_id} exists in JAX only: it can be neither drawn nor recorded.")
     env: Any = team_env(env_id, kwargs, mode)
@@ -268,7 +270,7 @@ def _watch(args: argparse.Namespace) -> None:
     model = Model.load(next(iter(model_paths(args.path).values())))
     if (asked := _token_env(model, args)) is not None:
         return _show_answers(model, asked, args)
-    env = render_env(model, "human", args.env, _arguments(args))
+    env = render_env(model, "human", args.env, _arguments(args), not args.stochastic)
     try:
         predict = predictor(model, env, not args.stochastic)
         returns, _ = watch(predict, env, args.episodes, seed=args.seed)

@@ -64,13 +64,16 @@ def add_lists(command: AddCommand) -> None:
 
 def _plot(args: argparse.Namespace) -> None:
     from actrix.runs.folder import load_config
+    from actrix.runs.roles import has_roles
     from actrix.show.plot import plot_compare, plot_run
 
     def folders(path: Path) -> Any:
         seeds = list(model_paths(path).values())
         return seeds if len(seeds) > 1 else path
 
-    if len(args.paths) == 1:
+    if len(args.paths) == 1 and has_roles(args.paths[0]):
+        out = plot_compare(model_paths(args.paths[0]), args.out or args.paths[0] / "curve.png")
+    elif len(args.paths) == 1:
         out = plot_run(folders(args.paths[0]), args.out or args.paths[0] / "curve.png")
     else:
         labels: dict[str, Any] = {}
@@ -100,10 +103,14 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    from actrix.algorithms.settings import SettingError
     from actrix.files import container
     from actrix.files.export import FORMATS
     from actrix.model import Model
+    from actrix.runs.roles import has_roles
 
+    if has_roles(args.path):
+        raise SettingError(f"{args.path} is a folder of roles: name the one to export, {args.path}/ROLE.")
     path = next(iter(model_paths(args.path).values()))
     model = Model.load(path)
     print(model.export(args.out or container.find(path).with_suffix(FORMATS[args.to]), args.to))

@@ -11,6 +11,7 @@ from typing import Any
 from actrix.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, AddCommand, count, from_file, pairs, seconds
 from actrix.cli.play import record_to
 
+CHECKPOINT_SECONDS = 60.0
 _PARTS = {
     "double": "the online network picks the next action",
     "dueling": "Q = V + A − mean A",
@@ -30,6 +31,10 @@ def add_train(command: AddCommand) -> None:
                    help="YAML of settings, e.g. a study's best.yaml; --set goes over it")  # fmt: skip
     _who_collects(p)
     p.add_argument("--recurrent", action="store_true", help="an LSTM policy")
+    p.add_argument("--roles", nargs="+", default=[], metavar="NAME[=AGENT,…]",
+                   help="a policy for each role of a game of several agents, e.g. knight archer")  # fmt: skip
+    p.add_argument("--turn", type=count, metavar="STEPS",
+                   help="with --roles: steps of one of their turns (default: a twentieth of --steps)")  # fmt: skip
     p.add_argument("--out", type=Path, help="the run folder (default: runs/ALGO-ENV-DATE)")
     p.add_argument("--video", action="store_true", help="record a video of the trained agent")
     p.add_argument("--require", type=float, metavar="RETURN",
@@ -144,7 +149,7 @@ def _track_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _checkpoint_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint-seconds", type=seconds, default=60.0, metavar="S",
+    parser.add_argument("--checkpoint-seconds", type=seconds, default=CHECKPOINT_SECONDS, metavar="S",
                         help="time between checkpoints (default: 60)")  # fmt: skip
 
 
@@ -163,8 +168,13 @@ def _train(args: argparse.Namespace) -> int:
 
     config = config_of(args)
     folder = args.out or default_folder(config)
+    plan = _roles(config, args)
     if not args.quiet:
         print(f"{config.title}: {_plan(config)} → {folder}", flush=True)
+    if plan is not None:
+        from actrix.runs import roles
+
+        return _report_roles(roles.start(plan, folder, _teller(args)), folder, args)
     results = start(
         config,
         folder,
@@ -184,6 +194,56 @@ def _train(args: argparse.Namespace) -> int:
             )
             return EXIT_FAILED
     return code
+
+
+def _roles(config: Any, args: argparse.Namespace) -> Any:
+    """What --roles asks for, checked; None without it."""
+    from actrix.algorithms.settings import SettingError
+    from actrix.runs.roles import plan_of
+
+    if not args.roles:
+        if args.turn:
+            raise SettingError("--turn is of roles that train by turns: give --roles.")
+        return None
+    given = {"--track": args.track, "--require": args.require is not None, "--verbose": args.verbose,
+             "--checkpoint-seconds": args.checkpoint_seconds != CHECKPOINT_SECONDS}  # fmt: skip
+    _leave_out(given, "roles train by turns, of which each is a checkpoint")
+    words = [word.partition("=") for word in args.roles]
+    roles = {name: agents.split(",") if equals else [name] for name, equals, agents in words}
+    if len(roles) < len(words) or "" in roles:
+        raise SettingError(
+            f"--roles {' '.join(args.roles)}: name each role once, as NAME or NAME=AGENT,AGENT."
+        )
+    return plan_of(config, roles, args.turn)
+
+
+def _leave_out(given: dict[str, Any], why: str) -> None:
+    """Raise SettingError for options that are given and are not of roles."""
+    from actrix.algorithms.settings import SettingError
+
+    if wrong := [name for name, value in given.items() if value]:
+        raise SettingError(f"{why}: leave {' and '.join(wrong)} out.")
+
+
+def _teller(args: argparse.Namespace) -> Any:
+    """What prints a line for each turn."""
+    return (lambda line: None) if args.quiet else lambda line: print(line, flush=True)
+
+
+def _report_roles(results: dict[str, Any], folder: Path, args: argparse.Namespace) -> int:
+    """What each role came to, and the video."""
+    if not results:
+        from actrix.runs.folder import resuming
+
+        print(f"stopped early; go on with: {resuming(folder)}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    for role, result in results.items():
+        print(f"{role}: ", end="")
+        _report(result)
+    if getattr(args, "video", False):
+        path = next(iter(results.values())).folder
+        record_to(path, None, 1, 0, next(iter(results.values())).config.env_id)
+    return 0
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -269,8 +329,16 @@ def _report(results: Any) -> int:
 
 
 def _resume(args: argparse.Namespace) -> int:
+    from actrix.runs import roles
     from actrix.runs.start import resume
 
+    if roles.has_roles(args.path):
+        others = ("track", "verbose", "actors", "address", "learners", "learner_processes")
+        given = {f"--{name.replace('_', '-')}": getattr(args, name) not in (None, False) for name in others}
+        given["--checkpoint-seconds"] = args.checkpoint_seconds != CHECKPOINT_SECONDS
+        _leave_out(given, "roles go on by turns, as they began")
+        found = roles.resume(args.path, steps=args.steps, env_id=args.env, tell=_teller(args))
+        return _report_roles(found, args.path, args)
     results = resume(
         args.path, steps=args.steps, env_id=args.env, quiet=args.quiet, verbose=int(args.verbose),
         checkpoint_seconds=args.checkpoint_seconds, track=args.track, actors=args.actors, address=args.address,

@@ -106,21 +106,25 @@ class MaskKeeper(gym.Wrapper):
 
     def sample_legal(self) -> Any:
         """A uniformly random legal action."""
-        space: Any = self.action_space
-        if self.mask is None:
-            return space.sample()
-        if isinstance(space, spaces.Discrete):
-            return space.sample(mask=self.mask.astype(np.int8))
-        ends = np.cumsum(space.nvec if isinstance(space, spaces.MultiDiscrete) else [2] * int(space.n))
-        legal = [np.flatnonzero(part) for part in np.split(self.mask, ends[:-1])]
-        drawn = np.array([space.np_random.choice(part) for part in legal], space.dtype)
-        return to_env_action(space, drawn)
+        return sample_legal(self.action_space, self.mask)
 
     def _note(self, info: dict[str, Any]) -> None:
         if self._source == "none":
             return
         found = masks_now(self) if self._source == "method" else info["action_mask"]
         self.mask = np.asarray(found, bool).reshape(-1)
+
+
+def sample_legal(space: Any, mask: np.ndarray | None) -> Any:
+    """A uniformly random action of the space's own stream that a flat mask allows (None: all)."""
+    if mask is None:
+        return space.sample()
+    if isinstance(space, spaces.Discrete):
+        return space.sample(mask=mask.astype(np.int8))
+    ends = np.cumsum(space.nvec if isinstance(space, spaces.MultiDiscrete) else [2] * int(space.n))
+    legal = [np.flatnonzero(part) for part in np.split(mask, ends[:-1])]
+    drawn = np.array([space.np_random.choice(part) for part in legal], space.dtype)
+    return to_env_action(space, drawn)
 
 
 def mask_of(info: dict[str, Any]) -> np.ndarray | None:

@@ -17,6 +17,8 @@ from actrix.runs.config import RunConfig, RunError
 from actrix.show.log import METRICS, STEP, read_metrics
 
 EVALUATION, CURVE, OUTPUT = "evaluation.json", "curve.png", "output.log"
+PLAN = "roles.json"
+"""What a folder of roles holds beside theirs; see `runs.roles`."""
 
 
 def default_folder(config: RunConfig) -> Path:
@@ -32,9 +34,11 @@ def file_name(text: str) -> str:
 
 def resuming(folder: Path) -> str:
     """The command that goes on with a run; an id that imports a module is confirmed in it."""
+    name = PLAN if (folder / PLAN).exists() else "config.json"
     try:
-        env_id = json.loads((folder / "config.json").read_text(encoding="utf-8"))["env_id"]
-    except (OSError, ValueError, KeyError, TypeError):
+        data = json.loads((folder / name).read_text(encoding="utf-8"))
+        env_id = data.get("config", data)["env_id"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         env_id = None
     return f"actrix resume {folder}" + (f" --env {env_id}" if ":" in str(env_id) else "")
 
@@ -70,24 +74,30 @@ _KINDS: dict[str, Any] = {
 def load_config(folder: Path) -> RunConfig:
     """Read `config.json`; RunError if the folder is none of ours."""
     try:
-        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        data["seeds"], data["dataset"] = tuple(data["seeds"]), tuple(data.get("dataset", ()))
-        config = RunConfig(**{f.name: data[f.name] for f in dataclasses.fields(RunConfig) if f.name in data})
-        for name, kind in _KINDS.items():
-            value = getattr(config, name)
-            if not isinstance(value, kind) or (isinstance(value, str) and not value.isprintable()):
-                raise ValueError(f"{name} is {value!r}.")
-        if not config.seeds or not all(isinstance(seed, int) for seed in config.seeds):
-            raise ValueError(f"seeds is {list(config.seeds)}.")
-        if config.n_timesteps < 1 or config.n_envs < 1:
-            raise ValueError(
-                f"n_timesteps is {config.n_timesteps} and n_envs {config.n_envs}: at least 1 each."
-            )
-        return config
+        return config_from(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
+        if (folder / PLAN).exists():
+            raise RunError(
+                f"{folder} is a folder of roles, each of which is a run: name one of them."
+            ) from None
         raise RunError(f"{folder} is not a run folder: it has no config.json.") from None
     except (ValueError, TypeError, KeyError) as error:
         raise RunError(f"{folder / 'config.json'} cannot be read: {error}") from None
+
+
+def config_from(data: dict[str, Any]) -> RunConfig:
+    """What `config_json` gave; ValueError, TypeError, KeyError where that cannot be."""
+    data["seeds"], data["dataset"] = tuple(data["seeds"]), tuple(data.get("dataset", ()))
+    config = RunConfig(**{f.name: data[f.name] for f in dataclasses.fields(RunConfig) if f.name in data})
+    for name, kind in _KINDS.items():
+        value = getattr(config, name)
+        if not isinstance(value, kind) or (isinstance(value, str) and not value.isprintable()):
+            raise ValueError(f"{name} is {value!r}.")
+    if not config.seeds or not all(isinstance(seed, int) for seed in config.seeds):
+        raise ValueError(f"seeds is {list(config.seeds)}.")
+    if config.n_timesteps < 1 or config.n_envs < 1:
+        raise ValueError(f"n_timesteps is {config.n_timesteps} and n_envs {config.n_envs}: at least 1 each.")
+    return config
 
 
 def config_json(config: RunConfig) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def card(run: Path, config: RunConfig, seed: int, repo_id: str) -> str:
         "| seed | return | episodes |\n|---|---|---|\n" + "\n".join(rows) + "\n",
         f"## Use\n\n```sh\nactrix eval {PREFIX}{repo_id}\n```\n",
         f'```python\nfrom actrix import Model, load_from_hub\n\nmodel = Model.load(load_from_hub("{repo_id}"))\n```\n',
-        f"## Train it again\n\n```sh\n{repeat(config)}\n```\n",
+        f"## Train it again\n\n```sh\n{repeat(config, run)}\n```\n",
         f"## Settings\n\n| setting | value |\n|---|---|\n{settings}\n",
     ]
     return "\n".join(parts)

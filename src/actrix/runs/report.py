@@ -14,10 +14,12 @@ import numpy as np
 
 from actrix.algorithms import presets
 from actrix.core.words import write_value
+from actrix.envs.agents.roles import take_role
 from actrix.files import atomic
 from actrix.files.manifest import MANIFEST
 from actrix.runs.config import RunConfig, RunError, resolve
 from actrix.runs.folder import EVALUATION, evaluation, load_config, seed_folders
+from actrix.runs.roles import load_plan
 from actrix.show import page
 from actrix.show.log import read_metrics
 from actrix.show.plot import plot_compare, plot_profiles, plot_run
@@ -215,30 +217,33 @@ def _sessions(path: Path) -> list[dict[str, Any]]:
 
 
 def _commands(studies: Sequence[Study]) -> str:
-    lines = "\n".join(repeat(study.config) for study in studies)
+    lines = "\n".join(repeat(study.config, study.folder) for study in studies)
     said = "Trains again; <code>actrix eval RUN</code> evaluates, <code>actrix report RUN</code> makes this page."
     return f'<h2>Commands</h2>\n<pre><code>{page.text(lines)}</code></pre>\n<p class="note">{said}</p>'
 
 
-def repeat(config: RunConfig) -> str:
-    """The command line that trains a run again: what differs from the algorithm's and the zoo's values, in `--set`."""
+def repeat(config: RunConfig, folder: Path) -> str:
+    """The command line that trains a run again: what differs from the algorithm's and the zoo's values, in `--set`.
+    That of one role's trains all roles, as it was."""
+    kwargs, seen = take_role(config.env_kwargs)
     if config.algorithm == presets.COMPOSED:
         answers = {name: config.settings[name] for name in ("critic", "actor", "data")}
         who = [word for name, value in answers.items() for word in (f"--{name}", value)]
-        base = resolve(None, config.env_id, **answers, backend=config.backend, env_kwargs=config.env_kwargs)
+        base = resolve(None, config.env_id, **answers, backend=config.backend, env_kwargs=kwargs)
     else:
         who = [config.algorithm]
         told: dict[str, Any] = {"dataset": config.dataset} if config.dataset else {}
         base = resolve(
             config.algorithm, config.env_id, backend="auto" if config.dataset else config.backend,
-            env_kwargs=config.env_kwargs, **told,
+            env_kwargs=kwargs, **told,
         )  # fmt: skip
     line = ["actrix", "train", *who, config.env_id, "--steps", str(config.n_timesteps)]
-    line += (
-        ["--dataset", *config.dataset]
-        if config.dataset
-        else ["--envs", str(config.n_envs), "--backend", config.backend]
-    )
+    line += ["--dataset", *config.dataset] if config.dataset else ["--envs", str(config.n_envs)]
+    if config.backend not in ("offline", "pettingzoo"):  # which follow from what is named
+        line += ["--backend", config.backend]
+    if seen is not None:
+        line += ["--roles", *(f"{role}={','.join(map(str, mine))}" for role, mine in seen["roles"].items())]
+        line += ["--turn", str(load_plan(folder.absolute().parent).turn)]
     line += ["--seed", str(config.seeds[0])]
     line += ["--seeds", str(len(config.seeds))] if len(config.seeds) > 1 else []
     if config.workers:
@@ -246,9 +251,6 @@ def repeat(config: RunConfig) -> str:
     changed = {k: v for k, v in config.settings.items() if base.settings.get(k) != v}
     if changed:
         line += ["--set", *(f"{name}={write_value(value)}" for name, value in changed.items())]
-    if config.env_kwargs:
-        line += [
-            "--env-kwargs",
-            *(f"{name}={write_value(value)}" for name, value in config.env_kwargs.items()),
-        ]
+    if kwargs:
+        line += ["--env-kwargs", *(f"{name}={write_value(value)}" for name, value in kwargs.items())]
     return shlex.join(line)

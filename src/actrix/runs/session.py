@@ -32,6 +32,7 @@ from actrix.runs import tracked, warm
 from actrix.runs.answered import LiveAnswers
 from actrix.runs.config import RunConfig, RunError, load_datasets
 from actrix.runs.folder import checkpointed_steps, remove_traces
+from actrix.runs.others import with_others
 from actrix.show.display import Display
 from actrix.show.log import Logger
 
@@ -51,6 +52,9 @@ class Session:
     quiet: bool = False
     verbose: int = 0
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    until: int | None = None
+    """A turn that ends after so many steps of the run's budget, at once where they are taken: it is kept whole, by the
+    checkpoint at its end, or not at all."""
 
 
 def make_env(config: RunConfig, seed: int) -> HostEnv | JaxEnv:
@@ -88,7 +92,11 @@ def make_runner(config: RunConfig, algorithm: Algorithm, seeds: Sequence[int]) -
 def train_here(config: RunConfig, pairs: Sequence[tuple[Path, int]], session: Session) -> bool:
     """Train these seeds in this process; whether they were finished."""
     algorithm = config.build()
-    runner = make_runner(config, algorithm, [seed for _, seed in pairs])
+    beside = pairs[0][0].absolute().parent
+    played = with_others(config.env_kwargs, beside, needed=False)
+    runner = make_runner(
+        dataclasses.replace(config, env_kwargs=played), algorithm, [seed for _, seed in pairs]
+    )
     runs = [
         SeedRun(seed, folder=path, checkpoints=path / "checkpoints", identity=identity_of(config))
         for path, seed in pairs
@@ -120,6 +128,7 @@ def _train_runs(
         what = config.title if config.dataset else f"{config.algorithm} for {config.n_envs} × {config.env_id}"
         display.status(f"compiling {what} ({config.backend}) …")
         looks = _looks(config, runner, runs, display)
+        turn = None if session.until is None else _Turn(session.until, runs[0], stop)
         with contextlib.ExitStack() as stack:
             stack.callback(runner.close)
             for run in runs:
@@ -128,13 +137,36 @@ def _train_runs(
                 _track(stack, config, run)
             # After a non-finite update, too: the runner holds the last good parameters.
             with kept(functools.partial(_write, config, algorithm, runner, runs)):
+                if turn is not None and turn.over:
+                    return True
                 finished = train(
-                    runner, runs, config.n_timesteps, display=display, on_update=looks, stop=stop,
-                    checkpoint_seconds=session.checkpoint_seconds, log_interval=_log_interval(config, runner),
+                    runner, runs, config.n_timesteps, display=display, on_update=turn or looks, stop=stop,
+                    checkpoint_seconds=None if turn else session.checkpoint_seconds,
+                    log_interval=_log_interval(config, runner),
                 )  # fmt: skip
-                if not finished:
+                if not finished and turn is None:
                     display.message("interrupted: saving a checkpoint")
+        if turn is not None and stop.requested:  # at the end of its turn, which is saved
+            raise KeyboardInterrupt
     return finished
+
+
+class _Turn:
+    """Goes on until a number of steps is taken. KeyboardInterrupt, after which nothing is saved, where it is asked to
+    stop before."""
+
+    def __init__(self, until: int, run: SeedRun, stop: StopRequest):
+        self.until, self.run, self.stop = until, run, stop
+
+    @property
+    def over(self) -> bool:
+        """Whether they are taken."""
+        return self.run.steps >= self.until
+
+    def __call__(self) -> bool:
+        if self.stop.requested and not self.over:
+            raise KeyboardInterrupt
+        return not self.over
 
 
 def _track(stack: contextlib.ExitStack, config: RunConfig, run: SeedRun) -> None:
@@ -173,6 +205,8 @@ def _begin(config: RunConfig, runner: Runner, runs: Sequence[SeedRun], session: 
     """Restore what there is to go on from, and note the session in the manifest; lines that the user should see."""
     new = [run for run in runs if run.folder and checkpointed_steps(run.folder) < 0]
     notes = _begin_anew(new, some=len(new) < len(runs)) if session.resumed else []
+    if session.until is not None:  # every turn is a resumption: no news
+        notes.clear()
     event, reason = "start", None
     if session.resumed and len(new) < len(runs):
         event = "resume"
@@ -182,10 +216,10 @@ def _begin(config: RunConfig, runner: Runner, runs: Sequence[SeedRun], session: 
         reason = load_checkpoints(
             runner, runs, check_identity, lambda path, error: notes.append(checkpoint.set_aside(path, error))
         )
-        notes.append(f"resumed at step {first.steps:,}, " + (
+        notes += [f"resumed at step {first.steps:,}, " + (
             f"{'' if config.grouping.free else 'exactly '}where it was" if reason is None else
             f"in new episodes, {first.dropped_episodes} dropped so far: {reason}"
-        ))  # fmt: skip
+        )] if session.until is None else []  # fmt: skip
         changed += _other_learners(config, first.folder)
         if changed:
             notes.append(

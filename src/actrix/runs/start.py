@@ -38,6 +38,7 @@ from actrix.runs.folder import (
     refuse_taken,
     seed_folders,
 )
+from actrix.runs.others import refuse_role, with_others
 from actrix.runs.seeds import ORPHAN_SECONDS, train_in_processes
 from actrix.runs.session import (
     CHECKPOINT_SECONDS,
@@ -69,7 +70,7 @@ def start(
     refuse_taken(folder)
     if track is not None:
         tracker(track).check()
-    _check(config)  # before anything is written
+    check(config)  # before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder):
         refuse_taken(folder)  # by a run that began, and may have ended, meanwhile
@@ -83,8 +84,8 @@ def start(
         return _train(config, folder, session)
 
 
-def _check(config: RunConfig) -> None:
-    """Build what may refuse, once: the environment, the learner."""
+def check(config: RunConfig) -> None:
+    """Build what may refuse, once: the environment, the learner. Raises what they raise."""
     algorithm = config.build()
     if config.dataset:
         if config.init:
@@ -173,6 +174,7 @@ def resume(
     `address` are others than those of the run ("local": this machine): they make no difference to what is computed.
     `learners` and `learner_processes` are others, too: they make none but of rounding.
     """
+    refuse_role(folder)
     config = _moved(load_config(folder), actors, address, learners, learner_processes)
     with RunLock(folder):
         if track is not None:
@@ -330,7 +332,7 @@ def evaluate_model(
     `env_id` None takes the model's; one that would import a module is refused unless it is given here. `env_kwargs` are
     as `model_env` takes them.
     """
-    where, arguments = model_env(model, env_id, env_kwargs)
+    where, arguments = model_env(model, env_id, env_kwargs, deterministic)
     env = evaluation_env(where, episodes, arguments)
     try:
         check_same_spaces(model._known_spec(), env.spec)
@@ -343,15 +345,21 @@ def evaluate_model(
 
 
 def model_env(
-    model: Model, env_id: str | None = None, env_kwargs: dict[str, Any] | None = None
+    model: Model,
+    env_id: str | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    deterministic: bool = True,
 ) -> tuple[str, dict[str, Any]]:
     """Where to play a loaded model, with the arguments: those given, in the model's own environment besides the file's.
+    In the game of a role the other roles' models act (`with_others`), by their most likely actions if `deterministic`.
 
     Raises ModelFileError where one is neither given nor in the file, and what `model_env_id` raises.
     """
     given = dict(env_kwargs or {})
     where = model_env_id(model, env_id, given)
-    return where, {**(model.env_kwargs or {}), **given} if where == model.env_id else given
+    kwargs = {**(model.env_kwargs or {}), **given} if where == model.env_id else given
+    beside = model.source and model.source.absolute().parent.parent
+    return where, with_others(kwargs, beside, deterministic)
 
 
 def model_env_id(model: Model, env_id: str | None = None, given: Collection[str] = ()) -> str:

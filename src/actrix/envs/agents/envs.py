@@ -13,7 +13,6 @@ import numpy as np
 from gymnasium.vector.utils import batch_space
 
 from actrix.core.types import Spec
-from actrix.envs.agents.game import Turns
 from actrix.envs.agents.table import Table
 from actrix.envs.base import Step
 from actrix.envs.gymnasium import action_map
@@ -66,7 +65,7 @@ class AgentEnvs:
             if table.agents != one.agents or table.observation_space != one.observation_space:
                 table.game.complain(f"its agents {table.agents} or their spaces are not those of game 0.")
         self.agents, self.num_envs = one.agents, len(envs) * len(one.agents)
-        limit = None if isinstance(one.game, Turns) else _cycles(envs[0])
+        limit = None if one.game.in_turns else _cycles(one.game.env)
         self.spec = Spec(one.observation_space, one.action_space, limit, one.mask_size)
         self.copies, self._to_env = len(envs), action_map(one.action_space)
         self._seeds = None if seeds is None else [seed for seed in seeds for _ in one.agents]
@@ -147,8 +146,8 @@ class TeamEnv(gym.Env):
         self.game, self.k = self.table.game, len(self.table.agents)
         self.observation_space = batch_space(self.table.observation_space, self.k)
         self.action_space = batch_space(self.table.action_space, self.k)
-        self.render_mode = getattr(env, "render_mode", None)
-        self.metadata = dict(getattr(env, "metadata", None) or {})
+        self.render_mode = getattr(self.game.env, "render_mode", None)
+        self.metadata = dict(getattr(self.game.env, "metadata", None) or {})
 
     @property
     def mask(self) -> np.ndarray | None:

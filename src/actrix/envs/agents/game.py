@@ -40,6 +40,9 @@ class Game:
     `here` is what each agent that is there observes, `infos` what it was told; both change with `reset` and `step`.
     """
 
+    in_turns = False
+    """Whether a step is the turn of one agent."""
+
     def __init__(self, env: Any, number: int = 0):
         self.env, self.number, self.steps = env, number, 0
         agents = getattr(env, "possible_agents", None)
@@ -62,6 +65,11 @@ class Game:
     def waits(self, agent: Any) -> bool:
         """Whether it is there, and not its turn."""
         return False
+
+    def numbered(self, number: int) -> Game:
+        """The same, as the game of this number."""
+        self.number = number
+        return self
 
     def complain(self, sentence: str, cause: BaseException | None = None) -> NoReturn:
         """Raise EnvError that names the game and the step."""
@@ -129,6 +137,8 @@ class Turns(Game):
     So what one does is followed by what it brings, however many turns later.
     """
 
+    in_turns = True
+
     def reset(self, seed: int | None = None) -> None:
         """Begin anew."""
         self.call(self.env.reset, seed=seed)
@@ -175,6 +185,8 @@ class Turns(Game):
 
 def game_of(env: Any, number: int = 0) -> Game:
     """The game that `env` is; one in turns whose agents all move before anything happens is taken as parallel."""
+    if isinstance(env, Game):
+        return env.numbered(number)
     if not callable(getattr(env, "last", None)):
         return Parallel(env, number)
     if (getattr(env, "metadata", None) or {}).get("is_parallelizable"):
@@ -192,7 +204,7 @@ def shared_space(game: Game, name: str) -> gym.Space:
         if space != of[first]:
             game.complain(
                 f"agents share one policy, but the {name} of {agent!r} is {space} and that of {first!r} {of[first]}: "
-                "give all the same, e.g. by padding it."
+                "give all the same, e.g. by padding it, or those that differ roles of their own (RoleGame, --roles)."
             )
     return of[first]
 

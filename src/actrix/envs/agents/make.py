@@ -12,6 +12,7 @@ from typing import Any
 
 from actrix.envs.agents.envs import AgentEnvs, TeamEnv
 from actrix.envs.agents.game import is_game
+from actrix.envs.agents.roles import RoleGame, take_role
 from actrix.envs.build import UnknownEnvError, named
 from actrix.envs.guard import EnvError
 
@@ -53,9 +54,13 @@ def team_env(env_id: str, env_kwargs: Any, render_mode: str | None) -> TeamEnv |
 
 
 def make_game(env_id: Any, make: Callable[..., Any], env_kwargs: Any, wrapper: Any = None) -> Any:
-    """One game; EnvError where its constructor raises, UnknownEnvError where it refuses the arguments."""
+    """One game, or what one role sees of it (`take_role`).
+
+    EnvError where its constructor raises, UnknownEnvError where it refuses the arguments, ValueError for wrong roles.
+    """
+    kwargs, seen = take_role(env_kwargs)
     try:
-        env = make(**(env_kwargs or {}))
+        env = make(**kwargs)
         env = env if wrapper is None else wrapper(env)
     except ImportError as error:
         raise ImportError(f"{env_id} needs a package that is not installed: {error}") from error
@@ -65,7 +70,7 @@ def make_game(env_id: Any, make: Callable[..., Any], env_kwargs: Any, wrapper: A
         raise EnvError(f"{env_id}: its constructor raised {type(error).__name__}: {error}") from error
     if not is_game(env):
         raise EnvError(f"{env_id} gave a {type(env).__name__}, which is no PettingZoo environment.")
-    return env
+    return env if seen is None else RoleGame(env, **seen)
 
 
 def _of_pettingzoo(env_id: str) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from gymnasium.vector.utils import create_empty_array
 
 from actrix.core.spaces import check_action_space, check_observation_space, mask_length
-from actrix.envs.agents.game import MASK, Game, Turns, game_of, shared_space, split, without_mask
+from actrix.envs.agents.game import MASK, Game, game_of, shared_space, split, without_mask
 from actrix.envs.base import Step
 from actrix.envs.guard import conform
 from actrix.envs.gymnasium import own
@@ -36,7 +36,7 @@ class Table:
         check_observation_space(self.observation_space)
         check_action_space(self.action_space)
         continuous = isinstance(self.action_space, spaces.Box)
-        if continuous and isinstance(self.game, Turns):
+        if continuous and self.game.in_turns:
             self.game.complain(
                 "agents that take turns need discrete actions, of which one is legal while they wait: give its "
                 "parallel environment, or set metadata['is_parallelizable'] = True if all move before anything happens."
@@ -54,23 +54,27 @@ class Table:
         """Whether there are masks; resets the game."""
         self.game.reset()
         told = any(MASK in info for info in self.game.infos.values())
-        if not self._continuous and (self._in_obs or told or isinstance(self.game, Turns)):
+        if not self._continuous and (self._in_obs or told or self.game.in_turns):
             self.mask_size = self._size
         return self.mask_size is not None
 
     def reset(self, seed: int | None = None) -> None:
         """Begin anew."""
+        self.game.reset(seed)
+        if not self.game.here:
+            self.game.complain("no agent is there after reset.")
+        self.begin()
+
+    def begin(self) -> None:
+        """Take up a game that has just begun."""
         game = self.game
-        game.reset(seed)
-        if not game.here:
-            game.complain("no agent is there after reset.")
         if not self.totals:  # nothing stands in any row yet: what one of them observes is of their space
-            anyone = next(iter(game.here))
-            for i in range(len(self.agents)):
-                self._write(i, anyone, game.here[anyone], game.infos[anyone])
+            for anyone in list(game.here)[:1]:
+                for i in range(len(self.agents)):
+                    self._write(i, anyone, game.here[anyone], game.infos[anyone])
         self.totals, self.length = dict.fromkeys(self.agents, 0.0), 0
         self.masks = None if self.mask_size is None else np.ones((len(self.agents), self.mask_size), bool)
-        self._write_here()
+        self.look()
 
     def obs(self) -> Any:
         """What the rows hold, [k, ...], of the caller's own."""
@@ -107,7 +111,7 @@ class Table:
                 ended.append(i)
         self.length += 1
         next_obs, next_mask = self.obs(), self._legal(ended)
-        self._write_here()
+        self.look()
         mask = None if self.masks is None else self.masks.copy()
         return Step(self.obs(), next_obs, reward, terminated, truncated, valid, mask, next_mask), infos
 
@@ -119,7 +123,8 @@ class Table:
         mask[[i for i in ended if not mask[i].any()]] = True
         return mask
 
-    def _write_here(self) -> None:
+    def look(self) -> None:
+        """Write what the agents that are there observe, and what they may do."""
         game = self.game
         for i, agent in enumerate(self.agents):
             if agent in game.here:
@@ -146,7 +151,7 @@ class Table:
                     f"the action mask of agent {agent!r} has shape {mask.shape}; it must be ({self._size},)."
                 )
             self.masks[i] = mask.astype(bool)
-        elif last or isinstance(game, Turns):
+        elif last or game.in_turns:
             self.masks[i] = True
         else:
             game.complain(f"agent {agent!r} has no {MASK}, which others had.")

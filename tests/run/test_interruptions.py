@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from test_resume import assert_same
-from test_survival import CASES, ended, finish, kill, launch, newest, wait_until
+from test_survival import CASES, ended, kill, launch, newest, wait_until
 
 from actrix.cli import main
 from actrix.files import lock
@@ -31,7 +31,15 @@ def words(case, folder, steps=None, *more):
 
 
 def uninterrupted(words):
-    ended(launch(words))
+    """In this process: other processes must come to the same bits."""
+    assert main([*map(str, words), "--quiet"]) == 0
+
+
+def finish(folder, capsys):
+    """Resumed to the end, in this process as well; what it said."""
+    capsys.readouterr()
+    assert main(["resume", str(folder), "--quiet"]) == 0
+    return capsys.readouterr().err
 
 
 def rows(folder):
@@ -63,7 +71,7 @@ def test_the_log_has_no_gap_and_the_lock_goes_with_its_process_gymnasium(tmp_pat
             pass
         with open(folder / "metrics.csv", "ab") as file:
             file.write(b"99999999,0.1,0.")
-    assert "exactly where it was" in finish(folder)
+    assert "exactly where it was" in finish(folder, capsys)
     assert_same(folder / "checkpoints", tmp_path / "whole" / "checkpoints")
     assert rows(folder) == rows(tmp_path / "whole")
     assert (np.diff(read_metrics(folder)[STEP][:-1]) > 0).all()
@@ -72,7 +80,8 @@ def test_the_log_has_no_gap_and_the_lock_goes_with_its_process_gymnasium(tmp_pat
 def test_seeds_whose_parent_was_killed_go_on_to_the_same_bits_gymnasium(tmp_path):
     """Their processes save and end within seconds; a `resume` at once waits for the locks of their folders."""
     case, steps = "ppo gymnasium", 1600
-    uninterrupted(words(case, tmp_path / "whole", steps, "--seeds", "2"))
+    for seed in ("0", "1"):  # as each is alone
+        uninterrupted(words(case, tmp_path / "whole" / f"seed-{seed}", steps, "--seed", seed))
     folder = tmp_path / "run"
     seeds = [folder / "seed-0", folder / "seed-1"]
     child = launch([*words(case, folder, steps, "--seeds", "2")])
@@ -115,7 +124,7 @@ def locked(folder):
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.slow)])
-def test_seeds_in_one_program_go_on_to_the_same_bits_compiled(kills, tmp_path):
+def test_seeds_in_one_program_go_on_to_the_same_bits_compiled(kills, tmp_path, capsys):
     """They are saved one after the other: a kill in between leaves one ahead of the other."""
     case, steps = "ppo compiled", 4000 * kills
     uninterrupted(words(case, tmp_path / "whole", steps, "--seeds", "2"))
@@ -128,7 +137,7 @@ def test_seeds_in_one_program_go_on_to_the_same_bits_compiled(kills, tmp_path):
         time.sleep(0.05 * rng.random())
         kill(child)
         assert newest(seeds[1]) < steps
-    finish(folder)
+    finish(folder, capsys)
     for path in seeds:
         assert_same(path / "checkpoints", tmp_path / "whole" / path.name / "checkpoints")
         steps_ = read_metrics(path)[STEP]
@@ -136,7 +145,7 @@ def test_seeds_in_one_program_go_on_to_the_same_bits_compiled(kills, tmp_path):
     assert not list(folder.rglob(".tmp-*"))
 
 
-def test_a_second_ctrl_c_aborts_inside_a_chunk_gymnasium(tmp_path):
+def test_a_second_ctrl_c_aborts_inside_a_chunk_gymnasium(tmp_path, capsys):
     """The first one waits for the end of the chunk, which takes seconds here; the second one does not."""
     folder, steps = tmp_path / "run", 2 * 4 * 8000
     more = ["--seed", "3", "--set", "n_steps=8000", "batch_size=8000", "n_epochs=1"]
@@ -157,7 +166,7 @@ def test_a_second_ctrl_c_aborts_inside_a_chunk_gymnasium(tmp_path):
     assert newest(folder) == step
     assert not list(folder.rglob(".tmp-*"))
     assert not (folder / "model.safetensors").exists()
-    assert "exactly where it was" in finish(folder)
+    assert "exactly where it was" in finish(folder, capsys)
     assert newest(folder) >= steps
 
 

@@ -160,7 +160,7 @@ def test_the_offline_loop_passes_in_segments_of_any_length(tmp_path):
     equal(learned[0], learned[2])
 
 
-@pytest.mark.parametrize("name", ["sarsa", "q-lambda", "stream-ac"])
+@pytest.mark.parametrize("name", ["sarsa", "q-lambda", pytest.param("stream-ac", marks=pytest.mark.slow)])
 def test_online_loops_pass(name):
     env = "CartPole-v1" if name == "stream-ac" else "FrozenLake-v1"
     model = MODELS[name]("MlpPolicy", env, seed=1, backend="gymnasium")

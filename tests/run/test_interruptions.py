@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from test_resume import assert_same
-from test_survival import CASES, ended, kill, launch, newest, wait_until
+from test_survival import CASES, ended, finish, kill, launch, newest, wait_until
 
 from actrix.cli import main
 from actrix.files import lock
@@ -33,13 +33,6 @@ def words(case, folder, steps=None, *more):
 def uninterrupted(words):
     """In this process: other processes must come to the same bits."""
     assert main([*map(str, words), "--quiet"]) == 0
-
-
-def finish(folder, capsys):
-    """Resumed to the end, in this process as well; what it said."""
-    capsys.readouterr()
-    assert main(["resume", str(folder), "--quiet"]) == 0
-    return capsys.readouterr().err
 
 
 def rows(folder):
@@ -71,7 +64,7 @@ def test_the_log_has_no_gap_and_the_lock_goes_with_its_process_gymnasium(tmp_pat
             pass
         with open(folder / "metrics.csv", "ab") as file:
             file.write(b"99999999,0.1,0.")
-    assert "exactly where it was" in finish(folder, capsys)
+    assert "exactly where it was" in finish(folder)
     assert_same(folder / "checkpoints", tmp_path / "whole" / "checkpoints")
     assert rows(folder) == rows(tmp_path / "whole")
     assert (np.diff(read_metrics(folder)[STEP][:-1]) > 0).all()
@@ -124,7 +117,7 @@ def locked(folder):
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.slow)])
-def test_seeds_in_one_program_go_on_to_the_same_bits_compiled(kills, tmp_path, capsys):
+def test_seeds_in_one_program_go_on_to_the_same_bits_compiled(kills, tmp_path):
     """They are saved one after the other: a kill in between leaves one ahead of the other."""
     case, steps = "ppo compiled", 4000 * kills
     uninterrupted(words(case, tmp_path / "whole", steps, "--seeds", "2"))
@@ -137,7 +130,7 @@ def test_seeds_in_one_program_go_on_to_the_same_bits_compiled(kills, tmp_path, c
         time.sleep(0.05 * rng.random())
         kill(child)
         assert newest(seeds[1]) < steps
-    finish(folder, capsys)
+    finish(folder)
     for path in seeds:
         assert_same(path / "checkpoints", tmp_path / "whole" / path.name / "checkpoints")
         steps_ = read_metrics(path)[STEP]
@@ -145,7 +138,7 @@ def test_seeds_in_one_program_go_on_to_the_same_bits_compiled(kills, tmp_path, c
     assert not list(folder.rglob(".tmp-*"))
 
 
-def test_a_second_ctrl_c_aborts_inside_a_chunk_gymnasium(tmp_path, capsys):
+def test_a_second_ctrl_c_aborts_inside_a_chunk_gymnasium(tmp_path):
     """The first one waits for the end of the chunk, which takes seconds here; the second one does not."""
     folder, steps = tmp_path / "run", 2 * 4 * 8000
     more = ["--seed", "3", "--set", "n_steps=8000", "batch_size=8000", "n_epochs=1"]
@@ -166,7 +159,7 @@ def test_a_second_ctrl_c_aborts_inside_a_chunk_gymnasium(tmp_path, capsys):
     assert newest(folder) == step
     assert not list(folder.rglob(".tmp-*"))
     assert not (folder / "model.safetensors").exists()
-    assert "exactly where it was" in finish(folder, capsys)
+    assert "exactly where it was" in finish(folder)
     assert newest(folder) >= steps
 
 

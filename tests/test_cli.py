@@ -98,13 +98,13 @@ def test_resume_goes_on_counting(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "more", [["--backend", "gymnasium"], ["--seeds", "3"]], ids=["host", "several compiled"]
+    "more", [["--backend", "gymnasium"], ["--seeds", "5"]], ids=["host", "several compiled"]
 )
 def test_resume_of_other_loops(more, tmp_path, capsys):
     folder = tmp_path / "run"
     assert main(["train", "ppo", "CartPole-v1", "--out", str(folder), "--seed", "1", *SMALL, *more]) == 0
     paths = [path for path, _ in seed_folders(folder, load_config(folder))]
-    assert len(paths) == (3 if "--seeds" in more else 1)
+    assert len(paths) == (5 if "--seeds" in more else 1)
     before = {path: (path / "metrics.csv").read_bytes() for path in paths}
     for again in ([], ["--steps", "1024"]):
         assert main(["resume", str(folder), "--quiet", *again]) == 2
@@ -149,9 +149,9 @@ def test_two_resumes_of_one_checkpoint_agree(run, tmp_path, capsys):
 
 def test_many_seeds_compiled(tmp_path, capsys):
     folder = tmp_path / "seeds"
-    assert main(["train", "ppo", "CartPole-v1", "--seeds", "3", "--out", str(folder), *SMALL]) == 0
+    assert main(["train", "ppo", "CartPole-v1", "--seeds", "5", "--out", str(folder), *SMALL]) == 0
     assert {"seed-0", "seed-1", "seed-2", "curve.png"} <= {p.name for p in folder.iterdir()}
-    assert "3 seeds" in capsys.readouterr().out
+    assert "5 seeds" in capsys.readouterr().out
     assert main(["eval", str(folder), "--episodes", "2"]) == 0
     assert "all seeds" in capsys.readouterr().out
 
@@ -161,9 +161,9 @@ def test_many_seeds_from_python(tmp_path):
 
     settings = {"n_steps": 32, "batch_size": 64, "n_epochs": 2}
     results = actrix.train_seeds(
-        "ppo", "CartPole-v1", [3, 4, 5], 512, tmp_path / "three", settings=settings, n_envs=4
+        "ppo", "CartPole-v1", [3, 4, 5, 6, 7], 512, tmp_path / "five", settings=settings, n_envs=4
     )
-    assert list(results.returns) == [3, 4, 5]
+    assert list(results.returns) == [3, 4, 5, 6, 7]
     summary = results.summary
     assert summary.low <= summary.iqm <= summary.high
     assert "IQM" in str(summary)
@@ -863,6 +863,10 @@ def test_modules_of_the_current_folder_are_found_where_one_is_named(tmp_path, ca
     assert done.returncode == 0, done.stderr[-1000:]
     assert main(["eval", str(tmp_path / "run"), "--episodes", "1"]) == 2
     assert "give --env only_here:make yourself" in capsys.readouterr().err
-    evaluate = [actrix, "eval", "run", "--episodes", "1", "--env", "only_here:make"]
-    done = subprocess.run(evaluate, cwd=tmp_path, capture_output=True, text=True, timeout=200)
-    assert "over 1 episodes" in done.stdout, done.stderr
+    path = [*sys.path]
+    try:
+        with contextlib.chdir(tmp_path):
+            assert main(["eval", "run", "--episodes", "1", "--env", "only_here:make"]) == 0
+    finally:
+        sys.path[:] = path
+    assert "over 1 episodes" in capsys.readouterr().out

@@ -69,7 +69,11 @@ def test_every_class_learns_predicts_saves_and_loads(name, tmp_path):
         assert loaded.num_timesteps >= 440
 
 
-@pytest.mark.parametrize("name", ["mc", "sarsa-lambda", "tree-backup", "cpi"])
+@pytest.mark.parametrize(
+    "name",
+    # algorithms/test_modes.py has the others.
+    ["sarsa-lambda", "tree-backup", *(pytest.param(x, marks=pytest.mark.slow) for x in ("mc", "cpi"))],
+)
 def test_both_loops_learn_the_same(name):
     a, b = (make(name, mode, seed=3).learn(200) for mode in ("compiled", "host"))
     for x, y in zip(a.get_parameters().values(), b.get_parameters().values(), strict=True):

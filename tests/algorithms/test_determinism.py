@@ -49,9 +49,9 @@ def digests_elsewhere(names, folder):
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["'))
 
 
-FEW = ["rainbow", "stream-ac"]
-"""A memory with priorities and noisy layers, and single steps. Minibatches of chunks: run/test_interruptions.py has PPO
-in both loops, begun in another process and ended in this one."""
+FEW = ["stream-ac"]
+"""Single steps. Minibatches of chunks and a memory with priorities: run/test_interruptions.py has PPO in both loops and
+run/test_survival.py DQN, begun in another process and ended in this one."""
 OTHERS = [name for name in PRESETS if name not in FEW]
 PARTS = [FEW, *(pytest.param(OTHERS[i::3], marks=pytest.mark.slow) for i in range(3))]
 

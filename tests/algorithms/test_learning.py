@@ -61,7 +61,9 @@ def learned(name, seed=0):
 
 
 @pytest.mark.parametrize(
-    "name", [*presets(), "deep sarsa", pytest.param("deep expected-sarsa", marks=pytest.mark.slow)]
+    "name",
+    # Their targets are in test_off_policy.py, SARSA's table in test_tabular_solved.py.
+    [*presets(), *(pytest.param(x, marks=pytest.mark.slow) for x in ("deep sarsa", "deep expected-sarsa"))],
 )
 def test_presets_learn_known_values_and_to_act(name):
     """On all probes: V(obs) = obs where the reward is; V = γ one step before a reward of 1; reward 1 for ever, cut

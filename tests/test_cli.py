@@ -651,6 +651,7 @@ def test_the_old_word_of_replayed_trajectories_is_understood(monkeypatch):
     assert old == resolved([*arguments, "trajectories:2:5000"], monkeypatch)
 
 
+@pytest.mark.slow  # `test_composition` trains one; lagged data learn in algorithms/test_compositions.py
 def test_a_composition_with_lagged_data_trains(tmp_path):
     folder = tmp_path / "lagged"
     arguments = [

@@ -46,7 +46,7 @@ def chunk_of(spec, rows=8, num_envs=2, seed=0, **changes):
 # ---------------------------------------------------------------------------- the critic after the policy's step
 
 
-@pytest.mark.parametrize("name", ["trpo", "npg"])
+@pytest.mark.parametrize("name", ["trpo", pytest.param("npg", marks=pytest.mark.slow)])
 def test_the_critic_is_fitted_on_what_the_policys_step_made_of_a_shared_encoder(name):
     """Its loss after the update is what its own passes came to, though the policy moved the encoder that both share."""
     settings = {

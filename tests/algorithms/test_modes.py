@@ -237,14 +237,14 @@ def test_every_seed_gets_its_budget_and_no_more(name):
     algorithm, env = small(PRESETS[name].algorithm, n_steps=12), CARTPOLE
     runs = [SeedRun(seed) for seed in range(3)]
     together = CompiledRunner(algorithm, env, N, range(3))
-    run_training(together, runs, 1000)
+    run_training(together, runs, 2000)
     alone = CompiledRunner(algorithm, env, N, [0])
     for seed, learner in enumerate(together.learners):
         run = SeedRun(seed)
         alone.state = alone._stack([alone._initial(seed, None)])
-        run_training(alone, [run], 1000)
+        run_training(alone, [run], 2000)
         assert (run.steps, run.iterations) == (runs[seed].steps, runs[seed].iterations)
-        assert 1000 <= run.steps < 1000 + 12 * N
+        assert 2000 <= run.steps < 2000 + 12 * N
         assert distance(learner.acting, alone.learners[0].acting) < 1e-5
 
 

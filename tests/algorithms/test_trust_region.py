@@ -75,8 +75,7 @@ def batch_kl(before, after, chunk):
 def test_every_step_keeps_the_trust_region_or_the_old_parameters(whole):
     """Over steps small and large, a singular F too: mean KL ≤ δ(1 + 1e-3), or the old policy bit for bit."""
     outcomes = set()
-    cases = ((0.01, 0.0), (2.0, 1e-4)) if whole else ((0.01, 0.1), (0.01, 0.0), (0.3, 1e-4), (2.0, 1e-4))
-    for delta, damping in cases:
+    for delta, damping in ((0.01, 0.1), (0.01, 0.0), (0.3, 1e-4), (2.0, 1e-4)):
         tries = 3 if delta < 1 else 1
         alg = algorithm(f"trpo:{delta}:cg_damping={damping},line_search_max_iter={tries}")
         learner, step = start(alg), jax.jit(alg.learn)

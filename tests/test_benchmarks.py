@@ -38,6 +38,7 @@ def test_a_side_says_what_it_ran(script, function, arguments):
     assert said["what"]["versions"]["gymnasium"]
 
 
+@pytest.mark.slow
 def test_generation_times_this_side():
     sizes = ["--prompt=3", "--new=2", "--batch=16", "--steps=1", "--repeats=1", "--pairs=1"]
     command = [sys.executable, str(HERE / "generation.py"), *sizes]

@@ -201,7 +201,7 @@ def test_a_loaded_model_trains_on_with_other_settings(tmp_path):
     assert differ(before, model.learn(32).get_parameters())
 
 
-@pytest.mark.parametrize("n_envs", [2, 6])
+@pytest.mark.parametrize("n_envs", [2, pytest.param(6, marks=pytest.mark.slow)])
 def test_set_env_with_another_number_of_environments(n_envs):
     model = make("ppo", "host", n_steps=16)
     model.learn(64)
@@ -336,7 +336,11 @@ SPACES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize(
+    "kind",
+    # scripts/test_saving.py has as many kinds of spaces, the encoders core/test_networks.py.
+    [pytest.param(x, marks=pytest.mark.slow) if x in ("tuple", "integers") else x for x in SPACES],
+)
 def test_every_space_trains_predicts_and_survives_a_file(kind, tmp_path):
     observation_space, action_space = SPACES[kind]
     envs = gym.vector.SyncVectorEnv([lambda: Samples(observation_space, action_space)] * 2)
@@ -582,7 +586,14 @@ def perturb(model):
     return model
 
 
-@pytest.mark.parametrize("name", OFF_POLICY)
+AS_OTHERS = ("c51", "qr-dqn", "munchausen-dqn", "soft-q", "ddpg", "redq", "droq", "cql", "td3-bc", "awr", "awac",
+             "off-pac", "v-trace", "pgql")  # fmt: skip
+"""Networks of the same parts as others'; run/test_golden_models.py has a file of each kind."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=pytest.mark.slow) if x in AS_OTHERS else x for x in OFF_POLICY]
+)
 def test_every_off_policy_class_predicts_saves_and_loads(name, tmp_path):
     """Loading allocates no memory of transitions: this one would not fit into any machine."""
     model = perturb(off_policy(name))
@@ -611,7 +622,13 @@ def test_every_off_policy_class_predicts_saves_and_loads(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"), [("dqn", "host"), ("sac", "compiled"), ("v-trace", "host"), ("pqn", "host")]
+    ("name", "mode"),
+    [
+        ("dqn", "host"),
+        pytest.param("sac", "compiled", marks=pytest.mark.slow),
+        ("v-trace", "host"),
+        ("pqn", "host"),
+    ],
 )
 def test_learning_twice_goes_on_and_compiles_nothing(name, mode):
     env = ContinuousTarget() if name == "sac" else ActionObs()

@@ -39,7 +39,13 @@ def equal(a, b):
         np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
-@pytest.mark.parametrize("name", TABLES)
+AS_OTHERS = ("td", "expected-sarsa", "q-learning", "q-lambda")
+"""The same class with other targets, which test_tabular_solved.py and test_tabular.py have."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=pytest.mark.slow) if x in AS_OTHERS else x for x in TABLES]
+)
 def test_every_class_learns_predicts_saves_and_loads(name, tmp_path):
     model = make(name, initial_value=0.5) if name != "cpi" else make(name, mixing=0.1)
     before = model.get_parameters()
@@ -63,7 +69,11 @@ def test_every_class_learns_predicts_saves_and_loads(name, tmp_path):
         assert loaded.num_timesteps >= 440
 
 
-@pytest.mark.parametrize("name", ["mc", "sarsa-lambda", "tree-backup", "cpi"])
+@pytest.mark.parametrize(
+    "name",
+    # algorithms/test_modes.py has the others.
+    ["sarsa-lambda", "tree-backup", *(pytest.param(x, marks=pytest.mark.slow) for x in ("mc", "cpi"))],
+)
 def test_both_loops_learn_the_same(name):
     a, b = (make(name, mode, seed=3).learn(200) for mode in ("compiled", "host"))
     for x, y in zip(a.get_parameters().values(), b.get_parameters().values(), strict=True):

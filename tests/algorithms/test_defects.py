@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
+from helpers import OF_ANSWERS, presets
 
 from actrix import SAC
 from actrix.algorithms.learn import Update
@@ -45,7 +46,7 @@ def chunk_of(spec, rows=8, num_envs=2, seed=0, **changes):
 # ---------------------------------------------------------------------------- the critic after the policy's step
 
 
-@pytest.mark.parametrize("name", ["trpo", "npg"])
+@pytest.mark.parametrize("name", ["trpo", pytest.param("npg", marks=pytest.mark.slow)])
 def test_the_critic_is_fitted_on_what_the_policys_step_made_of_a_shared_encoder(name):
     """Its loss after the update is what its own passes came to, though the policy moved the encoder that both share."""
     settings = {
@@ -275,7 +276,7 @@ NO_EFFECT_ON_VECTORS = {"features_extractor_kwargs", "cnn"}
 """They concern images, whatever the algorithm."""
 
 
-@pytest.mark.parametrize("name", list(PRESETS))
+@pytest.mark.parametrize("name", [*presets(), *OF_ANSWERS])
 def test_every_setting_of_the_network_has_an_effect_or_is_refused(name):
     algorithm = PRESETS[name].algorithm
     fields = {f.name for f in dataclasses.fields(NetworkConfig)}

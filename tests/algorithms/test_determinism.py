@@ -49,8 +49,9 @@ def digests_elsewhere(names, folder):
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["'))
 
 
-FEW = ["ppo", "rainbow", "stream-ac"]
-"""One of each kind of loop: minibatches of a chunk, a memory with priorities and noisy layers, single steps."""
+FEW = ["stream-ac"]
+"""Single steps. Minibatches of chunks and a memory with priorities: run/test_interruptions.py has PPO in both loops and
+run/test_survival.py DQN, begun in another process and ended in this one."""
 OTHERS = [name for name in PRESETS if name not in FEW]
 PARTS = [FEW, *(pytest.param(OTHERS[i::3], marks=pytest.mark.slow) for i in range(3))]
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import (
+    BY_OTHERS,
     CONTINUOUS,
     DISCRETE,
     NUM_ENVS,
@@ -112,13 +113,14 @@ def compare(case):
 ON_POLICY = [n for n, p in PRESETS.items() if not hasattr(p.algorithm.data, "learning_starts")]
 
 
-FEW = ("reinforce", "ppo", "trpo", "v-trace", "acer", "iqn", "rainbow", "pqn", "td3", "sac", "mc", "q-lambda",
-       "cpi", "stream-ac")  # fmt: skip
-"""Every kind of update, of data and of acting; the other presets are settings of these."""
+FEW = ("reinforce", "ppo", "trpo", "v-trace", "acer", "rainbow", "pqn", "sac", "mc", "q-lambda", "cpi",
+       "stream-ac")  # fmt: skip
+"""Every kind of update, of data and of acting (of a deterministic actor in "correlated noise"); the other presets are
+settings of these."""
 
 
-REPEATED = ("gru", "gaussian", "a random phase")
-"""As "recurrent"; test_sde.py's PPO; the random phase of the preset SAC."""
+REPEATED = ("gru", "gaussian", "a random phase", "optimal")
+"""As "recurrent"; test_sde.py's PPO; the random phase of the preset SAC; compiled as users do below."""
 
 
 @pytest.mark.parametrize(
@@ -131,6 +133,11 @@ def test_modes_agree(case):
 
 
 def test_modes_agree_as_users_compile_them(optimized):
+    compare("optimal")
+
+
+@pytest.mark.slow
+def test_modes_of_ppo_agree_as_users_compile_them(optimized):
     shared_runner.cache_clear()
     compare("ppo")
     shared_runner.cache_clear()
@@ -147,7 +154,7 @@ TYPES = {name: (preset(name), None) for name in PRESETS} | {
 
 
 @pytest.mark.parametrize(
-    "case", [*presets(PRESETS.keys() - FEW), *(case for case in TYPES if case not in PRESETS)]
+    "case", [*presets(PRESETS.keys() - FEW - {*BY_OTHERS}), *(case for case in TYPES if case not in PRESETS)]
 )
 def test_learning_changes_no_type(case):
     """From a fresh learner on: another dtype, or a weak one, would compile the whole loop again."""
@@ -208,7 +215,7 @@ def test_segment_lengths_do_not_matter(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [pytest.param("ppo", 2, marks=pytest.mark.slow), ("ppo", 3), ("dqn", 2)]
+    ("name", "count"), [*(pytest.param("ppo", n, marks=pytest.mark.slow) for n in (2, 3)), ("dqn", 2)]
 )
 def test_seeds_together_equal_each_alone(name, count):
     """Sharded over devices and mapped: the same numbers as alone, within rtol 1e-5."""
@@ -241,7 +248,7 @@ def test_every_seed_gets_its_budget_and_no_more(name):
         assert distance(learner.acting, alone.learners[0].acting) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["ppo", "dqn"])
+@pytest.mark.parametrize("name", ["ppo", pytest.param("dqn", marks=pytest.mark.slow)])
 def test_a_compiled_environment_that_gives_infinity_is_named(name):
     env = _Infinite()
     settings = {"normalize": True} if name == "ppo" else {"train_freq": 8}
@@ -261,6 +268,7 @@ class _Infinite(Probe):
         return jnp.where(state.t == 5, jnp.inf, 1.0), jnp.zeros((), bool)
 
 
+@pytest.mark.slow  # `compare` asks it of each case
 def test_second_call_does_not_recompile():
     algorithm = small(PPO)
     compiled = CompiledRunner(algorithm, CARTPOLE, N, [0])

@@ -86,7 +86,7 @@ def test_unclipped_ratio(monkeypatch):
     assert left > 2 * kept
 
 
-@pytest.mark.parametrize("name", ["ppo", "a2c"])
+@pytest.mark.parametrize("name", ["ppo", pytest.param("a2c", marks=pytest.mark.slow)])
 def test_no_gradient_flows_through_the_target(name):
     """The target is a constant: its values carry no gradient."""
     algorithm = small(PRESETS[name].algorithm)
@@ -171,7 +171,7 @@ def test_tanh_without_its_correction(mutate):
     assert highest_entropy() > np.log(2)
 
 
-@pytest.mark.parametrize("name", ["dqn", "sac", "iql"])
+@pytest.mark.parametrize("name", ["dqn", *(pytest.param(x, marks=pytest.mark.slow) for x in ("sac", "iql"))])
 def test_done_stored_instead_of_terminated(name, mutate):
     """Then a reward of 1 for ever is worth what comes before the time limit."""
 

@@ -605,8 +605,8 @@ WITH_MEMORY = ("dqn", "rainbow", "sac", "td3", "iql", "acer", "pgql", "off-pac")
 
 @pytest.mark.parametrize(
     "name",
-    ["rainbow", "sac", "acer", "pqn", "v-trace",
-     *(pytest.param(x, marks=pytest.mark.slow) for x in ("dqn", "td3", "iql", "pgql", "off-pac"))],
+    ["rainbow", "acer", "pqn", "v-trace",
+     *(pytest.param(x, marks=pytest.mark.slow) for x in ("dqn", "sac", "td3", "iql", "pgql", "off-pac"))],
 )  # fmt: skip
 def test_a_non_finite_reward_is_named_and_reaches_nothing(name):
     alg = preset(name)
@@ -724,7 +724,7 @@ def test_ensembles_refuse_what_cannot_be():
         TruncatedQuantiles(n_quantiles=2, top_quantiles_to_drop_per_net=2)
 
 
-@pytest.mark.parametrize("name", ["td3", "droq"])
+@pytest.mark.parametrize("name", ["td3", pytest.param("droq", marks=pytest.mark.slow)])
 def test_the_updates_of_a_delayed_actor_are_reported(name):
     """They are in some updates of a round only, and the mean is over those."""
     alg = algorithm(name, gradient_steps=4, policy_delay=2, learning_rate=1e-3)

@@ -145,7 +145,7 @@ def test_a_fixed_policy_is_evaluated_by_semi_gradient_td(optimized):
     np.testing.assert_allclose(v[grid.shows][inside], right[inside], atol=0.04)
 
 
-@pytest.mark.parametrize("name", ["td-lambda-ac", "stream-ac"])
+@pytest.mark.parametrize("name", ["stream-ac", pytest.param("td-lambda-ac", marks=pytest.mark.slow)])
 def test_a_grid_world_is_solved(name, optimized):
     grid = grid_world(["S...", ".##.", "...G"], gamma=0.95, max_episode_steps=60)
     own = {"gamma": 0.95, "policy_kwargs": {"net_arch": [] if name == "td-lambda-ac" else [32]}}

@@ -22,7 +22,11 @@ def differences(one, two):
     return [name for name in one if not same(one[name], two[name])]
 
 
-@pytest.mark.parametrize("name", [*presets(), *OF_ANSWERS])
+@pytest.mark.parametrize(
+    "name",
+    # GRPO is among the presets, and learns in the same loop.
+    [*presets(), *(pytest.param(x, marks=pytest.mark.slow) for x in OF_ANSWERS)],
+)
 def test_a_resumed_run_is_the_uninterrupted_one(name, tmp_path):
     runner, run = restart(shared_runner(name), 3, total_steps=10_000), SeedRun(3, checkpoints=tmp_path)
     (report,) = runner.advance(2)

@@ -34,7 +34,7 @@ def arrays(tree):
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
 
 
-@pytest.mark.parametrize("name", ["ppo", "sac"])
+@pytest.mark.parametrize("name", ["ppo", pytest.param("sac", marks=pytest.mark.slow)])
 def test_both_loops_train_alike_and_a_resumed_one_goes_on_exactly(name):
     n = 2
     sde = dict(use_sde=True, sde_sample_freq=2, log_std_init=-1.0, net_arch=[4])

@@ -145,6 +145,7 @@ def test_subsampling_takes_every_kth_row_of_all_environments():
         algorithm(sub_sampling_factor=19).check(BOX, N)
 
 
+@pytest.mark.slow  # the test above asks it of random chunks, the one below of the metrics
 def test_real_steps_on_cartpole_stay_in_the_region():
     """The metric that users see, over ten chunks of the environment."""
     alg = small(PRESETS["trpo"].algorithm, n_steps=32, cg_damping=1e-3)
@@ -164,7 +165,9 @@ def test_real_steps_on_cartpole_stay_in_the_region():
 CELLS = {"lstm": {"hidden_size": 8}, "gru": {"hidden_size": 8}, "transformer": {"d_model": 8, "context": 3}}
 
 
-@pytest.mark.parametrize("cell", ["lstm", pytest.param("gru", marks=pytest.mark.slow), "transformer"])
+@pytest.mark.parametrize(
+    "cell", ["lstm", *(pytest.param(x, marks=pytest.mark.slow) for x in ("gru", "transformer"))]
+)
 def test_a_recurrent_policy_keeps_the_region(cell):
     alg = small(PRESETS["trpo"].algorithm, policy_kwargs={"net_arch": [8], "cell": cell, **CELLS[cell]})
     runner = train(alg, TMaze(length=3), 0)
@@ -251,9 +254,10 @@ def test_entropy_and_reference_enter_the_objective():
 
 @pytest.mark.parametrize(
     ("critic", "actor"),
-    [("q-td", "trpo:0.01:10:0.1:0.5:5:td-error"), ("td-lambda:0.9", "acktr:0.001:0.25:0.01:0.99"),
+    [("q-td", "trpo:0.01:10:0.1:0.5:5:td-error"),
      *(pytest.param(*words, marks=pytest.mark.slow)  # test_compositions.py: the same parts
-       for words in (("gae:0.9", "trpo:0.02"), ("none", "npg:0.01:reward-to-go"), ("none", "trpo:optimal")))],
+       for words in (("td-lambda:0.9", "acktr:0.001:0.25:0.01:0.99"), ("gae:0.9", "trpo:0.02"),
+                     ("none", "npg:0.01:reward-to-go"), ("none", "trpo:optimal")))],
 )  # fmt: skip
 def test_compositions_are_read_and_learn(critic, actor):
     alg = small(composed(critic, actor).algorithm)

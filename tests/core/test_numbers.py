@@ -46,7 +46,7 @@ def test_what_is_another_program():
         assert not same_program(ppo, configure(ppo, change)), change
 
 
-@pytest.mark.parametrize("name", OTHER)
+@pytest.mark.parametrize("name", ["ppo", "dqn", pytest.param("td3", marks=pytest.mark.slow)])
 def test_other_numbers_from_the_next_update_on_compile_nothing(name):
     """As if the run had begun with them, bit for bit; and each of them matters."""
     algorithm = small(COMPOSED[name])
@@ -89,8 +89,10 @@ def test_other_numbers_from_the_next_update_on_compile_nothing(name):
             ),
         ),
         pytest.param("sac", dict(ent_coef=0.1), marks=pytest.mark.slow),  # test_learning.py: 0.05
-        ("discrete-sac", dict(target_entropy=0.1)),
-        ("td3-bc", dict(bc_alpha=1.0)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)  # read by what `test_every_number` traces
+            for case in (("discrete-sac", dict(target_entropy=0.1)), ("td3-bc", dict(bc_alpha=1.0)))
+        ),
         ("dqn", dict(priority_beta="lin_0.4_1.0", prioritized=True, max_grad_norm=None)),
     ],
 )

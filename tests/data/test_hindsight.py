@@ -413,8 +413,7 @@ def test_an_environment_of_gymnasiums(tmp_path):
     "mode",
     [
         AutoresetMode.NEXT_STEP,
-        AutoresetMode.SAME_STEP,
-        pytest.param(AutoresetMode.DISABLED, marks=pytest.mark.slow),
+        *(pytest.param(x, marks=pytest.mark.slow) for x in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)),
     ],
 )
 def test_a_vector_environment_of_gymnasiums(mode):

@@ -52,7 +52,7 @@ def roll(envs, steps, seed=0):
         ("Breakout", {**EVALUATION, "max_episode_frames": 600}, (1, 1)),  # whole games
         ("MsPacman", {"max_episode_frames": 600}, (0, 4)),  # no FIRE
         pytest.param("Pong", {"max_episode_frames": 900}, (0, 2), marks=pytest.mark.slow),
-        ("Qbert", {"screen_size": 42, "frame_skip": 3, "frame_stack": 2}, (1, 0)),
+        ("Qbert", {"screen_size": 42, "frame_skip": 3, "frame_stack": 2}, (1, 0)),  # other sizes
     ],
 )
 def test_both_backends_are_the_same_environment(game, settings, ends):

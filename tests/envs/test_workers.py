@@ -220,7 +220,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("fails", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_nobody_closed_ends_in_a_process_of_multiprocessings(fails, tmp_path):
     (tmp_path / "script.py").write_text(UNCLOSED)
     command = [sys.executable, str(tmp_path / "script.py"), *["fails"] * fails]
@@ -448,7 +448,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not Path("/dev/shm").exists(), reason="Linux only")
-@pytest.mark.parametrize("fault", [pytest.param("", marks=pytest.mark.slow), "endless", "hold"])
+@pytest.mark.parametrize(
+    "fault", [*(pytest.param(x, marks=pytest.mark.slow) for x in ("", "endless")), "hold"]
+)
 def test_a_killed_parent_leaves_nothing(fault, tmp_path):
     """Workers end, also in the middle of a step that never does; no shared memory is left."""
     script = tmp_path / "script.py"

@@ -40,6 +40,7 @@ def test_predict_remembers_and_a_file_gives_the_same_policy(tmp_path):
         loaded.predict(sequence[0, :2], memory)
 
 
+@pytest.mark.slow  # run/test_resume.py has an LSTM's memory, test_modes.py the cache in both loops
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path):
     """The checkpoint lies in the middle of episodes: the cache and its count are in it."""
     settings = {k: v for k, v in TINY.items() if k not in ("n_envs", "seed")} | {"policy_kwargs": SIZES}

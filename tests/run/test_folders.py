@@ -331,7 +331,7 @@ model.learn(10**8, callback=Told(), checkpoint_dir=sys.argv[1], checkpoint_secon
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_during_learn_saves_and_ends(tmp_path, number):
     """No clock saves: the checkpoint is the signal's."""
     folder = tmp_path / "c"

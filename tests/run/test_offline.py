@@ -203,6 +203,7 @@ def fitted(name, data, updates=400, **settings):
     return runner
 
 
+@pytest.mark.slow  # its penalty is the integral, below, and lowers Q in algorithms/test_off_policy.py
 def test_cql_holds_down_the_values_of_actions_outside_the_data():
     data = narrow()
     obs = data.chunk.obs[:50, 0]

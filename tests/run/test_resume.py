@@ -35,8 +35,11 @@ CASES = {
     "q-lambda": ("Taxi-v4", 1, {}),
     "stream-ac": ("CartPole-v1", 1, {**NET}),
 }
-REPEATED = ("ppo", "dqn episodes", "sac", "sarsa", "reinforce", "ddpg", "q-lambda")
-"""What others of these cases do besides: `slow`."""
+REPEATED = (
+    "ppo", "ppo mujoco", "dqn episodes", "sac", "sac workers", "sarsa", "reinforce", "ddpg", "q-lambda",
+)  # fmt: skip
+"""What others of these cases do besides: `slow`. That the state of MuJoCo's environments and of workers goes on is in
+envs/test_state.py and envs/test_workers.py."""
 STEPS = 320
 WARM_UP = {"stream-ac": 1024}
 """Steps before the first update: an interruption there leaves no checkpoint."""

@@ -110,12 +110,20 @@ def changes_table(rows: Rows, lab: dict[str, dict[str, float]], task: str = "cha
     return "\n".join(lines)
 
 
+def middle(curves: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens, and the IQM of the curves there; of fewer than five their mean."""
+    from actrix.show.stats import MIN_SEEDS, iqm
+
+    summary: Callable = iqm if len(curves) >= MIN_SEEDS else np.mean
+    grid = np.linspace(max(c[0, 0] for c in curves), min(c[-1, 0] for c in curves), 60)
+    return grid, np.asarray(summary([np.interp(grid, c[:, 0], c[:, 1]) for c in curves], axis=0))
+
+
 def picture(rows: Rows, tasks: Sequence[str], path: Path) -> None:
-    """Share of right answers while GRPO trains, thin lines for seeds and a thick one for their IQM."""
+    """Share of right answers while GRPO trains, thin lines for seeds; the middle of expert iteration, dashed."""
     import matplotlib.pyplot as plt
 
     from actrix.show.plot import PALETTE
-    from actrix.show.stats import MIN_SEEDS, iqm
 
     shown = {task: rows.get((task, "grpo-long")) or rows.get((task, "grpo")) for task in tasks}
     shown = {task: found for task, found in shown.items() if found}
@@ -126,12 +134,15 @@ def picture(rows: Rows, tasks: Sequence[str], path: Path) -> None:
         curves = [np.array(row["curve"]) for row in found.values()]
         for curve in curves:
             axes.plot(curve[:, 0] / 1000, 100 * curve[:, 1], color=colour, linewidth=0.7, alpha=0.5)
-        summary: Callable = iqm if len(curves) >= MIN_SEEDS else np.mean
-        grid = np.linspace(max(c[0, 0] for c in curves), min(c[-1, 0] for c in curves), 60)
-        middle = summary([np.interp(grid, c[:, 0], c[:, 1]) for c in curves], axis=0)
-        axes.plot(grid / 1000, 100 * np.asarray(middle), color=colour, linewidth=2)
+        lines = [(curves, "GRPO", {"color": colour, "linewidth": 2})]
+        if expert := [np.array(row["curve"]) for row in rows.get((task, "expert"), {}).values()]:
+            lines.append((expert, "expert iteration", {"color": "0.35", "linewidth": 1.5, "linestyle": "--"}))
+        for each, label, look in lines:
+            grid, values = middle(each)
+            axes.plot(grid / 1000, 100 * values, label=label, **look)
         axes.set(title=task, xlabel="thousand tokens", ylim=(0, 101))
         axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, loc="lower right", fontsize="small")
     panels[0][0].set_ylabel("right answers, sampled, %")
     figure.savefig(path, dpi=150)
     plt.close(figure)

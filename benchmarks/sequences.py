@@ -65,7 +65,7 @@ TASKS = {
     ),
     "countdown": Task("Countdown-v0", ("numbers=3",), 300_000, 2_000_000, 0.001, 0.0005, transformer(20)),
 }
-TASKS["changes"] = TASKS["reverse"]._replace(after=400_000, begins="reverse")
+TASKS["changes"] = TASKS["reverse"]._replace(after=300_000, begins="reverse")
 
 
 class Method(NamedTuple):

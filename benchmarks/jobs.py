@@ -127,6 +127,7 @@ JOBS = [
             policy_kwargs={"cell": "lstm", "hidden_size": 64, "net_arch": [64]},
         ),
     ),
+    Job("CartPoleNoVelocity-v0", 500_000, 450, "ppo"),
     composition("td-lambda:0.9", "ppo-clip:0.2"),
     composition("n-step:16", "ppo-clip:0.2"),
     composition("td", "ppo-clip:0.2"),

@@ -28,8 +28,8 @@ import numpy as np
 from jobs import JOBS, PEERS, Job
 from machine import LOOKS, machine, paused
 
-from actrix import make_vec_env
 from actrix.envs.classic import ClassicEnv
+from actrix.envs.make import make_vec_env
 from actrix.envs.probes import MaskVelocity, PositionOnly
 from actrix.files import atomic, manifest
 from actrix.loops.compiled import CompiledRunner

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv
 
-from actrix import make_vec_env
+from actrix.envs.make import make_vec_env
 
 CASES = {"sleeps 2 ms": (2e-3, True), "computes 2 ms": (2e-3, False), "computes 0.2 ms": (2e-4, False),
          "nothing": (0.0, False)}  # fmt: skip

@@ -1,4 +1,5 @@
-"""The rules of the house, counted: short files and functions, imports one way, no copies, typed algorithms.
+"""The rules of the house, counted: short files and functions, imports one way, no copies, typed algorithms, updates
+that are read soon.
 
 `python tests/test_house.py RULE` prints what breaks a rule; CONTRIBUTING.md lists them.
 """
@@ -117,10 +118,59 @@ def untyped():
                 yield f"{name_of(file)}:{number} {line.strip()}"
 
 
-RULES = {rule.__name__: rule for rule in (files, functions, circles, copies, untyped)}
+ENTERED = {"ppo": ("CartPole-v1", 430), "sac": ("Pendulum-v1", 500), "dqn": ("CartPole-v1", 470)}
+"""Presets, where they are traced, and how many lines of this package their `learn` may enter."""
 
 
-@pytest.mark.parametrize("rule", RULES)
+def lines_of_learn(name, env_id):
+    """(file, line) of this package that tracing one update of a preset enters."""
+    import jax
+
+    from actrix.algorithms.presets import PRESETS
+    from actrix.envs.jax_envs import jax_env
+    from actrix.loops.compiled import CompiledRunner, collect
+
+    algorithm, env, entered = PRESETS[name].algorithm, jax_env(env_id), set()
+    runner = CompiledRunner(algorithm, env, 1, [0])
+    state = jax.tree.map(lambda x: x[0], runner.state)
+    _, chunk, _ = jax.eval_shape(
+        lambda s: collect(algorithm, s.learner.acting, env, s.env, s.env_key, s.iteration_key, runner.rows),
+        state,
+    )
+
+    def line(frame, event, _):
+        if not frame.f_code.co_filename.startswith(str(ROOT)):
+            return None
+        if event == "line":
+            entered.add((frame.f_code.co_filename, frame.f_lineno))
+        return line
+
+    before = sys.gettrace()
+    sys.settrace(line)
+    try:
+        jax.eval_shape(algorithm.learn, state.learner, chunk, jax.random.key(0))
+    finally:
+        sys.settrace(before)
+    return entered
+
+
+def entered():
+    """Updates that take more lines to read than they may."""
+    for name, (env_id, most) in ENTERED.items():
+        lines = lines_of_learn(name, env_id)
+        told = f"{name} enters {len(lines)} lines of {len({file for file, _ in lines})} files, at most {most}"
+        if len(lines) > most:
+            yield told
+        elif __name__ == "__main__":
+            print(told)
+
+
+RULES = {rule.__name__: rule for rule in (files, functions, circles, copies, untyped, entered)}
+
+
+@pytest.mark.parametrize(
+    "rule", [*(name for name in RULES if name != "entered"), pytest.param("entered", marks=pytest.mark.slow)]
+)
 def test_rule(rule):
     found = list(RULES[rule]())
     assert not found, f"{RULES[rule].__doc__}\n" + "\n".join(found)

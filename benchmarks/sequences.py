@@ -159,14 +159,14 @@ def actrix(arguments: list[str]) -> float:
 
 
 def right(folder: Path, task: str, prompts: int) -> dict[str, float]:
-    """Per cent of right answers, sampled and most likely, to prompts of training's lengths and to longer ones."""
+    """Per cent of right answers, sampled and most likely, to prompts of training's lengths, and to longer ones but for changes."""
     from actrix.envs.build import token_task
     from actrix.loops.answers import answers
     from actrix.model import Model
 
     model, found = Model.load(folder), {}
     size = {name: json.loads(number) for name, number in (x.split("=") for x in TASKS[task].size)}
-    for where in ("", "held out, "):
+    for where in ("", "held out, ")[: 1 if task == "changes" else 2]:
         env = token_task(TASKS[task].env, size | {"held_out": bool(where)})
         for how in ("sampled", "most likely"):
             given = answers(model.policy, env, prompts, 10**6, how == "most likely")

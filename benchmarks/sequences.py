@@ -159,7 +159,7 @@ def actrix(arguments: list[str]) -> float:
 
 
 def right(folder: Path, task: str, prompts: int) -> dict[str, float]:
-    """Per cent of right answers, sampled and most likely, to prompts of training's lengths and, but for changes, longer."""
+    """Per cent of right answers, sampled and most likely, to prompts of training's lengths and, no changes, longer."""
     from actrix.envs.build import token_task
     from actrix.loops.answers import answers
     from actrix.model import Model

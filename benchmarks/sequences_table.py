@@ -11,23 +11,25 @@ import numpy as np
 from tables import DOCS, HERE, replace
 
 RESULTS = HERE / "sequences.jsonl"
+LAB = HERE / "sequences_lab.json"
 CHANGED = {
-    "grpo": ("GRPO as in the table above", ""),
-    "std-off": (
-        "no deviation (`dr-grpo`, `aggregate=sequence`)",
-        "0.875 in place of 2.31 to 1.74: smaller steps",
-    ),
-    "per-token": ("`aggregate=token`", "direction 0.99 in place of 0.93–0.95: better"),
-    "constant": ("`aggregate=constant`", "the direction itself: best"),
-    "clip-higher": ("`clip_range_high=0.28`", "a stop that comes later: hardly anything"),
-    "ratio-sequence": ("`ratio=sequence`", "same cosine as tokens' at a small KL: nothing"),
-    "beta-0.01": ("`ref_kl_coef=0.01`", "pulls towards the start, by another KL's gradient: worse"),
-    "beta-0.04": ("`ref_kl_coef=0.04`", "the same, four times as strongly"),
-    "group-4": ("`--env-kwargs group=4`", "the mean's length 1 − 1/G = 0.75; fewer groups vary"),
-    "group-16": ("`--env-kwargs group=16`", "0.94; more of the groups vary"),
-    "dynamic": ("`dynamic=true`", "longer steps where many groups are alike"),
+    "grpo": "GRPO as in the table above",
+    "std-off": "no deviation (`dr-grpo`, `aggregate=sequence`)",
+    "per-token": "`aggregate=token`",
+    "constant": "`aggregate=constant`",
+    "beta-0.01": "`ref_kl_coef=0.01`",
+    "beta-0.04": "`ref_kl_coef=0.04`",
+    "group-4": "`--env-kwargs group=4`",
+    "group-16": "`--env-kwargs group=16`",
+    "dynamic": "`dynamic=true`",
+    "dynamic-keep": "`dynamic=true keep=16`, of 32 groups drawn",
+    "steps": "8 steps with a batch in place of 1",
+    "clip-higher": "8 steps, `clip_range_high=0.28`",
+    "ratio-sequence": "8 steps, `ratio=sequence`",
 }
-"""What is changed, and what `actrix lab sequence` says of it."""
+"""What is changed."""
+STEPS = ("clip-higher", "ratio-sequence")
+"""Compared with `steps`, the others with `grpo`."""
 
 Rows = dict[tuple[str, str], dict[int, dict[str, Any]]]
 
@@ -58,65 +60,89 @@ def mean(values: Sequence[float]) -> str:
 
 
 def tasks_table(rows: Rows, tasks: Sequence[str]) -> str:
-    """Start, GRPO, more supervised training and expert iteration of each task."""
+    """Start, GRPO, more supervised training and expert iteration of each task; GRPO gone on with, where it was."""
     lines = [
         "| task | seeds | start | GRPO | its most likely answer | supervised | expert iteration | tokens | seconds |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for task in tasks:
-        names = ("start", "grpo", "supervised", "expert")
-        start, grpo, longer, expert = (rows.get((task, m), {}) for m in names)
-        if not grpo:
-            continue
-        first = grpo[min(grpo)]
-        known = [row["processor_seconds"] for row in grpo.values() if row["processor_seconds"]]
-        seconds = mean(known) if known else "—"
-        tokens = f"{np.mean([row['tokens'] for row in start.values()]):,.0f} + {first['tokens']:,}"
-        cells = (
-            cell(start, "sampled"),
-            cell(grpo, "sampled"),
-            cell(grpo, "most likely"),
-            cell(longer, "sampled"),
-            cell(expert, "sampled"),
-        )
-        lines.append(f"| {task} | {len(grpo)} | {' | '.join(cells)} | {tokens} | {seconds} |")
+        start, grpo, longer = (rows.get((task, m), {}) for m in ("start", "grpo", "grpo-long"))
+        others = [cell(rows.get((task, m), {}), "sampled") for m in ("supervised", "expert")]
+        before = f"{np.mean([row['tokens'] for row in start.values()]):,.0f}" if start else ""
+        for name, found, rest in ((task, grpo, others), (f"{task}, gone on", longer, ["—", "—"])):
+            if not found:
+                continue
+            cells = [cell(start, "sampled"), cell(found, "sampled"), cell(found, "most likely"), *rest]
+            known = [taken(seed, grpo, found) for seed in found]
+            seconds = mean([s for s in known if s]) if any(known) else "—"
+            tokens = f"{before} + {found[min(found)]['tokens']:,}"
+            lines.append(f"| {name} | {len(found)} | {' | '.join(cells)} | {tokens} | {seconds} |")
     return "\n".join(lines)
 
 
-def changes_table(rows: Rows, task: str) -> str:
-    """GRPO with one thing changed: every seed."""
-    lines = ["| GRPO with | sampled, each seed | mean | what the lab says of it |", "|---|--:|--:|---|"]
-    some = {seed for method in CHANGED if method != "grpo" for seed in rows.get((task, method), {})}
-    for method, (what, predicted) in CHANGED.items():
-        found = {seed: row for seed, row in rows.get((task, method), {}).items() if seed in some}
+def taken(seed: int, first: dict[int, dict[str, Any]], found: dict[int, dict[str, Any]]) -> float:
+    """Processor seconds of a seed, with those of the run it went on with; 0 where they are not known."""
+    seconds = found[seed]["processor_seconds"] or 0
+    earlier = 0 if found is first else first[seed]["processor_seconds"] or 0
+    return seconds + earlier
+
+
+def changes_table(rows: Rows, lab: dict[str, dict[str, float]], task: str = "changes") -> str:
+    """GRPO with one thing changed: every seed, the mean difference of seeds, and what the lab says."""
+    lines = [
+        "| GRPO with | sampled, each seed | mean | differs by | lab: cosine | length | noise |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    sampled = {
+        method: {seed: row["right"]["sampled"] for seed, row in rows.get((task, method), {}).items()}
+        for method in CHANGED
+    }
+    for method, what in CHANGED.items():
+        found, base = sampled[method], sampled["steps" if method in STEPS else "grpo"]
         if found:
-            values = [found[seed]["right"]["sampled"] for seed in sorted(found)]
-            each = ", ".join(f"{v:.1f}" for v in values)
-            lines.append(f"| {what} | {each} | {mean(values)} | {predicted} |")
+            each = ", ".join(f"{found[seed]:.1f}" for seed in sorted(found))
+            gains = [found[seed] - base[seed] for seed in found if seed in base]
+            gain = f"{np.mean(gains):+.1f}" if gains and found is not base else "—"
+            told = [
+                f"{lab[method][m]:.2f}" if m in lab[method] else "—" for m in ("cosine", "length", "noise")
+            ]
+            lines.append(f"| {what} | {each} | {mean(list(found.values()))} | {gain} | {' | '.join(told)} |")
     return "\n".join(lines)
+
+
+def middle(curves: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens, and the IQM of the curves there; of fewer than five their mean."""
+    from actrix.show.stats import MIN_SEEDS, iqm
+
+    summary: Callable = iqm if len(curves) >= MIN_SEEDS else np.mean
+    grid = np.linspace(max(c[0, 0] for c in curves), min(c[-1, 0] for c in curves), 60)
+    return grid, np.asarray(summary([np.interp(grid, c[:, 0], c[:, 1]) for c in curves], axis=0))
 
 
 def picture(rows: Rows, tasks: Sequence[str], path: Path) -> None:
-    """Share of right answers while GRPO trains, thin lines for seeds and a thick one for their IQM."""
+    """Share of right answers while GRPO trains, thin lines for seeds; the middle of expert iteration, dashed."""
     import matplotlib.pyplot as plt
 
     from actrix.show.plot import PALETTE
-    from actrix.show.stats import MIN_SEEDS, iqm
 
-    shown = [task for task in tasks if rows.get((task, "grpo"))]
+    shown = {task: rows.get((task, "grpo-long")) or rows.get((task, "grpo")) for task in tasks}
+    shown = {task: found for task, found in shown.items() if found}
     figure, panels = plt.subplots(
         1, len(shown), figsize=(2.3 * len(shown) + 0.6, 2.8), sharey=True, squeeze=False, layout="constrained"
     )
-    for axes, task, colour in zip(panels[0], shown, PALETTE, strict=False):
-        curves = [np.array(row["curve"]) for row in rows[task, "grpo"].values()]
+    for axes, (task, found), colour in zip(panels[0], shown.items(), PALETTE, strict=False):
+        curves = [np.array(row["curve"]) for row in found.values()]
         for curve in curves:
             axes.plot(curve[:, 0] / 1000, 100 * curve[:, 1], color=colour, linewidth=0.7, alpha=0.5)
-        summary: Callable = iqm if len(curves) >= MIN_SEEDS else np.mean
-        grid = np.linspace(max(c[0, 0] for c in curves), min(c[-1, 0] for c in curves), 60)
-        middle = summary([np.interp(grid, c[:, 0], c[:, 1]) for c in curves], axis=0)
-        axes.plot(grid / 1000, 100 * np.asarray(middle), color=colour, linewidth=2)
+        lines = [(curves, "GRPO", {"color": colour, "linewidth": 2})]
+        if expert := [np.array(row["curve"]) for row in rows.get((task, "expert"), {}).values()]:
+            lines.append((expert, "expert iteration", {"color": "0.35", "linewidth": 1.5, "linestyle": "--"}))
+        for each, label, look in lines:
+            grid, values = middle(each)
+            axes.plot(grid / 1000, 100 * values, label=label, **look)
         axes.set(title=task, xlabel="thousand tokens", ylim=(0, 101))
         axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, loc="lower right", fontsize="small")
     panels[0][0].set_ylabel("right answers, sampled, %")
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -126,8 +152,8 @@ def write_tables(path: Path) -> None:
     """Rewrite the page's tables, that of changes once there are any, and its picture."""
     from sequences import TASKS
 
-    rows, page = read(path), DOCS / "sequences.md"
-    replace(page, "tasks", tasks_table(rows, list(TASKS)))
-    if any((task, method) in rows for task in TASKS for method in CHANGED if method != "grpo"):
-        replace(page, "changes", changes_table(rows, "reverse"))
-    picture(rows, list(TASKS), DOCS / "pictures" / "sequences.png")
+    rows, page, tasks = read(path), DOCS / "sequences.md", [task for task in TASKS if not TASKS[task].begins]
+    replace(page, "tasks", tasks_table(rows, tasks))
+    if ("changes", "grpo") in rows:
+        replace(page, "changes", changes_table(rows, json.loads(LAB.read_text())["predicted"]))
+    picture(rows, tasks, DOCS / "pictures" / "sequences.png")

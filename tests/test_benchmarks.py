@@ -49,6 +49,51 @@ def test_generation_times_this_side():
     assert row["seconds_per_step"][0][0] > 0
 
 
+@pytest.fixture
+def sequences(monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE))
+    return importlib.import_module("sequences")
+
+
+def test_sequences_starts_come_first_and_changes_go_seed_by_seed(sequences):
+    found = sequences.jobs(["reverse", "changes"], [], [1, 2])
+    assert len(set(found)) == len(found)
+    for task, method, seed in found:
+        start = (sequences.TASKS[task].begins or task, "start", seed)
+        assert found.index(start) <= found.index((task, method, seed))
+    changes = [job for job in found if job[0] == "changes"]
+    assert [seed for _, _, seed in changes] == sorted(seed for _, _, seed in changes)
+    assert [name for _, name, seed in changes if seed == 1] == list(sequences.CHANGES)
+    arguments = sequences.command("changes", "group-4", 2, Path("runs"))
+    assert arguments[arguments.index("--init") + 1] == "runs/reverse-start-2"
+    assert "group=4" in arguments
+    gone_on = sequences.command("copy", "grpo-long", 1, Path("runs"))
+    assert gone_on == ["resume", "runs/copy-grpo-long-1", "--steps", "7500000"]
+
+
+def test_sequences_table_of_changes_compares_seed_by_seed(sequences):
+    from sequences_table import CHANGED, LAB, changes_table
+
+    assert tuple(CHANGED) == sequences.CHANGES
+    lab = json.loads(LAB.read_text())["predicted"]
+    assert set(lab) == set(CHANGED)
+    row = lambda value: {"right": {"sampled": value}}
+    rows = {
+        ("changes", "grpo"): {1: row(40.0), 2: row(50.0)},
+        ("changes", "std-off"): {2: row(47.0), 1: row(41.0)},
+        ("changes", "steps"): {1: row(60.0)},
+        ("changes", "clip-higher"): {1: row(65.0), 2: row(71.0)},
+    }
+    lines = changes_table(rows, lab).splitlines()[2:]
+    cells = [[cell.strip() for cell in line.split("|")[2:5]] for line in lines]
+    assert cells == [
+        ["40.0, 50.0", "45.0", "—"],
+        ["41.0, 47.0", "44.0", "-1.0"],
+        ["60.0", "60.0", "+20.0"],
+        ["65.0, 71.0", "68.0", "+5.0"],
+    ]
+
+
 @pytest.mark.slow
 def test_sequences_writes_a_row_of_each_seed_once(tmp_path):
     results = tmp_path / "rows.jsonl"

@@ -119,3 +119,15 @@ def test_pass_at_k_is_the_share_of_draws_without_replacement():
         assert pass_at(k, [c], n) == pytest.approx(sum(any(d) for d in draws) / len(draws))
     with pytest.raises(ValueError, match="pass@6 needs at least 6 answers"):
         pass_at(6, [1], 5)
+
+
+def test_default_batches_are_of_whole_answers_with_any_number_of_environments():
+    """256 × 11 rows hold 11 batches of 256, but no answer is whole in one: sequences would have one row."""
+    env = Reverse(5, 2, group=4)
+    assert env.spec.max_episode_steps == 11
+    algorithm = configure(PRESETS["dapo"].algorithm, {"policy_kwargs": {"cell": "lstm", "hidden_size": 4}})
+    for n in (8, 64, 256):
+        data = algorithm.fitted(env.spec, n).data
+        assert data.training_length(11) == 11
+        assert data.batch_size <= 256
+        assert (11 * n) % data.batch_size == 0

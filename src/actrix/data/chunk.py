@@ -81,7 +81,11 @@ class OnPolicy(Data):
         total = self.rows(spec) * num_envs
         free = dataclasses.replace(self, batch_size=None)
         length = 1 if config.cell is None else free.training_length(self.rows(spec))
-        if self.batch_size is None or total % self.batch_size == 0 or total % length:
+        if (
+            self.batch_size is None
+            or total % self.batch_size == 0 == self.batch_size % length
+            or total % length
+        ):
             return self
         sizes = [
             d

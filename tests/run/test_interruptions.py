@@ -186,7 +186,7 @@ def test_a_start_that_was_killed_is_no_run_yet(tmp_path, monkeypatch):
 
     late = tmp_path / "late"
     monkeypatch.setattr(
-        experiment, "_check", lambda config: (late.mkdir(), (late / "config.json").write_text("its"))
+        experiment, "check", lambda config: (late.mkdir(), (late / "config.json").write_text("its"))
     )
     with pytest.raises(RunError, match="exists already"):
         experiment.start(config, late)

@@ -1,4 +1,4 @@
-"""Write the measured tables into docs/benchmarks.md and README.md from results.jsonl and speed.jsonl.
+"""Write the measured tables into docs/benchmarks.md and README.md from results.jsonl, speed.jsonl and against.jsonl.
 
 python benchmarks/tables.py            # rewrite
 python benchmarks/tables.py --curves   # also draw docs/pictures/speed.png, and docs/results/*.png
@@ -101,6 +101,19 @@ def speed_table(rows: dict[str, dict[str, Any]]) -> str:
             lines.append(
                 f"| {job} | {against} | **{r['ratio']:.2f}{unit}** | {sign} {r['bar']:g}{met} | {pairs} |"
             )
+    return "\n".join(lines)
+
+
+def against_table(rows: dict[str, dict[str, Any]]) -> str:
+    """Markdown of this library against its past."""
+    lines = ["| row | against | speed | memory | compiling | pairs |", "|---|---|---|---|---|---|"]
+    for name, r in rows.items():
+        low, high = r["interval"]
+        pairs = ", ".join(f"{x:.2f}" for x in r["ratios"])
+        lines.append(
+            f"| `{name}` | {r['that']} | **{r['ratio']:.2f}×** [{low:.2f}, {high:.2f}] | {r['memory_ratio']:.2f}× "
+            f"| {r['compile_ratio']:.2f}× | {pairs} |"
+        )
     return "\n".join(lines)
 
 
@@ -235,7 +248,7 @@ def provenance(rows: dict[str, dict[str, Any]]) -> str:
     lines = []
     for where, measured in groups.items():
         dates = sorted({r["date"] for r in measured})
-        known = (r.get("versions") or (r.get("ours") or {}).get("versions") for r in measured)
+        known = (r.get("versions") or (r.get("ours") or r.get("what") or {}).get("versions") for r in measured)
         versions = next((v for v in known if v), {})
         listed = ", ".join(f"{k} {v}" for k, v in versions.items())
         whose = "" if len(groups) == 1 else f" ({len(measured)} of {len(rows)} rows)"
@@ -306,8 +319,10 @@ def main() -> None:
     parser.add_argument("--curves", action="store_true")
     args = parser.parse_args()
     speed, results = newest(HERE / "speed.jsonl", "name"), newest(HERE / "results.jsonl", "job")
+    past = newest(HERE / "against.jsonl", "name")
     page = DOCS / "benchmarks.md"
     replace(page, "speed", f"{speed_table(speed)}\n\n{provenance(speed)}")
+    replace(page, "against", f"{against_table(past)}\n\n{provenance(past)}")
     replace(page, "returns", f"{returns_table(results, False)}\n\n{provenance(results)}")
     replace(page, "long", long_table(results))
     replace(page, "sb3", sb3_table(results))

@@ -248,7 +248,9 @@ def provenance(rows: dict[str, dict[str, Any]]) -> str:
     lines = []
     for where, measured in groups.items():
         dates = sorted({r["date"] for r in measured})
-        known = (r.get("versions") or (r.get("ours") or r.get("what") or {}).get("versions") for r in measured)
+        known = (
+            r.get("versions") or (r.get("ours") or r.get("what") or {}).get("versions") for r in measured
+        )
         versions = next((v for v in known if v), {})
         listed = ", ".join(f"{k} {v}" for k, v in versions.items())
         whose = "" if len(groups) == 1 else f" ({len(measured)} of {len(rows)} rows)"

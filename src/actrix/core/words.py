@@ -161,13 +161,16 @@ def parse(text: str, classes: Mapping[str, Any], what: str, base: Any = None) ->
     where, open_positions = f"{what} {text!r}", positions(cls)
     changes: dict[str, Any] = {}
     said: dict[str, tuple[str, Any]] = {}
-    misspelt = ""
+    odd: list[str] = []  # by place, and no number
+    near = lambda word: nearest(word, own_names(cls), f"the form is {form(cls)}.")
+    hint = lambda: "".join(
+        [f" As for {word!r}: {x}" for word in odd if (x := near(word)).startswith("did")][:1]
+    )
     fields = {flag_of(f): f for f in dataclasses.fields(cls)}
     aliases = getattr(cls, "aliases", {})
     for word in (word for segment in segments for word in segment.split(",") if word):
         key, equals, value = word.partition("=")
         flag = aliases.get(word, word)
-        near = nearest(word, own_names(cls), f"the form is {form(cls)}.")
         if equals:
             changes[key] = read_value(value)
         elif _part(cls, word) is not None or (flag in fields and isinstance(fields[flag].default, bool)):
@@ -175,19 +178,18 @@ def parse(text: str, classes: Mapping[str, Any], what: str, base: Any = None) ->
         elif open_positions:
             key = open_positions.pop(0)
             changes[key] = read_value(word)
-            if isinstance(changes[key], str) and near.startswith("did"):
-                misspelt = misspelt or f" As for {word!r}: {near}"
+            odd += [word] if isinstance(changes[key], str) else []
         else:
-            raise WordError(f"{where}: cannot read {word!r}; {near}")
+            raise WordError(f"{where}: cannot read {word!r}; {near(word)}")
         _refuse_second(cls, said, word, key, changes[key], where)
     try:
         return with_changes(_begin(cls, base), changes)
     except WordError as error:
         raise WordError(f"{where}: {error}") from None
     except TypeError:  # of a comparison in the answer's own checks
-        raise WordError(f"{where}: cannot read it; the form is {form(cls)}.{misspelt}") from None
+        raise WordError(f"{where}: cannot read it; the form is {form(cls)}.{hint()}") from None
     except ValueError as error:
-        raise WordError(f"{where}: {error}{misspelt}") from None
+        raise WordError(f"{where}: {error}{hint()}") from None
 
 
 def _refuse_second(

@@ -125,11 +125,8 @@ def _loaded(path: str, changed: int) -> RewardModel:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {f.name: file[f.name] for f in dataclasses.fields(RewardModel)}
-    except (
-        ValueError,
-        KeyError,
-        zipfile.BadZipFile,
-    ):  # NumPy's own words advise to unpickle what it cannot read
+    except (ValueError, KeyError, zipfile.BadZipFile):
+        # NumPy's own words advise to unpickle what it cannot read.
         raise ValueError(
             f"{path} is no reward model: it is not the .npz file that `save` of one writes."
         ) from None

@@ -7,6 +7,7 @@ from typing import Any
 
 from actrix.algorithms import settings as settings_
 from actrix.core.contract import Algorithm
+from actrix.core.numbers import packed
 from actrix.loops.runner import Runner
 
 _NET = "networks are behind model.policy (predict_values, q_values, state_dict)"
@@ -54,7 +55,7 @@ class Settable:
                     f"{name}={value!r} needs another program than the one that trains: give it to the constructor, "
                     f"or to {type(self).__name__}.load(…, {name}=…)."
                 )
-            runner.set_training(numbers=changed.numbers())
+            runner.set_training(numbers=packed(changed.numbers()))
             runner.algorithm = changed
         object.__setattr__(self, "algorithm", changed)
 

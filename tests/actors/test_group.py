@@ -14,6 +14,7 @@ from actrix.actors.policy_gradient import Memory, PPOClip, Score
 from actrix.algorithms.presets import PRESETS, compose
 from actrix.algorithms.settings import SettingError, configure
 from actrix.core.distributions import Categorical
+from actrix.core.numbers import packed
 from actrix.core.rows import rows_of
 from actrix.core.types import Chunk, Prompts
 from actrix.data.chunk import _take
@@ -289,5 +290,5 @@ def test_a_recurrent_reference_is_read_from_each_episodes_start():
     runner = CompiledRunner(algorithm, env, 4, [0], reference)
     assert runner.advance(1)[0].metrics["train/reference_kl"] > 1e-3
     runner.set_learners([algorithm.with_acting(runner.learners[0], reference)], [1])
-    runner.set_training(numbers=runner.learners[0].training.numbers | {"fit.learning_rate": 0.0})
+    runner.set_training(numbers=packed(algorithm.numbers() | {"fit.learning_rate": 0.0}))
     assert abs(runner.advance(1)[0].metrics["train/reference_kl"]) < 1e-6

@@ -1,9 +1,11 @@
 """Settings that are numbers are read from the training state: another one needs no other program."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.interpreters import partial_eval
@@ -11,7 +13,7 @@ from jax.interpreters import partial_eval
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.presets import PRESETS
 from actrix.algorithms.settings import configure
-from actrix.core.numbers import numbers_of, same_program, with_numbers
+from actrix.core.numbers import numbers_of, packed, same_program, unpacked, with_numbers
 from actrix.envs.jax_envs import jax_env
 from actrix.loops.compiled import CompiledRunner, collect
 
@@ -33,6 +35,8 @@ def test_numbers_go_out_and_come_back(name):
     numbers = numbers_of(algorithm)
     assert {"gamma", "fit.learning_rate"} <= {path.removesuffix(".initial") for path in numbers}
     assert with_numbers(algorithm, numbers) == algorithm
+    exact = {path: np.float32(x) for path, x in numbers.items()}
+    assert numbers_of(unpacked(algorithm, packed(numbers).astype(float))) == exact
     assert same_program(algorithm, with_numbers(algorithm, {path: x + 1 for path, x in numbers.items()}))
 
 
@@ -56,7 +60,7 @@ def test_other_numbers_from_the_next_update_on_compile_nothing(name):
 
     def learned(runner, numbers):
         runner.state = runner._stack([runner._initial(0, None)])
-        runner.set_training(total_steps=1e4, numbers=numbers)
+        runner.set_training(total_steps=1e4, numbers=packed(numbers))
         runner.warm()
         runner.advance(updates)
         return [np.asarray(x) for x in jax.tree.leaves(runner.actings)]
@@ -130,11 +134,14 @@ def test_every_number_reaches_what_is_learned(name):
     acting = one.learner.acting
     fill = lambda s: collect(algorithm, acting, env, s.env, s.env_key, s.iteration_key, runner.rows)[1]
     given = (one.learner, jax.eval_shape(fill, one))
-    learn = lambda given: algorithm.learn(*given, jax.random.key(0))
-    name_of = lambda path: jax.tree_util.keystr(path)
-    names = [name_of(path) for path, _ in jax.tree_util.tree_flatten_with_path(given)[0]]
-    out = jax.tree_util.tree_flatten_with_path(jax.eval_shape(learn, given))[0]
-    rest = [".numbers[" not in name_of(path) for path, _ in out]
-    _, used = partial_eval.dce_jaxpr(jax.make_jaxpr(learn)(given).jaxpr, rest)
-    idle = {n.split("'")[-2] for n, x in zip(names, used, strict=True) if ".numbers[" in n and not x}
+    numbers = {path: jnp.float32(x) for path, x in numbers_of(algorithm).items()}
+
+    def learn(numbers, learner, chunk):
+        training = dataclasses.replace(learner.training, numbers=jnp.stack([*numbers.values()]))
+        return algorithm.learn(dataclasses.replace(learner, training=training), chunk, jax.random.key(0))
+
+    out = jax.tree_util.tree_flatten_with_path(jax.eval_shape(learn, numbers, *given))[0]
+    rest = [".numbers" not in jax.tree_util.keystr(path) for path, _ in out]
+    _, used = partial_eval.dce_jaxpr(jax.make_jaxpr(learn)(numbers, *given).jaxpr, rest)
+    idle = {path for path, x in zip(sorted(numbers), used, strict=False) if not x}  # as jax flattens a dict
     assert {number for number in idle if (name, number) not in OFF} <= set(OFF)

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from actrix.cli import main, parser
 from actrix.cli import train as cli_train
+from actrix.core.numbers import numbers_of, unpacked
 from actrix.loops.evaluate import Policy, evaluate, evaluation_env
 from actrix.loops.train import NonFiniteError, SeedRun, train
 from actrix.runs.config import resolve
@@ -257,8 +258,9 @@ def test_seeds_train_together_as_each_would_alone_also_in_another_trials_program
             train(runner, [SeedRun(seed)], 1000)
             alone = evaluate(Policy(runner.algorithm, runner.actings[0]), env, 5, seed=seed + 10**6)[0]
             assert mean == np.mean(alone)
-        learned = one.groups[0][0].learners[0].training.numbers
-        assert float(learned["gamma"]) == pytest.approx(gamma)
+        runner = one.groups[0][0]
+        learned = numbers_of(unpacked(runner.algorithm, runner.learners[0].training.numbers.tolist()))
+        assert learned["gamma"] == pytest.approx(gamma)
     assert one.groups[0][0].algorithm.gamma == 0.9  # the first trial's program
     env.close()
 

@@ -25,7 +25,7 @@ from actrix.core.contract import (
 )
 from actrix.core.fields import finite, names, share, switch
 from actrix.core.fit import Fit
-from actrix.core.numbers import numbers_of, same_program, with_numbers
+from actrix.core.numbers import numbers_of, packed, same_program, unpacked
 from actrix.core.rows import Rows
 from actrix.core.schedules import evaluate
 from actrix.core.shards import spread
@@ -45,8 +45,8 @@ class Training:
     """The optimisers' states."""
     kept: Kept
     """What the answers keep: β, targets, a running average, …"""
-    numbers: dict[str, jax.Array]
-    """The numbers of the configuration (`actrix.core.numbers`): learning reads them here."""
+    numbers: jax.Array
+    """The numbers of the configuration, packed (`actrix.core.numbers`): learning reads them here."""
     reward_scale: normalize.RewardScale | None
     reference: Acting | None
     """The policy to stay near, with its own frozen statistics; None = the uniform one."""
@@ -187,7 +187,7 @@ class Composition(Algorithm):
         kept = Kept(self.critic.init(acting.net, params), self.actor.init(acting.net, params))
         scale = normalize.init_reward_scale(num_envs) if self.normalize_reward else None
         none = jnp.zeros((), jnp.int32)
-        numbers = {path: jnp.asarray(x, jnp.float32) for path, x in self.numbers().items()}
+        numbers = jnp.asarray(packed(self.numbers()))
         training = Training(own, opt, kept, numbers, scale, reference, none, **counters())
         memory = self.data.init(acting.net.head, spec, num_envs, lambda: self._record(acting, spec))
         return Learner(acting, training, memory)
@@ -250,7 +250,7 @@ class Composition(Algorithm):
     # ------------------------------------------------------------------ learning
 
     def learn(self, learner, chunk, key):
-        self = with_numbers(self, learner.training.numbers)
+        self = unpacked(self, learner.training.numbers)
         bad_row = first_bad_row(chunk)
         counted = count(learner.training, chunk)
         update = Update(self, learner, counted)
@@ -277,7 +277,7 @@ class Composition(Algorithm):
     def update_offline(self, learner, key):
         if not self.data.facts.transitions:
             return super().update_offline(learner, key)
-        self = with_numbers(self, learner.training.numbers)
+        self = unpacked(self, learner.training.numbers)
         counted = count(learner.training, ONE_STEP)
         update = Update(self, learner, counted)
         state, memory, metrics = self.data.replay(
@@ -295,7 +295,7 @@ class Composition(Algorithm):
         return {} if numbers is None else self.actor.number_metrics(numbers)
 
     def observe(self, learner, chunk):
-        self = with_numbers(self, learner.training.numbers)
+        self = unpacked(self, learner.training.numbers)
         training, memory = self.data.observe(learner.training, learner.memory, chunk)
         moments, scale = self._statistics(learner, chunk)
         training = dataclasses.replace(training, reward_scale=scale)

@@ -13,6 +13,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 
 def numbers_of(part: Any) -> dict[str, float]:
     """Path of fields → number, e.g. {'gamma': 0.99, 'fit.learning_rate': 3e-4}, of a configuration and its parts."""
@@ -31,6 +33,16 @@ def with_numbers(part: Any, numbers: Mapping[str, Any]) -> Any:
     for name, inner in nested.items():
         object.__setattr__(new, name, with_numbers(getattr(part, name), inner))
     return new
+
+
+def packed(numbers: Mapping[str, float]) -> np.ndarray:
+    """Numbers in their order as one float32 vector: a call of a compiled program costs by the number of its arrays."""
+    return np.array([*numbers.values()], np.float32)
+
+
+def unpacked(part: Any, vector: Any) -> Any:
+    """The same configuration with the numbers of `packed`, which may be traced."""
+    return with_numbers(part, dict(zip(numbers_of(part), vector, strict=True)))
 
 
 def same_program(a: Any, b: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from actrix.core.contract import Algorithm
 from actrix.core.shards import spread
@@ -239,9 +240,12 @@ class CompiledRunner:
         """Iterations done so far, modulo 2³²: the counter is an int32 that wraps."""
         return int(self.state.iteration[0]) % 2**32
 
-    def set_training(self, **numbers: PyTree) -> None:
+    def set_training(self, **numbers: ArrayLike) -> None:
         """Replace numbers of every seed's `training`, e.g. its step counter or its settings (`core/numbers.py`)."""
-        full = jax.tree.map(lambda x: jnp.full(len(self.seeds) + self.idle, float(x), jnp.float32), numbers)
+        seeds = len(self.seeds) + self.idle
+        full = {
+            name: jnp.asarray(np.stack([np.asarray(x, np.float32)] * seeds)) for name, x in numbers.items()
+        }
         training = dataclasses.replace(self.state.learner.training, **full)
         self.state = dataclasses.replace(
             self.state, learner=dataclasses.replace(self.state.learner, training=training)

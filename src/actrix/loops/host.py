@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from actrix.core.contract import Algorithm
 from actrix.core.types import Chunk, Key, PyTree
@@ -88,9 +89,9 @@ class HostRunner(Collector):
         """A copy of what the policy acts with."""
         return [jax.tree.map(jnp.array, self.learner.acting)]
 
-    def set_training(self, **numbers: PyTree) -> None:
+    def set_training(self, **numbers: ArrayLike) -> None:
         """Replace numbers of the learner's `training`, e.g. its step counter or its settings (`core/numbers.py`)."""
-        arrays = jax.tree.map(lambda x: jnp.asarray(float(x), jnp.float32), numbers)
+        arrays = {name: jnp.asarray(np.asarray(x, np.float32)) for name, x in numbers.items()}
         training = dataclasses.replace(self.learner.training, **arrays)
         self.learner = dataclasses.replace(self.learner, training=training)
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from actrix.core import normalize
 from actrix.core.contract import Acting, Algorithm, Learner
@@ -125,10 +126,10 @@ class OfflineRunner:
         """Updates done so far."""
         return self._iterations[0]
 
-    def set_training(self, **numbers: PyTree) -> None:
+    def set_training(self, **numbers: ArrayLike) -> None:
         """Replace numbers of every seed's `training`, e.g. its step counter or its settings (`core/numbers.py`)."""
         for i, learner in enumerate(self._learners):
-            arrays = jax.tree.map(lambda x: jnp.asarray(float(x), jnp.float32), numbers)
+            arrays = {name: jnp.asarray(np.asarray(x, np.float32)) for name, x in numbers.items()}
             training = dataclasses.replace(learner.training, **arrays)
             self._learners[i] = dataclasses.replace(learner, training=training)
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from actrix.core.contract import Algorithm
 from actrix.core.types import Key, PyTree, Spec
@@ -180,7 +181,7 @@ class Runner(Protocol):
     def set_learners(self, learners: Sequence[Any], iterations: Sequence[int]) -> None:
         """Go on from these, after so many iterations."""
 
-    def set_training(self, **numbers: PyTree) -> None:
+    def set_training(self, **numbers: ArrayLike) -> None:
         """Replace numbers of the learners' `training`, e.g. its step counter or its settings (`core/numbers.py`)."""
 
     def snapshots(self) -> list[Snapshot]:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from actrix.core.contract import Algorithm
 from actrix.core.platform import one_thread
@@ -112,7 +113,7 @@ class SteppingRunner(HostRunner):
         """A copy of what the policy acts with."""
         return [jax.tree.map(jnp.array, self.learner.acting)]
 
-    def set_training(self, **numbers: PyTree) -> None:
+    def set_training(self, **numbers: ArrayLike) -> None:
         """Replace numbers of the learner's `training`, e.g. its step counter; the next action stays as it was drawn."""
         pending = self._pending
         super().set_training(**numbers)

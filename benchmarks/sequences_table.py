@@ -148,11 +148,9 @@ def picture(rows: Rows, tasks: Sequence[str], path: Path) -> None:
     plt.close(figure)
 
 
-def write_tables(path: Path) -> None:
-    """Rewrite the page's tables, that of changes once there are any, and its picture."""
-    from sequences import TASKS
-
-    rows, page, tasks = read(path), DOCS / "sequences.md", [task for task in TASKS if not TASKS[task].begins]
+def write_tables(path: Path, tasks: list[str]) -> None:
+    """Rewrite the page's tables of these tasks, that of changes once there are any, and its picture."""
+    rows, page = read(path), DOCS / "sequences.md"
     replace(page, "tasks", tasks_table(rows, tasks))
     if ("changes", "grpo") in rows:
         replace(page, "changes", changes_table(rows, json.loads(LAB.read_text())["predicted"]))

@@ -18,9 +18,9 @@ from actrix.actors.group import PSI
 from actrix.algorithms.answers import ACTORS, CRITICS
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.online_traces import OnlineTraces
-from actrix.algorithms.presets import PRESETS, Preset, joint
+from actrix.algorithms.presets import PRESETS, Preset
 from actrix.algorithms.settings import parts_of, settings_of
-from actrix.algorithms.sound import Cell, table
+from actrix.algorithms.sound import Cell, joint, table
 from actrix.algorithms.tabular import DEEP, TRACED, Tabular
 from actrix.core import words
 from actrix.core.fit import Natural

@@ -112,7 +112,7 @@ class Composition(Algorithm):
 
     @property
     def answers(self):
-        psi = getattr(self.actor, "psi", None)
+        psi = self.actor.psi
         actor = write(self.actor) if psi is None else f"{self.actor.name} × {psi.name}"
         return write(self.critic), actor, write(self.data)
 
@@ -132,6 +132,10 @@ class Composition(Algorithm):
     @property
     def remembers(self):
         return self.data.facts.transitions or self.data.facts.windows
+
+    @property
+    def stays_near(self):
+        return self.actor.facts.stays_near
 
     @property
     def replays_transitions(self):
@@ -164,7 +168,7 @@ class Composition(Algorithm):
 
     def check(self, spec, num_envs):
         normalized_shapes(spec.observation_space, self.norm_obs_keys)
-        fits(self, spec, num_envs)
+        fits(self.critic, self.actor, self.data, self.fit, self.network, spec, num_envs)
 
     def check_budget(self, total_steps, num_envs):
         self.data.check_budget(total_steps, num_envs)

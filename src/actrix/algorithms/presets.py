@@ -14,7 +14,7 @@ from actrix.algorithms.learn import Composition
 from actrix.algorithms.online_traces import OnlineTraces
 from actrix.algorithms.policy_kwargs import SettingError, network_settings
 from actrix.algorithms.settings import configure, own_fields
-from actrix.algorithms.sound import describe, unsound
+from actrix.algorithms.sound import describe, joint, unsound
 from actrix.algorithms.tabular import Tabular
 from actrix.core import words
 from actrix.core.answers import Actor, Critic, Data
@@ -70,7 +70,9 @@ def compose(
     told = {name for word, x in ((critic, c), (actor, a), (data, d)) for name in _named(word, x)}
     usual = {name: value for name, value in given.items() if name not in told}
     own = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
-    base = Composition(**own | {n: _changed(own[n], usual) for n in ("critic", "actor", "data", "fit")})
+    base = Composition(
+        **own | {n: words.with_those_it_has(own[n], usual) for n in ("critic", "actor", "data", "fit")}
+    )
     reason = unsound(base.critic, base.actor, base.data)
     if reason:
         raise SettingError(f"{describe(c, a, d)} is refused: {reason}.")
@@ -82,11 +84,6 @@ def _named(word: str, answer: Any) -> set[str]:
     keys = {w.partition("=")[0] for segment in word.split(":")[1:] for w in segment.split(",")}
     aliases = getattr(type(answer), "aliases", {})
     return {aliases.get(key, key) for key in keys}
-
-
-def _changed(part: Any, changes: dict[str, Any]) -> Any:
-    mine = {f.name for f in dataclasses.fields(part)}
-    return dataclasses.replace(part, **{name: x for name, x in changes.items() if name in mine})
 
 
 _SCORE: dict[str, Any] = dict(n_epochs=1, batch_size=None, normalize_advantage=False)
@@ -117,11 +114,6 @@ _RELU = NetworkConfig(activation_fn="relu", ortho_init=False)
 
 def _usual_network(critic: Critic, actor: Actor) -> NetworkConfig:
     return NetworkConfig() if joint(critic, actor) else _RELU
-
-
-def joint(critic: Critic, actor: Actor) -> bool:
-    """Whether critic and actor are branches of one network."""
-    return critic.facts.gives in ("V", "Q of a policy", "none") and not actor.facts.clones
 
 
 def usual_envs(algorithm: Composition) -> int:

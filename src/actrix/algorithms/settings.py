@@ -51,13 +51,10 @@ def own_fields(algorithm: Algorithm) -> list[str]:
 def setting_names(algorithm: Algorithm) -> list[str]:
     """All flat names that `configure` accepts for this algorithm."""
     inner = [name for part in parts_of(algorithm).values() for name in words.setting_names(part)]
-    more = ["policy_kwargs", *(["normalize"] if hasattr(algorithm, "normalize_reward") else [])]
-    more += (
-        ["exploration"]
-        if getattr(getattr(algorithm, "actor", None), "name", "") in _EXPLORERS.values()
-        else []
-    )
-    return list(dict.fromkeys([*own_fields(algorithm), *inner, *more]))
+    own = own_fields(algorithm)
+    more = ["policy_kwargs", *(["normalize"] if "normalize_reward" in own else [])]
+    more += ["exploration"] if _explores(algorithm) else []
+    return list(dict.fromkeys([*own, *inner, *more]))
 
 
 def value_of(algorithm: Algorithm, name: str) -> Any:
@@ -126,7 +123,7 @@ def _without_buffer(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(algorithm: Algorithm, name: str, value: Any) -> str:
-    if name == "n_step" and not hasattr(getattr(algorithm, "data", None), "prioritized"):
+    if name == "n_step" and not algorithm.replays_transitions:
         raise SettingError(
             f"n_step={value!r} is the target's n on replayed data; set n_steps, the rows of a chunk, instead."
         )
@@ -155,10 +152,16 @@ def _with_answers(algorithm: Algorithm, values: dict[str, Any]) -> Any:
 _EXPLORERS = {"epsilon-greedy": "epsilon-greedy", "boltzmann": "boltzmann", "none": "greedy"}
 
 
+def _explores(algorithm: Algorithm) -> Any:
+    """Its actor, where `exploration` names it; else None."""
+    actor = parts_of(algorithm).get("actor")
+    return actor if actor is not None and actor.name in _EXPLORERS.values() else None
+
+
 def _explorer(algorithm: Algorithm, values: dict[str, Any]) -> dict[str, Any]:
     """The actor that `exploration` names, or that noisy layers make: they explore instead of ε."""
-    old = getattr(algorithm, "actor", None)
-    if old is None or old.name not in _EXPLORERS.values():
+    old = _explores(algorithm)
+    if old is None:
         return {}
     if "exploration" in values:
         kind = values.pop("exploration")
@@ -301,10 +304,10 @@ def upgraded(algorithm: Algorithm, settings: Mapping[str, Any]) -> dict[str, Any
     ):
         settings["data"] = settings["data"].replace("replay", "trajectories", 1)
     composition = isinstance(algorithm, Composition)
-    critic = getattr(algorithm, "critic", None)
-    if settings.get("cql_alpha") and composition and "cql_alpha" not in words.setting_names(critic):
+    of_critic = words.setting_names(algorithm.critic) if isinstance(algorithm, Composition) else []
+    if settings.get("cql_alpha") and composition and "cql_alpha" not in of_critic:
         settings["critic"] = f"conservative:{settings['cql_alpha']}"
-    if settings.get("n_quantiles") and hasattr(critic, "joined"):
+    if settings.get("n_quantiles") and "joined" in of_critic:
         settings["joined"] = "quantiles"
     chosen = (*_ANSWERS, "joined", "target", "distributional", "noisy") if composition else ()
     first = {name: settings[name] for name in (*chosen, "exploration") if name in settings}

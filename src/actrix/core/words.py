@@ -99,6 +99,12 @@ def with_changes(part: Any, changes: Mapping[str, Any]) -> Any:
     return dataclasses.replace(part, **own, **parts)
 
 
+def with_those_it_has(part: Any, changes: Mapping[str, Any]) -> Any:
+    """The dataclass with its own fields among these replaced."""
+    mine = {f.name for f in dataclasses.fields(part)}
+    return dataclasses.replace(part, **{name: x for name, x in changes.items() if name in mine})
+
+
 def own_names(cls: Any) -> list[str]:
     """Every name that `with_changes` takes but for those of what its fields hold."""
     names = [name for f in dataclasses.fields(cls) for name in dict.fromkeys((f.name, flag_of(f)))]

@@ -15,6 +15,7 @@ from actrix.algorithms import presets
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.policy_kwargs import POLICIES, named_policy
 from actrix.algorithms.settings import SettingError, configure, settings_of, upgraded
+from actrix.algorithms.sound import joint
 from actrix.core.contract import Algorithm
 from actrix.data.datasets.dataset import Dataset, mix
 from actrix.data.datasets.read import load_dataset
@@ -88,7 +89,7 @@ class RunConfig:
             base = presets.find_preset(self.algorithm).algorithm
         missing = {"critic", "actor"} - set(self.settings)
         # Files of format 1 name the answers of joint networks only.
-        named = isinstance(base, Composition) and presets.joint(base.critic, base.actor)
+        named = isinstance(base, Composition) and joint(base.critic, base.actor)
         if missing and (base is None or named):
             raise RunError(f"the settings of this run lack {' and '.join(sorted(missing))}.")
         if base is not None:

@@ -134,9 +134,9 @@ def _check_warm_up(config: RunConfig, algorithm: Algorithm, spec: Spec, num_envs
 def _small(algorithm: Algorithm, num_envs: int) -> Any:
     """The algorithm with as little room for transitions as it takes: a learner of it costs next to nothing."""
     data = algorithm.data
-    if not hasattr(data, "buffer_size"):
+    if data.buffer_size is None:
         return algorithm
-    least = max(num_envs, getattr(data, "batch_size", None) or 1)  # None: the whole of a chunk
+    least = max(num_envs, data.batch_size or 1)  # None: the whole of a chunk
     return dataclasses.replace(
         algorithm, data=dataclasses.replace(data, buffer_size=min(data.buffer_size, least))
     )

@@ -22,7 +22,6 @@ from actrix.algorithms.presets import PRESETS, Preset
 from actrix.algorithms.settings import parts_of, settings_of
 from actrix.algorithms.sound import Cell, joint, table
 from actrix.algorithms.tabular import DEEP, TRACED, Tabular
-from actrix.core import words
 from actrix.core.fit import Natural
 
 DOCS = Path(__file__).resolve().parent
@@ -220,20 +219,12 @@ PQN_MEANING = {"n_steps": "rows per environment and chunk", "batch_size": "rows 
 
 def presets(pages: str = "") -> str:
     """The named algorithms by their three answers; `pages` leads to the folder of their pages."""
-    rows = ["| command | class | 1 critic | 2 actor × ψ | 3 data | paper |", "|---|---|---|---|---|---|"]
+    rows = ["| command | class | 1 critic | 2 actor | 3 data | paper |", "|---|---|---|---|---|---|"]
     for p in PRESETS.values():
-        critic, actor, data = p.answers
-        if isinstance(p.algorithm, Composition):
-            data = _short(p.algorithm.data)
         name = f"[`{p.name}`]({pages}{page(p.name)}.md)"
-        rows.append(f"| {name} | `{p.class_name}` | `{critic}` | {actor} | {data} | {p.paper} |")
+        words = " | ".join(f"`{x}`" if isinstance(p.algorithm, Composition) else x for x in p.answers)
+        rows.append(f"| {name} | `{p.class_name}` | {words} | {p.paper} |")
     return "\n".join(rows)
-
-
-def _short(data: Any) -> str:
-    """The word of an answer to question 3, with what makes it what it is; the page of each algorithm has the rest."""
-    names = (*words.positions(type(data)), *(("n_steps", "prioritized") if data.facts.transitions else ()))
-    return words.write(type(data)(**{name: getattr(data, name) for name in names}))
 
 
 def page(name: str) -> str:

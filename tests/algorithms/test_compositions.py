@@ -1,5 +1,6 @@
 """Every sound critic × actor × data learns to act, the others are refused; and how compositions are written."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -10,6 +11,7 @@ import pytest
 from gymnasium import spaces
 from helpers import greedy, policy_of, presets, small, train, train_apart
 
+from actrix import zoo
 from actrix.algorithms.answers import parse_actor, parse_critic, parse_data
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.presets import PRESETS, compose, composed, words_of
@@ -169,7 +171,7 @@ def test_the_unsound_cells_are_refused_with_their_reason():
 
 
 @pytest.mark.parametrize(
-    "text", ["on-policy", "lag:8", "lag:0", "trajectories:4", "replay:prioritized", "fixed"]
+    "text", ["on-policy", "lag:9", "lag:0", "trajectories:3", "replay:prioritized", "fixed"]
 )
 def test_data_text_round_trips(text):
     assert write(parse_data(text)) == text
@@ -264,7 +266,63 @@ COMPOSITIONS = [name for name, preset in PRESETS.items() if isinstance(preset.al
 
 @pytest.mark.parametrize("name", COMPOSITIONS)
 def test_a_preset_is_nothing_but_its_words(name):
-    """What the words resolve to is the preset's configuration: equal ones are one program, with the same updates."""
+    """What the words resolve to is the preset's configuration: equal ones are one program, with the same updates. They
+    are printed again as they were read."""
+    said = words_of(PRESETS[name].algorithm)
+    again = compose(*said.values())
+    assert again == PRESETS[name].algorithm
+    assert words_of(again) == said
+    assert again.answers == tuple(said.values())[:3]
+
+
+def arguments(word):
+    """The word without each of its arguments in turn."""
+    name, *parts = word.replace(",", ":").split(":")
+    return [":".join([name, *parts[:i], *parts[i + 1 :]]) for i in range(len(parts))]
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_words_hold_nothing_that_is_taken_anyhow_and_nothing_twice(name):
     said = words_of(PRESETS[name].algorithm)
     settings = said.pop("settings")
-    assert compose(said["critic"], said["actor"], said["data"], settings) == PRESETS[name].algorithm
+    for what in said:
+        for shorter in arguments(said[what]):
+            with contextlib.suppress(SettingError):
+                assert compose(**said | {what: shorter}, settings=settings) != PRESETS[name].algorithm
+    for key in settings:
+        less = {k: x for k, x in settings.items() if k != key}
+        assert compose(**said, settings=less) != PRESETS[name].algorithm
+    algorithm = PRESETS[name].algorithm
+    answers = (algorithm.critic, algorithm.actor, algorithm.data)
+    names = {f.name for answer in answers for f in dataclasses.fields(answer)}
+    assert not names & settings.keys(), "a field of an answer stands in its word"
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_tuned_settings_are_words_too(name):
+    for entry in zoo.load(name).values():
+        own = {key: x for key, x in entry.items() if key not in zoo.RUN_KEYS}
+        algorithm = configure(PRESETS[name].algorithm, own)
+        said = words_of(algorithm)
+        assert compose(*said.values()) == algorithm
+        assert words_of(compose(*said.values())) == said
+
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        (("gae:0.95", "ppo-clip:0.2:advantage", "on-policy", {"n_steps": 2048}),
+         ("gae", "ppo-clip", "on-policy:n_steps=2048", {})),
+        (("v-trace:1.0", "score:ent_coef=0.01", "lag:8", {}), ("v-trace", "score:ent_coef=0.01", "lag", {})),
+        (("q:soft,temperature=0.1", "boltzmann:0.1", "replay", {}), ("q:soft=0.1", "boltzmann:0.1", "replay", {})),
+        (("q:lam=0.95", "epsilon-greedy:0.05:0.2", "on-policy", {}),
+         ("q:lam=0.95", "epsilon-greedy:exploration_fraction=0.2", "on-policy", {})),
+        (("ensemble:2:quantiles,actor_q=mean", "soft:auto", "replay:per", {"train_freq": 2}),
+         ("ensemble:quantiles,actor_q=mean", "soft", "replay:train_freq=2,prioritized", {})),
+        (("none", "score:reward-to-go:gamma", "on-policy", {"n_steps": None, "n_epochs": 1}),
+         ("none", "score:gamma", "on-policy", {})),
+    ],
+)  # fmt: skip
+def test_former_and_longer_words_are_printed_in_the_one_form(former, now):
+    assert words_of(compose(*former)) == dict(zip(("critic", "actor", "data", "settings"), now, strict=True))
+    assert compose(*former) == compose(*now)

@@ -64,6 +64,11 @@ def parse_actor(text: str, base: Actor | None = None) -> Actor:
 
 def parse_data(text: str, base: Data | None = None) -> Data:
     """'on-policy', 'lag:8', 'trajectories:4:50000:1000', 'replay:per,n=3' → the answer."""
+    return words.parse(present_word(text), DATA, "data", base)
+
+
+def present_word(text: str) -> str:
+    """The word of a data answer as it is written now, with a notice where it was another."""
     name, *segments = str(text).split(":")
     if name == Replay.name and segments and segments[0].replace(".", "").replace("e", "").isdigit():
         text = ":".join([Trajectories.name, *segments])
@@ -71,6 +76,6 @@ def parse_data(text: str, base: Data | None = None) -> Data:
             f"data {':'.join([name, *segments])!r}: replayed trajectories are written {text!r} now; 'replay' is of "
             "transitions.",
             FutureWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return words.parse(text, DATA, "data", base)
+    return text

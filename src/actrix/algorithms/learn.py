@@ -11,6 +11,7 @@ import numpy as np
 
 from actrix.algorithms import reference as references
 from actrix.algorithms.sound import fits, needs_newest, needs_order
+from actrix.algorithms.usual import written
 from actrix.core import normalize
 from actrix.core.answers import Actor, Clock, Critic, Data, Item, Kept, Learning, Metrics, State
 from actrix.core.contract import (
@@ -31,7 +32,6 @@ from actrix.core.schedules import evaluate
 from actrix.core.shards import spread
 from actrix.core.spaces import normalized_shapes
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
-from actrix.core.words import write
 from actrix.nets.networks import NetworkConfig
 
 
@@ -112,9 +112,7 @@ class Composition(Algorithm):
 
     @property
     def answers(self):
-        psi = self.actor.psi
-        actor = write(self.actor) if psi is None else f"{self.actor.name} × {psi.name}"
-        return write(self.critic), actor, write(self.data)
+        return written(self.critic, self.actor, self.data)
 
     @property
     def whole_episodes(self):

@@ -19,7 +19,8 @@ from actrix.algorithms.policy_kwargs import (
     network_config,
     network_settings,
 )
-from actrix.algorithms.sound import describe, unsound
+from actrix.algorithms.sound import unsound
+from actrix.algorithms.usual import describe
 from actrix.core import words
 from actrix.core.contract import Algorithm
 from actrix.core.schedules import Linear, Tabulated

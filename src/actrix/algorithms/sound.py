@@ -9,7 +9,6 @@ from actrix.core import words
 from actrix.core.answers import Actor, Critic, Data
 from actrix.core.fit import Fit
 from actrix.core.types import Spec
-from actrix.core.words import write
 from actrix.nets.networks import NetworkConfig
 
 GIVES = {
@@ -316,8 +315,3 @@ def table() -> list[Cell]:
                 psi = actor.psi.name if actor.psi is not None else ""
                 cells.append(Cell(critic.name, actor.name, psi, data.name, unsound(critic, actor, one)))
     return cells
-
-
-def describe(critic: Critic, actor: Actor, data: Data) -> str:
-    """The three answers in words."""
-    return f"critic {write(critic)} × actor {write(actor)}, data {write(data)}"

@@ -235,7 +235,9 @@ def _in_words(algorithm: Algorithm, n_envs: int) -> str:
     said = words_of(algorithm)
     if said is None:
         return f"critic {', actor '.join(algorithm.answers[:2])}, data {algorithm.answers[2]}"
-    settings = [f"{name}={write_value(value)}" for name, value in said.pop("settings").items()]
+    # Within the shell's single quotes a dict's own are double.
+    text = lambda value: write_value(value).replace("'", '"')
+    settings = [f"{name}={text(value)}" for name, value in said.pop("settings").items()]
     line = [f"--{name} {shlex.quote(word)}" for name, word in said.items()]
     return " ".join(
         # --set takes all that follows up to the next option: what is pasted goes on with the environment.

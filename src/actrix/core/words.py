@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -227,30 +228,36 @@ def form(cls: Any) -> str:
     return ":".join([cls.name, *positions(cls)])
 
 
-def write(answer: Any, full: bool = False) -> str:
-    """The word of an answer in its canonical form, the inverse of `parse`; `full`: with what is the default."""
+def write(answer: Any, base: Any = None, full: bool = False) -> str:
+    """The word of an answer in its canonical form, the inverse of `parse`: what is as in `base`, an answer of the same
+    class with nothing said of it (the class's defaults), is left out; `full`: nothing is.
+
+    A value stands by its place where all before it are said, else by its name.
+    """
     cls: Any = type(answer)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    by_place = [name for name in positions(cls) if name in fields]
-    changed = lambda name: full or getattr(answer, name) != fields[name].default
-    last = max([i + 1 for i, name in enumerate(by_place) if changed(name)] + [min(1, len(by_place))])
-    places = [write_value(getattr(answer, name)) for name in by_place[:last]]
+    base = cls() if base is None else base
+    said = [f for f in dataclasses.fields(cls) if full or getattr(answer, f.name) != getattr(base, f.name)]
+    names = [f.name for f in said]
+    by_place = list(itertools.takewhile(names.__contains__, positions(cls)))
     rest = []
-    for name, f in fields.items():
-        value = getattr(answer, name)
-        if name in by_place or not changed(name):
-            continue
+    for f in said:
+        value = getattr(answer, f.name)
         if "parts" in f.metadata:
-            rest += _write_part(value, full)
-        elif value is True:
-            rest.append(flag_of(f))
-        else:
-            rest.append(f"{flag_of(f)}={write_value(value)}")
+            rest += _write_part(value, getattr(base, f.name), full)
+        elif f.name not in by_place:
+            rest.append(flag_of(f) if value is True else f"{flag_of(f)}={write_value(value)}")
+    places = [write_value(getattr(answer, name)) for name in by_place]
     return ":".join([cls.name, *places, *([",".join(rest)] if rest else [])])
 
 
-def _write_part(part: Any, full: bool) -> list[str]:
+def _write_part(part: Any, base: Any, full: bool) -> list[str]:
+    """The flag that chooses a part, with its first field where that is said; its other fields."""
     if part is None:
         return []
-    shown = [f for f in dataclasses.fields(part) if full or getattr(part, f.name) != f.default]
-    return [part.name, *(f"{f.name}={write_value(getattr(part, f.name))}" for f in shown)]
+    base = base if type(base) is type(part) else type(part)()
+    said = [
+        f.name for f in dataclasses.fields(part) if full or getattr(part, f.name) != getattr(base, f.name)
+    ]
+    first = [name for name in positions(part)[:1] if name in said]
+    texts = {name: write_value(getattr(part, name)) for name in said}
+    return ["=".join([part.name, *(texts.pop(name) for name in first)]), *map("=".join, texts.items())]

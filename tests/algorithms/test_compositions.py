@@ -11,6 +11,7 @@ import pytest
 from gymnasium import spaces
 from helpers import greedy, policy_of, presets, small, train, train_apart
 
+import actrix
 from actrix import zoo
 from actrix.algorithms.answers import parse_actor, parse_critic, parse_data
 from actrix.algorithms.learn import Composition
@@ -21,6 +22,7 @@ from actrix.core.types import Goals, Spec
 from actrix.core.words import WordError, write
 from actrix.envs.goals import goal_observation
 from actrix.envs.probes import ActionObs, ContinuousTarget
+from actrix.runs.config import resolve
 
 CELLS = table()
 named = lambda c: f"{c.critic}|{c.actor}{c.psi and ':'}{c.psi}|{c.data}"
@@ -256,6 +258,70 @@ def test_other_spellings_of_the_same(what, text, same):
 def test_a_wrong_word_gets_one_sentence(what, text, message):
     with pytest.raises(WordError, match=message):
         READERS[what](text)
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "what"),
+    [
+        ("dqn", {"double": True, "target": "soft"}, "'double=true' and 'target=soft' set the same, backup"),
+        ("dqn", {"double": False, "target": "double"}, "backup"),
+        ("dqn", {"critic": "q:soft", "double": True}, "'soft' and 'double=true' set the same, backup"),
+        ("dqn", {"distributional": "c51", "representation": "qr"}, "representation"),
+        ("dqn", {"soft": 0.1, "temperature": 0.2}, "temperature"),
+        ("dqn", {"per": True, "prioritized": False}, "prioritized"),
+        ("dqn", {"n_step": 3, "n_steps": 5}, "n_steps"),
+        ("dqn", {"data": "replay:n=3", "n_step": 5}, "n_steps"),
+        ("dqn", {"actor": "boltzmann", "exploration": "epsilon-greedy"}, "actor"),
+        ("td3", {"action_noise": 0.1, "noise_std": 0.2}, "noise_std"),
+        ("tqc", {"quantiles": 6, "n_quantiles": 5}, "n_quantiles"),
+        ("a2c", {"use_rms_prop": True, "optimizer": "adam"}, "optimizer"),
+        ("ppo", {"critic": "gae:0.9", "gae_lambda": 0.8}, "'0.9' and 'gae_lambda=0.8' set the same"),
+        ("ppo", {"actor": "ppo-clip:moving-average", "psi": "td-error"}, "psi"),
+        ("ppo", {"normalize": True, "normalize_obs": False}, "normalize_obs"),
+        ("ppo", {"optimizer": "sgd", "policy_kwargs": {"optimizer_class": "Adam"}}, "give it once"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(preset, settings, what):
+    """Whichever comes first: none of them wins."""
+    for given in (settings, dict(reversed(settings.items()))):
+        with pytest.raises(SettingError, match=r"set the same|give it once") as error:
+            configure(PRESETS[preset].algorithm, given)
+        assert what.rpartition(" ")[2] in str(error.value)
+    with pytest.raises(SettingError, match=what):
+        configure(PRESETS[preset].algorithm, settings)
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "word"),
+    [
+        ("dqn", {"double": True, "target": "double"}, "q:double"),
+        ("dqn", {"double": False, "target": "soft"}, "q:soft"),
+        ("dqn", {"critic": "q:double", "double": True}, "q:double"),
+        ("dqn", {"exploration": "boltzmann", "actor": "boltzmann:0.2"}, "boltzmann:0.2"),
+        ("dqn", {"noisy": True, "actor": "epsilon-greedy:0.2"}, "epsilon-greedy:0.2"),
+        ("ppo", {"critic": "gae:0.9", "gae_lambda": 0.9}, "gae:0.9"),
+    ],
+)
+def test_settings_that_say_the_same_twice_are_taken(preset, settings, word):
+    assert word in configure(PRESETS[preset].algorithm, settings).answers
+
+
+def test_what_goes_over_other_settings_contradicts_nothing(monkeypatch, tmp_path):
+    """The user's go over the zoo's, and over a file's."""
+    tuned = {"double": True, "dueling": True}
+    monkeypatch.setattr(zoo, "settings", lambda *_: (dict(tuned), True))
+    own = resolve("dqn", "CartPole-v1", seeds=[0], settings={"target": "soft"})
+    assert own.build().answers[0] == "q:soft,dueling"
+    monkeypatch.undo()
+    path = actrix.DQN("MlpPolicy", ActionObs(), double=True, critic="q:c51", seed=0).save(tmp_path / "model")
+    assert actrix.DQN.load(path).algorithm.answers[0] == "q:double,c51"
+    assert actrix.DQN.load(path, target="max", v_max=5).algorithm.answers[0] == "q:c51,v_max=5"
+    with pytest.raises(SettingError, match="give it once"):
+        resolve(None, "CartPole-v1", critic="gae:0.9", settings={"critic": "mc"})
+    with pytest.raises(SettingError, match=r"'0.9' and 'gae_lambda=0.8' set the same"):
+        resolve(None, "CartPole-v1", critic="gae:0.9", settings={"gae_lambda": 0.8})
+    with pytest.raises(SettingError, match=r"'0.9' and 'gae_lambda=0.8' set the same"):
+        actrix.ActorCritic("MlpPolicy", ActionObs(), critic="gae:0.9", gae_lambda=0.8)
 
 
 # ------------------------------------------------------------------ a preset is its words

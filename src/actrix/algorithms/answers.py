@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 from actrix.actors.corrected import ACER, PGQL, ImportanceScore, OffPAC
 from actrix.actors.greedy import Boltzmann, EpsilonGreedy, Greedy
@@ -65,6 +66,12 @@ def parse_actor(text: str, base: Actor | None = None) -> Actor:
 def parse_data(text: str, base: Data | None = None) -> Data:
     """'on-policy', 'lag:8', 'trajectories:4:50000:1000', 'replay:per,n=3' → the answer."""
     return words.parse(present_word(text), DATA, "data", base)
+
+
+def said_in(what: str, text: str) -> words.Said:
+    """What the word of a critic, an actor or data, one that can be read, sets."""
+    classes: dict[str, Any] = {"critic": CRITICS, "actor": ACTORS, "data": DATA}[what]  # type: ignore[assignment]
+    return words.said_in(text, classes[text.split(":")[0]])
 
 
 def present_word(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from actrix.algorithms.answers import ACTORS, CRITICS, DATA
 from actrix.core import words
@@ -315,3 +316,26 @@ def table() -> list[Cell]:
                 psi = actor.psi.name if actor.psi is not None else ""
                 cells.append(Cell(critic.name, actor.name, psi, data.name, unsound(critic, actor, one)))
     return cells
+
+
+NO_PARTNERS = re.compile(r" takes .*, and the critic is | needs a critic, ")
+"""A reason of these: the actor does not take what the critic gives."""
+
+
+def in_general(cells: list[Cell]) -> list[Cell]:
+    """The cells, a reason without the names that differ between cells refused for the same."""
+    texts: dict[str, set[str]] = {}
+    for c in cells:
+        texts.setdefault(_general(c), set()).add(c.reason or "")
+    several = {text for text, reasons in texts.items() if len(reasons) > 1}
+    general = lambda c: c.reason and _general(c) in several
+    return [dataclasses.replace(c, reason=_general(c)) if general(c) else c for c in cells]
+
+
+def _general(cell: Cell) -> str:
+    """A reason without the names of its ψ, critic and actor, so that one sentence serves many cells."""
+    reason, psi = cell.reason or "", cell.psi
+    if psi and not (psi == "q" and "needs Q(s,a)" in reason):
+        reason = reason.replace(f"ψ={psi} is", "this ψ is").replace(f"and {psi} is", "and this ψ is")
+    reason = re.sub(f"^(critic )?{re.escape(cell.critic)} ", "this critic ", reason)
+    return re.sub(f"^{re.escape(cell.actor)} (needs the|corrects for)", r"this actor \1", reason)

@@ -155,6 +155,10 @@ def _instance(cls: Any, field: str, value: Any) -> Any:
     return kinds[value]()
 
 
+Said = dict[str, tuple[str, Any]]
+"""Field → (the word that sets it, what it is set to)."""
+
+
 def parse(text: str, classes: Mapping[str, Any], what: str, base: Any = None) -> Any:
     """The answer that a word names; WordError says which there are, or what the word may hold.
 
@@ -165,16 +169,32 @@ def parse(text: str, classes: Mapping[str, Any], what: str, base: Any = None) ->
     if name not in classes:
         raise WordError(f"{what} {text!r}: unknown; {nearest(name, classes)}")
     cls = classes[name]
-    where, open_positions = f"{what} {text!r}", positions(cls)
-    changes: dict[str, Any] = {}
-    said: dict[str, tuple[str, Any]] = {}
-    odd: list[str] = []  # by place, and no number
-    near = lambda word: nearest(word, own_names(cls), f"the form is {form(cls)}.")
+    where, odd = f"{what} {text!r}", list[str]()
     hint = lambda: "".join(
-        [f" As for {word!r}: {x}" for word in odd if (x := near(word)).startswith("did")][:1]
+        [f" As for {word!r}: {x}" for word in odd if (x := _near(cls, word)).startswith("did")][:1]
     )
+    try:
+        return with_changes(_begin(cls, base), _changes(cls, segments, {}, odd))
+    except WordError as error:
+        raise WordError(f"{where}: {error}") from None
+    except TypeError:  # of a comparison in the answer's own checks
+        raise WordError(f"{where}: cannot read it; the form is {form(cls)}.{hint()}") from None
+    except ValueError as error:
+        raise WordError(f"{where}: {error}{hint()}") from None
+
+
+def said_in(text: str, cls: Any) -> Said:
+    """What a word of this class, which `parse` has read, sets."""
+    said: Said = {}
+    _changes(cls, text.split(":")[1:], said, [])
+    return said
+
+
+def _changes(cls: Any, segments: Iterable[str], said: Said, odd: list[str]) -> dict[str, Any]:
+    """The changes of the arguments behind a name; `odd` gets what stands by place and is no number."""
+    changes: dict[str, Any] = {}
+    open_positions, aliases = positions(cls), getattr(cls, "aliases", {})
     fields = {flag_of(f): f for f in dataclasses.fields(cls)}
-    aliases = getattr(cls, "aliases", {})
     for word in (word for segment in segments for word in segment.split(",") if word):
         key, equals, value = word.partition("=")
         flag = aliases.get(word, word)
@@ -187,31 +207,40 @@ def parse(text: str, classes: Mapping[str, Any], what: str, base: Any = None) ->
             changes[key] = read_value(word)
             odd += [word] if isinstance(changes[key], str) else []
         else:
-            raise WordError(f"{where}: cannot read {word!r}; {near(word)}")
-        _refuse_second(cls, said, word, key, changes[key], where)
-    try:
-        return with_changes(_begin(cls, base), changes)
-    except WordError as error:
-        raise WordError(f"{where}: {error}") from None
-    except TypeError:  # of a comparison in the answer's own checks
-        raise WordError(f"{where}: cannot read it; the form is {form(cls)}.{hint()}") from None
-    except ValueError as error:
-        raise WordError(f"{where}: {error}{hint()}") from None
+            raise WordError(f"cannot read {word!r}; {_near(cls, word)}")
+        say(cls, said, word, key, changes[key])
+    return changes
 
 
-def _refuse_second(
-    cls: Any, said: dict[str, tuple[str, Any]], word: str, key: str, value: Any, where: str
-) -> None:
-    """Raise WordError where a word sets what another has set to something else; note it in `said`."""
+def _near(cls: Any, word: str) -> str:
+    return nearest(word, own_names(cls), f"the form is {form(cls)}.")
+
+
+def say(cls: Any, said: Said, word: str, key: str, value: Any) -> None:
+    """`agree` on what a word sets by a name that `with_changes` takes."""
     part = _part(cls, key)
-    if part is not None and value is False:  # off, whatever else is chosen
-        return
     names = getattr(cls, "aliases", {}) | {flag_of(f): f.name for f in dataclasses.fields(cls)}
     field = names.get(key, key) if part is None else part[0]
-    value = value if part is None else key if value is True else (key, value)
-    before, known = said.setdefault(field, (word, value))
-    if known != value:
-        raise WordError(f"{where}: {before!r} and {word!r} set the same, {field}: leave one out.")
+    if field not in part_fields(cls):
+        return agree(said, field, word, value)
+    chosen, off = value if part is None else key, part is not None and value is False
+    if isinstance(chosen, str):
+        agree(said, f"{field} {chosen}", word, not off)
+    if off:  # whatever else is chosen
+        return None
+    agree(said, field, word, chosen)
+    if part is not None and value is not True and positions(part[1]):
+        agree(said, positions(part[1])[0], word, value)
+    return None
+
+
+def agree(said: Said, what: str, word: str, value: Any) -> None:
+    """Note that a word sets this; WordError where another has set it to something else."""
+    if what not in said:
+        said[what] = word, value
+    before, known = said[what]
+    if known is not value and known != value:
+        raise WordError(f"{before!r} and {word!r} set the same, {what.split()[0]}: leave one out.")
 
 
 def _begin(cls: Any, base: Any) -> Any:

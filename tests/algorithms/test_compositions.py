@@ -55,7 +55,7 @@ def by_presets():
     for name in presets():
         algorithm = PRESETS[name].algorithm if isinstance(name, str) else None
         if isinstance(algorithm, Composition):
-            psi = getattr(algorithm.actor, "psi", None)
+            psi = algorithm.actor.psi
             critic, actor, data = (answer.partition(":")[0] for answer in PRESETS[name].answers)
             found |= parts(f"{critic}|{actor}:{psi.name if psi else ''}|{data}")
     return found

@@ -298,6 +298,10 @@ class Actor(abc.ABC):
     ) -> tuple:
         """The target policy: (action, carry); noise None = without chance."""
 
+    def probabilities(self, q: jax.Array, numbers: PyTree, mask: jax.Array | None) -> jax.Array:
+        """μ(·|s) `[N, A]` of a behaviour policy that reads Q(s, ·)."""
+        raise NotImplementedError
+
     # ------------------------------------------------------------------ learning
 
     def own(self) -> Params:

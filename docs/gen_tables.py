@@ -18,11 +18,10 @@ from actrix.actors.group import PSI
 from actrix.algorithms.answers import ACTORS, CRITICS
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.online_traces import OnlineTraces
-from actrix.algorithms.presets import PRESETS, Preset, joint
+from actrix.algorithms.presets import PRESETS, Preset
 from actrix.algorithms.settings import parts_of, settings_of
-from actrix.algorithms.sound import Cell, table
+from actrix.algorithms.sound import NO_PARTNERS, Cell, in_general, joint, table
 from actrix.algorithms.tabular import DEEP, TRACED, Tabular
-from actrix.core import words
 from actrix.core.fit import Natural
 
 DOCS = Path(__file__).resolve().parent
@@ -220,20 +219,12 @@ PQN_MEANING = {"n_steps": "rows per environment and chunk", "batch_size": "rows 
 
 def presets(pages: str = "") -> str:
     """The named algorithms by their three answers; `pages` leads to the folder of their pages."""
-    rows = ["| command | class | 1 critic | 2 actor × ψ | 3 data | paper |", "|---|---|---|---|---|---|"]
+    rows = ["| command | class | 1 critic | 2 actor | 3 data | paper |", "|---|---|---|---|---|---|"]
     for p in PRESETS.values():
-        critic, actor, data = p.answers
-        if isinstance(p.algorithm, Composition):
-            data = _short(p.algorithm.data)
         name = f"[`{p.name}`]({pages}{page(p.name)}.md)"
-        rows.append(f"| {name} | `{p.class_name}` | `{critic}` | {actor} | {data} | {p.paper} |")
+        words = " | ".join(f"`{x}`" if isinstance(p.algorithm, Composition) else x for x in p.answers)
+        rows.append(f"| {name} | `{p.class_name}` | {words} | {p.paper} |")
     return "\n".join(rows)
-
-
-def _short(data: Any) -> str:
-    """The word of an answer to question 3, with what makes it what it is; the page of each algorithm has the rest."""
-    names = (*words.positions(type(data)), *(("n_steps", "prioritized") if data.facts.transitions else ()))
-    return words.write(type(data)(**{name: getattr(data, name) for name in names}))
 
 
 def page(name: str) -> str:
@@ -299,9 +290,6 @@ def other_compositions() -> str:
     return "\n".join([*out, *(f"- {reason}." for reason in reasons if not NO_PARTNERS.search(reason))])
 
 
-NO_PARTNERS = re.compile(r" takes .*, and the critic is | needs a critic, ")
-
-
 def _in_grid(cell: Cell) -> bool:
     """Is it of the first table: fresh chunks, a critic of the policy that acts, an actor that needs no other data?"""
     critic, actor = CRITICS[cell.critic]().facts, ACTORS[cell.actor]().facts
@@ -316,25 +304,8 @@ def _in_grid(cell: Cell) -> bool:
 
 @functools.cache
 def _cells() -> list[Cell]:
-    """Every cell, its reason without the names that differ between cells refused for the same."""
-    cells = table()
-    texts: dict[str, set[str]] = {}
-    for c in cells:
-        texts.setdefault(_general(c), set()).add(c.reason or "")
-    several = {text for text, reasons in texts.items() if len(reasons) > 1}
-    return [
-        dataclasses.replace(c, reason=_general(c)) if c.reason and _general(c) in several else c
-        for c in cells
-    ]
-
-
-def _general(cell: Cell) -> str:
-    """A reason without the names of its ψ, critic and actor, so that one sentence serves many cells."""
-    reason, psi = cell.reason or "", cell.psi
-    if psi and not (psi == "q" and "needs Q(s,a)" in reason):
-        reason = reason.replace(f"ψ={psi} is", "this ψ is").replace(f"and {psi} is", "and this ψ is")
-    reason = re.sub(f"^(critic )?{re.escape(cell.critic)} ", "this critic ", reason)
-    return re.sub(f"^{re.escape(cell.actor)} (needs the|corrects for)", r"this actor \1", reason)
+    """Every cell."""
+    return in_general(table())
 
 
 def _sentence(text: str) -> str:

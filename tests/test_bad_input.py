@@ -359,7 +359,7 @@ def acting(space):
         (lambda: off(DQN, ActionObs(), reference=model()), "only the on-policy algorithms can stay near"),
         (
             lambda: composed("gae", "lag:4"),
-            "critic gae:0.95 × actor score:advantage, data lag:4 is refused: without correction",
+            "critic gae × actor score, data lag:4 is refused: without correction",
         ),
         (
             lambda: composed("v-trace", "legs:4"),

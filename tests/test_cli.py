@@ -81,8 +81,10 @@ def test_plot_one_and_several(run, tmp_path, capsys):
 
 def test_an_existing_folder_is_refused(run, capsys):
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
-    assert main(["train", "ppo", "CartPole-v1", "--out", str(run), *SMALL]) == 2
-    assert "resume" in capsys.readouterr().err
+    assert main(["train", "ppo", "CartPole-v1", "--out", str(run), *SMALL[:-1]]) == 2
+    said = capsys.readouterr()
+    assert "resume" in said.err
+    assert not said.out
     assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
 
 
@@ -269,8 +271,10 @@ def test_composition(tmp_path, capsys):
 @pytest.mark.filterwarnings("ignore:.*is out of date:DeprecationWarning")
 def test_a_mistake_gets_one_line_and_leaves_nothing(arguments, words, tmp_path, capsys):
     folder = tmp_path / "run"
-    assert main(["train", *arguments, "--out", str(folder), "--steps", "100", "--quiet"]) == 2
-    message = capsys.readouterr().err.strip()
+    assert main(["train", *arguments, "--out", str(folder), "--steps", "100"]) == 2
+    said = capsys.readouterr()
+    assert not said.out, "it is announced, and then refused"
+    message = said.err.strip()
     assert len(message.splitlines()) == 1, message
     for word in words:
         assert word in message
@@ -334,10 +338,65 @@ def test_list(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in ("reinforce", "vpg", "qac", "tdac", "a2c", "ppo", "ppo-kl"))
-    assert main(["list", "--compositions"]) == 0
-    assert "sound" in capsys.readouterr().out
     assert main(["list", "--envs", "ppo"]) == 0
     assert "LunarLander-v3" in capsys.readouterr().out
+
+
+def compositions(*words):
+    assert main(["list", "--compositions", *words]) == 0
+
+
+def test_the_table_of_compositions_is_a_page(monkeypatch, capsys):
+    from actrix.algorithms.answers import CRITICS, DATA
+    from actrix.algorithms.sound import table
+
+    monkeypatch.setenv("COLUMNS", "100")
+    compositions()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 80
+    assert max(map(len, lines)) <= 100
+    cells = table()
+    gae = next(line.split() for line in lines if line.startswith("gae "))
+    sound = [c.data for c in cells if c.critic == "gae" and c.reason is None]
+    assert gae[1:] == [str(sound.count(data)) for data in DATA if data in sound]
+    assert all(any(line.split()[:1] == [critic] for line in lines) for critic in CRITICS)
+    refused = [
+        int(line.split()[0]) for line in lines if line.strip()[:1].isdigit() and " of " not in line[:20]
+    ]
+    assert sum(refused) == sum(c.reason is not None for c in cells)
+
+
+def test_the_table_of_compositions_by_words(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    compositions("gae", "ppo-clip")
+    said = capsys.readouterr().out
+    assert said.startswith("2 of 91 compositions are sound:")
+    assert "refused: without correction the critic" in said
+    compositions("gae", "soft")
+    assert "refused: soft takes an ensemble Q(s, a), and the critic is a V(s)" in capsys.readouterr().out
+    compositions("--all")
+    assert len(capsys.readouterr().out.splitlines()) < 400
+    for arguments, words in [
+        (["--compositions", "gea"], "'gea' is no critic, actor, ψ or data: did you mean gae?"),
+        (["--compositions", "gae", "td"], "gae td: no composition has them all"),
+        (["--all"], "--all is of --compositions"),
+    ]:
+        assert main(["list", *arguments]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_rows_of_the_table_of_compositions_are_its_cells():
+    """What shares a row combines freely."""
+    import itertools
+
+    from actrix.algorithms.sound import table
+    from actrix.cli.compositions import QUESTIONS, _rows
+
+    cells = table()
+    for reason in {c.reason for c in cells}:
+        mine = [tuple(getattr(c, question) for question in QUESTIONS) for c in cells if c.reason == reason]
+        rows = _rows([c for c in cells if c.reason == reason])
+        assert sorted(x for row in rows for x in itertools.product(*row)) == sorted(mine)
 
 
 def test_the_module_runs_as_a_program():

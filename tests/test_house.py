@@ -111,10 +111,10 @@ def copies():
 
 
 def untyped():
-    """Algorithms and runners taken as anything."""
+    """Algorithms, answers, learners and runners taken as anything."""
     for file in FILES:
         for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
-            if re.search(r"\b(algorithm|runner): Any\b", line):
+            if re.search(r"\b(algorithm|runner|learner|actor|critic): Any\b", line):
                 yield f"{name_of(file)}:{number} {line.strip()}"
 
 

@@ -1,6 +1,8 @@
-"""Shared code never asks which answer it has: no type test and no name compared, kept so over the syntax tree."""
+"""Shared code never asks which answer it has: no type test, no name compared, no look for what only some of them have;
+kept so over the syntax tree."""
 
 import ast
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,27 @@ PARTS = (*PSI, *BACKUPS, *REPRESENTATIONS, *JOINED)
 CLASSES = {cls.__name__ for cls in (*CRITICS.values(), *ACTORS.values(), *DATA.values(), *PARTS)}
 WORDS = {cls.name for cls in (*CRITICS.values(), *ACTORS.values(), *DATA.values(), *PARTS)}
 ANSWERS = {"critic", "actor", "data", "psi", "backup", "representation", "joined", "old"}
+OWN = {
+    f.name
+    for cls in (*CRITICS.values(), *ACTORS.values(), *DATA.values(), *PARTS)
+    for f in dataclasses.fields(cls)
+}
+"""What answers have, some of them: shared code reads it off their facts, which all have."""
+ROOMS = ("actors", "critics", "data", "envs")
+"""Where the answers themselves are; and environments, which know none."""
+
+
+def sought(tree):
+    """Where `getattr` or `hasattr` looks, by a literal name, for what an answer, or an algorithm, may not have."""
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr")):
+            continue
+        whose, what = node.args[0], node.args[1]
+        if not isinstance(what, ast.Constant):
+            continue
+        name = whose.attr if isinstance(whose, ast.Attribute) else getattr(whose, "id", "")
+        if name in ANSWERS | {"algorithm"} or what.value in OWN | ANSWERS:
+            yield node.lineno, f"{node.func.id} of {what.value!r}"
 
 
 def asked(tree):
@@ -61,6 +84,32 @@ SPELLINGS = {"algorithms/settings.py"}
 def test_shared_code_never_asks_which_answer_it_has(name):
     found = [f"{name}:{line} {what}" for line, what in asked(ast.parse((ROOT / name).read_text("utf-8")))]
     assert len(found) <= (2 if name in SPELLINGS else 0), found
+
+
+def test_shared_code_never_looks_for_what_only_some_answers_have():
+    files = [file for file in ROOT.rglob("*.py") if file.relative_to(ROOT).parts[0] not in ROOMS]
+    found = [
+        f"{file.relative_to(ROOT)}:{line} {what}"
+        for file in files
+        for line, what in sought(ast.parse(file.read_text("utf-8")))
+    ]
+    assert not found, "make it a fact, or a member of the abstract answer:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "getattr(actor, 'ratio', 'token')", "hasattr(self.actor, 'anything')", "getattr(one, 'psi', None)",
+        "getattr(getattr(algorithm, 'actor', None), 'ref_kl_coef', 0)", "hasattr(algorithm.data, 'x')",
+    ],
+)  # fmt: skip
+def test_it_finds_what_is_looked_for_by_the_back_door(code):
+    assert list(sought(ast.parse(code)))
+
+
+def test_fields_are_read_by_variable_names():
+    """What goes through all fields of a dataclass does not ask which it has."""
+    assert not list(sought(ast.parse("[getattr(actor, f.name) for f in dataclasses.fields(actor)]")))
 
 
 @pytest.mark.parametrize("code", ["isinstance(a.critic, Ensemble)", "if self.actor.name == 'soft': pass"])

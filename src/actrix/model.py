@@ -113,17 +113,15 @@ class Model(Surface, Stored):
         learners: int = 1, learner_processes: int = 1, **settings: Any,
     ):  # fmt: skip
         settings, policy_kwargs = _given(settings, learning_rate, policy_kwargs, env)
-        self._own_batch = "batch_size" in settings
-        self.preset = self._find_preset(settings)
-        self.algorithm = settings_.configure(self.preset.algorithm, settings)
+        under = settings.pop("_under", {})  # a file's, over which those go that are given with it
+        self._own_batch = "batch_size" in under | settings
+        self.preset = self._find_preset(under | settings)
+        self.algorithm = settings_.configure(settings_.configure(self.preset.algorithm, under), settings)
         network = policy_kwargs_.network_of(policy, policy_kwargs, self.algorithm.network)
         self.algorithm = dataclasses.replace(self.algorithm, network=network)
         self.seed = _seed(seed)
-        self.verbose, self.tensorboard_log, self.stats_window_size = (
-            verbose,
-            tensorboard_log,
-            stats_window_size,
-        )
+        self.verbose, self.tensorboard_log = verbose, tensorboard_log
+        self.stats_window_size = stats_window_size
         self.backend, self.env_kwargs, self.n_envs = backend, env_kwargs, n_envs
         self.device = get_device(device)
         self.grouping = Grouping(actors, envs_per_group, behind, address, learners, learner_processes)

@@ -89,12 +89,8 @@ class ActorCritic(Model):
 
     @classmethod
     def _find_preset(cls, settings: dict[str, Any]) -> Preset:
-        answers = (
-            settings.pop("critic", "gae"),
-            settings.pop("actor", "ppo-clip"),
-            settings.pop("data", "on-policy"),
-        )
-        return composed(*answers)
+        usual = {"critic": "gae", "actor": "ppo-clip", "data": "on-policy"}
+        return composed(*(settings.get(name, word) for name, word in usual.items()))
 
 
 __all__ = ["ActorCritic", *sorted(preset.class_name for preset in PRESETS.values())]

@@ -153,8 +153,7 @@ _MODULES = {
 
 
 def _normalised(algorithm: Algorithm, acting: Any, obs: Any) -> Any:
-    clip = getattr(algorithm, "clip_obs", 10.0)
-    return normalize.normalize_observation(acting.obs_moments, obs, clip)
+    return normalize.normalize_observation(acting.obs_moments, obs, algorithm.clip_obs)
 
 
 @functools.lru_cache(maxsize=64)

@@ -235,7 +235,8 @@ class Stored:
             spec = spec_from_json(meta["spec"])
             _check_spaces(model.algorithm, spec)
         if kwargs or device != "auto":
-            model = maker("MlpPolicy", **{"seed": meta["seed"], "device": device} | told | settings | kwargs)
+            under = {name: x for name, x in settings.items() if name not in kwargs}
+            model = maker(**{"seed": meta["seed"], "device": device, "_under": under} | told | kwargs)
         if custom and template is not None:
             model.algorithm = dataclasses.replace(model.algorithm, network=template.algorithm.network)
         model._take(header, spec, custom, kwargs.get("env_kwargs") or {})

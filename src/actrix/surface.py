@@ -127,7 +127,7 @@ class Surface(Settable):
     def replay_buffer(self) -> Memory | None:
         """How full the memory is; None for algorithms without one. Its file: `save_replay_buffer`."""
         rows = getattr(self._learner_memory(), "rows", None)
-        size = getattr(self.algorithm.data, "buffer_size", None)
+        size = self.algorithm.data.buffer_size
         return None if rows is None or size is None else Memory(rows, size, self.n_envs)
 
     def _learner_memory(self) -> Any:

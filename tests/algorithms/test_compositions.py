@@ -1,5 +1,6 @@
 """Every sound critic × actor × data learns to act, the others are refused; and how compositions are written."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -10,6 +11,8 @@ import pytest
 from gymnasium import spaces
 from helpers import greedy, policy_of, presets, small, train, train_apart
 
+import actrix
+from actrix import zoo
 from actrix.algorithms.answers import parse_actor, parse_critic, parse_data
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.presets import PRESETS, compose, composed, words_of
@@ -19,6 +22,7 @@ from actrix.core.types import Goals, Spec
 from actrix.core.words import WordError, write
 from actrix.envs.goals import goal_observation
 from actrix.envs.probes import ActionObs, ContinuousTarget
+from actrix.runs.config import resolve
 
 CELLS = table()
 named = lambda c: f"{c.critic}|{c.actor}{c.psi and ':'}{c.psi}|{c.data}"
@@ -51,7 +55,7 @@ def by_presets():
     for name in presets():
         algorithm = PRESETS[name].algorithm if isinstance(name, str) else None
         if isinstance(algorithm, Composition):
-            psi = getattr(algorithm.actor, "psi", None)
+            psi = algorithm.actor.psi
             critic, actor, data = (answer.partition(":")[0] for answer in PRESETS[name].answers)
             found |= parts(f"{critic}|{actor}:{psi.name if psi else ''}|{data}")
     return found
@@ -169,7 +173,7 @@ def test_the_unsound_cells_are_refused_with_their_reason():
 
 
 @pytest.mark.parametrize(
-    "text", ["on-policy", "lag:8", "lag:0", "trajectories:4", "replay:prioritized", "fixed"]
+    "text", ["on-policy", "lag:9", "lag:0", "trajectories:3", "replay:prioritized", "fixed"]
 )
 def test_data_text_round_trips(text):
     assert write(parse_data(text)) == text
@@ -256,6 +260,70 @@ def test_a_wrong_word_gets_one_sentence(what, text, message):
         READERS[what](text)
 
 
+@pytest.mark.parametrize(
+    ("preset", "settings", "what"),
+    [
+        ("dqn", {"double": True, "target": "soft"}, "'double=true' and 'target=soft' set the same, backup"),
+        ("dqn", {"double": False, "target": "double"}, "backup"),
+        ("dqn", {"critic": "q:soft", "double": True}, "'soft' and 'double=true' set the same, backup"),
+        ("dqn", {"distributional": "c51", "representation": "qr"}, "representation"),
+        ("dqn", {"soft": 0.1, "temperature": 0.2}, "temperature"),
+        ("dqn", {"per": True, "prioritized": False}, "prioritized"),
+        ("dqn", {"n_step": 3, "n_steps": 5}, "n_steps"),
+        ("dqn", {"data": "replay:n=3", "n_step": 5}, "n_steps"),
+        ("dqn", {"actor": "boltzmann", "exploration": "epsilon-greedy"}, "actor"),
+        ("td3", {"action_noise": 0.1, "noise_std": 0.2}, "noise_std"),
+        ("tqc", {"quantiles": 6, "n_quantiles": 5}, "n_quantiles"),
+        ("a2c", {"use_rms_prop": True, "optimizer": "adam"}, "optimizer"),
+        ("ppo", {"critic": "gae:0.9", "gae_lambda": 0.8}, "'0.9' and 'gae_lambda=0.8' set the same"),
+        ("ppo", {"actor": "ppo-clip:moving-average", "psi": "td-error"}, "psi"),
+        ("ppo", {"normalize": True, "normalize_obs": False}, "normalize_obs"),
+        ("ppo", {"optimizer": "sgd", "policy_kwargs": {"optimizer_class": "Adam"}}, "give it once"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(preset, settings, what):
+    """Whichever comes first: none of them wins."""
+    for given in (settings, dict(reversed(settings.items()))):
+        with pytest.raises(SettingError, match=r"set the same|give it once") as error:
+            configure(PRESETS[preset].algorithm, given)
+        assert what.rpartition(" ")[2] in str(error.value)
+    with pytest.raises(SettingError, match=what):
+        configure(PRESETS[preset].algorithm, settings)
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "word"),
+    [
+        ("dqn", {"double": True, "target": "double"}, "q:double"),
+        ("dqn", {"double": False, "target": "soft"}, "q:soft"),
+        ("dqn", {"critic": "q:double", "double": True}, "q:double"),
+        ("dqn", {"exploration": "boltzmann", "actor": "boltzmann:0.2"}, "boltzmann:0.2"),
+        ("dqn", {"noisy": True, "actor": "epsilon-greedy:0.2"}, "epsilon-greedy:0.2"),
+        ("ppo", {"critic": "gae:0.9", "gae_lambda": 0.9}, "gae:0.9"),
+    ],
+)
+def test_settings_that_say_the_same_twice_are_taken(preset, settings, word):
+    assert word in configure(PRESETS[preset].algorithm, settings).answers
+
+
+def test_what_goes_over_other_settings_contradicts_nothing(monkeypatch, tmp_path):
+    """The user's go over the zoo's, and over a file's."""
+    tuned = {"double": True, "dueling": True}
+    monkeypatch.setattr(zoo, "settings", lambda *_: (dict(tuned), True))
+    own = resolve("dqn", "CartPole-v1", seeds=[0], settings={"target": "soft"})
+    assert own.build().answers[0] == "q:soft,dueling"
+    monkeypatch.undo()
+    path = actrix.DQN("MlpPolicy", ActionObs(), double=True, critic="q:c51", seed=0).save(tmp_path / "model")
+    assert actrix.DQN.load(path).algorithm.answers[0] == "q:double,c51"
+    assert actrix.DQN.load(path, target="max", v_max=5).algorithm.answers[0] == "q:c51,v_max=5"
+    with pytest.raises(SettingError, match="give it once"):
+        resolve(None, "CartPole-v1", critic="gae:0.9", settings={"critic": "mc"})
+    with pytest.raises(SettingError, match=r"'0.9' and 'gae_lambda=0.8' set the same"):
+        resolve(None, "CartPole-v1", critic="gae:0.9", settings={"gae_lambda": 0.8})
+    with pytest.raises(SettingError, match=r"'0.9' and 'gae_lambda=0.8' set the same"):
+        actrix.ActorCritic("MlpPolicy", ActionObs(), critic="gae:0.9", gae_lambda=0.8)
+
+
 # ------------------------------------------------------------------ a preset is its words
 
 
@@ -264,7 +332,63 @@ COMPOSITIONS = [name for name, preset in PRESETS.items() if isinstance(preset.al
 
 @pytest.mark.parametrize("name", COMPOSITIONS)
 def test_a_preset_is_nothing_but_its_words(name):
-    """What the words resolve to is the preset's configuration: equal ones are one program, with the same updates."""
+    """What the words resolve to is the preset's configuration: equal ones are one program, with the same updates. They
+    are printed again as they were read."""
+    said = words_of(PRESETS[name].algorithm)
+    again = compose(*said.values())
+    assert again == PRESETS[name].algorithm
+    assert words_of(again) == said
+    assert again.answers == tuple(said.values())[:3]
+
+
+def arguments(word):
+    """The word without each of its arguments in turn."""
+    name, *parts = word.replace(",", ":").split(":")
+    return [":".join([name, *parts[:i], *parts[i + 1 :]]) for i in range(len(parts))]
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_words_hold_nothing_that_is_taken_anyhow_and_nothing_twice(name):
     said = words_of(PRESETS[name].algorithm)
     settings = said.pop("settings")
-    assert compose(said["critic"], said["actor"], said["data"], settings) == PRESETS[name].algorithm
+    for what in said:
+        for shorter in arguments(said[what]):
+            with contextlib.suppress(SettingError):
+                assert compose(**said | {what: shorter}, settings=settings) != PRESETS[name].algorithm
+    for key in settings:
+        less = {k: x for k, x in settings.items() if k != key}
+        assert compose(**said, settings=less) != PRESETS[name].algorithm
+    algorithm = PRESETS[name].algorithm
+    answers = (algorithm.critic, algorithm.actor, algorithm.data)
+    names = {f.name for answer in answers for f in dataclasses.fields(answer)}
+    assert not names & settings.keys(), "a field of an answer stands in its word"
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_tuned_settings_are_words_too(name):
+    for entry in zoo.load(name).values():
+        own = {key: x for key, x in entry.items() if key not in zoo.RUN_KEYS}
+        algorithm = configure(PRESETS[name].algorithm, own)
+        said = words_of(algorithm)
+        assert compose(*said.values()) == algorithm
+        assert words_of(compose(*said.values())) == said
+
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        (("gae:0.95", "ppo-clip:0.2:advantage", "on-policy", {"n_steps": 2048}),
+         ("gae", "ppo-clip", "on-policy:n_steps=2048", {})),
+        (("v-trace:1.0", "score:ent_coef=0.01", "lag:8", {}), ("v-trace", "score:ent_coef=0.01", "lag", {})),
+        (("q:soft,temperature=0.1", "boltzmann:0.1", "replay", {}), ("q:soft=0.1", "boltzmann:0.1", "replay", {})),
+        (("q:lam=0.95", "epsilon-greedy:0.05:0.2", "on-policy", {}),
+         ("q:lam=0.95", "epsilon-greedy:exploration_fraction=0.2", "on-policy", {})),
+        (("ensemble:2:quantiles,actor_q=mean", "soft:auto", "replay:per", {"train_freq": 2}),
+         ("ensemble:quantiles,actor_q=mean", "soft", "replay:train_freq=2,prioritized", {})),
+        (("none", "score:reward-to-go:gamma", "on-policy", {"n_steps": None, "n_epochs": 1}),
+         ("none", "score:gamma", "on-policy", {})),
+    ],
+)  # fmt: skip
+def test_former_and_longer_words_are_printed_in_the_one_form(former, now):
+    assert words_of(compose(*former)) == dict(zip(("critic", "actor", "data", "settings"), now, strict=True))
+    assert compose(*former) == compose(*now)

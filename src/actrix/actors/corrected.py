@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int
 
 from actrix.actors.policy_gradient import Memory, PolicyGradient, score_function
 from actrix.actors.psi import Psi, WholeReturn
-from actrix.core.answers import ActorFacts
 from actrix.core.distributions import Distribution, importance_ratio
 from actrix.core.fields import choose, positive
 from actrix.core.optim import copied, polyak
@@ -37,7 +36,7 @@ class OffPAC(PolicyGradient):
 
     @property
     def facts(self):
-        return ActorFacts(corrects=True)
+        return dataclasses.replace(super().facts, corrects=True)
 
     def objective(self, view, kept, rows, psi, memo, progress):
         rho = jnp.minimum(importance_ratio(view.log_prob, rows.log_prob), self.rho_max)
@@ -65,7 +64,9 @@ class ACER(PolicyGradient):
 
     @property
     def facts(self):
-        return ActorFacts(takes=("Q of a policy",), corrects=True, needs_q=True, discrete_only=True)
+        return dataclasses.replace(
+            super().facts, takes=("Q of a policy",), corrects=True, needs_q=True, discrete_only=True
+        )
 
     def own_init(self, net, params):
         return copied(params["net"])
@@ -109,7 +110,9 @@ class PGQL(PolicyGradient):
 
     @property
     def facts(self):
-        return ActorFacts(takes=("V",), corrects=True, learns_q=True, discrete_only=True)
+        return dataclasses.replace(
+            super().facts, takes=("V",), corrects=True, learns_q=True, discrete_only=True
+        )
 
     def check(self, spec, config):
         if not isinstance(spec.action_space, spaces.Discrete):
@@ -163,7 +166,7 @@ class ImportanceScore(PolicyGradient):
 
     @property
     def facts(self):
-        return ActorFacts(takes=("none",), corrects=True, weighs_rewards=True)
+        return dataclasses.replace(super().facts, takes=("none",), corrects=True, weighs_rewards=True)
 
     def remember(self, critic, view, kept, rows, est):
         return {"psi": trajectory_weights(self.kind, ratio(view, rows), rows)}

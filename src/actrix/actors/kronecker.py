@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from actrix.actors.natural import NaturalActor, step_length
-from actrix.core.answers import ActorFacts
 from actrix.core.fields import positive, rate
 from actrix.core.optim import flatten
 from actrix.core.schedules import Schedule, evaluate
@@ -141,7 +140,7 @@ class KroneckerFactored(NaturalActor):
 
     @property
     def facts(self):
-        return ActorFacts(fisher=True, dense_only=True)
+        return dataclasses.replace(super().facts, fisher=True, dense_only=True)
 
     def check(self, spec, config):
         images = any(is_image(leaf) for leaf in space_leaves(spec.observation_space))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from actrix.actors.policy_gradient import PolicyGradient, masked_mean
-from actrix.core.answers import ActorFacts, Metrics
+from actrix.core.answers import Metrics
 from actrix.core.distributions import Distribution
 from actrix.core.fields import finite, positive, rate, whole
 from actrix.core.fit import Natural
@@ -199,7 +199,7 @@ class NaturalActor(PolicyGradient):
 
     @property
     def facts(self):
-        return ActorFacts(fisher=True)
+        return dataclasses.replace(super().facts, fisher=True)
 
     def objective(self, view, kept, rows, psi, memo, progress):
         return jnp.exp(view.log_prob - rows.log_prob) * psi, {}
@@ -284,7 +284,7 @@ class TrustRegion(ConjugateActor):
 
     @property
     def facts(self):
-        return ActorFacts(fisher=True, ratio=True, searches=True)
+        return dataclasses.replace(super().facts, fisher=True, ratio=True, searches=True)
 
     def step(self, theta, state, at, objective, rows, progress):
         old = at(theta).dist

@@ -229,6 +229,10 @@ class Soft(Pathwise):
             raise ValueError(self.ent_coef)
         return float(number[0]) if number else 1.0
 
+    @property
+    def facts(self):
+        return dataclasses.replace(super().facts, warms_up=self.use_sde_at_warmup)
+
     def at_random(self, numbers):
         return numbers if self.use_sde_at_warmup else super().at_random(numbers)
 

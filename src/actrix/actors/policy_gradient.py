@@ -182,6 +182,13 @@ class PolicyGradient(StochasticActor):
                 "ref_kl_by='k1' in the loss has a gradient of mean 0: take k2, k3 or exact, or ref_kl_in='reward'."
             )
 
+    @property
+    def facts(self):
+        return ActorFacts(
+            per_episode=self.aggregate != "token", centres=self.normalize_advantage, may_stay_near=True,
+            stays_near=self.ref_kl_coef > 0,
+        )  # fmt: skip
+
     def settle(self, critic):
         if self.psi is not None:
             return self
@@ -286,6 +293,10 @@ class Score(PolicyGradient):
         super().__post_init__()
         switch(self, "gamma_weight")
 
+    @property
+    def facts(self):
+        return dataclasses.replace(super().facts, from_start=self.gamma_weight)
+
     def remember(self, critic, view, kept, rows, est):
         memo = super().remember(critic, view, kept, rows, est)
         return memo | {"psi": memo["psi"] * theorem_weights(rows)} if self.gamma_weight else memo
@@ -323,7 +334,9 @@ class PPOClip(PolicyGradient):
 
     @property
     def facts(self):
-        return ActorFacts(ratio=True, old_or_other=True)
+        facts, one = super().facts, self.ratio == "sequence"
+        whole = one or facts.per_episode
+        return dataclasses.replace(facts, ratio=True, old_or_other=True, one_ratio=one, per_episode=whole)
 
     def own_memo(self, view, kept, rows, est):
         return {} if rows.on_policy else {"log_prob": view.log_prob}
@@ -366,7 +379,7 @@ class PPOKL(PolicyGradient):
 
     @property
     def facts(self):
-        return ActorFacts(ratio=True)
+        return dataclasses.replace(super().facts, ratio=True)
 
     def own_init(self, net, params):
         return jnp.full((), self.initial_beta, jnp.float32)

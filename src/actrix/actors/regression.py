@@ -85,7 +85,8 @@ class Weighted(Cloning):
 
     @property
     def facts(self):
-        return ActorFacts(takes=("V", "Q(s, a)", "Q(s, a) of the data"), any_behaviour=True)
+        takes = ("V", "Q(s, a)", "Q(s, a) of the data")
+        return ActorFacts(takes=takes, any_behaviour=True, centres=self.normalize_advantage)
 
     def build(self, config, spec, key):
         return build_actor(config, spec, key, stochastic=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 from actrix.actors.corrected import ACER, PGQL, ImportanceScore, OffPAC
 from actrix.actors.greedy import Boltzmann, EpsilonGreedy, Greedy
@@ -64,6 +65,17 @@ def parse_actor(text: str, base: Actor | None = None) -> Actor:
 
 def parse_data(text: str, base: Data | None = None) -> Data:
     """'on-policy', 'lag:8', 'trajectories:4:50000:1000', 'replay:per,n=3' → the answer."""
+    return words.parse(present_word(text), DATA, "data", base)
+
+
+def said_in(what: str, text: str) -> words.Said:
+    """What the word of a critic, an actor or data, one that can be read, sets."""
+    classes: dict[str, Any] = {"critic": CRITICS, "actor": ACTORS, "data": DATA}[what]  # type: ignore[assignment]
+    return words.said_in(text, classes[text.split(":")[0]])
+
+
+def present_word(text: str) -> str:
+    """The word of a data answer as it is written now, with a notice where it was another."""
     name, *segments = str(text).split(":")
     if name == Replay.name and segments and segments[0].replace(".", "").replace("e", "").isdigit():
         text = ":".join([Trajectories.name, *segments])
@@ -71,6 +83,6 @@ def parse_data(text: str, base: Data | None = None) -> Data:
             f"data {':'.join([name, *segments])!r}: replayed trajectories are written {text!r} now; 'replay' is of "
             "transitions.",
             FutureWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return words.parse(text, DATA, "data", base)
+    return text

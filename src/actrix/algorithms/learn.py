@@ -11,6 +11,7 @@ import numpy as np
 
 from actrix.algorithms import reference as references
 from actrix.algorithms.sound import fits, needs_newest, needs_order
+from actrix.algorithms.usual import written
 from actrix.core import normalize
 from actrix.core.answers import Actor, Clock, Critic, Data, Item, Kept, Learning, Metrics, State
 from actrix.core.contract import (
@@ -31,7 +32,6 @@ from actrix.core.schedules import evaluate
 from actrix.core.shards import spread
 from actrix.core.spaces import normalized_shapes
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
-from actrix.core.words import write
 from actrix.nets.networks import NetworkConfig
 
 
@@ -112,9 +112,7 @@ class Composition(Algorithm):
 
     @property
     def answers(self):
-        psi = getattr(self.actor, "psi", None)
-        actor = write(self.actor) if psi is None else f"{self.actor.name} × {psi.name}"
-        return write(self.critic), actor, write(self.data)
+        return written(self.critic, self.actor, self.data)
 
     @property
     def whole_episodes(self):
@@ -132,6 +130,10 @@ class Composition(Algorithm):
     @property
     def remembers(self):
         return self.data.facts.transitions or self.data.facts.windows
+
+    @property
+    def stays_near(self):
+        return self.actor.facts.stays_near
 
     @property
     def replays_transitions(self):
@@ -164,7 +166,7 @@ class Composition(Algorithm):
 
     def check(self, spec, num_envs):
         normalized_shapes(spec.observation_space, self.norm_obs_keys)
-        fits(self, spec, num_envs)
+        fits(self.critic, self.actor, self.data, self.fit, self.network, spec, num_envs)
 
     def check_budget(self, total_steps, num_envs):
         self.data.check_budget(total_steps, num_envs)

@@ -44,8 +44,8 @@ _CNN = ("features_dim", "cnn_output_dim")
 def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with those of Stable-Baselines3's `policy_kwargs` that are the algorithm's here: critics, optimiser.
 
-    What is given outside stays, with NumPy's and JAX's numbers as Python's, which files hold. SettingError for an
-    optimiser or an argument of it that is not offered.
+    NumPy's and JAX's numbers become Python's, which files hold. SettingError for an optimiser or an argument of it that
+    is not offered, or for what is given outside as well and differs.
     """
     settings = _python(settings)
     inward = {name: x for name, x in settings.items() if name in NETWORKS}
@@ -53,6 +53,7 @@ def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
     kwargs = settings.get("policy_kwargs")
     if not (isinstance(kwargs, Mapping) or (kwargs is None and inward)):
         return settings
+    once(inward, kwargs or {}, "policy_kwargs")
     kwargs = dict(kwargs or {}) | inward
     found = {name: kwargs.pop(name) for name in _LIFTED if name in kwargs}
     if kwargs.pop("normalize_images", True) is not True:
@@ -68,7 +69,15 @@ def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
         raise SettingError(
             "policy_kwargs shared_lstm: the critic's cell is the policy's, or its own (enable_critic_lstm=True)."
         )
+    once(settings, found, "policy_kwargs")
     return found | {**settings, "policy_kwargs": kwargs}
+
+
+def once(outside: Mapping[str, Any], inside: Mapping[str, Any], where: str) -> None:
+    """Raise SettingError for a setting that is given twice, and differs."""
+    for name in outside.keys() & inside.keys():
+        if outside[name] != inside[name]:
+            raise SettingError(f"{name} is {outside[name]!r}, and {inside[name]!r} in {where}: give it once.")
 
 
 def _optimizer(chosen: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:

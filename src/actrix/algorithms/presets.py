@@ -8,16 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from actrix.actors.greedy import Greedy
-from actrix.algorithms.answers import parse_actor, parse_critic, parse_data
+from actrix.algorithms.answers import parse_actor, parse_critic, parse_data, present_word
 from actrix.algorithms.conservative import ConservativeIteration
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.online_traces import OnlineTraces
 from actrix.algorithms.policy_kwargs import SettingError, network_settings
 from actrix.algorithms.settings import configure, own_fields
-from actrix.algorithms.sound import describe, unsound
+from actrix.algorithms.sound import joint, unsound
 from actrix.algorithms.tabular import Tabular
+from actrix.algorithms.usual import bare, describe, usual
 from actrix.core import words
-from actrix.core.answers import Actor, Critic, Data
+from actrix.core.answers import Actor, Critic
 from actrix.core.contract import Algorithm
 from actrix.core.schedules import Linear, Tabulated
 from actrix.nets.networks import NetworkConfig
@@ -58,58 +59,19 @@ def compose(
     critic: str, actor: str, data: str = "on-policy", settings: Mapping[str, Any] = {}
 ) -> Composition:
     """The algorithm that three words and settings name; raises SettingError where they are wrong or unsound."""
+    data = present_word(data)
     try:
         c, d = parse_critic(critic), parse_data(data)
-        a = parse_actor(actor).settle(c)
-        fit = (a.fit or c.fit)()
+        left_out = bare(c, parse_actor(actor).settle(c), d)
+        # What the words say stands: the rest is what such compositions usually take.
+        c, d = parse_critic(critic, left_out[0]), parse_data(data, left_out[2])
+        a = parse_actor(actor, left_out[1]).settle(c)
     except ValueError as error:
         raise SettingError(str(error)) from None
-    given = _usual(c, a, d)
-    base = Composition(c, a, d, fit, network=_usual_network(c, a))
-    # What the words say stands: only what they leave at its default is replaced by what such compositions usually take.
-    told = {name for word, x in ((critic, c), (actor, a), (data, d)) for name in _named(word, x)}
-    usual = {name: value for name, value in given.items() if name not in told}
-    own = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
-    base = Composition(**own | {n: _changed(own[n], usual) for n in ("critic", "actor", "data", "fit")})
-    reason = unsound(base.critic, base.actor, base.data)
-    if reason:
+    if reason := unsound(c, a, d):
         raise SettingError(f"{describe(c, a, d)} is refused: {reason}.")
-    return configure(base, settings)
-
-
-def _named(word: str, answer: Any) -> set[str]:
-    """The fields that a word sets."""
-    keys = {w.partition("=")[0] for segment in word.split(":")[1:] for w in segment.split(",")}
-    aliases = getattr(type(answer), "aliases", {})
-    return {aliases.get(key, key) for key in keys}
-
-
-def _changed(part: Any, changes: dict[str, Any]) -> Any:
-    mine = {f.name for f in dataclasses.fields(part)}
-    return dataclasses.replace(part, **{name: x for name, x in changes.items() if name in mine})
-
-
-_SCORE: dict[str, Any] = dict(n_epochs=1, batch_size=None, normalize_advantage=False)
-
-
-def _usual(critic: Critic, actor: Actor, data: Data) -> dict[str, Any]:
-    """Settings that such compositions start from, by what the answers are like."""
-    c, a, d = critic.facts, actor.facts, data.facts
-    whole = c.whole_episodes or d.whole_episodes
-    if d.transitions:
-        return dict(batch_size=32, train_freq=1 if whole else 4) if c.gives == "Q(s, ·)" else {}
-    if c.gives == "Q(s, ·)":  # PQN's
-        learn = dict(n_epochs=4, learning_rate=2.5e-4, optimizer="radam", recompute_advantages=True)
-        return dict(n_steps=32, batch_size=128, target_network=False, huber=False) | learn
-    if a.fisher:
-        passes = dict(n_epochs=1, n_critic_updates=10)
-        return dict(n_steps=None if whole else 256, batch_size=None if whole else 128) | passes
-    if a.ratio:
-        chunk = dict(n_steps=None if whole else 256, batch_size=None if whole else 64)
-        # ψ holds ρ there: centred, rows that the policy would never give (ρ ≈ 0) would pull at it as hard as any.
-        return chunk if d.on_policy else chunk | dict(normalize_advantage=False)
-    usual = dict(n_steps=None if whole else 16, learning_rate=1e-3) | _SCORE
-    return usual | ({"ent_coef": 0.01} if a.learns_q else {})
+    fit = words.with_those_it_has((a.fit or c.fit)(), usual(c, a, d))
+    return configure(Composition(c, a, d, fit, network=_usual_network(c, a)), settings)
 
 
 _RELU = NetworkConfig(activation_fn="relu", ortho_init=False)
@@ -117,11 +79,6 @@ _RELU = NetworkConfig(activation_fn="relu", ortho_init=False)
 
 def _usual_network(critic: Critic, actor: Actor) -> NetworkConfig:
     return NetworkConfig() if joint(critic, actor) else _RELU
-
-
-def joint(critic: Critic, actor: Actor) -> bool:
-    """Whether critic and actor are branches of one network."""
-    return critic.facts.gives in ("V", "Q of a policy", "none") and not actor.facts.clones
 
 
 def usual_envs(algorithm: Composition) -> int:
@@ -136,40 +93,21 @@ def words_of(algorithm: Algorithm) -> dict[str, Any] | None:
     """
     if not isinstance(algorithm, Composition):
         return None
-    said = {name: words.write(getattr(algorithm, name)) for name in ("critic", "actor", "data")}
-    settings = _besides(algorithm, compose(said["critic"], said["actor"], said["data"]))
-    for name in said:  # what such compositions usually take need not be said
-        head, _, tail = said[name].rpartition(":")
-        kept = tail.split(",")
-        for word in tail.split(",") if "=" in tail or "," in tail else []:
-            shorter = ",".join(w for w in kept if w != word)
-            tried = said | {name: f"{head}:{shorter}" if shorter else head}
-            if _reads(tried, settings) == algorithm:
-                said, kept = tried, shorter.split(",")
-    return said | {"settings": settings}
+    critic, actor, data = algorithm.answers
+    settings = _besides(algorithm, compose(critic, actor, data))
+    return {"critic": critic, "actor": actor, "data": data, "settings": settings}
 
 
-def _reads(said: dict[str, str], settings: dict[str, Any]) -> Composition | None:
-    try:
-        return compose(said["critic"], said["actor"], said["data"], settings)
-    except SettingError:
-        return None
-
-
-def _besides(algorithm: Composition, bare: Composition) -> dict[str, Any]:
-    """What of an algorithm differs from `bare`, which has its answers' words, as flat settings."""
-    settings: dict[str, Any] = {}
-    for name in ("critic", "actor", "data", "fit"):
-        held, usual = getattr(algorithm, name), getattr(bare, name)
-        for f in dataclasses.fields(held):
-            if getattr(held, f.name) != getattr(usual, f.name) and "parts" not in f.metadata:
-                settings[f.name] = getattr(held, f.name)
-    own = own_fields(algorithm)
-    settings |= {
-        name: getattr(algorithm, name) for name in own if getattr(algorithm, name) != getattr(bare, name)
-    }
+def _besides(algorithm: Composition, base: Composition) -> dict[str, Any]:
+    """What is of none of the answers and differs from `base`, as flat settings."""
+    held, others = (
+        {f.name: getattr(x.fit, f.name) for f in dataclasses.fields(x.fit)} for x in (algorithm, base)
+    )
+    for name in own_fields(algorithm):
+        held[name], others[name] = getattr(algorithm, name), getattr(base, name)
+    settings = {name: x for name, x in held.items() if x != others[name]}
     settings = {name: str(x) if isinstance(x, Linear | Tabulated) else x for name, x in settings.items()}
-    network = network_settings(algorithm.network, bare.network)
+    network = network_settings(algorithm.network, base.network)
     return settings | ({"policy_kwargs": network} if network else {})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from actrix.algorithms.answers import parse_actor, parse_critic, parse_data
+from actrix.algorithms.answers import parse_actor, parse_critic, parse_data, present_word, said_in
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.policy_kwargs import (
     NETWORKS,
@@ -18,8 +18,10 @@ from actrix.algorithms.policy_kwargs import (
     lifted,
     network_config,
     network_settings,
+    once,
 )
-from actrix.algorithms.sound import describe, unsound
+from actrix.algorithms.sound import unsound
+from actrix.algorithms.usual import describe
 from actrix.core import words
 from actrix.core.contract import Algorithm
 from actrix.core.schedules import Linear, Tabulated
@@ -51,13 +53,10 @@ def own_fields(algorithm: Algorithm) -> list[str]:
 def setting_names(algorithm: Algorithm) -> list[str]:
     """All flat names that `configure` accepts for this algorithm."""
     inner = [name for part in parts_of(algorithm).values() for name in words.setting_names(part)]
-    more = ["policy_kwargs", *(["normalize"] if hasattr(algorithm, "normalize_reward") else [])]
-    more += (
-        ["exploration"]
-        if getattr(getattr(algorithm, "actor", None), "name", "") in _EXPLORERS.values()
-        else []
-    )
-    return list(dict.fromkeys([*own_fields(algorithm), *inner, *more]))
+    own = own_fields(algorithm)
+    more = ["policy_kwargs", *(["normalize"] if "normalize_reward" in own else [])]
+    more += ["exploration"] if _explores(algorithm) else []
+    return list(dict.fromkeys([*own, *inner, *more]))
 
 
 def value_of(algorithm: Algorithm, name: str) -> Any:
@@ -79,16 +78,20 @@ def configure(algorithm: Algorithm, settings: Mapping[str, Any]) -> Any:
     """The algorithm with flat settings applied, e.g. {'n_steps': 256, 'gae_lambda': 0.9, 'clip_range': 'lin_0.2'}.
 
     A name belongs to the algorithm, else to its answers and its fit; one that several of these have is set in all.
-    Raises SettingError for an unknown name (with the nearest ones), a refused value or an unsound composition.
+    Raises SettingError for an unknown name (with the nearest ones), a refused value, two settings that contradict each
+    other, or an unsound composition. What goes over other settings is another call.
     """
     settings = lifted(_without_buffer(settings))
-    values = {_renamed(algorithm, name, value): value for name, value in settings.items()}
+    values: words.Said = {}
     try:
-        algorithm = _with_answers(algorithm, values)
-        values = {
-            name: value for old, x in values.items() for name, value in _spelled(algorithm, old, x).items()
-        }
-        algorithm = _apply(algorithm, values)
+        for name, x in settings.items():
+            words.agree(values, _renamed(algorithm, name, x), f"{name}={words.write_value(x)}", x)
+        algorithm, said = _with_answers(algorithm, values)
+        spelled: words.Said = {}
+        for name, (word, x) in values.items():
+            for other, value in _spelled(algorithm, name, x).items():
+                words.agree(spelled, other, word, value)
+        algorithm = _apply(algorithm, spelled, said)
     except SettingError:
         raise
     except ValueError as error:
@@ -118,63 +121,75 @@ def _without_buffer(settings: Mapping[str, Any]) -> dict[str, Any]:
     if given and kind is None:
         return dict(settings)
     rest = {k: x for k, x in settings.items() if k not in ("replay_buffer_class", "replay_buffer_kwargs")}
-    for k in given.keys() & rest.keys():
-        if given[k] != rest[k]:
-            raise SettingError(f"{k} is {rest[k]!r}, and {given[k]!r} in replay_buffer_kwargs: give it once.")
+    once(rest, given, "replay_buffer_kwargs")
     word = _BUFFERS.get(name)
     return ({} if word is None else {"data": word}) | rest | dict(given)
 
 
 def _renamed(algorithm: Algorithm, name: str, value: Any) -> str:
-    if name == "n_step" and not hasattr(getattr(algorithm, "data", None), "prioritized"):
+    if name == "n_step" and not algorithm.replays_transitions:
         raise SettingError(
             f"n_step={value!r} is the target's n on replayed data; set n_steps, the rows of a chunk, instead."
         )
     return _ALIASES.get(name, name)
 
 
-def _with_answers(algorithm: Algorithm, values: dict[str, Any]) -> Any:
-    """The composition with the answers that `values` names; takes them out of it."""
-    if not isinstance(algorithm, Composition):
-        explorer = _explorer(algorithm, values)
-        return dataclasses.replace(algorithm, **explorer) if explorer else algorithm
+def _with_answers(algorithm: Algorithm, values: words.Said) -> tuple[Any, dict[str, words.Said]]:
+    """The composition with the answers that `values` names, taken out of it; what their words say."""
+    said: dict[str, words.Said] = {name: {} for name in parts_of(algorithm)}
     changed = {}
-    for name, parse in _ANSWERS.items():
+    for name, parse in _ANSWERS.items() if isinstance(algorithm, Composition) else ():
         if name in values:
-            given, base = values.pop(name), getattr(algorithm, name)
+            given, base = values.pop(name)[1], getattr(algorithm, name)
+            given = present_word(given) if name == "data" and isinstance(given, str) else given
             changed[name] = parse(given, base) if isinstance(given, str) else given
-    changed |= _explorer(algorithm, values)
+            said[name] = said_in(name, given) if isinstance(given, str) else {}
+    changed = _explorer(algorithm, values, changed.get("actor")) | changed
+    if not isinstance(algorithm, Composition):
+        return dataclasses.replace(algorithm, **changed) if changed else algorithm, said
     critic, actor = changed.get("critic", algorithm.critic), changed.get("actor", algorithm.actor)
     if (actor.fit or critic.fit) is not type(algorithm.fit):
         raise SettingError(
             f"actor {actor.name} learns in another way than {algorithm.actor.name}: name critic and actor alone."
         )
-    return dataclasses.replace(algorithm, **changed)
+    return dataclasses.replace(algorithm, **changed), said
 
 
 _EXPLORERS = {"epsilon-greedy": "epsilon-greedy", "boltzmann": "boltzmann", "none": "greedy"}
 
 
-def _explorer(algorithm: Algorithm, values: dict[str, Any]) -> dict[str, Any]:
-    """The actor that `exploration` names, or that noisy layers make: they explore instead of ε."""
-    old = getattr(algorithm, "actor", None)
-    if old is None or old.name not in _EXPLORERS.values():
+def _explores(algorithm: Algorithm) -> Any:
+    """Its actor, where `exploration` names it; else None."""
+    actor = parts_of(algorithm).get("actor")
+    return actor if actor is not None and actor.name in _EXPLORERS.values() else None
+
+
+def _explorer(algorithm: Algorithm, values: words.Said, given: Any) -> dict[str, Any]:
+    """The actor that `exploration` names, or that noisy layers make: they explore instead of ε. `given`: the one named
+    besides."""
+    old = _explores(algorithm)
+    if old is None:
         return {}
     if "exploration" in values:
-        kind = values.pop("exploration")
+        word, kind = values.pop("exploration")
         kind = "none" if kind is None else kind  # `--set exploration=none`
         if kind not in _EXPLORERS:
             raise SettingError(f"exploration={kind!r}: choose one of {', '.join(_EXPLORERS)}.")
+        if given is not None:
+            words.agree({"actor": (f"actor={given.name}", given.name)}, "actor", word, _EXPLORERS[kind])
         return {"actor": parse_actor(_EXPLORERS[kind], old)}
-    if values.get("noisy") is True and old.name == "epsilon-greedy":
+    noisy = values.get("noisy", ("", None))[1]
+    if noisy is True and old.name == "epsilon-greedy":
         return {"actor": parse_actor("greedy")}
-    if values.get("noisy") is False and old.name == "greedy":
+    if noisy is False and old.name == "greedy":
         return {"actor": parse_actor("epsilon-greedy")}
     return {}
 
 
-def _apply(algorithm: Algorithm, values: dict[str, Any]) -> Any:
-    """Each setting where it belongs; fields of one part are replaced together, some are only sound with each other."""
+def _apply(algorithm: Algorithm, given: words.Said, said: dict[str, words.Said]) -> Any:
+    """Each setting where it belongs, beside what words have `said`; fields of one part are replaced together, some are
+    only sound with each other."""
+    values = {name: x for name, (_, x) in given.items()}
     own: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {name: {} for name in parts_of(algorithm)}
     parts, mine = parts_of(algorithm), own_fields(algorithm)
@@ -192,6 +207,7 @@ def _apply(algorithm: Algorithm, values: dict[str, Any]) -> Any:
             after = [x for found in names.values() for x in found]
             _refuse(algorithm, name, {*setting_names(algorithm)} - before | {*mine, *after})
         for part in owners:
+            words.say(type(parts[part]), said[part], given[name][0], name, value)
             inner[part][name] = value
     changed = {name: words.with_changes(parts[name], found) for name, found in inner.items() if found}
     return dataclasses.replace(algorithm, **own, **changed)
@@ -301,10 +317,10 @@ def upgraded(algorithm: Algorithm, settings: Mapping[str, Any]) -> dict[str, Any
     ):
         settings["data"] = settings["data"].replace("replay", "trajectories", 1)
     composition = isinstance(algorithm, Composition)
-    critic = getattr(algorithm, "critic", None)
-    if settings.get("cql_alpha") and composition and "cql_alpha" not in words.setting_names(critic):
+    of_critic = words.setting_names(algorithm.critic) if isinstance(algorithm, Composition) else []
+    if settings.get("cql_alpha") and composition and "cql_alpha" not in of_critic:
         settings["critic"] = f"conservative:{settings['cql_alpha']}"
-    if settings.get("n_quantiles") and hasattr(critic, "joined"):
+    if settings.get("n_quantiles") and "joined" in of_critic:
         settings["joined"] = "quantiles"
     chosen = (*_ANSWERS, "joined", "target", "distributional", "noisy") if composition else ()
     first = {name: settings[name] for name in (*chosen, "exploration") if name in settings}

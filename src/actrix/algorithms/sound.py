@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import re
 
-from actrix.actors.group import PSI
 from actrix.algorithms.answers import ACTORS, CRITICS, DATA
+from actrix.core import words
 from actrix.core.answers import Actor, Critic, Data
+from actrix.core.fit import Fit
 from actrix.core.types import Spec
-from actrix.core.words import write
+from actrix.nets.networks import NetworkConfig
 
 GIVES = {
     "V": "a V(s)",
@@ -48,7 +49,7 @@ def _partners(critic: Critic, actor: Actor, data: Data) -> str | None:
 
 
 def _psi(critic: Critic, actor: Actor, data: Data) -> str | None:
-    psi, c, a = getattr(actor, "psi", None), critic.facts, actor.facts
+    psi, c, a = actor.psi, critic.facts, actor.facts
     if data.facts.shown and (psi is None or not psi.shown or a.corrects or a.fisher):
         return "what is shown was not chosen by a policy: take actor score and ψ=one, its likelihood"
     if psi is None:
@@ -65,7 +66,7 @@ def _psi(critic: Critic, actor: Actor, data: Data) -> str | None:
         return "a line search on the sampled surrogate takes ψ's mean for a gain of any action, so ψ must be centred"
     if a.ratio and not psi.centred:
         return f"ratio surrogates read the sign of ψ as better or worse than average, and {psi.name} is not centred"
-    if getattr(actor, "gamma_weight", False):
+    if a.from_start:
         if psi.whole_return:
             return "γ^t never multiplies R(τ), which already counts from the start of the episode"
         if not (c.whole_episodes or data.facts.whole_episodes):
@@ -80,7 +81,7 @@ def _rows(critic: Critic, actor: Actor, data: Data) -> str | None:
     c, a, d = critic.facts, actor.facts, data.facts
     if d.by_error and c.gives == "none":
         return "prioritized=True needs a critic, whose errors are the priorities, and there is none"
-    if d.fixed and getattr(actor, "use_sde_at_warmup", False):
+    if d.fixed and a.warms_up:
         return "use_sde_at_warmup is of a random phase, and a data set needs none"
     if d.transitions:
         if a.clones:
@@ -103,19 +104,11 @@ def _rows(critic: Critic, actor: Actor, data: Data) -> str | None:
         return "there is no better behaviour to copy than the policy's own: take data replay or fixed"
     if c.gives == "Q(s, ·)" and not d.on_policy:
         return "Q-learning needs no older policy's chunks: take data replay or on-policy"
-    per_episode = (
-        getattr(actor, "aggregate", "token") != "token" or getattr(actor, "ratio", "token") != "token"
-    )
-    if per_episode and not (c.whole_episodes or d.whole_episodes):
+    if a.per_episode and not (c.whole_episodes or d.whole_episodes):
         return "an average or a ratio of episodes needs whole ones: take critic mc or none, or data on-policy:whole"
-    if d.windows and (c.whole_episodes or _episodes(actor)):
+    if d.windows and (c.whole_episodes or (actor.psi is not None and actor.psi.episodes)):
         return "whole episodes are not kept in the memory, which holds trajectories of n_steps rows: take data lag"
     return None
-
-
-def _episodes(actor: Actor) -> bool:
-    psi = getattr(actor, "psi", None)
-    return psi is not None and psi.episodes
 
 
 def _behaviour(critic: Critic, actor: Actor, data: Data) -> str | None:
@@ -149,7 +142,7 @@ def _behaviour(critic: Critic, actor: Actor, data: Data) -> str | None:
 
 def _ratio(critic: Critic, actor: Actor) -> str | None:
     """Which of critic, ψ and objective holds the ratio of the policy to the one that acted: one of them must."""
-    c, a, psi = critic.facts, actor.facts, getattr(actor, "psi", None)
+    c, a, psi = critic.facts, actor.facts, actor.psi
     advantage = psi is not None and psi.of_critic
     if a.ratio:
         if a.old_or_other and c.ratio_in_advantage and advantage:
@@ -171,7 +164,7 @@ def _ratio(critic: Critic, actor: Actor) -> str | None:
 
 def _passes(critic: Critic, actor: Actor, data: Data) -> str | None:
     """How often may a chunk be gone through?"""
-    epochs, a = getattr(data, "n_epochs", 1), actor.facts
+    epochs, a = data.n_epochs, actor.facts
     if a.fisher and critic.facts.gives != "none" and not data.critic_passes:
         return f"{actor.name}'s step moves the policy alone: n_critic_updates must be at least 1 to fit the critic"
     if epochs > 1 and a.fisher:
@@ -213,57 +206,66 @@ def needs_order(data: Data) -> str | None:
         return f"the memory of data {data.name} holds each environment's rows in their order: take behind=1"
     if data.facts.on_policy or data.facts.shown:
         return f"data {data.name} correct for no other policy: take behind=1, or v-trace with lag=0"
-    if getattr(data, "lag", 0):
-        return f"lag={data.lag} adds older policies of its own: take lag=0"  # type: ignore[attr-defined]
+    if data.facts.lag:
+        return f"lag={data.facts.lag} adds older policies of its own: take lag=0"
     return None
 
 
 # ---------------------------------------------------------------------------- does it fit an environment?
 
 
-def fits(a: Any, spec: Spec, num_envs: int) -> None:
+def joint(critic: Critic, actor: Actor) -> bool:
+    """Whether critic and actor are branches of one network."""
+    return critic.facts.gives in ("V", "Q of a policy", "none") and not actor.facts.clones
+
+
+def fits(
+    critic: Critic, actor: Actor, data: Data, fit: Fit, network: NetworkConfig, spec: Spec, num_envs: int
+) -> None:
     """Raise ValueError, with the numbers, where a composition does not fit the environment, or its settings."""
-    network = a.network
     sees_prompts(network, spec)
-    c, psi = a.critic.facts, getattr(a.actor, "psi", None)
-    if c.gives not in ("V", "Q of a policy") and not (c.gives == "none" and not a.actor.facts.clones):
+    if not joint(critic, actor):
         plain_network(network)
-    network.refuse_unused(*a.critic.network_settings(network, spec, a.actor))
-    a.actor.check(spec, network)
-    a.critic.check(spec, network)
-    a.data.check(spec, num_envs, network)
-    if psi is not None:
-        psi.check(spec, num_envs, network.cell is not None)
-    if network.module is not None and a.data.critic_passes:
+    network.refuse_unused(*critic.network_settings(network, spec, actor))
+    actor.check(spec, network)
+    critic.check(spec, network)
+    data.check(spec, num_envs, network)
+    if actor.psi is not None:
+        actor.psi.check(spec, num_envs, network.cell is not None)
+    if network.module is not None and data.critic_passes:
         raise ValueError(
             "n_critic_updates fits the critic's own layers, which a module of yours does not name."
         )
-    if network.cell is not None and (a.data.facts.windows or a.data.facts.transitions):
+    if network.cell is not None and (data.facts.windows or data.facts.transitions):
         raise ValueError(
             "a recurrent policy cannot replay: remembered rows do not hold its memory; take data lag."
         )
     if network.cell is not None and network.module is not None:
         raise ValueError("a recurrent policy has neither psi 'optimal' nor a module of your own.")
-    if not a.data.facts.transitions:
-        rows = a.rows(spec)
-        length = 1 if network.cell is None else a.data.training_length(rows)
-        if getattr(a.actor, "ratio", "token") == "sequence" and length != rows:
-            raise ValueError(
-                f"ratio='sequence' is of whole episodes, up to {rows} rows, and training sequences have {length}: take "
-                f"a recurrent policy and sequence_length={rows}."
-            )
-        a.fit.check_rows(rows * num_envs // length)
-        total = rows * num_envs
-        sizes = (a.data.batch_size, total, total % (a.data.batch_size or total))
-        if 1 in sizes and getattr(a.actor, "normalize_advantage", False):
-            raise ValueError(
-                f"batch_size={a.data.batch_size} of n_steps × n_envs = {rows} × {num_envs} rows with "
-                "normalize_advantage=True: one advantage less its own mean is 0, and the policy would not move by it. "
-                "Take other batches, or normalize_advantage=False."
-            )
+    if not data.facts.transitions:
+        rows = data.rows(spec)
+        length = 1 if network.cell is None else data.training_length(rows)
+        fit.check_rows(rows * num_envs // length)
+        _fits_chunks(actor, data, rows, num_envs, length)
 
 
-def sees_prompts(network: Any, spec: Spec) -> None:
+def _fits_chunks(actor: Actor, data: Data, rows: int, num_envs: int, length: int) -> None:
+    """`fits` of the batches of chunks, and the training sequences in them."""
+    if actor.facts.one_ratio and length != rows:
+        raise ValueError(
+            f"ratio='sequence' is of whole episodes, up to {rows} rows, and training sequences have {length}: take "
+            f"a recurrent policy and sequence_length={rows}."
+        )
+    total = rows * num_envs
+    if actor.facts.centres and 1 in (data.batch_size, total, total % (data.batch_size or total)):
+        raise ValueError(
+            f"batch_size={data.batch_size} of n_steps × n_envs = {rows} × {num_envs} rows with "
+            "normalize_advantage=True: one advantage less its own mean is 0, and the policy would not move by it. "
+            "Take other batches, or normalize_advantage=False."
+        )
+
+
+def sees_prompts(network: NetworkConfig, spec: Spec) -> None:
     """Raise ValueError where a transformer's window is shorter than a prompt with its answer: it would be cut."""
     steps = spec.max_episode_steps or 0
     if spec.prompts is not None and network.cell == "transformer" and network.context < steps:
@@ -273,7 +275,7 @@ def sees_prompts(network: Any, spec: Spec) -> None:
         )
 
 
-def plain_network(network: Any) -> None:
+def plain_network(network: NetworkConfig) -> None:
     """Raise ValueError for a recurrent cell or the user's own module, which networks apart do not have."""
     if network.module is not None or network.cell is not None:
         what = "a module of your own" if network.module is not None else f"a recurrent cell ({network.cell})"
@@ -296,26 +298,44 @@ class Cell:
     """None = sound."""
 
 
+def _forms(actor: Actor) -> list[Actor]:
+    """The actor with every ψ, where it takes one."""
+    kinds = words.part_fields(type(actor)).get("psi", ())
+    return [words.with_changes(actor, {"psi": kind()}) for kind in kinds] or [actor]
+
+
 def table() -> list[Cell]:
     """Every critic × actor × ψ × data."""
     cells = []
-    data: Any
     for data in (cls() for cls in DATA.values()):
         for critic in (cls() for cls in CRITICS.values()):
-            for kind in ACTORS.values():
-                actor: Any = kind()
-                forms = [actor]
-                if hasattr(actor, "psi"):
-                    forms = [dataclasses.replace(actor, psi=psi()) for psi in PSI]
-                for one in forms:
-                    # A pass is what every actor allows: how many more, `unsound` says where they are set.
-                    once = {"n_epochs": 1, "n_critic_updates": int(one.facts.fisher)}
-                    single = dataclasses.replace(data, **once) if hasattr(data, "n_epochs") else data
-                    psi = one.psi.name if hasattr(one, "psi") else ""
-                    cells.append(Cell(critic.name, actor.name, psi, data.name, unsound(critic, one, single)))
+            for actor in (form for cls in ACTORS.values() for form in _forms(cls())):
+                # A pass is what every actor allows: how many more, `unsound` says where they are set.
+                passes = {"n_epochs": 1, "n_critic_updates": int(actor.facts.fisher)}
+                one = words.with_those_it_has(data, passes)
+                psi = actor.psi.name if actor.psi is not None else ""
+                cells.append(Cell(critic.name, actor.name, psi, data.name, unsound(critic, actor, one)))
     return cells
 
 
-def describe(critic: Critic, actor: Actor, data: Data) -> str:
-    """The three answers in words."""
-    return f"critic {write(critic)} × actor {write(actor)}, data {write(data)}"
+NO_PARTNERS = re.compile(r" takes .*, and the critic is | needs a critic, ")
+"""A reason of these: the actor does not take what the critic gives."""
+
+
+def in_general(cells: list[Cell]) -> list[Cell]:
+    """The cells, a reason without the names that differ between cells refused for the same."""
+    texts: dict[str, set[str]] = {}
+    for c in cells:
+        texts.setdefault(_general(c), set()).add(c.reason or "")
+    several = {text for text, reasons in texts.items() if len(reasons) > 1}
+    general = lambda c: c.reason and _general(c) in several
+    return [dataclasses.replace(c, reason=_general(c)) if general(c) else c for c in cells]
+
+
+def _general(cell: Cell) -> str:
+    """A reason without the names of its ψ, critic and actor, so that one sentence serves many cells."""
+    reason, psi = cell.reason or "", cell.psi
+    if psi and not (psi == "q" and "needs Q(s,a)" in reason):
+        reason = reason.replace(f"ψ={psi} is", "this ψ is").replace(f"and {psi} is", "and this ψ is")
+    reason = re.sub(f"^(critic )?{re.escape(cell.critic)} ", "this critic ", reason)
+    return re.sub(f"^{re.escape(cell.actor)} (needs the|corrects for)", r"this actor \1", reason)

@@ -52,8 +52,10 @@ def add_lists(command: AddCommand) -> None:
     p = command("list", _list,
                 "List the algorithms by their three answers, the tuned environments, or all compositions.")  # fmt: skip
     p.add_argument("--compositions", action="store_true",
-                   help="the critic × actor × data table, sound cells and refusals")  # fmt: skip
-    p.add_argument("names", nargs="*", metavar="ALGORITHM [ENV]", help="its words, with ENV the tuned ones")
+                   help="which critic × actor × data are sound: a summary, or those with the words given")  # fmt: skip
+    p.add_argument("--all", action="store_true", help="with --compositions: all of them")
+    p.add_argument("names", nargs="*", metavar="ALGORITHM [ENV]",
+                   help="its words, with ENV the tuned ones; with --compositions critics, actors, ψ, data")  # fmt: skip
     p.add_argument("--envs", metavar="ALGORITHM", help="the environments an algorithm has tuned settings for")
 
     p = command("lab", _lab, "Study estimators and bounds against exact MDPs: table, figure, JSON.")
@@ -191,9 +193,13 @@ def _list(args: argparse.Namespace) -> None:
 
     from actrix import zoo
     from actrix.algorithms.presets import PRESETS, find_preset
+    from actrix.algorithms.settings import SettingError
+    from actrix.cli import compositions
 
+    if args.all and not args.compositions:
+        raise SettingError("--all is of --compositions.")
     if args.compositions:
-        _list_compositions(Console(highlight=False))
+        compositions.show(Console(highlight=False), args.names, args.all)
     elif args.envs:
         print("\n".join(n for n in zoo.load(find_preset(args.envs).name) if n != "default"))
     elif args.names:
@@ -235,7 +241,9 @@ def _in_words(algorithm: Algorithm, n_envs: int) -> str:
     said = words_of(algorithm)
     if said is None:
         return f"critic {', actor '.join(algorithm.answers[:2])}, data {algorithm.answers[2]}"
-    settings = [f"{name}={write_value(value)}" for name, value in said.pop("settings").items()]
+    # Within the shell's single quotes a dict's own are double.
+    text = lambda value: write_value(value).replace("'", '"')
+    settings = [f"{name}={text(value)}" for name, value in said.pop("settings").items()]
     line = [f"--{name} {shlex.quote(word)}" for name, word in said.items()]
     return " ".join(
         # --set takes all that follows up to the next option: what is pasted goes on with the environment.
@@ -247,30 +255,3 @@ def _lab(args: argparse.Namespace) -> None:
     from actrix.lab import command
 
     command.run(args.study, args.out, args.seed)
-
-
-def _list_compositions(console: Any) -> None:
-    from rich.table import Table
-
-    from actrix.algorithms.sound import table as cells
-
-    found = cells()
-    for data in dict.fromkeys(cell.data for cell in found):
-        mine = [cell for cell in found if cell.data == data]
-        table = Table(title=f"sound on data {data}", title_justify="left")
-        for column in ("critic", "actor", "ψ"):
-            table.add_column(column, overflow="fold")
-        sound = [cell for cell in mine if cell.reason is None]
-        for critic, actor in dict.fromkeys((cell.critic, cell.actor) for cell in sound):
-            psi = [cell.psi for cell in sound if (cell.critic, cell.actor) == (critic, actor)]
-            table.add_row(critic, actor, ", ".join(filter(None, psi)))
-        console.print(table)
-        print(f"{len(sound)} of {len(mine)} compositions are sound. The others, by reason:")
-        reasons: dict[str, int] = {}
-        for cell in mine:
-            if cell.reason is not None:
-                reasons[cell.reason] = reasons.get(cell.reason, 0) + 1
-        for reason, number in sorted(reasons.items(), key=lambda pair: -pair[1]):
-            print(f"{number:5d}  {reason}")
-        print()
-    print("why a particular one is refused: actrix train --critic C --actor A --data D ENV says it")

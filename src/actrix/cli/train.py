@@ -167,22 +167,17 @@ def _train(args: argparse.Namespace) -> int:
     from actrix.runs.start import start
 
     config = config_of(args)
-    folder = args.out or default_folder(config)
+    folder, tell = args.out or default_folder(config), _teller(args)
+    begins = lambda: tell(f"{config.title}: {_plan(config)} → {folder}")
     plan = _roles(config, args)
-    if not args.quiet:
-        print(f"{config.title}: {_plan(config)} → {folder}", flush=True)
     if plan is not None:
         from actrix.runs import roles
 
-        return _report_roles(roles.start(plan, folder, _teller(args)), folder, args)
+        return _report_roles(roles.start(plan, folder, tell, begins), folder, args)
     results = start(
-        config,
-        folder,
-        quiet=args.quiet,
-        verbose=int(args.verbose),
-        checkpoint_seconds=args.checkpoint_seconds,
-        track=args.track,
-    )
+        config, folder, quiet=args.quiet, verbose=int(args.verbose), checkpoint_seconds=args.checkpoint_seconds,
+        track=args.track, begins=begins,
+    )  # fmt: skip
     code = _report(results)
     if code == 0 and args.video:
         record_to(seed_folders(folder, config)[0][0], None, 1, 0, config.env_id)

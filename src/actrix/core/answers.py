@@ -123,6 +123,20 @@ class ActorFacts:
     discrete_only: bool = False
     density: bool = True
     """Its policy has one."""
+    from_start: bool = False
+    """It multiplies ψ by γ^t, t counted from an episode's start."""
+    per_episode: bool = False
+    """Its averages, or its ratios, are of whole episodes."""
+    one_ratio: bool = False
+    """It has one ratio for a whole episode."""
+    centres: bool = False
+    """It takes a batch's mean off its advantages."""
+    may_stay_near: bool = False
+    """It can pay for the KL to a reference policy."""
+    stays_near: bool = False
+    """It does."""
+    warms_up: bool = False
+    """It acts by itself in the random phase, too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +157,8 @@ class DataFacts:
     """The environment acts, and shows right actions."""
     by_error: bool = False
     """Rows are drawn by how wrong the critic was."""
+    lag: int = 0
+    """How many updates older than the one learned the policy is that acts."""
 
 
 class Critic(abc.ABC):
@@ -221,6 +237,8 @@ class Actor(abc.ABC):
     """Its own way to follow its loss; None = the critic's."""
     own_names: ClassVar[dict[str, str]] = {}
     """What the log calls the parameters of `own`."""
+    psi: Any = None
+    """ψ, the weight of its score (`actors/psi.py`); None = it has none."""
 
     @property
     @abc.abstractmethod
@@ -279,6 +297,10 @@ class Actor(abc.ABC):
         self, critic: Critic, net: Any, numbers: PyTree, carry: PyTree, obs: PyTree, mask: Any, noise: PyTree
     ) -> tuple:
         """The target policy: (action, carry); noise None = without chance."""
+
+    def probabilities(self, q: jax.Array, numbers: PyTree, mask: jax.Array | None) -> jax.Array:
+        """μ(·|s) `[N, A]` of a behaviour policy that reads Q(s, ·)."""
+        raise NotImplementedError
 
     # ------------------------------------------------------------------ learning
 
@@ -387,6 +409,12 @@ class Data(abc.ABC):
 
     critic_passes: int = 0
     """Extra passes that fit only the critic."""
+    n_epochs: int = 1
+    """Passes over a chunk."""
+    batch_size: int | None = None
+    """Rows of one update; None = those of a chunk."""
+    buffer_size: int | None = None
+    """Transitions kept, over all environments; None = none."""
 
     def progress(self, clock: Clock) -> jax.Array:
         """The share of training by which schedules are read."""
@@ -395,6 +423,10 @@ class Data(abc.ABC):
     @abc.abstractmethod
     def rows(self, spec: Spec) -> int:
         """T, the rows per environment of a chunk."""
+
+    def training_length(self, rows: int) -> int:
+        """Rows of a recurrent policy's training sequences in chunks of `rows`."""
+        return rows
 
     def fitted(self, spec: Spec, num_envs: int, config: Any) -> Data:
         """The same with batches that fit a chunk, where their size was left to it."""

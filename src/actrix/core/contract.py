@@ -48,8 +48,10 @@ class Algorithm(abc.ABC, Generic[TrainingState]):
     normalize_obs: bool
     normalize_reward: bool
     norm_obs_keys: tuple[str, ...] | None
+    clip_obs: float = 10.0
+    """Bound of standardised observations."""
     data: Any
-    """The answer to question 3."""
+    """The answer to question 3, whose `batch_size` and `buffer_size` are None where it has none."""
 
     def numbers(self) -> dict[str, float]:
         """The settings that learning reads from `training.numbers`, so that they may change between two updates."""
@@ -94,6 +96,11 @@ class Algorithm(abc.ABC, Generic[TrainingState]):
     @property
     def remembers(self) -> bool:
         """It has a memory, which several seeds in one program would copy."""
+        return False
+
+    @property
+    def stays_near(self) -> bool:
+        """It pays for the KL to a reference policy."""
         return False
 
     @property

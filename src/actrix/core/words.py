@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -99,6 +100,12 @@ def with_changes(part: Any, changes: Mapping[str, Any]) -> Any:
     return dataclasses.replace(part, **own, **parts)
 
 
+def with_those_it_has(part: Any, changes: Mapping[str, Any]) -> Any:
+    """The dataclass with its own fields among these replaced."""
+    mine = {f.name for f in dataclasses.fields(part)}
+    return dataclasses.replace(part, **{name: x for name, x in changes.items() if name in mine})
+
+
 def own_names(cls: Any) -> list[str]:
     """Every name that `with_changes` takes but for those of what its fields hold."""
     names = [name for f in dataclasses.fields(cls) for name in dict.fromkeys((f.name, flag_of(f)))]
@@ -148,6 +155,10 @@ def _instance(cls: Any, field: str, value: Any) -> Any:
     return kinds[value]()
 
 
+Said = dict[str, tuple[str, Any]]
+"""Field → (the word that sets it, what it is set to)."""
+
+
 def parse(text: str, classes: Mapping[str, Any], what: str, base: Any = None) -> Any:
     """The answer that a word names; WordError says which there are, or what the word may hold.
 
@@ -158,16 +169,32 @@ def parse(text: str, classes: Mapping[str, Any], what: str, base: Any = None) ->
     if name not in classes:
         raise WordError(f"{what} {text!r}: unknown; {nearest(name, classes)}")
     cls = classes[name]
-    where, open_positions = f"{what} {text!r}", positions(cls)
-    changes: dict[str, Any] = {}
-    said: dict[str, tuple[str, Any]] = {}
-    odd: list[str] = []  # by place, and no number
-    near = lambda word: nearest(word, own_names(cls), f"the form is {form(cls)}.")
+    where, odd = f"{what} {text!r}", list[str]()
     hint = lambda: "".join(
-        [f" As for {word!r}: {x}" for word in odd if (x := near(word)).startswith("did")][:1]
+        [f" As for {word!r}: {x}" for word in odd if (x := _near(cls, word)).startswith("did")][:1]
     )
+    try:
+        return with_changes(_begin(cls, base), _changes(cls, segments, {}, odd))
+    except WordError as error:
+        raise WordError(f"{where}: {error}") from None
+    except TypeError:  # of a comparison in the answer's own checks
+        raise WordError(f"{where}: cannot read it; the form is {form(cls)}.{hint()}") from None
+    except ValueError as error:
+        raise WordError(f"{where}: {error}{hint()}") from None
+
+
+def said_in(text: str, cls: Any) -> Said:
+    """What a word of this class, which `parse` has read, sets."""
+    said: Said = {}
+    _changes(cls, text.split(":")[1:], said, [])
+    return said
+
+
+def _changes(cls: Any, segments: Iterable[str], said: Said, odd: list[str]) -> dict[str, Any]:
+    """The changes of the arguments behind a name; `odd` gets what stands by place and is no number."""
+    changes: dict[str, Any] = {}
+    open_positions, aliases = positions(cls), getattr(cls, "aliases", {})
     fields = {flag_of(f): f for f in dataclasses.fields(cls)}
-    aliases = getattr(cls, "aliases", {})
     for word in (word for segment in segments for word in segment.split(",") if word):
         key, equals, value = word.partition("=")
         flag = aliases.get(word, word)
@@ -180,31 +207,40 @@ def parse(text: str, classes: Mapping[str, Any], what: str, base: Any = None) ->
             changes[key] = read_value(word)
             odd += [word] if isinstance(changes[key], str) else []
         else:
-            raise WordError(f"{where}: cannot read {word!r}; {near(word)}")
-        _refuse_second(cls, said, word, key, changes[key], where)
-    try:
-        return with_changes(_begin(cls, base), changes)
-    except WordError as error:
-        raise WordError(f"{where}: {error}") from None
-    except TypeError:  # of a comparison in the answer's own checks
-        raise WordError(f"{where}: cannot read it; the form is {form(cls)}.{hint()}") from None
-    except ValueError as error:
-        raise WordError(f"{where}: {error}{hint()}") from None
+            raise WordError(f"cannot read {word!r}; {_near(cls, word)}")
+        say(cls, said, word, key, changes[key])
+    return changes
 
 
-def _refuse_second(
-    cls: Any, said: dict[str, tuple[str, Any]], word: str, key: str, value: Any, where: str
-) -> None:
-    """Raise WordError where a word sets what another has set to something else; note it in `said`."""
+def _near(cls: Any, word: str) -> str:
+    return nearest(word, own_names(cls), f"the form is {form(cls)}.")
+
+
+def say(cls: Any, said: Said, word: str, key: str, value: Any) -> None:
+    """`agree` on what a word sets by a name that `with_changes` takes."""
     part = _part(cls, key)
-    if part is not None and value is False:  # off, whatever else is chosen
-        return
     names = getattr(cls, "aliases", {}) | {flag_of(f): f.name for f in dataclasses.fields(cls)}
     field = names.get(key, key) if part is None else part[0]
-    value = value if part is None else key if value is True else (key, value)
-    before, known = said.setdefault(field, (word, value))
-    if known != value:
-        raise WordError(f"{where}: {before!r} and {word!r} set the same, {field}: leave one out.")
+    if field not in part_fields(cls):
+        return agree(said, field, word, value)
+    chosen, off = value if part is None else key, part is not None and value is False
+    if isinstance(chosen, str):
+        agree(said, f"{field} {chosen}", word, not off)
+    if off:  # whatever else is chosen
+        return None
+    agree(said, field, word, chosen)
+    if part is not None and value is not True and positions(part[1]):
+        agree(said, positions(part[1])[0], word, value)
+    return None
+
+
+def agree(said: Said, what: str, word: str, value: Any) -> None:
+    """Note that a word sets this; WordError where another has set it to something else."""
+    if what not in said:
+        said[what] = word, value
+    before, known = said[what]
+    if known is not value and known != value:
+        raise WordError(f"{before!r} and {word!r} set the same, {what.split()[0]}: leave one out.")
 
 
 def _begin(cls: Any, base: Any) -> Any:
@@ -221,30 +257,36 @@ def form(cls: Any) -> str:
     return ":".join([cls.name, *positions(cls)])
 
 
-def write(answer: Any, full: bool = False) -> str:
-    """The word of an answer in its canonical form, the inverse of `parse`; `full`: with what is the default."""
+def write(answer: Any, base: Any = None, full: bool = False) -> str:
+    """The word of an answer in its canonical form, the inverse of `parse`: what is as in `base`, an answer of the same
+    class with nothing said of it (the class's defaults), is left out; `full`: nothing is.
+
+    A value stands by its place where all before it are said, else by its name.
+    """
     cls: Any = type(answer)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    by_place = [name for name in positions(cls) if name in fields]
-    changed = lambda name: full or getattr(answer, name) != fields[name].default
-    last = max([i + 1 for i, name in enumerate(by_place) if changed(name)] + [min(1, len(by_place))])
-    places = [write_value(getattr(answer, name)) for name in by_place[:last]]
+    base = cls() if base is None else base
+    said = [f for f in dataclasses.fields(cls) if full or getattr(answer, f.name) != getattr(base, f.name)]
+    names = [f.name for f in said]
+    by_place = list(itertools.takewhile(names.__contains__, positions(cls)))
     rest = []
-    for name, f in fields.items():
-        value = getattr(answer, name)
-        if name in by_place or not changed(name):
-            continue
+    for f in said:
+        value = getattr(answer, f.name)
         if "parts" in f.metadata:
-            rest += _write_part(value, full)
-        elif value is True:
-            rest.append(flag_of(f))
-        else:
-            rest.append(f"{flag_of(f)}={write_value(value)}")
+            rest += _write_part(value, getattr(base, f.name), full)
+        elif f.name not in by_place:
+            rest.append(flag_of(f) if value is True else f"{flag_of(f)}={write_value(value)}")
+    places = [write_value(getattr(answer, name)) for name in by_place]
     return ":".join([cls.name, *places, *([",".join(rest)] if rest else [])])
 
 
-def _write_part(part: Any, full: bool) -> list[str]:
+def _write_part(part: Any, base: Any, full: bool) -> list[str]:
+    """The flag that chooses a part, with its first field where that is said; its other fields."""
     if part is None:
         return []
-    shown = [f for f in dataclasses.fields(part) if full or getattr(part, f.name) != f.default]
-    return [part.name, *(f"{f.name}={write_value(getattr(part, f.name))}" for f in shown)]
+    base = base if type(base) is type(part) else type(part)()
+    said = [
+        f.name for f in dataclasses.fields(part) if full or getattr(part, f.name) != getattr(base, f.name)
+    ]
+    first = [name for name in positions(part)[:1] if name in said]
+    texts = {name: write_value(getattr(part, name)) for name in said}
+    return ["=".join([part.name, *(texts.pop(name) for name in first)]), *map("=".join, texts.items())]

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from actrix.core.answers import Actor
 from actrix.core.distributions import greedy_action, legal_actions
 from actrix.core.fields import finite, rate, share
 from actrix.core.rows import Rows
@@ -34,7 +35,7 @@ class Backup(abc.ABC):
 
     @abc.abstractmethod
     def value(
-        self, q: jax.Array, online: Online, rows: Rows, actor: Any, progress: Any, key: Key
+        self, q: jax.Array, online: Online, rows: Rows, actor: Actor, progress: Any, key: Key
     ) -> jax.Array:
         """V(s′) `[*B]`; `actor` is asked for its behaviour."""
 

@@ -28,7 +28,7 @@ class Lagged(OnPolicy):
 
     @property
     def facts(self):
-        return DataFacts(on_policy=False, whole_episodes=self.whole_episodes)
+        return DataFacts(on_policy=False, whole_episodes=self.whole_episodes, lag=self.lag)
 
     def hold(self, net):
         return jnp.tile(flatten(net)[0], (self.lag, 1)) if self.lag else None

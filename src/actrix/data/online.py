@@ -8,8 +8,15 @@ from typing import ClassVar
 from actrix.core.fields import whole
 
 
+class RowByRow:
+    """What has neither batches nor a memory."""
+
+    batch_size: ClassVar[int | None] = None
+    buffer_size: ClassVar[int | None] = None
+
+
 @dataclasses.dataclass(frozen=True)
-class Online:
+class Online(RowByRow):
     """Every transition is learned from once, when it has come, in the order in which they came."""
 
     train_freq: int = 1
@@ -22,7 +29,7 @@ class Online:
 
 
 @dataclasses.dataclass(frozen=True)
-class Episodes:
+class Episodes(RowByRow):
     """Whole episodes of the policy that is learned, each used once."""
 
     name: ClassVar[str] = "on-policy"

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from actrix.core.contract import Algorithm
+from actrix.core.contract import Algorithm, Learner
 from actrix.core.platform import one_thread
 from actrix.core.types import Chunk, PyTree
 from actrix.envs.base import HostEnv, successes
@@ -98,12 +98,12 @@ class SteppingRunner(HostRunner):
     # The learner is kept as a flat tuple of leaves: flattening nested modules in every call costs more than
     # handing over the arrays.
     @property
-    def learner(self) -> Any:
+    def learner(self) -> Learner:
         """The learner (its arrays are donated to the next round)."""
         return jax.tree.unflatten(self._tree, self._leaves)
 
     @learner.setter
-    def learner(self, learner: Any) -> None:
+    def learner(self, learner: Learner) -> None:
         leaves, self._tree = jax.tree.flatten(learner)
         self._leaves = tuple(leaves)
         self._pending = None
@@ -143,7 +143,7 @@ class SteppingRunner(HostRunner):
 
     def _compile(self) -> None:
         weights = sum(x.size for x in jax.tree.leaves(self.learner.acting.net))
-        small = weights * getattr(self.algorithm.data, "batch_size", self.rows) < SMALL
+        small = weights * (self.algorithm.data.batch_size or self.rows) < SMALL
         programs = _programs(self.algorithm, self.rows, self.num_envs, self._tree, small, self._shapes)
         self._begin, self._round, self._next = programs
 

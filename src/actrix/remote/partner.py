@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from actrix.core.contract import Learner
 from actrix.files import manifest
 from actrix.loops.learners import Learners
 from actrix.loops.runner import as_key
@@ -24,7 +25,7 @@ class Partner:
     """One of the processes that learn together; the driver's `Team` calls it."""
 
     def __init__(self) -> None:
-        self._learner: Any = None
+        self._learner: Learner | None = None
         self._learn: Callable | None = None
         self._shapes: tuple = ()
 
@@ -61,7 +62,9 @@ class Partner:
         self._learner = None
 
     @told
-    def learn(self, learner: Any, chunk: Any, key: np.ndarray, iteration: np.ndarray, tell: bool) -> Any:
+    def learn(
+        self, learner: Learner | None, chunk: Any, key: np.ndarray, iteration: np.ndarray, tell: bool
+    ) -> Any:
         """One update, of `learner` where it is another than the last one made; (its arrays, metrics) if asked."""
         assert self._learn is not None
         learner = self._learner if learner is None else learner

@@ -13,8 +13,9 @@ import numpy as np
 from actrix import zoo
 from actrix.algorithms import presets
 from actrix.algorithms.learn import Composition
-from actrix.algorithms.policy_kwargs import POLICIES, named_policy
+from actrix.algorithms.policy_kwargs import POLICIES, named_policy, once
 from actrix.algorithms.settings import SettingError, configure, settings_of, upgraded
+from actrix.algorithms.sound import joint
 from actrix.core.contract import Algorithm
 from actrix.data.datasets.dataset import Dataset, mix
 from actrix.data.datasets.read import load_dataset
@@ -88,7 +89,7 @@ class RunConfig:
             base = presets.find_preset(self.algorithm).algorithm
         missing = {"critic", "actor"} - set(self.settings)
         # Files of format 1 name the answers of joint networks only.
-        named = isinstance(base, Composition) and presets.joint(base.critic, base.actor)
+        named = isinstance(base, Composition) and joint(base.critic, base.actor)
         if missing and (base is None or named):
             raise RunError(f"the settings of this run lack {' and '.join(sorted(missing))}.")
         if base is not None:
@@ -121,7 +122,7 @@ def resolve(
         raise SettingError(f"{preset.name} learns from a data set: give --dataset PATH.")
     assert env_id is not None
     entry, tuned = zoo.settings(preset.name, env_id, tuned)
-    own = _checked(settings)
+    own = _checked(settings, critic=critic, actor=actor, data=data)
     run = _of_run(entry, own, preset, n_timesteps=steps, n_envs=n_envs, policy=policy)
     if recurrent and "Transformer" in run["policy"]:
         raise SettingError(f"--recurrent is an LSTM, and the policy is {run['policy']}: take one of them.")
@@ -203,9 +204,11 @@ def _evaluated_in(
     return env_id or "", env_kwargs
 
 
-def _checked(settings: dict[str, Any] | None) -> dict[str, Any]:
-    """The user's settings, with values that can be what they are meant to be."""
-    own = dict(settings or {})
+def _checked(settings: dict[str, Any] | None, **answers: str | None) -> dict[str, Any]:
+    """The user's settings, the words of answers among them, with values that can be what they are meant to be."""
+    own, given = dict(settings or {}), {name: word for name, word in answers.items() if word is not None}
+    once(given, own, "the settings")
+    own |= given
     if "critic" in own and own["critic"] is None:  # `--set critic=none`
         own["critic"] = "none"
     for key in ("critic", "actor", "data", "policy"):

@@ -82,9 +82,14 @@ def plan_of(base: RunConfig, roles: Mapping[str, Iterable[Any]] | Iterable[str],
     return plan
 
 
-def start(plan: Plan, folder: Path, tell: Callable[[str], None] = lambda line: None) -> dict[str, Results]:
-    """Train all roles into a new folder, `folder/ROLE` each; RunError if it exists. `tell` gets a line a turn."""
+def start(
+    plan: Plan, folder: Path, tell: Callable[[str], None] = lambda line: None,
+    begins: Callable[[], None] = lambda: None,
+) -> dict[str, Results]:  # fmt: skip
+    """Train all roles into a new folder, `folder/ROLE` each; RunError if it exists. `tell` gets a line a turn, `begins`
+    is called when all is checked."""
     refuse_taken(folder)
+    begins()
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder):
         refuse_taken(folder)

@@ -189,7 +189,7 @@ def _write(config: RunConfig, algorithm: Algorithm, runner: Runner, runs: Sequen
             run.folder / "model.safetensors", config.algorithm, settings_of(algorithm), acting, runner.spec,
             env_id=config.env_id or None, env_kwargs=config.env_kwargs or None, seed=run.seed,
             num_timesteps=run.steps, n_envs=config.n_envs,
-            reference=bool(config.init) and bool(getattr(getattr(algorithm, "actor", None), "ref_kl_coef", 0)),
+            reference=bool(config.init) and algorithm.stays_near,
         )  # fmt: skip
 
 

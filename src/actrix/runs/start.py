@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +58,17 @@ HERE = "local"
 
 
 def start(
-    config: RunConfig,
-    folder: Path,
-    *,
-    quiet: bool = False,
-    verbose: int = 0,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    track: str | None = None,
-) -> Results:
-    """Train into a new folder; RunError if it exists. `track` names a tracker that also gets the metrics."""
+    config: RunConfig, folder: Path, *, quiet: bool = False, verbose: int = 0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS, track: str | None = None,
+    begins: Callable[[], None] = lambda: None,
+) -> Results:  # fmt: skip
+    """Train into a new folder; RunError if it exists. `track` names a tracker that also gets the metrics; `begins` is
+    called when all is checked."""
     refuse_taken(folder)
     if track is not None:
         tracker(track).check()
-    check(config)  # before anything is written
+    check(config)  # before anything is written, or said
+    begins()
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder):
         refuse_taken(folder)  # by a run that began, and may have ended, meanwhile
@@ -134,9 +132,9 @@ def _check_warm_up(config: RunConfig, algorithm: Algorithm, spec: Spec, num_envs
 def _small(algorithm: Algorithm, num_envs: int) -> Any:
     """The algorithm with as little room for transitions as it takes: a learner of it costs next to nothing."""
     data = algorithm.data
-    if not hasattr(data, "buffer_size"):
+    if data.buffer_size is None:
         return algorithm
-    least = max(num_envs, getattr(data, "batch_size", None) or 1)  # None: the whole of a chunk
+    least = max(num_envs, data.batch_size or 1)  # None: the whole of a chunk
     return dataclasses.replace(
         algorithm, data=dataclasses.replace(data, buffer_size=min(data.buffer_size, least))
     )

@@ -69,7 +69,7 @@ def begins_from(runner: Runner, algorithm: Algorithm, acting: Acting) -> None:
 
 def reference_of(algorithm: Algorithm, acting: Acting | None) -> Acting | None:
     """The policy to stay near: the one begun from, where there is a KL to one."""
-    return acting if getattr(getattr(algorithm, "actor", None), "ref_kl_coef", 0) else None
+    return acting if algorithm.stays_near else None
 
 
 def resolved(path: str | None) -> str:

@@ -43,9 +43,7 @@ class Plan:
         """For headings: "ppo on CartPole-v1"."""
         who = self.base.algorithm
         if who == presets.COMPOSED:
-            # Not the full words, which hold every number.
-            parts = (getattr(self.base.build(), name) for name in ("critic", "actor", "data"))
-            who = " × ".join(words.write(part) for part in parts)
+            who = " × ".join(self.base.build().answers)
         return f"{who} on {self.base.env_id}"
 
     def settings(self, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -117,16 +117,15 @@ def run(source: Path, folder: Path, asked: argparse.Namespace) -> Iterator[Path]
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    expensive: theirs\n")
     kept = (asked.record or folder).resolve()
     kept.mkdir(parents=True, exist_ok=True)
-    # Programs that run for a moment are compiled quickly, not well.
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "MPLBACKEND": "agg"}
-    known = os.pathsep.join(map(str, (folder, tests, HERE, HERE.parent / "src")))
+    quick = {"OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    known = os.pathsep.join(map(str, (folder, tests, HERE, HERE.parent / "src", HERE.parent / "tests")))
     for name in asked.files or sorted(p.name for p in tests.glob("test_*.py")):
         out = kept / f"{suite}.{name.removesuffix('.py')}.xml"
         if not (tests / name).exists():
             continue
         command = [sys.executable, "-m", "pytest", "-q", "-c", "../pytest.ini", "--tb=short",
-                   f"--timeout={asked.timeout}", "-p", "no:cacheprovider", f"--junitxml={out}",
-                   "-k", asked.k, name]  # fmt: skip
+                   f"--timeout={asked.timeout}", "-p", "no:cacheprovider", "-p", "quick",
+                   f"--junitxml={out}", "-m", "not expensive", "-k", asked.k, name]  # fmt: skip
         with open(asked.log or os.devnull, "a") as log:
             if not out.exists():
                 env = os.environ | quick | {"PYTHONPATH": known}

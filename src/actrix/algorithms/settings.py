@@ -114,7 +114,9 @@ def _without_buffer(settings: Mapping[str, Any]) -> dict[str, Any]:
     given = settings.get("replay_buffer_kwargs") or {}
     if not isinstance(given, Mapping):
         raise SettingError(f"replay_buffer_kwargs={given!r} must be a dict.")
-    given = {k: x for k, x in given.items() if (k, x) != ("handle_timeout_termination", True)}
+    # SB3's memory of half the size cannot tell time limits from ends, so its scripts say False beside it.
+    told = {True, not settings.get("optimize_memory_usage", False)}
+    given = {k: x for k, x in given.items() if k != "handle_timeout_termination" or x not in told}
     if given and kind is None:
         return dict(settings)
     rest = {k: x for k, x in settings.items() if k not in ("replay_buffer_class", "replay_buffer_kwargs")}

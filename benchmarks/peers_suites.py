@@ -4,6 +4,7 @@
 
 The paths are unpacked source distributions (pip download --no-deps --no-binary :all: stable_baselines3), which nothing
 here downloads; torch, pytest-timeout and what the suites import must be installed, best in an environment of its own.
+Tests about their insides, which `peers_suites.yaml` lists with the reason, are collected and counted, but not run.
 For every module of theirs one of the same name is written that looks each name up in actrix; their environments, which
 are plain Gymnasium ones, are taken as they are. So the tests run unchanged. A name that actrix lacks is an object that
 fails where it is used, with the sentence of `from actrix import NAME` where there is one.
@@ -25,6 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 HERE = Path(__file__).resolve().parent
 THEIRS = ("common/envs", "common/type_aliases.py")
 """What is copied: environments that the tests step."""
@@ -32,6 +35,8 @@ RENAMED = {"MaskablePPO": "PPO", "RecurrentPPO": "PPO", "MaskableEvalCallback": 
 """Classes that the migration page names as another of ours."""
 PLACES = ("actrix", "actrix.callbacks", "actrix.envs.vec.names", "actrix.envs.vec.monitor", "actrix.show.log")
 """Where a name is looked up."""
+LISTS = yaml.safe_load((HERE / "peers_suites.yaml").read_text())
+"""Which tests are about internals, and what the migration page states of others, by reason."""
 STUB = """from peers_suites import look_up
 def __getattr__(name):
     return look_up(name)
@@ -93,7 +98,8 @@ def main() -> None:
         for source in asked.sources:
             write_stubs(source, Path(folder))
         for source in asked.sources:
-            report([found for path in run(source, Path(folder), asked) for found in outcomes(path)])
+            found = {name: rest for path in run(source, Path(folder), asked) for name, *rest in outcomes(path)}
+            report(found, collected(source, Path(folder), asked))
 
 
 def write_stubs(source: Path, folder: Path) -> None:
@@ -117,20 +123,43 @@ def run(source: Path, folder: Path, asked: argparse.Namespace) -> Iterator[Path]
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    expensive: theirs\n")
     kept = (asked.record or folder).resolve()
     kept.mkdir(parents=True, exist_ok=True)
-    quick = {"OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-    known = os.pathsep.join(map(str, (folder, tests, HERE, HERE.parent / "src", HERE.parent / "tests")))
+    inside = [f"--deselect={tests.name}/{name}" for names in LISTS["internals"].values() for name in names]
     for name in asked.files or sorted(p.name for p in tests.glob("test_*.py")):
         out = kept / f"{suite}.{name.removesuffix('.py')}.xml"
         if not (tests / name).exists():
             continue
-        command = [sys.executable, "-m", "pytest", "-q", "-c", "../pytest.ini", "--tb=short",
-                   f"--timeout={asked.timeout}", "-p", "no:cacheprovider", "-p", "quick",
-                   f"--junitxml={out}", "-m", "not expensive", "-k", asked.k, name]  # fmt: skip
+        options = ["--tb=short", f"--timeout={asked.timeout}", f"--junitxml={out}", "-k", asked.k, *inside]
         with open(asked.log or os.devnull, "a") as log:
             if not out.exists():
-                env = os.environ | quick | {"PYTHONPATH": known}
-                subprocess.run(command, cwd=tests, env=env, stdout=log, stderr=log)
+                pytest(tests, [*options, name], stdout=log, stderr=log)
         yield out
+
+
+def pytest(tests: Path, options: list[str], **pipes: Any) -> subprocess.CompletedProcess:
+    """Pytest in a process, on the tests that their own CI runs; programs compile as in the tests of actrix."""
+    command = [sys.executable, "-m", "pytest", "-q", "-c", "../pytest.ini", "-p", "no:cacheprovider"]
+    command += ["-p", "quick", "-m", "not expensive", *options]
+    known = map(str, (tests.parent, tests, HERE, HERE.parent / "src", HERE.parent / "tests"))
+    env = {"OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONPATH": os.pathsep.join(known)}
+    return subprocess.run(command, cwd=tests, env=os.environ | env, text=True, **pipes)
+
+
+def collected(source: Path, folder: Path, asked: argparse.Namespace) -> list[str]:
+    """The names of all tests of a suite, those about internals included."""
+    suite = source.name.partition("-")[0]
+    kept = (asked.record or folder) / f"{suite}.txt"
+    if not kept.exists():
+        tests = folder / f"tests_{suite}"
+        out = pytest(tests, ["--collect-only"], stdout=subprocess.PIPE).stdout
+        names = [line.partition("/")[2] for line in out.splitlines() if line.startswith(tests.name)]
+        kept.write_text("\n".join(names))
+    return kept.read_text().split("\n")
+
+
+def reason(name: str, kind: str) -> str | None:
+    """Why a test is about internals, or what the page states of it."""
+    found = (why for why, tests in LISTS[kind].items() if name.startswith(tuple(tests)))
+    return next(found, None)
 
 
 def outcomes(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -138,7 +167,8 @@ def outcomes(path: Path) -> Iterator[tuple[str, str, str]]:
     if not path.exists():
         return
     for case in ET.parse(path).iter("testcase"):
-        name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
+        module, _, cls = case.get("classname", "").partition(".")[2].partition(".")
+        name = "::".join(filter(None, (f"{module}.py", cls, case.get("name"))))
         bad = [child for kind in ("failure", "error") for child in case.findall(kind)]
         if bad:
             yield name, "failed", (bad[0].get("message") or "").splitlines()[0][:200]
@@ -146,17 +176,26 @@ def outcomes(path: Path) -> Iterator[tuple[str, str, str]]:
             yield name, "skipped" if case.find("skipped") is not None else "passed", ""
 
 
-def report(found: list[tuple[str, str, str]]) -> None:
-    """Print the table of a suite, then its failures by their reason, the commonest first."""
-    counts = Counter((name.partition("::")[0], outcome) for name, outcome, _ in found)
-    print("| file | tests | passed | failed | skipped |\n|---|---|---|---|---|")
+def report(found: dict[str, list[str]], names: list[str]) -> None:
+    """Print the table of a suite, the counts of its tests by reason, then the failures that no page states."""
+    counts = Counter((name.partition("::")[0], outcome) for name, (outcome, _) in found.items())
+    print("| file | run | passed | failed | skipped |\n|---|---|---|---|---|")
     for file in sorted({file for file, _ in counts}):
         row = [counts[file, outcome] for outcome in ("passed", "failed", "skipped")]
         print(f"| {file} | {sum(row)} | {' | '.join(map(str, row))} |")
-    reasons = Counter(why for _, outcome, why in found if outcome == "failed")
-    for reason, _ in reasons.most_common():
-        named = [name for name, _, why in found if why == reason]
-        print(f"{len(named)}\t{reason}\t{' '.join(named)}")
+    inside = Counter(filter(None, (reason(name, "internals") for name in names)))
+    print(f"{len(names)} tests, of which {inside.total()} are about internals: {dict(inside)}")
+    failed = {name: why for name, (outcome, why) in found.items() if outcome == "failed"}
+    stated = Counter(reason(name, "stated") for name in failed)
+    unstated = stated.pop(None, 0)
+    total = Counter(outcome for outcome, _ in found.values())
+    print(f"Of the other {len(names) - inside.total()}: {dict(total)}; of the failed {stated.total()} are stated")
+    for why, count in stated.most_common():
+        print(f"{count}\t{why}")
+    print(f"Not stated: {unstated}")
+    for name, why in failed.items():
+        if reason(name, "stated") is None:
+            print(f"{name}\t{why}")
 
 
 ZOO = {"ppo_lstm": "PPO", "her": None, "ars": None}

@@ -434,6 +434,8 @@ def _without_effect(algorithm: Composition) -> set[str]:
     else:
         hidden |= {"whole_episodes"} | (set() if values["ref_kl_coef"] else {"ref_kl_in", "ref_kl_by"})
     hidden |= {"bc_alpha"} if values.get("bc_alpha") is None else {"noise_type", "noise_std"}
+    if values.get("noise_type") == "none":
+        hidden |= {"noise_std"}
     if not values.get("target_policy_noise"):
         hidden |= {"target_noise_clip"}
     return hidden

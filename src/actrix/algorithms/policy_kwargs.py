@@ -23,8 +23,8 @@ POLICIES = tuple(
 )
 
 
-class SettingError(ValueError):
-    """A setting that is unknown, malformed or refused."""
+class SettingError(ValueError, AssertionError):
+    """A setting that is unknown, malformed or refused. (Stable-Baselines3's scripts expect now the one, now the other.)"""
 
 
 UNSUPPORTED = {

@@ -23,6 +23,7 @@ from actrix.algorithms.sound import describe, unsound
 from actrix.core import words
 from actrix.core.contract import Algorithm
 from actrix.core.schedules import Linear, Tabulated
+from actrix.core.types import Spec
 from actrix.critics.backups import BACKUPS
 from actrix.critics.represent import REPRESENTATIONS
 
@@ -103,6 +104,16 @@ def configure(algorithm: Algorithm, settings: Mapping[str, Any]) -> Any:
                 f"{describe(algorithm.critic, algorithm.actor, algorithm.data)} is refused: {reason}."
             )
     return algorithm
+
+
+def check(algorithm: Algorithm, spec: Spec, n_envs: int) -> None:
+    """SettingError where the algorithm cannot learn in such environments."""
+    try:
+        algorithm.check(spec, n_envs)
+    except SettingError:
+        raise
+    except ValueError as error:
+        raise SettingError(str(error)) from None
 
 
 def _without_buffer(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,12 +246,6 @@ def _spelled(algorithm: Algorithm, name: str, value: Any) -> dict[str, Any]:
         return {"normalize_obs": value, "normalize_reward": value}
     if name == "use_rms_prop" and "vf_coef" in names:
         return {"optimizer": "rmsprop" if value else "adam"}
-    if name == "action_noise" and "discrete" in names:
-        if value is None or action_noise_settings(value).get("noise_std") == 0:
-            return {}
-        raise SettingError(
-            "action_noise: a soft actor explores by sampling its own policy; leave action_noise out."
-        )
     if name == "action_noise" and "noise_type" in names:
         return action_noise_settings(value)
     for old, (field, spelled) in _OF_Q.items():
@@ -281,6 +286,8 @@ def action_noise_settings(noise: Any) -> dict[str, Any]:
             f"action_noise={noise!r}: give a standard deviation, NormalActionNoise or OrnsteinUhlenbeckActionNoise "
             "with mean 0 and one sigma for all dimensions."
         )
+    if values[0] == 0:
+        return {"noise_type": "none"}
     kind = "ornstein-uhlenbeck" if "Ornstein" in type(noise).__name__ else "normal"
     return {"noise_type": kind, "noise_std": float(values[0])}
 

@@ -47,7 +47,7 @@ class Absence(type):
     """The class of a name that is not there: importing, subclassing and comparing it does nothing."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError(f"ABSENT {cls.__name__}: {cls.why}")  # type: ignore[attr-defined]
+        raise ImportError(f"ABSENT {cls.__name__}: {cls.why}")  # type: ignore[attr-defined]
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
@@ -177,26 +177,28 @@ def outcomes(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def report(found: dict[str, list[str]], names: list[str]) -> None:
-    """Print the table of a suite, the counts of its tests by reason, then the failures that no page states."""
-    found = {name: rest for name, rest in found.items() if reason(name, "internals") is None}
-    counts = Counter((name.partition("::")[0], outcome) for name, (outcome, _) in found.items())
-    print("| file | run | passed | failed | skipped |\n|---|---|---|---|---|")
-    for file in sorted({file for file, _ in counts}):
-        row = [counts[file, outcome] for outcome in ("passed", "failed", "skipped")]
-        print(f"| {file} | {sum(row)} | {' | '.join(map(str, row))} |")
-    inside = Counter(filter(None, (reason(name, "internals") for name in names)))
-    print(f"{len(names)} tests, of which {inside.total()} are about internals: {dict(inside)}")
-    failed = {name: why for name, (outcome, why) in found.items() if outcome == "failed"}
-    stated = Counter(reason(name, "stated") for name in failed)
-    unstated = stated.pop(None, 0)
-    total = Counter(outcome for outcome, _ in found.values())
-    print(f"Of the other {len(names) - inside.total()}: {dict(total)}; of the failed {stated.total()} are stated")
-    for why, count in stated.most_common():
-        print(f"{count}\t{why}")
-    print(f"Not stated: {unstated}")
-    for name, why in failed.items():
-        if reason(name, "stated") is None:
-            print(f"{name}\t{why}")
+    """Print a row for each file and the sum, the counts by reason, then the failures that the page does not state."""
+    kinds = {name: kind_of(name, found) for name in names}
+    columns = ("internals", "passed", "skipped", "stated", "failed", "not run")
+    print(f"| file | tests | {' | '.join(columns)} |\n|---|{'---|' * (1 + len(columns))}")
+    for file in [*sorted({name.partition("::")[0] for name in names}), ""]:
+        of_file = Counter(kind for name, kind in kinds.items() if name.startswith(file))
+        row = [of_file.total(), *(of_file[kind] for kind in columns)]
+        print(f"| {file or 'all'} | {' | '.join(map(str, row))} |")
+    for kind in ("internals", "stated"):
+        for why, count in Counter(reason(n, kind) for n, k in kinds.items() if k == kind).most_common():
+            print(f"{kind}\t{count}\t{why}")
+    for name, kind in kinds.items():
+        if kind == "failed":
+            print(f"{name}\t{found[name][1]}")
+
+
+def kind_of(name: str, found: dict[str, list[str]]) -> str:
+    """What a test of theirs counts as."""
+    if reason(name, "internals"):
+        return "internals"
+    outcome = found.get(name, ["not run"])[0]
+    return "stated" if outcome == "failed" and reason(name, "stated") else outcome
 
 
 ZOO = {"ppo_lstm": "PPO", "her": None, "ars": None}

@@ -126,6 +126,7 @@ INSTEAD = {
     "results_plotter": "use actrix.show.plot, or `actrix plot RUN`",
     "MaskablePPO": "PPO finds action masks by itself",
     "RecurrentPPO": "write PPO('MlpLstmPolicy', …)",
+    "HER": "hindsight is a memory here, too: replay_buffer_class=HerReplayBuffer; see the documentation, page HER",
     "ActorCriticPolicy": "networks are made by policy_kwargs, or by a function: the page Your own network",
     "BaseFeaturesExtractor": "a features_extractor_class is an equinox module: the page Your own network",
 }

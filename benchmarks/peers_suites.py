@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument(
         "--record", type=Path, help="keep each file's outcomes in this folder; what is in it is not run again"
     )
+    parser.add_argument("--again", action="store_true", help="run what failed in the record once more")
     parser.add_argument(
         "--zoo", type=Path, help="rl-baselines3-zoo's folder hyperparams: which entries construct"
     )
@@ -125,14 +126,17 @@ def run(source: Path, folder: Path, asked: argparse.Namespace) -> Iterator[Path]
     kept.mkdir(parents=True, exist_ok=True)
     inside = [f"--deselect={tests.name}/{name}" for names in LISTS["internals"].values() for name in names]
     for name in asked.files or sorted(p.name for p in tests.glob("test_*.py")):
-        out = kept / f"{suite}.{name.removesuffix('.py')}.xml"
         if not (tests / name).exists():
             continue
-        options = ["--tb=short", f"--timeout={asked.timeout}", f"--junitxml={out}", "-k", asked.k, *inside]
+        out, later = (kept / f"{suite}.{name.removesuffix('.py')}{end}.xml" for end in ("", ".again"))
+        options = ["--tb=short", f"--timeout={asked.timeout}", "-k", asked.k, *inside]
         with open(asked.log or os.devnull, "a") as log:
             if not out.exists():
-                pytest(tests, [*options, name], stdout=log, stderr=log)
-        yield out
+                pytest(tests, [*options, f"--junitxml={out}", name], stdout=log, stderr=log)
+            failed = [test for test, outcome, _ in outcomes(out) if outcome == "failed"]
+            if asked.again and failed:
+                pytest(tests, [*options, f"--junitxml={later}", *failed], stdout=log, stderr=log)
+        yield from (out, later)
 
 
 def pytest(tests: Path, options: list[str], **pipes: Any) -> subprocess.CompletedProcess:

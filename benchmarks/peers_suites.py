@@ -99,7 +99,9 @@ def main() -> None:
         for source in asked.sources:
             write_stubs(source, Path(folder))
         for source in asked.sources:
-            found = {name: rest for path in run(source, Path(folder), asked) for name, *rest in outcomes(path)}
+            found = {
+                name: rest for path in run(source, Path(folder), asked) for name, *rest in outcomes(path)
+            }
             report(found, collected(source, Path(folder), asked))
 
 

@@ -48,7 +48,11 @@ class Settable:
             self._refuse_misspelt(name)
             object.__setattr__(self, name, value)
             return
-        if isinstance(getattr(self, name), float) and type(value) is not bool and isinstance(value, int | np.integer):
+        if (
+            isinstance(getattr(self, name), float)
+            and type(value) is not bool
+            and isinstance(value, int | np.integer)
+        ):
             value = float(value)  # ent_coef = 0 is a number as 0.0 is
         changed = settings_.configure(self.algorithm, {name: value})
         runner = self.__dict__.get("runner")

@@ -20,7 +20,9 @@ class Told(Counting):
 class Keyed(Counting):
     """The observation under a key, beside another."""
 
-    observation_space = gym.spaces.Dict({"seen": Counting.observation_space, "noise": gym.spaces.Box(0, 1, (1,))})
+    observation_space = gym.spaces.Dict(
+        {"seen": Counting.observation_space, "noise": gym.spaces.Box(0, 1, (1,))}
+    )
 
     def _obs(self):
         return {"seen": super()._obs(), "noise": np.zeros(1, np.float32)}
@@ -34,7 +36,11 @@ def test_vec_monitor_writes_the_episodes_of_stepping_and_of_training(tmp_path):
     env.reset()  # breaks the open episodes off
     infos = [env.step([0, 0])[3] for _ in range(LENGTH)]
     assert "episode" not in infos[-2][0]
-    assert {k: infos[-1][1]["episode"][k] for k in ("r", "l", "is_success")} == {"r": 6, "l": 3, "is_success": True}
+    assert {k: infos[-1][1]["episode"][k] for k in ("r", "l", "is_success")} == {
+        "r": 6,
+        "l": 3,
+        "is_success": True,
+    }
     model = PPO("MlpPolicy", VecNormalize(env), **SMALL).learn(32)
     assert len(model.run.returns) == 10
     table = load_results(tmp_path)
@@ -82,7 +88,9 @@ def test_one_key_of_dict_observations():
     assert obs[0].tolist() == [0, 0]
     assert infos[0]["terminal_observation"].tolist() == [3, 0]
     assert list(PPO("MlpPolicy", env, **SMALL).learn(32).run.returns)[:2] == [6, 6]
-    with pytest.raises(ValueError, match=r"VecExtractDictObs\(key='none'\): the observations are \['noise', 'seen'\]"):
+    with pytest.raises(
+        ValueError, match=r"VecExtractDictObs\(key='none'\): the observations are \['noise', 'seen'\]"
+    ):
         actrix.VecExtractDictObs(make_vec_env(Keyed, 2), "none")
     with pytest.raises(ValueError, match="no Dict"):
         actrix.VecExtractDictObs(make_vec_env(Counting, 2), "seen")

@@ -170,7 +170,9 @@ def _on_host(function: Callable, dtype: Any) -> Callable:
 
     def traced(achieved: PyTree, desired: PyTree, info: Any) -> jax.Array:
         shape = jax.ShapeDtypeStruct((_size(achieved),), dtype)
-        return jax.pure_callback(functools.partial(call, info=info), shape, achieved, desired, vmap_method="sequential")
+        return jax.pure_callback(
+            functools.partial(call, info=info), shape, achieved, desired, vmap_method="sequential"
+        )
 
     traced.on_host = call  # type: ignore[attr-defined] # whose errors are the function's own
     return traced

@@ -97,7 +97,11 @@ class Counted(Around):
     def get_state(self) -> dict[str, Any] | None:
         """The environments' and what was counted of the open episodes."""
         inner = self.inner.get_state()  # type: ignore[attr-defined]
-        return inner and {"inner": inner, "returns": self._returns.tolist(), "lengths": self._lengths.tolist()}
+        return inner and {
+            "inner": inner,
+            "returns": self._returns.tolist(),
+            "lengths": self._lengths.tolist(),
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """The inverse of `get_state`."""

@@ -66,9 +66,7 @@ class Monitor(gym.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """As the environment's."""
         if not (self.allow_early_resets or self.needs_reset):
-            raise RuntimeError(
-                "Tried to reset an environment before done, and allow_early_resets is False."
-            )
+            raise RuntimeError("Tried to reset an environment before done, and allow_early_resets is False.")
         given = {"seed": seed, "options": options} | (options or {})
         for name in self.reset_keywords:
             if given.get(name) is None:

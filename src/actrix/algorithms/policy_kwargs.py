@@ -24,7 +24,7 @@ POLICIES = tuple(
 
 
 class SettingError(ValueError, AssertionError):
-    """A setting that is unknown, malformed or refused. (Of Stable-Baselines3's scripts some expect one, some the other.)"""
+    """A setting that is unknown, malformed or refused. (Some of SB3's scripts expect one, some the other.)"""
 
 
 UNSUPPORTED = {

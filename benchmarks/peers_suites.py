@@ -4,6 +4,7 @@
 
 The paths are unpacked source distributions (pip download --no-deps --no-binary :all: stable_baselines3), which nothing
 here downloads; torch, pytest-timeout and what the suites import must be installed, best in an environment of its own.
+Tests about their insides, which `peers_suites.yaml` lists with the reason, are collected and counted, but not run.
 For every module of theirs one of the same name is written that looks each name up in actrix; their environments, which
 are plain Gymnasium ones, are taken as they are. So the tests run unchanged. A name that actrix lacks is an object that
 fails where it is used, with the sentence of `from actrix import NAME` where there is one.
@@ -25,6 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 HERE = Path(__file__).resolve().parent
 THEIRS = ("common/envs", "common/type_aliases.py")
 """What is copied: environments that the tests step."""
@@ -32,6 +35,8 @@ RENAMED = {"MaskablePPO": "PPO", "RecurrentPPO": "PPO", "MaskableEvalCallback": 
 """Classes that the migration page names as another of ours."""
 PLACES = ("actrix", "actrix.callbacks", "actrix.envs.vec.names", "actrix.envs.vec.monitor", "actrix.show.log")
 """Where a name is looked up."""
+LISTS = yaml.safe_load((HERE / "peers_suites.yaml").read_text())
+"""Which tests are about internals, and what the migration page states of others, by reason."""
 STUB = """from peers_suites import look_up
 def __getattr__(name):
     return look_up(name)
@@ -42,7 +47,7 @@ class Absence(type):
     """The class of a name that is not there: importing, subclassing and comparing it does nothing."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError(f"ABSENT {cls.__name__}: {cls.why}")  # type: ignore[attr-defined]
+        raise ImportError(f"ABSENT {cls.__name__}: {cls.why}")  # type: ignore[attr-defined]
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
@@ -83,6 +88,7 @@ def main() -> None:
     parser.add_argument(
         "--record", type=Path, help="keep each file's outcomes in this folder; what is in it is not run again"
     )
+    parser.add_argument("--again", action="store_true", help="run what failed in the record once more")
     parser.add_argument(
         "--zoo", type=Path, help="rl-baselines3-zoo's folder hyperparams: which entries construct"
     )
@@ -93,7 +99,10 @@ def main() -> None:
         for source in asked.sources:
             write_stubs(source, Path(folder))
         for source in asked.sources:
-            report([found for path in run(source, Path(folder), asked) for found in outcomes(path)])
+            found = {
+                name: rest for path in run(source, Path(folder), asked) for name, *rest in outcomes(path)
+            }
+            report(found, collected(source, Path(folder), asked))
 
 
 def write_stubs(source: Path, folder: Path) -> None:
@@ -117,21 +126,46 @@ def run(source: Path, folder: Path, asked: argparse.Namespace) -> Iterator[Path]
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    expensive: theirs\n")
     kept = (asked.record or folder).resolve()
     kept.mkdir(parents=True, exist_ok=True)
-    # Programs that run for a moment are compiled quickly, not well.
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "MPLBACKEND": "agg"}
-    known = os.pathsep.join(map(str, (folder, tests, HERE, HERE.parent / "src")))
+    inside = [f"--deselect={tests.name}/{name}" for names in LISTS["internals"].values() for name in names]
     for name in asked.files or sorted(p.name for p in tests.glob("test_*.py")):
-        out = kept / f"{suite}.{name.removesuffix('.py')}.xml"
         if not (tests / name).exists():
             continue
-        command = [sys.executable, "-m", "pytest", "-q", "-c", "../pytest.ini", "--tb=short",
-                   f"--timeout={asked.timeout}", "-p", "no:cacheprovider", f"--junitxml={out}",
-                   "-k", asked.k, name]  # fmt: skip
+        out, later = (kept / f"{suite}.{name.removesuffix('.py')}{end}.xml" for end in ("", ".again"))
+        options = ["--tb=short", f"--timeout={asked.timeout}", "-k", asked.k, *inside]
         with open(asked.log or os.devnull, "a") as log:
             if not out.exists():
-                env = os.environ | quick | {"PYTHONPATH": known}
-                subprocess.run(command, cwd=tests, env=env, stdout=log, stderr=log)
-        yield out
+                pytest(tests, [*options, f"--junitxml={out}", name], stdout=log, stderr=log)
+            failed = [test for test, outcome, _ in outcomes(out) if outcome == "failed"]
+            if asked.again and failed:
+                pytest(tests, [*options, f"--junitxml={later}", *failed], stdout=log, stderr=log)
+        yield from (out, later)
+
+
+def pytest(tests: Path, options: list[str], **pipes: Any) -> subprocess.CompletedProcess:
+    """Pytest in a process, on the tests that their own CI runs; programs compile as in the tests of actrix."""
+    command = [sys.executable, "-m", "pytest", "-q", "-c", "../pytest.ini", "-p", "no:cacheprovider"]
+    command += ["-p", "quick", "-m", "not expensive", *options]
+    known = map(str, (tests.parent, tests, HERE, HERE.parent / "src", HERE.parent / "tests"))
+    env = {"OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONPATH": os.pathsep.join(known)}
+    return subprocess.run(command, cwd=tests, env=os.environ | env, text=True, **pipes)
+
+
+def collected(source: Path, folder: Path, asked: argparse.Namespace) -> list[str]:
+    """The names of all tests of a suite, those about internals included."""
+    suite = source.name.partition("-")[0]
+    kept = (asked.record or folder) / f"{suite}.txt"
+    if not kept.exists():
+        tests = folder / f"tests_{suite}"
+        out = pytest(tests, ["--collect-only"], stdout=subprocess.PIPE).stdout
+        names = [line.partition("/")[2] for line in out.splitlines() if line.startswith(tests.name)]
+        kept.write_text("\n".join(names))
+    return kept.read_text().split("\n")
+
+
+def reason(name: str, kind: str) -> str | None:
+    """Why a test is about internals, or what the page states of it."""
+    found = (why for why, tests in LISTS[kind].items() if name.startswith(tuple(tests)))
+    return next(found, None)
 
 
 def outcomes(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -139,7 +173,8 @@ def outcomes(path: Path) -> Iterator[tuple[str, str, str]]:
     if not path.exists():
         return
     for case in ET.parse(path).iter("testcase"):
-        name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
+        module, _, cls = case.get("classname", "").partition(".")[2].partition(".")
+        name = "::".join(filter(None, (f"{module}.py", cls, case.get("name"))))
         bad = [child for kind in ("failure", "error") for child in case.findall(kind)]
         if bad:
             yield name, "failed", (bad[0].get("message") or "").splitlines()[0][:200]
@@ -147,17 +182,29 @@ def outcomes(path: Path) -> Iterator[tuple[str, str, str]]:
             yield name, "skipped" if case.find("skipped") is not None else "passed", ""
 
 
-def report(found: list[tuple[str, str, str]]) -> None:
-    """Print the table of a suite, then its failures by their reason, the commonest first."""
-    counts = Counter((name.partition("::")[0], outcome) for name, outcome, _ in found)
-    print("| file | tests | passed | failed | skipped |\n|---|---|---|---|---|")
-    for file in sorted({file for file, _ in counts}):
-        row = [counts[file, outcome] for outcome in ("passed", "failed", "skipped")]
-        print(f"| {file} | {sum(row)} | {' | '.join(map(str, row))} |")
-    reasons = Counter(why for _, outcome, why in found if outcome == "failed")
-    for reason, _ in reasons.most_common():
-        named = [name for name, _, why in found if why == reason]
-        print(f"{len(named)}\t{reason}\t{' '.join(named)}")
+def report(found: dict[str, list[str]], names: list[str]) -> None:
+    """Print a row for each file and the sum, the counts by reason, then the failures that the page does not state."""
+    kinds = {name: kind_of(name, found) for name in names}
+    columns = ("internals", "passed", "skipped", "stated", "failed", "not run")
+    print(f"| file | tests | {' | '.join(columns)} |\n|---|{'---|' * (1 + len(columns))}")
+    for file in [*sorted({name.partition("::")[0] for name in names}), ""]:
+        of_file = Counter(kind for name, kind in kinds.items() if name.startswith(file))
+        row = [of_file.total(), *(of_file[kind] for kind in columns)]
+        print(f"| {file or 'all'} | {' | '.join(map(str, row))} |")
+    for kind in ("internals", "stated"):
+        for why, count in Counter(reason(n, kind) for n, k in kinds.items() if k == kind).most_common():
+            print(f"{kind}\t{count}\t{why}")
+    for name, kind in kinds.items():
+        if kind == "failed":
+            print(f"{name}\t{found[name][1]}")
+
+
+def kind_of(name: str, found: dict[str, list[str]]) -> str:
+    """What a test of theirs counts as."""
+    if reason(name, "internals"):
+        return "internals"
+    outcome = found.get(name, ["not run"])[0]
+    return "stated" if outcome == "failed" and reason(name, "stated") else outcome
 
 
 ZOO = {"ppo_lstm": "PPO", "her": None, "ars": None}

@@ -378,7 +378,7 @@ def _without_effect(algorithm: Composition) -> set[str]:
         hidden |= {"lam"}
         hidden |= set() if data.prioritized else {"priority_alpha", "priority_beta"}
         if data.facts.fixed:  # one update per step, and all of the data set is kept
-            hidden |= {"buffer_size", "learning_starts", "train_freq", "gradient_steps"}
+            hidden |= {"buffer_size", "learning_starts", "train_freq", "gradient_steps", "noise_type"}
     elif not values["n_critic_updates"]:
         hidden |= {"n_critic_updates", "critic_learning_rate"}
     if critic.name == "none":
@@ -405,6 +405,8 @@ def _without_effect(algorithm: Composition) -> set[str]:
     else:
         hidden |= {"whole_episodes"} | (set() if values["ref_kl_coef"] else {"ref_kl_in", "ref_kl_by"})
     hidden |= {"bc_alpha"} if values.get("bc_alpha") is None else {"noise_type", "noise_std"}
+    if values.get("noise_type") == "none":
+        hidden |= {"noise_std"} | ({"noise_type"} if values.get("discrete") else set())
     if not values.get("target_policy_noise"):
         hidden |= {"target_noise_clip"}
     return hidden

@@ -214,7 +214,6 @@ UNBOUNDED = spaces.Box(-np.inf, np.inf, (1,), np.float32)
             {"action_noise": NormalActionNoise(np.zeros(2), np.array([0.1, 0.2]))},
             "with mean 0 and one sigma for all dimensions",
         ),
-        (SAC, {"action_noise": NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))}, "^action_noise"),
         (
             DQN,
             {"replay_buffer_class": "PrioritizedReplayBuffer"},

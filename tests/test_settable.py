@@ -44,6 +44,12 @@ def test_a_number_takes_effect_at_the_next_update_and_compiles_nothing(mode):
     assert compiled._cache_size() == 1
 
 
+def test_a_whole_number_is_a_number():
+    model = actrix.PPO("MlpPolicy", HostJax(ActionObs(), 2), **PPO)
+    model.ent_coef, model.gamma, model.clip_range = 0, np.int64(1), 1
+    assert (model.ent_coef, model.gamma, model.clip_range) == (0, 1, 1)
+
+
 def test_it_is_saved_and_callbacks_may_set_it(tmp_path):
     class Halve(BaseCallback):
         def _on_step(self):

@@ -47,23 +47,28 @@ from actrix.envs.agents.roles import RoleGame  # noqa: E402
 from actrix.envs.build import UnknownEnvError  # noqa: E402
 from actrix.envs.finite import FiniteMDP, MDPError  # noqa: E402
 from actrix.envs.guard import EnvError  # noqa: E402
+from actrix.envs.vec.around import VecExtractDictObs, VecMonitor  # noqa: E402
 from actrix.envs.vec.make import made as make_vec_env  # noqa: E402
 from actrix.envs.vec.make import made_atari as make_atari_env  # noqa: E402
-from actrix.envs.vec.monitor import Monitor, load_results  # noqa: E402
+from actrix.envs.vec.monitor import LoadMonitorResultsError, Monitor, load_results  # noqa: E402
 from actrix.envs.vec.names import (  # noqa: E402
     INSTEAD,
     ActionMasker,
     DummyVecEnv,
     SubprocVecEnv,
     VecCheckNan,
-    VecMonitor,
     VecTransposeImage,
     get_action_masks,
     is_masking_supported,
     is_vecenv_wrapped,
     set_random_seed,
+    unwrap_vec_wrapper,
 )
-from actrix.envs.vec.normalize import VecNormalize, sync_envs_normalization  # noqa: E402
+from actrix.envs.vec.normalize import (  # noqa: E402
+    VecNormalize,
+    sync_envs_normalization,
+    unwrap_vec_normalize,
+)
 from actrix.envs.vec.stack import VecFrameStack  # noqa: E402
 from actrix.envs.vec.vecenv import VecEnv  # noqa: E402
 from actrix.files.container import ModelFileError  # noqa: E402
@@ -143,6 +148,7 @@ __all__ = [
     "Image",
     "Linear",
     "LinearSchedule",
+    "LoadMonitorResultsError",
     "LogEveryNTimesteps",
     "MDPError",
     "Model",
@@ -164,6 +170,7 @@ __all__ = [
     "UnknownEnvError",
     "VecCheckNan",
     "VecEnv",
+    "VecExtractDictObs",
     "VecFrameStack",
     "VecMonitor",
     "VecNormalize",
@@ -187,6 +194,8 @@ __all__ = [
     "sync_envs_normalization",
     "train_roles",
     "train_seeds",
+    "unwrap_vec_normalize",
+    "unwrap_vec_wrapper",
 ]
 __all__ += named.__all__
 

@@ -165,7 +165,7 @@ class Model(Surface, Stored):
             self.n_envs = env.num_envs
         if not self._own_batch:  # a default is never what is refused
             self.algorithm = self.algorithm.fitted(env.spec, self.n_envs)
-        self.algorithm.check(env.spec, self.n_envs)
+        settings_.check(self.algorithm, env.spec, self.n_envs)
         learner = None if self.runner is None else self.runner.learners[0]
         self._env, self.spec = env, env.spec
         own = isinstance(given, gym.Env | gym.vector.VectorEnv) or is_game(given)
@@ -193,7 +193,7 @@ class Model(Surface, Stored):
         if self.spec is not None:
             check_spaces(data, self.spec)
         self.grouping.check_data_set()
-        self.algorithm.check(data.spec, 1)
+        settings_.check(self.algorithm, data.spec, 1)
         runner = OfflineRunner(self.algorithm, data, [self.seed])
         learner = None if self.runner is None else self.runner.learners[0]
         self._env, self.spec, self.env_id, self.n_envs = None, data.spec, data.env_id, 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+import numpy as np
+
 from actrix.algorithms import settings as settings_
 from actrix.core.contract import Algorithm
 from actrix.core.numbers import packed
@@ -47,6 +49,12 @@ class Settable:
             self._refuse_misspelt(name)
             object.__setattr__(self, name, value)
             return
+        if (
+            isinstance(getattr(self, name), float)
+            and type(value) is not bool
+            and isinstance(value, int | np.integer)
+        ):
+            value = float(value)  # ent_coef = 0 is a number as 0.0 is
         changed = settings_.configure(self.algorithm, {name: value})
         runner = self.__dict__.get("runner")
         if runner is not None:

@@ -68,15 +68,21 @@ def _named(path: Any) -> Iterator[Any]:
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder) / "model.safetensors"
+        name = Path(folder) / "model.safetensors"
+        yield name
+        path.write(name.read_bytes())
 
 
 @contextlib.contextmanager
 def _copied(file: Any) -> Iterator[Path]:
-    """A temporary file with what an open file holds."""
+    """A temporary file with what an open file holds from where it stands, or at all where it stands at its end."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        path.write_bytes(file.read())
+        data = file.read()
+        if not data and file.seekable():
+            file.seek(0)
+            data = file.read()
+        path.write_bytes(data)
         yield path
 
 
@@ -160,19 +166,21 @@ class Stored:
                 n_envs=self.copies, reference=self.reference is not None or self.near_reference,
                 left_out=sorted({*self.left_out, *env_arguments.left_out(self.env_kwargs)}), told=told,
             )  # fmt: skip
-            if hasattr(path, "write"):
-                path.write(written.read_bytes())
-                return None
-        return written
+        return None if hasattr(path, "write") else written
 
-    def save_replay_buffer(self, path: str | os.PathLike) -> Path:
-        """Write the replay memory to a file of its own (`.safetensors`); ValueError for an algorithm without one."""
+    def save_replay_buffer(self, path: Any) -> Path | None:
+        """Write the replay memory to a file of its own (`.safetensors`), or an open one.
+
+        ValueError for an algorithm without one.
+        """
         memory = self._learner_memory()
         if memory is None:
             raise ValueError(f"{self.preset.name} has no replay memory.")
-        return memories.write(path, memory, self.preset.name)
+        with _named(path) as name:
+            written = memories.write(name, memory, self.preset.name)
+        return None if hasattr(path, "write") else written
 
-    def load_replay_buffer(self, path: str | os.PathLike, truncate_last_traj: bool = True) -> None:
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """Go on with the memory of a file; new episodes begin, so that none seems to continue one of its own.
 
         Raises ModelFileError, with what differs, for a memory of another `buffer_size`, `n_envs` or space, ValueError
@@ -185,7 +193,8 @@ class Stored:
             raise ValueError("truncate_last_traj=False: the last episode of a file is always closed here.")
         assert self.runner is not None
         learner = self.runner.learners[0]
-        found = memories.read(path, memory)
+        with _copied(path) if hasattr(path, "read") else contextlib.nullcontext(path) as name:
+            found = memories.read(name, memory)
         self.runner.set_learners([dataclasses.replace(learner, memory=found)], [self.run.iterations])
         self.runner.reseed([self.seed])
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from helpers import NETWORK, continuous, gives, preset
+from scipy.stats import norm
 
 from actrix.algorithms.learn import ONE_STEP, Update
 from actrix.algorithms.presets import PRESETS
@@ -685,6 +686,19 @@ def test_normal_noise_is_clipped_to_the_bounds_and_absent_in_evaluation():
     np.testing.assert_array_equal(random, noise.uniform)
     assert abs(random.mean()) < 0.1
     assert random.std() == pytest.approx(np.sqrt(1 / 3), abs=0.03)
+
+
+def test_noise_is_added_to_the_action_that_a_soft_actor_samples():
+    plain, noisy = (algorithm("sac", **kw) for kw in ({}, dict(noise_type="normal", noise_std=0.3)))
+    acting, obs = plain.initial_acting(KEY, BOX), jnp.ones((500, 2))
+    noise = jax.tree.map(lambda x: x[0], plain.noise(acting, KEY, 1, 500))
+    sampled, action = (alg.act(acting, None, obs, None, noise)[0] for alg in (plain, noisy))
+    xi = norm.ppf((np.asarray(noise.uniform, float) + 1) / 2)
+    np.testing.assert_allclose(action, np.clip(sampled + 0.3 * xi, -1, 1), atol=1e-4)
+    assert abs(np.corrcoef(np.ravel(sampled), xi.ravel())[0, 1]) < 0.1  # the two are drawn apart
+    np.testing.assert_array_equal(*(alg.policy(acting, None, obs, None, None)[0] for alg in (plain, noisy)))
+    random = noisy.act(noisy.warm_acting(acting), None, obs, None, noise)[0]
+    np.testing.assert_array_equal(random, noise.uniform)
 
 
 def test_noisy_layers_explore_and_evaluation_is_without_noise():

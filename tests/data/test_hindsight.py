@@ -11,7 +11,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from actrix import DQN, SAC, SettingError, make_vec_env
+from actrix import DQN, SAC, SettingError, SubprocVecEnv, make_vec_env
 from actrix.algorithms.answers import parse_data
 from actrix.algorithms.presets import PRESETS, compose, words_of
 from actrix.algorithms.settings import configure
@@ -277,7 +277,6 @@ def test_every_replayed_composition_takes_it(name):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"copy_info_dict": True}, "no info is remembered"),
         ({"goal_selection_strategy": "past"}, "goal_selection_strategy='past'"),
         ({"n_sampled_goal": 0}, "n_sampled_goal=0"),
     ],
@@ -429,6 +428,23 @@ def test_a_vector_environment_of_gymnasiums(mode):
         np.testing.assert_array_equal(
             memory.first[memory.valid[:, n], n], memory.obs["number"][memory.valid[:, n], n] == 0
         )
+
+
+def test_rewards_that_read_infos_are_refused_where_infos_were_asked_for():
+    class Reads(Reach):
+        def compute_reward(self, achieved, desired, info):
+            return super().compute_reward(achieved, desired, info) * info.get("scale", 1)
+
+    SAC("MultiInputPolicy", Reach(), data="hindsight", copy_info_dict=True, **SMALL)
+    SAC("MultiInputPolicy", Reads(), data="hindsight", **SMALL)
+    with pytest.raises(ValueError, match="compute_reward reads the info: no info is remembered"):
+        SAC("MultiInputPolicy", Reads(), data="hindsight", copy_info_dict=True, **SMALL)
+
+
+def test_of_environments_in_processes_one_here_is_asked():
+    env = SubprocVecEnv([Reach, Reach])
+    SAC("MultiInputPolicy", env, data="hindsight", **SMALL | {"learning_starts": 40}).learn(60)
+    env.close()
 
 
 def test_hidden_and_unvectorised_rewards_are_refused():

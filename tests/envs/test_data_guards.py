@@ -48,7 +48,7 @@ DICT = spaces.Dict({"a": IMAGE, "b": spaces.Discrete(3, start=1)})
 @pytest.mark.parametrize(
     ("space", "bad", "message"),
     [
-        (IMAGE, np.zeros((2, 5, 3), np.uint8), r"has shape \(2, 5, 3\); its space says \(2, 3, 5\)"),
+        (IMAGE, np.zeros((2, 5, 3), np.uint8), r"Expected: \(2, 3, 5\), actual shape: \(2, 5, 3\)"),
         (IMAGE, np.zeros((3, 5), np.uint8), r"has shape \(3, 5\)"),
         (IMAGE, np.uint8(0), r"has shape \(\)"),
         (IMAGE, np.full((2, 3, 5), 0.5), "holds float64; its space says uint8, which cannot hold it"),

@@ -11,7 +11,7 @@ from actrix.envs.make import as_host_env, make_vec_env
 STEP = r"environment 0 at step 3 \(seed 7\): "
 FAULTS = {
     "raises": STEP + "step raised ZeroDivisionError: division by zero",
-    "shape": STEP + r"observation has shape \(1, 3\); its space says \(3,\)",
+    "shape": STEP + r"observation is not its space's\. Expected: \(3,\), actual shape: \(1, 3\)",
     "dtype": STEP + "observation holds float32; its space says uint8, which cannot hold it",
     "no array": STEP + r"observation is \[\[1\], \[2, 3\]\] \(list\), which is no array",
     "reward": STEP + r"reward is an array of shape \(1,\) and dtype float64; it must be a number",

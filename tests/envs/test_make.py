@@ -61,6 +61,13 @@ def test_a_missing_package_is_named(monkeypatch):
         make_vec_env("CartPole-v1", backend="gymnasium")
 
 
+@pytest.mark.filterwarnings("ignore:.*out of date:DeprecationWarning")
+def test_a_deprecated_version_is_gymnasiums_error_too():
+    for kind in (UnknownEnvError, gym.error.DeprecatedEnv):
+        with pytest.raises(kind, match="'Taxi-v3': Environment version v3 for `Taxi` is deprecated"):
+            make_vec_env("Taxi-v3", 1)
+
+
 @ENVPOOL
 def test_auto_takes_envpool_only_for_plain_ids():
     assert make_vec_env("CartPole-v1", 2).backend == "envpool"

@@ -244,6 +244,7 @@ def test_one_rule_for_suffixes(ppo, tmp_path):
 def test_open_files_settings_and_names(ppo, capsys):
     file = io.BytesIO()
     assert ppo.save(file, exclude=["logger", "replay_buffer"]) is None
+    assert PPO.load(file).seed == 0  # as it stands after writing
     file.seek(0)
     loaded = PPO.load(
         file, custom_objects={"learning_rate": 0.5, "lr_schedule": None}, print_system_info=True
@@ -271,6 +272,10 @@ def test_the_replay_memory_is_a_file(dqn, tmp_path):
     other.load_replay_buffer(path)
     assert other.replay_buffer.size() == dqn.replay_buffer.size()
     other.learn(8)
+    file = io.BytesIO()
+    assert dqn.save_replay_buffer(file) is None
+    other.load_replay_buffer(file)
+    assert other.replay_buffer.size() == dqn.replay_buffer.size()
     larger = DQN("MlpPolicy", make_vec_env(Counting, 1), **MEMORY | {"buffer_size": 60})
     with pytest.raises(ModelFileError, match=r"flags is uint8"):
         larger.load_replay_buffer(path)
@@ -361,8 +366,10 @@ def test_policy_kwargs_as_stable_baselines_writes_them():
     assert dict(given) == {"cnn_features": 16}
 
 
-def test_a_soft_actor_takes_no_noise_but_none():
+def test_noise_for_a_soft_actor():
     none = actrix.NormalActionNoise([0.0], [0.0])
     assert actrix.SAC("MlpPolicy", action_noise=none).algorithm == actrix.SAC("MlpPolicy").algorithm
-    with pytest.raises(ValueError, match="explores by sampling"):
-        actrix.SAC("MlpPolicy", action_noise=actrix.NormalActionNoise([0.0], [0.1]))
+    model = actrix.TQC("MlpPolicy", "Pendulum-v1", action_noise=actrix.NormalActionNoise([0.0], [0.2]))
+    assert (model.noise_type, model.noise_std) == ("normal", 0.2)
+    with pytest.raises(ValueError, match="added to continuous actions"):
+        actrix.DiscreteSAC("MlpPolicy", "CartPole-v1", action_noise=0.2)

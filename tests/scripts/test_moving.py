@@ -329,6 +329,9 @@ def test_buffers_that_are_the_algorithms_own_may_stay():
     with pytest.raises(SettingError, match="handle_timeout_termination"):
         DQN("MlpPolicy", None, replay_buffer_class=DictReplayBuffer,
             replay_buffer_kwargs={"handle_timeout_termination": False})  # fmt: skip
+    half = DQN("MlpPolicy", None, optimize_memory_usage=True,
+               replay_buffer_kwargs={"handle_timeout_termination": False}, **MEMORY)  # fmt: skip
+    assert half.algorithm == DQN("MlpPolicy", None, **MEMORY).algorithm
 
 
 def test_names_that_are_words_here():
@@ -407,7 +410,7 @@ def test_the_reset_row_of_next_step_is_marked():
 
 def test_names_of_wrappers_are_classes():
     env = DummyVecEnv([Counting])
-    for name in ("VecTransposeImage", "VecCheckNan", "VecMonitor"):
+    for name in ("VecTransposeImage", "VecCheckNan"):
         assert getattr(actrix, name)(env) is env
         assert not isinstance(env, getattr(actrix, name))
         assert not actrix.is_vecenv_wrapped(env, getattr(actrix, name))

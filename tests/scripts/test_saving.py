@@ -105,6 +105,9 @@ def test_text_and_arrays(tmp_path, capsys):
         logger.record("loss", "diverged", exclude="tensorboard")
         assert logger.name_to_value == {"both": 1}
         assert logger.dump(5) == {"time/total_timesteps": 5, "both": 1}
+        logger.record("new", 2)
+        assert logger.name_to_value == {"time/total_timesteps": 5, "both": 1, "new": 2}
+        assert logger.values == {"new": 2}
     assert list(read_metrics(tmp_path)) == ["time/total_timesteps", "both"]
     out = capsys.readouterr().out
     assert r"hello\nworldxxxxxxxxxxxxxxxxxxxxx..." in out

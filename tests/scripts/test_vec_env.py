@@ -232,10 +232,10 @@ def test_monitor_counts_and_refuses():
     assert (infos[-1]["episode"]["r"], infos[-1]["episode"]["l"]) == (6.0, 3)
     assert "episode" not in infos[0]
     assert (env.get_episode_rewards(), env.get_episode_lengths(), env.get_total_steps()) == ([6.0], [3], 3)
-    with pytest.raises(RuntimeError, match="reset the environment first"):
+    with pytest.raises(RuntimeError, match="needs reset: its episode has ended"):
         env.step(0)
     env.reset()
-    with pytest.raises(RuntimeError, match="before its episode ended"):
+    with pytest.raises(RuntimeError, match="Tried to reset an environment before done"):
         env.reset()
     state = env.get_state()
     other = Monitor(Counting())
@@ -326,9 +326,7 @@ def test_other_names_say_what_they_are_here(name):
 
 def test_wrappers_that_are_not_needed_leave_the_environments_as_they_are():
     env = make_vec_env(Counting, 1)
-    assert actrix.VecCheckNan(env) is actrix.VecTransposeImage(env) is actrix.VecMonitor(env) is env
-    with pytest.raises(ValueError, match="monitor_dir"):
-        actrix.VecMonitor(env, "file")
+    assert actrix.VecCheckNan(env) is actrix.VecTransposeImage(env) is env
 
 
 @pytest.mark.parametrize(
@@ -354,5 +352,5 @@ def test_a_monitor_without_files():
     assert env.get_attr("allow_early_resets") == [False]
     env.reset()  # the first, though masks were looked for by one
     env.step([0])
-    with pytest.raises(EnvError, match="before its episode ended"):
+    with pytest.raises(EnvError, match="Tried to reset an environment before done"):
         env.reset()

@@ -5,6 +5,7 @@ Question 2 answered by `Deterministic` (DDPG, TD3) or `Soft` (SAC and its relati
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from typing import Any, ClassVar
@@ -74,22 +75,46 @@ class RandomPhase(Actor):
 class Pathwise(RandomPhase):
     """A network of its own beside critics Q(s, a); uniformly random in the random phase."""
 
+    noise_type: str = "none"
+    """'normal', 'ornstein-uhlenbeck' or 'none': noise that is added to the action that is tried."""
+    noise_std: float = 0.1
+    """σ in policy coordinates, where [−1, 1] spans the action's bounds. The spread of Ornstein–Uhlenbeck noise is
+    1.83σ, and it forgets within about 670 steps (θ = 0.15, dt = 0.01, as in Stable-Baselines3)."""
+
+    structural: ClassVar[tuple[str, ...]] = ("noise_std",)
+
+    def __post_init__(self) -> None:
+        choose(self, noise_type=NOISES)
+        finite(self, "noise_std", least=0)
+
     @property
     def facts(self) -> ActorFacts:
         return ActorFacts(takes=("Q(s, a)",), singly=True)
 
     def act(self, critic, net, numbers, carry, obs, mask, noise):
         out, xi, _ = net.explore(obs, None, mask, noise.action)
-        action, carry = self.behave(out, carry, xi)
+        action, carry = self.behave(out, carry, xi, noise.uniform)
         if net.head.continuous:
             action = jnp.where((noise.switch < numbers.random)[:, None], noise.uniform, action)
         else:
             action = explore(action, numbers.random, noise.switch, noise.uniform, mask)
         return action, None, None, carry
 
-    def behave(self, out: Any, carry: Any, noise: jax.Array) -> tuple[Any, Any]:
-        """(the action that is tried, carry) from what the network says."""
-        return out.sample(noise), carry
+    @abc.abstractmethod
+    def behave(self, out: Any, carry: Any, noise: jax.Array, uniform: jax.Array) -> tuple[Any, Any]:
+        """(the action that is tried, carry) from what the network says; in the random phase `uniform` replaces it."""
+
+    def carry(self, net, num_envs):
+        """The state of Ornstein–Uhlenbeck noise."""
+        return jnp.zeros((num_envs, net.head.size)) if self.noise_type == "ornstein-uhlenbeck" else None
+
+    def disturbed(self, action: jax.Array, carry: Any, noise: jax.Array) -> tuple[jax.Array, Any]:
+        """(the action with the noise of exploration, the noise's state), of `noise` ~ N(0, 1)."""
+        if self.noise_type == "ornstein-uhlenbeck":
+            carry = ou_step(carry, noise, theta=OU_THETA, sigma=self.noise_std, dt=OU_DT)
+            return jnp.clip(action + carry, -1.0, 1.0), carry
+        scale = self.noise_std if self.noise_type == "normal" else 0.0
+        return jnp.clip(action + scale * noise, -1.0, 1.0), carry
 
     def weighs(self, rows):
         return rows.alike()
@@ -100,10 +125,6 @@ class Deterministic(Pathwise):
     """a = f_φ(s), ascending Q(s, f_φ(s)) (Silver et al. 2014); explores by noise added to the action."""
 
     noise_type: str = "normal"
-    """'normal', 'ornstein-uhlenbeck' or 'none'."""
-    noise_std: float = 0.1
-    """σ in policy coordinates, where [−1, 1] spans the action's bounds. The spread of Ornstein–Uhlenbeck noise is
-    1.83σ, and it forgets within about 670 steps (θ = 0.15, dt = 0.01, as in Stable-Baselines3)."""
     target_policy_noise: float = 0.2
     """Standard deviation of the noise that smooths the target action (Fujimoto et al. 2018); 0 = none."""
     target_noise_clip: float = 0.5
@@ -114,15 +135,14 @@ class Deterministic(Pathwise):
 
     name: ClassVar[str] = "deterministic"
     positional: ClassVar[tuple[str, ...]] = ("noise_std",)
-    structural: ClassVar[tuple[str, ...]] = ("noise_std",)
 
     @property
     def facts(self):
         return dataclasses.replace(super().facts, density=False)
 
     def __post_init__(self) -> None:
-        choose(self, noise_type=NOISES)
-        finite(self, "noise_std", "target_policy_noise", "target_noise_clip", least=0)
+        super().__post_init__()
+        finite(self, "target_policy_noise", "target_noise_clip", least=0)
         positive_or_none(self, "bc_alpha")
         share(self, "tau")
 
@@ -137,16 +157,8 @@ class Deterministic(Pathwise):
     def build(self, config, spec, key):
         return build_actor(config, spec, key, stochastic=False)
 
-    def carry(self, net, num_envs):
-        """The state of Ornstein–Uhlenbeck noise."""
-        return jnp.zeros((num_envs, net.head.size)) if self.noise_type == "ornstein-uhlenbeck" else None
-
-    def behave(self, out, carry, noise):
-        if self.noise_type == "ornstein-uhlenbeck":
-            carry = ou_step(carry, noise, theta=OU_THETA, sigma=self.noise_std, dt=OU_DT)
-            return jnp.clip(out + carry, -1.0, 1.0), carry
-        scale = self.noise_std if self.noise_type == "normal" else 0.0
-        return jnp.clip(out + scale * noise, -1.0, 1.0), carry
+    def behave(self, out, carry, noise, uniform):
+        return self.disturbed(out, carry, noise)
 
     def policy(self, critic, net, numbers, carry, obs, mask, noise):
         return net.policy(obs, None, mask)[0], carry
@@ -195,6 +207,7 @@ class Soft(Pathwise):
     own_names: ClassVar[dict[str, str]] = {"log_alpha": "ent_coef"}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         switch(self, "discrete")
         text = self.ent_coef
         try:
@@ -251,6 +264,8 @@ class Soft(Pathwise):
             _finite_bounds(space)
             if self.discrete:
                 raise ValueError(f"discrete SAC needs a Discrete action space, not {space}: use sac.")
+        elif self.noise_type != "none":
+            raise ValueError(f"noise_type={self.noise_type!r} is added to continuous actions, not {space}.")
         elif not isinstance(space, spaces.Discrete):
             raise ValueError(f"a {self.name} actor needs a Box action space, not {space}: use ppo.")
         elif not self.discrete:
@@ -260,6 +275,14 @@ class Soft(Pathwise):
 
     def build(self, config, spec, key):
         return build_actor(config, spec, key, stochastic=True)
+
+    def behave(self, out, carry, noise, uniform):
+        action = out.sample(noise)
+        if self.noise_type == "none":
+            return action, carry
+        # What the random phase draws is free after it.
+        normal = math.sqrt(2) * jax.scipy.special.erfinv(jnp.clip(uniform, -1 + 1e-6, 1 - 1e-6))
+        return self.disturbed(action, carry, normal)
 
     def policy(self, critic, net, numbers, carry, obs, mask, noise):
         if noise is None:

@@ -23,8 +23,8 @@ POLICIES = tuple(
 )
 
 
-class SettingError(ValueError):
-    """A setting that is unknown, malformed or refused."""
+class SettingError(ValueError, AssertionError):
+    """A setting that is unknown, malformed or refused. (Some of SB3's scripts expect one, some the other.)"""
 
 
 UNSUPPORTED = {

@@ -25,6 +25,7 @@ from actrix.algorithms.usual import describe
 from actrix.core import words
 from actrix.core.contract import Algorithm
 from actrix.core.schedules import Linear, Tabulated
+from actrix.core.types import Spec
 from actrix.critics.backups import BACKUPS
 from actrix.critics.represent import REPRESENTATIONS
 
@@ -108,6 +109,16 @@ def configure(algorithm: Algorithm, settings: Mapping[str, Any]) -> Any:
     return algorithm
 
 
+def check(algorithm: Algorithm, spec: Spec, n_envs: int) -> None:
+    """SettingError where the algorithm cannot learn in such environments."""
+    try:
+        algorithm.check(spec, n_envs)
+    except SettingError:
+        raise
+    except ValueError as error:
+        raise SettingError(str(error)) from None
+
+
 def _without_buffer(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with Stable-Baselines3's `replay_buffer_class` and its arguments as the data answer and its own."""
     kind = settings.get("replay_buffer_class")
@@ -117,7 +128,9 @@ def _without_buffer(settings: Mapping[str, Any]) -> dict[str, Any]:
     given = settings.get("replay_buffer_kwargs") or {}
     if not isinstance(given, Mapping):
         raise SettingError(f"replay_buffer_kwargs={given!r} must be a dict.")
-    given = {k: x for k, x in given.items() if (k, x) != ("handle_timeout_termination", True)}
+    # SB3's memory of half the size cannot tell time limits from ends, so its scripts say False beside it.
+    told = {True, not settings.get("optimize_memory_usage", False)}
+    given = {k: x for k, x in given.items() if k != "handle_timeout_termination" or x not in told}
     if given and kind is None:
         return dict(settings)
     rest = {k: x for k, x in settings.items() if k not in ("replay_buffer_class", "replay_buffer_kwargs")}
@@ -249,12 +262,6 @@ def _spelled(algorithm: Algorithm, name: str, value: Any) -> dict[str, Any]:
         return {"normalize_obs": value, "normalize_reward": value}
     if name == "use_rms_prop" and "vf_coef" in names:
         return {"optimizer": "rmsprop" if value else "adam"}
-    if name == "action_noise" and "discrete" in names:
-        if value is None or action_noise_settings(value).get("noise_std") == 0:
-            return {}
-        raise SettingError(
-            "action_noise: a soft actor explores by sampling its own policy; leave action_noise out."
-        )
     if name == "action_noise" and "noise_type" in names:
         return action_noise_settings(value)
     for old, (field, spelled) in _OF_Q.items():
@@ -295,6 +302,8 @@ def action_noise_settings(noise: Any) -> dict[str, Any]:
             f"action_noise={noise!r}: give a standard deviation, NormalActionNoise or OrnsteinUhlenbeckActionNoise "
             "with mean 0 and one sigma for all dimensions."
         )
+    if values[0] == 0:
+        return {"noise_type": "none"}
     kind = "ornstein-uhlenbeck" if "Ornstein" in type(noise).__name__ else "normal"
     return {"noise_type": kind, "noise_std": float(values[0])}
 

@@ -18,14 +18,16 @@ SUPPORTED_OBSERVATIONS = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or
 SUPPORTED_ACTIONS = "Discrete, MultiDiscrete, MultiBinary, Box"
 
 
-class UnsupportedSpaceError(TypeError):
+class UnsupportedSpaceError(TypeError, AssertionError):
     """The environment has a space no policy here can handle."""
 
 
 def check_observation_space(space: gym.Space, where: str = "observation space") -> None:
     """Raise `UnsupportedSpaceError` naming the offending part unless `space` is supported."""
     if isinstance(space, spaces.Dict | spaces.Tuple) and not len(space.spaces):
-        raise UnsupportedSpaceError(f"{where} is an empty {type(space).__name__}: there is nothing to see.")
+        raise UnsupportedSpaceError(
+            f"{where} is an empty {type(space).__name__}, with nothing to see: put a constant in, Box(0, 0, (1,))."
+        )
     if 0 in (space.shape or ()):
         raise UnsupportedSpaceError(
             f"{where} is a {type(space).__name__} of shape {space.shape} without a number in it: leave it out, e.g. "
@@ -78,15 +80,16 @@ def has_goals(space: gym.Space) -> TypeGuard[spaces.Dict]:
     return isinstance(space, spaces.Dict) and set(GOAL_KEYS) <= set(space.spaces)
 
 
-def check_goals(spec: Spec) -> None:
-    """Raise ValueError unless these are environments with goals, whose rewards of any goal can be had."""
+def check_goals(spec: Spec, info: Any) -> None:
+    """Raise ValueError unless these are environments with goals, whose rewards of any goal can be had with `info`."""
     space, wanted = spec.observation_space, "hindsight needs an environment"
     if not has_goals(space):
         raise ValueError(f"{wanted} that observes a Dict with {', '.join(GOAL_KEYS)}, not {space}.")
     if spec.goals is None:
         raise ValueError(f"{wanted} in this process with compute_reward(achieved_goal, desired_goal, info).")
     two = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 2), space["achieved_goal"].sample())
-    shape = np.shape(spec.goals.compute_reward(two, two, {}))
+    function = spec.goals.compute_reward
+    shape = np.shape(getattr(function, "on_host", function)(two, two, info))
     if shape != (2,):
         raise ValueError(f"{wanted} whose compute_reward takes a batch: of two goals it has shape {shape}.")
 

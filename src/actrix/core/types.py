@@ -83,12 +83,24 @@ GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 """What a goal environment observes, by Gymnasium-Robotics's names: `achieved_goal` is the goal that a state reaches."""
 
 
+class NoInfo(dict):
+    """What `compute_reward` gets where it was promised infos: none is remembered, and reading it says so."""
+
+    def _refuse(self, *args: Any) -> Any:
+        raise ValueError(
+            "copy_info_dict=True, and compute_reward reads the info: no info is remembered, so give all that a reward "
+            "depends on in the goals."
+        )
+
+    __getitem__ = __contains__ = __iter__ = __len__ = __bool__ = get = keys = values = items = _refuse  # type: ignore
+
+
 @dataclasses.dataclass(frozen=True)
 class Goals:
     """What a goal environment says of any goal: JAX functions of `(achieved_goal, desired_goal, info)` `[B, ...]`."""
 
     compute_reward: Callable[..., jax.Array]
-    """The reward `[B]` of reaching states with these achieved goals while these were desired; `info` is {}."""
+    """The reward `[B]` of reaching states with these achieved goals while these were desired; nothing is in `info`."""
     compute_terminated: Callable[..., jax.Array] | None = None
     """Whether the MDP ends there; None = an end does not depend on the goal."""
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Int
 
 from actrix.core.fields import choose, switch, whole
 from actrix.core.spaces import check_goals
-from actrix.core.types import GOAL_KEYS, Chunk, Goals
+from actrix.core.types import GOAL_KEYS, Chunk, Goals, NoInfo
 from actrix.data.replay import Replay, jump
 from actrix.data.ring import Draw, Memory
 
@@ -34,7 +34,7 @@ class Hindsight(Replay):
     goal_selection_strategy: str = "future"
     """Which states' goals: `future` ones (the successor's included), the `final` one, any of the `episode`."""
     copy_info_dict: bool = False
-    """Stable-Baselines3's; True is refused, for infos are not remembered."""
+    """Stable-Baselines3's; infos are not remembered, so with True a `compute_reward` that reads them is refused."""
 
     name: ClassVar[str] = "hindsight"
 
@@ -45,14 +45,17 @@ class Hindsight(Replay):
         choose(self, goal_selection_strategy=tuple(STRATEGIES))
         whole(self, "n_sampled_goal")
         switch(self, "copy_info_dict")
-        if self.copy_info_dict:
-            raise ValueError("copy_info_dict=True: no info is remembered, compute_reward gets an empty one.")
+
+    @property
+    def info(self) -> dict:
+        """What takes the place of the infos."""
+        return NoInfo() if self.copy_info_dict else {}
 
     def check(self, spec, num_envs, config):
         super().check(spec, num_envs, config)
         if self.prioritized or self.n_steps > 1:
             raise ValueError("data hindsight relabels transitions drawn uniformly: no per, and n_steps=1.")
-        check_goals(spec)
+        check_goals(spec, self.info)
         limit = spec.max_episode_steps or 0
         for name in ("buffer_size", "learning_starts"):
             if getattr(self, name) < limit * num_envs:
@@ -83,10 +86,10 @@ class Hindsight(Replay):
         pursue = lambda old: jax.tree.map(lambda x, g: x.at[:k].set(g[:k].astype(x.dtype)), old, goal)
         obs, next_obs = (x | {"desired_goal": pursue(x["desired_goal"])} for x in (obs, next_obs))
         reached, wanted = (jax.tree.map(lambda x: x[:k], next_obs[name]) for name in GOAL_KEYS[1:])
-        reward, terminated = memory.goals.compute_reward(reached, wanted, {}), ends.terminated
+        reward, terminated = memory.goals.compute_reward(reached, wanted, self.info), ends.terminated
         reward = ends.reward.at[0, :k].set(reward.astype(jnp.float32))
         if memory.goals.compute_terminated is not None:
-            terminated = terminated.at[0, :k].set(memory.goals.compute_terminated(reached, wanted, {}))
+            terminated = terminated.at[0, :k].set(memory.goals.compute_terminated(reached, wanted, self.info))
         ends = dataclasses.replace(ends, obs=obs, next_obs=next_obs, reward=reward, terminated=terminated)
         return draw, jump(ends, draw.ok.astype(jnp.float32), gamma)
 

@@ -30,6 +30,10 @@ class UnknownEnvError(ValueError):
     """No environment of that name, or with those keyword arguments; the message has the nearest names."""
 
 
+class DeprecatedEnvError(UnknownEnvError, gym.error.DeprecatedEnv):
+    """A version that Gymnasium has no more, by its own error's name too: scripts catch that to take the next one."""
+
+
 def single_env(
     env_id: str | Callable[..., gym.Env],
     env_kwargs: dict[str, Any] | None = None,
@@ -136,7 +140,9 @@ def make_one(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
     except gym.error.UnregisteredEnv as error:
         why = _not_in(env_id) if ":" in env_id else f"{nearest(env_id)} {OWN_ID.format(env_id)}"
         raise UnknownEnvError(f"no environment is named {env_id!r}{why}") from error
-    except gym.error.Error as error:  # a deprecated version, a malformed id, an unknown render mode
+    except gym.error.DeprecatedEnv as error:
+        raise DeprecatedEnvError(f"{env_id!r}: {error}") from error
+    except gym.error.Error as error:  # a malformed id, an unknown render mode
         raise UnknownEnvError(f"{env_id!r}: {error}") from error
     except TypeError as error:
         if "keyword argument" not in str(error):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from actrix.core.fields import positive, whole
 from actrix.core.spaces import has_goals
@@ -120,6 +121,16 @@ GOAL_ENVS: dict[str, Any] = {"BitFlip-v0": BitFlip, "PointReach-v0": PointReach}
 """By id."""
 
 
+def host_goals_of(envs: Any) -> Goals | None:
+    """Those of a vector environment's first; one in processes has a copy of it made here to ask."""
+    if isinstance(envs, SyncVectorEnv):
+        return host_goals(envs.envs[0])
+    inner = envs.unwrapped
+    if isinstance(inner, AsyncVectorEnv) and has_goals(inner.single_observation_space):
+        return host_goals(inner.env_fns[0]())
+    return None
+
+
 def host_goals(env: gym.Env) -> Goals | None:
     """What a Gymnasium environment says of any goal, called on the host from compiled code; None where it does not.
 
@@ -147,9 +158,9 @@ def _size(tree: PyTree) -> int:
 def _on_host(function: Callable, dtype: Any) -> Callable:
     """A function of numpy arrays `[B, ...]` as one that can be traced."""
 
-    def call(achieved: PyTree, desired: PyTree) -> np.ndarray:
+    def call(achieved: PyTree, desired: PyTree, info: Any) -> np.ndarray:
         achieved, desired = jax.tree.map(np.asarray, (achieved, desired))
-        out = np.asarray(function(achieved, desired, {}), dtype)
+        out = np.asarray(function(achieved, desired, info), dtype)
         if out.shape != (_size(achieved),):
             raise ValueError(
                 f"compute_reward of {_size(achieved)} goals at once gave shape {out.shape}: hindsight needs it to be "
@@ -159,6 +170,9 @@ def _on_host(function: Callable, dtype: Any) -> Callable:
 
     def traced(achieved: PyTree, desired: PyTree, info: Any) -> jax.Array:
         shape = jax.ShapeDtypeStruct((_size(achieved),), dtype)
-        return jax.pure_callback(call, shape, achieved, desired, vmap_method="sequential")
+        return jax.pure_callback(
+            functools.partial(call, info=info), shape, achieved, desired, vmap_method="sequential"
+        )
 
+    traced.on_host = call  # type: ignore[attr-defined] # whose errors are the function's own
     return traced

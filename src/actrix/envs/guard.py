@@ -216,7 +216,7 @@ def conform(space: Any, obs: Any, complain: Any, field: str = "observation") -> 
     except (TypeError, ValueError):
         complain(f"{field} is {shown(obs)}, which is no array; it must have shape {space.shape}.")
     if array.shape != space.shape:
-        complain(f"{field} has shape {array.shape}; its space says {space.shape}.")
+        complain(f"{field} is not its space's. Expected: {space.shape}, actual shape: {array.shape}.")
     if not np.can_cast(array.dtype, space.dtype, "same_kind"):
         complain(f"{field} holds {array.dtype}; its space says {space.dtype}, which cannot hold it.")
     if array.dtype != space.dtype and array.dtype.kind in "iu" and (array.astype(space.dtype) != array).any():

@@ -22,7 +22,7 @@ from actrix.core.spaces import (
 from actrix.core.types import Spec
 from actrix.envs.base import Step
 from actrix.envs.careful import Careful, autoreset_mode
-from actrix.envs.goals import host_goals
+from actrix.envs.goals import host_goals_of
 from actrix.envs.guard import EnvError, Guard, check_apart
 from actrix.envs.masks import all_legal_if_none, find_masks, mask_reader, with_rows
 from actrix.envs.rows import listed
@@ -64,7 +64,7 @@ class GymnasiumEnvs:
         self._masks_from = masks or find_masks(envs)
         mask_size = None if self._masks_from == "none" else mask_length(envs.single_action_space)
         limit = max_episode_steps or _time_limit(envs)
-        goals = host_goals(envs.envs[0]) if isinstance(envs, SyncVectorEnv) else None
+        goals = host_goals_of(envs)
         self.spec = Spec(
             envs.single_observation_space, envs.single_action_space, limit, mask_size, goals=goals
         )

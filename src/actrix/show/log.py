@@ -85,6 +85,7 @@ class Logger:
         resume_step: int | None = None,
     ):
         self._values: dict[str, float | int] = {}
+        self._row: dict[str, float | int] = {}
         self._means: dict[str, tuple[float, int]] = {}
         self._shown: dict[str, Any] = {}
         self._excluded: dict[str, frozenset[str]] = {}
@@ -136,7 +137,10 @@ class Logger:
         """A copy of the numbers that are recorded since the last `dump`."""
         return dict(self._values)
 
-    name_to_value = values
+    @property
+    def name_to_value(self) -> dict[str, float | int]:
+        """`values`, and what the last `dump` wrote where nothing is recorded since."""
+        return self._row | self._values
 
     def get_dir(self) -> str | None:
         """The folder that is written to."""
@@ -152,6 +156,7 @@ class Logger:
             raise ValueError("this log is closed: make another one, or close it after training.")
         row: dict[str, float | int] = {STEP: int(step)} | self._values
         row[STEP] = int(step)
+        self._row = dict(row)
         excluded, shown = self._excluded, self._shown
         self._values, self._means, self._shown, self._excluded = {}, {}, {}, {}
 

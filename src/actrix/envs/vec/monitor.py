@@ -16,12 +16,17 @@ import gymnasium as gym
 ENDING = "monitor.csv"
 
 
+class LoadMonitorResultsError(FileNotFoundError):
+    """A folder without files of `Monitor`."""
+
+
 class Monitor(gym.Wrapper):
     """Adds `info["episode"] = {"r", "l", "t"}` where an episode ends, and writes it to `FILENAME.monitor.csv`.
 
     Training counts returns without it. `info_keywords` of the last info are added; `reset_keywords` of reset's options
-    are. Where `override_existing` is false a file that exists goes on. Raises RuntimeError for an early reset where
-    `allow_early_resets` is false, KeyError for a keyword that is not there.
+    (or of its keywords) are. Where `override_existing` is false a file that exists goes on. Raises RuntimeError for a
+    step after the end and, where `allow_early_resets` is false, an early reset; ValueError where reset was not given a
+    `reset_keyword`; KeyError for an `info_keyword` that is not there.
     """
 
     def __init__(
@@ -35,7 +40,7 @@ class Monitor(gym.Wrapper):
         self.needs_reset, self.total_steps = True, 0
         self.current_reset_info: dict[str, Any] = {}
         self._episodes: list[tuple[float, int, float]] = []
-        self._file: _Rows | None = None
+        self._file: Rows | None = None
         self.folder: tuple[str | os.PathLike, int] | None = None
         """Where the file goes, and the number of environment 0, for one that learns its number later."""
         if filename is not None:
@@ -43,7 +48,8 @@ class Monitor(gym.Wrapper):
 
     def _open(self, filename: str | os.PathLike, override: bool) -> None:
         columns = ["r", "l", "t", *self.reset_keywords, *self.info_keywords]
-        self._file = _Rows(filename, columns, self.t_start, self.env, override)
+        spec = getattr(self.env, "spec", None)
+        self._file = Rows(filename, columns, self.t_start, spec and spec.id, override)
         self.t_start = self._file.start
 
     def numbered(self, index: int) -> None:
@@ -60,12 +66,13 @@ class Monitor(gym.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """As the environment's."""
         if not (self.allow_early_resets or self.needs_reset):
-            raise RuntimeError(
-                "an environment was reset before its episode ended, and allow_early_resets is False."
-            )
-        given = options or {}
-        if missing := [name for name in self.reset_keywords if name not in given]:
-            raise KeyError(f"reset needs options with {', '.join(missing)} (reset_keywords).")
+            raise RuntimeError("Tried to reset an environment before done, and allow_early_resets is False.")
+        given = {"seed": seed, "options": options} | (options or {})
+        for name in self.reset_keywords:
+            if given.get(name) is None:
+                raise ValueError(
+                    f"Expected you to pass keyword argument {name} into reset, or options={{{name!r}: …}}."
+                )
         self.current_reset_info = {name: given[name] for name in self.reset_keywords}
         self.rewards, self.needs_reset = [], False
         return self.env.reset(seed=seed, options=options)
@@ -73,7 +80,7 @@ class Monitor(gym.Wrapper):
     def step(self, action: Any):
         """As the environment's, with the episode in `info` where it ends."""
         if self.needs_reset:
-            raise RuntimeError("step was called after the episode's end: reset the environment first.")
+            raise RuntimeError("Tried to step environment that needs reset: its episode has ended.")
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.rewards.append(float(reward))
         self.total_steps += 1
@@ -128,12 +135,13 @@ class Monitor(gym.Wrapper):
         self.total_steps = state["total_steps"]
 
 
-class _Rows:
+class Rows:
     """A CSV file whose first line is a comment in JSON, as SB3's readers and plotters know it."""
 
     def __init__(
-        self, filename: str | os.PathLike, columns: list[str], start: float, env: gym.Env, override: bool
-    ):
+        self, filename: str | os.PathLike, columns: list[str], start: float, env_id: str | None,
+        override: bool = True,
+    ):  # fmt: skip
         name = os.fspath(filename)
         if not name.endswith(ENDING):
             name = os.path.join(name, ENDING) if os.path.isdir(name) else f"{name}.{ENDING}"
@@ -145,18 +153,17 @@ class _Rows:
         weakref.finalize(self, self.file.close)
         self.writer = csv.DictWriter(self.file, columns)
         if fresh:
-            spec = getattr(env, "spec", None)
-            self.file.write(
-                "#" + json.dumps({"t_start": start, "env_id": None if spec is None else spec.id}) + "\n"
-            )
+            self.file.write("#" + json.dumps({"t_start": start, "env_id": env_id}) + "\n")
             self.writer.writeheader()
         self.file.flush()
 
     def write(self, row: dict[str, Any]) -> None:
+        """Add an episode."""
         self.writer.writerow(row)
         self.file.flush()
 
     def close(self) -> None:
+        """Close the file."""
         self.file.close()
 
 
@@ -168,8 +175,8 @@ def get_monitor_files(path: str | os.PathLike) -> list[str]:
 def load_results(path: str | os.PathLike) -> Any:
     """All episodes of a folder's `Monitor` files, in the order of time, as a pandas DataFrame.
 
-    Raises FileNotFoundError without such files, ValueError for a file that `Monitor` did not write, ImportError without
-    pandas.
+    Raises LoadMonitorResultsError without such files, ValueError for a file that `Monitor` did not write, ImportError
+    without pandas.
     """
     try:
         import pandas
@@ -177,13 +184,13 @@ def load_results(path: str | os.PathLike) -> Any:
         raise ImportError("load_results returns a DataFrame: pip install pandas.") from error
     files = get_monitor_files(path)
     if not files:
-        raise FileNotFoundError(f"{path} has no file that ends in {ENDING}.")
+        raise LoadMonitorResultsError(f"{path} has no file that ends in {ENDING}.")
     frames, starts = zip(*_frames(files, pandas), strict=True)
     for frame, start in zip(frames, starts, strict=True):
         frame["t"] += start - min(starts)
-    table = pandas.concat(frames).sort_values("t", ignore_index=True)
-    table.index.name = "index"
-    return table
+    # One without episodes would decide the columns' types.
+    table = pandas.concat([frame for frame in frames if len(frame)] or frames)
+    return table.sort_values("t").reset_index()
 
 
 def _start_of(path: Path | str) -> float:

@@ -81,25 +81,16 @@ class VecTransposeImage:
         return venv
 
 
-class VecMonitor:
-    """The environments as they are: training counts their returns."""
-
-    def __new__(cls, venv: Any, filename: str | None = None, info_keywords: tuple[str, ...] = ()) -> Any:
-        """`venv`; ValueError for a file or keywords."""
-        if filename is not None or info_keywords:
-            raise ValueError(
-                "VecMonitor writes no file here: make_vec_env(…, monitor_dir=FOLDER, monitor_kwargs=…) does."
-            )
-        return venv
-
-
 def is_vecenv_wrapped(env: Any, vec_wrapper_class: type) -> bool:
     """Whether `env` is, or wraps, such a vector environment."""
-    while env is not None:
-        if isinstance(env, vec_wrapper_class):
-            return True
+    return unwrap_vec_wrapper(env, vec_wrapper_class) is not None
+
+
+def unwrap_vec_wrapper(env: Any, vec_wrapper_class: type) -> Any:
+    """`env` or the outermost vector environment in it that is such a one; None without."""
+    while env is not None and not isinstance(env, vec_wrapper_class):
         env = getattr(env, "venv", None)
-    return False
+    return env
 
 
 class ActionMasker(gym.Wrapper):
@@ -130,12 +121,12 @@ def get_action_masks(env: Any) -> np.ndarray:
 
 INSTEAD = {
     "VecVideoRecorder": "record a trained model with actrix.record_video, or `actrix video RUN`",
-    "VecExtractDictObs": "use wrapper_class=lambda env: gymnasium.wrappers.FilterObservation(env, [key])",
     "plot_results": "use actrix.show.plot.plot_run, or `actrix plot RUN`",
     "ts2xy": "take the columns of load_results(folder): 'l'.cumsum() and 'r'",
     "results_plotter": "use actrix.show.plot, or `actrix plot RUN`",
     "MaskablePPO": "PPO finds action masks by itself",
     "RecurrentPPO": "write PPO('MlpLstmPolicy', …)",
+    "HER": "hindsight is a memory here, too: replay_buffer_class=HerReplayBuffer; see the documentation, page HER",
     "ActorCriticPolicy": "networks are made by policy_kwargs, or by a function: the page Your own network",
     "BaseFeaturesExtractor": "a features_extractor_class is an equinox module: the page Your own network",
 }

@@ -23,6 +23,7 @@ from actrix.core.normalize import (
 )
 from actrix.core.spaces import normalized_shapes
 from actrix.envs.make import as_host_env
+from actrix.envs.vec.names import unwrap_vec_wrapper
 from actrix.envs.vec.vecenv import VecEnv
 
 
@@ -264,6 +265,11 @@ def _alike(a: Any, b: Any) -> bool:
 def _same(a: Any, b: Any) -> bool:
     """Whether two trees of statistics are equal, number for number."""
     return _alike(a, b) and all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def unwrap_vec_normalize(env: Any) -> VecNormalize | None:
+    """`env` or the `VecNormalize` in it; None without."""
+    return unwrap_vec_wrapper(env, VecNormalize)
 
 
 def sync_envs_normalization(env: Any, eval_env: Any) -> None:

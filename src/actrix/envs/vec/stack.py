@@ -12,6 +12,7 @@ from gymnasium import spaces
 from actrix.core.spaces import is_image
 from actrix.envs.base import HostEnv, Step
 from actrix.envs.make import as_host_env
+from actrix.envs.vec.around import Around
 from actrix.envs.vec.vecenv import VecEnv
 
 
@@ -54,14 +55,14 @@ class Frames:
         return (slice(None),) * self.axis + (part,)
 
 
-class StackedEnvs:
+class StackedEnvs(Around):
     """A `HostEnv` around another, whose observations are the last `n` of an episode."""
 
     env_id = None  # an id alone makes them without the stack
     unsupported = "the frames of VecFrameStack are not saved"
 
     def __init__(self, host: HostEnv, n: int, channels_order: Any = None):
-        self.inner, self.num_envs = host, host.num_envs
+        super().__init__(host)
         space: Any = host.spec.observation_space
         if isinstance(space, spaces.Dict):
             orders = (
@@ -77,13 +78,6 @@ class StackedEnvs:
             space = self._frames.space
         self.spec = dataclasses.replace(host.spec, observation_space=space, frame_stack=None, goals=None)
         self._stacked: Any = None
-
-        self.backend = host.backend
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in ("inner", "get_state", "set_state"):
-            raise AttributeError(name)
-        return getattr(self.inner, name)  # envs, infos, …
 
     def reset(self, seeds: Sequence[int] | None = None) -> tuple[Any, np.ndarray | None]:
         """As the environments'."""
@@ -103,10 +97,6 @@ class StackedEnvs:
             self._each(_chosen(began), self._each(Frames.start, step.obs), after) if began.any() else after
         )
         return step._replace(obs=self._stacked, next_obs=after)
-
-    def close(self) -> None:
-        """As the environments'."""
-        self.inner.close()
 
     def _each(self, call: Any, *trees: Any) -> Any:
         """`call(frames, …)` of each part of an observation."""

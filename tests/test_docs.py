@@ -27,7 +27,7 @@ def relative(path):
 
 CONTRACTS = (
     "envs/base.py", "envs/tokens/env.py", "core/answers.py", "core/contract.py", "core/fit.py",
-    "nets/memory/cells.py", "critics/value.py",
+    "nets/memory/cells.py", "critics/value.py", "critics/policy_q.py",
     "critics/backups.py", "critics/represent.py", "actors/psi.py", "actors/policy_gradient.py", "actors/natural.py",
     "actors/pathwise.py",
 )  # fmt: skip

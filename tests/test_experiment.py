@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from actrix.actors.policy_gradient import PPOKL
+from actrix.actors.ppo_kl import PPOKL
 from actrix.algorithms.presets import PRESETS
 from actrix.algorithms.settings import SettingError, configure, settings_of
-from actrix.critics.value import GAE, NoCritic, NStep
+from actrix.critics.nothing import NoCritic
+from actrix.critics.value import GAE, NStep
 from actrix.runs import folder
 from actrix.runs.config import RunError, check_offline, resolve
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from actrix.actors.group import GPG, Group, GroupStd, LeaveOneOut, Right
-from actrix.actors.policy_gradient import Memory, PPOClip, Score
+from actrix.actors.policy_gradient import Memory, PPOClip
+from actrix.actors.score import Score
 from actrix.algorithms.presets import PRESETS, compose
 from actrix.algorithms.settings import SettingError, configure
 from actrix.core.distributions import Categorical

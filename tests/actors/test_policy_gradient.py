@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 
 from actrix.actors import policy_gradient as pg
 from actrix.actors import psi as psi_
+from actrix.actors.ppo_kl import adapt_beta, ppo_kl
+from actrix.actors.reference_kl import kl_penalty, kl_reward
+from actrix.actors.score import score_function
 from actrix.critics import value as value_
+from actrix.critics.kl_estimators import approx_kl
 
 settings.register_profile("here", max_examples=50, deadline=None, derandomize=True)
 here = settings.get_profile("here")
@@ -35,7 +39,7 @@ def test_score_function_gradient_is_score_times_psi():
 
     def objective(logits, psi):
         log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), actions[:, None], 1)[:, 0]
-        return pg.score_function(log_prob=log_prob, psi=psi).sum()
+        return score_function(log_prob=log_prob, psi=psi).sum()
 
     gradient, through_psi = jax.grad(objective, (0, 1))(logits, psi)
     expected = (np.eye(3)[actions] - np.asarray(jax.nn.softmax(logits))) * np.asarray(psi)[:, None]
@@ -74,13 +78,13 @@ def test_first_minibatch_has_ratio_one():
     same = {"old_log_prob": log_prob, "advantage": advantage}
     surrogates = {
         "clip": lambda x: pg.ppo_clip(log_prob=x, clip_range=0.2, **same),
-        "kl": lambda x: pg.ppo_kl(log_prob=x, kl=jnp.zeros(20), beta=3.0, **same),
+        "kl": lambda x: ppo_kl(log_prob=x, kl=jnp.zeros(20), beta=3.0, **same),
     }
     for name, surrogate in surrogates.items():
         np.testing.assert_array_equal(surrogate(log_prob), advantage, err_msg=name)
         gradient = jax.grad(lambda x, surrogate=surrogate: surrogate(x).sum())(log_prob)
         np.testing.assert_allclose(gradient, advantage, err_msg=name)
-    assert pg.approx_kl(log_prob, log_prob) == 0
+    assert approx_kl(log_prob, log_prob) == 0
 
 
 def test_objectives_treat_the_behaviour_as_data():
@@ -88,7 +92,7 @@ def test_objectives_treat_the_behaviour_as_data():
     kl = normals(10, 9) ** 2
     for surrogate in (
         lambda x: pg.ppo_clip(**x, clip_range=0.2).sum(),
-        lambda x: pg.ppo_kl(**x, kl=kl, beta=0.5).sum(),
+        lambda x: ppo_kl(**x, kl=kl, beta=0.5).sum(),
     ):
         gradient = jax.grad(surrogate)(x)
         assert (gradient["log_prob"] != 0).any()
@@ -98,18 +102,18 @@ def test_objectives_treat_the_behaviour_as_data():
 
 def test_ppo_kl_is_the_formula():
     log_prob, old, advantage, kl = (normals(seed, 6, 2) for seed in range(4))
-    objective = pg.ppo_kl(log_prob=log_prob, old_log_prob=old, advantage=advantage, kl=kl, beta=0.7)
+    objective = ppo_kl(log_prob=log_prob, old_log_prob=old, advantage=advantage, kl=kl, beta=0.7)
     np.testing.assert_allclose(objective, np.exp(log_prob - old) * advantage - 0.7 * kl, rtol=1e-12)
     by_kl = jax.grad(
-        lambda kl: pg.ppo_kl(log_prob=log_prob, old_log_prob=old, advantage=advantage, kl=kl, beta=0.7).sum()
+        lambda kl: ppo_kl(log_prob=log_prob, old_log_prob=old, advantage=advantage, kl=kl, beta=0.7).sum()
     )(kl)
     np.testing.assert_allclose(by_kl, -0.7)
 
 
 @pytest.mark.parametrize(("kl", "factor"), [(0.006, 0.5), (0.007, 1), (0.01, 1), (0.0149, 1), (0.0151, 2)])
 def test_adapt_beta(kl, factor):
-    assert pg.adapt_beta(0.4, kl, 0.01) == 0.4 * factor
-    beta = jax.jit(pg.adapt_beta)(jnp.float32(0.4), jnp.float32(kl), 0.01)
+    assert adapt_beta(0.4, kl, 0.01) == 0.4 * factor
+    beta = jax.jit(adapt_beta)(jnp.float32(0.4), jnp.float32(kl), 0.01)
     assert beta == jnp.float32(0.4) * factor
     assert beta.dtype == jnp.float32
 
@@ -176,15 +180,11 @@ def estimated_gradient(theta, in_reward, in_loss):
 
     def objective(theta):
         log_prob, log_ratio, kl, _ = policy(theta)
-        r = (
-            reward
-            if in_reward is None
-            else pg.kl_reward(reward=reward, kl=[log_ratio, kl][in_reward], tau=TAU)
-        )
+        r = reward if in_reward is None else kl_reward(reward=reward, kl=[log_ratio, kl][in_reward], tau=TAU)
         return_to_go = jnp.cumsum((discounts * r)[::-1], 0)[::-1] / discounts
-        rows = pg.score_function(log_prob=log_prob, psi=return_to_go)
+        rows = score_function(log_prob=log_prob, psi=return_to_go)
         if in_loss is not None:
-            rows = rows + pg.kl_penalty(kl=[log_ratio, kl][in_loss], tau=TAU)
+            rows = rows + kl_penalty(kl=[log_ratio, kl][in_loss], tau=TAU)
         return ((discounts * rows).sum(0) * probability).sum()
 
     return jax.grad(objective)(theta)
@@ -270,13 +270,13 @@ def test_explained_variance():
 
 def test_approx_kl_is_unbiased_and_never_negative():
     old, new = jax.nn.log_softmax(normals(17, 5)), jax.nn.log_softmax(normals(18, 5))
-    per_action = jnp.stack([pg.approx_kl(new[a : a + 1], old[a : a + 1]) for a in range(5)])
+    per_action = jnp.stack([approx_kl(new[a : a + 1], old[a : a + 1]) for a in range(5)])
     assert (per_action >= 0).all()
     exact = (jnp.exp(old) * (old - new)).sum()
     np.testing.assert_allclose((jnp.exp(old) * per_action).sum(), exact, rtol=1e-12)
-    np.testing.assert_allclose(pg.approx_kl(new, old), per_action.mean(), rtol=1e-12)
+    np.testing.assert_allclose(approx_kl(new, old), per_action.mean(), rtol=1e-12)
     # tiny ratios in float32 do not cancel to noise
-    tiny = pg.approx_kl(jnp.full(4, 1e-4, jnp.float32), jnp.zeros(4, jnp.float32))
+    tiny = approx_kl(jnp.full(4, 1e-4, jnp.float32), jnp.zeros(4, jnp.float32))
     np.testing.assert_allclose(tiny, 0.5e-8, rtol=0.02)
 
 
@@ -393,16 +393,16 @@ def test_float32_stays_float32():
     with jax.enable_x64(True):
         x, flags = jnp.ones(4, jnp.float32), jnp.ones(4, bool)
         outputs = [
-            pg.score_function(log_prob=x, psi=x),
+            score_function(log_prob=x, psi=x),
             pg.ppo_clip(log_prob=x, old_log_prob=x, advantage=x, clip_range=0.2),
-            pg.ppo_kl(log_prob=x, old_log_prob=x, advantage=x, kl=x, beta=1.0),
+            ppo_kl(log_prob=x, old_log_prob=x, advantage=x, kl=x, beta=1.0),
             value_.clipped_value_loss(value=x, old_value=x, target=x, clip_range=0.2),
-            pg.kl_reward(reward=x, kl=x, tau=0.1),
-            pg.kl_penalty(kl=x, tau=0.1),
+            kl_reward(reward=x, kl=x, tau=0.1),
+            kl_penalty(kl=x, tau=0.1),
             pg.masked_mean(x, flags),
             pg.normalize(x, flags),
             value_.explained_variance(x, x),
-            pg.approx_kl(x, x, flags),
+            approx_kl(x, x, flags),
             *psi_.moving_average_baseline(psi_.MovingAverage.zero(), x, valid=flags),
             psi_.optimal_baseline(x[:, None], x[:, None]),
         ]

@@ -23,7 +23,7 @@ from actrix.core.fit import Natural
 from actrix.core.normalize import normalize_observation
 from actrix.core.rows import rows_of
 from actrix.core.types import Spec
-from actrix.critics.value import expectation
+from actrix.critics.policy_q import expectation
 from actrix.envs.jax_envs import jax_env
 from actrix.envs.probes import (
     ActionObs,

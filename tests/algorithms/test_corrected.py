@@ -11,7 +11,8 @@ import pytest
 from helpers import NUM_ENVS, distance, estimated, restart, small
 
 from actrix.actors.corrected import PGQL, acer_step
-from actrix.actors.policy_gradient import PPOClip, Score
+from actrix.actors.policy_gradient import PPOClip
+from actrix.actors.score import Score
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.presets import PRESETS, compose
 from actrix.algorithms.settings import configure

@@ -18,8 +18,8 @@ from actrix.algorithms.settings import SettingError, configure
 from actrix.core.contract import count
 from actrix.core.rows import Rows, rows_of
 from actrix.core.types import Chunk, Spec
-from actrix.data.chunk import OnPolicy, _take, samples_first
-from actrix.data.rollout import minibatch_indices
+from actrix.data.chunk import OnPolicy, _take
+from actrix.data.rollout import minibatch_indices, samples_first
 from actrix.nets.networks import NetworkConfig
 
 BOX = Spec(spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2), 20)

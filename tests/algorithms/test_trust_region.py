@@ -23,7 +23,8 @@ from actrix.core.fit import Natural
 from actrix.core.optim import flatten
 from actrix.core.types import Spec
 from actrix.core.words import write
-from actrix.critics.value import GAE, NoCritic
+from actrix.critics.nothing import NoCritic
+from actrix.critics.value import GAE
 from actrix.data.chunk import OnPolicy
 from actrix.data.lagged import Lagged
 from actrix.envs.classic import ClassicEnv

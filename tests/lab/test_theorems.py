@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from lab_mdps import EXACT, endless, from_everywhere, layered, logits, mixed, random_policy
 
-from actrix.actors import policy_gradient as pg
 from actrix.actors import psi as psi_
+from actrix.actors.ppo_kl import ppo_kl
+from actrix.actors.reference_kl import kl_penalty, kl_reward
+from actrix.actors.score import score_function
 from actrix.critics import corrections, q_targets, returns
 from actrix.envs import tables
 from actrix.lab import exact as oracle
@@ -104,7 +106,7 @@ class Study:
 def _score_gradient(theta, paths, psi):
     def objective(theta):
         log_prob = jax.nn.log_softmax(theta, axis=1)[paths.state, paths.action]
-        rows = pg.score_function(log_prob=log_prob, psi=psi)
+        rows = score_function(log_prob=log_prob, psi=psi)
         return jnp.sum(paths.probability * jnp.sum(jnp.where(paths.valid, rows, 0), axis=0))
 
     return jax.grad(objective)(theta)
@@ -293,7 +295,7 @@ def test_the_surrogate_matches_to_first_order(mdp, seed):
     advantage = oracle.advantage(mdp, old).ravel()
 
     def unclipped(theta):
-        rows = pg.ppo_kl(
+        rows = ppo_kl(
             log_prob=jax.nn.log_softmax(theta, axis=1)[state, action],
             old_log_prob=jnp.log(old)[state, action],
             advantage=advantage,
@@ -552,10 +554,10 @@ def test_the_librarys_two_forms_of_kl_in_the_reward_have_that_gradient(seed):
         log_ratio = log_prob - jnp.log(reference)
         kl = jnp.sum(jnp.exp(log_prob) * log_ratio, axis=1)[state]
         paid = log_ratio[state, action] if form == "score" else kl
-        rows = {**s.rows, "reward": pg.kl_reward(reward=s.rows["reward"], kl=paid, tau=tau)}
+        rows = {**s.rows, "reward": kl_reward(reward=s.rows["reward"], kl=paid, tau=tau)}
         psi = weight * monte_carlo(next_value=jnp.zeros_like(weight), **rows)
-        row = pg.score_function(log_prob=log_prob[state, action], psi=psi)
-        row = row + (weight * pg.kl_penalty(kl=kl, tau=tau) if form == "kl" else 0)
+        row = score_function(log_prob=log_prob[state, action], psi=psi)
+        row = row + (weight * kl_penalty(kl=kl, tau=tau) if form == "kl" else 0)
         return jnp.sum(s.p * jnp.sum(jnp.where(valid, row, 0), axis=0))
 
     truth = oracle.regularised_gradient(s.mdp, s.theta, reference, tau)

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from gymnasium import spaces
 from jaxtyping import Array, Float, Int
 
-from actrix.actors.policy_gradient import Memory, PolicyGradient, score_function
+from actrix.actors.policy_gradient import Memory, PolicyGradient
 from actrix.actors.psi import Psi, WholeReturn
+from actrix.actors.score import score_function
 from actrix.core.distributions import Distribution, importance_ratio
 from actrix.core.fields import choose, positive
 from actrix.core.optim import copied, polyak

@@ -60,3 +60,10 @@ def answer_metrics(rows: Rows, view: Any) -> Metrics:
     if rows.reference is not None:
         found["train/reference_kl"] = rows.chosen().mean(view.dist.kl(rows.reference))
     return found
+
+
+def per_row(share: jax.Array, rows: Rows) -> jax.Array:
+    """Samples of a minibatch by episodes in it: with it a mean over samples becomes one over episodes."""
+    number = jnp.sum(jnp.ones_like(share) if rows.weight is None else rows.weight > 0)
+    episodes = jnp.sum(rows.samples(share))
+    return number / jnp.where(episodes > 0, episodes, 1)

@@ -1,4 +1,4 @@
-"""Policy-gradient objectives, the actors that ascend them, KL terms, diagnostics.
+"""What all policy-gradient actors share, and the clipped surrogate, PPO's.
 
 Objectives are per row, arrays `[T, *B]`, and are to be MAXIMISED: a loss is `-masked_mean(objective, valid)`.
 Advantages, returns and everything the behaviour policy left behind are data: no gradient flows through them.
@@ -17,36 +17,21 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Bool, Float
 
-from actrix.actors.episodes import AGGREGATES, answer_metrics, average
+from actrix.actors.episodes import AGGREGATES, answer_metrics, average, per_row
 from actrix.actors.group import PSI
-from actrix.actors.psi import ActionValue, Advantage, Psi, RewardToGo, theorem_weights
+from actrix.actors.psi import Advantage, Psi, RewardToGo
+from actrix.actors.reference_kl import KL, Number, Samples, kl_penalty, kl_reward
 from actrix.actors.sequence_loss import clipped, sequence_log_ratio
 from actrix.actors.stochastic import StochasticActor
 from actrix.core.answers import ActorFacts, Metrics, Params
-from actrix.core.fields import choose, finite, positive, switch
+from actrix.core.fields import choose, finite, switch
 from actrix.core.rows import Rows, masked_mean
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
 from actrix.core.types import PyTree, record
-from actrix.critics import kl_estimators
+from actrix.critics.kl_estimators import approx_kl
 
-Samples = Float[Array, "*B"]
 Flags = Bool[Array, "*B"]
 Scalar = Float[Array, ""]
-Number = float | Float[Array, "..."]
-
-
-# Objectives
-
-
-def score_function(*, log_prob: Samples, psi: Samples) -> Samples:
-    """log π(a_t|s_t)·sg[ψ_t], whose gradient is ∇log π(a_t|s_t) ψ_t.
-
-    ψ_t may be R(τ), or γ^t times one of G_t, G_t − b(s_t), Q, A, δ_t; leaving out γ^t (`psi.discount_weights`) is
-    the custom, and biased for γ < 1. Only the gradient means something, and only at the policy that sampled
-    the actions. Williams (1992); Sutton et al., "Policy Gradient Methods for RL with Function Approximation"
-    (1999).
-    """
-    return log_prob * stop_gradient(psi)
 
 
 def ppo_clip(
@@ -69,74 +54,11 @@ def ppo_clip(
     )
 
 
-def ppo_kl(
-    *, log_prob: Samples, old_log_prob: Samples, advantage: Samples, kl: Samples, beta: Number
-) -> Samples:
-    """ρ_t Â_t − β KL_t, with KL_t = KL(π_old(·|s_t) ‖ π(·|s_t)) differentiable in π.
-
-    Schulman et al. (2017), eq. 8. `adapt_beta` moves β.
-    """
-    rho = jnp.exp(log_prob - stop_gradient(old_log_prob))
-    return rho * stop_gradient(advantage) - beta * kl
-
-
-def adapt_beta(beta: Number, kl: Number, target_kl: Number) -> Array:
-    """β/2 if kl < target/1.5, 2β if kl > 1.5·target, else β. Schulman et al. (2017), §4."""
-    factor = jnp.where(kl < target_kl / 1.5, 0.5, jnp.where(kl > target_kl * 1.5, 2.0, 1.0))
-    return beta * factor.astype(jnp.result_type(beta, float))
-
-
-# KL to a reference policy π̄ (a temperature τ): two objectives
-
-
-def kl_reward(*, reward: Samples, kl: Samples, tau: Number) -> Samples:
-    """KL in the reward: r_t − τ·sg[KL_t], the soft return Σ_t γ^t (r_t − τ KL(π(·|s_t) ‖ π̄(·|s_t))).
-
-    The policy then pays for KL it will meet later. The gradient is exact in one of two forms, never in a mix
-    of them:
-    - `kl` = log π(a_t|s_t) − log π̄(a_t|s_t) of the action taken, and `score_function` alone: ∇log π (Q − τ
-      log π/π̄);
-    - `kl` = the exact KL_t, plus `kl_penalty` in the objective: ∇log π Q − τ∇KL.
-    Schulman, Chen & Abbeel, "Equivalence Between Policy Gradients and Soft Q-Learning" (2017).
-    """
-    return reward - tau * stop_gradient(kl)
-
-
-def kl_penalty(*, kl: Samples, tau: Number) -> Samples:
-    """−τ·KL_t, to be added to an objective; `kl` is the exact KL(π(·|s_t) ‖ π̄(·|s_t)), differentiable in π.
-
-    Together with `kl_reward` of the same exact KL it completes the soft return's gradient. Alone it is
-    another objective, which keeps π near π̄ at the states met but does not pay for future KL. A sampled
-    log-ratio does not do here: its gradient has mean 0.
-    """
-    return -tau * kl
-
-
-# Means, weights, diagnostics
-
-
 def normalize(x: Samples, valid: Flags | None = None, eps: float = 1e-8) -> Samples:
     """(x − mean)/(std + eps) over valid rows, 0 elsewhere; std divides by their number n (SB3: n − 1)."""
     centred = x - masked_mean(x, valid)
     scaled = centred / (jnp.sqrt(masked_mean(jnp.square(centred), valid)) + eps)
     return scaled if valid is None else jnp.where(valid, scaled, 0)
-
-
-def approx_kl(log_prob: Samples, old_log_prob: Samples, valid: Flags | None = None) -> Scalar:
-    """Mean of (ρ − 1) − log ρ over valid rows, ρ = π/π_old: estimates KL(π_old ‖ π) from π_old's actions.
-
-    Unbiased and never negative. Schulman, "Approximating KL Divergence" (2020), estimator k3.
-    """
-    log_rho = log_prob - old_log_prob
-    return masked_mean(jnp.expm1(log_rho) - log_rho, valid)
-
-
-# The actors
-
-KL: dict[str, Any] = {
-    "exact": None, "k1": kl_estimators.k1, "k2": kl_estimators.k2, "k3": kl_estimators.k3,
-}  # fmt: skip
-"""Of log π(a|s) and log π̄(a|s), by name."""
 
 
 @record
@@ -262,7 +184,7 @@ class PolicyGradient(StochasticActor):
             kl = self._reference_kl(view, rows, view.log_prob)
             loss -= kl_penalty(kl=kl, tau=self.ref_kl_coef)
             metrics["train/reference_kl"] = rows.mean(kl)
-        return (loss * memo["scale"] * _per_row(memo["share"], rows) if "scale" in memo else loss), metrics
+        return (loss * memo["scale"] * per_row(memo["share"], rows) if "scale" in memo else loss), metrics
 
     def told(self, view, rows):
         answered = {} if rows.prompts is None or self.psi.shown else answer_metrics(rows, view)
@@ -270,39 +192,6 @@ class PolicyGradient(StochasticActor):
 
     def after(self, kept, view, rows, memo):
         return Memory(self.own_after(kept.own, view, rows), self.psi.after(kept.psi, rows))
-
-
-def _per_row(share: jax.Array, rows: Rows) -> jax.Array:
-    """Samples of a minibatch by episodes in it: with it a mean over samples becomes one over episodes."""
-    number = jnp.sum(jnp.ones_like(share) if rows.weight is None else rows.weight > 0)
-    episodes = jnp.sum(rows.samples(share))
-    return number / jnp.where(episodes > 0, episodes, 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Score(PolicyGradient):
-    """log π(a_t|s_t) ψ_t, whose gradient is E[∇log π ψ] (Williams 1992). One pass over each chunk."""
-
-    gamma_weight: bool = dataclasses.field(default=False, metadata={"flag": "gamma"})
-    """Multiply ψ_t by γ^t, as the policy gradient theorem has it (never R(τ)); customarily left out."""
-
-    name: ClassVar[str] = "score"
-    default_psi: ClassVar[dict[str, type[Psi]]] = {"none": RewardToGo, "Q of a policy": ActionValue}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        switch(self, "gamma_weight")
-
-    @property
-    def facts(self):
-        return dataclasses.replace(super().facts, from_start=self.gamma_weight)
-
-    def remember(self, critic, view, kept, rows, est):
-        memo = super().remember(critic, view, kept, rows, est)
-        return memo | {"psi": memo["psi"] * theorem_weights(rows)} if self.gamma_weight else memo
-
-    def objective(self, view, kept, rows, psi, memo, progress):
-        return score_function(log_prob=view.log_prob, psi=psi), {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -358,42 +247,3 @@ class PPOClip(PolicyGradient):
         away = jnp.exp(log_prob - old) - 1
         outside = jnp.abs(away) > jnp.where(away > 0, high, clip)
         return objective, {"train/clip_fraction": rows.mean(outside.astype(objective.dtype))}
-
-
-@dataclasses.dataclass(frozen=True)
-class PPOKL(PolicyGradient):
-    """ρÂ − β KL(old ‖ new) with β adapted after each chunk towards KL = `kl_target` (Schulman et al. 2017, §4).
-
-    KL behaves as β⁻², so β may cycle around the target.
-    """
-
-    kl_target: float = 0.01
-    initial_beta: float = 1.0
-
-    name: ClassVar[str] = "ppo-kl"
-    structural: ClassVar[tuple[str, ...]] = ("initial_beta",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "kl_target", "initial_beta")
-
-    @property
-    def facts(self):
-        return dataclasses.replace(super().facts, ratio=True)
-
-    def own_init(self, net, params):
-        return jnp.full((), self.initial_beta, jnp.float32)
-
-    def objective(self, view, kept, rows, psi, memo, progress):
-        kl = stop_gradient(rows.dist).kl(view.dist)
-        objective = ppo_kl(
-            log_prob=view.log_prob, old_log_prob=rows.log_prob, advantage=psi, kl=kl, beta=kept
-        )
-        return objective, {}
-
-    def own_after(self, kept, view, rows):
-        kl = rows.mean(rows.dist.kl(view.dist))
-        return jnp.clip(adapt_beta(kept, kl, self.kl_target), 1e-6, 1e6)  # never stuck at 0 or ∞
-
-    def report(self, kept):
-        return {"train/beta": kept.own}

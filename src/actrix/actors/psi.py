@@ -17,9 +17,9 @@ from jaxtyping import Array, Bool, Float
 
 from actrix.core.answers import Critic
 from actrix.core.optim import flatten
-from actrix.core.rows import Rows
+from actrix.core.rows import Rows, first_rows
 from actrix.core.types import PyTree, Spec
-from actrix.critics.value import first_rows, monte_carlo, td_error
+from actrix.critics.value import monte_carlo, td_error
 from actrix.nets.memory import apply
 
 Samples = Float[Array, "*B"]

@@ -10,8 +10,10 @@ from actrix.actors.greedy import Boltzmann, EpsilonGreedy, Greedy
 from actrix.actors.kronecker import KroneckerFactored
 from actrix.actors.natural import NaturalGradient, TrustRegion
 from actrix.actors.pathwise import Deterministic, Soft
-from actrix.actors.policy_gradient import PPOKL, PPOClip, Score
+from actrix.actors.policy_gradient import PPOClip
+from actrix.actors.ppo_kl import PPOKL
 from actrix.actors.regression import Cloning, Weighted
+from actrix.actors.score import Score
 from actrix.core import words
 from actrix.core.answers import Actor, Critic, Data
 from actrix.critics.corrected import (
@@ -26,12 +28,15 @@ from actrix.critics.corrected import (
 from actrix.critics.crossq import CrossQ
 from actrix.critics.ensemble import Conservative, Ensemble
 from actrix.critics.expectile import Expectile
+from actrix.critics.nothing import NoCritic
+from actrix.critics.policy_q import QMC, QTD, QNStep, QTDLambda
 from actrix.critics.q import Q
-from actrix.critics.value import GAE, MC, QMC, QTD, TD, NoCritic, NStep, QNStep, QTDLambda, TDLambda
-from actrix.data.chunk import OnPolicy, Shown
+from actrix.critics.value import GAE, MC, TD, NStep, TDLambda
+from actrix.data.chunk import OnPolicy
 from actrix.data.hindsight import Hindsight
 from actrix.data.lagged import Lagged
 from actrix.data.replay import Fixed, Replay
+from actrix.data.shown import Shown
 from actrix.data.trajectories import Trajectories
 
 CRITICS: dict[str, type[Critic]] = {

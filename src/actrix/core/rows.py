@@ -132,3 +132,10 @@ def backward_sum(x: jax.Array, *, decay: jax.Array, cut: jax.Array) -> jax.Array
 def next_row(x: jax.Array, cut: jax.Array) -> jax.Array:
     """x_{t+1} in row t, 0 at a cut."""
     return jnp.where(cut, 0, jnp.roll(x, -1, axis=0))
+
+
+def first_rows(cut: jax.Array) -> jax.Array:
+    """`[T, *B]`: the row of each row's episode at which that begins in the chunk."""
+    starts = jnp.roll(cut, 1, axis=0)  # the last row is always cut, so row 0 is always a start
+    row = jax.lax.broadcasted_iota(int, cut.shape, 0)
+    return jax.lax.cummax(jnp.where(starts, row, 0), axis=0)

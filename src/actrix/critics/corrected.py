@@ -16,7 +16,8 @@ from actrix.core.answers import CriticFacts
 from actrix.core.distributions import importance_ratio
 from actrix.core.fields import choose, positive, share
 from actrix.core.rows import Rows, backward_sum, next_row
-from actrix.critics.value import PolicyQ, ValueCritic, monte_carlo, td_error, td_target
+from actrix.critics.policy_q import PolicyQ
+from actrix.critics.value import ValueCritic, monte_carlo, td_error, td_target
 
 
 def ratio(view: Any, rows: Rows) -> jax.Array:

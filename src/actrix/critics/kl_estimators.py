@@ -18,9 +18,10 @@ Schulman, "Approximating KL Divergence" (2020), names them so; its ratio is e^{�
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from actrix.core.distributions import Categorical
+from actrix.core.rows import masked_mean
 
 LogProbs = Float[Array, "*B"]
 
@@ -47,3 +48,10 @@ def k3(log_prob: LogProbs, reference: LogProbs) -> LogProbs:
 def exact(log_probs: Float[Array, "*B V"], reference: Float[Array, "*B V"]) -> LogProbs:
     """Σ_v π(v)(log π(v) − log π_ref(v)) over the vocabulary, from normalised log-probabilities `[*B, V]`."""
     return Categorical(log_probs).kl(Categorical(reference))
+
+
+def approx_kl(
+    log_prob: LogProbs, old_log_prob: LogProbs, valid: Bool[Array, "*B"] | None = None
+) -> Float[Array, ""]:
+    """Mean of (ρ − 1) − log ρ over valid rows, ρ = π/π_old: k3 of KL(π_old ‖ π), from π_old's actions."""
+    return masked_mean(k3(old_log_prob, log_prob), valid)

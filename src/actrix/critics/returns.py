@@ -23,7 +23,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from actrix.core.rows import Rows
+from actrix.core.rows import Rows, first_rows
 from actrix.critics import value as on_rows
 
 Number = float | Float[Array, "..."]
@@ -97,7 +97,7 @@ def trajectory_return(
     rows, reward, following = as_rows(
         terminated, truncated, gamma, valid, reward=reward, next_value=following
     )
-    return jnp.take_along_axis(on_rows.monte_carlo(rows, following), on_rows.first_rows(rows.cut), axis=0)
+    return jnp.take_along_axis(on_rows.monte_carlo(rows, following), first_rows(rows.cut), axis=0)
 
 
 def td_target(

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from gymnasium import spaces
 from jaxtyping import Array, Bool, Float
 
 from actrix.core.answers import Critic, CriticFacts
@@ -159,13 +158,6 @@ def monte_carlo(rows: Rows, v_next: jax.Array) -> jax.Array:
     return backward_sum(rows.reward + bootstrap, decay=rows.discount, cut=rows.cut)
 
 
-def first_rows(cut: jax.Array) -> jax.Array:
-    """`[T, *B]`: the row of each row's episode at which that begins in the chunk."""
-    starts = jnp.roll(cut, 1, axis=0)  # the last row is always cut, so row 0 is always a start
-    row = jax.lax.broadcasted_iota(int, cut.shape, 0)
-    return jax.lax.cummax(jnp.where(starts, row, 0), axis=0)
-
-
 @dataclasses.dataclass(frozen=True)
 class TD(ValueCritic):
     """r_t + γ_t V(s_{t+1}) (Sutton 1988). On rows that stand for n steps it is the n-step target."""
@@ -247,79 +239,3 @@ class GAE(ValueCritic):
 
     def target(self, rows, v, v_next, view):
         return gae(rows, v, v_next, self.gae_lambda) + v
-
-
-class PolicyQ(ValueCritic):
-    """Q(s, ·) of the policy in place of V(s): V(s) = Σ_a π(a|s) Q(s, a), so every estimator serves it (expected SARSA
-    for TD). Mixed into an estimator; the advantage is Q(s_t, a_t) − V(s_t)."""
-
-    @property
-    def facts(self):
-        return dataclasses.replace(super().facts, gives="Q of a policy")
-
-    def check(self, spec, config):
-        if not isinstance(spec.action_space, spaces.Discrete):
-            raise ValueError(f"critic {self.name} needs a Discrete action space, not {spec.action_space}.")
-
-    def build(self, config, spec, key, actor):
-        return config.build(spec, key, q_values=True)
-
-    def estimate(self, view, kept, rows, actor, progress, key):
-        v, v_next = expectation(view.dist, view.out), expectation(view.next_dist, view.next_out)
-        target, taken = self.target(rows, v, v_next, view), self.prediction(view)
-        q_advantage = view.out - v[..., None]
-        return Estimate(
-            target, v, v_next, taken, self.q_psi(rows, v, v_next, view, target, taken), q_advantage
-        )
-
-    def q_psi(self, rows, v, v_next, view, target, taken) -> jax.Array:
-        """A(s_t, a_t)."""
-        return taken - v
-
-    def prediction(self, view):
-        return jnp.take_along_axis(view.out, view.action[..., None], axis=-1)[..., 0]
-
-
-def expectation(dist: Any, q: jax.Array) -> jax.Array:
-    """Σ_a π(a|s) Q(s, a)."""
-    return jnp.sum(jnp.exp(dist.logits) * q, -1)
-
-
-def of_q(estimator: type[ValueCritic]) -> type[ValueCritic]:
-    """The critic Q(s, ·) of a policy with this estimator, named q-…."""
-    cls: Any = type(f"Q{estimator.__name__}", (PolicyQ, estimator), {"name": f"q-{estimator.name}"})
-    cls.__doc__ = f"Q(s, ·) of the policy, V = Σ_a π Q, fitted to: {estimator.__doc__}"
-    return dataclasses.dataclass(frozen=True)(cls)
-
-
-QMC, QTD, QNStep, QTDLambda = of_q(MC), of_q(TD), of_q(NStep), of_q(TDLambda)
-
-
-@dataclasses.dataclass(frozen=True)
-class NoCritic(Critic):
-    """None: V = 0, ψ is a return."""
-
-    name: ClassVar[str] = "none"
-    fit: ClassVar[Any] = Joint
-    turns: ClassVar[tuple[str, ...]] = ("actor",)
-
-    @property
-    def facts(self):
-        return CriticFacts(gives="none", whole_episodes=True)
-
-    def build(self, config, spec, key, actor):
-        return actor.build(config, spec, key)
-
-    def network_settings(self, config, spec, actor):
-        return actor.network_settings(config, spec)
-
-    def estimate(self, view, kept, rows, actor, progress, key):
-        zero = jnp.zeros_like(rows.reward)
-        return Estimate(zero, zero, zero, zero, zero)
-
-    def loss(self, view, rows, est, key):
-        zero = jnp.zeros_like(rows.reward)
-        return zero, zero, {"train/value_loss": jnp.zeros(())}
-
-    def report(self, est, rows):
-        return {"train/explained_variance": jnp.full((), jnp.nan)}

@@ -15,7 +15,7 @@ from actrix.core.fields import positive_or_none, switch, whole
 from actrix.core.rows import Rows, flat, rows_of
 from actrix.core.shards import gather
 from actrix.core.types import Key
-from actrix.data.rollout import minibatch_indices, sequences
+from actrix.data.rollout import batch_fits, divisors, minibatch_indices, samples_first, sequences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +87,7 @@ class OnPolicy(Data):
             or total % length
         ):
             return self
-        sizes = [
-            d
-            for d in range(length, total + 1, length)
-            if total % d == 0 and d <= max(self.batch_size, length)
-        ]
+        sizes = [d for d in divisors(total, length) if d <= max(self.batch_size, length)]
         return dataclasses.replace(self, batch_size=sizes[-1])
 
     def check(self, spec, num_envs, config):
@@ -167,20 +163,6 @@ class OnPolicy(Data):
         return state, jax.tree.map(jnp.nanmean, metrics)
 
 
-def samples_first(index: jax.Array, rows: Rows) -> jax.Array:
-    """Minibatches `[M, size]` of the same items, those that hold a sample in the first of them.
-
-    Padding of whole episodes is most of a chunk where they are short: spread over all minibatches it would leave each
-    with a few samples, or with one, whose normalised ψ is 0.
-    """
-    if rows.weight is None or len(index) == 1:
-        return index
-    holds = jnp.any((rows.weight > 0).reshape(-1, rows.weight.shape[-1]), axis=0)
-    holds = jnp.append(holds, False)  # a place that holds nothing
-    order = index.reshape(-1)
-    return order[jnp.argsort(~holds[order], stable=True)].reshape(index.shape)
-
-
 def _count(item: Item) -> int:
     """Rows, or sequences `[L, items]` of rows."""
     return item[0].reward.shape[-1]
@@ -195,33 +177,3 @@ def _take(item: Item, index: jax.Array, *, short: bool = False) -> Item:
         weight = jnp.where(index < count, jnp.ones_like(rows.reward) if weight is None else weight, 0)
     carry0 = jax.tree.map(lambda c: c[0], rows.carry0)
     return dataclasses.replace(rows, carry0=carry0, weight=weight), *others
-
-
-def batch_fits(batch_size: int | None, rows: int, num_envs: int, length: int = 1) -> None:
-    """Raise ValueError, with fitting sizes, unless a chunk gives batches, of which the last may be smaller."""
-    total = rows * num_envs
-    if batch_size is None or (batch_size <= total and batch_size % length == 0):
-        return
-    fitting = [d for d in range(length, total + 1, length) if total % d == 0]
-    nearest = sorted(sorted(fitting, key=lambda d: abs(d - batch_size))[:3])
-    sequences = f" into sequences of {length} rows" if length > 1 else ""
-    raise ValueError(
-        f"batch_size={batch_size} does not fit into n_steps × n_envs = {rows} × {num_envs} = {total}{sequences}; "
-        f"near it lie {', '.join(map(str, nearest))}."
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Shown(OnPolicy):
-    """The environment shows right actions: it acts in the policy's place, and what it did is learned from."""
-
-    name: ClassVar[str] = "shown"
-
-    @property
-    def facts(self):
-        return DataFacts(on_policy=False, shown=True)
-
-    def check(self, spec, num_envs, config):
-        if spec.prompts is None:
-            raise ValueError("data shown needs an environment that shows right answers, such as Reverse-v0.")
-        super().check(spec, num_envs, config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from actrix.core.rows import Rows
 from actrix.core.types import Key, PyTree
 
 
@@ -59,3 +60,36 @@ def _factor(n: int) -> int:
         if n % b == 0:
             return b
     return 1
+
+
+def samples_first(index: jax.Array, rows: Rows) -> jax.Array:
+    """Minibatches `[M, size]` of the same items, those that hold a sample in the first of them.
+
+    Padding of whole episodes is most of a chunk where they are short: spread over all minibatches it would leave each
+    with a few samples, or with one, whose normalised ψ is 0.
+    """
+    if rows.weight is None or len(index) == 1:
+        return index
+    holds = jnp.any((rows.weight > 0).reshape(-1, rows.weight.shape[-1]), axis=0)
+    holds = jnp.append(holds, False)  # a place that holds nothing
+    order = index.reshape(-1)
+    return order[jnp.argsort(~holds[order], stable=True)].reshape(index.shape)
+
+
+def batch_fits(batch_size: int | None, rows: int, num_envs: int, length: int = 1) -> None:
+    """Raise ValueError, with fitting sizes, unless a chunk gives batches, of which the last may be smaller."""
+    total = rows * num_envs
+    if batch_size is None or (batch_size <= total and batch_size % length == 0):
+        return
+    fitting = divisors(total, length)
+    nearest = sorted(sorted(fitting, key=lambda d: abs(d - batch_size))[:3])
+    sequences = f" into sequences of {length} rows" if length > 1 else ""
+    raise ValueError(
+        f"batch_size={batch_size} does not fit into n_steps × n_envs = {rows} × {num_envs} = {total}{sequences}; "
+        f"near it lie {', '.join(map(str, nearest))}."
+    )
+
+
+def divisors(total: int, length: int) -> list[int]:
+    """Those that are multiples of `length`, ascending: the sizes of batches that divide a chunk."""
+    return [d for d in range(length, total + 1, length) if total % d == 0]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from actrix.actors import policy_gradient as pg
+from actrix.actors.ppo_kl import ppo_kl
 from actrix.core.distributions import Categorical
 from actrix.lab.report import Report, Table, label, legend, panels
 from actrix.show.plot import GREY, PALETTE
@@ -29,7 +30,7 @@ def objective(kind: str, ratio: Any, advantage: Any) -> Any:
     if kind == "clip":
         return pg.ppo_clip(clip_range=EPSILON, **rows)
     kl = old.kl(new)
-    return pg.ppo_kl(kl=kl, beta=BETA if kind == "kl" else 0.0, **rows)
+    return ppo_kl(kl=kl, beta=BETA if kind == "kl" else 0.0, **rows)
 
 
 def _policy(ratio: Any) -> Categorical:

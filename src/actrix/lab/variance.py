@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from actrix.actors import policy_gradient as pg
 from actrix.actors import psi as psi_
 from actrix.actors.greedy import boltzmann_log_probs
+from actrix.actors.score import score_function
 from actrix.critics import returns
 from actrix.envs.finite import FiniteMDP
 from actrix.envs.tables import grid_world
@@ -167,7 +167,7 @@ _gae = jax.jit(returns.gae)
 def _score_gradients(theta: Any, state: Any, action: Any, psi: Any) -> Any:
     def objective(theta: Any, s: Any, a: Any, weight: Any) -> Any:
         log_prob = jax.nn.log_softmax(theta, axis=1)[s, a]
-        return jnp.sum(pg.score_function(log_prob=log_prob, psi=weight))
+        return jnp.sum(score_function(log_prob=log_prob, psi=weight))
 
     found = jax.vmap(jax.grad(objective), in_axes=(None, 1, 1, 1))(theta, state, action, psi)
     return found.reshape(len(found), -1)

@@ -16,7 +16,7 @@ from actrix import zoo
 from actrix.algorithms.answers import parse_actor, parse_critic, parse_data
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.presets import PRESETS, compose, composed, words_of
-from actrix.algorithms.settings import SettingError, configure
+from actrix.algorithms.settings import SettingError, configure, over
 from actrix.algorithms.sound import table
 from actrix.core.types import Goals, Spec
 from actrix.core.words import WordError, write
@@ -306,18 +306,34 @@ def test_settings_that_say_the_same_twice_are_taken(preset, settings, word):
     assert word in configure(PRESETS[preset].algorithm, settings).answers
 
 
+def test_two_settings_in_one_keep_what_is_not_gone_over():
+    ppo, dqn = PRESETS["ppo"].algorithm, PRESETS["dqn"].algorithm
+    assert over(ppo, {"normalize": True, "gamma": 0.9}, {"normalize_obs": False, "gamma": 0.5}) == {
+        "normalize_reward": True, "normalize_obs": False, "gamma": 0.5,
+    }  # fmt: skip
+    assert over(dqn, {"double": True, "per": True}, {"target": "soft"}) == {"per": True, "target": "soft"}
+
+
 def test_what_goes_over_other_settings_contradicts_nothing(monkeypatch, tmp_path):
     """The user's go over the zoo's, and over a file's."""
     tuned = {"double": True, "dueling": True}
     monkeypatch.setattr(zoo, "settings", lambda *_: (dict(tuned), True))
     own = resolve("dqn", "CartPole-v1", seeds=[0], settings={"target": "soft"})
     assert own.build().answers[0] == "q:soft,dueling"
+    filed = resolve(
+        "dqn", "CartPole-v1", seeds=[0], settings={"target": "soft"}, file={"double": True, "per": True}
+    )
+    assert filed.build().answers == ("q:soft,dueling", "epsilon-greedy", "replay:prioritized")
     monkeypatch.undo()
+    filed = resolve(None, "CartPole-v1", critic="gae:0.9", file={"gae_lambda": 0.8, "n_envs": 2}, n_envs=3)
+    assert (filed.build().answers[0], filed.n_envs) == ("gae:0.8", 3)
     path = actrix.DQN("MlpPolicy", ActionObs(), double=True, critic="q:c51", seed=0).save(tmp_path / "model")
     assert actrix.DQN.load(path).algorithm.answers[0] == "q:double,c51"
     assert actrix.DQN.load(path, target="max", v_max=5).algorithm.answers[0] == "q:c51,v_max=5"
     with pytest.raises(SettingError, match="give it once"):
         resolve(None, "CartPole-v1", critic="gae:0.9", settings={"critic": "mc"})
+    with pytest.raises(SettingError, match="n_envs is 3, and 4 in the settings: give it once"):
+        resolve("ppo", "CartPole-v1", n_envs=3, settings={"n_envs": 4})
     with pytest.raises(SettingError, match=r"'0.9' and 'gae_lambda=0.8' set the same"):
         resolve(None, "CartPole-v1", critic="gae:0.9", settings={"gae_lambda": 0.8})
     with pytest.raises(SettingError, match=r"'0.9' and 'gae_lambda=0.8' set the same"):

@@ -113,4 +113,4 @@ def test_the_word():
     model = ActorCritic("MlpPolicy", critic="q:double", actor="greedy", data="replay:whole")
     data = model.algorithm.data
     assert (data.whole_episodes, data.train_freq) == (True, 1)
-    assert model.algorithm.answers[2] == "replay:batch_size=32,whole"
+    assert model.algorithm.answers[2] == "replay:whole"

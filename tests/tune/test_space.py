@@ -10,6 +10,7 @@ from actrix.algorithms.presets import PRESETS, compose
 from actrix.algorithms.settings import SettingError, configure, value_of
 from actrix.runs.config import resolve
 from actrix.tune.derive import ALWAYS, derive, read_space, write_space
+from actrix.tune.plan import make_plan
 from actrix.tune.space import Choice, Range, number
 
 PPO = PRESETS["ppo"].algorithm
@@ -49,6 +50,15 @@ def test_a_refused_end_moves_inwards():
     """γ of conservative iteration and a table's learning rate are shares: no end lies beyond 1."""
     table = PRESETS["q-learning"].algorithm
     assert by_name(derive(table, table))["learning_rate"].ends() == [0.01, 1.0]
+
+
+def test_what_is_fixed_under_another_name_is_not_searched():
+    fixed = {"n_step": 3}
+    base, default = (
+        resolve("dqn", "CartPole-v1", seeds=[0], settings=fixed, tuned=tuned) for tuned in (True, False)
+    )
+    assert "n_steps" in by_name(derive(default.build(), base.build()))
+    assert "n_steps" not in by_name(make_plan(base, default, fixed, None, 5, 5).space)
 
 
 def test_the_space_holds_the_zoo_and_keeps_its_schedule():

@@ -75,12 +75,13 @@ def value_of(algorithm: Algorithm, name: str) -> Any:
     raise KeyError(name)
 
 
-def configure(algorithm: Algorithm, settings: Mapping[str, Any]) -> Any:
+def configure(algorithm: Algorithm, settings: Mapping[str, Any], beside: Mapping[str, str] = {}) -> Any:
     """The algorithm with flat settings applied, e.g. {'n_steps': 256, 'gae_lambda': 0.9, 'clip_range': 'lin_0.2'}.
 
     A name belongs to the algorithm, else to its answers and its fit; one that several of these have is set in all.
     Raises SettingError for an unknown name (with the nearest ones), a refused value, two settings that contradict each
-    other, or an unsound composition. What goes over other settings is another call.
+    other, or an unsound composition. What goes over other settings is another call. `beside`: words of answers that the
+    algorithm has already, and that were given with the settings.
     """
     settings = lifted(_without_buffer(settings))
     values: words.Said = {}
@@ -88,6 +89,7 @@ def configure(algorithm: Algorithm, settings: Mapping[str, Any]) -> Any:
         for name, x in settings.items():
             words.agree(values, _renamed(algorithm, name, x), f"{name}={words.write_value(x)}", x)
         algorithm, said = _with_answers(algorithm, values)
+        said |= {name: said_in(name, word) for name, word in beside.items()}
         spelled: words.Said = {}
         for name, (word, x) in values.items():
             for other, value in _spelled(algorithm, name, x).items():
@@ -117,6 +119,32 @@ def check(algorithm: Algorithm, spec: Spec, n_envs: int) -> None:
         raise
     except ValueError as error:
         raise SettingError(str(error)) from None
+
+
+def fields_of(algorithm: Algorithm, settings: Mapping[str, Any]) -> set[str]:
+    """The fields that settings set, whatever they are called."""
+    found: words.Said = {}
+    for name, value in lifted(_without_buffer(settings)).items():
+        for other, x in _spelled(algorithm, _renamed(algorithm, name, value), value).items():
+            found[other] = name, x
+            for part in parts_of(algorithm).values():
+                mine: words.Said = {}
+                words.say(type(part), mine, name, other, x)
+                found |= mine
+    return set(found)
+
+
+def over(algorithm: Algorithm, under: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in one, those that go over others, and of these what they leave."""
+    taken = fields_of(algorithm, settings)
+    left: dict[str, Any] = {}
+    for name, x in under.items():
+        if fields_of(algorithm, {name: x}) & taken:
+            parts = _spelled(algorithm, _renamed(algorithm, name, x), x)
+            left |= {k: v for k, v in parts.items() if not fields_of(algorithm, {k: v}) & taken}
+        else:
+            left[name] = x
+    return left | dict(settings)
 
 
 def _without_buffer(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -276,7 +276,7 @@ def config_of(args: argparse.Namespace, tuned: bool = True) -> Any:
     return resolve(
         None if composing else args.names[0], args.names[-1], critic=args.critic, actor=args.actor, data=args.data,
         steps=args.steps, n_envs=args.envs, seeds=seeds, backend=args.backend,
-        settings=from_file(getattr(args, "settings", None)) | settings_of(args), tuned=tuned and (args.zoo or True),
+        settings=settings_of(args), file=from_file(getattr(args, "settings", None)), tuned=tuned and (args.zoo or True),
         env_kwargs=pairs(args.env_kwargs, "--env-kwargs"), policy=args.policy, recurrent=args.recurrent,
         dataset=args.dataset, workers=args.workers, step_timeout=args.step_timeout, max_restarts=args.max_restarts,
         init=warm.resolved(args.init), network=warm.network_of(args.init) if args.init else None, actors=args.actors,

@@ -105,9 +105,9 @@ def resolve(
     policy: str | None = None, recurrent: bool = False, dataset: Sequence[str] = (), workers: bool | int = False,
     step_timeout: float = STEP_TIMEOUT, max_restarts: int = 0, init: str = "", network: dict[str, Any] | None = None,
     actors: int = 0, envs_per_group: int | None = None, behind: int | str | None = None, address: str | None = None,
-    learners: int = 1, learner_processes: int = 1, tuned: bool | int = True,
+    learners: int = 1, learner_processes: int = 1, tuned: bool | int = True, file: dict[str, Any] | None = None,
 ) -> RunConfig:  # fmt: skip
-    """The configuration of a run: preset ← zoo ← user. Raises SettingError, UnknownEnvError, EnvError.
+    """The configuration of a run: preset ← zoo ← `file` ← user. Raises SettingError, UnknownEnvError, EnvError.
 
     With `dataset` there is no environment to train in: `env_id` (None = the data set's) only evaluates.
     `tuned` False takes the zoo's default entry whatever it has for this environment, a number that version of it.
@@ -122,8 +122,9 @@ def resolve(
         raise SettingError(f"{preset.name} learns from a data set: give --dataset PATH.")
     assert env_id is not None
     entry, tuned = zoo.settings(preset.name, env_id, tuned)
-    own = _checked(settings, critic=critic, actor=actor, data=data)
-    run = _of_run(entry, own, preset, n_timesteps=steps, n_envs=n_envs, policy=policy)
+    answers = {name: x for name, x in (("critic", critic), ("actor", actor), ("data", data)) if x is not None}
+    filed, own = _checked(file), _checked(settings)
+    run = _of_run(entry, (filed, own), preset, n_timesteps=steps, n_envs=n_envs, policy=policy)
     if recurrent and "Transformer" in run["policy"]:
         raise SettingError(f"--recurrent is an LSTM, and the policy is {run['policy']}: take one of them.")
     cell = {"cell": "lstm"} if recurrent else {}
@@ -131,7 +132,8 @@ def resolve(
     network = tuned_network if network is None else network
     # One after the other: the zoo's values for a critic or actor that the user replaces go with it.
     tuned_algorithm = configure(preset.algorithm, {**entry, "policy_kwargs": network})
-    configured = configure(tuned_algorithm, own)
+    once(answers, own, "the settings")
+    configured = configure(configure(tuned_algorithm, filed), own, answers)
     seeds = _different(seeds)
     total = _whole("steps", run["n_timesteps"], 100_000 if dataset else 1_000_000)
     env_kwargs, count = _plain(env_kwargs), _whole("n_envs", run["n_envs"], preset.n_envs)
@@ -204,11 +206,9 @@ def _evaluated_in(
     return env_id or "", env_kwargs
 
 
-def _checked(settings: dict[str, Any] | None, **answers: str | None) -> dict[str, Any]:
-    """The user's settings, the words of answers among them, with values that can be what they are meant to be."""
-    own, given = dict(settings or {}), {name: word for name, word in answers.items() if word is not None}
-    once(given, own, "the settings")
-    own |= given
+def _checked(settings: dict[str, Any] | None) -> dict[str, Any]:
+    """The user's settings, with values that can be what they are meant to be."""
+    own = dict(settings or {})
     if "critic" in own and own["critic"] is None:  # `--set critic=none`
         own["critic"] = "none"
     for key in ("critic", "actor", "data", "policy"):
@@ -222,14 +222,16 @@ def _checked(settings: dict[str, Any] | None, **answers: str | None) -> dict[str
 
 
 def _of_run(
-    entry: dict[str, Any], own: dict[str, Any], preset: presets.Preset, **given: Any
+    entry: dict[str, Any], own: Sequence[dict[str, Any]], preset: presets.Preset, **given: Any
 ) -> dict[str, Any]:
-    """What is of the run and not of the algorithm: `given`, else the user's setting, else the zoo's; taken out."""
+    """What is of the run and not of the algorithm: `given`, else the last of the user's settings, else the zoo's; taken
+    out."""
     run = {k: entry.pop(k, None) for k in zoo.RUN_KEYS}
     tuned_for = run["policy"]
     for key, argument in given.items():
-        value = own.pop(key, None) if argument is None else argument
-        run[key] = run[key] if value is None else value
+        once({} if argument is None else {key: argument}, own[-1], "the settings")
+        said = [run[key], *(settings.pop(key, None) for settings in own), argument]
+        run[key] = next((value for value in reversed(said) if value is not None), None)
     if tuned_for not in (None, run["policy"]):
         entry.pop("policy_kwargs", None)  # they are of the network that is not taken
     run["policy"] = run["policy"] or preset.policy

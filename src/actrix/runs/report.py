@@ -227,7 +227,7 @@ def repeat(config: RunConfig, folder: Path) -> str:
     That of one role's trains all roles, as it was."""
     kwargs, seen = take_role(config.env_kwargs)
     if config.algorithm == presets.COMPOSED:
-        answers = {name: config.settings[name] for name in ("critic", "actor", "data")}
+        answers = dict(zip(("critic", "actor", "data"), config.build().answers, strict=True))
         who = [word for name, value in answers.items() for word in (f"--{name}", value)]
         base = resolve(None, config.env_id, **answers, backend=config.backend, env_kwargs=kwargs)
     else:

@@ -6,7 +6,7 @@ A setting's own check (`core/fields.py`) is its bound: an end that is refused mo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ ALWAYS: dict[str, tuple[float, float]] = {"ent_coef": (1e-5, 0.1), "gae_lambda":
 """Ends of settings that are worth searching although some algorithms have them off."""
 
 
-def derive(algorithm: Algorithm, base: Algorithm, fixed: Mapping[str, Any] = {}) -> Space:
+def derive(algorithm: Algorithm, base: Algorithm, fixed: Collection[str] = ()) -> Space:
     """The dimensions of `algorithm`'s settings, wide enough to hold `base`'s values; `fixed` ones are left out.
 
     Whole numbers: powers of two. Of other numbers those in [0, 1] with a default of at least ½ (γ, λ): even in
@@ -133,7 +133,7 @@ def _power(x: float) -> int:
 # ---------------------------------------------------------------------------- a space file
 
 
-def read_space(path: Path, space: Space, base: Algorithm, fixed: Mapping[str, Any]) -> Space:
+def read_space(path: Path, space: Space, base: Algorithm, fixed: Collection[str]) -> Space:
     """`space` as a YAML file changes it: NAME: {low, high, scale, schedule}, a list of choices, or null: not searched.
 
     What a mapping leaves out stays as it was. Names are those of settings, `policy_kwargs.NAME` for the network, and
@@ -160,7 +160,7 @@ def read_space(path: Path, space: Space, base: Algorithm, fixed: Mapping[str, An
     return tuple(found.values())
 
 
-def _refuse(name: str, base: Algorithm, fixed: Mapping[str, Any]) -> None:
+def _refuse(name: str, base: Algorithm, fixed: Collection[str]) -> None:
     """Raise ValueError for a name that cannot be searched."""
     if name in fixed:
         raise ValueError("it is fixed by --set; leave out one of the two")

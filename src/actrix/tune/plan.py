@@ -10,7 +10,7 @@ from typing import Any
 
 from actrix import zoo
 from actrix.algorithms import presets
-from actrix.algorithms.settings import SettingError, configure, settings_of, value_of
+from actrix.algorithms.settings import SettingError, configure, fields_of, over, settings_of, value_of
 from actrix.core import words
 from actrix.files import atomic, checkpoint
 from actrix.runs.config import RunConfig, RunError
@@ -77,15 +77,15 @@ class Plan:
         found = self.settings(params)
         network = {**entry.get("policy_kwargs", {}), **(self.fixed.get("policy_kwargs") or {}),
                    **found.get("policy_kwargs", {})}  # fmt: skip
-        out = entry | run | self.fixed | found
+        out = over(self.base.build(), entry | run, self.fixed | found)
         return out | ({"policy_kwargs": network} if network else {})
 
     def train_words(self) -> list[str]:
         """What follows `actrix train` and names the same algorithm and environment."""
         who = [self.base.algorithm]
         if self.base.algorithm == presets.COMPOSED:
-            answers = ("critic", "actor", "data")
-            who = [word for name in answers for word in (f"--{name}", str(self.base.settings[name]))]
+            answers = zip(("--critic", "--actor", "--data"), self.base.build().answers, strict=True)
+            who = [word for pair in answers for word in pair]
         line = [*who, self.base.env_id]
         if self.base.dataset:
             line += ["--dataset", *self.base.dataset]
@@ -147,9 +147,10 @@ def make_plan(
             raise SettingError(f"{name}={value} must be at least 1.")
     default = dataclasses.replace(default, n_timesteps=base.n_timesteps, seeds=base.seeds)
     algorithm = base.build()
-    space = derive(default.build(), algorithm, fixed)
+    taken = fixed.keys() | fields_of(algorithm, fixed)
+    space = derive(default.build(), algorithm, taken)
     if space_file is not None:
-        space = read_space(space_file, space, algorithm, fixed)
+        space = read_space(space_file, space, algorithm, taken)
     if not space:
         raise SettingError(
             f"{base.algorithm} has no setting to search by itself: name some with --space FILE."

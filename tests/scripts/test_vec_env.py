@@ -173,6 +173,8 @@ def test_vec_normalize_is_the_models_own_normalisation(tmp_path):
         seen, (np.array([[3.0, 0]]) - env.obs_rms.mean) / np.sqrt(env.obs_rms.var + 1e-8), 1e-5
     )
     np.testing.assert_allclose(env.unnormalize_obs(seen), [[3.0, 0.0]], atol=1e-4)
+    rewards = np.array([0.01, -0.02])
+    np.testing.assert_allclose(env.unnormalize_reward(env.normalize_reward(rewards)), rewards, rtol=1e-5)
     env.save(tmp_path / "vec_normalize.pkl")
     model.save(tmp_path / "model")
 

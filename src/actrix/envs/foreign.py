@@ -113,5 +113,5 @@ def _in_copies(env: Any, name: str) -> bool:
     ask = getattr(env, "env_method", None)
     try:  # not for the method itself: that kills a process whose environment lacks it
         return ask is not None and any(ask("has_wrapper_attr", name))
-    except AttributeError:
+    except (AttributeError, TypeError, NotImplementedError):  # a VecEnv of one's own may leave it out
         return False

@@ -196,6 +196,11 @@ class VecNormalize(VecEnv):
             else np.asarray(scale_reward(scale, jnp.asarray(reward), self.clip_reward))
         )
 
+    def unnormalize_reward(self, reward: np.ndarray) -> np.ndarray:
+        """The inverse of `normalize_reward`, where nothing was clipped."""
+        rms = self.ret_rms
+        return reward if rms is None else reward * np.sqrt(np.asarray(rms.var) + 1e-8)
+
     # ------------------------------------------------------------------ files
 
     def save(self, save_path: str | os.PathLike) -> None:

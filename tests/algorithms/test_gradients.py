@@ -16,6 +16,7 @@ from gymnasium import spaces
 from actrix.algorithms.presets import compose
 from actrix.algorithms.settings import configure
 from actrix.core.normalize import Moments
+from actrix.core.numbers import packed
 from actrix.core.types import Chunk, Spec
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, Masked
@@ -67,6 +68,9 @@ def random_chunk(alg, learner, whole, seed=0):
 
 
 def learn(alg, learner, chunk, key=0):
+    """(learner, metrics) after the chunk, by the numbers of `alg`, whatever the learner began with."""
+    training = dataclasses.replace(learner.training, numbers=packed(alg.numbers()))
+    learner = dataclasses.replace(learner, training=training)
     return jax.jit(alg.learn)(learner, chunk, jax.random.key(key))
 
 

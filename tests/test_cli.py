@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -340,6 +341,21 @@ def test_list(capsys):
     assert all(name in out for name in ("reinforce", "vpg", "qac", "tdac", "a2c", "ppo", "ppo-kl"))
     assert main(["list", "--envs", "ppo"]) == 0
     assert "LunarLander-v3" in capsys.readouterr().out
+
+
+def test_the_words_that_are_printed_are_a_command():
+    from actrix.algorithms.learn import Composition
+    from actrix.algorithms.presets import PRESETS
+    from actrix.cli import parser
+    from actrix.cli.show import _in_words
+    from actrix.cli.train import config_of
+
+    for name, preset in PRESETS.items():
+        if not isinstance(preset.algorithm, Composition) or preset.offline:
+            continue
+        line = shlex.split(_in_words(preset.algorithm, preset.n_envs))
+        config = config_of(parser().parse_args(["train", *line, "CartPole-v1"]))
+        assert (config.build(), config.n_envs) == (preset.algorithm, preset.n_envs), name
 
 
 def compositions(*words):

@@ -1,5 +1,6 @@
 """Run configurations: what the user, the zoo and the preset each decide, and files that are refused."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from actrix.algorithms.presets import PRESETS
 from actrix.algorithms.settings import SettingError, configure, settings_of
 from actrix.critics.nothing import NoCritic
 from actrix.critics.value import GAE, NStep
+from actrix.nets.networks import NetworkConfig
 from actrix.runs import folder
 from actrix.runs.config import RunError, check_offline, resolve
 
@@ -101,6 +103,8 @@ VARIANTS = [
     ("ppo", {"clip_range": "lin_0.2", "clip_range_vf": 0.1, "target_kl": 0.01, "learning_rate": "lin_3e-4"}),
     ("ppo", {"critic": "v-trace:0.9", "data": "lag:2", "critic_learning_rate": 1e-4}),
     ("ppo", {"actor": "ppo-kl:0.02", "ref_kl_coef": 0.1, "ref_kl_in": "loss"}),
+    ("ppo", {"policy_kwargs": {"cnn": True, "features_extractor_kwargs": {"features_dim": 32}}}),
+    ("ppo", {"policy_kwargs": {"net_arch": []}}),
     ("ppo", {"policy_kwargs": {"cell": "gru", "net_arch": {"pi": [8], "vf": [16, 16]}}}),
     ("trpo", {"critic": "td-lambda:0.7", "sub_sampling_factor": 2}),
     ("dqn", {"prioritized": True, "priority_beta": "lin_0.4_1.0", "n_step": 3}),
@@ -125,6 +129,27 @@ def test_every_variant_comes_back_from_its_settings(name, settings):
     algorithm = configure(preset, settings)
     assert algorithm != preset
     assert configure(preset, json.loads(json.dumps(settings_of(algorithm)))) == algorithm
+
+
+NETWORKS = [{f.name: getattr(NetworkConfig(), f.name)} for f in dataclasses.fields(NetworkConfig)]
+NETWORKS = [given | {"features_extractor_kwargs": {}} for given in NETWORKS]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_network_comes_back_though_it_is_another_than_the_presets(name):
+    """Also where a value is the one that most networks have."""
+    preset = PRESETS[name].algorithm
+    for given in NETWORKS:
+        algorithm = configure(preset, {"policy_kwargs": given})
+        assert configure(preset, json.loads(json.dumps(settings_of(algorithm)))) == algorithm, given
+
+
+def test_a_composed_run_has_the_network_it_was_given():
+    given = {"policy_kwargs": {"activation_fn": "tanh", "ortho_init": True}}
+    config = resolve(
+        None, "CartPole-v1", critic="q", actor="greedy", data="replay", seeds=[0], settings=given
+    )
+    assert (config.build().network.activation_fn, config.build().network.ortho_init) == ("tanh", True)
 
 
 def test_algorithms_that_need_a_data_set_or_an_environment_say_so():

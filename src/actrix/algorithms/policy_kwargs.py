@@ -199,14 +199,19 @@ def _activation(value: Any) -> Any:
 # ---------------------------------------------------------------------------- reading them off again
 
 
-def network_settings(network: NetworkConfig, base: NetworkConfig = NetworkConfig()) -> dict[str, Any]:
-    """`policy_kwargs` that make `network` of `base`."""
+def network_settings(network: NetworkConfig, base: NetworkConfig | None = None) -> dict[str, Any]:
+    """`policy_kwargs` that make `network` of `base`; None: of any preset's, with nothing left out but the folder of
+    weights where there is none."""
     if network.custom:
         return {"custom": True}
     values = {f.name: getattr(network, f.name) for f in dataclasses.fields(NetworkConfig)}
-    return {
-        name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if v != getattr(base, name)
-    }
+    values["features_extractor_kwargs"] = dict(network.features_extractor_kwargs)
+    if base is None:
+        left_out = {"weights"} if network.weights is None else set()
+    else:
+        left_out = {name for name in values if getattr(network, name) == getattr(base, name)}
+    plain = lambda x: list(x) if isinstance(x, tuple) else x
+    return {name: plain(x) for name, x in values.items() if name not in left_out}
 
 
 def named_policy(policy: str) -> dict[str, Any]:

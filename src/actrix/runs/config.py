@@ -129,11 +129,10 @@ def resolve(
         raise SettingError(f"--recurrent is an LSTM, and the policy is {run['policy']}: take one of them.")
     cell = {"cell": "lstm"} if recurrent else {}
     tuned_network = cell | named_policy(run["policy"]) | entry.pop("policy_kwargs", {})
-    network = tuned_network if network is None else network
+    entry["policy_kwargs"] = tuned_network if network is None else network
     # One after the other: the zoo's values for a critic or actor that the user replaces go with it.
-    tuned_algorithm = configure(preset.algorithm, {**entry, "policy_kwargs": network})
     once(answers, own, "the settings")
-    configured = configure(configure(tuned_algorithm, filed), own, answers)
+    configured = configure(configure(configure(preset.algorithm, entry), filed), own, answers)
     seeds = _different(seeds)
     total = _whole("steps", run["n_timesteps"], 100_000 if dataset else 1_000_000)
     env_kwargs, count = _plain(env_kwargs), _whole("n_envs", run["n_envs"], preset.n_envs)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from actrix.algorithms.settings import SettingError
+from actrix.algorithms.policy_kwargs import SettingError, network_settings
 from actrix.core.contract import Algorithm
 from actrix.core.types import Spec
 from actrix.data.datasets.dataset import Dataset, check_spaces
@@ -25,6 +25,7 @@ from actrix.loops.evaluate import check_same_spaces, evaluate, evaluation_env, n
 from actrix.loops.grouping import check_grouping
 from actrix.loops.train import SeedRun
 from actrix.model import Model
+from actrix.nets.networks import NetworkConfig
 from actrix.runs import tracked, warm
 from actrix.runs.config import RunConfig, RunError, load_datasets, resolve
 from actrix.runs.folder import (
@@ -103,7 +104,7 @@ def check(config: RunConfig) -> None:
             small = _small(algorithm, rows)
             small.init(jax.random.key(0), env.spec, rows, warm.reference_of(algorithm, begun))
         except (TypeError, ValueError) as error:
-            network = config.settings.get("policy_kwargs")
+            network = network_settings(algorithm.network, NetworkConfig())
             given = f" with policy_kwargs={network}" if network else ""
             raise SettingError(f"the learner cannot be built{given}: {error}") from error
     finally:

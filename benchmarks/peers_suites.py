@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import importlib
 import os
 import shutil
@@ -132,9 +133,7 @@ def run(source: Path, folder: Path, asked: argparse.Namespace) -> Iterator[Path]
             continue
         stem = f"{suite}.{name.removesuffix('.py')}"
         out = kept / f"{stem}.xml"
-        runs = lambda stem=stem: sorted(
-            kept.glob(f"{stem}.*xml"), key=lambda path: (len(path.name), path.name)
-        )
+        runs = functools.partial(runs_of, kept, stem)
         options = ["--tb=short", f"--timeout={asked.timeout}", "-k", asked.k, *inside]
         with open(asked.log or os.devnull, "a") as log:
             if not out.exists():
@@ -145,6 +144,11 @@ def run(source: Path, folder: Path, asked: argparse.Namespace) -> Iterator[Path]
                 later = kept / f"{stem}.again{len(runs())}.xml"
                 pytest(tests, [*options, f"--junitxml={later}", *failed], stdout=log, stderr=log)
         yield from runs()
+
+
+def runs_of(kept: Path, stem: str) -> list[Path]:
+    """The outcomes of a file's runs, the later behind."""
+    return sorted(kept.glob(f"{stem}.*xml"), key=lambda path: (len(path.name), path.name))
 
 
 def pytest(tests: Path, options: list[str], **pipes: Any) -> subprocess.CompletedProcess:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import importlib
 import os
 import shutil
@@ -130,15 +131,24 @@ def run(source: Path, folder: Path, asked: argparse.Namespace) -> Iterator[Path]
     for name in asked.files or sorted(p.name for p in tests.glob("test_*.py")):
         if not (tests / name).exists():
             continue
-        out, later = (kept / f"{suite}.{name.removesuffix('.py')}{end}.xml" for end in ("", ".again"))
+        stem = f"{suite}.{name.removesuffix('.py')}"
+        out = kept / f"{stem}.xml"
+        runs = functools.partial(runs_of, kept, stem)
         options = ["--tb=short", f"--timeout={asked.timeout}", "-k", asked.k, *inside]
         with open(asked.log or os.devnull, "a") as log:
             if not out.exists():
                 pytest(tests, [*options, f"--junitxml={out}", name], stdout=log, stderr=log)
-            failed = [test for test, outcome, _ in outcomes(out) if outcome == "failed"]
+            found = {test: outcome for path in runs() for test, outcome, _ in outcomes(path)}
+            failed = [test for test, outcome in found.items() if outcome == "failed"]
             if asked.again and failed:
+                later = kept / f"{stem}.again{len(runs())}.xml"
                 pytest(tests, [*options, f"--junitxml={later}", *failed], stdout=log, stderr=log)
-        yield from (out, later)
+        yield from runs()
+
+
+def runs_of(kept: Path, stem: str) -> list[Path]:
+    """The outcomes of a file's runs, the later behind."""
+    return sorted(kept.glob(f"{stem}.*xml"), key=lambda path: (len(path.name), path.name))
 
 
 def pytest(tests: Path, options: list[str], **pipes: Any) -> subprocess.CompletedProcess:

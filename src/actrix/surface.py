@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
+from actrix.actors.pathwise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from actrix.core.schedules import evaluate
 from actrix.core.types import Spec
 from actrix.envs.vec.names import set_random_seed
@@ -111,6 +113,21 @@ class Surface(Settable):
         """The step size as a function of the remaining progress, 1 → 0."""
         rate = self.learning_rate
         return lambda remaining: float(evaluate(rate, 1.0 - remaining))
+
+    @property
+    def action_noise(self) -> NormalActionNoise | None:
+        """The noise of `noise_type` and `noise_std`; None without. The program depends on it: AttributeError to set."""
+        if getattr(self, "noise_type", "none") == "none":
+            return None
+        kind = NormalActionNoise if self.noise_type == "normal" else OrnsteinUhlenbeckActionNoise
+        zeros = np.zeros(self._known_spec().action_space.shape or ())
+        return kind(zeros, zeros + self.noise_std)
+
+    @action_noise.setter
+    def action_noise(self, noise: Any) -> None:
+        raise AttributeError(
+            "action_noise: the program depends on it; give it to the constructor, or to load."
+        )
 
     @property
     def ep_info_buffer(self) -> deque[dict[str, float]]:

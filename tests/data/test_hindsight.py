@@ -441,10 +441,18 @@ def test_rewards_that_read_infos_are_refused_where_infos_were_asked_for():
         SAC("MultiInputPolicy", Reads(), data="hindsight", copy_info_dict=True, **SMALL)
 
 
-def test_of_environments_in_processes_one_here_is_asked():
-    env = SubprocVecEnv([Reach, Reach])
-    SAC("MultiInputPolicy", env, data="hindsight", **SMALL | {"learning_starts": 40}).learn(60)
-    env.close()
+def test_rewards_that_need_a_reset_environment_also_in_processes():
+    class Later(Reach):
+        def reset(self, **kwargs):
+            self.scale = 1.0
+            return super().reset(**kwargs)
+
+        def compute_reward(self, achieved, desired, info):
+            return super().compute_reward(achieved, desired, info) * self.scale
+
+    for env in (Later(), SubprocVecEnv([Later, Later])):
+        SAC("MultiInputPolicy", env, data="hindsight", **SMALL | {"learning_starts": 40}).learn(60)
+        env.close()
 
 
 def test_hidden_and_unvectorised_rewards_are_refused():

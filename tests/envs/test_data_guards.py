@@ -49,10 +49,10 @@ DICT = spaces.Dict({"a": IMAGE, "b": spaces.Discrete(3, start=1)})
     ("space", "bad", "message"),
     [
         (IMAGE, np.zeros((2, 5, 3), np.uint8), r"Expected: \(2, 3, 5\), actual shape: \(2, 5, 3\)"),
-        (IMAGE, np.zeros((3, 5), np.uint8), r"has shape \(3, 5\)"),
-        (IMAGE, np.uint8(0), r"has shape \(\)"),
+        (IMAGE, np.zeros((3, 5), np.uint8), r"actual shape: \(3, 5\)"),
+        (IMAGE, np.uint8(0), r"actual shape: \(\)"),
         (IMAGE, np.full((2, 3, 5), 0.5), "holds float64; its space says uint8, which cannot hold it"),
-        (IMAGE, {"a": 1}, "is no array|which is no array|has shape"),
+        (IMAGE, {"a": 1}, "is no array|which is no array|actual shape"),
         (
             DICT,
             {"a": np.zeros((2, 3, 5), np.uint8)},

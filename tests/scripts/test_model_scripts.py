@@ -371,5 +371,13 @@ def test_noise_for_a_soft_actor():
     assert actrix.SAC("MlpPolicy", action_noise=none).algorithm == actrix.SAC("MlpPolicy").algorithm
     model = actrix.TQC("MlpPolicy", "Pendulum-v1", action_noise=actrix.NormalActionNoise([0.0], [0.2]))
     assert (model.noise_type, model.noise_std) == ("normal", 0.2)
+    assert (type(model.action_noise), model.action_noise.sigma) == (actrix.NormalActionNoise, [0.2])
+    assert (
+        actrix.SAC("MlpPolicy", "Pendulum-v1").action_noise
+        is actrix.PPO("MlpPolicy", "CartPole-v1").action_noise
+        is None
+    )
+    with pytest.raises(AttributeError, match="give it to the constructor"):
+        model.action_noise = None
     with pytest.raises(ValueError, match="added to continuous actions"):
         actrix.DiscreteSAC("MlpPolicy", "CartPole-v1", action_noise=0.2)

@@ -127,7 +127,9 @@ def host_goals_of(envs: Any) -> Goals | None:
         return host_goals(envs.envs[0])
     inner = envs.unwrapped
     if isinstance(inner, AsyncVectorEnv) and has_goals(inner.single_observation_space):
-        return host_goals(inner.env_fns[0]())
+        env = inner.env_fns[0]()
+        env.reset()
+        return host_goals(env)
     return None
 
 

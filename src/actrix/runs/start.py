@@ -25,7 +25,6 @@ from actrix.loops.evaluate import check_same_spaces, evaluate, evaluation_env, n
 from actrix.loops.grouping import check_grouping
 from actrix.loops.train import SeedRun
 from actrix.model import Model
-from actrix.nets.networks import NetworkConfig
 from actrix.runs import tracked, warm
 from actrix.runs.config import RunConfig, RunError, load_datasets, resolve
 from actrix.runs.folder import (
@@ -104,7 +103,7 @@ def check(config: RunConfig) -> None:
             small = _small(algorithm, rows)
             small.init(jax.random.key(0), env.spec, rows, warm.reference_of(algorithm, begun))
         except (TypeError, ValueError) as error:
-            network = network_settings(algorithm.network, NetworkConfig())
+            network = network_settings(algorithm.network, type(algorithm.network)())
             given = f" with policy_kwargs={network}" if network else ""
             raise SettingError(f"the learner cannot be built{given}: {error}") from error
     finally:

@@ -12,6 +12,7 @@ import numpy as np
 
 from actrix import zoo
 from actrix.algorithms import presets
+from actrix.algorithms.answers import present_word
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.policy_kwargs import POLICIES, named_policy, once
 from actrix.algorithms.settings import SettingError, configure, settings_of, upgraded
@@ -114,6 +115,7 @@ def resolve(
     `policy` is a name of Stable-Baselines3's; `recurrent` puts an LSTM into it unless policy_kwargs names a cell.
     `init` is a run or model file to begin with, and `network` the `policy_kwargs` of it (`runs.warm`).
     """
+    data = None if data is None else present_word(data)
     preset = _preset(algorithm, critic, actor, data)
     if dataset:
         env_id, env_kwargs = _evaluated_in(dataset, env_id, env_kwargs)

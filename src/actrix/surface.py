@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from actrix.actors.pathwise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from actrix.algorithms.settings import setting_names
 from actrix.core.schedules import evaluate
 from actrix.core.types import Spec
 from actrix.envs.vec.names import set_random_seed
@@ -117,7 +118,7 @@ class Surface(Settable):
     @property
     def action_noise(self) -> NormalActionNoise | None:
         """The noise of `noise_type` and `noise_std`; None without. The program depends on it: AttributeError to set."""
-        if getattr(self, "noise_type", "none") == "none":
+        if "noise_type" not in setting_names(self.algorithm) or self.noise_type == "none":
             return None
         kind = NormalActionNoise if self.noise_type == "normal" else OrnsteinUhlenbeckActionNoise
         zeros = np.zeros(self._known_spec().action_space.shape or ())

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from actrix.algorithms import presets
 from actrix.algorithms import settings as settings_
 from actrix.core.contract import Acting, Algorithm
+from actrix.core.host import own
 from actrix.core.types import Spec
 from actrix.files import container, memories, modelfile
 from actrix.files import kwargs as env_arguments
@@ -310,7 +310,7 @@ class Stored:
             new = np.asarray(parameters.get(name, old), old.dtype)
             if new.shape != old.shape:
                 raise ValueError(f"parameter {name} has shape {new.shape}, expected {old.shape}.")
-            leaves.append(jnp.asarray(new))
+            leaves.append(own(new))
         acting = jax.tree.unflatten(jax.tree.structure(self.acting), leaves)
         self._acting, self._policy = acting, None
         if self.runner is not None:

@@ -44,7 +44,7 @@ CASES = {
     "ppo compiled": ["ppo", "CartPole-v1", "--backend", "jax", "--steps", "400000", *PPO],
     "ppo gymnasium": ["ppo", "CartPole-v1", "--backend", "gymnasium", "--steps", "12000", *PPO],
     "dqn prioritised gymnasium": ["dqn", "CartPole-v1", "--backend", "gymnasium", "--steps", "1200", *DQN],
-    "dqn prioritised compiled": ["dqn", "CartPole-v1", "--backend", "jax", "--steps", "30000", *DQN],
+    "dqn prioritised compiled": ["dqn", "CartPole-v1", "--backend", "jax", "--steps", "6000", *DQN],
     "sac gymnasium": ["sac", "Pendulum-v1", "--backend", "gymnasium", "--steps", "2500", *SAC],
 }
 MANY = [(case, 6) for case in CASES]

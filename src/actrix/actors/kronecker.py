@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from actrix.actors.natural import NaturalActor, step_length
 from actrix.core.fields import positive, rate
+from actrix.core.host import zeros
 from actrix.core.optim import flatten
 from actrix.core.schedules import Schedule, evaluate
 from actrix.core.spaces import is_image, space_leaves
@@ -42,8 +43,8 @@ def dense_layers(net: Any) -> list[Any]:
 def no_factors(net: Any) -> Factors:
     """Nothing seen yet."""
     shapes = [layer.weight.shape for layer in dense_layers(net)]
-    inputs = tuple(jnp.zeros((i + 1, i + 1)) for i, _ in shapes)
-    return Factors(inputs, tuple(jnp.zeros((o, o)) for _, o in shapes), jnp.zeros(()))
+    inputs = tuple(zeros((i + 1, i + 1)) for i, _ in shapes)
+    return Factors(inputs, tuple(zeros((o, o)) for _, o in shapes), zeros(()))
 
 
 def batch_factors(

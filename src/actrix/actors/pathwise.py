@@ -20,6 +20,7 @@ from actrix.actors.greedy import explore, ou_step
 from actrix.core.answers import Actor, ActorFacts
 from actrix.core.distributions import legal_actions
 from actrix.core.fields import choose, finite, positive_or_none, share, switch
+from actrix.core.host import full
 from actrix.core.optim import copied, polyak
 from actrix.core.types import Key, record
 from actrix.nets.networks import SDE
@@ -293,7 +294,7 @@ class Soft(Pathwise):
     # ------------------------------------------------------------------ learning
 
     def own(self):
-        return {"log_alpha": jnp.full(1, math.log(self.initial_coef), jnp.float32)} if self.adapted else {}
+        return {"log_alpha": full(1, math.log(self.initial_coef), jnp.float32)} if self.adapted else {}
 
     def alpha(self, view: Any) -> jax.Array:
         """α."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from actrix.algorithms import reference as references
 from actrix.algorithms.sound import fits, needs_newest, needs_order
@@ -184,21 +185,23 @@ class Composed(Algorithm):
         kept = Kept(self.critic.init(acting.net, params), self.actor.init(acting.net, params))
         scale = normalize.init_reward_scale(num_envs) if self.normalize_reward else None
         none = jnp.zeros((), jnp.int32)
-        numbers = jnp.asarray(packed(self.numbers()))
+        numbers = jax.device_put(packed(self.numbers()))
         training = Training(own, opt, kept, numbers, scale, reference, none, **counters())
         memory = self.data.init(acting.net.head, spec, num_envs, lambda: self._record(acting, spec))
         return Learner(acting, training, memory)
 
     def _record(self, acting: Acting, spec: Spec) -> PyTree:
         """Shapes of (log_prob, dist) of one row."""
-        example = jax.tree.map(lambda x: jnp.asarray(x)[None], spec.observation_space.sample())
-        mask = None if spec.mask_size is None else jnp.ones((1, spec.mask_size), bool)
+        example = jax.tree.map(lambda x: np.asarray(x)[None], spec.observation_space.sample())
+        mask = None if spec.mask_size is None else np.ones((1, spec.mask_size), bool)
 
-        def one() -> tuple:
+        def one(example: PyTree, mask: Any) -> tuple:
             noise = jax.tree.map(lambda x: x[0], self.noise(acting, jax.random.key(0), 1, 1))
             return self.act(acting, self.initial_carry(acting, 1), example, mask, noise)[1:3]
 
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), jax.eval_shape(one))
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), jax.eval_shape(one, example, mask)
+        )
 
     # ------------------------------------------------------------------ acting
 

@@ -16,6 +16,7 @@ from actrix.actors import greedy
 from actrix.actors.greedy import Draws, Explore, Greedy
 from actrix.core import spaces
 from actrix.core.distributions import ILLEGAL, ActionHead, action_head, legal_actions
+from actrix.core.host import full
 from actrix.core.types import Chunk, Spec, record
 from actrix.critics import q_targets
 
@@ -80,8 +81,8 @@ class Tables(eqx.Module):
         cells, head = spaces.cells(spec.observation_space), action_head(spec.action_space)
         size, actions = cells.size, head.size
         entries = size if predicts else count * size * actions
-        policy = jnp.full((size, actions), 1.0 / actions, jnp.float32) if predicts else None
-        return Tables(jnp.full(entries, initial, jnp.float32), policy, cells, head)
+        policy = full((size, actions), 1.0 / actions, jnp.float32) if predicts else None
+        return Tables(full(entries, initial, jnp.float32), policy, cells, head)
 
     def replace(self, **changes: Any) -> Tables:
         """The same with other arrays."""

@@ -13,7 +13,7 @@ import optax
 
 from actrix.core.answers import Actor, Critic, Item, Kept, Metrics, Params, State
 from actrix.core.fields import choose, finite, positive_or_none, rate, share, switch, whole
-from actrix.core.optim import OPTIMIZERS, RUNNING, apart, descend, flatten, make_optimizer, together
+from actrix.core.optim import OPTIMIZERS, RUNNING, apart, at_rest, descend, flatten, make_optimizer, together
 from actrix.core.schedules import Schedule, evaluate
 from actrix.core.types import Key, PyTree
 
@@ -72,7 +72,7 @@ class Fit(abc.ABC):
 
     def init(self, actor: Actor, net: Any, params: Params, critic_passes: int) -> dict[str, PyTree]:
         """The optimisers' states."""
-        return {name: self.descent.init(theta) for name, theta in params.items() if name != RUNNING}
+        return {name: at_rest(self.descent, theta) for name, theta in params.items() if name != RUNNING}
 
     @property
     def descent(self) -> optax.GradientTransformation:
@@ -166,7 +166,7 @@ class Joint(Whole):
             rate(self, "critic_learning_rate")
 
     def init(self, actor, net, params, critic_passes):
-        again = {"again": self.descent.init(params["net"])} if critic_passes else {}
+        again = {"again": at_rest(self.descent, params["net"])} if critic_passes else {}
         return super().init(actor, net, params, critic_passes) | again
 
     def update(self, critic, actor, look, state, item, progress, key):
@@ -342,7 +342,7 @@ class Natural(Fit):
         return net.of_parts(parts["policy"], parts["critic"])
 
     def init(self, actor, net, params, critic_passes):
-        return {"policy": actor.step_init(net), "critic": self.descent.init(params["critic"])}
+        return {"policy": actor.step_init(net), "critic": at_rest(self.descent, params["critic"])}
 
     def whole(self, items: int) -> jax.Array:
         # The phase moves on, else k = n_envs would take one environment only.

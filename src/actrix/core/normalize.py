@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from actrix.core.host import full, zeros
 from actrix.core.types import Chunk, PyTree, record
 
 LARGEST = 1e15
@@ -28,7 +29,7 @@ class Moments:
 
 def init_moments(shape: tuple[int, ...]) -> Moments:
     """Mean 0, variance 1 and a count of 1e-4, so that the first data take over (as in Stable-Baselines3)."""
-    return Moments(jnp.zeros(shape), jnp.ones(shape), jnp.zeros(()) + 1e-4)
+    return Moments(zeros(shape), full(shape, 1.0), full((), 1e-4))
 
 
 def update_moments(m: Moments, x: Float[Array, "*B *S"], valid: Bool[Array, "*B"] | None = None) -> Moments:
@@ -97,7 +98,7 @@ class RewardScale:
 
 def init_reward_scale(num_envs: int) -> RewardScale:
     """R = 0 in every environment, and no statistics yet."""
-    return RewardScale(jnp.zeros(num_envs), init_moments(()))
+    return RewardScale(zeros(num_envs), init_moments(()))
 
 
 def scale_reward(scale: RewardScale, reward: Float[Array, "T N"], clip: float) -> Float[Array, "T N"]:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
+from actrix.core.host import own, zeros
 from actrix.core.types import PyTree
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd", "radam")
@@ -40,8 +42,22 @@ def together(running: PyTree, rest: PyTree) -> PyTree:
 def flatten(net: PyTree) -> tuple[jax.Array, Callable[[jax.Array], PyTree]]:
     """(θ, unflatten): the floating-point leaves of `net` as one vector, and the way back."""
     params, static = eqx.partition(net, eqx.is_inexact_array)
-    theta, unravel = ravel_pytree(params)
+    theta, unravel = _raveled(params)
     return theta, lambda t: eqx.combine(unravel(t), static)
+
+
+def _raveled(params: PyTree) -> tuple[jax.Array, Callable[[jax.Array], PyTree]]:
+    """`ravel_pytree`, on the host where the arrays are known and of one dtype."""
+    leaves, tree = jax.tree.flatten(params)
+    if any(isinstance(x, jax.core.Tracer) for x in leaves) or len({x.dtype for x in leaves}) != 1:
+        return ravel_pytree(params)
+    sizes, shapes = [x.size for x in leaves], [x.shape for x in leaves]
+    parts = lambda t: [
+        part.reshape(shape) for part, shape in zip(jax.lax.split(t, sizes), shapes, strict=True)
+    ]
+    return jax.device_put(np.concatenate([np.ravel(x) for x in leaves])), lambda t: jax.tree.unflatten(
+        tree, parts(t)
+    )
 
 
 def make_optimizer(
@@ -59,6 +75,11 @@ def make_optimizer(
         "radam": lambda: optax.scale_by_radam(b1=beta1, eps=eps),
     }[name]()
     return optax.chain(*([] if max_grad_norm is None else [optax.clip_by_global_norm(max_grad_norm)]), scale)
+
+
+def at_rest(optimizer: optax.GradientTransformation, theta: PyTree) -> optax.OptState:
+    """`optimizer.init(theta)`: with each of `OPTIMIZERS`, zeros."""
+    return jax.tree.map(lambda x: zeros(x.shape, x.dtype), jax.eval_shape(optimizer.init, theta))
 
 
 def descend(
@@ -80,4 +101,4 @@ def polyak(target: PyTree, theta: PyTree, tau: float | jax.Array) -> PyTree:
 
 def copied(theta: PyTree) -> PyTree:
     """Arrays of their own: what is donated together must not share a buffer."""
-    return jax.tree.map(jnp.array, theta)
+    return own(theta)

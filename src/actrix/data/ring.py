@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from actrix.core.contract import scrub
+from actrix.core.host import zeros
 from actrix.core.types import Chunk, Key, PyTree, Spec, Transition, record
 
 BRANCH = 64
@@ -135,7 +136,7 @@ class Replay:
             )
 
         def room(x: Any) -> Array:
-            return jnp.zeros((self.capacity, num_envs, *x.shape), x.dtype)
+            return zeros((self.capacity, num_envs, *x.shape), x.dtype)
 
         def frame(x: Any) -> Array:
             return room(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if self._stacked(x.shape) else x)
@@ -144,10 +145,10 @@ class Replay:
         action, reward, mask, log_prob, dist = parts
         flags = room(jax.ShapeDtypeStruct((), jnp.uint8))
         levels = _empty_levels(self.capacity * num_envs) if self.alpha else None
-        none = jnp.zeros(num_envs, jnp.int32)
+        none = zeros(num_envs, jnp.int32)
         return Rows(
             jax.tree.map(frame, row.obs), action, reward, mask, log_prob, dist, flags, none, none,
-            jnp.zeros(num_envs, bool), levels, jnp.ones(()) if self.alpha else None,
+            zeros(num_envs, bool), levels, jnp.ones(()) if self.alpha else None,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ writing
@@ -370,7 +371,7 @@ def empty_memory(
     # The room of two windows more keeps tiny buffers sound: the newest rows have no complete window yet.
     ring = Replay(transitions // num_envs + 2 * (window + stack), window=window, stack=stack, alpha=alpha)
     sample = spec.observation_space.sample()
-    obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.asarray(x).dtype), sample)
+    obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), sample)
     flag: Any = jax.ShapeDtypeStruct((), jnp.bool_)
     action: Any = jax.ShapeDtypeStruct(head.shape, jnp.float32 if head.continuous else jnp.int32)
     mask: Any = None if spec.mask_size is None else jax.ShapeDtypeStruct((spec.mask_size,), jnp.bool_)
@@ -397,7 +398,7 @@ def _empty_levels(leaves: int) -> tuple[Array, ...]:
     levels, size = [], leaves
     while True:
         size = -(-size // BRANCH)
-        levels.append(jnp.zeros(size * BRANCH))
+        levels.append(zeros(size * BRANCH))
         if size == 1:
             return tuple(levels)
 

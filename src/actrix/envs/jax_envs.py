@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces as gym_spaces
 
+from actrix.core.host import own
 from actrix.core.spaces import check_action_space, check_observation_space, to_env_action
 from actrix.core.types import Spec
 from actrix.envs.base import JaxEnv, Step, step_keys
@@ -147,8 +148,8 @@ class HostJax:
         found = [(np.shape(x), x.dtype) for x in state["state"]]
         if found != [(x.shape, x.dtype) for x in expected]:
             raise EnvError(f"the saved state of {self.env} holds {found}, which does not fit it.")
-        self.state = jax.tree.unflatten(tree, [jnp.array(x) for x in state["state"]])
-        self.key = jax.random.wrap_key_data(jnp.asarray(state["key"]), impl="threefry2x32")
+        self.state = jax.tree.unflatten(tree, own(list(state["state"])))
+        self.key = jax.random.wrap_key_data(own(state["key"]), impl="threefry2x32")
         self.number = state["number"]
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 import jax
 import numpy as np
 
+from actrix.core.host import own
 from actrix.core.types import PyTree
 from actrix.files.atomic import of_a_file
 
@@ -223,7 +224,7 @@ def read_tree(
             if fault := _fault(name, x):
                 faults.append(f"{name} {fault}")
             # One at a time: a memory of many gigabytes is never there twice.
-            arrays[name] = jax.numpy.array(x) if device else x
+            arrays[name] = own(x) if device else x
     _check_digest(header, digest)
     refuse(header.path, faults)
     return jax.tree.unflatten(jax.tree.structure(template), [arrays[n] for n in expected])

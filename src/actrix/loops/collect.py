@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector.utils import batch_space
 
 from actrix.core.contract import Algorithm
+from actrix.core.host import zeros
 from actrix.core.types import Chunk, Key, PyTree
 from actrix.envs.base import HostEnv, Step, successes
 from actrix.envs.guard import check_chunk, conform
@@ -104,7 +104,7 @@ class Collector:
             )
             out = jax.eval_shape(step, acting, self._memory, self._obs, self._mask)
             self._row = (out[1], out[2])
-        return jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), self._row)
+        return jax.tree.map(lambda x: zeros((rows, *x.shape), x.dtype), self._row)
 
     def _open(self) -> dict[str, Any]:
         """What the loop carries from one chunk to the next besides the environments, as plain data."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from actrix.core.contract import Algorithm
+from actrix.core.host import own
 from actrix.core.shards import spread
 from actrix.core.types import Chunk, Key, PyTree, record
 from actrix.envs.base import JaxEnv, step_keys
@@ -20,13 +22,13 @@ from actrix.files.checkpoint import Snapshot
 from actrix.loops.learners import mesh_of, placed, shares
 from actrix.loops.runner import (
     Report,
+    as_key,
     finished_episodes,
     iteration_keys,
     keep_batch,
     key_from,
     leaves,
     no_batch,
-    own,
     report,
     run_keys,
     shared,
@@ -173,29 +175,34 @@ class CompiledRunner:
     def learners(self) -> list[Any]:
         """A copy of each seed's learner."""
         learner = jax.device_get(self.state.learner)
-        return [jax.tree.map(lambda x, i=i: jnp.array(x[i]), learner) for i in range(len(self.seeds))]
+        return [jax.tree.map(lambda x, i=i: own(x[i]), learner) for i in range(len(self.seeds))]
 
     @property
     def actings(self) -> list[Any]:
         """A copy of what each seed's policy acts with."""
         acting = jax.device_get(self.state.learner.acting)
-        return [jax.tree.map(lambda x, i=i: jnp.array(x[i]), acting) for i in range(len(self.seeds))]
+        return [jax.tree.map(lambda x, i=i: own(x[i]), acting) for i in range(len(self.seeds))]
 
     def set_learners(self, learners: Sequence[Any], iterations: Sequence[int]) -> None:
         """Go on from these learners (a resumed run, a warm start) after so many iterations of each."""
-        done = self._stack([jnp.asarray(wrapped(n)) for n in iterations])
+        done = self._stack([wrapped(n) for n in iterations])
         self.state = dataclasses.replace(self.state, learner=None)  # its memory goes before another one comes
         self.state = dataclasses.replace(self.state, learner=self._stack(learners), iteration=done)
 
     def snapshots(self) -> list[Snapshot]:
         """Each seed's whole training state."""
         learner, env = views((self.state.learner, self.state.env))
-        keys = views(jax.random.key_data(jnp.stack([self.state.env_key, self.state.iteration_key])))
+        env_keys, iteration_keys = views(
+            jax.tree.map(jax.random.key_data, (self.state.env_key, self.state.iteration_key))
+        )
         of = lambda tree, i: jax.tree.map(lambda x: x[i], tree)
         return [
             Snapshot(
                 of(learner, i),
-                {"iteration_key": keys[1, i], "env": {"key": keys[0, i], "carry": leaves(of(env, i))}},
+                {
+                    "iteration_key": iteration_keys[i],
+                    "env": {"key": env_keys[i], "carry": leaves(of(env, i))},
+                },
             )
             for i in range(len(self.seeds))
         ]
@@ -217,9 +224,7 @@ class CompiledRunner:
         return known
 
     def _stack(self, trees: Sequence[Any]) -> Any:
-        if len(trees) + self.idle == 1:  # `stack` would copy a memory twice
-            return jax.tree.map(lambda x: x[None] if isinstance(x, jax.Array) else own(x[None]), trees[0])
-        return jax.tree.map(lambda *x: jnp.stack(x), *trees, *[trees[-1]] * self.idle)
+        return jax.tree.map(_stacked, *trees, *[trees[-1]] * self.idle)
 
     def reseed(self, seeds: Sequence[int]) -> None:
         """Start the environments anew, each seed's from another random stream."""
@@ -243,9 +248,7 @@ class CompiledRunner:
     def set_training(self, **numbers: ArrayLike) -> None:
         """Replace numbers of every seed's `training`, e.g. its step counter or its settings (`core/numbers.py`)."""
         seeds = len(self.seeds) + self.idle
-        full = {
-            name: jnp.asarray(np.stack([np.asarray(x, np.float32)] * seeds)) for name, x in numbers.items()
-        }
+        full = {name: own(np.stack([np.asarray(x, np.float32)] * seeds)) for name, x in numbers.items()}
         training = dataclasses.replace(self.state.learner.training, **full)
         self.state = dataclasses.replace(
             self.state, learner=dataclasses.replace(self.state.learner, training=training)
@@ -319,6 +322,13 @@ def _warm(algorithm: Algorithm, env: JaxEnv, rows: int, pieces: int, seeds: int)
     return jax.jit(lambda states: _map(every, states), donate_argnums=0)
 
 
+def _stacked(*xs: Any) -> jax.Array:
+    """The seeds' arrays as one; of a single seed without another copy of a memory."""
+    if jnp.issubdtype(xs[0].dtype, jax.dtypes.prng_key):
+        return as_key(np.stack([jax.random.key_data(x) for x in xs]))
+    return own(np.asarray(xs[0])[None] if len(xs) == 1 else np.stack(xs))
+
+
 def _mesh(shards: int) -> jax.sharding.Mesh:
     return jax.sharding.Mesh(np.array(jax.local_devices()[:shards]), ("seeds",))
 
@@ -328,6 +338,7 @@ def _segment(
     algorithm: Algorithm, env: JaxEnv, num_envs: int, rows: int, capacity: int, shards: int, seeds: int,
     learners: int,
 ) -> Callable:  # fmt: skip
+    @functools.partial(jax.jit, inline=True)  # traced once, for its shapes and for the loop
     def iteration(state: TrainState) -> tuple[TrainState, tuple, tuple]:
         noise_key, learn_key = iteration_keys(state.iteration_key, state.iteration)
         acting = state.learner.acting

@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from actrix.core.contract import Algorithm
+from actrix.core.host import fold_in
 from actrix.core.spaces import to_env_action
 from actrix.core.types import PyTree, Spec
 from actrix.envs.atari import PLAY, is_atari, make_atari_env
@@ -79,9 +80,9 @@ class Policy:
     def evaluated(self, seed: int | None) -> Policy:
         """The same policy with the noise of one evaluation: of `seed`, or (None) of the next one in the stream."""
         key = self.key if seed is None else run_keys(seed)[0]
-        key = jax.random.fold_in(key, EVALUATION)
+        key = fold_in(key, EVALUATION)
         if seed is None:
-            key = jax.random.fold_in(key, self.stream.evaluations)
+            key = fold_in(key, self.stream.evaluations)
             self.stream.evaluations += 1
         policy = copy.copy(self)
         policy.key, policy.stream = key, Stream()
@@ -96,7 +97,7 @@ class Policy:
         """
         noise = None
         if not deterministic or self.algorithm.plays_at_random:
-            noise = self._noise(self.acting, jax.random.fold_in(self.key, self.stream.calls), len(first))
+            noise = self._noise(self.acting, fold_in(self.key, self.stream.calls), len(first))
             self.stream.calls += 1
         action, memory = self._call(self.acting, memory, first, obs, mask, noise)
         return np.asarray(action), memory

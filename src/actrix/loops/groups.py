@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from actrix.core.contract import Algorithm
+from actrix.core.host import fold_in
 from actrix.core.types import Chunk, Key, PyTree, Spec
 from actrix.envs.base import HostEnv, Step
 from actrix.envs.guard import EnvError
@@ -310,5 +310,4 @@ def _keys(key: Key, groups: int) -> list[np.ndarray]:
     """A key for each group; a single group, which is all environments, has the run's own."""
     if groups == 1:
         return [np.asarray(jax.random.key_data(key))]
-    fold = lambda g: jax.random.key_data(jax.random.fold_in(key, g))
-    return list(np.asarray(jax.vmap(fold)(jnp.arange(groups))))
+    return [np.asarray(jax.random.key_data(fold_in(key, g))) for g in range(groups)]

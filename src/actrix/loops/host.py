@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from actrix.core.contract import Algorithm
+from actrix.core.host import own
 from actrix.core.types import Chunk, Key, PyTree
 from actrix.envs.base import HostEnv
 from actrix.files.checkpoint import Snapshot
@@ -23,7 +23,6 @@ from actrix.loops.runner import (
     iteration_keys,
     key_from,
     leaves,
-    own,
     report,
     run_keys,
     views,
@@ -59,7 +58,7 @@ class HostRunner(Collector):
         self.capacity = 1
         self.warm_up = algorithm.warm_up(self.rows, self.num_envs)
         learner = algorithm.init(init_key, env.spec, self.num_envs, reference)
-        self.learner = jax.tree.map(jnp.array, learner)  # donated leaves must not share a buffer
+        self.learner = own(learner)  # donated leaves must not share a buffer
         self.iteration = 0
         self.on_rollout: Callable[[str], None] | None = None
         """Called with "start" before a chunk is collected and with "end" before it is learned from."""
@@ -75,7 +74,7 @@ class HostRunner(Collector):
     @property
     def learners(self) -> list[Any]:
         """A copy of the learner (the loop's own is donated to the next update)."""
-        return [jax.tree.map(jnp.array, self.learner)]
+        return [own(self.learner)]
 
     def set_learners(self, learners: Sequence[Any], iterations: Sequence[int]) -> None:
         """Go on from this learner (a resumed run, a warm start)."""
@@ -87,11 +86,11 @@ class HostRunner(Collector):
     @property
     def actings(self) -> list[Any]:
         """A copy of what the policy acts with."""
-        return [jax.tree.map(jnp.array, self.learner.acting)]
+        return [own(self.learner.acting)]
 
     def set_training(self, **numbers: ArrayLike) -> None:
         """Replace numbers of the learner's `training`, e.g. its step counter or its settings (`core/numbers.py`)."""
-        arrays = {name: jnp.asarray(np.asarray(x, np.float32)) for name, x in numbers.items()}
+        arrays = own({name: np.asarray(x, np.float32) for name, x in numbers.items()})
         training = dataclasses.replace(self.learner.training, **arrays)
         self.learner = dataclasses.replace(self.learner, training=training)
 
@@ -199,7 +198,7 @@ class HostRunner(Collector):
 
     def _look_ahead(self) -> None:
         """Keep what the next chunk is collected with, and collect it meanwhile where nobody wants to look on."""
-        self._older = older = jax.tree.map(jnp.array, self._latest_acting())  # the learner's own is donated
+        self._older = older = own(self._latest_acting())  # the learner's own is donated
         if self.more and self.on_step is None:
             key = self._noise_key(self.iteration + 1)
             state, opened = self.state(), self.open_episodes

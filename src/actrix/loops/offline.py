@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from actrix.core import normalize
 from actrix.core.contract import Acting, Algorithm, Learner
+from actrix.core.host import own
 from actrix.core.spaces import normalized_shapes
 from actrix.core.types import Chunk, PyTree
 from actrix.data.datasets.dataset import Dataset
@@ -78,7 +79,7 @@ class OfflineRunner:
         memory = fill(dataset, data, self._learners[0].acting.net.head)
         self._ring, rows = memory.ring, memory.rows
         # Priorities are each seed's own, and donated: so are the rows around them.
-        self._rows = [jax.tree.map(jnp.array, rows) if data.prioritized else rows for _ in self.seeds]
+        self._rows = [own(rows) if data.prioritized else rows for _ in self.seeds]
         self._iterations = [0] * len(self.seeds)
         self._segment: Any = None
 
@@ -86,14 +87,12 @@ class OfflineRunner:
     def learners(self) -> list[Any]:
         """A copy of each seed's learner, whose memory is None, or the priorities of prioritised replay."""
         learners = zip(self._learners, self._rows, strict=True)
-        return [
-            jax.tree.map(jnp.array, dataclasses.replace(x, memory=_priorities(rows))) for x, rows in learners
-        ]
+        return [own(dataclasses.replace(x, memory=_priorities(rows))) for x, rows in learners]
 
     @property
     def actings(self) -> list[Any]:
         """A copy of what each seed's policy acts with."""
-        return [jax.tree.map(jnp.array, learner.acting) for learner in self._learners]
+        return [own(learner.acting) for learner in self._learners]
 
     def set_learners(self, learners: Sequence[Any], iterations: Sequence[int]) -> None:
         """Go on from these learners (a resumed run, a warm start) after so many updates of each; on this data."""
@@ -102,9 +101,9 @@ class OfflineRunner:
             if memory is not None and jax.tree.map(jnp.shape, memory) == jax.tree.map(
                 jnp.shape, _priorities(rows)
             ):
-                levels, largest = jax.tree.map(jnp.array, memory)
+                levels, largest = own(memory)
                 self._rows[i] = dataclasses.replace(rows, levels=levels, largest=largest)
-            self._learners[i] = jax.tree.map(jnp.array, dataclasses.replace(learner, memory=None))
+            self._learners[i] = own(dataclasses.replace(learner, memory=None))
         self._iterations = [int(n) for n in iterations]
 
     def snapshots(self) -> list[Snapshot]:
@@ -129,7 +128,7 @@ class OfflineRunner:
     def set_training(self, **numbers: ArrayLike) -> None:
         """Replace numbers of every seed's `training`, e.g. its step counter or its settings (`core/numbers.py`)."""
         for i, learner in enumerate(self._learners):
-            arrays = {name: jnp.asarray(np.asarray(x, np.float32)) for name, x in numbers.items()}
+            arrays = own({name: np.asarray(x, np.float32) for name, x in numbers.items()})
             training = dataclasses.replace(learner.training, **arrays)
             self._learners[i] = dataclasses.replace(learner, training=training)
 
@@ -234,7 +233,7 @@ def _with_moments(learner: Learner, moments: Any) -> Learner:
     """The learner without its memory, in arrays of its own (they are donated), with these statistics."""
     acting: Acting = learner.acting
     acting = acting if moments is None else dataclasses.replace(acting, obs_moments=moments)
-    return jax.tree.map(jnp.array, Learner(acting, learner.training))
+    return own(Learner(acting, learner.training))
 
 
 def _priorities(rows: PyTree) -> PyTree:

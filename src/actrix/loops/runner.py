@@ -14,6 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from actrix.core.contract import Algorithm
+from actrix.core.host import fold_in, own
 from actrix.core.types import Key, PyTree, Spec
 from actrix.files.checkpoint import Snapshot
 
@@ -22,14 +23,14 @@ def run_keys(seed: int) -> tuple[Key, Key, Key]:
     """(initialisation, environments, iterations): the random streams of one run, for any seed ≥ 0."""
     # SeedSequence takes integers of any size, where a JAX key would wrap at 2^32.
     state = np.random.SeedSequence(seed).generate_state(2, np.uint32)
-    key = jax.random.wrap_key_data(jnp.asarray(state), impl="threefry2x32")
-    return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
+    key = as_key(state)
+    return fold_in(key, 0), fold_in(key, 1), fold_in(key, 2)
 
 
 def iteration_keys(key: Key, iteration: jax.Array | np.ndarray | int) -> tuple[Key, Key]:
     """(acting noise, learning) of one iteration, alike in both modes."""
-    key = jax.random.fold_in(key, iteration)
-    return jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+    key = fold_in(key, iteration)
+    return fold_in(key, 0), fold_in(key, 1)
 
 
 def wrapped(iteration: int) -> np.ndarray:
@@ -54,18 +55,6 @@ def views(tree: PyTree) -> PyTree:
     return jax.tree.map(np.asarray, tree)
 
 
-def own(tree: PyTree) -> PyTree:
-    """A copy of the arrays on the device, one after the other, so that a memory is there once more and not thrice."""
-    return jax.tree.map(_own, tree)
-
-
-def _own(x: Any) -> jax.Array:
-    if isinstance(x, jax.Array):
-        return jnp.array(x)
-    # `jnp.array` would copy NumPy's array on the host and that to the device, and return before it has.
-    return jax.device_put(x, may_alias=False).block_until_ready()
-
-
 def leaves(tree: PyTree) -> list[np.ndarray]:
     """The arrays of a tree, whose structure need not be kept: the runner that reads them back has it."""
     return [np.asarray(x) for x in jax.tree.leaves(tree)]
@@ -78,12 +67,12 @@ def with_leaves(template: PyTree, arrays: Sequence[Any], what: str) -> PyTree:
     wanted = [(x.shape, x.dtype) for x in expected]
     if found != wanted:
         raise ValueError(f"{what} holds {found}, which must be {wanted}.")
-    return jax.tree.unflatten(tree, [jnp.array(x) for x in arrays])
+    return jax.tree.unflatten(tree, own(list(arrays)))
 
 
 def as_key(data: np.ndarray | jax.Array) -> Key:
     """The random key of these numbers."""
-    return jax.random.wrap_key_data(jnp.asarray(data), impl="threefry2x32")
+    return jax.random.wrap_key_data(jax.device_put(data), impl="threefry2x32")
 
 
 def key_from(data: Any, what: str) -> Key:

@@ -17,6 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from actrix.core.contract import Algorithm, Learner
+from actrix.core.host import own
 from actrix.core.platform import one_thread
 from actrix.core.types import Chunk, PyTree
 from actrix.envs.base import HostEnv, successes
@@ -111,7 +112,7 @@ class SteppingRunner(HostRunner):
     @property
     def actings(self) -> list[Any]:
         """A copy of what the policy acts with."""
-        return [jax.tree.map(jnp.array, self.learner.acting)]
+        return [own(self.learner.acting)]
 
     def set_training(self, **numbers: ArrayLike) -> None:
         """Replace numbers of the learner's `training`, e.g. its step counter; the next action stays as it was drawn."""
@@ -186,7 +187,7 @@ class SteppingRunner(HostRunner):
         out = report(steps, done, metrics, *episodes)
         if out.nonfinite:
             out.batch = views(self._kept[1])
-            self._kept = (jnp.zeros((), bool), jax.tree.map(jnp.array, out.batch))
+            self._kept = (jnp.zeros((), bool), own(out.batch))
         return [out]
 
     def _remember_stopped(self, chunk: Chunk) -> None:

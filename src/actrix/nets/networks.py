@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from actrix.core.distributions import ActionHead, DiagGaussian, Distribution, SquashedGaussian, action_head
 from actrix.core.fields import choose, finite, switch, whole
+from actrix.core.host import split
 from actrix.core.spaces import space_leaves
 from actrix.core.types import Key, PyTree, Spec, record
 from actrix.nets.exploration import Explores, StateNoise
@@ -86,14 +87,13 @@ class ActorCriticNet(Explores, eqx.Module):
         cnn: bool = False, memory: Callable[[int, Key], Memory] | None = None, layer_norm: bool = False,
         q_values: bool = False, sde: StateNoise | None = None, squash: bool = False,
     ):  # fmt: skip
-        keys = jax.random.split(key, 8)
+        keys = split(key, 8)
         activation = resolve_activation(activation_fn)
         build = features_extractor_class or (lambda space, key, **kw: Encoder(space, key, cnn=cnn, **kw))
         kwargs = dict(features_extractor_kwargs or {})
         self.encoder = build(observation_space, keys[0], **kwargs)
         self.vf_encoder = None if share_features_extractor else build(observation_space, keys[7], **kwargs)
-        probe = jax.tree.map(jnp.asarray, observation_space.sample())
-        size = jax.eval_shape(self.encoder, probe).shape[-1]
+        size = jax.eval_shape(self.encoder, observation_space.sample()).shape[-1]
         has_cnn = not isinstance(self.encoder, Encoder) or any(c is not None for c in self.encoder.cnns)
         if net_arch is None:
             net_arch = [] if has_cnn and len(space_leaves(observation_space)) == 1 else [64, 64]
@@ -311,7 +311,7 @@ class NetworkConfig:
         one = lambda inputs, key: kind(inputs, self.hidden_size, key)
         if not self.enable_critic_lstm:
             return one
-        return lambda inputs, key: Apart(*(one(inputs, k) for k in jax.random.split(key)))
+        return lambda inputs, key: Apart(*(one(inputs, k) for k in split(key)))
 
     def _sees_tokens(self, space: gym.Space) -> TypeGuard[spaces.Discrete]:
         own = self.features_extractor_class is not None

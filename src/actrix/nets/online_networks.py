@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from actrix.core.distributions import ActionHead, Distribution, action_head
+from actrix.core.host import split
 from actrix.core.types import Key, PyTree, Spec
 from actrix.nets.networks import NetworkConfig
 from actrix.nets.q_networks import build_encoder, hidden_widths
@@ -65,7 +66,7 @@ def build_actor_and_critic(config: NetworkConfig, spec: Spec, key: Key, sparsity
     no parameters of its own.
     """
     space, head = spec.observation_space, action_head(spec.action_space)
-    k1, k2, k3, k4 = jax.random.split(key, 4)
+    k1, k2, k3, k4 = split(key, 4)
     actor = PolicyNet(
         *_body(config, space, config.pi, k1, head.size, 0.01),
         jnp.zeros(head.size) + (config.log_std_init or 0.0) if head.continuous else None,
@@ -85,7 +86,7 @@ def _body(
     outputs: int,
     gain: float,
 ) -> tuple[Any, MLP, Linear]:
-    keys = jax.random.split(key, 3)
+    keys = split(key, 3)
     encoder = build_encoder(config, space, keys[0])
     widths = hidden_widths(widths, encoder, (64, 64))
     body = MLP(

@@ -16,6 +16,7 @@ from gymnasium import spaces
 from jaxtyping import Array, Float
 
 from actrix.core.distributions import ActionHead, Categorical, TanhGaussian, action_head
+from actrix.core.host import split
 from actrix.core.types import Key, PyTree, Spec
 from actrix.nets.exploration import Explores, StateNoise
 from actrix.nets.torso import MLP, SQRT2, Encoder, ImageCNN, Linear, NoisyLinear, resolve_activation
@@ -57,7 +58,7 @@ class QNet(eqx.Module):
         noisy: bool = False,
         quantile_dim: int = 0,
     ):
-        keys = jax.random.split(key, 7)
+        keys = split(key, 7)
         self.encoder = build_encoder(config, space, keys[0])
         widths = hidden_widths(config.vf, self.encoder, (64, 64))
         gain = SQRT2 if config.ortho_init else None
@@ -113,7 +114,7 @@ class Actor(eqx.Module):
     clip_mean: float = eqx.field(static=True)
 
     def __init__(self, space: gym.Space, head: ActionHead, config: Any, stochastic: bool, key: Key):
-        keys = jax.random.split(key, 3)
+        keys = split(key, 3)
         self.encoder = build_encoder(config, space, keys[0])
         widths = hidden_widths(config.pi, self.encoder)
         gain = SQRT2 if config.ortho_init else None
@@ -163,7 +164,7 @@ class Critics(eqx.Module):
     discrete: bool = eqx.field(static=True)
 
     def __init__(self, space: gym.Space, head: ActionHead, config: Any, count: int, atoms: int, key: Key):
-        keys = jax.random.split(key, 2 * count + 1)
+        keys = split(key, 2 * count + 1)
         self.encoder = build_encoder(config, space, keys[0])
         self.discrete = not head.continuous
         widths = hidden_widths(config.vf, self.encoder)
@@ -252,7 +253,7 @@ def build_actor_critics(
     config: Any, spec: Spec, key: Key, *, actor: Callable[..., Any], n_critics: int, atoms: int = 1
 ) -> ActorCritics:
     """What `actor(config, spec, key)` builds and `n_critics` critics for one environment's spaces."""
-    actor_key, critic_key = jax.random.split(key)
+    actor_key, critic_key = split(key)
     space, head = spec.observation_space, action_head(spec.action_space)
     return ActorCritics(
         actor(config, spec, actor_key), Critics(space, head, config, n_critics, atoms, critic_key)

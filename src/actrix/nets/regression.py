@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import gymnasium as gym
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from actrix.core.distributions import ActionHead, BoundedGaussian, Distribution, action_head
+from actrix.core.host import split
 from actrix.core.types import Key, PyTree, Spec
 from actrix.nets.exploration import Explores
 from actrix.nets.networks import NetworkConfig
@@ -30,7 +30,7 @@ class StateValue(eqx.Module):
     out: Linear
 
     def __init__(self, space: gym.Space, config: NetworkConfig, key: Key):
-        keys = jax.random.split(key, 3)
+        keys = split(key, 3)
         self.encoder = build_encoder(config, space, keys[0])
         widths = hidden_widths(config.vf, self.encoder)
         gain = SQRT2 if config.ortho_init else None
@@ -91,7 +91,7 @@ class Regressor(Explores, eqx.Module):
 def build_regressor(config: NetworkConfig, spec: Spec, key: Key, n_critics: int) -> Regressor:
     """The networks for one environment's spaces; without critics there is no V either."""
     head, space = action_head(spec.action_space), spec.observation_space
-    keys = jax.random.split(key, 3)
+    keys = split(key, 3)
     return Regressor(
         Actor(space, head, config, False, keys[0]),
         jnp.zeros(head.size) + (config.log_std_init or 0.0) if head.continuous else None,

@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Array, Float
 
+from actrix.core.host import full, split, zeros
 from actrix.core.spaces import is_image, space_leaves
 from actrix.core.types import Key, PyTree
 
@@ -41,7 +42,7 @@ def host_draw(
     if isinstance(key, jax.core.Tracer):
         out = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
         return jax.pure_callback(arrays, out, jax.random.key_data(key), vmap_method="sequential")
-    return [jnp.asarray(x) for x in arrays(jax.random.key_data(key))]
+    return [jax.device_put(x) for x in arrays(jax.random.key_data(key))]
 
 
 class Linear(eqx.Module):
@@ -82,8 +83,8 @@ class NoisyLinear(eqx.Module):
     def __init__(self, inputs: int, outputs: int, key: Key, std: float = 0.5):
         mean = Linear(inputs, outputs, None, key)
         self.weight, self.bias = mean.weight, mean.bias
-        self.weight_std = jnp.full((inputs, outputs), std / np.sqrt(inputs))
-        self.bias_std = jnp.full(outputs, std / np.sqrt(outputs))
+        self.weight_std = full((inputs, outputs), std / np.sqrt(inputs))
+        self.bias_std = full(outputs, std / np.sqrt(outputs))
 
     def __call__(self, x: Float[Array, " i"]) -> Float[Array, " o"]:
         return x @ self.weight + self.bias
@@ -148,7 +149,7 @@ class MLP(eqx.Module):
         noisy: bool = False,
     ):
         widths = [inputs, *sizes]
-        keys = jax.random.split(key, max(len(sizes), 1))
+        keys = split(key, max(len(sizes), 1))
         self.layers = tuple(
             NoisyLinear(i, o, k) if noisy else Linear(i, o, gain, k)
             for i, o, k in zip(widths[:-1], widths[1:], keys, strict=False)
@@ -191,11 +192,11 @@ class ImageCNN(eqx.Module):
         large = min(height, width) >= 36
         layers = [(32, 8, 4), (64, 4, 2), (64, 3, 1)] if large else [(16, 3, 1)]
         kernels, biases, strides = [], [], []
-        keys = jax.random.split(key, len(layers) + 1)
+        keys = split(key, len(layers) + 1)
         for (filters, size, stride), k in zip(layers, keys[1:], strict=True):
             flat = Linear(size * size * channels, filters, SQRT2, k).weight
             kernels.append(flat.reshape(size, size, channels, filters))
-            biases.append(jnp.zeros(filters))
+            biases.append(zeros(filters))
             strides.append(stride)
             height, width, channels = (height - size) // stride + 1, (width - size) // stride + 1, filters
         self.kernels, self.biases, self.strides = tuple(kernels), tuple(biases), tuple(strides)
@@ -242,7 +243,7 @@ class Encoder(eqx.Module):
         kinds: list[tuple] = []
         size = 0
         leaf: Any
-        for leaf, k in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
+        for leaf, k in zip(leaves, split(key, len(leaves)), strict=True):
             net, kind = None, cast(tuple, ())
             if is_image(leaf) or (cnn and isinstance(leaf, spaces.Box) and len(leaf.shape) == 3):
                 n = features if sorted(leaf.shape)[1] >= 36 else min(features, 128)

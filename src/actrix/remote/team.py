@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from actrix.core.contract import Algorithm
+from actrix.core.host import own
 from actrix.core.types import PyTree
 from actrix.envs.guard import EnvError
 from actrix.files import manifest
@@ -80,7 +80,7 @@ class Team(Learners):
                 break
             self._rehire(death)
         leaves, metrics = out[0]
-        self._last = jax.tree.unflatten(jax.tree.structure(learner), [jnp.array(x) for x in leaves])
+        self._last = jax.tree.unflatten(jax.tree.structure(learner), own(list(leaves)))
         return self._last, metrics
 
     # ------------------------------------------------------------------ processes that come and go

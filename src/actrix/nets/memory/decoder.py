@@ -17,6 +17,7 @@ from gymnasium import spaces
 from jaxtyping import Array, Float, Int
 
 from actrix.core.fields import positive, switch, whole
+from actrix.core.host import split
 from actrix.core.types import Key, record
 from actrix.nets.memory.cells import Forgets, Memory
 from actrix.nets.torso import SQRT2, Linear, host_draw
@@ -172,7 +173,7 @@ class Transformer(Memory, eqx.Module):
     shape: Shape = eqx.field(static=True)
 
     def __init__(self, inputs: int, shape: Shape, key: Key, *, tokens: int | None = None):
-        first, *keys = jax.random.split(key, shape.n_layers + 1)
+        first, *keys = split(key, shape.n_layers + 1)
         if tokens is None:
             self.embed = Linear(inputs, shape.d_model, SQRT2, first)
         else:

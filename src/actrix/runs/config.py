@@ -132,9 +132,7 @@ def resolve(
     cell = {"cell": "lstm"} if recurrent else {}
     tuned_network = cell | named_policy(run["policy"]) | entry.pop("policy_kwargs", {})
     entry["policy_kwargs"] = tuned_network if network is None else network
-    # One after the other: the zoo's values for a critic or actor that the user replaces go with it.
-    once(answers, own, "the settings")
-    configured = configure(configure(configure(preset.algorithm, entry), filed), own, answers)
+    configured = _layered(preset, entry, filed, own, answers)
     seeds = _different(seeds)
     total = _whole("steps", run["n_timesteps"], 100_000 if dataset else 1_000_000)
     env_kwargs, count = _plain(env_kwargs), _whole("n_envs", run["n_envs"], preset.n_envs)
@@ -147,6 +145,14 @@ def resolve(
         tuple(str(Path(path).resolve() if Path(path).exists() else path) for path in dataset), init=init, **processes,
     )  # fmt: skip
     return dataclasses.replace(config, **_placed(config, configured))
+
+
+def _layered(
+    preset: presets.Preset, entry: dict[str, Any], filed: dict[str, Any], own: dict[str, Any], answers: dict[str, str]
+) -> Algorithm:  # fmt: skip
+    """One after the other: the zoo's values for a critic or actor that the user replaces go with it."""
+    once(answers, own, "the settings")
+    return configure(configure(configure(preset.algorithm, entry), filed), own, answers)
 
 
 def _placed(config: RunConfig, algorithm: Algorithm) -> dict[str, Any]:

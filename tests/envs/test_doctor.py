@@ -99,7 +99,7 @@ def test_a_clean_environment_has_nothing_to_fix():
             "fix",
             r"bounds: .*observation is out of bounds. Expected: -5.0 <= obs\[1\] <= 5.0, actual value: 7.0.*widen",
         ),
-        ("shape", "fix", r"data: environment 0 at step \d+.*shape \(1, 2\)"),
+        ("shape", "fix", r"data: environment 0 at step \d+.*Expected: \(2,\), actual shape: \(1, 2\)"),
         ("float64", "note", "dtype: .*observation is float64, its space says float32.*np.float32"),
         ("float64", "fix", "Gymnasium's checker: AssertionError"),
         ("reused", "note", r"reused arrays: step 1 changed the array .* obs\.copy\(\)"),

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 from actrix.actors.episodes import AGGREGATES, answer_metrics, average, per_row
 from actrix.actors.group import PSI
@@ -31,7 +31,6 @@ from actrix.core.types import PyTree, record
 from actrix.critics.kl_estimators import approx_kl
 
 Flags = Bool[Array, "*B"]
-Scalar = Float[Array, ""]
 
 
 def ppo_clip(

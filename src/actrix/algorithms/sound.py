@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
+from collections.abc import Sequence
 
 from actrix.algorithms.answers import ACTORS, CRITICS, DATA
 from actrix.core import words
@@ -304,8 +306,9 @@ def _forms(actor: Actor) -> list[Actor]:
     return [words.with_changes(actor, {"psi": kind()}) for kind in kinds] or [actor]
 
 
-def table() -> list[Cell]:
-    """Every critic × actor × ψ × data."""
+@functools.cache
+def table() -> tuple[Cell, ...]:
+    """Every critic × actor × ψ × data (two seconds, once)."""
     cells = []
     for data in (cls() for cls in DATA.values()):
         for critic in (cls() for cls in CRITICS.values()):
@@ -315,14 +318,14 @@ def table() -> list[Cell]:
                 one = words.with_those_it_has(data, passes)
                 psi = actor.psi.name if actor.psi is not None else ""
                 cells.append(Cell(critic.name, actor.name, psi, data.name, unsound(critic, actor, one)))
-    return cells
+    return tuple(cells)
 
 
 NO_PARTNERS = re.compile(r" takes .*, and the critic is | needs a critic, ")
 """A reason of these: the actor does not take what the critic gives."""
 
 
-def in_general(cells: list[Cell]) -> list[Cell]:
+def in_general(cells: Sequence[Cell]) -> list[Cell]:
     """The cells, a reason without the names that differ between cells refused for the same."""
     texts: dict[str, set[str]] = {}
     for c in cells:

@@ -18,7 +18,8 @@ def usual(critic: Critic, actor: Actor, data: Data) -> dict[str, Any]:
         return dict(batch_size=32, train_freq=1 if whole else 4) if c.gives == "Q(s, ·)" else {}
     if c.gives == "Q(s, ·)":  # PQN's
         learn = dict(n_epochs=4, learning_rate=2.5e-4, optimizer="radam", recompute_advantages=True)
-        return dict(n_steps=32, batch_size=128, target_network=False, huber=False) | learn
+        learn = learn if c.distributional else learn | dict(huber=False)
+        return dict(n_steps=32, batch_size=128, target_network=False) | learn
     if a.fisher:
         passes = dict(n_epochs=1, n_critic_updates=10)
         return dict(n_steps=None if whole else 256, batch_size=None if whole else 128) | passes

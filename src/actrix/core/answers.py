@@ -84,6 +84,8 @@ class CriticFacts:
     """Its own weights explore."""
     needs_order: bool = False
     """Its target runs along consecutive rows."""
+    distributional: bool = False
+    """It learns the distribution of the return, by a loss of that distribution's own."""
     samples_policy: bool = False
     """Its loss weighs samples of the policy by their density."""
 

@@ -70,6 +70,12 @@ class Rows:
         """x where the row is a sample, else 0."""
         return x if self.weight is None else jnp.where(self.weight > 0, x, 0)
 
+    def followed(self) -> tuple[jax.Array, jax.Array]:
+        """(a_{t+1}, whether it was taken): as stored, else that of the next row in the order of time."""
+        if self.next_action is None or self.next_action_known is None:
+            return jnp.roll(self.action, -1, axis=0), ~self.cut
+        return self.next_action, self.next_action_known
+
     def chosen(self) -> Rows:
         """The rows with weight 0 where the action was no choice of the policy's."""
         if self.choice is None:

@@ -97,7 +97,8 @@ class Sarsa(Backup):
     def value(self, q, online, rows, actor, progress, key):
         behaviour = actor.probabilities(online(), actor.numbers(progress), rows.next_mask)
         drawn = jnp.argmax(jnp.log(behaviour) + jax.random.gumbel(key, q.shape), axis=-1)
-        return q_targets.sarsa_value(q, jnp.where(rows.next_action_known, rows.next_action, drawn))
+        taken, known = rows.followed()
+        return q_targets.sarsa_value(q, jnp.where(known, taken, drawn))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,7 +65,10 @@ class Q(Critic):
 
     @property
     def facts(self):
-        return CriticFacts("Q(s, ·)", one_step=not self.lam, explores=self.noisy, needs_order=self.lam > 0)
+        return CriticFacts(
+            "Q(s, ·)", one_step=not self.lam, explores=self.noisy, needs_order=self.lam > 0,
+            distributional=self.representation.distributional,
+        )  # fmt: skip
 
     def check(self, spec, config):
         if not isinstance(spec.action_space, spaces.Discrete):
@@ -85,8 +88,8 @@ class Q(Critic):
         )
 
     def q_values(self, net, obs):
-        rows = jax.tree.leaves(obs)[0].shape[0]
-        return self.representation.q(lambda taus: apply(net, obs, taus), rows)
+        batch = jax.tree.leaves(obs)[0].shape[:1]
+        return self.representation.q(lambda taus: apply(net, obs, taus), batch)
 
     # ------------------------------------------------------------------ learning
 
@@ -111,24 +114,22 @@ class Q(Critic):
         keys = jax.random.split(key, 5)
         online = view.drawn(keys[0])
         target = (view({"net": kept.critic}) if self.target_network else view).drawn(keys[1])
-        q_of = lambda seen, which: self.representation.q(
-            lambda taus: seen.at(which, taus), rows.reward.shape[0]
-        )
+        q_of = lambda seen, which: self.representation.q(lambda taus: seen.at(which, taus), rows.reward.shape)
         q, q_online = q_of(target, "next_obs"), lambda: q_of(online, "next_obs")
         bonus = self.backup.bonus(lambda: q_of(target, "obs"), rows, progress)
         if bonus is not None:
             rows = dataclasses.replace(rows, reward=rows.reward + bonus)
         if self.representation.distributional:
             best = self.backup.action(q, q_online, rows)
-            atoms = target.at("next_obs", self.representation.taus(keys[2], rows.reward.shape[0]))
-            chosen = jnp.take_along_axis(atoms, best[:, None, None], axis=1)[:, 0]
+            atoms = target.at("next_obs", self.representation.taus(keys[2], rows.reward.shape))
+            chosen = jnp.take_along_axis(atoms, best[..., None, None], axis=-2)[..., 0, :]
             return self.representation.target(chosen, rows)
         value = self.backup.value(q, q_online, rows, actor, progress, keys[2])
         return lambda_return(rows, value, self.lam) if self.lam else rows.reward + rows.discount * value
 
     def loss(self, view, rows, est, key):
         keys = jax.random.split(key, 5)
-        taus = self.representation.taus(keys[4], rows.reward.shape[0])
+        taus = self.representation.taus(keys[4], rows.reward.shape)
         out = view.drawn(keys[3]).at("obs", taus)
         if not self.representation.distributional:
             out = out[..., None]

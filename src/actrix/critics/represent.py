@@ -20,7 +20,7 @@ from actrix.core.types import Key
 from actrix.critics import distributional as dist
 
 Read = Callable[[jax.Array | None], jax.Array]
-"""taus `[B, M]` or None → the network's output at some observations."""
+"""taus `[*B, M]` or None → the network's output at some observations."""
 
 
 def huber(error: jax.Array, delta: float = 1.0) -> jax.Array:
@@ -42,20 +42,20 @@ class Representation(abc.ABC):
     """Width of the embedding of τ of an implicit quantile network."""
 
     @abc.abstractmethod
-    def q(self, read: Read, rows: int) -> jax.Array:
-        """Q(s, ·) `[*B, A]` of a network's output for so many rows."""
+    def q(self, read: Read, batch: tuple[int, ...]) -> jax.Array:
+        """Q(s, ·) `[*B, A]` of a network's output for a batch of such axes *B."""
 
-    def taus(self, key: Key, rows: int) -> jax.Array | None:
+    def taus(self, key: Key, batch: tuple[int, ...]) -> jax.Array | None:
         """Levels τ that the network is asked for; None where they are fixed."""
         return None
 
     @abc.abstractmethod
     def target(self, chosen: jax.Array, rows: Rows) -> jax.Array:
-        """The distribution of r + γ_t Z from the output `[B, K]` at the action taken in s′."""
+        """The distribution of r + γ_t Z from the output `[*B, K]` at the action taken in s′."""
 
     @abc.abstractmethod
     def loss(self, out: jax.Array, taus: jax.Array | None, target: jax.Array) -> tuple[jax.Array, ...]:
-        """(loss `[B]`, priority `[B]`, values) of the output `[B, K]` at the rows' own actions."""
+        """(loss `[*B]`, priority `[*B]`, values) of the output `[*B, K]` at the rows' own actions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Number(Representation):
     name: ClassVar[str] = "number"
     distributional: ClassVar[bool] = False
 
-    def q(self, read, rows):
+    def q(self, read, batch):
         return read(None)
 
     def target(self, chosen, rows):
@@ -108,7 +108,7 @@ class Categorical(Support, Representation):
         """z_0 … z_{M−1}."""
         return jnp.linspace(self.v_min, self.v_max, self.n_atoms)
 
-    def q(self, read, rows):
+    def q(self, read, batch):
         return jax.nn.softmax(read(None), axis=-1) @ self.support
 
     def target(self, chosen, rows):
@@ -138,14 +138,14 @@ class Quantiles(Representation):
     def atoms(self) -> int:  # type: ignore[override]
         return self.n_quantiles
 
-    def q(self, read, rows):
+    def q(self, read, batch):
         return jnp.mean(read(None), axis=-1)
 
     def target(self, chosen, rows):
-        return rows.reward[:, None] + rows.discount[:, None] * chosen
+        return rows.reward[..., None] + rows.discount[..., None] * chosen
 
     def loss(self, out, taus, target):
-        taus = jnp.broadcast_to(dist.midpoints(self.n_quantiles), (len(target), self.n_quantiles))
+        taus = jnp.broadcast_to(dist.midpoints(self.n_quantiles), (*target.shape[:-1], self.n_quantiles))
         losses = dist.quantile_huber_loss(out, taus, target)
         return losses, losses, out
 
@@ -171,15 +171,15 @@ class ImplicitQuantiles(Representation):
     def embedding(self) -> int:  # type: ignore[override]
         return self.quantile_dim
 
-    def q(self, read, rows):
+    def q(self, read, batch):
         levels = dist.midpoints(self.n_policy_quantiles)
-        return jnp.mean(read(jnp.broadcast_to(levels, (rows, self.n_policy_quantiles))), axis=-1)
+        return jnp.mean(read(jnp.broadcast_to(levels, (*batch, self.n_policy_quantiles))), axis=-1)
 
-    def taus(self, key, rows):
-        return jax.random.uniform(key, (rows, self.n_quantiles))
+    def taus(self, key, batch):
+        return jax.random.uniform(key, (*batch, self.n_quantiles))
 
     def target(self, chosen, rows):
-        return rows.reward[:, None] + rows.discount[:, None] * chosen
+        return rows.reward[..., None] + rows.discount[..., None] * chosen
 
     def loss(self, out, taus, target):
         losses = dist.quantile_huber_loss(out, taus, target)

@@ -81,7 +81,7 @@ class Hindsight(Replay):
         k = self.batch_size * self.n_sampled_goal // (self.n_sampled_goal + 1)
         low, high = STRATEGIES[self.goal_selection_strategy](now, *memory.span(draw, now))
         ahead = jax.random.randint(goal_key, now.shape, low, high + 1) - now
-        place = (draw.index + ahead) % memory.ring.capacity
+        place = memory.ring.wrapped(draw.index + ahead)
         goal = jax.tree.map(lambda x: x[place, draw.env], rows.obs["state"]["achieved_goal"])
         pursue = lambda old: jax.tree.map(lambda x, g: x.at[:k].set(g[:k].astype(x.dtype)), old, goal)
         obs, next_obs = (x | {"desired_goal": pursue(x["desired_goal"])} for x in (obs, next_obs))
@@ -131,7 +131,7 @@ class Episodes(Memory):
             # s_{now + low} is of the episode, s_{now + high} is not: numbers go on until its end.
             low, high = between
             middle = (low + high) // 2
-            same = number[(draw.index + middle) % self.ring.capacity, draw.env] == now + middle
+            same = number[self.ring.wrapped(draw.index + middle), draw.env] == now + middle
             return jnp.where(same, middle, low), jnp.where(same, high, middle)
 
         low, _ = jax.lax.fori_loop(0, self.ring.capacity.bit_length(), halve, (jnp.ones_like(age), age))

@@ -173,7 +173,7 @@ class Replay:
         def place(offset: Array, which: Array) -> Array:
             # A chunk longer than the ring keeps its newest rows: no place may be written twice.
             kept = which & (offset > total - self.capacity)
-            return jnp.where(kept, (rows.head + offset) % self.capacity, self.capacity)
+            return jnp.where(kept, self.wrapped(rows.head + offset), self.capacity)
 
         env = jnp.arange(num_envs)
         both = jnp.concatenate([place(before, valid), place(before + 1, extra | tail)])
@@ -196,7 +196,7 @@ class Replay:
             log_prob=jax.tree.map(write, rows.log_prob, chunk.log_prob),
             dist=jax.tree.map(write, rows.dist, chunk.dist),
             flags=write_both(rows.flags, bits, jnp.zeros_like(bits)),
-            head=(rows.head + total) % self.capacity,
+            head=self.wrapped(rows.head + total),
             count=jnp.minimum(rows.count + total, self.capacity),
             open=jnp.where(jnp.any(used > 0, axis=0), tail[-1], rows.open & ~broken),
         )
@@ -212,7 +212,7 @@ class Replay:
         length = min(2 * steps + self.window + 1, self.capacity - self.stack)
         # Rows before the head, oldest first; then the row at the head, and those whose frames it may have taken.
         age = jnp.concatenate([jnp.arange(length, 0, -1), -jnp.arange(self.stack)])[:, None]
-        place = (rows.head - age) % self.capacity
+        place = self.wrapped(rows.head - age)
         flags = rows.flags[place, env] | jnp.where(age == cut_age, TRUNCATED, 0).astype(jnp.uint8)
         valid, was = _has(flags, VALID), _has(flags, READY)
         ends = valid & _has(flags, TERMINATED | TRUNCATED) & (age > 0)
@@ -256,8 +256,8 @@ class Replay:
         # The remainder of 32 random bits favours no position by more than 2^-32 · C · N.
         filled = (jnp.max(rows.count) * num_envs).astype(jnp.uint32)
         bits = jax.random.bits(key, (TRIES, batch_size), jnp.uint32)
-        place = (bits % jnp.maximum(filled, 1)).astype(jnp.int32)
-        index, env = place // num_envs, place % num_envs
+        place = jax.lax.rem(bits, jnp.full_like(bits, jnp.maximum(filled, 1)))
+        index, env = (x.astype(jnp.int32) for x in jnp.divmod(place, jnp.uint32(num_envs)))
         ready = _has(rows.flags[index, env], READY)
         ready = ready if also is None else ready & also(index, env)
         chosen = jnp.argmax(ready, axis=0)
@@ -273,7 +273,7 @@ class Replay:
         ends = valid & (terminated | truncated)
         last = jnp.argmax(ends.at[-1].set(True), axis=0) if n > 1 else jnp.zeros_like(draw.index)
         ended = jnp.take_along_axis(ends, last[None], axis=0)[0] if n > 1 else ends[0]
-        following = (draw.index + last + 1) % self.capacity
+        following = self.wrapped(draw.index + last + 1)
         there = _has(rows.flags[following, draw.env], VALID)
         known = ~ended & there & (last + 1 < self._ahead(rows, draw))
         mask = None if rows.mask is None else rows.mask[draw.index, draw.env]
@@ -292,7 +292,7 @@ class Replay:
         """
         place, stored = self._window(rows, draw, n)
         env = jnp.broadcast_to(draw.env, place.shape)
-        following = (place + 1) % self.capacity
+        following = self.wrapped(place + 1)
         at = lambda x: x[place, env]
         flags = at(rows.flags)
         return Chunk(
@@ -306,9 +306,13 @@ class Replay:
 
     # ------------------------------------------------------------------ small pieces
 
+    def wrapped(self, place: Array) -> Array:
+        """`place`, at least −capacity, modulo the capacity; `%` would be ten operations more for its sign."""
+        return jax.lax.rem(place + self.capacity, jnp.full_like(place, self.capacity))
+
     def age(self, rows: Rows, index: Array, env: Array) -> Array:
         """How many rows were written since each of these, itself included: 1 for the newest."""
-        return (rows.head[env] - index - 1) % self.capacity + 1
+        return self.wrapped(rows.head[env] - index - 1) + 1
 
     def _ahead(self, rows: Rows, draw: Draw) -> Array:
         """Rows from each drawn one (included) to the head."""
@@ -317,7 +321,7 @@ class Replay:
     def _window(self, rows: Rows, draw: Draw, n: int) -> tuple[Array, Array]:
         """(places of n rows each, whether they lie before the head), `[n, B]`."""
         step = jnp.arange(n)[:, None]
-        return (draw.index + step) % self.capacity, step < self._ahead(rows, draw)
+        return self.wrapped(draw.index + step), step < self._ahead(rows, draw)
 
     def _stacked(self, shape: tuple[int, ...]) -> bool:
         return self.stack > 1 and len(shape) >= 3 and shape[0] == self.stack
@@ -332,9 +336,9 @@ class Replay:
             return jax.tree.map(lambda x: x[place, env], rows.obs)
         back = [jnp.zeros_like(place)]
         for _ in range(self.stack - 1):
-            start = _has(rows.flags[(place - back[-1]) % self.capacity, env], FIRST)
+            start = _has(rows.flags[self.wrapped(place - back[-1]), env], FIRST)
             back.append(back[-1] + ~start)
-        frames = (place[..., None] - jnp.stack(back[::-1], axis=-1)) % self.capacity
+        frames = self.wrapped(place[..., None] - jnp.stack(back[::-1], axis=-1))
         # Frames are all that an image environment observes: a Dict of them is stacked leaf by leaf.
         return jax.tree.map(lambda x: x[frames, env[..., None]], rows.obs)
 

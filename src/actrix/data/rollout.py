@@ -45,13 +45,17 @@ def permutation(key: Key, n: int) -> jax.Array:
     if b < 4:
         return jax.random.permutation(key, n)
     rounds = 4
-    # Drawn as integers below a common multiple would bias nothing here: 2^32 mod a is negligible.
+    # Drawn as integers below a common multiple would bias nothing here: 2^32 mod a is negligible. Unsigned ones need
+    # no look at their signs, which would be a sixth of PPO's whole program.
     bits = jax.random.bits(key, (rounds, a + b))
-    i, j = jnp.arange(n) // b, jnp.arange(n) % b
+    modulo = lambda x, n: jax.lax.rem(x, jnp.full_like(x, n))
+    at = lambda table, place: table.at[place].get(mode="promise_in_bounds")
+    number = jnp.arange(n, dtype=jnp.uint32)
+    i, j = number // b, modulo(number, b)
     for r in range(rounds):
-        i = (i + (bits[r, :b] % a).astype(jnp.int32)[j]) % a
-        j = (j + (bits[r, b:] % b).astype(jnp.int32)[i]) % b
-    return i * b + j
+        i = modulo(i + at(modulo(bits[r, :b], a), j), a)
+        j = modulo(j + at(modulo(bits[r, b:], b), i), b)
+    return (i * b + j).astype(jnp.int32)
 
 
 def _factor(n: int) -> int:

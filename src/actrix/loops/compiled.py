@@ -356,7 +356,11 @@ def _segment(
             state, record, kept = both
             state, learned, more = iteration(state)
             kept, metrics = keep_batch(kept, *learned)
-            return state, jax.tree.map(lambda r, o: r.at[i].set(o), record, (metrics, *more)), kept
+            row = i.astype(
+                jnp.uint32
+            )  # of an int32 it would be looked whether it is negative, for each array
+            write = lambda r, o: jax.lax.dynamic_update_index_in_dim(r, o, row, 0)
+            return state, jax.tree.map(write, record, (metrics, *more)), kept
 
         return jax.lax.fori_loop(0, iterations, body, (state, record, no_batch(learned)))
 
@@ -393,7 +397,7 @@ def _map(function: Any, xs: PyTree) -> PyTree:
     """`lax.map`, which copies every leaf once more, only where there is more than one item."""
     if len(jax.tree.leaves(xs)[0]) > 1:
         return jax.lax.map(function, xs)
-    return jax.tree.map(lambda x: x[None], function(jax.tree.map(lambda x: x[0], xs)))
+    return jax.tree.map(lambda x: x[None], function(jax.tree.map(lambda x: x.reshape(x.shape[1:]), xs)))
 
 
 def _valid_rows(chunk: Chunk) -> jax.Array:

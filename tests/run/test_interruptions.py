@@ -159,8 +159,6 @@ def test_a_second_ctrl_c_aborts_inside_a_chunk_gymnasium(tmp_path):
     assert newest(folder) == step
     assert not list(folder.rglob(".tmp-*"))
     assert not (folder / "model.safetensors").exists()
-    assert "exactly where it was" in finish(folder)
-    assert newest(folder) >= steps
 
 
 def test_a_start_that_was_killed_is_no_run_yet(tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ TUNE = [
     "--seeds",
     "2",
     "--steps",
-    "2000",
+    "500",
     "--held-out",
     "1",
     "--quiet",
@@ -90,7 +90,7 @@ def test_a_study_is_plain_optunas(folder):
     assert not {"train_freq", "log2 train_freq", "exploration_fraction"} & set(first.params)
     zoo = resolve("q-learning", "FrozenLake-v1", seeds=[0]).build()
     assert first.params["1-gamma"] == pytest.approx(1 - zoo.gamma)  # the first trial is the zoo's point
-    returns = first.user_attrs["returns at 2000"]
+    returns = first.user_attrs["returns at 500"]
     assert len(returns) == 2
     assert first.value == pytest.approx(iqm(returns))
 
@@ -102,7 +102,7 @@ def test_best_yaml_trains_what_was_chosen(folder):
     assert settings["train_freq"] == 8
     again = resolve("q-learning", "FrozenLake-v1", settings=settings, seeds=[0])
     chosen = Plan.load(folder).config(plain(folder).trials[number].params)
-    assert (again.settings, again.n_envs, again.n_timesteps) == (chosen.settings, chosen.n_envs, 2000)
+    assert (again.settings, again.n_envs, again.n_timesteps) == (chosen.settings, chosen.n_envs, 500)
     head = (folder / "best.yaml").read_text().splitlines()
     assert f"# actrix train q-learning FrozenLake-v1 --settings {folder / 'best.yaml'}" in head
 
@@ -160,7 +160,7 @@ def test_the_same_command_goes_on_and_trains_nothing_twice(folder, capsys):
     ],
 )
 def test_what_is_refused_is_said_in_a_sentence(folder, capsys, words, said):
-    common = ["--steps", "2000", "--held-out", "1", "--quiet", "--out", str(folder)]
+    common = ["--steps", "500", "--held-out", "1", "--quiet", "--out", str(folder)]
     assert main(["tune", *words[:1], *words[1:2], *common, *words[2:]]) == 2
     error = capsys.readouterr().err
     assert error.startswith("actrix: ")

@@ -50,7 +50,8 @@ CASES = {
 MANY = [(case, 6) for case in CASES]
 CASES["dqn shortly"] = ["500" if word == "1200" else word for word in CASES["dqn prioritised gymnasium"]]
 KILLS = [("dqn shortly", 1)]
-"""Case and how often it is killed before it may end; PPO, in both loops, is killed in test_interruptions.py."""
+"""Case and how often it is killed before it may end. Slow: PPO, in both loops, is killed in test_interruptions.py, and
+test_resume.py goes on with DQN's memory."""
 
 
 def launch(words, **kwargs):
@@ -146,6 +147,7 @@ def survive(case, kills, whole, tmp_path, seed):
     assert events == ["start"] + ["resume"] * kills
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "kills"), KILLS, ids=[case for case, _ in KILLS])
 def test_killed_and_resumed(case, kills, whole, tmp_path):
     survive(case, kills, whole, tmp_path, seed=0)

@@ -74,8 +74,10 @@ def study(
         path = list(supervised(answers, start))
         policies = [at_success(answers, path, level) for level in levels]
         middle = policies[levels.index(0.5)]
+        half = answers.success(middle).mean()
+        further = [middle, *(theta for theta in path if answers.success(theta).mean() > half)]
         found["objectives"].append([on_policy(answers, theta) for theta in policies])
-        found["ratios"].append([off_policy(answers, path, middle, kl) for kl in DISTANCES])
+        found["ratios"].append([off_policy(answers, further, kl) for kl in DISTANCES])
         found["kl"].append([kl_estimates(answers, middle, start)])
     numbers = {
         "group": GROUP, "batch": BATCH, "levels": levels, "distances": DISTANCES, "decoders": decoders,
@@ -175,11 +177,11 @@ def on_policy(answers: Answers, theta: Array) -> dict[str, Any]:
     }
 
 
-def off_policy(answers: Answers, path: list[Array], old: Array, distance: float) -> dict[str, Any]:
-    """Every ratio, with RLOO's advantages of answers drawn by `old`, where the path is KL(π_old‖π) = `distance` on."""
-    success = answers.success(old).mean()
-    later = [theta for theta in path if answers.success(theta).mean() > success]
-    new = first_above([old, *later], lambda theta: float(jnp.mean(answers.kl(old, theta))), distance)
+def off_policy(answers: Answers, path: list[Array], distance: float) -> dict[str, Any]:
+    """Every ratio, with RLOO's advantages of answers drawn by the path's first policy, where the path is KL(π_old‖π) =
+    `distance` on."""
+    old = path[0]
+    new = first_above(path, lambda theta: float(jnp.mean(answers.kl(old, theta))), distance)
     truth, scores, known = answers.gradient(new), answers.scores(new), settings(answers, old)
     rloo = OBJECTIVES["leave-one-out (RLOO)"]
     drawn = answers.probability(old)[:, None] * answers.valid

@@ -7,6 +7,7 @@ w_t is what differentiating the library's objective in log π(y_t) leaves at the
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -45,12 +46,13 @@ Advantage = Callable[[Setting], Array]
 def of_groups(form: Callable[[Any], Any]) -> Advantage:
     """The advantages of one of the library's functions of rewards [P, G]."""
 
-    def table(s: Setting) -> Array:
-        rewards = np.arange(s.n) < np.arange(s.n + 1)[:, None]
-        found = np.asarray(form(jnp.asarray(rewards[:, None], float)))[:, 0]
+    @functools.cache
+    def table(n: int, dtype: Any) -> Array:
+        rewards = np.arange(n) < np.arange(n + 1)[:, None]
+        found = np.asarray(form(jnp.asarray(rewards[:, None], dtype)))[:, 0]
         return np.stack([found[:, -1], found[:, 0]], axis=1)
 
-    return table
+    return lambda s: table(s.n, jnp.result_type(float))
 
 
 def minus(baseline: Callable[[Setting], float]) -> Advantage:

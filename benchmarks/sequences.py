@@ -190,8 +190,21 @@ def curve(folder: Path, points: int = 40) -> list[list[float]]:
     return [[int(part[-1][0]), round(float(part[:, 1].mean()), 4)] for part in parts]
 
 
+def before(task: str, method: str) -> tuple[str, str] | None:
+    """(task, method) of the run that this one begins with; None of a start."""
+    if method == "start":
+        return None
+    return (task, after) if (after := METHODS[method].after) else (TASKS[task].begins or task, "start")
+
+
 def run(task: str, method: str, seed: int, runs: Path, prompts: int, steps: int | None) -> dict[str, Any]:
-    """Train one seed, unless its folder holds a finished run, and evaluate it; its row."""
+    """Train one seed, unless its folder holds a finished run, and evaluate it; its row.
+
+    What it begins with is made again where its folder is gone: on another machine the record alone is there.
+    """
+    first = before(task, method)
+    if first is not None and not (runs / f"{first[0]}-{first[1]}-{seed}" / "evaluation.json").exists():
+        run(*first, seed, runs, prompts, steps)
     arguments = command(task, method, seed, runs, steps)
     folder, earlier, seconds = runs / f"{task}-{method}-{seed}", METHODS[method].after, None
     if not (folder / "evaluation.json").exists():

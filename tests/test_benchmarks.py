@@ -72,6 +72,31 @@ def test_sequences_starts_come_first_and_changes_go_seed_by_seed(sequences):
     assert gone_on == ["resume", "runs/copy-grpo-long-1", "--steps", "7500000"]
 
 
+def test_sequences_make_again_what_a_run_begins_with(sequences, monkeypatch, tmp_path):
+    """On another machine the record is there, and no folder."""
+    asked = []
+
+    def train(arguments):
+        asked.append(arguments[0] + " " + Path(arguments[arguments.index("--out") + 1]).name)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(sequences, "actrix", train)
+    for task, method in (
+        ("copy", "grpo-long"),
+        ("copy", "expert"),
+        ("changes", "std-off"),
+        ("copy", "start"),
+    ):
+        with pytest.raises(RuntimeError, match="enough"):
+            sequences.run(task, method, 4, tmp_path, 10, None)
+    assert asked == [f"train {task}-start-4" for task in ("copy", "copy", "reverse", "copy")]
+    (tmp_path / "copy-start-4").mkdir()
+    (tmp_path / "copy-start-4" / "evaluation.json").touch()
+    with pytest.raises(RuntimeError, match="enough"):
+        sequences.run("copy", "grpo-long", 4, tmp_path, 10, None)
+    assert asked[-1] == "train copy-grpo-4"
+
+
 def test_sequences_table_of_changes_compares_seed_by_seed(sequences):
     from sequences_table import CHANGED, LAB, changes_table
 

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from actrix import (
     A2C,
     ACER,
+    AWAC,
     C51,
     CQL,
     DQN,
@@ -337,6 +338,7 @@ def acting(space):
         (lambda: off(SAC, acting(UNBOUNDED)), "infinite bounds: a tanh actor needs finite ones"),
         (lambda: off(TD3, acting(UNBOUNDED)), r"Box\(-inf, inf, \(1,\), float32\) has infinite bounds"),
         (lambda: off(SAC, acting(spaces.MultiBinary(2))), r"MultiBinary\(2\): use ppo"),
+        (lambda: off(AWAC, acting(spaces.MultiBinary(2))), r"not MultiBinary\(2\): use ppo"),
         (
             lambda: off(DQN, ActionObs()).learn(3),
             "learning_starts=4 is not smaller than the budget of 3 steps",

@@ -54,6 +54,10 @@ class ActionCritics(Critic):
 
     def check(self, spec, config):
         # The critics of discrete actions put out one number for each of them.
+        if not isinstance(spec.action_space, spaces.Box | spaces.Discrete):
+            raise ValueError(
+                f"critic {self.name} needs a Box or Discrete action space, not {spec.action_space}: use ppo."
+            )
         if not isinstance(spec.action_space, spaces.Box) and self.joined.distributional:
             raise ValueError(f"{self.joined.name}: the critics of discrete actions are plain numbers.")
 

@@ -173,6 +173,19 @@ def test_the_unsound_cells_are_refused_with_their_reason():
 
 
 @pytest.mark.parametrize(
+    ("critic", "actor", "message"),
+    [
+        ("q", "epsilon-greedy", "each step is critic q's"),
+        ("none", "score:return", "there is no critic to fit"),
+    ],
+)
+def test_passes_of_a_critic_that_has_none_are_refused(critic, actor, message):
+    algorithm = composed(critic, actor).algorithm
+    with pytest.raises(SettingError, match=f"{message}.*n_critic_updates must be 0"):
+        configure(algorithm, {"n_critic_updates": 2})
+
+
+@pytest.mark.parametrize(
     "text", ["on-policy", "lag:9", "lag:0", "trajectories:3", "replay:prioritized", "fixed"]
 )
 def test_data_text_round_trips(text):

@@ -167,6 +167,10 @@ def _ratio(critic: Critic, actor: Actor) -> str | None:
 def _passes(critic: Critic, actor: Actor, data: Data) -> str | None:
     """How often may a chunk be gone through?"""
     epochs, a = data.n_epochs, actor.facts
+    if data.critic_passes and critic.facts.gives == "Q(s, ·)":
+        return f"{actor.name} has no layers, so that each step is critic {critic.name}'s: n_critic_updates must be 0"
+    if data.critic_passes and critic.facts.gives == "none" and not a.fisher:
+        return "there is no critic to fit: n_critic_updates must be 0"
     if a.fisher and critic.facts.gives != "none" and not data.critic_passes:
         return f"{actor.name}'s step moves the policy alone: n_critic_updates must be at least 1 to fit the critic"
     if epochs > 1 and a.fisher:

@@ -57,7 +57,6 @@ from actrix.envs.vec.names import (  # noqa: E402
     DummyVecEnv,
     SubprocVecEnv,
     VecCheckNan,
-    VecTransposeImage,
     get_action_masks,
     is_masking_supported,
     is_vecenv_wrapped,
@@ -70,6 +69,7 @@ from actrix.envs.vec.normalize import (  # noqa: E402
     unwrap_vec_normalize,
 )
 from actrix.envs.vec.stack import VecFrameStack  # noqa: E402
+from actrix.envs.vec.transpose import VecTransposeImage  # noqa: E402
 from actrix.envs.vec.vecenv import VecEnv  # noqa: E402
 from actrix.files.container import ModelFileError  # noqa: E402
 from actrix.loops.evaluate import evaluate_policy  # noqa: E402

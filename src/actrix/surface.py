@@ -17,7 +17,7 @@ from actrix.algorithms.settings import setting_names
 from actrix.core.schedules import evaluate
 from actrix.core.types import Spec
 from actrix.envs.vec.names import set_random_seed
-from actrix.envs.vec.normalize import VecNormalize
+from actrix.envs.vec.normalize import VecNormalize, unwrap_vec_normalize
 from actrix.files.memories import Memory
 from actrix.hooks import NoLogger
 from actrix.settable import Settable
@@ -93,7 +93,7 @@ class Surface(Settable):
 
     def get_vec_normalize_env(self) -> VecNormalize | None:
         """The `VecNormalize` that the model was given, if it was."""
-        return self._vec if isinstance(self._vec, VecNormalize) else None
+        return unwrap_vec_normalize(self._vec)
 
     def set_statistics(self, obs_moments: Any, return_moments: Any = None) -> None:
         """Go on with these running statistics (`core.normalize.Moments`), of observations and discounted returns."""

@@ -234,11 +234,13 @@ def test_policy_kwargs_of_critics_and_optimisers():
 
 
 def test_one_rule_for_suffixes(ppo, tmp_path):
-    names = {"model": "model.safetensors", "lr0.001": "lr0.001.safetensors", "m.zip": "m.safetensors"}
+    names = {"model": "model.safetensors", "lr0.001": "lr0.001.safetensors", "m.zip": "m.zip"}
     for given, written in names.items():
         assert ppo.save(tmp_path / given) == tmp_path / written
-        for name in (given, written, written.removesuffix(".safetensors")):
-            assert PPO.load(tmp_path / name).seed == 0
+        assert (tmp_path / written).is_file()
+        bare = written.removesuffix(".safetensors").removesuffix(".zip")
+        for name in (given, written, bare, f"{bare}.zip", f"{bare}.safetensors"):
+            assert PPO.load(tmp_path / name).source == tmp_path / written
 
 
 def test_open_files_settings_and_names(ppo, capsys):

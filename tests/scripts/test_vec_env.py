@@ -21,6 +21,7 @@ from actrix import (
     make_vec_env,
     set_random_seed,
 )
+from actrix.envs import build
 from actrix.envs.guard import EnvError
 
 SMALL = dict(n_steps=8, batch_size=8, n_epochs=1, seed=0, policy_kwargs={"net_arch": [4]})
@@ -152,8 +153,8 @@ def test_dummy_and_subproc():
         assert processes.reset().shape == (2, 2)
     finally:
         processes.close()
-    with pytest.raises(ValueError, match="leave it out"):
-        SubprocVecEnv([Counting], start_method="fork")
+    with pytest.raises(ValueError, match="cannot find context for 'no_method'"):
+        SubprocVecEnv([Counting], start_method="no_method")
     assert make_vec_env(Counting, 2, vec_env_cls=DummyVecEnv).num_envs == 2
 
 
@@ -326,15 +327,95 @@ def test_other_names_say_what_they_are_here(name):
         getattr(actrix, name)
 
 
-def test_wrappers_that_are_not_needed_leave_the_environments_as_they_are():
+def test_a_wrapper_that_is_not_needed_leaves_the_environments_as_they_are():
     env = make_vec_env(Counting, 1)
-    assert actrix.VecCheckNan(env) is actrix.VecTransposeImage(env) is env
+    assert actrix.VecCheckNan(env) is env
+
+
+@pytest.mark.parametrize(("given", "taken"), [("spawn", "spawn"), (None, "forkserver")])
+def test_processes_are_started_as_asked(monkeypatch, given, taken):
+    asked = []
+
+    def started(cls, makers, options):
+        asked.append(options["context"])
+        return gym.vector.SyncVectorEnv(makers)
+
+    monkeypatch.setattr(build, "started", started)
+    SubprocVecEnv([Counting], start_method=given)
+    make_vec_env(Counting, 1, vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": given})
+    assert asked == [taken] * 2
+
+
+class Named(VecNormalize):
+    def __init__(self, venv, name):
+        super().__init__(venv)
+        setattr(self, name, name)
+
+
+def test_attributes_of_an_inner_vector_environment_are_had_by_the_outer_one():
+    inner = Named(Named(make_vec_env(Counting, 1), "a"), "b")
+    outer = actrix.VecFrameStack(make_vec_env(Counting, 1), 2)
+    assert (inner.a, Named(inner, "c").b) == ("a", "b")
+    with pytest.raises(AttributeError, match="Named and Named inside have one each"):
+        _ = Named(Named(Named(outer, "a"), "a"), "c").a
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing'$"):
+        _ = inner.nothing
+
+
+class Pictures(gym.Env):
+    """Channels last; the first pixel row tells the step."""
+
+    observation_space = gym.spaces.Box(0, 255, (12, 10, 2), np.uint8)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return self._see(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self._see(), 1.0, self.t == LENGTH, False, {}
+
+    def _see(self):
+        return np.arange(240, dtype=np.uint8).reshape(12, 10, 2) // (self.t + 1)
+
+
+def test_images_are_shown_with_the_channels_first_and_trained_on_as_they_are():
+    plain = make_vec_env(Pictures, 2)
+    env = actrix.VecTransposeImage(plain)
+    np.testing.assert_array_equal(env.reset(), np.moveaxis(plain.reset(), -1, 1))
+    assert env.observation_space.shape == env.step([0, 0])[0].shape[1:] == (2, 12, 10)
+    model = PPO("CnnPolicy", plain, **SMALL)
+    shown = model.get_env()
+    assert actrix.is_vecenv_wrapped(shown, actrix.VecTransposeImage)
+    assert model.observation_space.shape == (12, 10, 2)
+    obs = shown.reset()
+    np.testing.assert_array_equal(
+        model.policy.predict_values(obs), model.policy.predict_values(plain.reset())
+    )
+    assert PPO("CnnPolicy", env, **SMALL).get_env() is env
+    assert evaluate_policy(model, shown, 2, return_episode_rewards=True)[1] == [LENGTH, LENGTH]
+    assert actrix.VecTransposeImage(plain, skip=True).reset().shape == (2, 12, 10, 2)
+    with pytest.raises(ValueError, match="without an image"):
+        actrix.VecTransposeImage(make_vec_env(Counting, 1))
+
+
+def test_normalisation_inside_of_transposed_images_is_the_models():
+    both = gym.spaces.Dict(picture=Pictures.observation_space, speed=gym.spaces.Box(-1, 1, (3,)))
+    env = make_vec_env(lambda: gym.wrappers.TransformObservation(
+        Pictures(), lambda x: {"picture": x, "speed": np.ones(3, np.float32)}, both), 1)  # fmt: skip
+    inner = VecNormalize(env)
+    model = PPO("MultiInputPolicy", actrix.VecTransposeImage(inner), **SMALL)
+    assert model.get_vec_normalize_env() is inner
+    assert model.algorithm.normalize_obs
+    with pytest.raises(ValueError, match=r"write VecNormalize\(VecExtractDictObs"):
+        actrix.VecExtractDictObs(inner, "speed")
 
 
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"vec_env_kwargs": {"start_method": "fork"}, "vec_env_cls": SubprocVecEnv}, "leave it out"),
+        ({"vec_env_kwargs": {"start_method": "no"}, "vec_env_cls": SubprocVecEnv}, "cannot find context"),
         ({"monitor_dir": __file__}, "is a file; name a folder"),
         ({"start_index": 2}, "give that too"),
     ],

@@ -167,6 +167,11 @@ def is_image(space: gym.Space) -> bool:
     )
 
 
+def channels_last(space: gym.Space) -> bool:
+    """Whether it is an image whose channels are not first: they are the smallest axis, as SB3 takes it."""
+    return is_image(space) and int(np.argmin(space.shape)) != 0  # type: ignore[arg-type]
+
+
 def space_leaves(space: gym.Space) -> list[gym.Space]:
     """The parts of a (nested) Dict or Tuple space, in the order in which JAX flattens an observation of it."""
     if isinstance(space, spaces.Dict):

@@ -74,7 +74,8 @@ def of_functions(
     options: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode.DISABLED}
     if vec_env_cls is not None and issubclass(vec_env_cls, AsyncVectorEnv):
         first.close()
-        options["context"] = "forkserver"  # forking a process in which JAX runs can deadlock
+        # Forking a process in which JAX runs can deadlock.
+        options["context"] = vars(vec_env_cls).get("start_method", "forkserver")
         return GymnasiumEnvs(started(vec_env_cls, makers, options), limit, seeds, masks)
     makers[0] = lambda: first
     envs = RowVectorEnv(makers) if vec_env_cls is None else vec_env_cls(makers, **options)

@@ -23,7 +23,8 @@ from actrix.envs.base import HostEnv, Step, infos_of, successes
 from actrix.envs.build import token_task
 from actrix.envs.guard import env_seeds
 from actrix.envs.make import as_host_env, make_vec_env
-from actrix.envs.vec.normalize import VecNormalize
+from actrix.envs.vec.normalize import unwrap_vec_normalize
+from actrix.envs.vec.transpose import VecTransposeImage
 from actrix.envs.vec.vecenv import VecEnv
 from actrix.loops.runner import run_keys
 from actrix.nets.memory import zero_where
@@ -200,6 +201,7 @@ def check_same_spaces(ours: Spec, theirs: Spec, bounds: bool = False) -> None:
 def playable(model: Any, env: Any) -> Any:
     """The environment for any number of evaluations: made, and searched for masks, once (a VecEnv, which has statistics
     of its own, as it is). ValueError where it is not of the model's spaces."""
+    env = env.venv if isinstance(env, VecTransposeImage) else env
     env = env if isinstance(env, VecEnv) else as_host_env(env)
     check_same_spaces(model._known_spec(), as_host_env(env).spec)
     return env
@@ -255,8 +257,8 @@ def evaluate_policy(
     if render:
         raise ValueError("evaluate_policy does not render: use `actrix watch` or `actrix video`.")
     host = as_host_env(playable(model, env))
-    if isinstance(env, VecNormalize):
-        env.check_evaluation(model)
+    if (normalizes := unwrap_vec_normalize(env)) is not None:
+        normalizes.check_evaluation(model)
     on_step = None if callback is None else functools.partial(_tell, callback, model, host)
     try:
         returns, lengths = evaluate(model.policy, host, n_eval_episodes, deterministic, seed, on_step)

@@ -279,8 +279,9 @@ def unwrap_vec_normalize(env: Any) -> VecNormalize | None:
 
 def sync_envs_normalization(env: Any, eval_env: Any) -> None:
     """Let `eval_env` show the statistics of `env`; evaluation uses the model's in any case."""
-    if isinstance(env, VecNormalize) and isinstance(eval_env, VecNormalize):
-        eval_env.model, eval_env._loaded = env.model, env._loaded
+    ours, theirs = unwrap_vec_normalize(env), unwrap_vec_normalize(eval_env)
+    if ours is not None and theirs is not None:
+        theirs.model, theirs._loaded = ours.model, ours._loaded
 
 
 def host_of(env: Any) -> Any:

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from actrix.core.spaces import is_image
 from actrix.envs.base import HostEnv, Step
 from actrix.envs.make import as_host_env
-from actrix.envs.vec.around import Around
+from actrix.envs.vec.around import Around, refuse_around_normalize
 from actrix.envs.vec.vecenv import VecEnv
 
 
@@ -120,8 +120,7 @@ class VecFrameStack(VecEnv):
 
     def __init__(self, venv: Any, n_stack: int, channels_order: Any = None):
         host = as_host_env(venv)
-        if hasattr(venv, "norm_obs"):
-            raise ValueError("VecFrameStack around VecNormalize: write VecNormalize(VecFrameStack(env, n)).")
+        refuse_around_normalize(venv, "VecFrameStack", f"(env, {n_stack})")
         if host.spec.frame_stack not in (None, n_stack):
             raise ValueError(
                 f"n_stack={n_stack}: these environments have stacked {host.spec.frame_stack} frames already."

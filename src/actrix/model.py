@@ -384,11 +384,11 @@ def _given(
     settings: dict[str, Any], learning_rate: Any, policy_kwargs: dict[str, Any] | None, env: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the settings, those of the environment's normalisation and of `policy_kwargs` included; the network's)."""
-    if learning_rate is not None:
-        settings["learning_rate"] = learning_rate
+    settings |= {} if learning_rate is None else {"learning_rate": learning_rate}
+    normalizes = unwrap_vec_normalize(env)
+    policy_kwargs_.refuse_two_scales(policy_kwargs, normalizes is not None and normalizes.of_images)
     settings = policy_kwargs_.lifted(settings | {"policy_kwargs": policy_kwargs or {}})
     network = settings.pop("policy_kwargs")
-    normalizes = unwrap_vec_normalize(env)
     return (normalizes.settings() if normalizes else {}) | settings, network
 
 

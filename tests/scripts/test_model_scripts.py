@@ -226,8 +226,23 @@ def test_policy_kwargs_of_critics_and_optimisers():
     assert (
         PPO("MlpLstmPolicy", "CartPole-v1", n_steps=8, policy_kwargs=lstm).algorithm.network.hidden_size == 8
     )
-    with pytest.raises(SettingError, match="shared_lstm: the critic's cell is the policy's, or its own"):
-        PPO("MlpLstmPolicy", "CartPole-v1", policy_kwargs={"shared_lstm": False})
+    network = lambda **kwargs: PPO("MlpLstmPolicy", None, policy_kwargs=kwargs).algorithm.network
+    assert (network().shared_lstm, network(shared_lstm=False).shared_lstm) == (None, False)
+    deep = network(n_lstm_layers=2, lstm_kwargs={"dropout": 0.5, "bias": True})
+    assert (deep.n_lstm_layers, deep.dropout) == (2, 0.5)
+    apart = [network(share_features_extractor=False, **kwargs)
+             for kwargs in ({}, {"enable_critic_lstm": False}, {"shared_lstm": False})]  # fmt: skip
+    assert [(n.enable_critic_lstm, n.shared_lstm) for n in apart] == [
+        (True, None),
+        (False, False),
+        (False, False),
+    ]
+    for wrong in ({"shared_lstm": True, "enable_critic_lstm": True},
+                  {"shared_lstm": True, "share_features_extractor": False}):  # fmt: skip
+        with pytest.raises(SettingError, match="hears the policy's cell"):
+            network(**wrong)
+    with pytest.raises(SettingError, match="bidirectional=True is not offered: only dropout"):
+        network(lstm_kwargs={"bidirectional": True})
 
 
 # ------------------------------------------------------------------ files

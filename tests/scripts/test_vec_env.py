@@ -10,9 +10,11 @@ from worlds import LENGTH, Counting
 import actrix
 from actrix import (
     PPO,
+    SAC,
     BaseCallback,
     DummyVecEnv,
     Monitor,
+    SettingError,
     SubprocVecEnv,
     VecNormalize,
     check_env,
@@ -398,6 +400,33 @@ def test_images_are_shown_with_the_channels_first_and_trained_on_as_they_are():
     assert actrix.VecTransposeImage(plain, skip=True).reset().shape == (2, 12, 10, 2)
     with pytest.raises(ValueError, match="without an image"):
         actrix.VecTransposeImage(make_vec_env(Counting, 1))
+
+
+def test_images_are_standardised_instead_of_divided_by_255():
+    env = VecNormalize(make_vec_env(Pictures, 2))
+    build = lambda env, **kwargs: PPO(
+        "CnnPolicy", env, **SMALL | {"policy_kwargs": {"net_arch": [4], **kwargs}}
+    )
+    with pytest.raises(SettingError, match="divides images by 255, VecNormalize standardises"):
+        build(env, normalize_images=True)
+    build(VecNormalize(env.venv, norm_obs=False), normalize_images=True)
+    assert build(env).acting.obs_moments == (None,)  # divided, unless it is said otherwise
+    plain = build(make_vec_env(Pictures, 2), normalize_images=False)
+    obs = env.venv.reset()
+    scaled = (obs / 255).astype(np.float32)
+    assert plain.acting.net.encoder.cnns[0].scale == 1
+    np.testing.assert_allclose(
+        plain.acting.net.encoder(obs[0]), 255 * plain.acting.net.encoder(scaled[0]), rtol=1e-4
+    )
+    model = build(env, normalize_images=False).learn(16)
+    assert env.obs_rms.mean.shape == (12, 10, 2)
+    assert env.obs_rms.count > 16
+    np.testing.assert_allclose(env.normalize_obs(obs).mean(), 0, atol=3)
+    assert (
+        SAC("CnnPolicy", None, policy_kwargs={"normalize_images": False}).algorithm.network.normalize_images
+        is False
+    )
+    assert model.predict(obs)[0].shape == (2,)
 
 
 def test_normalisation_inside_of_transposed_images_is_the_models():

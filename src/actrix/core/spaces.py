@@ -182,15 +182,19 @@ def space_leaves(space: gym.Space) -> list[gym.Space]:
 
 
 def normalized_shapes(
-    space: gym.Space, keys: tuple[str, ...] | None = None
+    space: gym.Space, keys: tuple[str, ...] | None = None, images: bool = False
 ) -> tuple[tuple[int, ...] | None, ...]:
-    """Shape of each leaf whose observations are normalised (non-image Box), None for the others.
+    """Shape of each leaf whose observations are normalised (a Box, with `images` also of these), None for the others.
 
     Of a Dict those under `keys` only (None = all); ValueError where it has no such key, or nothing to normalise there.
     """
     if keys is not None:
         parts = getattr(space, "spaces", {})
-        found = {k: normalized_shapes(parts[k]) for k in sorted(parts) if isinstance(space, spaces.Dict)}
+        found = {
+            k: normalized_shapes(parts[k], images=images)
+            for k in sorted(parts)
+            if isinstance(space, spaces.Dict)
+        }
         usable = [k for k, shapes in found.items() if any(shape is not None for shape in shapes)]
         if not keys or set(keys) - set(usable):
             raise ValueError(
@@ -199,7 +203,7 @@ def normalized_shapes(
             )
         return tuple(s if k in keys else None for k, shapes in found.items() for s in shapes)
     return tuple(
-        leaf.shape if isinstance(leaf, spaces.Box) and not is_image(leaf) else None
+        leaf.shape if isinstance(leaf, spaces.Box) and (images or not is_image(leaf)) else None
         for leaf in space_leaves(space)
     )
 

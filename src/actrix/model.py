@@ -308,16 +308,11 @@ class Model(Surface, Stored):
         return self
 
     def _check_budget(self, total_timesteps: int) -> None:
-        """Refuse a budget that is spent before anything is learned; where it is just that, as SB3 does, only say so."""
-        assert self.runner is not None
-        pieces, rows = getattr(self.runner, "warm_up", (0, 0))
+        """Say where a budget is spent before anything is learned, as in scripts that try whether they run."""
         try:
             self.algorithm.check_budget(total_timesteps, self.n_envs)
-        except ValueError:
-            if pieces * rows * self.n_envs != total_timesteps:
-                raise
-            text = f"{total_timesteps} steps are the random phase (learning_starts): nothing is learned from them yet."
-            warnings.warn(text, UserWarning, stacklevel=4)
+        except ValueError as error:
+            warnings.warn(f"{error} The random phase is played whole.", UserWarning, stacklevel=4)
 
     def _take_up(self, source: Path | None, ours: bool, reset: bool) -> None:
         """Go on from the checkpoints in `source`, else count anew (`reset`), else go on counting."""

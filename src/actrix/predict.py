@@ -42,7 +42,8 @@ def batch_of(space: Any, observation: Any) -> tuple[Any, bool]:
     pair = isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict)
     if pair and not isinstance(space, gym.spaces.Tuple):
         raise ValueError(
-            "the observation is a pair with a dict, as env.reset() returns: write obs, info = env.reset()."
+            "the observation is a pair with a dict, as env.reset() returns (mixing Gym API and VecEnv API): write "
+            "obs, info = env.reset()."
         )
     if isinstance(space, gym.spaces.Dict):
         if not isinstance(observation, dict) or set(observation) != set(space.spaces):

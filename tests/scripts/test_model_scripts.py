@@ -18,6 +18,7 @@ from actrix import (
     BaseCallback,
     CallbackList,
     CheckpointCallback,
+    CrossQ,
     EvalCallback,
     LogEveryNTimesteps,
     ModelFileError,
@@ -209,8 +210,15 @@ def test_defaults_are_never_what_is_refused():
     assert PPO("MlpPolicy", env, n_steps=100, **kw).batch_size == 50
     with pytest.raises(ValueError, match="batch_size=64 does not fit into"):
         PPO("MlpPolicy", env, n_steps=32, batch_size=64, **kw)
-    with pytest.warns(UserWarning, match="nothing is learned from them yet"):
-        DQN("MlpPolicy", env, **kw).learn(100)
+    with pytest.warns(
+        UserWarning, match="learning_starts=100 is not smaller than the budget of 10 .*played whole"
+    ):
+        assert DQN("MlpPolicy", env, **kw).learn(10).num_timesteps == 100
+    three = DQN("MlpPolicy", make_vec_env(Counting, 3), **MEMORY)
+    with pytest.warns(
+        UserWarning, match=r"learning_starts=4 \(6 in whole steps of 3 environments\) is not smaller"
+    ):
+        three.learn(5)
     assert DQN("MlpPolicy", env, **MEMORY | {"buffer_size": 20, "batch_size": 64}).learn(8).num_timesteps == 8
 
 
@@ -222,6 +230,8 @@ def test_policy_kwargs_of_critics_and_optimisers():
     assert PPO("MlpPolicy", "CartPole-v1", 0.01, n_steps=8).learning_rate == 0.01
     with pytest.raises(SettingError, match=r"weight_decay=0\.1 is not offered"):
         SAC("MlpPolicy", "Pendulum-v1", policy_kwargs={"optimizer_kwargs": {"weight_decay": 0.1}})
+    crossq = CrossQ("MlpPolicy", None, policy_kwargs={"renorm_warmup_steps": 5, "batch_norm_momentum": 0.9})
+    assert (crossq.renorm_warmup_steps, crossq.batch_norm_momentum) == (5, 0.9)
     lstm = {"lstm_hidden_size": 8, "enable_critic_lstm": False, "n_lstm_layers": 1}
     assert (
         PPO("MlpLstmPolicy", "CartPole-v1", n_steps=8, policy_kwargs=lstm).algorithm.network.hidden_size == 8

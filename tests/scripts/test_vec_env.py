@@ -5,7 +5,7 @@ import csv
 import gymnasium as gym
 import numpy as np
 import pytest
-from worlds import LENGTH, Counting
+from worlds import LENGTH, Counting, Masked
 
 import actrix
 from actrix import (
@@ -23,6 +23,7 @@ from actrix import (
     make_vec_env,
     set_random_seed,
 )
+from actrix.core.spaces import UnsupportedSpaceError
 from actrix.envs import build
 from actrix.envs.guard import EnvError
 
@@ -348,6 +349,45 @@ def test_processes_are_started_as_asked(monkeypatch, given, taken):
     assert asked == [taken] * 2
 
 
+class Parts(Counting):
+    action_space = gym.spaces.Dict(turn=gym.spaces.Discrete(3), push=gym.spaces.Box(-1, 1, (2,)))
+
+    def step(self, action):
+        assert action in self.action_space
+        return super().step(action["turn"])
+
+
+@pytest.mark.parametrize("kind", [DummyVecEnv, pytest.param(SubprocVecEnv, marks=pytest.mark.slow)])
+def test_any_action_space_is_stepped_and_refused_by_a_model(kind):
+    env = kind([Parts] * 2)
+    try:
+        env.reset()
+        assert env.step([env.action_space.sample() for _ in range(2)])[1].tolist() == [1, 1]
+        with pytest.raises(
+            UnsupportedSpaceError, match=r"action space is Dict; supported are .*ActionWrapper"
+        ):
+            PPO("MlpPolicy", env, **SMALL)
+    finally:
+        env.close()
+
+
+def test_only_numbers_are_normalised():
+    counts = lambda: gym.wrappers.TransformObservation(
+        Counting(), lambda x: int(x[0]), gym.spaces.Discrete(9)
+    )
+    with pytest.raises(ValueError, match=r"only supports observations with numbers .*norm_obs=False"):
+        VecNormalize(make_vec_env(counts, 1))
+    assert VecNormalize(make_vec_env(counts, 1), norm_obs=False).settings()["normalize_reward"]
+
+
+def test_evaluation_with_and_without_masks():
+    """An illegal action raises."""
+    model = PPO("MlpPolicy", make_vec_env(Masked, 1), **SMALL)
+    evaluate_policy(model, make_vec_env(Masked, 1), 9, deterministic=False, seed=0)
+    with pytest.raises(EnvError, match="an illegal action"):
+        evaluate_policy(model, make_vec_env(Masked, 1), 9, deterministic=False, seed=0, use_masking=False)
+
+
 class Named(VecNormalize):
     def __init__(self, venv, name):
         super().__init__(venv)
@@ -396,7 +436,8 @@ def test_images_are_shown_with_the_channels_first_and_trained_on_as_they_are():
         model.policy.predict_values(obs), model.policy.predict_values(plain.reset())
     )
     assert PPO("CnnPolicy", env, **SMALL).get_env() is env
-    assert evaluate_policy(model, shown, 2, return_episode_rewards=True)[1] == [LENGTH, LENGTH]
+    for played in (shown, VecNormalize(env, norm_obs=False)):
+        assert evaluate_policy(model, played, 2, return_episode_rewards=True)[1] == [LENGTH, LENGTH]
     assert actrix.VecTransposeImage(plain, skip=True).reset().shape == (2, 12, 10, 2)
     with pytest.raises(ValueError, match="without an image"):
         actrix.VecTransposeImage(make_vec_env(Counting, 1))

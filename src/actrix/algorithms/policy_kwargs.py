@@ -38,7 +38,7 @@ UNSUPPORTED = {
 }
 NETWORKS = ("use_sde", "sde_sample_freq")
 """Settings of the algorithm in Stable-Baselines3, of the network here."""
-_LIFTED = ("n_critics", "n_quantiles")
+_LIFTED = ("n_critics", "n_quantiles", "renorm_warmup_steps", "batch_norm_momentum")
 _CNN = ("features_dim", "cnn_output_dim")
 """Its CNN's units, of an image alone and of one in a Dict."""
 

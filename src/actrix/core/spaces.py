@@ -67,12 +67,23 @@ def check_action_space(space: gym.Space) -> None:
     elif isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1:
         raise UnsupportedSpaceError(f"action space {space} has several axes; MultiDiscrete must have one.")
     elif isinstance(space, spaces.MultiBinary) and len(space.shape) != 1:
-        raise UnsupportedSpaceError(f"action space {space} has several axes; MultiBinary must have one.")
+        raise UnsupportedSpaceError(
+            f"Multi-dimensional {space} action space is not supported: MultiBinary must have one axis."
+        )
     elif not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         raise UnsupportedSpaceError(
             f"action space is {type(space).__name__}; supported are {SUPPORTED_ACTIONS}: map it to one of these in a "
             "gymnasium.ActionWrapper."
         )
+
+
+def is_action_space(space: gym.Space) -> bool:
+    """Whether it is one that policies act in."""
+    try:
+        check_action_space(space)
+    except UnsupportedSpaceError:
+        return False
+    return True
 
 
 def has_goals(space: gym.Space) -> TypeGuard[spaces.Dict]:

@@ -161,7 +161,8 @@ def read_header(path: str | os.PathLike) -> Header:
             )
         if len(prefix) < 8 or length > min(size - 8, MAX_HEADER):
             raise ModelFileError(
-                f"{path} is cut short or no safetensors file: its header would have {length} bytes of {size}."
+                f"{path} is cut short or no safetensors file (and it wasn't a zip-file): its header would have "
+                f"{length} bytes of {size}."
             )
         head = file.read(length)
     if len(head) < length:

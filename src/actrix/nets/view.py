@@ -38,8 +38,8 @@ class View:
         return type(self)(self.build, self.params | params, self.rows)
 
     def learning(self, key: Key) -> Self:
-        """The same while parameters are learned: dropped is what of a memory is dropped then."""
-        return type(self)(self.build, self.params, self.rows, self.net, key) if self.net.drops else self
+        """The same while parameters are learned, when parts of a memory may be dropped."""
+        return self
 
     def by(self, net: Any) -> Self:
         """The same rows, seen by another network."""
@@ -57,6 +57,9 @@ class View:
 
 class JointView(View):
     """One network with a policy and a value branch, unrolled over `[T, B]` or applied to `[B]`."""
+
+    def learning(self, key: Key) -> Self:
+        return type(self)(self.build, self.params, self.rows, self.net, key) if self.net.drops else self
 
     @cached_property
     def _here(self) -> tuple:

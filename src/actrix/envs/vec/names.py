@@ -18,13 +18,14 @@ from actrix.envs.vec.vecenv import VecEnv
 class DummyVecEnv(VecEnv):
     """Environments from functions, stepped one after the other in this process.
 
-    Raises TypeError for what is no function, EnvError where two functions give one object.
+    Their action space may be any; a model takes those in which a policy can act. Raises TypeError for what is no
+    function, EnvError where two functions give one object.
     """
 
     gymnasium = SyncVectorEnv
 
     def __init__(self, env_fns: Sequence[Callable[[], gym.Env]]):
-        super().__init__(of_functions(_functions(env_fns, "DummyVecEnv")))
+        super().__init__(of_functions(_functions(env_fns, "DummyVecEnv"), any_actions=True))
 
 
 class SubprocVecEnv(VecEnv):
@@ -38,7 +39,8 @@ class SubprocVecEnv(VecEnv):
     gymnasium = AsyncVectorEnv
 
     def __init__(self, env_fns: Sequence[Callable[[], gym.Env]], start_method: str | None = None):
-        super().__init__(of_functions(_functions(env_fns, "SubprocVecEnv"), started_by(start_method)))
+        functions, kind = _functions(env_fns, "SubprocVecEnv"), started_by(start_method)
+        super().__init__(of_functions(functions, kind, any_actions=True))
 
 
 def started_by(method: str | None) -> type[AsyncVectorEnv]:

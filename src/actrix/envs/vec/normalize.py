@@ -49,7 +49,12 @@ class VecNormalize(VecEnv):
         if epsilon != 1e-8:
             raise ValueError(f"epsilon={epsilon}: it is 1e-8 here; leave it out.")
         keys = None if norm_obs_keys is None or not norm_obs else tuple(sorted(norm_obs_keys))
-        normalized_shapes(host.spec.observation_space, keys, images=True)
+        shapes = normalized_shapes(host.spec.observation_space, keys, images=True)
+        if norm_obs and all(shape is None for shape in shapes):
+            raise ValueError(
+                f"VecNormalize only supports observations with numbers (Box), not {host.spec.observation_space}: write "
+                "norm_obs=False for rewards alone."
+            )
         self.venv, self.training, self.gamma = venv, training, gamma
         self.norm_obs, self.norm_reward, self.norm_obs_keys = norm_obs, norm_reward, keys
         self.clip_obs, self.clip_reward = float(clip_obs), float(clip_reward)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector.utils import create_empty_array
 
 from actrix.core.spaces import is_image
 from actrix.envs.base import HostEnv, Step
@@ -77,7 +78,9 @@ class StackedEnvs(Around):
             self._frames = Frames.of(space, n, channels_order, "the observation")
             space = self._frames.space
         self.spec = dataclasses.replace(host.spec, observation_space=space, frame_stack=None, goals=None)
-        self._stacked: Any = None
+        self._stacked: Any = create_empty_array(
+            space, host.num_envs
+        )  # also for a step before the first reset
 
     def reset(self, seeds: Sequence[int] | None = None) -> tuple[Any, np.ndarray | None]:
         """As the environments'."""

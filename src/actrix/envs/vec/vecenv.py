@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
-from actrix.core.spaces import from_env_action
+from actrix.core.spaces import from_env_action, is_action_space
 from actrix.envs.base import HostEnv, JaxEnv, infos_with_ends
 from actrix.envs.guard import Guard, env_seeds, is_wrapped
 from actrix.envs.jax_envs import HostJax
@@ -63,6 +63,7 @@ class VecEnv:
         self._stepped = [host] if not isinstance(self.trained, HostEnv) else [host, self.trained]
         self.num_envs = host.num_envs
         self.observation_space, self.action_space = host.spec.observation_space, host.spec.action_space
+        self._known_actions = is_action_space(self.action_space)
         self._actions: Any = None
         self._warned = False
 
@@ -99,12 +100,9 @@ class VecEnv:
         if self.host is None:
             self.step_async(actions)
             return self.step_wait()
-        actions = np.asarray(actions, self.action_space.dtype)
-        if actions.shape != (self.num_envs, *(self.action_space.shape or ())):
-            expected = (self.num_envs, *(self.action_space.shape or ()))
-            raise ValueError(f"actions have shape {actions.shape}; expected {expected}.")
+        actions = self._as_taken(actions)
         self._tell_training()
-        step = self.host.step(np.asarray(from_env_action(self.action_space, actions)))
+        step = self.host.step(actions)
         done = step.terminated | step.truncated
         infos = infos_with_ends(self.host, step, done)
         if step.valid is not None and not np.all(step.valid):
@@ -116,6 +114,16 @@ class VecEnv:
                     RESET_ROW.format(np.flatnonzero(~step.valid).tolist()), UserWarning, stacklevel=2
                 )
         return step.obs, step.reward, done, infos
+
+    def _as_taken(self, actions: Any) -> Any:
+        """The actions in the policy's coordinates; as they are where no policy acts in such a space."""
+        if not self._known_actions:
+            return actions
+        actions = np.asarray(actions, self.action_space.dtype)
+        if actions.shape != (self.num_envs, *(self.action_space.shape or ())):
+            expected = (self.num_envs, *(self.action_space.shape or ()))
+            raise ValueError(f"actions have shape {actions.shape}; expected {expected}.")
+        return np.asarray(from_env_action(self.action_space, actions))
 
     def _tell_training(self) -> None:
         """That its open episodes were played on, so that it begins new ones."""

@@ -339,14 +339,6 @@ def acting(space):
         (lambda: off(TD3, acting(UNBOUNDED)), r"Box\(-inf, inf, \(1,\), float32\) has infinite bounds"),
         (lambda: off(SAC, acting(spaces.MultiBinary(2))), r"MultiBinary\(2\): use ppo"),
         (lambda: off(AWAC, acting(spaces.MultiBinary(2))), r"not MultiBinary\(2\): use ppo"),
-        (
-            lambda: off(DQN, ActionObs()).learn(3),
-            "learning_starts=4 is not smaller than the budget of 3 steps",
-        ),
-        (
-            lambda: off(DQN, ActionObs(), n_envs=3).learn(5),
-            r"learning_starts=4 \(6 in whole steps of 3 environments\) is not smaller than the budget of 5",
-        ),
         (lambda: off(DQN, ActionObs(), n_envs=101), "buffer_size=100 cannot hold one step of n_envs=101"),
         (
             lambda: off(DQN, ActionObs(), "MlpLstmPolicy"),

@@ -10,6 +10,8 @@ from actrix.core import platform as _platform
 
 _platform.set_up()
 
+from gymnasium.wrappers import MaxAndSkipObservation as MaxAndSkipEnv  # noqa: E402
+
 from actrix import named  # noqa: E402
 from actrix.actors.pathwise import NormalActionNoise, OrnsteinUhlenbeckActionNoise  # noqa: E402
 from actrix.algorithms.names import (  # noqa: E402
@@ -57,7 +59,6 @@ from actrix.envs.vec.names import (  # noqa: E402
     DummyVecEnv,
     SubprocVecEnv,
     VecCheckNan,
-    VecTransposeImage,
     get_action_masks,
     is_masking_supported,
     is_vecenv_wrapped,
@@ -70,6 +71,7 @@ from actrix.envs.vec.normalize import (  # noqa: E402
     unwrap_vec_normalize,
 )
 from actrix.envs.vec.stack import VecFrameStack  # noqa: E402
+from actrix.envs.vec.transpose import VecTransposeImage  # noqa: E402
 from actrix.envs.vec.vecenv import VecEnv  # noqa: E402
 from actrix.files.container import ModelFileError  # noqa: E402
 from actrix.loops.evaluate import evaluate_policy  # noqa: E402
@@ -77,6 +79,7 @@ from actrix.model import Model  # noqa: E402
 from actrix.named import *  # noqa: E402, F403
 from actrix.show.log import configure  # noqa: E402
 from actrix.show.summaries import Figure, HParam, Image, Video  # noqa: E402
+from actrix.show.writers import HumanOutputFormat, KVWriter, Logger  # noqa: E402
 from actrix.surface import get_device  # noqa: E402
 
 __version__ = "0.1.0"
@@ -145,12 +148,16 @@ __all__ = [
     "GoalSelectionStrategy",
     "HParam",
     "HerReplayBuffer",
+    "HumanOutputFormat",
     "Image",
+    "KVWriter",
     "Linear",
     "LinearSchedule",
     "LoadMonitorResultsError",
     "LogEveryNTimesteps",
+    "Logger",
     "MDPError",
+    "MaxAndSkipEnv",
     "Model",
     "ModelFileError",
     "Monitor",

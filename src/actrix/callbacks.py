@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from actrix.envs.base import success_of
+from actrix.envs.vec.normalize import sync_envs_normalization
 from actrix.loops.evaluate import evaluate_policy, playable
 
 
@@ -229,8 +230,7 @@ class EvalCallback(EventCallback):
         self.best_mean_reward = self.last_mean_reward = -np.inf
         self.evaluations_timesteps: list[int] = []
         self.evaluations_results: list[list[float]] = []
-        self.evaluations_length: list[list[int]] = []
-        self.evaluations_successes: list[list[float]] = []
+        self.evaluations_length, self.evaluations_successes = list[list[int]](), list[list[float]]()
 
     def init_callback(self, model: Any) -> None:
         if model.trains_on(self.eval_env):
@@ -249,6 +249,7 @@ class EvalCallback(EventCallback):
         if not self._crossed(self.eval_freq):
             return True
         self._is_success_buffer: list[float] = []
+        sync_envs_normalization(self.training_env, self.eval_env)
         rewards, lengths = evaluate_policy(
             self.model, self._played, self.n_eval_episodes, self.deterministic,
             callback=self._log_success_callback, return_episode_rewards=True,

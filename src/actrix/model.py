@@ -28,7 +28,8 @@ from actrix.envs.agents.game import is_game
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.make import as_host_env, choose_backend, training_env
 from actrix.envs.vec.names import set_random_seed
-from actrix.envs.vec.normalize import VecNormalize, host_of
+from actrix.envs.vec.normalize import host_of, unwrap_vec_normalize
+from actrix.envs.vec.transpose import as_shown
 from actrix.envs.vec.vecenv import VecEnv, vec_env
 from actrix.files import checkpoint
 from actrix.files.kwargs import check_complete
@@ -155,7 +156,7 @@ class Model(Surface, Stored):
     def set_env(self, env: Any, force_reset: bool = True) -> None:
         """Train on another environment with the same spaces; learning starts it anew."""
         given, env = env, host_of(env)
-        self._vec = given if isinstance(given, VecEnv) and given.host is not None else None
+        self._vec = as_shown(given) if isinstance(given, VecEnv) and given.host is not None else None
         env, self.env_id = self._resolve(env)
         if self.spec is not None:
             check_same_spaces(self.spec, env.spec, bounds=True)
@@ -184,8 +185,8 @@ class Model(Surface, Stored):
             self.runner.set_training(steps=self.run.steps)
             self._adopt(self._acting)
         self._policy = None
-        if isinstance(given, VecNormalize):
-            given.attach(self)
+        if (normalizes := unwrap_vec_normalize(given)) is not None:
+            normalizes.attach(self)
 
     def set_dataset(self, dataset: Any) -> None:
         """Learn from a fixed data set: a Minari folder, id or object, or what `load_dataset` returns; DatasetError."""
@@ -225,10 +226,10 @@ class Model(Surface, Stored):
     def get_env(self) -> VecEnv | None:
         """The environments trained on, with Stable-Baselines3's methods; None without.
 
-        Of compiled ones a copy with episodes of its own. Stepping the others breaks training's open episodes off.
+        Of compiled ones a copy; stepping the others breaks training's open episodes off. Images have channels first.
         """
         if self._vec is None and self._env is not None:
-            self._vec = vec_env(self._env, self.n_envs, self.seed)
+            self._vec = as_shown(vec_env(self._env, self.n_envs, self.seed))
         return self._vec
 
     def trains_on(self, env: Any) -> bool:
@@ -275,8 +276,8 @@ class Model(Surface, Stored):
             raise ValueError("no environment: pass env=… when building the model, or call set_env first.")
         if not float(total_timesteps).is_integer() or total_timesteps < 1:
             raise ValueError(f"total_timesteps={total_timesteps} must be a whole number of at least 1.")
-        if isinstance(self._vec, VecNormalize):
-            self._vec.check_learning()
+        if (normalizes := self.get_vec_normalize_env()) is not None:
+            normalizes.check_learning()
         source, folder = resuming.places(resume_from, checkpoint_dir)
         with contextlib.ExitStack() as stack:
             if folder is not None:
@@ -307,16 +308,11 @@ class Model(Surface, Stored):
         return self
 
     def _check_budget(self, total_timesteps: int) -> None:
-        """Refuse a budget that is spent before anything is learned; where it is just that, as SB3 does, only say so."""
-        assert self.runner is not None
-        pieces, rows = getattr(self.runner, "warm_up", (0, 0))
+        """Say where a budget is spent before anything is learned, as in scripts that try whether they run."""
         try:
             self.algorithm.check_budget(total_timesteps, self.n_envs)
-        except ValueError:
-            if pieces * rows * self.n_envs != total_timesteps:
-                raise
-            text = f"{total_timesteps} steps are the random phase (learning_starts): nothing is learned from them yet."
-            warnings.warn(text, UserWarning, stacklevel=4)
+        except ValueError as error:
+            warnings.warn(f"{error} The random phase is played whole.", UserWarning, stacklevel=4)
 
     def _take_up(self, source: Path | None, ours: bool, reset: bool) -> None:
         """Go on from the checkpoints in `source`, else count anew (`reset`), else go on counting."""
@@ -383,11 +379,12 @@ def _given(
     settings: dict[str, Any], learning_rate: Any, policy_kwargs: dict[str, Any] | None, env: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the settings, those of the environment's normalisation and of `policy_kwargs` included; the network's)."""
-    if learning_rate is not None:
-        settings["learning_rate"] = learning_rate
+    settings |= {} if learning_rate is None else {"learning_rate": learning_rate}
+    normalizes = unwrap_vec_normalize(env)
+    policy_kwargs_.refuse_two_scales(policy_kwargs, normalizes is not None and normalizes.of_images)
     settings = policy_kwargs_.lifted(settings | {"policy_kwargs": policy_kwargs or {}})
     network = settings.pop("policy_kwargs")
-    return (env.settings() if isinstance(env, VecNormalize) else {}) | settings, network
+    return (normalizes.settings() if normalizes else {}) | settings, network
 
 
 def _seed(seed: int | None) -> int:

@@ -42,7 +42,8 @@ def batch_of(space: Any, observation: Any) -> tuple[Any, bool]:
     pair = isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict)
     if pair and not isinstance(space, gym.spaces.Tuple):
         raise ValueError(
-            "the observation is a pair with a dict, as env.reset() returns: write obs, info = env.reset()."
+            "the observation is a pair with a dict, as env.reset() returns (mixing Gym API and VecEnv API): write "
+            "obs, info = env.reset()."
         )
     if isinstance(space, gym.spaces.Dict):
         if not isinstance(observation, dict) or set(observation) != set(space.spaces):
@@ -56,7 +57,7 @@ def batch_of(space: Any, observation: Any) -> tuple[Any, bool]:
             raise ValueError(f"the observation must be a tuple of {n}, got {type(observation).__name__}.")
         pairs = [batch_of(s, o) for s, o in zip(space.spaces, observation, strict=True)]
         return tuple(p[0] for p in pairs), _one_batch(pairs)
-    x = _numbers(observation)
+    x = _as_seen(space, _numbers(observation))
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
         low = np.asarray(space.start)
         high = low + (space.n if isinstance(space, gym.spaces.Discrete) else space.nvec) - 1
@@ -71,6 +72,17 @@ def batch_of(space: Any, observation: Any) -> tuple[Any, bool]:
     raise ValueError(
         f"the observation has shape {x.shape}; expected {space.shape}, or a batch (n, *{space.shape})."
     )
+
+
+def _as_seen(space: Any, x: np.ndarray) -> np.ndarray:
+    """An image, or a batch of them, with its axes in the space's order where its channels are at the other end."""
+    lead = x.ndim - 3
+    if lead not in (0, 1) or not spaces.is_image(space) or x.shape[lead:] == space.shape:
+        return x
+    for here, there in ((lead, -1), (-1, lead)):
+        if (moved := np.moveaxis(x, here, there)).shape[lead:] == space.shape:
+            return moved
+    return x
 
 
 def _numbers(observation: Any) -> np.ndarray:

@@ -133,12 +133,11 @@ class Stored:
     ) -> Path | None:
         """Write one model file: parameters, statistics, settings and spaces; data only. Returns where it is.
 
-        `.safetensors` is added to a name that does not end so, in the place of `.zip`; `path` may be a binary file to
-        write to. Arguments of the environment that a file cannot hold are left out, with a UserWarning, and asked for
-        when the file is to make that environment; tuples among them become lists. `exclude` may
-        name `verbose`, `stats_window_size` and what is in no model file anyway (a logger, the replay buffer, the
-        environment); ValueError for what a file must hold. `include` names what stays of these; ValueError for what no
-        file holds.
+        `.safetensors` is added to a name that ends neither so nor in `.zip`; `path` may be a binary file to write to.
+        Arguments of the environment that a file cannot hold are left out, with a UserWarning, and asked for when the
+        file is to make that environment; tuples among them become lists. `exclude` may name `verbose`,
+        `stats_window_size` and what is in no model file anyway (a logger, the replay buffer, the environment);
+        ValueError for what a file must hold. `include` names what stays of these; ValueError for what no file holds.
         """
         settings = settings_.settings_of(self.algorithm)
         kept = {

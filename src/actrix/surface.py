@@ -17,9 +17,10 @@ from actrix.algorithms.settings import setting_names
 from actrix.core.schedules import evaluate
 from actrix.core.types import Spec
 from actrix.envs.vec.names import set_random_seed
-from actrix.envs.vec.normalize import VecNormalize
+from actrix.envs.vec.normalize import VecNormalize, unwrap_vec_normalize
 from actrix.files.memories import Memory
 from actrix.hooks import NoLogger
+from actrix.loops.runner import Runner
 from actrix.settable import Settable
 from actrix.show.log import Logger
 
@@ -45,6 +46,7 @@ class Surface(Settable):
     """Counters, statistics, the memory and random numbers of a model."""
 
     run: Any
+    runner: Runner | None
     _env: Any
     seed: int
     n_envs: int
@@ -83,8 +85,14 @@ class Surface(Settable):
 
     @property
     def num_timesteps(self) -> int:
-        """Environment steps taken so far."""
+        """Environment steps taken so far; where a number is set, counting and schedules go on from there."""
         return self.run.steps + self._open_steps
+
+    @num_timesteps.setter
+    def num_timesteps(self, steps: int) -> None:
+        self.run.steps = int(steps) - self._open_steps
+        if self.runner is not None:
+            self.runner.set_training(steps=int(steps))
 
     @property
     def num_episodes(self) -> int:
@@ -93,7 +101,7 @@ class Surface(Settable):
 
     def get_vec_normalize_env(self) -> VecNormalize | None:
         """The `VecNormalize` that the model was given, if it was."""
-        return self._vec if isinstance(self._vec, VecNormalize) else None
+        return unwrap_vec_normalize(self._vec)
 
     def set_statistics(self, obs_moments: Any, return_moments: Any = None) -> None:
         """Go on with these running statistics (`core.normalize.Moments`), of observations and discounted returns."""
@@ -170,7 +178,8 @@ class Surface(Settable):
         """
         if not isinstance(logger, Logger):
             raise TypeError(
-                f"set_logger takes what actrix.configure(folder, formats) makes, not a {type(logger).__name__}."
+                "set_logger takes what actrix.configure(folder, formats) makes, or an actrix.Logger, not a "
+                f"{type(logger).__name__}."
             )
         if not self._given_logger:
             self.logger.close()

@@ -263,7 +263,7 @@ OTHER = {
     "pi": (5,), "vf": (6,), "activation_fn": "elu", "ortho_init": None, "log_std_init": -1.0,
     "share_features_extractor": False, "features_extractor_kwargs": (("cnn_features", 3),), "cnn": True,
     "layer_norm": None, "dropout": 0.3, "cell": "gru", "hidden_size": 5, "use_sde": True,
-    "enable_critic_lstm": None,
+    "enable_critic_lstm": None, "shared_lstm": False, "n_lstm_layers": 2, "normalize_images": None,
 }  # fmt: skip
 OF_SDE = {"sde_sample_freq": 4, "full_std": False, "use_expln": True, "squash_output": True, "clip_mean": 1.0}
 """Refused without it (`tests/algorithms/test_sde.py`)."""
@@ -272,7 +272,7 @@ OF_TRANSFORMER = {
     "weights",
 }  # fmt: skip
 """Refused without one (`tests/nets/test_transformer_policy.py`)."""
-NO_EFFECT_ON_VECTORS = {"features_extractor_kwargs", "cnn"}
+NO_EFFECT_ON_VECTORS = {"features_extractor_kwargs", "cnn", "normalize_images"}
 """They concern images, whatever the algorithm."""
 
 

@@ -35,13 +35,16 @@ def test_a_critic_with_a_cell_of_its_own_is_trained_and_kept(tmp_path):
     """A batch of half the usual sequence is the sequence; the memory of both goes through a file and `predict`."""
     model = PPO(
         "MlpLstmPolicy", TMaze(length=4), n_envs=2, n_steps=64, batch_size=32, n_epochs=1, seed=0,
-        policy_kwargs={"net_arch": [8], "lstm_hidden_size": 4, "enable_critic_lstm": True},
+        policy_kwargs={"net_arch": [8], "lstm_hidden_size": 4, "share_features_extractor": False, "n_lstm_layers": 2},
     )  # fmt: skip
+    assert model.algorithm.network.enable_critic_lstm  # as its features are its own
     assert model.algorithm.data.training_length(64) == 32
     before = model.get_parameters()
     model.learn(128)
     moved = {name for name, x in model.get_parameters().items() if not np.array_equal(x, before[name])}
-    assert {".net.cell.policy.weight_hh", ".net.cell.critic.weight_hh"} <= moved
+    assert {
+        f".net.cell.{who}.layers[{i}].weight_hh" for who in ("policy", "critic") for i in range(2)
+    } <= moved
     model.save(tmp_path / "model")
     again, obs = PPO.load(tmp_path / "model"), np.zeros((1, *model.observation_space.shape), np.float32)
     memory = None
@@ -51,6 +54,19 @@ def test_a_critic_with_a_cell_of_its_own_is_trained_and_kept(tmp_path):
         np.testing.assert_array_equal(action, other)
         jax.tree.map(np.testing.assert_array_equal, memory, next_memory)
     assert len(memory) == 2
+
+
+def test_dropout_between_cells_is_of_learning_alone():
+    models = [
+        PPO("MlpLstmPolicy", TMaze(length=4), n_envs=2, n_steps=8, batch_size=16, n_epochs=1, seed=0,
+            policy_kwargs={"net_arch": [], "lstm_hidden_size": 4, "n_lstm_layers": 2, "lstm_kwargs": {"dropout": p}})
+        for p in (0.0, 0.5)
+    ]  # fmt: skip
+    obs = np.ones((5, *models[0].observation_space.shape), np.float32)
+    values = [model.policy.predict_values(obs) for model in models]
+    np.testing.assert_array_equal(*values)
+    weights = [model.learn(16).get_parameters()[".net.cell.layers[1].weight_ih"] for model in models]
+    assert np.abs(weights[0] - weights[1]).max() > 1e-6
 
 
 def _zoo_returns(env_id, policy=None, **env_kwargs):

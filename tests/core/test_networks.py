@@ -11,6 +11,7 @@ from gymnasium import spaces
 from actrix.core.spaces import normalized_shapes
 from actrix.core.types import Spec
 from actrix.nets.memory import apply, follow, starts, unroll
+from actrix.nets.memory.cells import Here, Stack
 from actrix.nets.networks import NetworkConfig
 from actrix.nets.torso import Encoder, ImageCNN, Linear
 
@@ -143,11 +144,26 @@ def test_separate_features_for_the_critic():
     assert value(shared, 1.0) != value(shared, 2.0)
 
 
-@pytest.mark.parametrize("apart", [False, True])
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_unrolling_is_stepping(cell, apart):
+@pytest.mark.parametrize(
+    ("cell", "config"),
+    [
+        ("lstm", {}),
+        ("gru", {"enable_critic_lstm": True}),
+        (
+            "lstm",
+            {
+                "n_lstm_layers": 2,
+                "dropout": 0.5,
+                "enable_critic_lstm": True,
+                "share_features_extractor": False,
+            },
+        ),
+        ("gru", {"shared_lstm": False, "share_features_extractor": False}),
+    ],
+)
+def test_unrolling_is_stepping(cell, config):
     """Along a sequence, with the memory zeroed where an episode starts, one step at a time gives the same."""
-    net = build(cell=cell, hidden_size=5, pi=(4,), vf=(4,), enable_critic_lstm=apart)
+    net = build(cell=cell, hidden_size=5, pi=(4,), vf=(4,), **config)
     assert net.recurrent
     g = np.random.default_rng(0)
     obs, first = jnp.asarray(g.normal(size=(9, 3, 3)), jnp.float32), g.random((9, 3)) < 0.3
@@ -166,6 +182,43 @@ def test_unrolling_is_stepping(cell, apart):
             for along, alone in ((out, step), (others, other)):
                 np.testing.assert_allclose(along.value[t, n], alone.value, rtol=1e-4, atol=1e-6)
                 np.testing.assert_allclose(along.dist.logits[t, n], alone.dist.logits, rtol=1e-4, atol=1e-6)
+
+
+def test_what_the_critic_of_a_recurrent_policy_hears():
+    """The policy's cell, its own, or what is at hand alone; by its own encoder nothing of the policy's is trained."""
+
+    def of_value(**config):
+        net = build(cell="lstm", hidden_size=5, pi=(4,), vf=(4,), **config)
+        obs, first = jnp.ones((4, 1, 3)), jnp.zeros((4, 1), bool)
+        out = lambda net: unroll(net, obs, first, net.initial_carry((1,)), None)[0].value
+        value, grads = out(net)[:, 0], jax.grad(lambda net: out(net).sum())(net)
+        parts = (grads.cell, getattr(grads.cell, "policy", None), getattr(grads.cell, "critic", None))
+        return np.ptp(np.asarray(value)) > 1e-6, *(any(np.any(x) for x in jax.tree.leaves(p)) for p in parts)
+
+    assert of_value() == (True, True, False, False)
+    assert of_value(enable_critic_lstm=True) == (True, True, False, True)
+    assert of_value(shared_lstm=False) == (False, True, False, True)
+    assert of_value(shared_lstm=False, share_features_extractor=False) == (False, True, False, True)
+    for wrong in ({"shared_lstm": True, "enable_critic_lstm": True}, {"share_features_extractor": False}):
+        with pytest.raises(ValueError, match="hears the policy's cell"):
+            build(cell="lstm", **wrong)
+
+
+def test_what_one_cell_says_to_the_next_is_dropped_while_it_is_learned():
+    """The second layer is the identity, so that it says what it hears."""
+    first, second = Here(3, 400, KEY), Here(400, 400, KEY)
+    second = eqx.tree_at(lambda c: c.layer, second, replace_fn=lambda x: eqx.tree_at(
+        lambda n: (n.weight, n.bias), x, (jnp.eye(400), jnp.zeros(400))))  # fmt: skip
+    stack, rows, starts = Stack((first, second), 0.25), jnp.ones((6, 3)), jnp.zeros(6, bool)
+    whole = stack.along(rows, starts, stack.initial(()))[0]
+    dropped = stack.dropping(rows, starts, stack.initial(()), jax.random.key(1))[0]
+    ratio = np.asarray(dropped / whole)
+    assert np.isclose(ratio, 0).mean() == pytest.approx(0.25, abs=0.04)
+    assert (np.isclose(ratio, 0) | np.isclose(ratio, 4 / 3)).all()
+    assert np.isclose(ratio, 0).any(axis=1).all()
+    assert not (np.isclose(ratio[0], 0) == np.isclose(ratio[1], 0)).all()  # anew for each row
+    same = Stack((first, second)).dropping(rows, starts, stack.initial(()), jax.random.key(1))[0]
+    np.testing.assert_array_equal(same, whole)
 
 
 def test_a_cell_of_its_own_for_the_critic():

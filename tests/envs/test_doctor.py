@@ -100,7 +100,11 @@ def test_a_clean_environment_has_nothing_to_fix():
             r"bounds: .*observation is out of bounds. Expected: -5.0 <= obs\[1\] <= 5.0, actual value: 7.0.*widen",
         ),
         ("shape", "fix", r"data: environment 0 at step \d+.*Expected: \(2,\), actual shape: \(1, 2\)"),
-        ("float64", "note", "dtype: .*observation is float64, its space says float32.*np.float32"),
+        (
+            "float64",
+            "note",
+            r"dtype: .*observation is converted. Expected: float32, actual dtype: float64.*np.float32",
+        ),
         ("float64", "fix", "Gymnasium's checker: AssertionError"),
         ("reused", "note", r"reused arrays: step 1 changed the array .* obs\.copy\(\)"),
         ("reused", "fix", "Gymnasium's checker: .*share an object"),

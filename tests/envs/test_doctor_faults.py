@@ -111,6 +111,26 @@ def test_the_sound_one_has_nothing_to_fix():
     assert not [f for f in doctor.examine(Sound) if f.level == "fix"]
 
 
+class Round(Sound):
+    """Every third observation is the first one, also the last."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self._at(), {}
+
+    def _at(self):
+        return np.full(self.observation_space.shape, 0.1 * (self.t % 3), self.observation_space.dtype)
+
+    def step(self, action):
+        self.t += 1
+        return self._at(), 1.0, self.t == 9, False, {}
+
+
+def test_an_observation_that_comes_again_is_no_reset():
+    assert not [f for f in doctor.examine(Round) if f.check == "resets" and f.level == "fix"]
+
+
 class Hangs(Sound):
     def step(self, action):
         while time.monotonic() < HANG_UNTIL:  # else the thread would live as long as the tests

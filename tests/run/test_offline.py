@@ -127,7 +127,7 @@ def test_every_transition_can_be_drawn_with_its_true_successor(n_steps, lengths)
 
 def test_observation_statistics_are_the_data_s_and_stay():
     data = make_dataset(BOX)
-    (moments,) = observation_moments(data)
+    (moments,) = observation_moments(data, ((3,),))
     obs = data.chunk.obs[:, 0].astype(np.float64)
     np.testing.assert_allclose(moments.mean, obs.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(np.sqrt(moments.var), obs.std(axis=0) + STD_FLOOR, rtol=1e-5)

@@ -18,6 +18,7 @@ from actrix import (
     BaseCallback,
     CallbackList,
     CheckpointCallback,
+    CrossQ,
     EvalCallback,
     LogEveryNTimesteps,
     ModelFileError,
@@ -209,8 +210,15 @@ def test_defaults_are_never_what_is_refused():
     assert PPO("MlpPolicy", env, n_steps=100, **kw).batch_size == 50
     with pytest.raises(ValueError, match="batch_size=64 does not fit into"):
         PPO("MlpPolicy", env, n_steps=32, batch_size=64, **kw)
-    with pytest.warns(UserWarning, match="nothing is learned from them yet"):
-        DQN("MlpPolicy", env, **kw).learn(100)
+    with pytest.warns(
+        UserWarning, match="learning_starts=100 is not smaller than the budget of 10 .*played whole"
+    ):
+        assert DQN("MlpPolicy", env, **kw).learn(10).num_timesteps == 100
+    three = DQN("MlpPolicy", make_vec_env(Counting, 3), **MEMORY)
+    with pytest.warns(
+        UserWarning, match=r"learning_starts=4 \(6 in whole steps of 3 environments\) is not smaller"
+    ):
+        three.learn(5)
     assert DQN("MlpPolicy", env, **MEMORY | {"buffer_size": 20, "batch_size": 64}).learn(8).num_timesteps == 8
 
 
@@ -222,23 +230,42 @@ def test_policy_kwargs_of_critics_and_optimisers():
     assert PPO("MlpPolicy", "CartPole-v1", 0.01, n_steps=8).learning_rate == 0.01
     with pytest.raises(SettingError, match=r"weight_decay=0\.1 is not offered"):
         SAC("MlpPolicy", "Pendulum-v1", policy_kwargs={"optimizer_kwargs": {"weight_decay": 0.1}})
+    crossq = CrossQ("MlpPolicy", None, policy_kwargs={"renorm_warmup_steps": 5, "batch_norm_momentum": 0.9})
+    assert (crossq.renorm_warmup_steps, crossq.batch_norm_momentum) == (5, 0.9)
     lstm = {"lstm_hidden_size": 8, "enable_critic_lstm": False, "n_lstm_layers": 1}
     assert (
         PPO("MlpLstmPolicy", "CartPole-v1", n_steps=8, policy_kwargs=lstm).algorithm.network.hidden_size == 8
     )
-    with pytest.raises(SettingError, match="shared_lstm: the critic's cell is the policy's, or its own"):
-        PPO("MlpLstmPolicy", "CartPole-v1", policy_kwargs={"shared_lstm": False})
+    network = lambda **kwargs: PPO("MlpLstmPolicy", None, policy_kwargs=kwargs).algorithm.network
+    assert (network().shared_lstm, network(shared_lstm=False).shared_lstm) == (None, False)
+    deep = network(n_lstm_layers=2, lstm_kwargs={"dropout": 0.5, "bias": True})
+    assert (deep.n_lstm_layers, deep.dropout) == (2, 0.5)
+    apart = [network(share_features_extractor=False, **kwargs)
+             for kwargs in ({}, {"enable_critic_lstm": False}, {"shared_lstm": False})]  # fmt: skip
+    assert [(n.enable_critic_lstm, n.shared_lstm) for n in apart] == [
+        (True, None),
+        (False, False),
+        (False, False),
+    ]
+    for wrong in ({"shared_lstm": True, "enable_critic_lstm": True},
+                  {"shared_lstm": True, "share_features_extractor": False}):  # fmt: skip
+        with pytest.raises(SettingError, match="hears the policy's cell"):
+            network(**wrong)
+    with pytest.raises(SettingError, match="bidirectional=True is not offered: only dropout"):
+        network(lstm_kwargs={"bidirectional": True})
 
 
 # ------------------------------------------------------------------ files
 
 
 def test_one_rule_for_suffixes(ppo, tmp_path):
-    names = {"model": "model.safetensors", "lr0.001": "lr0.001.safetensors", "m.zip": "m.safetensors"}
+    names = {"model": "model.safetensors", "lr0.001": "lr0.001.safetensors", "m.zip": "m.zip"}
     for given, written in names.items():
         assert ppo.save(tmp_path / given) == tmp_path / written
-        for name in (given, written, written.removesuffix(".safetensors")):
-            assert PPO.load(tmp_path / name).seed == 0
+        assert (tmp_path / written).is_file()
+        bare = written.removesuffix(".safetensors").removesuffix(".zip")
+        for name in (given, written, bare, f"{bare}.zip", f"{bare}.safetensors"):
+            assert PPO.load(tmp_path / name).source == tmp_path / written
 
 
 def test_open_files_settings_and_names(ppo, capsys):

@@ -1,6 +1,7 @@
 """What scripts log and save: `logger.configure`, text and pictures, every space and setting in files."""
 
 import re
+import sys
 
 import equinox as eqx
 import gymnasium as gym
@@ -9,14 +10,17 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from tensorboardX.proto.event_pb2 import Event
-from worlds import Counting
+from worlds import LENGTH, Counting
 
 import actrix
 from actrix import (
     PPO,
     Figure,
     HParam,
+    HumanOutputFormat,
     Image,
+    KVWriter,
+    Logger,
     ModelFileError,
     SettingError,
     Video,
@@ -28,7 +32,7 @@ from actrix.cli import main
 from actrix.core.spaces import UnsupportedSpaceError
 from actrix.runs.config import resolve
 from actrix.runs.start import model_env_id
-from actrix.show.log import read_metrics
+from actrix.show.log import DEBUG, DISABLED, INFO, read_metrics
 from samples import Samples
 
 SMALL = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "policy_kwargs": {"net_arch": [4]}, "seed": 0}
@@ -71,6 +75,53 @@ def test_configure_and_set_logger(tmp_path, capsys):
         model.learn(8)
 
 
+class Kept(KVWriter):
+    def __init__(self):
+        self.rows, self.closed = [], False
+
+    def write(self, key_values, key_excluded, step=0):
+        self.rows.append((key_values, key_excluded, step))
+
+    def close(self):
+        self.closed = True
+
+
+def test_rows_go_to_writers_of_ones_own(capsys):
+    kept = Kept()
+    with Logger(None, [HumanOutputFormat(sys.stdout), kept]) as logger:
+        model = PPO("MlpPolicy", make_vec_env(Counting, 1), **SMALL)
+        model.set_logger(logger)
+        model.learn(16)
+        logger.record("note", "text", exclude="csv")
+        logger.dump(17)
+    assert [step for _, _, step in kept.rows] == [8, 16, 17]
+    assert kept.rows[1][0]["rollout/ep_len_mean"] == LENGTH
+    assert kept.rows[2][0]["note"] == "text"
+    assert kept.rows[2][1] == {"note": ("csv",), "time/total_timesteps": ()}
+    assert kept.closed
+    assert capsys.readouterr().out.count("total_timesteps") == 3
+    with pytest.raises(TypeError, match="objects with write"):
+        Logger(None, ["stdout"])
+
+
+def test_messages_have_levels(capsys):
+    with configure(None, ["stdout"]) as logger:
+        say = lambda: [getattr(logger, name)(name) for name in ("debug", "info", "warn", "error")]
+        for level, printed in ((INFO, 3), (DEBUG, 4), (DISABLED, 0)):
+            logger.set_level(level)
+            say()
+            assert len(capsys.readouterr().out.split()) == printed
+    assert (logger.level, logger.dir) == (DISABLED, logger.get_dir())
+
+
+def test_counting_goes_on_from_the_number_that_is_set():
+    model = PPO("MlpPolicy", make_vec_env(Counting, 1), **SMALL).learn(8)
+    model.num_timesteps = 1000
+    assert model.learn(8, reset_num_timesteps=False).num_timesteps == 1008
+    assert float(model.runner.learners[0].training.steps) == 1008
+    assert model.learn(8).num_timesteps == 8
+
+
 def test_what_configure_and_set_logger_refuse(tmp_path, monkeypatch):
     for name in ("json", "log"):
         with pytest.raises(ValueError, match=f"'{name}' is not written .metrics.csv holds"):
@@ -78,7 +129,9 @@ def test_what_configure_and_set_logger_refuse(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="choose of csv, tensorboard, stdout"):
         configure(tmp_path, ["wandb"])
     assert not list(tmp_path.iterdir())
-    with pytest.raises(TypeError, match=r"actrix.configure.folder, formats. makes, not a str"):
+    with pytest.raises(
+        TypeError, match=r"actrix.configure.folder, formats. makes, or an actrix.Logger, not a str"
+    ):
         PPO("MlpPolicy", None, **SMALL).set_logger("log")
     with configure(tmp_path, "csv") as logger:
         logger.dump(3)

@@ -5,14 +5,16 @@ import csv
 import gymnasium as gym
 import numpy as np
 import pytest
-from worlds import LENGTH, Counting
+from worlds import LENGTH, Counting, Masked
 
 import actrix
 from actrix import (
     PPO,
+    SAC,
     BaseCallback,
     DummyVecEnv,
     Monitor,
+    SettingError,
     SubprocVecEnv,
     VecNormalize,
     check_env,
@@ -21,6 +23,8 @@ from actrix import (
     make_vec_env,
     set_random_seed,
 )
+from actrix.core.spaces import UnsupportedSpaceError
+from actrix.envs import build
 from actrix.envs.guard import EnvError
 
 SMALL = dict(n_steps=8, batch_size=8, n_epochs=1, seed=0, policy_kwargs={"net_arch": [4]})
@@ -152,8 +156,8 @@ def test_dummy_and_subproc():
         assert processes.reset().shape == (2, 2)
     finally:
         processes.close()
-    with pytest.raises(ValueError, match="leave it out"):
-        SubprocVecEnv([Counting], start_method="fork")
+    with pytest.raises(ValueError, match="cannot find context for 'no_method'"):
+        SubprocVecEnv([Counting], start_method="no_method")
     assert make_vec_env(Counting, 2, vec_env_cls=DummyVecEnv).num_envs == 2
 
 
@@ -326,15 +330,162 @@ def test_other_names_say_what_they_are_here(name):
         getattr(actrix, name)
 
 
-def test_wrappers_that_are_not_needed_leave_the_environments_as_they_are():
+def test_a_wrapper_that_is_not_needed_leaves_the_environments_as_they_are():
     env = make_vec_env(Counting, 1)
-    assert actrix.VecCheckNan(env) is actrix.VecTransposeImage(env) is env
+    assert actrix.VecCheckNan(env) is env
+
+
+@pytest.mark.parametrize(("given", "taken"), [("spawn", "spawn"), (None, "forkserver")])
+def test_processes_are_started_as_asked(monkeypatch, given, taken):
+    asked = []
+
+    def started(cls, makers, options):
+        asked.append(options["context"])
+        return gym.vector.SyncVectorEnv(makers)
+
+    monkeypatch.setattr(build, "started", started)
+    SubprocVecEnv([Counting], start_method=given)
+    make_vec_env(Counting, 1, vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": given})
+    assert asked == [taken] * 2
+
+
+class Parts(Counting):
+    action_space = gym.spaces.Dict(turn=gym.spaces.Discrete(3), push=gym.spaces.Box(-1, 1, (2,)))
+
+    def step(self, action):
+        assert action in self.action_space
+        return super().step(action["turn"])
+
+
+@pytest.mark.parametrize("kind", [DummyVecEnv, pytest.param(SubprocVecEnv, marks=pytest.mark.slow)])
+def test_any_action_space_is_stepped_and_refused_by_a_model(kind):
+    env = kind([Parts] * 2)
+    try:
+        env.reset()
+        assert env.step([env.action_space.sample() for _ in range(2)])[1].tolist() == [1, 1]
+        with pytest.raises(
+            UnsupportedSpaceError, match=r"action space is Dict; supported are .*ActionWrapper"
+        ):
+            PPO("MlpPolicy", env, **SMALL)
+    finally:
+        env.close()
+
+
+def test_only_numbers_are_normalised():
+    counts = lambda: gym.wrappers.TransformObservation(
+        Counting(), lambda x: int(x[0]), gym.spaces.Discrete(9)
+    )
+    with pytest.raises(ValueError, match=r"only supports observations with numbers .*norm_obs=False"):
+        VecNormalize(make_vec_env(counts, 1))
+    assert VecNormalize(make_vec_env(counts, 1), norm_obs=False).settings()["normalize_reward"]
+
+
+def test_evaluation_with_and_without_masks():
+    """An illegal action raises."""
+    model = PPO("MlpPolicy", make_vec_env(Masked, 1), **SMALL)
+    evaluate_policy(model, make_vec_env(Masked, 1), 9, deterministic=False, seed=0)
+    with pytest.raises(EnvError, match="an illegal action"):
+        evaluate_policy(model, make_vec_env(Masked, 1), 9, deterministic=False, seed=0, use_masking=False)
+
+
+class Named(VecNormalize):
+    def __init__(self, venv, name):
+        super().__init__(venv)
+        setattr(self, name, name)
+
+
+def test_attributes_of_an_inner_vector_environment_are_had_by_the_outer_one():
+    inner = Named(Named(make_vec_env(Counting, 1), "a"), "b")
+    outer = actrix.VecFrameStack(make_vec_env(Counting, 1), 2)
+    assert (inner.a, Named(inner, "c").b) == ("a", "b")
+    with pytest.raises(AttributeError, match="Named and Named inside have one each"):
+        _ = Named(Named(Named(outer, "a"), "a"), "c").a
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing'$"):
+        _ = inner.nothing
+
+
+class Pictures(gym.Env):
+    """Channels last; the first pixel row tells the step."""
+
+    observation_space = gym.spaces.Box(0, 255, (12, 10, 2), np.uint8)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return self._see(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self._see(), 1.0, self.t == LENGTH, False, {}
+
+    def _see(self):
+        return np.arange(240, dtype=np.uint8).reshape(12, 10, 2) // (self.t + 1)
+
+
+def test_images_are_shown_with_the_channels_first_and_trained_on_as_they_are():
+    plain = make_vec_env(Pictures, 2)
+    env = actrix.VecTransposeImage(plain)
+    np.testing.assert_array_equal(env.reset(), np.moveaxis(plain.reset(), -1, 1))
+    assert env.observation_space.shape == env.step([0, 0])[0].shape[1:] == (2, 12, 10)
+    model = PPO("CnnPolicy", plain, **SMALL)
+    shown = model.get_env()
+    assert actrix.is_vecenv_wrapped(shown, actrix.VecTransposeImage)
+    assert model.observation_space.shape == (12, 10, 2)
+    obs = shown.reset()
+    np.testing.assert_array_equal(
+        model.policy.predict_values(obs), model.policy.predict_values(plain.reset())
+    )
+    assert PPO("CnnPolicy", env, **SMALL).get_env() is env
+    for played in (shown, VecNormalize(env, norm_obs=False)):
+        assert evaluate_policy(model, played, 2, return_episode_rewards=True)[1] == [LENGTH, LENGTH]
+    assert actrix.VecTransposeImage(plain, skip=True).reset().shape == (2, 12, 10, 2)
+    with pytest.raises(ValueError, match="without an image"):
+        actrix.VecTransposeImage(make_vec_env(Counting, 1))
+
+
+def test_images_are_standardised_instead_of_divided_by_255():
+    env = VecNormalize(make_vec_env(Pictures, 2))
+    build = lambda env, **kwargs: PPO(
+        "CnnPolicy", env, **SMALL | {"policy_kwargs": {"net_arch": [4], **kwargs}}
+    )
+    with pytest.raises(SettingError, match="divides images by 255, VecNormalize standardises"):
+        build(env, normalize_images=True)
+    build(VecNormalize(env.venv, norm_obs=False), normalize_images=True)
+    assert build(env).acting.obs_moments == (None,)  # divided, unless it is said otherwise
+    plain = build(make_vec_env(Pictures, 2), normalize_images=False)
+    obs = env.venv.reset()
+    scaled = (obs / 255).astype(np.float32)
+    assert plain.acting.net.encoder.cnns[0].scale == 1
+    np.testing.assert_allclose(
+        plain.acting.net.encoder(obs[0]), 255 * plain.acting.net.encoder(scaled[0]), rtol=1e-4
+    )
+    model = build(env, normalize_images=False).learn(16)
+    assert env.obs_rms.mean.shape == (12, 10, 2)
+    assert env.obs_rms.count > 16
+    np.testing.assert_allclose(env.normalize_obs(obs).mean(), 0, atol=3)
+    assert (
+        SAC("CnnPolicy", None, policy_kwargs={"normalize_images": False}).algorithm.network.normalize_images
+        is False
+    )
+    assert model.predict(obs)[0].shape == (2,)
+
+
+def test_normalisation_inside_of_transposed_images_is_the_models():
+    both = gym.spaces.Dict(picture=Pictures.observation_space, speed=gym.spaces.Box(-1, 1, (3,)))
+    env = make_vec_env(lambda: gym.wrappers.TransformObservation(
+        Pictures(), lambda x: {"picture": x, "speed": np.ones(3, np.float32)}, both), 1)  # fmt: skip
+    inner = VecNormalize(env)
+    model = PPO("MultiInputPolicy", actrix.VecTransposeImage(inner), **SMALL)
+    assert model.get_vec_normalize_env() is inner
+    assert model.algorithm.normalize_obs
+    with pytest.raises(ValueError, match=r"write VecNormalize\(VecExtractDictObs"):
+        actrix.VecExtractDictObs(inner, "speed")
 
 
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"vec_env_kwargs": {"start_method": "fork"}, "vec_env_cls": SubprocVecEnv}, "leave it out"),
+        ({"vec_env_kwargs": {"start_method": "no"}, "vec_env_cls": SubprocVecEnv}, "cannot find context"),
         ({"monitor_dir": __file__}, "is a file; name a folder"),
         ({"start_index": 2}, "give that too"),
     ],

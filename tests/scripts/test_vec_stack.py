@@ -52,6 +52,8 @@ def test_frames_are_stacked_behind_zeros_and_cut_at_ends():
     assert done.all()
     assert obs["vec"][0].tolist() == stacked(0, 0, 1)
     assert infos[0]["terminal_observation"]["vec"].tolist() == stacked(2, 3, 4)
+    early = actrix.VecFrameStack(make_vec_env(Counting, 1), 2).step([0])[0]  # before a reset
+    np.testing.assert_array_equal(early, [[0, 0, 1, 0]])
     last = actrix.VecFrameStack(make_vec_env(Pair, 1), 2, {"img": "last"})
     assert last.observation_space["img"].shape == (3, 8, 16)
 

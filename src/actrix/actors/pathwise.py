@@ -23,7 +23,7 @@ from actrix.core.fields import choose, finite, positive_or_none, share, switch
 from actrix.core.host import full
 from actrix.core.optim import copied, polyak
 from actrix.core.types import Key, record
-from actrix.nets.networks import SDE
+from actrix.nets.obeyed import SDE
 from actrix.nets.q_networks import bounded, build_actor
 
 NOISES = ("none", "normal", "ornstein-uhlenbeck")

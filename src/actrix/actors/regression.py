@@ -15,7 +15,7 @@ from actrix.actors.stochastic import StochasticActor
 from actrix.core.answers import ActorFacts
 from actrix.core.fields import finite, positive, switch
 from actrix.core.fit import Apart
-from actrix.nets.networks import ENCODING, HIDDEN, one_body
+from actrix.nets.obeyed import ENCODING, HIDDEN, one_body
 from actrix.nets.q_networks import bounded, build_actor
 from actrix.nets.regression import build_regressor
 

@@ -7,7 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from actrix.core.answers import Actor, ActorFacts
-from actrix.nets.networks import joint_settings
+from actrix.nets.obeyed import joint_settings
 from actrix.nets.q_networks import bounded
 
 

@@ -23,7 +23,6 @@ from actrix.core.contract import (
 from actrix.core.fields import finite, names, share, switch
 from actrix.core.fit import Fit
 from actrix.core.numbers import numbers_of, packed, same_program
-from actrix.core.spaces import normalized_shapes
 from actrix.core.types import PyTree, Spec, record
 from actrix.nets.networks import NetworkConfig
 
@@ -161,7 +160,7 @@ class Composed(Algorithm):
         return dataclasses.replace(self, data=self.data.fitted(spec, num_envs, self.network))
 
     def check(self, spec, num_envs):
-        normalized_shapes(spec.observation_space, self.norm_obs_keys)
+        self.normalized(spec)
         fits(self.critic, self.actor, self.data, self.fit, self.network, spec, num_envs)
 
     def check_budget(self, total_steps, num_envs):
@@ -172,7 +171,7 @@ class Composed(Algorithm):
 
     def initial_acting(self, key, spec):
         net = self.critic.build(self.network, spec, key, self.actor)
-        shapes = normalized_shapes(spec.observation_space, self.norm_obs_keys)
+        shapes = self.normalized(spec)
         moments = normalize.init_observation_moments(shapes) if self.normalize_obs else None
         return Acting(net, moments, self._explore(jnp.zeros(()), self.data.hold(net)))
 

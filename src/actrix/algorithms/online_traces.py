@@ -20,11 +20,11 @@ from actrix.core.contract import Acting, Algorithm, Learner, count, first_bad_ro
 from actrix.core.fields import choose, finite, names, share, switch
 from actrix.core.optim import flatten
 from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
-from actrix.core.spaces import normalized_shapes
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
 from actrix.critics import traces
 from actrix.data.online import Online
-from actrix.nets.networks import ENCODING, HIDDEN, NetworkConfig
+from actrix.nets.networks import NetworkConfig
+from actrix.nets.obeyed import ENCODING, HIDDEN
 from actrix.nets.online_networks import ActorAndCritic, build_actor_and_critic
 from actrix.nets.view import apply
 
@@ -124,7 +124,7 @@ class OnlineTraces(Algorithm):
     def check(self, spec: Spec, num_envs: int) -> None:
         """Refuse what does not fit the environment; raises ValueError."""
         plain_network(self.network)
-        normalized_shapes(spec.observation_space, self.norm_obs_keys)
+        self.normalized(spec)
         gaussian = ("log_std_init",) if isinstance(spec.action_space, spaces.Box) else ()
         hidden = [
             name for name in HIDDEN if not (self.sparsity and name == "ortho_init")
@@ -162,7 +162,7 @@ class OnlineTraces(Algorithm):
     def initial_acting(self, key: Key, spec: Spec) -> Acting:
         """Fresh networks and observation statistics: what a model file holds."""
         net = build_actor_and_critic(self.network, spec, key, self.sparsity)
-        shapes = normalized_shapes(spec.observation_space, self.norm_obs_keys)
+        shapes = self.normalized(spec)
         return Acting(net, normalize.init_observation_moments(shapes) if self.normalize_obs else None)
 
     # ------------------------------------------------------------------ acting

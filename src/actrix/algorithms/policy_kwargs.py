@@ -14,8 +14,10 @@ import numpy as np
 
 from actrix.core.words import nearest
 from actrix.nets.memory.decoder import Shape
+from actrix.nets.memory.recurrent import KINDS
 from actrix.nets.memory.weights import WeightsError, sizes, tokenizer
-from actrix.nets.networks import SHAPE, NetworkConfig
+from actrix.nets.networks import NetworkConfig
+from actrix.nets.obeyed import SHAPE
 from actrix.nets.torso import ACTIVATIONS
 
 POLICIES = tuple(
@@ -36,7 +38,7 @@ UNSUPPORTED = {
 }
 NETWORKS = ("use_sde", "sde_sample_freq")
 """Settings of the algorithm in Stable-Baselines3, of the network here."""
-_LIFTED = ("n_critics", "n_quantiles")
+_LIFTED = ("n_critics", "n_quantiles", "renorm_warmup_steps", "batch_norm_momentum")
 _CNN = ("features_dim", "cnn_output_dim")
 """Its CNN's units, of an image alone and of one in a Dict."""
 
@@ -56,21 +58,22 @@ def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
     once(inward, kwargs or {}, "policy_kwargs")
     kwargs = dict(kwargs or {}) | inward
     found = {name: kwargs.pop(name) for name in _LIFTED if name in kwargs}
-    if kwargs.pop("normalize_images", True) is not True:
-        raise SettingError(
-            "policy_kwargs normalize_images=False: bytes are divided by 255, other numbers taken as they are; leave "
-            "it out, and say cnn=True where a Box of three axes is an image."
-        )
     found |= _optimizer(kwargs.pop("optimizer_class", None), kwargs.pop("optimizer_kwargs", None) or {})
-    if kwargs.pop("n_lstm_layers", 1) != 1:
-        raise SettingError("policy_kwargs n_lstm_layers: a memory is one cell here; leave it out.")
-    shared = not kwargs.get("enable_critic_lstm", False)
-    if kwargs.pop("shared_lstm", shared) != shared:
-        raise SettingError(
-            "policy_kwargs shared_lstm: the critic's cell is the policy's, or its own (enable_critic_lstm=True)."
-        )
+    for key, value in dict(kwargs.pop("lstm_kwargs", None) or {}).items():
+        if key != "dropout" and value != {"bias": True}.get(key, False):
+            raise SettingError(f"policy_kwargs lstm_kwargs {key}={value!r} is not offered: only dropout.")
+        kwargs |= {key: value} if key == "dropout" else {}
     once(settings, found, "policy_kwargs")
     return found | {**settings, "policy_kwargs": kwargs}
+
+
+def refuse_two_scales(policy_kwargs: Any, standardised: bool) -> None:
+    """Raise SettingError where images shall be divided by 255, and are `standardised` by a VecNormalize."""
+    if standardised and isinstance(policy_kwargs, Mapping) and policy_kwargs.get("normalize_images") is True:
+        raise SettingError(
+            "normalize_images=True divides images by 255, VecNormalize standardises them: say normalize_images=False, "
+            "or VecNormalize(env, norm_obs=False), or leave the images out of norm_obs_keys."
+        )
 
 
 def once(outside: Mapping[str, Any], inside: Mapping[str, Any], where: str) -> None:
@@ -221,6 +224,16 @@ def named_policy(policy: str) -> dict[str, Any]:
     return out | ({"cnn": True} if policy.startswith("Cnn") else {})
 
 
+def _with_critic(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The same; where a critic beside a cell has features of its own it has a cell, too, or none if that is said."""
+    if kwargs.get("cell") not in KINDS or kwargs.get("share_features_extractor", True):
+        return kwargs
+    own = kwargs.get("enable_critic_lstm", kwargs.get("shared_lstm") is None)
+    return kwargs | (
+        {"enable_critic_lstm": True} if own else {"shared_lstm": kwargs.get("shared_lstm") or False}
+    )
+
+
 def network_of(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> Any:
     """The network of a policy's name, or of a user's function, with its `policy_kwargs`; SettingError for others."""
     kwargs = dict(policy_kwargs or {})
@@ -229,7 +242,7 @@ def network_of(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> 
             raise SettingError(
                 f"policy {policy!r} is unknown: choose one of {', '.join(POLICIES)}, or a function."
             )
-        kwargs = named_policy(policy) | kwargs
+        kwargs = _with_critic(named_policy(policy) | kwargs)
     elif callable(policy):
         kwargs["module"] = policy
     else:

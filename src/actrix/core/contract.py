@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from actrix.core import normalize
+from actrix.core.spaces import normalized_shapes
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
 
 
@@ -60,6 +61,12 @@ class Algorithm(abc.ABC, Generic[TrainingState]):
     def same_program(self, other: Algorithm) -> bool:
         """Whether the other differs in nothing but such numbers."""
         return self == other
+
+    def normalized(self, spec: Spec) -> tuple[tuple[int, ...] | None, ...]:
+        """Shape of each leaf of an observation that has statistics, if any has; ValueError for keys without such."""
+        return normalized_shapes(
+            spec.observation_space, self.norm_obs_keys, not self.network.normalize_images
+        )
 
     # What the loops must know of it.
 

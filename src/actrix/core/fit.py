@@ -174,7 +174,7 @@ class Joint(Whole):
         share = self.vf_coef * actor.critic_share(rows)
 
         def loss(theta: PyTree) -> tuple[jax.Array, tuple]:
-            view = look(state.params | {"net": theta}, rows)
+            view = look(state.params | {"net": theta}, rows).learning(key)
             actor_rows, metrics = actor.loss(critic, view, state.kept.actor, rows, memo, progress, key)
             value = actor.weighs(rows).mean(actor_rows)
             critic_rows, priority, more = critic.loss(view, rows, est, key)
@@ -189,7 +189,7 @@ class Joint(Whole):
         rows, est, _ = item
 
         def loss(theta: PyTree) -> tuple[jax.Array, tuple]:
-            view = look(state.params | {"net": theta}, rows).critic_only()
+            view = look(state.params | {"net": theta}, rows).critic_only().learning(key)
             critic_rows, priority, metrics = critic.loss(view, rows, est, key)
             return rows.mean(critic_rows), (view.moved, (priority, metrics))
 
@@ -353,7 +353,7 @@ class Natural(Fit):
     def update(self, critic, actor, look, state, item, progress, key):
         rows, memo = actor.weighs(item[0]), item[2]
         theta = state.params["policy"]
-        at = lambda theta: look(state.params | {"policy": theta}, rows)
+        at = lambda theta: look(state.params | {"policy": theta}, rows).learning(key)
         old = jax.lax.stop_gradient(at(theta).dist)
         # Not the stored probability, whose rounding is another program's.
         rows = dataclasses.replace(rows, log_prob=old.log_prob(at(theta).action))
@@ -377,7 +377,7 @@ class Natural(Fit):
         rows, est, _ = item
 
         def loss(theta: PyTree) -> tuple[jax.Array, tuple]:
-            view = look(state.params | {"critic": theta}, rows)
+            view = look(state.params | {"critic": theta}, rows).learning(key)
             critic_rows, priority, metrics = critic.loss(view, rows, est, key)
             return rows.mean(critic_rows), (view.moved, (priority, metrics))
 

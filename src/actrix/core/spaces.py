@@ -67,12 +67,23 @@ def check_action_space(space: gym.Space) -> None:
     elif isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim != 1:
         raise UnsupportedSpaceError(f"action space {space} has several axes; MultiDiscrete must have one.")
     elif isinstance(space, spaces.MultiBinary) and len(space.shape) != 1:
-        raise UnsupportedSpaceError(f"action space {space} has several axes; MultiBinary must have one.")
+        raise UnsupportedSpaceError(
+            f"Multi-dimensional {space} action space is not supported: MultiBinary must have one axis."
+        )
     elif not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         raise UnsupportedSpaceError(
             f"action space is {type(space).__name__}; supported are {SUPPORTED_ACTIONS}: map it to one of these in a "
             "gymnasium.ActionWrapper."
         )
+
+
+def is_action_space(space: gym.Space) -> bool:
+    """Whether it is one that policies act in."""
+    try:
+        check_action_space(space)
+    except UnsupportedSpaceError:
+        return False
+    return True
 
 
 def has_goals(space: gym.Space) -> TypeGuard[spaces.Dict]:
@@ -167,6 +178,11 @@ def is_image(space: gym.Space) -> bool:
     )
 
 
+def channels_last(space: gym.Space) -> bool:
+    """Whether it is an image whose channels are not first: they are the smallest axis, as SB3 takes it."""
+    return is_image(space) and int(np.argmin(space.shape)) != 0  # type: ignore[arg-type]
+
+
 def space_leaves(space: gym.Space) -> list[gym.Space]:
     """The parts of a (nested) Dict or Tuple space, in the order in which JAX flattens an observation of it."""
     if isinstance(space, spaces.Dict):
@@ -177,15 +193,19 @@ def space_leaves(space: gym.Space) -> list[gym.Space]:
 
 
 def normalized_shapes(
-    space: gym.Space, keys: tuple[str, ...] | None = None
+    space: gym.Space, keys: tuple[str, ...] | None = None, images: bool = False
 ) -> tuple[tuple[int, ...] | None, ...]:
-    """Shape of each leaf whose observations are normalised (non-image Box), None for the others.
+    """Shape of each leaf whose observations are normalised (a Box, with `images` also of these), None for the others.
 
     Of a Dict those under `keys` only (None = all); ValueError where it has no such key, or nothing to normalise there.
     """
     if keys is not None:
         parts = getattr(space, "spaces", {})
-        found = {k: normalized_shapes(parts[k]) for k in sorted(parts) if isinstance(space, spaces.Dict)}
+        found = {
+            k: normalized_shapes(parts[k], images=images)
+            for k in sorted(parts)
+            if isinstance(space, spaces.Dict)
+        }
         usable = [k for k, shapes in found.items() if any(shape is not None for shape in shapes)]
         if not keys or set(keys) - set(usable):
             raise ValueError(
@@ -194,7 +214,7 @@ def normalized_shapes(
             )
         return tuple(s if k in keys else None for k, shapes in found.items() for s in shapes)
     return tuple(
-        leaf.shape if isinstance(leaf, spaces.Box) and not is_image(leaf) else None
+        leaf.shape if isinstance(leaf, spaces.Box) and (images or not is_image(leaf)) else None
         for leaf in space_leaves(space)
     )
 

@@ -17,7 +17,7 @@ from actrix.core.fields import choose, finite, share, whole
 from actrix.core.fit import Apart
 from actrix.core.optim import copied, polyak
 from actrix.critics.represent import JOINED, Joined, Numbers
-from actrix.nets.networks import ENCODING, HIDDEN
+from actrix.nets.obeyed import ENCODING, HIDDEN
 from actrix.nets.q_networks import build_actor_critics
 from actrix.nets.view import apply
 

@@ -15,7 +15,7 @@ from actrix.core.fields import share, whole
 from actrix.core.fit import Apart
 from actrix.core.types import record
 from actrix.critics.ensemble import TargetCopy
-from actrix.nets.networks import ENCODING, HIDDEN
+from actrix.nets.obeyed import ENCODING, HIDDEN
 from actrix.nets.regression import build_regressor
 
 

@@ -16,7 +16,7 @@ from actrix.core.optim import copied, polyak
 from actrix.critics.backups import BACKUPS, Backup, Max
 from actrix.critics.represent import REPRESENTATIONS, Number, Representation
 from actrix.critics.value import lambda_return
-from actrix.nets.networks import ENCODING, HIDDEN, one_body
+from actrix.nets.obeyed import ENCODING, HIDDEN, one_body
 from actrix.nets.q_networks import build_q_net
 from actrix.nets.view import apply
 

@@ -18,7 +18,7 @@ from actrix.core.fields import positive_or_none, share, whole
 from actrix.core.fit import Joint
 from actrix.core.rows import Rows, backward_sum, masked_mean
 from actrix.core.types import record
-from actrix.nets.networks import joint_settings
+from actrix.nets.obeyed import joint_settings
 
 
 def td_target(rows: Rows, v_next: jax.Array) -> jax.Array:

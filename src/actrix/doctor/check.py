@@ -25,8 +25,12 @@ _WRAPPED = ("observation space", "action space", "time limit")
 """What a wrapper may change."""
 
 
+class BadEnvError(AssertionError, TypeError):
+    """What must be mended in an environment. (Stable-Baselines3's is now the one, now the other.)"""
+
+
 def check_env(env: gym.Env, warn: bool = True, skip_render_check: bool = True) -> None:
-    """AssertionError that names all that must be mended in an environment; a UserWarning for each advice if `warn`.
+    """BadEnvError, an AssertionError, of all that must be mended in an environment; if `warn` UserWarnings of advice.
 
     It is about the interface, as Stable-Baselines3's is: a space that no algorithm takes and a limit that is no
     truncation are advice, since a wrapper may change them; whether seeds repeat episodes and rewards have a good scale
@@ -39,9 +43,10 @@ def check_env(env: gym.Env, warn: bool = True, skip_render_check: bool = True) -
     except Exception:  # a window, a simulator: one object must do
         copies = []
     found = [f for f in examine(lambda: copies.pop() if copies else env) if _interface(f)]
-    wrong = [f"{f.check}: {f.result}" for f in found if f.level == "fix" and f.check not in _WRAPPED]
+    wrong = [f for f in found if f.level == "fix" and f.check not in _WRAPPED]
     if wrong:
-        raise AssertionError("; ".join(wrong))
+        wrong += [f for f in found if f.check == "dtype"]  # Gymnasium's checker does not say which
+        raise BadEnvError("; ".join(f"{f.check}: {f.result}" for f in wrong))
     for f in found if warn else ():
         lacking = " It is not supported as it is." if f.level == "fix" and "space" in f.check else ""
         warnings.warn(f"{f.check}: {f.result}{lacking}", UserWarning, stacklevel=2)

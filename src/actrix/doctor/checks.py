@@ -16,7 +16,13 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from actrix.core.plain import from_bytes, to_bytes
-from actrix.core.spaces import UnsupportedSpaceError, check_action_space, check_observation_space
+from actrix.core.spaces import (
+    UnsupportedSpaceError,
+    check_action_space,
+    check_observation_space,
+    is_image,
+    space_leaves,
+)
 from actrix.doctor import play
 from actrix.doctor.finding import Finding, blame, fine, fix, note, said
 from actrix.doctor.play import Play, copied, equal, random_action
@@ -60,11 +66,24 @@ def supported(observation_space: gym.Space, action_space: gym.Space) -> list[Fin
             findings.append(fine(name, str(space)[:200]))
         except UnsupportedSpaceError as error:
             findings.append(fix(name, str(error), "wrap the environment so that it has a supported space"))
+    findings += [_unlike_an_image(leaf) for leaf in space_leaves(observation_space) if _flat_image(leaf)]
     if isinstance(action_space, spaces.Box) and not action_space.is_bounded("both"):
         findings.append(
             note("action bounds", "infinite: actions pass unscaled, and SAC, TD3 and their kin need bounds",
                     "give low and high"))  # fmt: skip
     return findings
+
+
+def _flat_image(space: gym.Space) -> bool:
+    """Whether it has an image's shape and numbers, and is none by its bounds or dtype."""
+    if not isinstance(space, spaces.Box) or len(space.shape) != 3 or min(space.shape) > 4 or is_image(space):
+        return False
+    return space.dtype == np.uint8 or bool(1 < space.high.max() < np.inf)
+
+
+def _unlike_an_image(space: gym.Space) -> Finding:
+    text = f"{space} is flattened and not scaled: an image is uint8 with bounds 0 and 255"
+    return note("images", text, "return such, or scale it to 0 … 1 and take CnnPolicy")
 
 
 def _own_limit(env: gym.Env, length: int) -> str | None:
@@ -247,19 +266,20 @@ def resets(build: Callable[[], Any], seed: int, steps: int) -> list[Finding]:
 
 
 def _moved(build: Callable[[], Any], seed: int, steps: int) -> list[tuple[Any, Any]]:
-    """(last, first) observation of the episodes, of five, that ended in time and had left their first one."""
+    """(last, first) observation of the episodes, of five, that ended in time and had left their first one for good."""
     env, moved = build(), []
     masks = find_masks_of(env)
     env.action_space.seed(seed)
     for episode in range(5):
         obs, info = env.reset(seed=seed + episode)
-        start, seen = copied(obs), False
+        start, seen, back = copied(obs), False, False
         for _ in range(steps):
             obs, _, terminated, truncated, info = env.step(random_action(env, info, masks))
             if terminated or truncated:
-                moved += [(copied(obs), start)] if seen else []
+                moved += [(copied(obs), start)] if seen and not back else []
                 break
-            seen = seen or not equal(obs, start)
+            first = equal(obs, start)
+            seen, back = seen or not first, back or (seen and first)
     env.close()
     return moved
 

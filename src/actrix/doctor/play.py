@@ -128,8 +128,8 @@ def _look(space: gym.Space, obs: Any, where: str, complain: Complain) -> None:
     """Dtype, finiteness and bounds of one observation."""
     for name, part, x in _leaves(space, obs):
         if x.dtype != part.dtype and isinstance(part, spaces.Box):
-            complain("note", "dtype", f"{where}: {name} is {x.dtype}, its space says {part.dtype}; it is converted",
-                     f"return np.asarray(obs, np.{part.dtype})")  # fmt: skip
+            text = f"{where}: {name} is converted. Expected: {part.dtype}, actual dtype: {x.dtype}"
+            complain("note", "dtype", text, f"return np.asarray(obs, np.{part.dtype})")  # fmt: skip
         if x.dtype.kind == "f" and not np.isfinite(x).all():
             complain("fix", "finite observations", f"{where}: {name} holds {x[~np.isfinite(x)][0]}",
                      "find the division by zero or overflow")  # fmt: skip

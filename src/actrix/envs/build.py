@@ -59,13 +59,18 @@ def vectorise(
 
 
 def of_functions(
-    builds: Sequence[Callable[[], gym.Env]], vec_env_cls: Any = None, seeds: list[int] | None = None
-) -> GymnasiumEnvs:
-    """What each function makes, side by side; EnvError also where two of them give one object."""
+    builds: Sequence[Callable[[], gym.Env]], vec_env_cls: Any = None, seeds: list[int] | None = None,
+    any_actions: bool = False,
+) -> GymnasiumEnvs:  # fmt: skip
+    """What each function makes, side by side; EnvError also where two of them give one object.
+
+    With `any_actions` they may have an action space in which no policy acts: to be stepped by hand.
+    """
     # The first one shows, before any worker starts, whether its spaces are supported and where masks are.
     first = construct(builds[0], 0)
     check_observation_space(first.observation_space)
-    check_action_space(first.action_space)
+    if not any_actions:
+        check_action_space(first.action_space)
     masks, limit = find_masks_of(first), _time_limit(first)
     first.looked()
     makers: list[Callable[[], gym.Env]] = [
@@ -74,11 +79,12 @@ def of_functions(
     options: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode.DISABLED}
     if vec_env_cls is not None and issubclass(vec_env_cls, AsyncVectorEnv):
         first.close()
-        options["context"] = "forkserver"  # forking a process in which JAX runs can deadlock
-        return GymnasiumEnvs(started(vec_env_cls, makers, options), limit, seeds, masks)
+        # Forking a process in which JAX runs can deadlock.
+        options["context"] = vars(vec_env_cls).get("start_method", "forkserver")
+        return GymnasiumEnvs(started(vec_env_cls, makers, options), limit, seeds, masks, any_actions)
     makers[0] = lambda: first
     envs = RowVectorEnv(makers) if vec_env_cls is None else vec_env_cls(makers, **options)
-    return GymnasiumEnvs(envs, limit, seeds, masks)
+    return GymnasiumEnvs(envs, limit, seeds, masks, any_actions)
 
 
 def _time_limit(env: gym.Env) -> int | None:
@@ -109,6 +115,8 @@ def construct(build: Callable[[], gym.Env], index: int) -> Guard:
         return Guard(build(), index)
     except (EnvError, UnknownEnvError, ImportError):
         raise
+    except gym.error.DeprecatedEnv as error:
+        raise DeprecatedEnvError(f"environment {index}: {error}") from error
     except Exception as error:
         raise EnvError(
             f"environment {index}: its constructor raised {type(error).__name__}: {words(error)}"

@@ -22,6 +22,10 @@ class EnvError(RuntimeError):
     """An environment raised or returned what is of no use; the message names environment, step and value."""
 
 
+class SameObjectError(EnvError, ValueError):
+    """One object was given for two environments. (Stable-Baselines3's is a ValueError.)"""
+
+
 class Guard(gym.Wrapper):
     """Checks what one environment returns and names it when it raises; costs about a microsecond per step.
 
@@ -169,12 +173,12 @@ def is_wrapped(env: gym.Env, kind: type[gym.Wrapper]) -> bool:
 
 
 def check_apart(envs: Sequence[gym.Env]) -> None:
-    """Raise EnvError where two of these are one object."""
+    """Raise SameObjectError where two of these are one object."""
     first: dict[int, int] = {}
     for i, env in enumerate(envs):
         j = first.setdefault(id(env.unwrapped), i)
         if j != i:
-            raise EnvError(
+            raise SameObjectError(
                 f"environments {j} and {i} are one and the same object, which both would step: make it inside the "
                 "function, lambda: gym.make(...)."
             )

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import concatenate
+from gymnasium.vector.utils import create_empty_array as empty
 
 from actrix.core.plain import same
 from actrix.core.spaces import (
     _box_map,
     check_action_space,
     check_observation_space,
+    is_action_space,
     mask_length,
     to_env_action,
 )
@@ -54,10 +57,15 @@ class GymnasiumEnvs:
         max_episode_steps: int | None = None,
         seeds: Sequence[int] | None = None,
         masks: str | None = None,
+        any_actions: bool = False,
     ):
-        """`seeds` serve the first reset; `masks` is 'method', 'info' or 'none' (None = look)."""
+        """`seeds` serve the first reset; `masks` is 'method', 'info' or 'none' (None = look).
+
+        With `any_actions` the action space may be one in which no policy acts; `step` then takes a list of actions.
+        """
         check_observation_space(envs.single_observation_space)
-        check_action_space(envs.single_action_space)
+        if not any_actions:
+            check_action_space(envs.single_action_space)
         self.envs: Any = envs
         self.num_envs, self.steps, self.env_id = envs.num_envs, 0, _env_id(envs)
         self.mode = autoreset_mode(envs)
@@ -68,7 +76,8 @@ class GymnasiumEnvs:
         self.spec = Spec(
             envs.single_observation_space, envs.single_action_space, limit, mask_size, goals=goals
         )
-        self._to_env = action_map(envs.single_action_space)
+        known = is_action_space(envs.single_action_space)
+        self._to_env: Any = action_map(envs.single_action_space) if known else _as_given(envs)
         if isinstance(envs.unwrapped, SyncVectorEnv):
             check_apart(envs.unwrapped.envs)
         self._guards = isinstance(envs, SyncVectorEnv) and all(isinstance(env, Guard) for env in envs.envs)
@@ -247,6 +256,15 @@ def action_map(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:
     _, centre, half = _box_map(space)
     low, high = space.low, space.high
     return lambda action: (action * half + centre).clip(low, high).astype(space.dtype, copy=False)
+
+
+def _as_given(envs: VectorEnv) -> Callable[[Sequence[Any]], Any]:
+    """A list of actions as the vector environment takes them: as it is, or (in processes) as a batch."""
+    space: Any = envs.single_action_space
+    n = envs.num_envs
+    if not isinstance(envs.unwrapped, AsyncVectorEnv):
+        return lambda actions: actions
+    return lambda actions: concatenate(space, actions, cast(Any, empty(space, n)))
 
 
 def _time_limit(envs: VectorEnv) -> int | None:

@@ -122,24 +122,24 @@ def as_bytes(x: np.ndarray) -> Any:
     return np.ascontiguousarray(x).reshape(-1).view(np.uint8)
 
 
-SUFFIX = ".safetensors"
+SUFFIX, ZIP = ".safetensors", ".zip"
 
 
 def named(path: str | os.PathLike) -> Path:
-    """The name of a file: with `.safetensors` at its end, in the place of `.zip`; ValueError for a folder's."""
+    """The name of a file: as it is where it ends in `.safetensors` or `.zip`, else with the former added.
+
+    What stands in it is the same by either name. ValueError for a folder's.
+    """
     path = of_a_file(path)
-    name = path.name.removesuffix(".zip")
-    return path.with_name(name if name.endswith(SUFFIX) else name + SUFFIX)
+    return path if path.name.endswith((SUFFIX, ZIP)) else path.with_name(path.name + SUFFIX)
 
 
 def find(path: str | os.PathLike) -> Path:
-    """The file itself, one by the name that `named` makes, or a run folder's model; FileNotFoundError names all."""
+    """The file itself, one by its other names, or a run folder's model; FileNotFoundError names all that were tried."""
     path = Path(path)
-    tried = [
-        path,
-        *([named(path), path.with_suffix(SUFFIX)] if path.name else []),
-        path / "model.safetensors",
-    ]
+    stem = path.name.removesuffix(ZIP).removesuffix(SUFFIX)
+    others = [stem + SUFFIX, stem + ZIP, path.with_suffix(SUFFIX).name] if stem else []
+    tried = [path, *map(path.with_name, others), path / "model.safetensors"]
     tried = list(dict.fromkeys(tried))
     for candidate in tried:
         if candidate.is_file():
@@ -161,7 +161,8 @@ def read_header(path: str | os.PathLike) -> Header:
             )
         if len(prefix) < 8 or length > min(size - 8, MAX_HEADER):
             raise ModelFileError(
-                f"{path} is cut short or no safetensors file: its header would have {length} bytes of {size}."
+                f"{path} is cut short or no safetensors file (and it wasn't a zip-file): its header would have "
+                f"{length} bytes of {size}."
             )
         head = file.read(length)
     if len(head) < length:

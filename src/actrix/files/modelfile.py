@@ -28,7 +28,7 @@ from actrix.files.spaces import spec_from_json, spec_to_json
 
 
 def save(path: str | os.PathLike, meta: dict[str, Any], tree: PyTree) -> Path:
-    """Write `tree`'s arrays and `meta` (JSON) to `path` (.safetensors is added if there is no suffix).
+    """Write `tree`'s arrays and `meta` (JSON) to `path`, by the name that `container.named` makes.
 
     The file is whole and on disk when this returns; on any error `path` is as before.
     """

@@ -23,7 +23,7 @@ from actrix.envs.base import HostEnv, Step, infos_of, successes
 from actrix.envs.build import token_task
 from actrix.envs.guard import env_seeds
 from actrix.envs.make import as_host_env, make_vec_env
-from actrix.envs.vec.normalize import VecNormalize
+from actrix.envs.vec.normalize import unwrap_vec_normalize
 from actrix.envs.vec.vecenv import VecEnv
 from actrix.loops.runner import run_keys
 from actrix.nets.memory import zero_where
@@ -105,7 +105,7 @@ class Policy:
 
 def evaluate(
     policy: Policy, env: HostEnv, episodes: int, deterministic: bool = True, seed: int | None = None,
-    on_step: Callable[..., None] | None = None,
+    on_step: Callable[..., None] | None = None, use_masking: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Undiscounted returns and lengths of `episodes` fresh episodes, in the order in which they end.
 
@@ -126,7 +126,7 @@ def evaluate(
     patience = limit or 10 * (env.spec.max_episode_steps or 0)  # steps in which an agent does not come
     returns, lengths = [], []
     while (count < share).any():
-        action, memory = policy(obs, memory, first, mask, deterministic)
+        action, memory = policy(obs, memory, first, mask if use_masking else None, deterministic)
         before, step = obs, env.step(action)
         valid = np.ones(n, bool) if step.valid is None else step.valid
         absent = np.where(valid, 0, absent + 1)
@@ -201,8 +201,14 @@ def playable(model: Any, env: Any) -> Any:
     """The environment for any number of evaluations: made, and searched for masks, once (a VecEnv, which has statistics
     of its own, as it is). ValueError where it is not of the model's spaces."""
     env = env if isinstance(env, VecEnv) else as_host_env(env)
-    check_same_spaces(model._known_spec(), as_host_env(env).spec)
+    check_same_spaces(model._known_spec(), _stepped(env).spec)
     return env
+
+
+def _stepped(env: Any) -> HostEnv:
+    """What evaluation steps: the environments themselves where a `VecEnv` shows them in another way."""
+    inside = isinstance(env, VecEnv) and isinstance(env.trained, HostEnv)
+    return env.trained if inside else as_host_env(env)
 
 
 def boundless(space: gym.Space) -> gym.Space:
@@ -242,6 +248,7 @@ def evaluate_policy(
     return_episode_rewards: bool = False,
     warn: bool = True,
     seed: int | None = None,
+    use_masking: bool = True,
 ) -> Any:
     """(mean, std) of the return over fresh episodes, or (returns, lengths) with `return_episode_rewards`.
 
@@ -249,17 +256,19 @@ def evaluate_policy(
     environments and the noise of sampled actions; without it every evaluation of a model has other noise.
     `callback(locals, globals)` runs after every step of every environment, with Stable-Baselines3's locals: `i`,
     `info`, `reward`, `done`, `infos`, `observations`, `actions` (environment units), … `model` may be its `policy`.
-    `warn` has no effect (no Monitor is needed). Raises ValueError where the environment's spaces differ from the
-    model's, AssertionError below `reward_threshold`.
+    `warn` has no effect (no Monitor is needed); without `use_masking` illegal actions are played too. Raises ValueError
+    where the environment's spaces differ from the model's, AssertionError below `reward_threshold`.
     """
     if render:
         raise ValueError("evaluate_policy does not render: use `actrix watch` or `actrix video`.")
-    host = as_host_env(playable(model, env))
-    if isinstance(env, VecNormalize):
-        env.check_evaluation(model)
+    host = _stepped(playable(model, env))
+    if (normalizes := unwrap_vec_normalize(env)) is not None:
+        normalizes.check_evaluation(model)
     on_step = None if callback is None else functools.partial(_tell, callback, model, host)
     try:
-        returns, lengths = evaluate(model.policy, host, n_eval_episodes, deterministic, seed, on_step)
+        returns, lengths = evaluate(
+            model.policy, host, n_eval_episodes, deterministic, seed, on_step, use_masking
+        )
     finally:
         if model.trains_on(env):
             model.runner.restart()  # its open episodes were played on by the evaluation

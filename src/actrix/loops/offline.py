@@ -14,7 +14,6 @@ from jax.typing import ArrayLike
 from actrix.core import normalize
 from actrix.core.contract import Acting, Algorithm, Learner
 from actrix.core.host import own
-from actrix.core.spaces import normalized_shapes
 from actrix.core.types import Chunk, PyTree
 from actrix.data.datasets.dataset import Dataset
 from actrix.data.replay import Replay
@@ -72,7 +71,9 @@ class OfflineRunner:
         # Built for a tiny memory, which is thrown away: the settings' own may be far larger than the data.
         small = dataclasses.replace(data, buffer_size=data.batch_size, train_freq=1)
         fitted = dataclasses.replace(algorithm, data=small)
-        moments = observation_moments(dataset, algorithm.norm_obs_keys) if algorithm.normalize_obs else None
+        moments = (
+            observation_moments(dataset, algorithm.normalized(self.spec)) if algorithm.normalize_obs else None
+        )
         self._learners = [
             _with_moments(fitted.init(key, self.spec, 1, reference), moments) for key in init_keys
         ]
@@ -212,9 +213,9 @@ def fill(dataset: Dataset, data: Replay, head: Any) -> Memory:
 
 
 def observation_moments(
-    dataset: Dataset, keys: tuple[str, ...] | None = None
+    dataset: Dataset, shapes: tuple[tuple[int, ...] | None, ...]
 ) -> tuple[normalize.Moments | None, ...]:
-    """Mean and variance of all observations (of a Dict: under `keys`), `STD_FLOOR` added to each deviation."""
+    """Mean and variance of all observations' leaves that have a shape, `STD_FLOOR` added to each deviation."""
 
     def moments(shape: tuple | None, x: np.ndarray) -> normalize.Moments | None:
         if shape is None:
@@ -225,7 +226,6 @@ def observation_moments(
         count = jnp.asarray(float(len(x)))
         return normalize.Moments(jnp.asarray(mean, jnp.float32), jnp.asarray(var, jnp.float32), count)
 
-    shapes = normalized_shapes(dataset.spec.observation_space, keys)
     return tuple(map(moments, shapes, jax.tree.leaves(dataset.chunk.obs)))
 
 

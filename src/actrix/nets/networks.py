@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeGuard
 
@@ -20,28 +21,13 @@ from actrix.core.spaces import space_leaves
 from actrix.core.types import Key, PyTree, Spec, record
 from actrix.nets.exploration import Explores, StateNoise
 from actrix.nets.memory import apply
-from actrix.nets.memory.cells import GRU, LSTM, Apart, Memory
+from actrix.nets.memory.cells import Memory
 from actrix.nets.memory.decoder import Shape, Tokens, Transformer
+from actrix.nets.memory.recurrent import KINDS, recurrent
 from actrix.nets.memory.weights import pretrained
+from actrix.nets.obeyed import CELLS, SDE, SHAPE
 from actrix.nets.torso import MLP, SQRT2, Encoder, Linear, resolve_activation
 from actrix.nets.view import JointView
-
-ENCODING = ("features_extractor_class", "features_extractor_kwargs", "cnn")
-SDE = ("use_sde", "sde_sample_freq", "full_std", "use_expln")
-HIDDEN = ("pi", "vf", "activation_fn", "ortho_init", "layer_norm")
-SHAPE = tuple(f.name for f in dataclasses.fields(Shape))
-CELLS = {
-    None: ("share_features_extractor",),
-    "lstm": ("cell", "hidden_size", "enable_critic_lstm"),
-    "gru": ("cell", "hidden_size", "enable_critic_lstm"),
-    "transformer": ("cell", *SHAPE, "weights"),
-}
-"""Memories by name, and the settings that each obeys."""
-
-
-def one_body(config: NetworkConfig) -> tuple[str, ...]:
-    """Settings of hidden layers of a single network, whose widths may be given for both branches alike."""
-    return HIDDEN if config.pi == config.vf else tuple(name for name in HIDDEN if name not in ("pi", "vf"))
 
 
 @record
@@ -83,16 +69,15 @@ class ActorCriticNet(Explores, eqx.Module):
         observation_space: gym.Space, head: ActionHead, key: Key, *,
         net_arch: Mapping[str, Sequence[int]] | Sequence[int] | None = None, activation_fn: str | Callable = "tanh",
         ortho_init: bool = True, log_std_init: float = 0.0, share_features_extractor: bool = True,
-        features_extractor_class: Callable | None = None, features_extractor_kwargs: Mapping[str, Any] | None = None,
-        cnn: bool = False, memory: Callable[[int, Key], Memory] | None = None, layer_norm: bool = False,
+        features_extractor_class: Callable = Encoder, features_extractor_kwargs: Mapping[str, Any] | None = None,
+        memory: Callable[[int, Key], Memory] | None = None, layer_norm: bool = False,
         q_values: bool = False, sde: StateNoise | None = None, squash: bool = False,
     ):  # fmt: skip
         keys = split(key, 8)
         activation = resolve_activation(activation_fn)
-        build = features_extractor_class or (lambda space, key, **kw: Encoder(space, key, cnn=cnn, **kw))
-        kwargs = dict(features_extractor_kwargs or {})
-        self.encoder = build(observation_space, keys[0], **kwargs)
-        self.vf_encoder = None if share_features_extractor else build(observation_space, keys[7], **kwargs)
+        build = functools.partial(features_extractor_class, **(features_extractor_kwargs or {}))
+        self.encoder = build(observation_space, keys[0])
+        self.vf_encoder = None if share_features_extractor else build(observation_space, keys[7])
         size = jax.eval_shape(self.encoder, observation_space.sample()).shape[-1]
         has_cnn = not isinstance(self.encoder, Encoder) or any(c is not None for c in self.encoder.cnns)
         if net_arch is None:
@@ -114,6 +99,16 @@ class ActorCriticNet(Explores, eqx.Module):
     def recurrent(self) -> bool:
         """Whether there is a memory."""
         return self.cell is not None
+
+    @property
+    def drops(self) -> bool:
+        """Whether parts of what is remembered are dropped while it is learned."""
+        return self.cell is not None and self.cell.drops
+
+    def seen(self, obs: PyTree) -> Array:
+        """What a memory sees of one observation: the features, the critic's own behind the policy's."""
+        each = (self.encoder, self.vf_encoder)
+        return jnp.concatenate([encoder(obs) for encoder in each if encoder is not None])
 
     def policy(self, obs: PyTree, carry: PyTree, mask: Array | None) -> tuple[Distribution, PyTree]:
         """(π(·|s), memory) for a batch."""
@@ -152,11 +147,12 @@ class ActorCriticNet(Explores, eqx.Module):
 
     def __call__(self, obs: PyTree, carry: PyTree, mask: Array | None) -> tuple[Output, PyTree]:
         """(dist, value) at one observation, and the memory after it."""
-        features = self.encoder(obs)
-        vf_features = features if self.vf_encoder is None else self.vf_encoder(obs)
         if self.cell is not None:
-            said, carry = self.cell(features, carry)
+            said, carry = self.cell(self.seen(obs), carry)
             features, vf_features = self.cell.branches(said)
+        else:
+            features = self.encoder(obs)
+            vf_features = features if self.vf_encoder is None else self.vf_encoder(obs)
         return self.say(features, vf_features, mask), carry
 
     def say(self, features: Array, vf_features: Array, mask: Array | None) -> Output:
@@ -172,15 +168,6 @@ class ActorCriticNet(Explores, eqx.Module):
             return self.head(out, self.log_std, mask)
         kind = SquashedGaussian if self.squash else DiagGaussian
         return kind(out, self.sde.log_std(features, self.log_std, self.head.size))
-
-
-def joint_settings(config: NetworkConfig, spec: Spec) -> tuple[str, ...]:
-    """Settings that a network with a policy and a value branch, or the user's own, obeys."""
-    gaussian = ("log_std_init",) if isinstance(spec.action_space, spaces.Box) else ()
-    if config.module is not None:
-        return ("module", *gaussian)
-    sde = (*SDE, "squash_output") if gaussian else ()
-    return (*ENCODING, *HIDDEN, *gaussian, *CELLS[config.cell], *sde)
 
 
 def _own_layers(net: Any) -> Callable[[Any], tuple]:
@@ -211,6 +198,7 @@ class CustomNet(Explores, eqx.Module):
 
     view: ClassVar[type] = JointView
     recurrent: ClassVar[bool] = False
+    drops: ClassVar[bool] = False
     policy = ActorCriticNet.policy
 
     def initial_carry(self, batch: tuple[int, ...]) -> None:
@@ -250,15 +238,21 @@ class NetworkConfig:
     features_extractor_kwargs: tuple[tuple[str, Any], ...] = ()
     cnn: bool = False
     """Use the CNN for float images too (uint8 images always get it)."""
+    normalize_images: bool = True
+    """Divide images by 255; else they are as other numbers, of which there may be statistics (`normalize_obs`)."""
     layer_norm: bool = False
     """Layer norm after each hidden layer."""
     dropout: float = 0.0
-    """Dropout rate of the off-policy critics' hidden layers while they learn."""
+    """Dropout rate, while they learn, of the off-policy critics' hidden layers, or between the cells of a memory."""
     cell: str | None = None
     """'lstm', 'gru' or 'transformer': a policy with memory."""
     hidden_size: int = 64
+    n_lstm_layers: int = 1
+    """Cells one on the other; between them `dropout` while they are learned."""
     enable_critic_lstm: bool = False
-    """A cell of its own for the critic, which else hears the policy's and trains it, too."""
+    """A cell of its own for the critic."""
+    shared_lstm: bool | None = None
+    """Without one, the critic hears the policy's and trains it, too (True); False: it sees what is at hand alone."""
     n_layers: int = Shape.n_layers
     n_heads: int = Shape.n_heads
     n_kv_heads: int | None = Shape.n_kv_heads
@@ -276,7 +270,25 @@ class NetworkConfig:
     """The user's `(spec, key) -> equinox module`, called as `module(obs) -> (logits or mean, value)`."""
 
     def __post_init__(self) -> None:
-        switch(self, "use_sde", "full_std", "use_expln", "squash_output", "enable_critic_lstm")
+        switch(
+            self,
+            "use_sde",
+            "full_std",
+            "use_expln",
+            "squash_output",
+            "enable_critic_lstm",
+            "normalize_images",
+        )
+        whole(self, "n_lstm_layers")
+        choose(self, shared_lstm=(None, True, False))
+        if self.shared_lstm and self.enable_critic_lstm:
+            raise ValueError(
+                "shared_lstm=True: a critic hears the policy's cell, or has its own (enable_critic_lstm)."
+            )
+        if self.cell in KINDS and not self.share_features_extractor and self._critic_hears == "policy":
+            raise ValueError(
+                "share_features_extractor=False: a critic that hears the policy's cell sees its features."
+            )
         finite(self, "clip_mean", least=0)
         choose(self, cell=tuple(CELLS))
         _ = self.shape
@@ -305,17 +317,28 @@ class NetworkConfig:
         if self.cell == "transformer":
             tokens = int(space.n) if self._sees_tokens(space) else None
             return lambda inputs, key: Transformer(inputs, self.shape, key, tokens=tokens)
-        kind = {None: None, "lstm": LSTM, "gru": GRU}[self.cell]
-        if kind is None:
+        if self.cell is None:
             return None
-        one = lambda inputs, key: kind(inputs, self.hidden_size, key)
-        if not self.enable_critic_lstm:
-            return one
-        return lambda inputs, key: Apart(*(one(inputs, k) for k in split(key)))
+        kind, features = KINDS[self.cell], "same" if self.share_features_extractor else "apart"
+        return recurrent(
+            kind, self.hidden_size, self.n_lstm_layers, self.dropout, self._critic_hears, features
+        )
+
+    @property
+    def _critic_hears(self) -> str:
+        if self.enable_critic_lstm:
+            return "own"
+        return "none" if self.shared_lstm is False else "policy"
 
     def _sees_tokens(self, space: gym.Space) -> TypeGuard[spaces.Discrete]:
         own = self.features_extractor_class is not None
         return self.cell == "transformer" and isinstance(space, spaces.Discrete) and not own
+
+    @property
+    def encoder(self) -> Callable:
+        """What builds the encoder of an observation, from a space and a key."""
+        own = self.features_extractor_class
+        return own or functools.partial(Encoder, cnn=self.cnn, normalize_images=self.normalize_images)
 
     def noise(self, *, learn_features: bool) -> StateNoise | None:
         """State-dependent exploration, where there is any."""
@@ -362,21 +385,11 @@ class NetworkConfig:
         bare = self.pi is None and self.vf is None and self.cell != "transformer"
         arch = None if bare else {"pi": self.pi or (), "vf": self.vf or ()}
         net = ActorCriticNet(
-            seen,
-            head,
-            key,
-            net_arch=arch,
-            activation_fn=self.activation_fn,
-            ortho_init=self.ortho_init,
-            log_std_init=self.log_std_init or 0.0,
-            share_features_extractor=self.share_features_extractor,
-            features_extractor_class=Tokens if self._sees_tokens(seen) else self.features_extractor_class,
-            features_extractor_kwargs=dict(self.features_extractor_kwargs),
-            cnn=self.cnn,
-            memory=self.memory(seen),
-            layer_norm=self.layer_norm,
-            q_values=q_values,
-            sde=self.noise(learn_features=False),
+            seen, head, key, net_arch=arch, activation_fn=self.activation_fn, ortho_init=self.ortho_init,
+            log_std_init=self.log_std_init or 0.0, share_features_extractor=self.share_features_extractor,
+            features_extractor_class=Tokens if self._sees_tokens(seen) else self.encoder,
+            features_extractor_kwargs=dict(self.features_extractor_kwargs), memory=self.memory(seen),
+            layer_norm=self.layer_norm, q_values=q_values, sde=self.noise(learn_features=False),
             squash=self.squash_output,
-        )
+        )  # fmt: skip
         return net if self.weights is None else pretrained(net, self.weights, key)

@@ -273,7 +273,7 @@ def build_encoder(config: Any, space: gym.Space, key: Key) -> Any:
     kwargs = dict(config.features_extractor_kwargs)
     if config.features_extractor_class is not None:
         return _Sized(config.features_extractor_class(space, key, **kwargs), space)
-    return Encoder(space, key, cnn=config.cnn, **kwargs)
+    return config.encoder(space, key, **kwargs)
 
 
 class _Sized(eqx.Module):

@@ -183,12 +183,12 @@ class ImageCNN(eqx.Module):
     scale: float = eqx.field(static=True)
     channels_first: bool = eqx.field(static=True)
 
-    def __init__(self, space: spaces.Box, features: int, key: Key):
+    def __init__(self, space: spaces.Box, features: int, key: Key, normalize_images: bool = True):
         shape = space.shape
         # Channel-first images (PyTorch's habit) are recognised as SB3 does: the smallest axis comes first.
         self.channels_first = bool(np.argmin(shape) == 0)
         height, width, channels = (*shape[1:], shape[0]) if self.channels_first else shape
-        self.scale = 1.0 / 255.0 if space.dtype == np.uint8 else 1.0
+        self.scale = 1.0 / 255.0 if normalize_images and space.dtype == np.uint8 else 1.0
         large = min(height, width) >= 36
         layers = [(32, 8, 4), (64, 4, 2), (64, 3, 1)] if large else [(16, 3, 1)]
         kernels, biases, strides = [], [], []
@@ -235,7 +235,10 @@ class Encoder(eqx.Module):
     kinds: tuple[tuple, ...] = eqx.field(static=True)
     size: int = eqx.field(static=True)
 
-    def __init__(self, space: gym.Space, key: Key, cnn_features: int | None = None, cnn: bool = False):
+    def __init__(
+        self, space: gym.Space, key: Key, cnn_features: int | None = None, cnn: bool = False,
+        normalize_images: bool = True,
+    ):  # fmt: skip
         leaves = space_leaves(space)
         composite = len(leaves) > 1
         features = cnn_features or (256 if composite else 512)
@@ -247,7 +250,7 @@ class Encoder(eqx.Module):
             net, kind = None, cast(tuple, ())
             if is_image(leaf) or (cnn and isinstance(leaf, spaces.Box) and len(leaf.shape) == 3):
                 n = features if sorted(leaf.shape)[1] >= 36 else min(features, 128)
-                net, kind = ImageCNN(leaf, n, k), ("image",)
+                net, kind = ImageCNN(leaf, n, k, normalize_images), ("image",)
             elif isinstance(leaf, spaces.Discrete):
                 kind, n = ("one-hot", (int(leaf.n),), (int(leaf.start),)), int(leaf.n)
             elif isinstance(leaf, spaces.MultiDiscrete):

@@ -20,8 +20,15 @@ from actrix.nets.torso import noise_size, perturb
 class View:
     """Some rows as the networks of `params` see them; called with other parameters: the same rows, seen by these."""
 
-    def __init__(self, build: Callable[[Params], Any], params: Params, rows: Rows, net: Any = None):
-        self.build, self.params, self.rows = build, params, rows
+    def __init__(
+        self,
+        build: Callable[[Params], Any],
+        params: Params,
+        rows: Rows,
+        net: Any = None,
+        key: Key | None = None,
+    ):
+        self.build, self.params, self.rows, self.key = build, params, rows, key
         self.net = build(params) if net is None else net
         self.moved: Params = {}
         """Parameters that seeing the rows has changed, though no gradient moves them (`core.optim.Running`); a loss
@@ -29,6 +36,10 @@ class View:
 
     def __call__(self, params: Params) -> Self:
         return type(self)(self.build, self.params | params, self.rows)
+
+    def learning(self, key: Key) -> Self:
+        """The same while parameters are learned, when parts of a memory may be dropped."""
+        return self
 
     def by(self, net: Any) -> Self:
         """The same rows, seen by another network."""
@@ -47,12 +58,15 @@ class View:
 class JointView(View):
     """One network with a policy and a value branch, unrolled over `[T, B]` or applied to `[B]`."""
 
+    def learning(self, key: Key) -> Self:
+        return type(self)(self.build, self.params, self.rows, self.net, key) if self.net.drops else self
+
     @cached_property
     def _here(self) -> tuple:
         r = self.rows
         if r.reward.ndim == 1:
             return apply_memory(self.net, r.obs, None, r.mask)
-        return unroll(self.net, r.obs, r.first, r.carry0, r.mask)
+        return unroll(self.net, r.obs, r.first, r.carry0, r.mask, self.key)
 
     @cached_property
     def _next(self) -> Any:

@@ -29,6 +29,8 @@ STEP = "time/total_timesteps"
 OUTPUTS = ("csv", "tensorboard", "stdout")
 ABSENT = dict.fromkeys(("json", "log"), "metrics.csv holds the same numbers")
 """Outputs of Stable-Baselines3 that are not written; `exclude` may name them."""
+DEBUG, INFO, WARN, ERROR, DISABLED = 10, 20, 30, 40, 50
+"""Levels of messages."""
 WIDE = 36
 """Characters of text in the table."""
 
@@ -89,7 +91,7 @@ class Logger:
         self._means: dict[str, tuple[float, int]] = {}
         self._shown: dict[str, Any] = {}
         self._excluded: dict[str, frozenset[str]] = {}
-        self._closed = False
+        self._closed, self.level = False, INFO
         self.folder = None if (folder or tensorboard) is None else Path(folder or tensorboard or "")
         self._verbose = verbose
         self.outputs: list[Callable[[dict[str, float | int], int], Any]] = []  # of (row, step): trackers
@@ -146,6 +148,8 @@ class Logger:
         """The folder that is written to."""
         return None if self.folder is None else str(self.folder)
 
+    dir = property(get_dir)
+
     def dump(self, step: int = 0) -> dict[str, float | int]:
         """Write what is recorded as the row of environment step `step`, clear it and return its numbers.
 
@@ -175,12 +179,30 @@ class Logger:
             output(dict(row), int(step))
         return row
 
-    def log(self, *args: Any) -> None:
-        """Print, where tables are printed."""
-        if self._verbose >= 1:
+    def log(self, *args: Any, level: int = INFO) -> None:
+        """Print, where tables are printed, what is of the log's `level` or above."""
+        if self._verbose >= 1 and level >= self.level:
             print(*args, flush=True)
 
-    debug = info = warn = error = log
+    def debug(self, *args: Any) -> None:
+        """`log` of the level DEBUG."""
+        self.log(*args, level=DEBUG)
+
+    def info(self, *args: Any) -> None:
+        """`log` of the level INFO."""
+        self.log(*args)
+
+    def warn(self, *args: Any) -> None:
+        """`log` of the level WARN."""
+        self.log(*args, level=WARN)
+
+    def error(self, *args: Any) -> None:
+        """`log` of the level ERROR."""
+        self.log(*args, level=ERROR)
+
+    def set_level(self, level: int) -> None:
+        """Print messages from this level on: DEBUG, INFO (the first), WARN, ERROR, DISABLED. It leaves rows alone."""
+        self.level = level
 
     def sync(self) -> None:
         """Force all rows to disk, to survive a power cut; call it with each checkpoint."""

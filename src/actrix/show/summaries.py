@@ -76,7 +76,7 @@ def summary_values(key: str, value: Any) -> list[Any] | None:
         return list(summary.text(key, text_of(value)).value)
     if isinstance(value, Image | Figure | HParam):
         return value.values(key)
-    if not hasattr(value, "__array__") or np.size(value) < 2 or not _real(np.asarray(value).dtype):
+    if not hasattr(value, "__array__") or np.asarray(value).size < 2 or not _real(np.asarray(value).dtype):
         return None
     numbers = np.asarray(value).astype(float).ravel()
     finite = numbers[np.isfinite(numbers)]

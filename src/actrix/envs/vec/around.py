@@ -148,10 +148,17 @@ class Counted(Around):
             self._file.close()
 
 
+def refuse_around_normalize(venv: Any, name: str, how: str) -> None:
+    """Raise ValueError for `VecNormalize` inside: it shows the environment's own numbers, and belongs outside."""
+    if hasattr(venv, "norm_obs"):
+        raise ValueError(f"{name} around VecNormalize: write VecNormalize({name}{how}).")
+
+
 class VecExtractDictObs(VecEnv):
     """Environments of whose Dict observations only `key` is seen; ValueError where they have none."""
 
     def __init__(self, venv: Any, key: str):
+        refuse_around_normalize(venv, "VecExtractDictObs", f"(env, {key!r})")
         super().__init__(OneKey(as_host_env(venv), key))
         self.venv, self.key = venv, key
 
@@ -166,8 +173,7 @@ class VecMonitor(VecEnv):
     def __init__(
         self, venv: Any, filename: str | os.PathLike | None = None, info_keywords: tuple[str, ...] = ()
     ):
-        if hasattr(venv, "norm_obs"):
-            raise ValueError("VecMonitor around VecNormalize: write VecNormalize(VecMonitor(env)).")
+        refuse_around_normalize(venv, "VecMonitor", "(env)")
         with contextlib.suppress(AttributeError):  # that are no Python objects
             if any(venv.env_is_wrapped(Monitor)):
                 text = "the environments have a Monitor already, whose info['episode'] this replaces."

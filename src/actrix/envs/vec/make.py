@@ -15,7 +15,7 @@ from actrix.envs.atari import ale_id, game_kwargs, settings_of, wrapped
 from actrix.envs.base import HostEnv
 from actrix.envs.make import make_vec_env
 from actrix.envs.vec.monitor import ENDING, Monitor
-from actrix.envs.vec.names import DummyVecEnv, SubprocVecEnv, check_start_method
+from actrix.envs.vec.names import DummyVecEnv, SubprocVecEnv, started_by
 from actrix.envs.vec.vecenv import VecEnv
 
 
@@ -34,7 +34,7 @@ def made(
     `vec_env_kwargs`.
     """
     vec_env_cls = getattr(vec_env_cls, "gymnasium", vec_env_cls)
-    _check_kwargs(vec_env_cls, dict(vec_env_kwargs or {}))
+    vec_env_cls = _with_kwargs(vec_env_cls, dict(vec_env_kwargs or {}))
     if monitor_dir is not None:
         for taken in filter(Path.is_file, (Path(monitor_dir), *Path(monitor_dir).parents)):
             raise ValueError(f"monitor_dir={os.fspath(monitor_dir)!r}: {taken} is a file; name a folder.")
@@ -96,13 +96,15 @@ def vec_env_of(host: HostEnv) -> VecEnv:
     return made
 
 
-def _check_kwargs(vec_env_cls: Any, given: dict[str, Any]) -> None:
+def _with_kwargs(vec_env_cls: Any, given: dict[str, Any]) -> Any:
+    """The class that takes these keywords; TypeError, ValueError."""
     if vec_env_cls is AsyncVectorEnv:
-        check_start_method(given.pop("start_method", None))
+        vec_env_cls = started_by(given.pop("start_method", None))
     if given:
         raise TypeError(
             f"vec_env_kwargs={given}: {getattr(vec_env_cls, '__name__', 'DummyVecEnv')} takes none of these."
         )
+    return vec_env_cls
 
 
 @dataclasses.dataclass(frozen=True)

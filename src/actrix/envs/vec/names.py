@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,33 +18,37 @@ from actrix.envs.vec.vecenv import VecEnv
 class DummyVecEnv(VecEnv):
     """Environments from functions, stepped one after the other in this process.
 
-    Raises TypeError for what is no function, EnvError where two functions give one object.
+    Their action space may be any; a model takes those in which a policy can act. Raises TypeError for what is no
+    function, EnvError where two functions give one object.
     """
 
     gymnasium = SyncVectorEnv
 
     def __init__(self, env_fns: Sequence[Callable[[], gym.Env]]):
-        super().__init__(of_functions(_functions(env_fns, "DummyVecEnv")))
+        super().__init__(of_functions(_functions(env_fns, "DummyVecEnv"), any_actions=True))
 
 
 class SubprocVecEnv(VecEnv):
     """Environments from functions, each in a process of its own: Gymnasium's AsyncVectorEnv.
 
     A script needs `if __name__ == "__main__":`. `make_vec_env(id, n, workers=True)` has named errors, restarts and
-    exact resume besides. ValueError for a `start_method`: the library chooses one in which JAX cannot deadlock.
+    exact resume besides. `start_method`: None = "forkserver"; of "fork" JAX warns (RuntimeWarning), as it may deadlock.
+    ValueError for one that the system lacks.
     """
 
     gymnasium = AsyncVectorEnv
 
     def __init__(self, env_fns: Sequence[Callable[[], gym.Env]], start_method: str | None = None):
-        check_start_method(start_method)
-        super().__init__(of_functions(_functions(env_fns, "SubprocVecEnv"), AsyncVectorEnv))
+        functions, kind = _functions(env_fns, "SubprocVecEnv"), started_by(start_method)
+        super().__init__(of_functions(functions, kind, any_actions=True))
 
 
-def check_start_method(name: str | None) -> None:
-    """ValueError for another way to start processes than the library's."""
-    if name not in (None, "forkserver"):
-        raise ValueError(f"start_method={name!r}: leave it out, the library takes one that is safe with JAX.")
+def started_by(method: str | None) -> type[AsyncVectorEnv]:
+    """`AsyncVectorEnv` with processes of this start method; ValueError where there is none of that name."""
+    if method is None:
+        return AsyncVectorEnv
+    multiprocessing.get_context(method)
+    return type("AsyncVectorEnv", (AsyncVectorEnv,), {"start_method": method})
 
 
 def _functions(env_fns: Any, who: str) -> list[Callable[[], gym.Env]]:
@@ -70,14 +75,6 @@ class VecCheckNan:
             raise ValueError(
                 "raise_exception=False: a non-finite number always ends training here, with what was learned kept."
             )
-        return venv
-
-
-class VecTransposeImage:
-    """The environments as they are: images may be channels first or last."""
-
-    def __new__(cls, venv: Any, skip: bool = False) -> Any:
-        """`venv`."""
         return venv
 
 

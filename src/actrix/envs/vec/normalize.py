@@ -21,7 +21,7 @@ from actrix.core.normalize import (
     normalize_observation,
     scale_reward,
 )
-from actrix.core.spaces import normalized_shapes
+from actrix.core.spaces import is_image, normalized_shapes, space_leaves
 from actrix.envs.make import as_host_env
 from actrix.envs.vec.names import unwrap_vec_wrapper
 from actrix.envs.vec.vecenv import VecEnv
@@ -49,7 +49,12 @@ class VecNormalize(VecEnv):
         if epsilon != 1e-8:
             raise ValueError(f"epsilon={epsilon}: it is 1e-8 here; leave it out.")
         keys = None if norm_obs_keys is None or not norm_obs else tuple(sorted(norm_obs_keys))
-        normalized_shapes(host.spec.observation_space, keys)
+        shapes = normalized_shapes(host.spec.observation_space, keys, images=True)
+        if norm_obs and all(shape is None for shape in shapes):
+            raise ValueError(
+                f"VecNormalize only supports observations with numbers (Box), not {host.spec.observation_space}: write "
+                "norm_obs=False for rewards alone."
+            )
         self.venv, self.training, self.gamma = venv, training, gamma
         self.norm_obs, self.norm_reward, self.norm_obs_keys = norm_obs, norm_reward, keys
         self.clip_obs, self.clip_reward = float(clip_obs), float(clip_reward)
@@ -59,6 +64,13 @@ class VecNormalize(VecEnv):
         self._original_reward: Any = None
 
     # ------------------------------------------------------------------ what a model takes from it
+
+    @property
+    def of_images(self) -> bool:
+        """Whether it would standardise an image, where the model does not divide these by 255."""
+        shapes = normalized_shapes(self.observation_space, self.norm_obs_keys, images=True)
+        parts = zip(space_leaves(self.observation_space), shapes, strict=True)
+        return self.norm_obs and any(is_image(leaf) and shape is not None for leaf, shape in parts)
 
     def settings(self) -> dict[str, Any]:
         """The settings of a model that normalises so."""
@@ -152,7 +164,7 @@ class VecNormalize(VecEnv):
         if self._loaded is not None:
             return self._loaded
         if self.model is None:  # those that a model begins with
-            shapes = normalized_shapes(self.observation_space, self.norm_obs_keys)
+            shapes = normalized_shapes(self.observation_space, self.norm_obs_keys, bool(self.norm_obs_keys))
             return init_observation_moments(shapes) if self.norm_obs else None, (
                 init_moments(()) if self.norm_reward else None
             )
@@ -279,8 +291,9 @@ def unwrap_vec_normalize(env: Any) -> VecNormalize | None:
 
 def sync_envs_normalization(env: Any, eval_env: Any) -> None:
     """Let `eval_env` show the statistics of `env`; evaluation uses the model's in any case."""
-    if isinstance(env, VecNormalize) and isinstance(eval_env, VecNormalize):
-        eval_env.model, eval_env._loaded = env.model, env._loaded
+    ours, theirs = unwrap_vec_normalize(env), unwrap_vec_normalize(eval_env)
+    if ours is not None and theirs is not None:
+        theirs.model, theirs._loaded = ours.model, ours._loaded
 
 
 def host_of(env: Any) -> Any:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector.utils import create_empty_array
 
 from actrix.core.spaces import is_image
 from actrix.envs.base import HostEnv, Step
 from actrix.envs.make import as_host_env
-from actrix.envs.vec.around import Around
+from actrix.envs.vec.around import Around, refuse_around_normalize
 from actrix.envs.vec.vecenv import VecEnv
 
 
@@ -77,7 +78,9 @@ class StackedEnvs(Around):
             self._frames = Frames.of(space, n, channels_order, "the observation")
             space = self._frames.space
         self.spec = dataclasses.replace(host.spec, observation_space=space, frame_stack=None, goals=None)
-        self._stacked: Any = None
+        self._stacked: Any = create_empty_array(
+            space, host.num_envs
+        )  # also for a step before the first reset
 
     def reset(self, seeds: Sequence[int] | None = None) -> tuple[Any, np.ndarray | None]:
         """As the environments'."""
@@ -120,8 +123,7 @@ class VecFrameStack(VecEnv):
 
     def __init__(self, venv: Any, n_stack: int, channels_order: Any = None):
         host = as_host_env(venv)
-        if hasattr(venv, "norm_obs"):
-            raise ValueError("VecFrameStack around VecNormalize: write VecNormalize(VecFrameStack(env, n)).")
+        refuse_around_normalize(venv, "VecFrameStack", f"(env, {n_stack})")
         if host.spec.frame_stack not in (None, n_stack):
             raise ValueError(
                 f"n_stack={n_stack}: these environments have stacked {host.spec.frame_stack} frames already."

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
-from actrix.core.spaces import from_env_action
+from actrix.core.spaces import from_env_action, is_action_space
 from actrix.envs.base import HostEnv, JaxEnv, infos_with_ends
 from actrix.envs.guard import Guard, env_seeds, is_wrapped
 from actrix.envs.jax_envs import HostJax
@@ -60,10 +60,26 @@ class VecEnv:
             self.num_envs, self.observation_space, self.action_space = host, trained, action_space
             return
         self.host, self.trained = host, host if trained is None else trained
+        self._stepped = [host] if not isinstance(self.trained, HostEnv) else [host, self.trained]
         self.num_envs = host.num_envs
         self.observation_space, self.action_space = host.spec.observation_space, host.spec.action_space
+        self._known_actions = is_action_space(self.action_space)
         self._actions: Any = None
         self._warned = False
+
+    def __getattr__(self, name: str) -> Any:
+        """That of the vector environments inside, where one of them has it; AttributeError where two do."""
+        if hasattr(type(self), name):  # a property that raised: once more, for its own words
+            return object.__getattribute__(self, name)
+        inner, found = self.__dict__.get("venv"), []
+        while isinstance(inner, VecEnv) and not name.startswith("_"):
+            found += [inner] if name in vars(inner) or hasattr(type(inner), name) else []
+            inner = vars(inner).get("venv")
+        if len(found) == 1:
+            return getattr(found[0], name)
+        who = " and ".join(type(one).__name__ for one in found)
+        several = f": {who} inside have one each; ask env.venv…" if found else ""
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{several}")
 
     # ------------------------------------------------------------------ stepping
 
@@ -71,7 +87,7 @@ class VecEnv:
         """Start a new episode in every environment; its observations `[N, …]`."""
         seeds, options = getattr(self.host, "asked", (None, None))
         self.host.asked = None, None  # type: ignore[attr-defined] # wrappers share the host
-        self.host.played = True  # type: ignore[attr-defined] # training then begins new episodes
+        self._tell_training()
         for i, one in enumerate(options or ()):
             if self._processes() is not None:
                 self._asked(i, "_call", ("reset_with", (one,), {}))
@@ -84,12 +100,9 @@ class VecEnv:
         if self.host is None:
             self.step_async(actions)
             return self.step_wait()
-        actions = np.asarray(actions, self.action_space.dtype)
-        if actions.shape != (self.num_envs, *(self.action_space.shape or ())):
-            expected = (self.num_envs, *(self.action_space.shape or ()))
-            raise ValueError(f"actions have shape {actions.shape}; expected {expected}.")
-        self.host.played = True  # type: ignore[attr-defined]
-        step = self.host.step(np.asarray(from_env_action(self.action_space, actions)))
+        actions = self._as_taken(actions)
+        self._tell_training()
+        step = self.host.step(actions)
         done = step.terminated | step.truncated
         infos = infos_with_ends(self.host, step, done)
         if step.valid is not None and not np.all(step.valid):
@@ -101,6 +114,21 @@ class VecEnv:
                     RESET_ROW.format(np.flatnonzero(~step.valid).tolist()), UserWarning, stacklevel=2
                 )
         return step.obs, step.reward, done, infos
+
+    def _as_taken(self, actions: Any) -> Any:
+        """The actions in the policy's coordinates; as they are where no policy acts in such a space."""
+        if not self._known_actions:
+            return actions
+        actions = np.asarray(actions, self.action_space.dtype)
+        if actions.shape != (self.num_envs, *(self.action_space.shape or ())):
+            expected = (self.num_envs, *(self.action_space.shape or ()))
+            raise ValueError(f"actions have shape {actions.shape}; expected {expected}.")
+        return np.asarray(from_env_action(self.action_space, actions))
+
+    def _tell_training(self) -> None:
+        """That its open episodes were played on, so that it begins new ones."""
+        for env in self._stepped:
+            env.played = True
 
     def step_async(self, actions: Any) -> None:
         """Remember the actions that `step_wait` takes."""
@@ -154,13 +182,12 @@ class VecEnv:
         return [env.get_wrapper_attr(attr_name) for env in self._at(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
-        """Set an attribute where the wrappers have it, else on the environment itself."""
+        """Set an attribute where the wrappers or the environment have it, a new one on the outermost wrapper."""
         if self._processes() is not None:
             self._asked(indices, "_setattr", (attr_name, value))
             return
         for env in self._at(indices):
-            if not env.set_wrapper_attr(attr_name, value, force=False):
-                setattr(env.unwrapped, attr_name, value)
+            env.set_wrapper_attr(attr_name, value)
 
     def has_attr(self, attr_name: str) -> bool:
         """Whether every environment has it."""

@@ -23,23 +23,28 @@ def apply(net: Any, obs: PyTree, carry: PyTree = None, mask: Array | None = None
 
 
 def unroll(
-    net: Any, obs: PyTree, first: Array | None, carry0: PyTree, mask: Array | None
+    net: Any, obs: PyTree, first: Array | None, carry0: PyTree, mask: Array | None, key: Array | None = None
 ) -> tuple[Any, PyTree]:
     """Outputs `[T, B]` along a sequence, and the trail of what was remembered on the way (None without memory).
 
     A feed-forward network is mapped over both axes at once; a memory goes along time as its kind does
-    (`Memory.along`), forgetting all where `first` says that an episode starts.
+    (`Memory.along`), forgetting all where `first` says that an episode starts; with a key as it does while it is
+    learned (`Memory.dropping`).
     """
     if not net.recurrent:
         return _rows(lambda x, legal: net(x, None, legal)[0], obs, mask), None
-    features = _rows(net.encoder, obs)
-    said, trail = jax.vmap(net.cell.along, (1, 1, 0), 1)(features, first, carry0)
+    features, cell = _rows(net.seen, obs), net.cell
+    if key is None:
+        said, trail = jax.vmap(cell.along, (1, 1, 0), 1)(features, first, carry0)
+    else:
+        keys = jax.random.split(key, features.shape[1])
+        said, trail = jax.vmap(cell.dropping, (1, 1, 0, 0), 1)(features, first, carry0, keys)
     return _rows(net.say, *net.cell.branches(said), mask), trail
 
 
 def follow(net: Any, trail: PyTree, obs: PyTree, mask: Array | None) -> Any:
     """Outputs `[T, B]` at other observations, one after each row of the sequence that left this trail."""
-    said = jax.vmap(net.cell.after, 1, 1)(trail, _rows(net.encoder, obs))
+    said = jax.vmap(net.cell.after, 1, 1)(trail, _rows(net.seen, obs))
     return _rows(net.say, *net.cell.branches(said), mask)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterator
 from typing import Any, Self
 
 import equinox as eqx
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from actrix.core.types import Key, PyTree
+from actrix.nets.torso import Linear
 
 
 class Forgets(abc.ABC):
@@ -54,6 +56,17 @@ class Memory(abc.ABC):
     @abc.abstractmethod
     def along(self, features: Array, first: Bool[Array, " T"], carry0: PyTree) -> tuple[Array, PyTree]:
         """(what it says `[T, o]`, trail) along T steps, as T calls would, the carry zeroed where `first`."""
+
+    @property
+    def drops(self) -> bool:
+        """Whether parts of it are dropped while it is learned."""
+        return False
+
+    def dropping(
+        self, features: Array, first: Bool[Array, " T"], carry0: PyTree, key: Key
+    ) -> tuple[Array, PyTree]:
+        """`along` with what is dropped drawn from the key."""
+        return self.along(features, first, carry0)
 
     @abc.abstractmethod
     def after(self, trail: PyTree, features: Array) -> Float[Array, "T o"]:
@@ -128,14 +141,100 @@ class GRU(Cell, eqx.nn.GRUCell):
         return carry, carry
 
 
-class Apart(Memory, eqx.Module):
-    """Two cells that see the same features, one for the policy and one for the critic; the carry is of both.
+class Stack(Memory, eqx.Module):
+    """Cells one on the other, each of which hears what the one below says; the carry is of all.
 
-    RecurrentPPO of sb3-contrib with `enable_critic_lstm`. They say the policy's numbers, then the critic's.
+    While they are learned each number that one says to the next is dropped with probability `dropout`, and the others
+    are divided by 1 − dropout, as PyTorch's LSTM of several layers does.
+    """
+
+    layers: tuple[Cell, ...]
+    dropout: float = eqx.field(static=True, default=0.0)
+
+    @property
+    def outputs(self) -> int:  # type: ignore[override]
+        """Numbers of what the last one says."""
+        return self.layers[-1].outputs
+
+    @property
+    def drops(self) -> bool:
+        return self.dropout > 0
+
+    def initial(self, batch):
+        return tuple(layer.initial(batch) for layer in self.layers)
+
+    def __call__(self, features, carry):
+        said, carries = features, []
+        for layer, c in zip(self.layers, carry, strict=True):
+            said, c = layer(said, c)
+            carries.append(c)
+        return said, tuple(carries)
+
+    def along(self, features, first, carry0):
+        return self._along(features, first, carry0, lambda said, i: said)
+
+    def dropping(self, features, first, carry0, key):
+        def drop(said: Array, i: int) -> Array:
+            kept = jax.random.bernoulli(jax.random.fold_in(key, i), 1 - self.dropout, said.shape)
+            return jnp.where(kept, said / (1 - self.dropout), 0.0)
+
+        return self._along(features, first, carry0, drop if self.drops else lambda said, i: said)
+
+    def _along(self, features: Array, first: Array, carry0: PyTree, between: Any) -> tuple[Array, PyTree]:
+        said, trails = features, []
+        for i, (layer, c) in enumerate(zip(self.layers, carry0, strict=True)):
+            said, trail = layer.along(between(said, i) if i else said, first, c)
+            trails.append(trail)
+        return said, tuple(trails)
+
+    def after(self, trail, features):
+        for layer, t in zip(self.layers, trail, strict=True):
+            features = layer.after(t, features)
+        return features
+
+    def starts(self, trail, length):
+        return tuple(layer.starts(t, length) for layer, t in zip(self.layers, trail, strict=True))
+
+
+class Here(Memory, eqx.Module):
+    """None: a layer of the features at hand, in the place of a memory."""
+
+    layer: Linear
+
+    def __init__(self, inputs: int, outputs: int, key: Key):
+        self.layer = Linear(inputs, outputs, None, key)
+
+    @property
+    def outputs(self) -> int:  # type: ignore[override]
+        """Numbers of the layer."""
+        return self.layer.weight.shape[1]
+
+    def initial(self, batch):
+        return ()
+
+    def __call__(self, features, carry):
+        return self.layer(features), carry
+
+    def along(self, features, first, carry0):
+        return self.layer(features), ()
+
+    def after(self, trail, features):
+        return self.layer(features)
+
+    def starts(self, trail, length):
+        return ()
+
+
+class Apart(Memory, eqx.Module):
+    """Two cells, one for the policy and one for the critic; the carry is of both.
+
+    RecurrentPPO of sb3-contrib with `enable_critic_lstm`. They see the same features, or (`seen`) the policy's so many
+    first ones and the critic's others. They say the policy's numbers, then the critic's.
     """
 
     policy: Memory
     critic: Memory
+    seen: int | None = eqx.field(static=True, default=None)
 
     @property
     def outputs(self) -> int:  # type: ignore[override]
@@ -147,23 +246,33 @@ class Apart(Memory, eqx.Module):
         """Both."""
         return self.policy, self.critic
 
+    @property
+    def drops(self) -> bool:
+        return any(cell.drops for cell in self.cells)
+
+    def _each(self, features: Array, rest: PyTree) -> Iterator[tuple[Memory, Array, PyTree]]:
+        parts = (features, features) if self.seen is None else jnp.split(features, [self.seen], -1)
+        return zip(self.cells, parts, rest, strict=True)
+
     def initial(self, batch):
         return tuple(cell.initial(batch) for cell in self.cells)
 
     def __call__(self, features, carry):
-        said, carries = zip(
-            *(cell(features, c) for cell, c in zip(self.cells, carry, strict=True)), strict=True
-        )
+        said, carries = zip(*(cell(x, c) for cell, x, c in self._each(features, carry)), strict=True)
         return jnp.concatenate(said, -1), carries
 
     def along(self, features, first, carry0):
-        pairs = zip(self.cells, carry0, strict=True)
-        said, trails = zip(*(cell.along(features, first, c) for cell, c in pairs), strict=True)
+        both = (cell.along(x, first, c) for cell, x, c in self._each(features, carry0))
+        said, trails = zip(*both, strict=True)
+        return jnp.concatenate(said, -1), trails
+
+    def dropping(self, features, first, carry0, key):
+        each = zip(jax.random.split(key), self._each(features, carry0), strict=True)
+        said, trails = zip(*(cell.dropping(x, first, c, k) for k, (cell, x, c) in each), strict=True)
         return jnp.concatenate(said, -1), trails
 
     def after(self, trail, features):
-        pairs = zip(self.cells, trail, strict=True)
-        return jnp.concatenate([cell.after(t, features) for cell, t in pairs], -1)
+        return jnp.concatenate([cell.after(t, x) for cell, x, t in self._each(features, trail)], -1)
 
     def starts(self, trail, length):
         return tuple(cell.starts(t, length) for cell, t in zip(self.cells, trail, strict=True))

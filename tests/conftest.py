@@ -15,6 +15,9 @@ MEMORY = 2000  # MiB, of a process; it may take an eighth more within a file
 # the QR of a layer's first weights takes forty times its time. (xdist's workers are children and have it at once.)
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# Where no byte code may be written each process that is started would compile all modules anew, a third of a second.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 if "ACTRIX_CACHE_DIR" not in os.environ:
     os.environ["ACTRIX_CACHE_DIR"] = tempfile.mkdtemp(prefix="actrix-tests-")
     atexit.register(shutil.rmtree, os.environ["ACTRIX_CACHE_DIR"], ignore_errors=True)

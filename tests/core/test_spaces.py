@@ -78,7 +78,7 @@ def test_discrete_kinds_start_where_they_start(space, policy, env):
         (spaces.Dict({"a": spaces.Discrete(2)}), "action space is Dict"),
         (spaces.Tuple([spaces.Discrete(2)]), "action space is Tuple"),
         (spaces.MultiDiscrete([[2, 2], [2, 2]]), "several axes"),
-        (spaces.MultiBinary([2, 2]), "several axes"),
+        (spaces.MultiBinary([2, 2]), "must have one axis"),
         (spaces.Box(0, 5, (2,), np.int32), "holds int32"),
         (spaces.Box(np.float32([0, 1]), np.float32([1, 1])), r"low 1.0 >= high 1.0 at index \[1\]"),
     ],

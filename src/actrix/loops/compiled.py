@@ -353,19 +353,15 @@ def _segment(
         record = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
 
         def body(i: jax.Array, both: tuple) -> tuple:
-            state, record, kept = both
+            (state, record, kept), row = both, i.astype(jnp.uint32)  # of a signed one each write would look
             state, learned, more = iteration(state)
             kept, metrics = keep_batch(kept, *learned)
-            row = i.astype(
-                jnp.uint32
-            )  # of an int32 it would be looked whether it is negative, for each array
             write = lambda r, o: jax.lax.dynamic_update_index_in_dim(r, o, row, 0)
             return state, jax.tree.map(write, record, (metrics, *more)), kept
 
         return jax.lax.fori_loop(0, iterations, body, (state, record, no_batch(learned)))
 
-    def many(states: TrainState, iterations: jax.Array) -> tuple[TrainState, tuple, tuple]:
-        return _map(lambda pair: one(*pair), (states, iterations))
+    many = lambda states, iterations: _map(lambda pair: one(*pair), (states, iterations))
 
     if learners > 1:
         return _by_learners(many, learners, num_envs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from actrix.envs.build import of_functions
 from actrix.envs.vec.vecenv import VecEnv
+from actrix.envs.workers.process import check_start_method
 
 
 class DummyVecEnv(VecEnv):
@@ -47,7 +47,7 @@ def started_by(method: str | None) -> type[AsyncVectorEnv]:
     """`AsyncVectorEnv` with processes of this start method; ValueError where there is none of that name."""
     if method is None:
         return AsyncVectorEnv
-    multiprocessing.get_context(method)
+    check_start_method(method)
     return type("AsyncVectorEnv", (AsyncVectorEnv,), {"start_method": method})
 
 

@@ -48,6 +48,11 @@ def check_options(num_envs: int, workers: int, step_timeout: float, max_restarts
         raise ValueError(f"max_restarts must be a whole number of at least 0, got {max_restarts}.")
 
 
+def check_start_method(name: str) -> None:
+    """ValueError where this system starts no processes so."""
+    multiprocessing.get_context(name)
+
+
 def context_of(start_method: str | None) -> Any:
     """multiprocessing's, of 'forkserver' (the default on Linux) or 'spawn'."""
     method = start_method or ("forkserver" if sys.platform == "linux" else "spawn")

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from actrix.core.contract import scrub
 from actrix.core.host import zeros
 from actrix.core.types import Chunk, Key, PyTree, Spec, Transition, record
+from actrix.data.rollout import modulo
 
 BRANCH = 64
 """Children per node of the tree of priorities: wide and shallow suits a CPU's vector units."""
@@ -256,7 +257,7 @@ class Replay:
         # The remainder of 32 random bits favours no position by more than 2^-32 · C · N.
         filled = (jnp.max(rows.count) * num_envs).astype(jnp.uint32)
         bits = jax.random.bits(key, (TRIES, batch_size), jnp.uint32)
-        place = jax.lax.rem(bits, jnp.full_like(bits, jnp.maximum(filled, 1)))
+        place = modulo(bits, jnp.maximum(filled, 1))
         index, env = (x.astype(jnp.int32) for x in jnp.divmod(place, jnp.uint32(num_envs)))
         ready = _has(rows.flags[index, env], READY)
         ready = ready if also is None else ready & also(index, env)
@@ -307,8 +308,8 @@ class Replay:
     # ------------------------------------------------------------------ small pieces
 
     def wrapped(self, place: Array) -> Array:
-        """`place`, at least −capacity, modulo the capacity; `%` would be ten operations more for its sign."""
-        return jax.lax.rem(place + self.capacity, jnp.full_like(place, self.capacity))
+        """`place`, at least −capacity, modulo the capacity."""
+        return modulo(place + self.capacity, self.capacity)
 
     def age(self, rows: Rows, index: Array, env: Array) -> Array:
         """How many rows were written since each of these, itself included: 1 for the newest."""

@@ -353,7 +353,7 @@ def _segment(
         record = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
 
         def body(i: jax.Array, both: tuple) -> tuple:
-            (state, record, kept), row = both, i.astype(jnp.uint32)  # of a signed one each write would look
+            (state, record, kept), row = both, i.astype(jnp.uint32)  # no write looks at its sign
             state, learned, more = iteration(state)
             kept, metrics = keep_batch(kept, *learned)
             write = lambda r, o: jax.lax.dynamic_update_index_in_dim(r, o, row, 0)

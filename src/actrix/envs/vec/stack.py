@@ -78,9 +78,8 @@ class StackedEnvs(Around):
             self._frames = Frames.of(space, n, channels_order, "the observation")
             space = self._frames.space
         self.spec = dataclasses.replace(host.spec, observation_space=space, frame_stack=None, goals=None)
-        self._stacked: Any = create_empty_array(
-            space, host.num_envs
-        )  # also for a step before the first reset
+        # Zeros: also for a step before the first reset.
+        self._stacked: Any = create_empty_array(space, host.num_envs)
 
     def reset(self, seeds: Sequence[int] | None = None) -> tuple[Any, np.ndarray | None]:
         """As the environments'."""

@@ -44,20 +44,33 @@ def optimized():
     forget()
 
 
+TRACED = ("actors", "algorithms", "core", "critics", "data", "envs", "loops", "nets")
+"""Rooms whose code is in the loops' programs; of the loops these files drive the programs and are in none:"""
+DRIVERS = ("actrix.loops.train", "actrix.loops.evaluate", "actrix.loops.groups", "actrix.loops.answers")
+
+
 @pytest.fixture
 def monkeypatch(monkeypatch):
-    """Programs traced before an attribute was replaced, or while it was, serve no other runner."""
+    """Programs traced before a part of them was replaced, or while it was, serve no other runner."""
     replace = monkeypatch.setattr
 
-    def setattr_(*args, **kwargs):
-        monkeypatch.replaced = True
-        forget()
-        replace(*args, **kwargs)
+    def setattr_(target, *args, **kwargs):
+        if traced(target):
+            monkeypatch.replaced = True
+            forget()
+        replace(target, *args, **kwargs)
 
     monkeypatch.setattr, monkeypatch.replaced = setattr_, False
     yield monkeypatch
     if monkeypatch.replaced:
         forget()
+
+
+def traced(target) -> bool:
+    """Whether this module, class, object or dotted name belongs to what the loops' programs are traced from."""
+    name = target if isinstance(target, str) else getattr(target, "__module__", None) or target.__name__
+    rooms = f"{name}.".split(".")
+    return rooms[0] == "actrix" and rooms[1] in TRACED and not name.startswith(DRIVERS)
 
 
 def forget():

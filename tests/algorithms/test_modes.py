@@ -132,14 +132,11 @@ def test_modes_agree(case):
     compare(case)
 
 
-def test_modes_agree_as_users_compile_them(optimized):
-    compare("optimal")
-
-
-@pytest.mark.slow
-def test_modes_of_ppo_agree_as_users_compile_them(optimized):
+@pytest.mark.slow  # test_examples.py compares a preset with its loop by hand, as users compile them
+@pytest.mark.parametrize("case", ["optimal", "ppo"])
+def test_modes_agree_as_users_compile_them(case, optimized):
     shared_runner.cache_clear()
-    compare("ppo")
+    compare(case)
     shared_runner.cache_clear()
 
 

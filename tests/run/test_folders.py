@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -392,6 +393,20 @@ def test_processes_that_do_not_end_are_killed(tmp_path, monkeypatch):
     child.stdout.close()
     assert ended == [(0, tmp_path, -signal.SIGKILL)]
     assert time.monotonic() - begun < 30
+
+
+def test_a_log_that_is_no_file_is_neither_written_to_nor_waited_for(tmp_path):
+    config = resolve("ppo", "CartPole-v1", seeds=[0, 1], steps=256, backend="gymnasium")
+    pairs = [(tmp_path / f"seed-{seed}", seed) for seed in (0, 1)]
+    log, precious = pairs[1][0] / OUTPUT, tmp_path / "precious"
+    log.parent.mkdir()
+    precious.write_text("kept")
+    for make in (lambda: log.symlink_to(precious), lambda: os.mkfifo(log)):
+        make()
+        with pytest.raises(ValueError, match=f"{re.escape(str(log))} is no regular file: remove it"):
+            seeds.train_in_processes(config, pairs, session.Session(quiet=True))
+        log.unlink()
+    assert precious.read_text() == "kept"
 
 
 @pytest.mark.parametrize("code", [0, 3, 130, -signal.SIGTERM])

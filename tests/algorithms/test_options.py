@@ -1,5 +1,6 @@
 """The options of the answers, in pairs: each two that go together learn together, whichever answers they belong to."""
 
+import functools
 import itertools
 
 import jax
@@ -40,6 +41,7 @@ FAMILIES = {
 }
 
 
+@functools.cache
 def sound(words):
     """The composition; None where it is refused, or where nothing explores, so that either action may stay."""
     if "=false|greedy|" in words:

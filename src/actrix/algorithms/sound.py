@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -313,15 +314,15 @@ def _forms(actor: Actor) -> list[Actor]:
 @functools.cache
 def table() -> tuple[Cell, ...]:
     """Every critic × actor × ψ × data (two seconds, once)."""
+    # A pass is what every actor allows: how many more, `unsound` says where they are set.
+    once = lambda data, own: words.with_those_it_has(data, {"n_epochs": 1, "n_critic_updates": own})
+    critics = [cls() for cls in CRITICS.values()]
+    actors = [form for cls in ACTORS.values() for form in _forms(cls())]
     cells = []
-    for data in (cls() for cls in DATA.values()):
-        for critic in (cls() for cls in CRITICS.values()):
-            for actor in (form for cls in ACTORS.values() for form in _forms(cls())):
-                # A pass is what every actor allows: how many more, `unsound` says where they are set.
-                passes = {"n_epochs": 1, "n_critic_updates": int(actor.facts.fisher)}
-                one = words.with_those_it_has(data, passes)
-                psi = actor.psi.name if actor.psi is not None else ""
-                cells.append(Cell(critic.name, actor.name, psi, data.name, unsound(critic, actor, one)))
+    for passes in ([once(cls(), own) for own in (0, 1)] for cls in DATA.values()):
+        for critic, actor in itertools.product(critics, actors):
+            data, psi = passes[actor.facts.fisher], actor.psi.name if actor.psi is not None else ""
+            cells.append(Cell(critic.name, actor.name, psi, data.name, unsound(critic, actor, data)))
     return tuple(cells)
 
 

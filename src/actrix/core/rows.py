@@ -126,13 +126,14 @@ def flat(tree: Any) -> Any:
 
 def backward_sum(x: jax.Array, *, decay: jax.Array, cut: jax.Array) -> jax.Array:
     """y_t = x_t + decay_t · y_{t+1}, where y_{t+1} counts as 0 if cut_t (even when it is NaN); arrays `[T, *B]`."""
+    return jax.lax.scan(_backward, jnp.zeros_like(x[0]), (x, decay, cut), reverse=True)[1]
 
-    def step(following: jax.Array, row: tuple) -> tuple[jax.Array, jax.Array]:
-        x_t, decay_t, cut_t = row
-        y_t = x_t + decay_t * jnp.where(cut_t, 0, following)
-        return y_t, y_t
 
-    return jax.lax.scan(step, jnp.zeros_like(x[0]), (x, decay, cut), reverse=True)[1]
+def _backward(following: jax.Array, row: tuple) -> tuple[jax.Array, jax.Array]:
+    """A step of `backward_sum`; one function, for which a call outside of a program compiles only once."""
+    x_t, decay_t, cut_t = row
+    y_t = x_t + decay_t * jnp.where(cut_t, 0, following)
+    return y_t, y_t
 
 
 def next_row(x: jax.Array, cut: jax.Array) -> jax.Array:

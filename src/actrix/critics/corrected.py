@@ -231,20 +231,21 @@ class ImportanceQ(Retrace):
         return self.lam * ratio(view, rows)
 
 
+def _forward(carry: tuple, row: tuple) -> tuple[tuple, tuple]:
+    """(Πρ, Πγ) from each episode's start on."""
+    product, weight = carry
+    rho_t, before, start = row
+    product = jnp.where(start, 1, product) * rho_t
+    weight = jnp.where(start, 1, weight * before)
+    return (product, weight), (product, weight)
+
+
 def trajectory_weights(kind: str, rho: jax.Array, rows: Rows) -> jax.Array:
     """ψ_t of the importance-weighted policy gradient; `corrections.trajectory_psi` says what each kind is."""
     gamma_t = jnp.where(rows.cut, 0, rows.discount)
     starts = jnp.roll(rows.cut, 1, axis=0).at[0].set(True)
-
-    def forward(carry: tuple, row: tuple) -> tuple[tuple, tuple]:
-        product, weight = carry
-        rho_t, before, start = row
-        product = jnp.where(start, 1, product) * rho_t
-        weight = jnp.where(start, 1, weight * before)
-        return (product, weight), (product, weight)
-
     one = jnp.ones_like(rho[0])
-    _, (product, weight) = jax.lax.scan(forward, (one, one), (rho, jnp.roll(gamma_t, 1, axis=0), starts))
+    _, (product, weight) = jax.lax.scan(_forward, (one, one), (rho, jnp.roll(gamma_t, 1, axis=0), starts))
     ones = jnp.ones_like(rows.reward)
     if kind == "per-decision":
         return backward_sum(weight * product * rows.reward, decay=ones, cut=rows.cut)

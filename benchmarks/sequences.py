@@ -41,11 +41,14 @@ class Task(NamedTuple):
     start: int
     after: int
     start_rate: float
-    rate: float
+    rate: float | str
     memory: tuple[str, ...]
     """--policy, and its settings."""
     begins: str = ""
     """The task whose starts it takes; "" = its own."""
+    answers: int = 128
+    """Of one update, of which GRPO's `settings` make minibatches."""
+    settings: tuple[str, ...] = ()
 
 
 def transformer(context: int) -> tuple[str, ...]:
@@ -55,16 +58,28 @@ def transformer(context: int) -> tuple[str, ...]:
 
 LSTM = ("--policy", "MlpLstmPolicy", "--set", "policy_kwargs={'net_arch':[],'hidden_size':128}")
 """As in the zoo."""
+FALLING = "lin_0.0004_0.00002"
+
+
+def eight_steps(tokens: int) -> tuple[str, ...]:
+    """With each 512 answers of so many tokens, twice through four minibatches."""
+    return f"sequence_length={tokens}", f"batch_size={128 * tokens}", "n_epochs=2", "ratio=sequence"
+
+
 LETTERS = ("length=5", "letters=8")
 TASKS = {
     "copy": Task("Copy-v0", LETTERS, 150_000, 2_500_000, 0.002, 0.001, LSTM),
     "reverse": Task("Reverse-v0", LETTERS, 150_000, 2_500_000, 0.002, 0.001, LSTM),
     "sort": Task("Sort-v0", LETTERS, 150_000, 2_500_000, 0.002, 0.001, LSTM),
     "addition": Task(
-        "Addition-v0", ("digits=3", "backwards=true"), 500_000, 2_500_000, 0.001, 0.0004, transformer(16)
+        "Addition-v0", ("digits=3", "backwards=true"), 500_000, 4_000_000, 0.001, FALLING, transformer(16),
+        answers=512, settings=eight_steps(12),
     ),
-    "countdown": Task("Countdown-v0", ("numbers=3",), 300_000, 2_000_000, 0.001, 0.0005, transformer(20)),
-}
+    "countdown": Task(
+        "Countdown-v0", ("numbers=3",), 300_000, 6_000_000, 0.001, FALLING, transformer(20),
+        answers=512, settings=eight_steps(14),
+    ),
+}  # fmt: skip
 TASKS["changes"] = TASKS["reverse"]._replace(after=300_000, begins="reverse")
 
 
@@ -136,8 +151,10 @@ def command(task: str, method: str, seed: int, runs: Path, steps: int | None = N
     if how.after:
         return ["resume", folder, "--steps", str(steps or tokens)]
     rate = env.start_rate if "sft" in how.words else env.rate
-    out = ["train", *how.words, env.env, "--envs", str(how.envs), *env.memory]
-    out += [f"learning_rate={rate}", *how.settings, "--env-kwargs", *env.size, *how.kwargs]
+    envs = how.envs if "sft" in how.words else how.envs * env.answers // 128
+    own = env.settings if "grpo" in how.words else ()
+    out = ["train", *how.words, env.env, "--envs", str(envs), *env.memory]
+    out += [f"learning_rate={rate}", *own, *how.settings, "--env-kwargs", *env.size, *how.kwargs]
     out += ["--steps", str(steps or tokens), "--seed", str(seed)]
     out += [] if start else ["--init", str(runs / f"{env.begins or task}-start-{seed}")]
     return [*out, "--out", folder]

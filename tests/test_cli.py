@@ -352,6 +352,49 @@ def test_the_words_that_are_printed_are_a_command():
         assert (config.build(), config.n_envs) == (preset.algorithm, preset.n_envs), name
 
 
+def test_what_is_printed_for_an_environment_is_what_train_takes(capsys):
+    """Words for a composition, else the name; each algorithm's first environment in the zoo, and one that is not."""
+    from actrix import zoo
+    from actrix.algorithms.presets import PRESETS
+    from actrix.cli import parser
+    from actrix.cli.train import config_of
+
+    for name, preset in PRESETS.items():
+        ids = [n for n in zoo.load(name) if n != "default" and "@" not in n and "*" not in n]
+        for env_id in (*ids[:1], *(() if preset.offline else ("FrozenLake-v1",))):
+            assert main(["list", name, env_id]) == 0
+            line = shlex.split(capsys.readouterr().out.splitlines()[0])
+            ours, usual = (
+                config_of(parser().parse_args(["train", *words])) for words in (line, [name, env_id])
+            )
+            assert (ours.build(), ours.n_envs, ours.n_timesteps) == (
+                usual.build(), usual.n_envs, usual.n_timesteps,
+            ), line  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ppo", "--envs", "dqn"], "nothing else goes with it"),
+        (["--compositions", "--envs", "dqn"], "nothing else goes with it"),
+        (["ppo", "--zoo", "2"], "list ALGORITHM ENV --zoo 2"),
+        (["ppo", "CartPole-v1", "--zoo", "9"], "it has CartPole-v1, CartPole-v1@2"),
+    ],
+)
+def test_list_ignores_no_word(arguments, words, capsys):
+    assert main(["list", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_offline_algorithms_and_versions_are_listed_too(capsys):
+    assert main(["list", "bc", "Pendulum-v1"]) == 0
+    assert "Pendulum-v1 --dataset DATA" in capsys.readouterr().out
+    assert main(["list", "--envs", "ppo"]) == 0
+    assert "CartPole-v1 --zoo 2" in capsys.readouterr().out
+    assert main(["list", "ppo", "CartPole-v1", "--zoo", "2"]) == 0
+    assert "n_steps=128" in capsys.readouterr().out
+
+
 def compositions(*words):
     assert main(["list", "--compositions", *words]) == 0
 

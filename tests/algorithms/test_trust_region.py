@@ -75,7 +75,10 @@ def batch_kl(before, after, chunk):
 @pytest.mark.parametrize("whole", [False, True], ids=["chunks", "episodes"])
 def test_every_step_keeps_the_trust_region_or_the_old_parameters(whole):
     """Over steps small and large, a singular F too: mean KL ≤ δ(1 + 1e-3), or the old policy bit for bit."""
-    outcomes, step = set(), jax.jit(algorithm("trpo:line_search_max_iter=2").learn)  # its numbers are the learner's
+    outcomes, step = (
+        set(),
+        jax.jit(algorithm("trpo:line_search_max_iter=2").learn),
+    )  # its numbers are the learner's
     for delta, damping in ((0.01, 0.1), (0.01, 0.0), (0.3, 1e-4), (2.0, 1e-4)):
         alg = algorithm(f"trpo:{delta}:cg_damping={damping},line_search_max_iter=2")
         learner = start(alg)

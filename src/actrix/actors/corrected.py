@@ -65,9 +65,7 @@ class ACER(PolicyGradient):
 
     @property
     def facts(self):
-        return dataclasses.replace(
-            super().facts, takes=("Q of a policy",), corrects=True, needs_q=True, discrete_only=True
-        )
+        return dataclasses.replace(super().facts, takes=("Q of a policy",), corrects=True, needs_q=True)
 
     def own_init(self, net, params):
         return copied(params["net"])
@@ -111,9 +109,7 @@ class PGQL(PolicyGradient):
 
     @property
     def facts(self):
-        return dataclasses.replace(
-            super().facts, takes=("V",), corrects=True, learns_q=True, discrete_only=True
-        )
+        return dataclasses.replace(super().facts, takes=("V",), corrects=True, learns_q=True)
 
     def check(self, spec, config):
         if not isinstance(spec.action_space, spaces.Discrete):

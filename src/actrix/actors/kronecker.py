@@ -141,7 +141,7 @@ class KroneckerFactored(NaturalActor):
 
     @property
     def facts(self):
-        return dataclasses.replace(super().facts, fisher=True, dense_only=True)
+        return dataclasses.replace(super().facts, fisher=True)
 
     def check(self, spec, config):
         images = any(is_image(leaf) for leaf in space_leaves(spec.observation_space))

@@ -209,24 +209,22 @@ class Soft(Pathwise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        switch(self, "discrete")
+        switch(self, "discrete", "use_sde_at_warmup")
         text = self.ent_coef
         try:
-            initial = self.initial_coef
+            initial = -1.0 if isinstance(text, bool) else self.initial_coef
         except (TypeError, ValueError):
             initial = -1.0
         if not (0 < initial < math.inf or (text == 0 and not self.adapted)):
             raise ValueError(f"ent_coef={text!r}: write 'auto', 'auto_<number>' or a number of at least 0.")
         if self.target_entropy != "auto":
             try:
-                target = float(self.target_entropy)
-                if not math.isfinite(target):
-                    raise ValueError
-                object.__setattr__(self, "target_entropy", target)
+                target = math.nan if isinstance(self.target_entropy, bool) else float(self.target_entropy)
             except (TypeError, ValueError):
-                raise ValueError(
-                    f"target_entropy={self.target_entropy!r}: write 'auto' or a number."
-                ) from None
+                target = math.nan
+            if not math.isfinite(target):
+                raise ValueError(f"target_entropy={self.target_entropy!r}: write 'auto' or a number.")
+            object.__setattr__(self, "target_entropy", target)
 
     @property
     def adapted(self) -> bool:

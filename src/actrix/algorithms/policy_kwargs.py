@@ -115,7 +115,11 @@ _ACTIVATION_NAMES = {id(f): n for n, f in ACTIVATIONS.items()} | {id(jnp.tanh): 
 
 def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfig()) -> NetworkConfig:
     """`policy_kwargs` → `NetworkConfig`; SettingError names an unknown key."""
-    kwargs = dict(kwargs)
+    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise SettingError(
+            f"policy_kwargs={kwargs!r}: expected a dict of names, e.g. {{'net_arch': [64, 64]}}."
+        )
+    kwargs = _with_critic(dict(kwargs), base)
     changes: dict[str, Any] = {}
     widths = kwargs.pop("net_arch", None)
     if widths is not None:
@@ -126,8 +130,10 @@ def network_config(kwargs: Mapping[str, Any], base: NetworkConfig = NetworkConfi
         changes["hidden_size"] = int(kwargs.pop("lstm_hidden_size"))
     if "features_extractor_kwargs" in kwargs:
         given = kwargs.pop("features_extractor_kwargs")
-        if not isinstance(given, Mapping):
-            raise SettingError(f"policy_kwargs features_extractor_kwargs must be a mapping, not {given!r}.")
+        if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+            raise SettingError(
+                f"policy_kwargs features_extractor_kwargs must be a dict of names, not {given!r}."
+            )
         if kwargs.get("features_extractor_class") is None:
             given = {"cnn_features" if k in _CNN else k: v for k, v in given.items()}
         changes["features_extractor_kwargs"] = tuple(sorted(given.items()))
@@ -196,6 +202,8 @@ def _activation(value: Any) -> Any:
         if name not in ACTIVATIONS:
             raise SettingError(f"activation_fn={value!r}: choose one of {', '.join(ACTIVATIONS)}.")
         return name
+    if not callable(value):
+        raise SettingError(f"activation_fn={value!r}: choose one of {', '.join(ACTIVATIONS)}.")
     return _ACTIVATION_NAMES.get(id(value), value)
 
 
@@ -224,9 +232,9 @@ def named_policy(policy: str) -> dict[str, Any]:
     return out | ({"cnn": True} if policy.startswith("Cnn") else {})
 
 
-def _with_critic(kwargs: dict[str, Any]) -> dict[str, Any]:
+def _with_critic(kwargs: dict[str, Any], base: NetworkConfig) -> dict[str, Any]:
     """The same; where a critic beside a cell has features of its own it has a cell, too, or none if that is said."""
-    if kwargs.get("cell") not in KINDS or kwargs.get("share_features_extractor", True):
+    if kwargs.get("cell", base.cell) not in KINDS or kwargs.get("share_features_extractor", True):
         return kwargs
     own = kwargs.get("enable_critic_lstm", kwargs.get("shared_lstm") is None)
     return kwargs | (
@@ -242,7 +250,7 @@ def network_of(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> 
             raise SettingError(
                 f"policy {policy!r} is unknown: choose one of {', '.join(POLICIES)}, or a function."
             )
-        kwargs = _with_critic(named_policy(policy) | kwargs)
+        kwargs = named_policy(policy) | kwargs
     elif callable(policy):
         kwargs["module"] = policy
     else:

@@ -23,6 +23,7 @@ from actrix.algorithms.policy_kwargs import (
 from actrix.algorithms.sound import unsound
 from actrix.algorithms.usual import describe
 from actrix.core import words
+from actrix.core.answers import Actor, Critic, Data
 from actrix.core.contract import Algorithm
 from actrix.core.schedules import Linear, Tabulated
 from actrix.core.types import Spec
@@ -36,6 +37,7 @@ _BUFFERS = {
 _ALIASES = {"rms_prop_eps": "optimizer_eps", "adam_eps": "optimizer_eps", "clip_range_value": "clip_range_vf",
             "per": "prioritized", "n_step": "n_steps"}  # fmt: skip
 _ANSWERS: dict[str, Any] = {"critic": parse_critic, "actor": parse_actor, "data": parse_data}
+_KINDS = {"critic": Critic, "actor": Actor, "data": Data}
 
 
 def parts_of(algorithm: Algorithm) -> dict[str, Any]:
@@ -183,6 +185,8 @@ def _with_answers(algorithm: Algorithm, values: words.Said) -> tuple[Any, dict[s
         if name in values:
             given, base = values.pop(name)[1], getattr(algorithm, name)
             given = present_word(given) if name == "data" and isinstance(given, str) else given
+            if not isinstance(given, str | _KINDS[name]):
+                raise SettingError(f"{name}={given!r}: name one, as {words.write(base)!r}.")
             changed[name] = parse(given, base) if isinstance(given, str) else given
             said[name] = said_in(name, given) if isinstance(given, str) else {}
     changed = _explorer(algorithm, values, changed.get("actor")) | changed
@@ -214,11 +218,11 @@ def _explorer(algorithm: Algorithm, values: words.Said, given: Any) -> dict[str,
     if "exploration" in values:
         word, kind = values.pop("exploration")
         kind = "none" if kind is None else kind  # `--set exploration=none`
-        if kind not in _EXPLORERS:
+        if not isinstance(kind, str) or kind not in _EXPLORERS:
             raise SettingError(f"exploration={kind!r}: choose one of {', '.join(_EXPLORERS)}.")
         if given is not None:
             words.agree({"actor": (f"actor={given.name}", given.name)}, "actor", word, _EXPLORERS[kind])
-        return {"actor": parse_actor(_EXPLORERS[kind], old)}
+        return {} if _EXPLORERS[kind] == old.name else {"actor": parse_actor(_EXPLORERS[kind], old)}
     noisy = values.get("noisy", ("", None))[1]
     if noisy is True and old.name == "epsilon-greedy":
         return {"actor": parse_actor("greedy")}
@@ -242,7 +246,7 @@ def _apply(algorithm: Algorithm, given: words.Said, said: dict[str, words.Said])
         if name in mine:
             own[name] = value
         elif name == "policy_kwargs":
-            own["network"] = network_config(value or {}, algorithm.network)
+            own["network"] = network_config({} if value is None else value, algorithm.network)
         elif not owners:
             before = {x for held in parts.values() for x in words.setting_names(held)}
             after = [x for found in names.values() for x in found]

@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from actrix.cli.options import EXIT_FAILED, AddCommand, model_paths, pairs
+from actrix.cli.options import EXIT_FAILED, AddCommand, count, model_paths, pairs
 from actrix.core.contract import Algorithm
 
 
@@ -57,6 +57,7 @@ def add_lists(command: AddCommand) -> None:
     p.add_argument("names", nargs="*", metavar="ALGORITHM [ENV]",
                    help="its words, with ENV the tuned ones; with --compositions critics, actors, ψ, data")  # fmt: skip
     p.add_argument("--envs", metavar="ALGORITHM", help="the environments an algorithm has tuned settings for")
+    p.add_argument("--zoo", type=count, metavar="VERSION", help="with ENV: of the tuned settings")
 
     p = command("lab", _lab, "Study estimators and bounds against exact MDPs: table, figure, JSON.")
     p.add_argument("study", nargs="?", metavar="NAME", help="without it: lists the studies")
@@ -198,12 +199,23 @@ def _list(args: argparse.Namespace) -> None:
 
     if args.all and not args.compositions:
         raise SettingError("--all is of --compositions.")
+    if args.zoo and (args.compositions or args.envs or len(args.names) < 2):
+        raise SettingError(
+            "--zoo is a version of the settings for an environment: list ALGORITHM ENV --zoo 2."
+        )
+    if args.envs and (args.compositions or args.names):
+        raise SettingError(
+            f"--envs {args.envs} lists the environments of {args.envs}: nothing else goes with it."
+        )
     if args.compositions:
         compositions.show(Console(highlight=False), args.names, args.all)
     elif args.envs:
-        print("\n".join(n for n in zoo.load(find_preset(args.envs).name) if n != "default"))
+        for env_id in zoo.load(find_preset(args.envs).name):
+            name, at, version = env_id.partition("@")
+            if env_id != "default":
+                print(f"{name} --zoo {version}" if at else name)
     elif args.names:
-        _list_one(*args.names)
+        _list_one(*args.names, version=args.zoo)
     else:
         for preset in PRESETS.values():
             print(f"{preset.name}: {preset.class_name} ({preset.paper})")
@@ -211,24 +223,34 @@ def _list(args: argparse.Namespace) -> None:
         print("compose your own: actrix train --critic td-lambda:0.9 --actor ppo-clip:0.2 ENV")
 
 
-def _list_one(name: str, env_id: str | None = None, *more: str) -> None:
-    """An algorithm's words, with the zoo's values for an environment."""
-    from actrix.algorithms.presets import find_preset
-    from actrix.algorithms.settings import SettingError, configure
-    from actrix.runs.config import resolve
+def _list_one(name: str, env_id: str | None = None, *more: str, version: int | None = None) -> None:
+    """An algorithm's words, with the zoo's values for an environment: what `train` takes after it."""
+    from actrix import zoo
+    from actrix.algorithms import presets
+    from actrix.algorithms.policy_kwargs import named_policy
+    from actrix.algorithms.settings import SettingError, configure, settings_of
+    from actrix.runs.config import usual_steps
 
     if more:
         raise SettingError(f"list takes an algorithm and an environment; {more[0]!r} is one too many.")
-    preset = find_preset(name)
+    preset = presets.find_preset(name)
     if env_id is None:
         print(_in_words(preset.algorithm, preset.n_envs))
+        print(f"`train` adds tuned settings, or defaults for environments without: actrix list {name} ENV")
         return
-    config = resolve(name, env_id, seeds=[0])
-    algorithm = configure(preset.algorithm, config.settings)
-    print(f"{_in_words(algorithm, config.n_envs)} --steps {config.n_timesteps} {env_id}")
-    print(
-        "tuned for this environment" if config.tuned else "the defaults: there are no tuned settings for it"
-    )
+    entry, tuned = zoo.settings(preset.name, env_id, version or True)
+    steps, envs, policy = (entry.pop(key, None) for key in zoo.RUN_KEYS)
+    entry["policy_kwargs"] = named_policy(policy or preset.policy) | entry.pop("policy_kwargs", {})
+    algorithm = configure(preset.algorithm, entry)
+    envs, steps = envs or preset.n_envs, f"--steps {steps or usual_steps(preset.offline)}"
+    if presets.words_of(algorithm) is None:  # no composition: its name, and what differs from it
+        usual = settings_of(preset.algorithm)
+        own = {key: x for key, x in settings_of(algorithm).items() if x != usual[key]}
+        print(_with_settings([preset.name, env_id], own, envs), steps)
+    else:
+        data = ["--dataset DATA"] if preset.offline else []
+        print(_in_words(algorithm, envs), steps, env_id, *data)
+    print("tuned for this environment" if tuned else "the defaults: there are no tuned settings for it")
 
 
 def _in_words(algorithm: Algorithm, n_envs: int) -> str:
@@ -236,19 +258,24 @@ def _in_words(algorithm: Algorithm, n_envs: int) -> str:
     import shlex
 
     from actrix.algorithms.presets import words_of
-    from actrix.core.words import write_value
 
     said = words_of(algorithm)
     if said is None:
         return f"critic {', actor '.join(algorithm.answers[:2])}, data {algorithm.answers[2]}"
+    settings = said.pop("settings")
+    return _with_settings([f"--{name} {shlex.quote(word)}" for name, word in said.items()], settings, n_envs)
+
+
+def _with_settings(line: list[str], settings: dict[str, Any], n_envs: int) -> str:
+    """A command line and what it sets."""
+    import shlex
+
+    from actrix.core.words import write_value
+
     # Within the shell's single quotes a dict's own are double.
-    text = lambda value: write_value(value).replace("'", '"')
-    settings = [f"{name}={text(value)}" for name, value in said.pop("settings").items()]
-    line = [f"--{name} {shlex.quote(word)}" for name, word in said.items()]
-    return " ".join(
-        # --set takes all that follows up to the next option: what is pasted goes on with the environment.
-        [*line, *(["--set", *map(shlex.quote, settings)] if settings else []), f"--envs {n_envs}"]
-    )
+    texts = [f"{name}={write_value(value)}".replace("'", '"') for name, value in settings.items()]
+    # --set takes all that follows up to the next option: what is pasted goes on with the environment.
+    return " ".join([*line, *(["--set", *map(shlex.quote, texts)] if texts else []), f"--envs {n_envs}"])
 
 
 def _lab(args: argparse.Namespace) -> None:

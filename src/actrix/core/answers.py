@@ -120,9 +120,6 @@ class ActorFacts:
     """It learns from rows of any behaviour policy as they are."""
     singly: bool = False
     """It acts for replayed transitions."""
-    dense_only: bool = False
-    """It factors dense layers only."""
-    discrete_only: bool = False
     density: bool = True
     """Its policy has one."""
     from_start: bool = False

@@ -147,11 +147,12 @@ def _first(kind: Any, value: Any) -> Any:
 
 def _instance(cls: Any, field: str, value: Any) -> Any:
     """A part by its name, or the part itself."""
-    if not isinstance(value, str):
-        return value
     kinds = {kind.name: kind for kind in part_fields(cls)[field]}
-    if value not in kinds:
-        raise WordError(f"{field}={value!r}: {nearest(value, kinds)}")
+    none = value is None and next(f.default for f in dataclasses.fields(cls) if f.name == field) is None
+    if none or isinstance(value, tuple(kinds.values())):
+        return value
+    if not isinstance(value, str) or value not in kinds:
+        raise WordError(f"{field}={value!r}: {nearest(str(value), kinds)}")
     return kinds[value]()
 
 
@@ -171,7 +172,7 @@ def parse(text: str, classes: Mapping[str, Any], what: str, base: Any = None) ->
     cls = classes[name]
     where, odd = f"{what} {text!r}", list[str]()
     hint = lambda: "".join(
-        [f" As for {word!r}: {x}" for word in odd if (x := _near(cls, word)).startswith("did")][:1]
+        [f" As for {word!r}: {x}" for word in odd if (x := _near(cls, word)).startswith(("did", "write"))][:1]
     )
     try:
         return with_changes(_begin(cls, base), _changes(cls, segments, {}, odd))
@@ -213,7 +214,8 @@ def _changes(cls: Any, segments: Iterable[str], said: Said, odd: list[str]) -> d
 
 
 def _near(cls: Any, word: str) -> str:
-    return nearest(word, own_names(cls), f"the form is {form(cls)}.")
+    names = own_names(cls)
+    return f"write {word}=…" if word in names else nearest(word, names, f"the form is {form(cls)}.")
 
 
 def say(cls: Any, said: Said, word: str, key: str, value: Any) -> None:

@@ -71,8 +71,10 @@ def with_leaves(template: PyTree, arrays: Sequence[Any], what: str) -> PyTree:
 
 
 def as_key(data: np.ndarray | jax.Array) -> Key:
-    """The random key of these numbers."""
-    return jax.random.wrap_key_data(jax.device_put(data), impl="threefry2x32")
+    """The random key of these numbers; an array of JAX's, which may lie on several processes, stays where it is."""
+    return jax.random.wrap_key_data(
+        data if isinstance(data, jax.Array) else jax.device_put(data), impl="threefry2x32"
+    )
 
 
 def key_from(data: Any, what: str) -> Key:

@@ -134,7 +134,7 @@ def resolve(
     entry["policy_kwargs"] = tuned_network if network is None else network
     configured = _layered(preset, entry, filed, own, answers)
     seeds = _different(seeds)
-    total = _whole("steps", run["n_timesteps"], 100_000 if dataset else 1_000_000)
+    total = _whole("steps", run["n_timesteps"], usual_steps(bool(dataset)))
     env_kwargs, count = _plain(env_kwargs), _whole("n_envs", run["n_envs"], preset.n_envs)
     processes: dict[str, Any] = dict(
         workers=workers, step_timeout=step_timeout, max_restarts=max_restarts, address=address, actors=actors,
@@ -145,6 +145,11 @@ def resolve(
         tuple(str(Path(path).resolve() if Path(path).exists() else path) for path in dataset), init=init, **processes,
     )  # fmt: skip
     return dataclasses.replace(config, **_placed(config, configured))
+
+
+def usual_steps(offline: bool) -> int:
+    """Steps, or updates from a data set, where neither the user nor the zoo says how many."""
+    return 100_000 if offline else 1_000_000
 
 
 def _layered(
@@ -196,11 +201,13 @@ def _plain(env_kwargs: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _preset(algorithm: str | None, critic: str | None, actor: str | None, data: str | None) -> presets.Preset:
-    if not (critic or actor or data):
-        return presets.find_preset(algorithm or "ppo")
+    said = {"critic": critic, "actor": actor, "data": data}
+    given = {name: word for name, word in said.items() if word is not None}
+    if not given:
+        return presets.find_preset("ppo" if algorithm is None else algorithm)
     if algorithm is not None:
         raise SettingError("give either an algorithm's name or --critic, --actor and --data, not both.")
-    return presets.composed(critic or "gae", actor or "ppo-clip", data or "on-policy")
+    return presets.composed(**{"critic": "gae", "actor": "ppo-clip"} | given)
 
 
 def _evaluated_in(

@@ -165,6 +165,8 @@ class Greedy(Actor):
     """The target policy is argmax_a Q(s, a), and so is the behaviour: noisy layers explore, or nothing does."""
 
     name: ClassVar[str] = "greedy"
+    exploration: ClassVar[str] = "none"
+    beside_noise: ClassVar[dict[bool, str]] = {False: "epsilon-greedy"}
     positional: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -240,6 +242,8 @@ class EpsilonGreedy(Greedy):
     exploration_initial_eps: float = 1.0
 
     name: ClassVar[str] = "epsilon-greedy"
+    exploration: ClassVar[str] = "epsilon-greedy"
+    beside_noise: ClassVar[dict[bool, str]] = {True: "greedy"}
     positional: ClassVar[tuple[str, ...]] = (
         "exploration_final_eps", "exploration_fraction", "exploration_initial_eps",
     )  # fmt: skip
@@ -266,6 +270,8 @@ class Boltzmann(Greedy):
     """τ, in units of return."""
 
     name: ClassVar[str] = "boltzmann"
+    exploration: ClassVar[str] = "boltzmann"
+    beside_noise: ClassVar[dict[bool, str]] = {}
     positional: ClassVar[tuple[str, ...]] = ("temperature",)
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from actrix.algorithms.answers import parse_actor, parse_critic, parse_data, present_word, said_in
+from actrix.algorithms.answers import ACTORS, parse_actor, parse_critic, parse_data, present_word, said_in
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.policy_kwargs import (
     NETWORKS,
@@ -200,13 +200,13 @@ def _with_answers(algorithm: Algorithm, values: words.Said) -> tuple[Any, dict[s
     return dataclasses.replace(algorithm, **changed), said
 
 
-_EXPLORERS = {"epsilon-greedy": "epsilon-greedy", "boltzmann": "boltzmann", "none": "greedy"}
+_EXPLORERS = {cls.exploration: cls.name for cls in ACTORS.values() if cls.exploration}
 
 
 def _explores(algorithm: Algorithm) -> Any:
     """Its actor, where `exploration` names it; else None."""
     actor = parts_of(algorithm).get("actor")
-    return actor if actor is not None and actor.name in _EXPLORERS.values() else None
+    return actor if actor is not None and actor.exploration else None
 
 
 def _explorer(algorithm: Algorithm, values: words.Said, given: Any) -> dict[str, Any]:
@@ -222,13 +222,9 @@ def _explorer(algorithm: Algorithm, values: words.Said, given: Any) -> dict[str,
             raise SettingError(f"exploration={kind!r}: choose one of {', '.join(_EXPLORERS)}.")
         if given is not None:
             words.agree({"actor": (f"actor={given.name}", given.name)}, "actor", word, _EXPLORERS[kind])
-        return {} if _EXPLORERS[kind] == old.name else {"actor": parse_actor(_EXPLORERS[kind], old)}
-    noisy = values.get("noisy", ("", None))[1]
-    if noisy is True and old.name == "epsilon-greedy":
-        return {"actor": parse_actor("greedy")}
-    if noisy is False and old.name == "greedy":
-        return {"actor": parse_actor("epsilon-greedy")}
-    return {}
+        return {} if kind == old.exploration else {"actor": parse_actor(_EXPLORERS[kind], old)}
+    instead = old.beside_noise.get(values.get("noisy", ("", None))[1])
+    return {"actor": parse_actor(instead)} if instead else {}
 
 
 def _apply(algorithm: Algorithm, given: words.Said, said: dict[str, words.Said]) -> Any:
@@ -381,8 +377,7 @@ def settings_of(algorithm: Algorithm) -> dict[str, Any]:
     else:
         for part in parts_of(algorithm).values():
             out |= {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
-        kinds = {word: kind for kind, word in _EXPLORERS.items()}
-        if (actor := parts_of(algorithm).get("actor")) is not None:
-            out["exploration"] = kinds[actor.name]
+        if (actor := _explores(algorithm)) is not None:
+            out["exploration"] = actor.exploration
     out = {name: str(x) if isinstance(x, Linear | Tabulated) else x for name, x in out.items()}
     return out | {"policy_kwargs": network_settings(algorithm.network)}

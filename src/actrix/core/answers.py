@@ -236,6 +236,10 @@ class Actor(abc.ABC):
     """Its own way to follow its loss; None = the critic's."""
     own_names: ClassVar[dict[str, str]] = {}
     """What the log calls the parameters of `own`."""
+    exploration: ClassVar[str] = ""
+    """What the setting `exploration` calls it; "" where that does not choose it."""
+    beside_noise: ClassVar[dict[bool, str]] = {}
+    """The name of the actor in its place where noisy layers explore (True), or where none do."""
     psi: Any = None
     """ψ, the weight of its score (`actors/psi.py`); None = it has none."""
 

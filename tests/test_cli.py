@@ -195,6 +195,26 @@ def test_composition(tmp_path, capsys):
     assert main(["eval", str(folder), "--episodes", "2"]) == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--critic q:double,dueling,c51 --actor boltzmann:0.1 --data replay:per,n=3 CartPole-v1",
+        "--critic ensemble:5,quantiles=25 --actor soft --data replay Pendulum-v1",
+        "--critic v-trace --actor ppo-clip --data trajectories CartPole-v1",
+        "--critic gae:0.95 --actor weighted:1 --data trajectories CartPole-v1",
+    ],
+)
+def test_compositions_train_to_the_end(words, tmp_path, capsys):
+    """Those of the changelog, with as many updates as fit into seconds."""
+    folder = tmp_path / "run"
+    few = ["--steps", "1500", "--set", "policy_kwargs={'net_arch': [16]}", "--out", str(folder)]
+    assert main(["train", *words.split(), *few]) == 0
+    assert "final evaluation" in capsys.readouterr().out
+    assert read_metrics(folder)[STEP][-1] >= 1500
+    assert main(["eval", str(folder), "--episodes", "1"]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -32,10 +32,15 @@ $(VENV)/.dev: $(VENV)/.installed
 	$(PIP) --no-deps jax2onnx
 	touch $@
 
+# Trackers, the hub, PettingZoo and reasoning-gym are large, and only slow tests use them.
+$(VENV)/.slow: $(VENV)/.dev
+	$(PIP) --editable ".[all,dev,track,hub,pettingzoo,reasoning]"
+	touch $@
+
 test: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
-test-all: $(VENV)/.dev
+test-all: $(VENV)/.slow
 	$(BIN)/pytest -n 2 --dist worksteal
 
 fuzz: $(VENV)/.dev

@@ -101,6 +101,9 @@ def test_what_was_published_is_read_again(hub, run, capsys):
 def test_what_cannot_be_is_one_sentence(hub, run, tmp_path, capsys, monkeypatch):
     with pytest.raises(RunError, match="no repository 'me/none' for you"):
         load_from_hub("me/none")
+    for name in ("nonsense", "a/b/c"):
+        with pytest.raises(RunError, match="no repository's name: write OWNER/NAME"):
+            load_from_hub(name)
     assert cli.main(["eval", f"{PREFIX}me/none"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(RunError, match="log in with `hf auth login`"):

@@ -50,6 +50,8 @@ def load_from_hub(repo_id: str, filename: str = MODEL) -> Path:
     Raises RunError for a repository or a file that is not there, ImportError without huggingface_hub.
     """
     hub = _library()
+    if repo_id.count("/") != 1:  # the hub itself would be asked five times
+        raise RunError(f"{repo_id!r} is no repository's name: write OWNER/NAME.")
     with _one_sentence(repo_id):
         return Path(hub.hf_hub_download(repo_id=repo_id, filename=filename))
 

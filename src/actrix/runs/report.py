@@ -77,9 +77,9 @@ def report(folders: Sequence[Path], out: Path) -> Path:
 
 def _studies(folders: Sequence[Path]) -> list[Study]:
     configs = [load_config(folder) for folder in folders]
-    others = {config.env_id: folder for folder, config in zip(folders, configs, strict=True)}
+    others = {_environment(config): folder for folder, config in zip(folders, configs, strict=True)}
     if len(others) > 1:
-        told = ", ".join(f"{folder} is of {env_id}" for env_id, folder in others.items())
+        told = ", ".join(f"{folder} is of {environment}" for environment, folder in others.items())
         raise RunError(f"these runs do not compare: {told}. Make one report for each environment.")
     titles = [config.algorithm for config in configs]
     labels = [t if titles.count(t) == 1 else f"{t} ({f.name})" for t, f in zip(titles, folders, strict=True)]
@@ -87,6 +87,12 @@ def _studies(folders: Sequence[Path]) -> list[Study]:
         Study(folder, label, config, tuple(seed_folders(folder, config)))
         for folder, label, config in zip(folders, labels, configs, strict=True)
     ]
+
+
+def _environment(config: RunConfig) -> str:
+    """What returns of runs must share to be compared: the id and its arguments."""
+    given = [f"{name}={value!r}" for name, value in sorted((config.env_kwargs or {}).items())]
+    return f"{config.env_id} with {', '.join(given)}" if given else config.env_id
 
 
 # ------------------------------------------------------------------ parts

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from actrix.algorithms import presets
+from actrix.algorithms.settings import settings_of
 from actrix.core.words import write_value
 from actrix.envs.agents.roles import take_role
 from actrix.files import atomic
@@ -172,7 +173,7 @@ def _settings(studies: Sequence[Study]) -> str:
         {
             "environments": f"{s.config.n_envs} ({s.config.backend})",
             "env_kwargs": write_value(s.config.env_kwargs) if s.config.env_kwargs else "–",
-            **{name: write_value(value) for name, value in s.config.settings.items()},
+            **{name: write_value(value) for name, value in _said(s.config).items()},
         }
         for s in studies
     ]
@@ -180,8 +181,18 @@ def _settings(studies: Sequence[Study]) -> str:
     for name in dict.fromkeys(name for one in flat for name in one):
         values = [one.get(name, "–") for one in flat]
         rows.append([name, *(map(page.Marked, values) if len(set(values)) > 1 else values)])
-    note = "" if len(studies) == 1 else '<p class="note">What differs between the runs is bold.</p>'
+    bold = "" if len(studies) == 1 else " What differs between the runs is bold."
+    note = f'<p class="note">What is left out is what such an algorithm takes anyway.{bold}</p>'
     return f"<h2>Settings</h2>\n{note}{page.table(['setting', *(s.label for s in studies)], rows)}"
+
+
+def _said(config: RunConfig) -> dict[str, Any]:
+    """The settings of a run: of a composition as words, from which what they stand for alone is left out."""
+    said = presets.words_of(config.build())
+    if said is None:
+        usual = settings_of(presets.find_preset(config.algorithm).algorithm)
+        return {name: x for name, x in config.settings.items() if name not in usual or x != usual[name]}
+    return said.pop("settings") | said
 
 
 def _videos(studies: Sequence[Study]) -> str:

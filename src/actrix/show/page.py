@@ -17,7 +17,7 @@ img { width: 100%; max-width: 44rem; background: white; border-radius: 6px; }
 video { width: 100%; max-width: 32rem; border-radius: 6px; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td:not(.number) { overflow-wrap: anywhere; min-width: 6rem; }
+td:not(.number) { overflow-wrap: anywhere; min-width: 6rem; } td:first-child { white-space: nowrap; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 pre { background: var(--soft); padding: .7rem; border-radius: 6px; overflow-x: auto; }
 code { overflow-wrap: anywhere; } .differs { font-weight: 600; }
@@ -37,7 +37,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequen
     def cell(kind: str, i: int, value: object) -> str:
         classes = [*(["number"] if i in numbers else []), *(["differs"] if isinstance(value, Marked) else [])]
         attribute = f' class="{" ".join(classes)}"' if classes else ""
-        return f"<{kind}{attribute}>{text(value)}</{kind}>"
+        said = text(value)
+        if i not in numbers:  # words of answers are long: a line may end after an argument
+            said = said.replace(",", ",<wbr>")
+        return f"<{kind}{attribute}>{said}</{kind}>"
 
     top = "".join(cell("th", i, name) for i, name in enumerate(head))
     body = "\n".join(f"<tr>{''.join(cell('td', i, v) for i, v in enumerate(row))}</tr>" for row in rows)

@@ -243,6 +243,7 @@ class EpsilonGreedy(Greedy):
     positional: ClassVar[tuple[str, ...]] = (
         "exploration_final_eps", "exploration_fraction", "exploration_initial_eps",
     )  # fmt: skip
+    behaves_by: ClassVar[tuple[str, ...]] = positional
 
     def __post_init__(self) -> None:
         share(self, "exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
@@ -267,6 +268,7 @@ class Boltzmann(Greedy):
 
     name: ClassVar[str] = "boltzmann"
     positional: ClassVar[tuple[str, ...]] = ("temperature",)
+    behaves_by: ClassVar[tuple[str, ...]] = positional
 
     def __post_init__(self) -> None:
         rate(self, "temperature")

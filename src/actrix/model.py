@@ -14,8 +14,8 @@ import gymnasium as gym
 import numpy as np
 
 from actrix import resuming
+from actrix.algorithms import notices, presets
 from actrix.algorithms import policy_kwargs as policy_kwargs_
-from actrix.algorithms import presets
 from actrix.algorithms import settings as settings_
 from actrix.callbacks import as_callback
 from actrix.core import spaces
@@ -113,11 +113,13 @@ class Model(Surface, Stored):
         envs_per_group: int | None = None, behind: int | str | None = None, address: str | None = None,
         learners: int = 1, learner_processes: int = 1, **settings: Any,
     ):  # fmt: skip
+        given = settings | ({} if learning_rate is None else {"learning_rate": learning_rate})
         settings, policy_kwargs = _given(settings, learning_rate, policy_kwargs, env)
         under = settings.pop("_under", {})  # a file's, over which those go that are given with it
         self._own_batch = "batch_size" in under | settings
         self.preset = self._find_preset(under | settings)
-        self.algorithm = settings_.configure(settings_.configure(self.preset.algorithm, under), settings)
+        before = settings_.configure(self.preset.algorithm, under)
+        self.algorithm = settings_.configure(before, settings)
         network = policy_kwargs_.network_of(policy, policy_kwargs, self.algorithm.network)
         self.algorithm = dataclasses.replace(self.algorithm, network=network)
         self.seed = _seed(seed)
@@ -129,6 +131,7 @@ class Model(Surface, Stored):
         if seed is not None:  # for environments that draw from the global streams
             set_random_seed(self.seed)
         self.reference = None if reference is None else reference.acting
+        notices.tell(before, self.algorithm, given, reference=reference, offline=dataset is not None)
         self.logger, self._given_logger = NoLogger(), False
         self.run = SeedRun(self.seed, window=stats_window_size)
         self._open_steps = self._open_episodes = 0  # of the chunk that is being collected

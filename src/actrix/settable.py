@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from actrix.algorithms import notices
 from actrix.algorithms import settings as settings_
 from actrix.core.contract import Algorithm
 from actrix.core.numbers import packed
@@ -65,7 +66,9 @@ class Settable:
                 )
             runner.set_training(numbers=packed(changed.numbers()))
             runner.algorithm = changed
+        before = self.algorithm
         object.__setattr__(self, "algorithm", changed)
+        notices.tell(before, changed, {name: value})
 
     def _refuse_misspelt(self, name: str) -> None:
         """Raise AttributeError for a new attribute whose name is nearly a setting's: it would have no effect."""

@@ -238,7 +238,7 @@ class Stored:
             if name != presets.COMPOSED:
                 settings = settings_.upgraded(presets.find_preset(name).algorithm, settings)
             told = meta.get(modelfile.TOLD, {})
-            model = maker("MlpPolicy", seed=meta["seed"], **told | settings)
+            model = maker("MlpPolicy", seed=meta["seed"], _under=settings, **told)
         with container.blaming(header.path, "its spec"):
             spec = spec_from_json(meta["spec"])
             _check_spaces(model.algorithm, spec)

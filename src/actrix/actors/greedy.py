@@ -247,6 +247,7 @@ class EpsilonGreedy(Greedy):
     positional: ClassVar[tuple[str, ...]] = (
         "exploration_final_eps", "exploration_fraction", "exploration_initial_eps",
     )  # fmt: skip
+    behaves_by: ClassVar[tuple[str, ...]] = positional
 
     def __post_init__(self) -> None:
         share(self, "exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
@@ -273,6 +274,7 @@ class Boltzmann(Greedy):
     exploration: ClassVar[str] = "boltzmann"
     beside_noise: ClassVar[dict[bool, str]] = {}
     positional: ClassVar[tuple[str, ...]] = ("temperature",)
+    behaves_by: ClassVar[tuple[str, ...]] = positional
 
     def __post_init__(self) -> None:
         rate(self, "temperature")

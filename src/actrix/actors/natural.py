@@ -199,7 +199,7 @@ class NaturalActor(PolicyGradient):
 
     @property
     def facts(self):
-        return dataclasses.replace(super().facts, fisher=True)
+        return dataclasses.replace(super().facts, fisher=True, reports_kl=False)
 
     def objective(self, view, kept, rows, psi, memo, progress):
         return jnp.exp(view.log_prob - rows.log_prob) * psi, {}

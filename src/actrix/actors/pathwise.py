@@ -83,6 +83,8 @@ class Pathwise(RandomPhase):
     1.83σ, and it forgets within about 670 steps (θ = 0.15, dt = 0.01, as in Stable-Baselines3)."""
 
     structural: ClassVar[tuple[str, ...]] = ("noise_std",)
+    needs: ClassVar[dict[str, str]] = {"noise_std": "noise_type:a noise_type"}
+    behaves_by: ClassVar[tuple[str, ...]] = ("noise_type", "noise_std")
 
     def __post_init__(self) -> None:
         choose(self, noise_type=NOISES)
@@ -90,7 +92,7 @@ class Pathwise(RandomPhase):
 
     @property
     def facts(self) -> ActorFacts:
-        return ActorFacts(takes=("Q(s, a)",), singly=True)
+        return ActorFacts(takes=("Q(s, a)",), singly=True, ascends=True)
 
     def act(self, critic, net, numbers, carry, obs, mask, noise):
         out, xi, _ = net.explore(obs, None, mask, noise.action)
@@ -135,6 +137,8 @@ class Deterministic(Pathwise):
     """Polyak coefficient of the target actor."""
 
     name: ClassVar[str] = "deterministic"
+    has_targets: ClassVar[bool] = True
+    needs: ClassVar[dict[str, str]] = {"target_noise_clip": "target_policy_noise"}
     positional: ClassVar[tuple[str, ...]] = ("noise_std",)
 
     @property
@@ -204,6 +208,7 @@ class Soft(Pathwise):
     """Act by the policy and its state-dependent exploration in the random phase, too."""
 
     name: ClassVar[str] = "soft"
+    needs: ClassVar[dict[str, str]] = {"target_entropy": "adapted:ent_coef=auto"}
     positional: ClassVar[tuple[str, ...]] = ("ent_coef",)
     own_names: ClassVar[dict[str, str]] = {"log_alpha": "ent_coef"}
 
@@ -303,9 +308,8 @@ class Soft(Pathwise):
     def backup(self, view, kept, rows, q, key):
         out, alpha = view.policy("next_obs"), self.alpha(view)
         if self.discrete:
-            return discrete_soft_value(out.logits, q(None), alpha)[:, None, None], jnp.zeros(
-                rows.reward.shape
-            )
+            value = discrete_soft_value(out.logits, q(None), alpha)
+            return value[:, None, None], jnp.zeros(rows.reward.shape)
         action, log_prob = out.sample_with_log_prob(view.net.head.draw(key, rows.reward.shape))
         return q(action), alpha * log_prob
 
@@ -317,10 +321,8 @@ class Soft(Pathwise):
             loss, entropy = discrete_soft_policy_loss(out.logits, q, alpha), out.entropy()
         else:
             action, log_prob = out.sample_with_log_prob(view.net.head.draw(key, rows.reward.shape))
-            loss, entropy = (
-                soft_policy_loss(log_prob, critic.ascended(view, action, dropout), alpha),
-                -log_prob,
-            )
+            q = critic.ascended(view, action, dropout)
+            loss, entropy = soft_policy_loss(log_prob, q, alpha), -log_prob
         return loss, {"entropy": entropy, "train/ent_coef": alpha, "train/entropy": jnp.mean(entropy)}
 
     def also(self, view, rows, metrics):

@@ -91,6 +91,7 @@ class PolicyGradient(StochasticActor):
     longest answer's length."""
 
     structural: ClassVar[tuple[str, ...]] = ("ref_kl_coef",)
+    needs: ClassVar[dict[str, str]] = dict.fromkeys(("ref_kl_in", "ref_kl_by"), "ref_kl_coef")
     default_psi: ClassVar[dict[str, type[Psi]]] = {"none": RewardToGo}
 
     def __post_init__(self) -> None:
@@ -107,7 +108,7 @@ class PolicyGradient(StochasticActor):
     def facts(self):
         return ActorFacts(
             per_episode=self.aggregate != "token", centres=self.normalize_advantage, may_stay_near=True,
-            stays_near=self.ref_kl_coef > 0,
+            stays_near=self.ref_kl_coef > 0, reports_kl=True,
         )  # fmt: skip
 
     def settle(self, critic):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from actrix.algorithms import reference as references
+from actrix.algorithms.idle import idle
 from actrix.algorithms.sound import fits, needs_newest, needs_order
 from actrix.algorithms.usual import written
 from actrix.core import normalize
@@ -99,6 +100,10 @@ class Composed(Algorithm):
 
     def numbers(self):
         return numbers_of(self)
+
+    def idle(self, offline=False):
+        scaled, offline = (self.normalize_obs, self.normalize_reward), offline or self.data.facts.fixed
+        return idle(self.critic, self.actor, self.data, self.fit, self.network, scaled, offline)
 
     def same_program(self, other):
         return same_program(self, other)

@@ -6,11 +6,13 @@ Exit codes: 0 done, 1 a failed run, 2 a mistake in what was typed, 130 interrupt
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import os
 import re
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from actrix.cli import play, show, train, tune
@@ -28,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     usage, failed = _foreseen()
     foreseen: tuple[type[BaseException], ...] = (*usage, *failed, ValueError)
     try:
-        return args.run(args) or 0
+        with notices():
+            return args.run(args) or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -45,6 +48,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = "\n".join(map(printable, str(error).splitlines()))  # it may quote a stranger's file
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"actrix: {text}", markup=False)
         return EXIT_FAILED if isinstance(error, failed) and not isinstance(error, usage) else EXIT_USAGE
+
+
+@contextlib.contextmanager
+def notices() -> Iterator[None]:
+    """A setting without effect is told of in a line, as mistakes are."""
+    from actrix.core.idle import NoEffectWarning
+
+    usual = warnings.formatwarning
+
+    def form(message: Any, category: type[Warning], *where: Any, **line: Any) -> str:
+        told = issubclass(category, NoEffectWarning)
+        return f"actrix: {message}\n" if told else usual(message, category, *where, **line)
+
+    warnings.formatwarning = form  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _meant(args: argparse.Namespace, unknown: Sequence[str]) -> str:

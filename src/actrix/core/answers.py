@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from actrix.core.idle import Part
 from actrix.core.rows import Rows
 from actrix.core.types import Chunk, Key, PyTree, Spec, record
 
@@ -88,6 +89,8 @@ class CriticFacts:
     """It learns the distribution of the return, by a loss of that distribution's own."""
     samples_policy: bool = False
     """Its loss weighs samples of the policy by their density."""
+    asks_behaviour: bool = False
+    """Its target reads the behaviour policy as it is now."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +139,10 @@ class ActorFacts:
     """It does."""
     warms_up: bool = False
     """It acts by itself in the random phase, too."""
+    reports_kl: bool = False
+    """Each of its steps reports the KL to the policy before the first."""
+    ascends: bool = False
+    """It follows a critic's gradient by its own action."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +167,7 @@ class DataFacts:
     """How many updates older than the one learned the policy is that acts."""
 
 
-class Critic(abc.ABC):
+class Critic(Part, abc.ABC):
     """Question 1: how is the critic computed?"""
 
     name: ClassVar[str]
@@ -168,6 +175,8 @@ class Critic(abc.ABC):
     """How parameters follow the losses (`core.fit`), unless the actor brings its own way."""
     turns: ClassVar[tuple[str, ...]] = ("critic", "actor")
     """In which order parameters apart take their steps."""
+    has_targets: ClassVar[bool] = False
+    """It keeps copies that follow the updates of networks apart."""
 
     @property
     @abc.abstractmethod
@@ -228,7 +237,7 @@ class Critic(abc.ABC):
         return {}
 
 
-class Actor(abc.ABC):
+class Actor(Part, abc.ABC):
     """Question 2: how is the actor computed, and how does it behave?"""
 
     name: ClassVar[str]
@@ -242,6 +251,10 @@ class Actor(abc.ABC):
     """The name of the actor in its place where noisy layers explore (True), or where none do."""
     psi: Any = None
     """ψ, the weight of its score (`actors/psi.py`); None = it has none."""
+    has_targets: ClassVar[bool] = False
+    """It keeps a copy that follows its updates."""
+    behaves_by: ClassVar[tuple[str, ...]] = ()
+    """Its fields that only acting reads."""
 
     @property
     @abc.abstractmethod
@@ -400,7 +413,7 @@ class Learning(abc.ABC):
         """The same of the critic alone."""
 
 
-class Data(abc.ABC):
+class Data(Part, abc.ABC):
     """Question 3: which rows feed the updates, how often, and what is remembered?"""
 
     name: ClassVar[str]
@@ -418,6 +431,8 @@ class Data(abc.ABC):
     """Rows of one update; None = those of a chunk."""
     buffer_size: int | None = None
     """Transitions kept, over all environments; None = none."""
+    collects_by: ClassVar[tuple[str, ...]] = ()
+    """Its fields that a data set has no use for."""
 
     def progress(self, clock: Clock) -> jax.Array:
         """The share of training by which schedules are read."""

@@ -58,6 +58,13 @@ class Algorithm(abc.ABC, Generic[TrainingState]):
         """The settings that learning reads from `training.numbers`, so that they may change between two updates."""
         return {}
 
+    def idle(self, offline: bool = False) -> dict[str, dict[str, str]]:
+        """Settings that have no effect as the others stand: part ('' = of none) → name → what it would need.
+
+        `offline`: it learns from a data set, whatever else it could.
+        """
+        return {}
+
     def same_program(self, other: Algorithm) -> bool:
         """Whether the other differs in nothing but such numbers."""
         return self == other

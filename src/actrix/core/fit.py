@@ -13,6 +13,7 @@ import optax
 
 from actrix.core.answers import Actor, Critic, Item, Kept, Metrics, Params, State
 from actrix.core.fields import choose, finite, positive_or_none, rate, share, switch, whole
+from actrix.core.idle import Part
 from actrix.core.optim import OPTIMIZERS, RUNNING, apart, at_rest, descend, flatten, make_optimizer, together
 from actrix.core.schedules import Schedule, evaluate
 from actrix.core.types import Key, PyTree
@@ -23,7 +24,7 @@ Updated = tuple[State, jax.Array, Metrics]
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit(abc.ABC):
+class Fit(Part, abc.ABC):
     """Steps of descent on one batch."""
 
     learning_rate: Schedule = 3e-4
@@ -47,6 +48,9 @@ class Fit(abc.ABC):
         if self.optimizer_beta1 == 1:
             raise ValueError("optimizer_beta1=1 would never take in a gradient.")
         positive_or_none(self, "max_grad_norm")
+
+    delays: ClassVar[bool] = False
+    """The actor takes fewer steps than the critic."""
 
     # ------------------------------------------------------------------ parameters
 
@@ -234,6 +238,10 @@ class Apart(Fit):
         super().__post_init__()
         whole(self, "policy_delay")
         switch(self, "delay_targets")
+
+    @property
+    def delays(self) -> bool:  # type: ignore[override]
+        return self.policy_delay > 1
 
     def parts(self, net: Any) -> dict[str, Any]:
         return net.parts()

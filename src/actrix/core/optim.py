@@ -15,6 +15,9 @@ from actrix.core.host import own, zeros
 from actrix.core.types import PyTree
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd", "radam")
+_BETA1 = {"optimizer_beta1": "optimizer=adam or radam"}
+UNREAD = {"rmsprop": _BETA1, "sgd": _BETA1 | {"optimizer_eps": "optimizer=adam, radam or rmsprop"}}
+"""Optimiser → the settings that it has no use for → what has one."""
 
 
 class Running(eqx.Module):

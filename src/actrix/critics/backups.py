@@ -32,6 +32,8 @@ class Backup(abc.ABC):
     positional: ClassVar[tuple[str, ...]] = ()
     picks: ClassVar[bool] = False
     """It takes the value of one action, so that a whole distribution of returns can be backed up."""
+    asks_behaviour: ClassVar[bool] = False
+    """It reads the behaviour policy as it is now."""
 
     @abc.abstractmethod
     def value(
@@ -81,6 +83,7 @@ class ExpectedSarsa(Backup):
     """Σ_a μ(a|s′) Q⁻(s′, a) with the current behaviour μ (van Seijen et al. 2009)."""
 
     name: ClassVar[str] = "expected-sarsa"
+    asks_behaviour: ClassVar[bool] = True
 
     def value(self, q, online, rows, actor, progress, key):
         behaviour = actor.probabilities(online(), actor.numbers(progress), rows.next_mask)
@@ -93,6 +96,7 @@ class Sarsa(Backup):
     current behaviour (Rummery & Niranjan 1994)."""
 
     name: ClassVar[str] = "sarsa"
+    asks_behaviour: ClassVar[bool] = True
 
     def value(self, q, online, rows, actor, progress, key):
         behaviour = actor.probabilities(online(), actor.numbers(progress), rows.next_mask)

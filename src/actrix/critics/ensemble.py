@@ -91,6 +91,7 @@ class TargetCopy(Critic):
     """Keeps a copy of the critics that follows them by θ⁻ ← (1 − τ) θ⁻ + τ θ."""
 
     tau: float
+    has_targets: ClassVar[bool] = True
 
     def init(self, net, params):
         return copied(params["critic"])

@@ -48,6 +48,7 @@ class Q(Critic):
 
     name: ClassVar[str] = "q"
     structural: ClassVar[tuple[str, ...]] = ("lam",)
+    needs: ClassVar[dict[str, str]] = dict.fromkeys(("tau", "target_update_interval"), "target_network")
     positional: ClassVar[tuple[str, ...]] = ()
     fit: ClassVar[Any] = Alone
 
@@ -67,7 +68,7 @@ class Q(Critic):
     def facts(self):
         return CriticFacts(
             "Q(s, ·)", one_step=not self.lam, explores=self.noisy, needs_order=self.lam > 0,
-            distributional=self.representation.distributional,
+            distributional=self.representation.distributional, asks_behaviour=self.backup.asks_behaviour,
         )  # fmt: skip
 
     def check(self, spec, config):

@@ -47,6 +47,10 @@ class Replay(Data):
     positional: ClassVar[tuple[str, ...]] = ()
     aliases: ClassVar[dict[str, str]] = {"per": "prioritized", "n": "n_steps"}
     structural: ClassVar[tuple[str, ...]] = ("priority_alpha",)
+    needs: ClassVar[dict[str, str]] = dict.fromkeys(("priority_alpha", "priority_beta"), "prioritized")
+    collects_by: ClassVar[tuple[str, ...]] = (
+        "buffer_size", "learning_starts", "train_freq", "gradient_steps", "whole_episodes",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if isinstance(self.train_freq, tuple | list):  # Stable-Baselines3 has (4, "step") and (1, "episode")

@@ -29,6 +29,7 @@ class Trajectories(OnPolicy):
 
     name: ClassVar[str] = "trajectories"
     positional: ClassVar[tuple[str, ...]] = ("replay_ratio", "buffer_size", "learning_starts")
+    needs: ClassVar[dict[str, str]] = dict.fromkeys(("buffer_size", "learning_starts"), "replay_ratio")
 
     def __post_init__(self) -> None:
         super().__post_init__()

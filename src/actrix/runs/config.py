@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from actrix import zoo
-from actrix.algorithms import presets
+from actrix.algorithms import notices, presets
 from actrix.algorithms.answers import present_word
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.policy_kwargs import POLICIES, named_policy, once
@@ -107,13 +107,15 @@ def resolve(
     step_timeout: float = STEP_TIMEOUT, max_restarts: int = 0, init: str = "", network: dict[str, Any] | None = None,
     actors: int = 0, envs_per_group: int | None = None, behind: int | str | None = None, address: str | None = None,
     learners: int = 1, learner_processes: int = 1, tuned: bool | int = True, file: dict[str, Any] | None = None,
+    tell: bool = True,
 ) -> RunConfig:  # fmt: skip
     """The configuration of a run: preset ← zoo ← `file` ← user. Raises SettingError, UnknownEnvError, EnvError.
 
     With `dataset` there is no environment to train in: `env_id` (None = the data set's) only evaluates.
     `tuned` False takes the zoo's default entry whatever it has for this environment, a number that version of it.
     `policy` is a name of Stable-Baselines3's; `recurrent` puts an LSTM into it unless policy_kwargs names a cell.
-    `init` is a run or model file to begin with, and `network` the `policy_kwargs` of it (`runs.warm`).
+    `init` is a run or model file to begin with, and `network` the `policy_kwargs` of it (`runs.warm`). `tell`: the user
+    said all this now, and is warned of what has no effect.
     """
     data = None if data is None else present_word(data)
     preset = _preset(algorithm, critic, actor, data)
@@ -132,7 +134,7 @@ def resolve(
     cell = {"cell": "lstm"} if recurrent else {}
     tuned_network = cell | named_policy(run["policy"]) | entry.pop("policy_kwargs", {})
     entry["policy_kwargs"] = tuned_network if network is None else network
-    configured = _layered(preset, entry, filed, own, answers)
+    configured = _layered(preset, entry, filed, own, answers, tell, bool(dataset))
     seeds = _different(seeds)
     total = _whole("steps", run["n_timesteps"], usual_steps(bool(dataset)))
     env_kwargs, count = _plain(env_kwargs), _whole("n_envs", run["n_envs"], preset.n_envs)
@@ -153,11 +155,16 @@ def usual_steps(offline: bool) -> int:
 
 
 def _layered(
-    preset: presets.Preset, entry: dict[str, Any], filed: dict[str, Any], own: dict[str, Any], answers: dict[str, str]
+    preset: presets.Preset, entry: dict[str, Any], filed: dict[str, Any], own: dict[str, Any], answers: dict[str, str],
+    tell: bool, offline: bool,
 ) -> Algorithm:  # fmt: skip
     """One after the other: the zoo's values for a critic or actor that the user replaces go with it."""
     once(answers, own, "the settings")
-    return configure(configure(configure(preset.algorithm, entry), filed), own, answers)
+    tuned = configure(preset.algorithm, entry)
+    algorithm = configure(configure(tuned, filed), own, answers)
+    if tell:
+        notices.tell(tuned, algorithm, filed | own | answers, offline=offline)
+    return algorithm
 
 
 def _placed(config: RunConfig, algorithm: Algorithm) -> dict[str, Any]:

@@ -246,7 +246,7 @@ def repeat(config: RunConfig, folder: Path) -> str:
     if config.algorithm == presets.COMPOSED:
         answers = dict(zip(("critic", "actor", "data"), config.build().answers, strict=True))
         who = [word for name, value in answers.items() for word in (f"--{name}", value)]
-        base = resolve(None, config.env_id, **answers, backend=config.backend, env_kwargs=kwargs)
+        base = resolve(None, config.env_id, **answers, backend=config.backend, env_kwargs=kwargs, tell=False)
     else:
         who = [config.algorithm]
         told: dict[str, Any] = {"dataset": config.dataset} if config.dataset else {}

@@ -48,7 +48,7 @@ def tune(
     if seeds < 1:
         raise SettingError(f"seeds={seeds} must be at least 1.")
     run |= {"settings": dict(settings), "seeds": list(range(seeds))}
-    base, default = (resolve(algorithm, env_id, tuned=tuned, **run) for tuned in (True, False))
+    base, default = (resolve(algorithm, env_id, tuned=tuned, tell=tuned, **run) for tuned in (True, False))
     plan = make_plan(base, default, settings, None if space is None else Path(space), held_out, evaluations)
     outcome = run_study(plan, Path(folder), trials, jobs=jobs, storage=storage, quiet=quiet, address=address)
     if outcome is None:

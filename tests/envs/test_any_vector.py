@@ -13,6 +13,7 @@ from makes import AsAttribute, Copies, Known, Markov, Own, legal, spread
 from actrix.core.spaces import UnsupportedSpaceError
 from actrix.envs.guard import EnvError
 from actrix.envs.make import as_host_env, make_vec_env
+from actrix.envs.vec.names import DummyVecEnv, SubprocVecEnv
 
 SEEDS, STEPS = [11, 22, 33], 30
 SAME, NEXT, OFF = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED
@@ -119,7 +120,34 @@ def test_ones_own(style, seeds, masks, mode, wrapper):
     if seeds == "none":
         with pytest.warns(RuntimeWarning, match="takes no seed"):
             envs.reset()
-    check(envs, expected, masks != "none")
+    if made.metadata:
+        check(envs, expected, masks != "none")
+    else:
+        with pytest.warns(UserWarning, match=UNDECLARED):
+            check(envs, expected, masks != "none")
+
+
+UNDECLARED = "(Own|AsAttribute) declares no autoreset mode, and is taken for NEXT_STEP, .* = {'autoreset_mode': gymnasium"
+
+
+def test_a_mode_that_nothing_says_is_warned_of_once():
+    """One that resets in the same step, tells no last observation and rewards the end alone contradicts nothing."""
+    with pytest.warns(UserWarning, match=UNDECLARED) as caught:
+        play(Own(NEXT, declared=False))
+    assert len(caught) == 1
+    play(Own(NEXT))
+    play(Own(NEXT, declared=False), steps=0)
+
+
+def test_masks_in_different_ways_are_one_sentence():
+    """Here and in processes; the wrapper of the library's own that lacks them is no business of anyone's."""
+    makes = [lambda: Known("method"), lambda: Known("info")]
+    for vec_env in (DummyVecEnv, SubprocVecEnv):
+        with pytest.raises(
+            EnvError, match="environment 1 has no action_masks, and environment 0 has: give all"
+        ) as caught:
+            vec_env(makes).reset()
+        assert "Guard" not in str(caught.value)
 
 
 @pytest.mark.parametrize("masks", ["none", "method", "info"])
@@ -133,12 +161,14 @@ def test_gymnasiums_in_processes(masks):
 
 
 @pytest.mark.parametrize(
-    ("cls", "masks"),
-    # A parallel environment has masks in its infos.
-    [(Copies, "none"), (Copies, "method"), (Copies, "info"), (Markov, "none"), (Markov, "info")],
+    ("cls", "masks", "wrapper"),
+    # A parallel environment has masks in its infos. Gymnasium's wrappers take its VectorEnv alone.
+    [*((Copies, masks, "bare") for masks in ("none", "method", "info"))]
+    + [(Markov, masks, wrapper) for masks in ("none", "info") for wrapper in WRAPPERS],
 )
-def test_those_of_stable_baselines_and_supersuit(cls, masks):
-    check(seeded(cls(masks)), spread(SEEDS[0], 3), masks != "none")
+@pytest.mark.filterwarnings("ignore:.*is missing `autoreset_mode` tag")
+def test_those_of_stable_baselines_and_supersuit(cls, masks, wrapper):
+    check(seeded(WRAPPERS[wrapper](cls(masks))), spread(SEEDS[0], 3), masks != "none")
 
 
 def test_a_special_one_of_gymnasium_takes_one_seed():
@@ -152,10 +182,11 @@ def test_a_special_one_of_gymnasium_takes_one_seed():
     assert ends > 5
 
 
+@pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.filterwarnings("ignore:.*precision lowered")
-def test_an_envpool_object():
+def test_an_envpool_object(wrapper):
     envpool = pytest.importorskip("envpool")
-    envs = as_host_env(envpool.make("CartPole-v1", env_type="gymnasium", num_envs=3))
+    envs = as_host_env(WRAPPERS[wrapper](envpool.make("CartPole-v1", env_type="gymnasium", num_envs=3)))
     assert envs.spec.max_episode_steps == 500
     obs, _ = envs.reset()
     invalid = 0
@@ -166,10 +197,46 @@ def test_an_envpool_object():
         np.testing.assert_allclose(step.next_obs[valid, 0], (obs[:, 0] + 0.02 * obs[:, 1])[valid], atol=1e-6)
         obs = step.obs
     assert invalid > 3
+
+
+@pytest.mark.filterwarnings("ignore:.*precision lowered|.*copying the environment spec")
+def test_envpools_that_cannot_be_taken_name_the_remedy():
+    envpool = pytest.importorskip("envpool")
+    make = lambda kind, **more: envpool.make("CartPole-v1", env_type=kind, num_envs=3, **more)
     with pytest.raises(EnvError, match="batch_size=num_envs"):
-        as_host_env(envpool.make("CartPole-v1", env_type="gymnasium", num_envs=3, batch_size=2))
+        as_host_env(make("gymnasium", batch_size=2))
+    with pytest.raises(EnvError, match="make it with env_type='gymnasium'"):
+        as_host_env(make("dm"))
+    with pytest.raises(EnvError, match=r"one of gymnasium\.wrappers\.vector"):
+        as_host_env(gym.wrappers.RecordEpisodeStatistics(make("gymnasium")))
 
 
+def test_a_vector_environment_made_by_a_class_or_function_is_named():
+    for env in (Own, lambda **_: Own(OFF)):
+        with pytest.raises(
+            EnvError, match=r"gave a Own, a vector environment.*PPO\('MlpPolicy', Own\(…\)\)"
+        ) as caught:
+            make_vec_env(env, 2, env_kwargs={"mode": OFF})
+        assert "constructor" not in str(caught.value)
+        assert isinstance(caught.value, TypeError)
+    with pytest.raises(EnvError, match="its function gave a Own, a vector environment"):
+        DummyVecEnv([lambda: Own(OFF)])
+    with pytest.raises(TypeError, match=r"Corridor gave a int, which is not a gymnasium\.Env"):
+        make_vec_env(Corridor)
+
+
+def Corridor():
+    return 5
+
+
+def test_a_space_that_was_forgotten_is_named():
+    envs = Own(OFF)
+    del envs.single_observation_space
+    with pytest.raises(EnvError, match="Own has no single_observation_space: set it"):
+        play(envs)
+
+
+@pytest.mark.filterwarnings("ignore:Own declares no autoreset mode")
 @pytest.mark.parametrize(
     ("real", "declared", "message"),
     [

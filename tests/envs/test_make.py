@@ -1,3 +1,6 @@
+import functools
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -5,12 +8,13 @@ from gymnasium.wrappers import TransformReward
 from toys import Counting
 
 from actrix.core.spaces import UnsupportedSpaceError
+from actrix.envs import build
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.build import UnknownEnvError, single_env
 from actrix.envs.envpool import has_envpool
 from actrix.envs.guard import EnvError
 from actrix.envs.gymnasium import GymnasiumEnvs
-from actrix.envs.make import as_host_env, make_jax_env, make_vec_env
+from actrix.envs.make import as_host_env, choose_backend, make_jax_env, make_vec_env
 from actrix.envs.probes import ConstantReward, PositionOnly
 
 ENVPOOL = pytest.mark.skipif(not has_envpool("CartPole-v1"), reason="needs EnvPool")
@@ -50,6 +54,20 @@ def test_unsupported_spaces_are_refused():
 
     with pytest.raises(UnsupportedSpaceError, match=r"Text; supported are Box"):
         make_vec_env(Text)
+
+
+def test_pettingzoos_prefix_is_no_module_of_the_users(monkeypatch):
+    """Without PettingZoo the extra is named, nothing is imported and no folder becomes a place of modules."""
+    monkeypatch.setitem(sys.modules, "pettingzoo", None)
+    monkeypatch.setattr(build, "_not_installed", lambda module: True)
+    before = list(sys.path)
+    for make in (functools.partial(choose_backend, "auto"), make_vec_env):
+        with pytest.raises(
+            ImportError, match=r'chess_v6 needs PettingZoo: pip install "actrix\[pettingzoo\]"'
+        ):
+            make("pettingzoo:chess_v6")
+    assert build.named("pettingzoo:chess_v6") is None
+    assert sys.path == before
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -1,5 +1,6 @@
 """What scripts log and save: `logger.configure`, text and pictures, every space and setting in files."""
 
+import json
 import re
 import sys
 
@@ -29,7 +30,8 @@ from actrix import (
     make_vec_env,
 )
 from actrix.cli import main
-from actrix.core.spaces import UnsupportedSpaceError
+from actrix.core.spaces import DTYPES, UnsupportedSpaceError
+from actrix.files.spaces import space_from_json, space_to_json
 from actrix.runs.config import resolve
 from actrix.runs.start import model_env_id
 from actrix.show.log import DEBUG, DISABLED, INFO, read_metrics
@@ -235,6 +237,7 @@ OBSERVATIONS = {
     "scalar": spaces.Box(0, 1, (), np.float32),
     "image": spaces.Box(0, 255, (36, 36, 3), np.uint8),
     "bytes": spaces.Box(0, 255, (3,), np.uint8),
+    "bool": spaces.Box(0, 1, (3,), np.bool_),
     "int": spaces.Box(-5, 5, (2,), np.int64),
     "discrete": spaces.Discrete(4, start=-1),
     "one": spaces.Discrete(1),
@@ -284,7 +287,12 @@ def survives(cls, observation_space, action_space, folder, settings, steps=16, t
 
 PAIRS = [(o, a, PPO, CHUNK) for o in OBSERVATIONS for a in ACTIONS]
 PAIRS += [(o, a, getattr(actrix, name), ring) for o in OBSERVATIONS for a, (name, ring) in TAKES.items()]
-FEW = [("nested", "multidiscrete", "PPO"), ("bytes", "multibinary", "PPO"), ("float64", "box64", "TD3")]
+FEW = [
+    ("nested", "multidiscrete", "PPO"),
+    ("bytes", "multibinary", "PPO"),
+    ("bool", "discrete", "PPO"),
+    ("float64", "box64", "TD3"),
+]
 """Pairs that cover the kinds; the others are slow."""
 
 
@@ -348,11 +356,34 @@ MANY = {
 QUICK = ("function", "activation function", "recurrent", "prioritised")
 
 
-def test_a_space_that_cannot_be_stored_is_refused_when_the_model_is_built():
-    table = spaces.MultiDiscrete([[3, 2], [2, 2]])
-    for pair in ((table, spaces.Discrete(2)), (BOX, table)):
-        with pytest.raises(UnsupportedSpaceError, match="MultiDiscrete must have one"):
-            PPO("MlpPolicy", Drawn(*pair), **CHUNK)
+TABLE = spaces.MultiDiscrete([[3, 2], [2, 2]])
+SWAPPED = {kind: np.dtype(kind).newbyteorder() for kind in ("float32", "float64", "int16", "int64")}
+UNSTORED = [
+    (TABLE, None, "MultiDiscrete must have one"),
+    (None, TABLE, "MultiDiscrete must have one"),
+    (spaces.Dict({1: BOX, 2: BOX}), None, r"has the key 1 \(int\); keys of a Dict must be text.*: '1'\."),
+    (spaces.Dict(a=spaces.Dict({3: BOX})), None, r"space\['a'\] has the key 3 \(int\)"),
+    (spaces.Tuple((BOX, spaces.Dict({4: BOX}))), None, r"space\[1\] has the key 4 \(int\)"),
+    *((spaces.Box(0, 1, (2,), dtype), None, f"byte order: make .*, {kind}") for kind, dtype in SWAPPED.items()),
+    (spaces.Dict(a=spaces.Box(0, 1, (2,), SWAPPED["float32"])), None, r"\['a'\] holds .f4"),
+    (None, spaces.Box(-1, 1, (2,), SWAPPED["float32"]), "action space holds .f4"),
+    (spaces.MultiDiscrete([2, 3], SWAPPED["int64"]), None, "space holds .i8"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("seen", "done", "message"), UNSTORED)
+def test_a_space_that_cannot_be_stored_is_refused_when_the_model_is_built(seen, done, message):
+    with pytest.raises(UnsupportedSpaceError, match=message):
+        PPO("MlpPolicy", Drawn(BOX if seen is None else seen, BOX if done is None else done), **CHUNK)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_box_of_every_dtype_comes_back_from_a_file(dtype):
+    low = np.array([0, 1]).astype(dtype)
+    space = spaces.Box(
+        low, low | True if dtype == "bool" else low + low.dtype.type(1), dtype=np.dtype(dtype).type
+    )
+    assert space_from_json(json.loads(json.dumps(space_to_json(space)))) == space
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,14 @@ from actrix.core.types import GOAL_KEYS, Spec
 
 SUPPORTED_OBSERVATIONS = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
 SUPPORTED_ACTIONS = "Discrete, MultiDiscrete, MultiBinary, Box"
+DTYPES = (
+    "bool",
+    "float16",
+    "float32",
+    "float64",
+    *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)),
+)
+"""What a space may hold: what networks read, and files can store."""
 
 
 class UnsupportedSpaceError(TypeError, AssertionError):
@@ -33,8 +41,14 @@ def check_observation_space(space: gym.Space, where: str = "observation space") 
             f"{where} is a {type(space).__name__} of shape {space.shape} without a number in it: leave it out, e.g. "
             "with gymnasium.wrappers.FilterObservation, or return a constant."
         )
+    _check_dtype(space, where)
     if isinstance(space, spaces.Dict):
         for name, part in space.spaces.items():
+            if not isinstance(name, str):
+                raise UnsupportedSpaceError(
+                    f"{where} has the key {name!r} ({type(name).__name__}); keys of a Dict must be text, which is what "
+                    f"files can hold: {str(name)!r}."
+                )
             check_observation_space(part, f"{where}[{name!r}]")
     elif isinstance(space, spaces.Tuple):
         for i, part in enumerate(space.spaces):
@@ -50,8 +64,21 @@ def check_observation_space(space: gym.Space, where: str = "observation space") 
         )
 
 
+def _check_dtype(space: gym.Space, where: str) -> None:
+    """Raise `UnsupportedSpaceError` for numbers of a kind, or in a byte order, that is not read here."""
+    if space.dtype is not None and str(space.dtype) in DTYPES:
+        return
+    if isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete):
+        near = np.dtype(space.dtype).newbyteorder("=")
+        raise UnsupportedSpaceError(
+            f"{where} holds {space.dtype}; it must be one of {', '.join(DTYPES)}, in this machine's byte order: make "
+            f"the space, and what is returned, {near if str(near) in DTYPES else 'float64'}."
+        )
+
+
 def check_action_space(space: gym.Space) -> None:
     """Raise `UnsupportedSpaceError` unless `space` is a supported action space with sound bounds."""
+    _check_dtype(space, "action space")
     if 0 in (space.shape or ()):
         raise UnsupportedSpaceError(f"action space {space} is empty: give it at least one action.")
     if isinstance(space, spaces.Box):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
 from actrix.core.spaces import check_action_space, check_observation_space
 from actrix.envs.guard import EnvError, Guard, words
@@ -23,11 +23,30 @@ from actrix.envs.rows import RowVectorEnv
 from actrix.envs.tokens.env import TokenEnv
 from actrix.envs.tokens.tasks import TOKEN_ENVS
 
+PREFIX = "pettingzoo:"
+"""Of ids that PettingZoo has: no module of the user's is looked for under that name."""
 OWN_ID = "(One that a module of yours registers is module:{}.)"
 
 
 class UnknownEnvError(ValueError):
     """No environment of that name, or with those keyword arguments; the message has the nearest names."""
+
+
+class NotOneError(EnvError, TypeError):
+    """What makes the environment made something else."""
+
+
+def check_one(env: Any, made_by: Any) -> None:
+    """Raise NotOneError unless it is a `gymnasium.Env`."""
+    if isinstance(env, gym.Env) and not isinstance(env, VectorEnv):
+        return
+    kind = type(env).__name__
+    if isinstance(env, VectorEnv):
+        raise NotOneError(
+            f"{made_by} gave a {kind}, a vector environment, where one gymnasium.Env is wanted: give the vector "
+            f"environment itself, as PPO('MlpPolicy', {kind}(…))."
+        )
+    raise NotOneError(f"{made_by} gave a {kind}, which is not a gymnasium.Env.")
 
 
 class DeprecatedEnvError(UnknownEnvError, gym.error.DeprecatedEnv):
@@ -46,8 +65,7 @@ def single_env(
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
     env = make_one(env_id, kwargs) if isinstance(env_id, str) else env_id(**kwargs)
-    if not isinstance(env, gym.Env):
-        raise TypeError(f"{env_id} gave a {type(env).__name__}, which is not a gymnasium.Env.")
+    check_one(env, getattr(env_id, "__name__", env_id))
     return wrapper_class(env, **(wrapper_kwargs or {})) if wrapper_class else env
 
 
@@ -112,7 +130,9 @@ def started(vec_env_cls: Any, makers: Sequence[Callable[[], gym.Env]], options: 
 def construct(build: Callable[[], gym.Env], index: int) -> Guard:
     """What `build` makes, guarded; EnvError where its constructor raises."""
     try:
-        return Guard(build(), index)
+        env = build()
+        check_one(env, f"environment {index}: its function")
+        return Guard(env, index)
     except (EnvError, UnknownEnvError, ImportError):
         raise
     except gym.error.DeprecatedEnv as error:
@@ -166,7 +186,7 @@ def named(env_id: str) -> Callable[..., Any] | None:
     the user named one, so that nothing else in a folder is ever run.
     """
     module, colon, name = env_id.partition(":")
-    if not colon:
+    if not colon or env_id.startswith(PREFIX):
         return None
     if not name or not all(module.split(".")):
         raise UnknownEnvError(f"no environment is named {env_id!r}: write module:Class, or module:Id.")

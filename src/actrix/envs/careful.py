@@ -50,6 +50,8 @@ class Careful:
         self._bare = not (self._known or isinstance(envs, VectorWrapper))
         self._takes = {name: takes(envs.reset, name) for name in ("seed", "options")}
         self._one_seed, self._ended, self._obs = False, np.zeros(envs.num_envs, bool), None
+        gymnasiums = self._known or type(envs.unwrapped).__module__.startswith("gymnasium.")
+        self._declared = gymnasiums or (envs.metadata or {}).get("autoreset_mode") is not None
 
     def reset(self, *, seed: list[int] | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """New episodes everywhere, or where `options["reset_mask"]` says so."""
@@ -126,6 +128,9 @@ class Careful:
         if self.mode is AutoresetMode.SAME_STEP:
             return
         found = next((key for key in FINAL if key in infos), None)
+        if not self._declared and not found and ended.any():
+            self._declared = True  # said once
+            warn_undeclared(self.envs.unwrapped)
         if found and ended.any():
             self._contradicted(f"at the end of an episode infos has {found!r}, as in SAME_STEP mode")
         again = self._ended & (ended | (self._bare & (reward != 0)))
@@ -162,6 +167,14 @@ class Careful:
 
 
 FLAGS = ("terminated", "truncated")
+
+
+def warn_undeclared(envs: Any) -> None:
+    """Say which mode was assumed: a wrong one costs transitions, and often nothing in the data contradicts it."""
+    warnings.warn(
+        f"{type(envs).__name__} declares no autoreset mode, and is taken for NEXT_STEP, Gymnasium's default: the step "
+        "after an end counts as the reset, not as a transition. Declare what it does, metadata = {'autoreset_mode': "
+        "gymnasium.vector.AutoresetMode.SAME_STEP} (or NEXT_STEP, DISABLED).", UserWarning, stacklevel=3)  # fmt: skip
 
 
 def warn_unseeded() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from inspect import getattr_static as _static
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from actrix.envs.careful import FINAL, is_info, warn_unseeded
@@ -27,6 +28,22 @@ def is_pool(env: Any) -> bool:
     return hasattr(getattr(env, "spec", None), "config") and hasattr(env, "async_reset")
 
 
+def as_gymnasiums(env: Any) -> Any:
+    """What is none of Gymnasium's behind its `VectorEnv`, also inside of its wrappers; anything else as it is."""
+    if isinstance(env, gym.Wrapper) and is_pool(env.unwrapped):
+        raise EnvError(
+            f"{type(env).__name__} is a wrapper of one environment, and stands around an EnvPool of several: take one "
+            "of gymnasium.wrappers.vector."
+        )
+    if not isinstance(env, VectorWrapper):
+        return ForeignVectorEnv(env) if is_foreign(env) else env
+    level: Any = env
+    while isinstance(level.env, VectorWrapper):
+        level = level.env
+    level.env = ForeignVectorEnv(level.env) if is_foreign(level.env) else level.env
+    return env
+
+
 class ForeignVectorEnv(VectorEnv):
     """Such an object as Gymnasium has it: 4 or 5 values from `step`, observations alone or with infos from `reset`.
 
@@ -39,6 +56,10 @@ class ForeignVectorEnv(VectorEnv):
     def __init__(self, env: Any):
         self.env = env
         pool = is_pool(env)
+        if not hasattr(env, "observation_space"):
+            raise EnvError(
+                "an EnvPool of env_type='dm' gives dm_env's time steps: make it with env_type='gymnasium'."
+            )
         if pool and getattr(env, "is_async", False) is True:
             raise EnvError(
                 "an EnvPool with batch_size below num_envs answers for other environments than it was asked: make it "
@@ -71,7 +92,18 @@ class ForeignVectorEnv(VectorEnv):
                 self.env.seed(seed)
         result = self.env.reset(**given)
         pair = isinstance(result, tuple) and len(result) == 2 and is_info(result[1])
-        return result if pair else (result, getattr(self.env, "reset_infos", None))
+        obs, infos = result if pair else (result, getattr(self.env, "reset_infos", None))
+        self._check_batch(obs)
+        return obs, infos
+
+    def _check_batch(self, obs: Any) -> None:
+        """`observation_space` is that of one environment, but in a `VectorEnv` that forgot to say what that is."""
+        shape = self.env.observation_space.shape
+        if isinstance(self.env, VectorEnv) and shape and np.shape(obs) == shape:
+            raise EnvError(
+                f"{type(self.env).__name__} has no single_observation_space: set it, and single_action_space, to the "
+                "spaces of one of its environments."
+            )
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One step of all."""

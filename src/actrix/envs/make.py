@@ -17,7 +17,7 @@ from actrix.envs.atari import atari_backend, is_atari, make_atari_env
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.build import UnknownEnvError, construct, nearest, single_env, token_task, vectorise
 from actrix.envs.envpool import EnvPoolEnvs, has_envpool
-from actrix.envs.foreign import ForeignVectorEnv, is_foreign
+from actrix.envs.foreign import as_gymnasiums
 from actrix.envs.guard import EnvError, env_seeds
 from actrix.envs.gymnasium import GymnasiumEnvs
 from actrix.envs.jax_envs import JAX_TWINS, HostJax, gymnax_ids, has_jax_env, jax_env
@@ -242,8 +242,8 @@ def as_host_env(env: Any, n_envs: int = 1, seed: int | None = None) -> HostEnv:
     """
     host = getattr(env, "host", None)
     env = env if host is None else host  # a VecEnv's
-    if not isinstance(env, HostEnv | str | type) and is_foreign(env):
-        env = ForeignVectorEnv(env)
+    if not isinstance(env, HostEnv | str | type):
+        env = as_gymnasiums(env)
     if isinstance(env, VectorEnv):
         return GymnasiumEnvs(env, seeds=None if seed is None else env_seeds(seed, env.num_envs))
     game = not isinstance(env, str | type) and is_game(env)

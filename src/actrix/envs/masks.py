@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, VectorEnv, VectorWrapper
 
 from actrix.core.spaces import mask_length, to_env_action
+from actrix.envs.guard import EnvError
 
 
 def find_masks(envs: VectorEnv) -> str:
@@ -37,14 +38,27 @@ def mask_reader(envs: VectorEnv) -> Callable[[], Any] | None:
         level = level.env
     if isinstance(level, AsyncVectorEnv):
         # Not for the mask itself: asking a process for what its environment lacks kills it.
-        ask = lambda: any(level.call("has_wrapper_attr", "action_masks"))
+        ask = lambda: level.call("has_wrapper_attr", "action_masks")
+        has = ask()
         # A property may need an episode before it is one.
-        found = ask() or (level.reset() is not None and ask())
-        return (lambda: level.call("action_masks")) if found else None
+        if not all(has):
+            level.reset()
+            has = ask()
+        return (lambda: level.call("action_masks")) if _all_or_none(has) else None
     inner = getattr(level, "envs", None)
     if not isinstance(inner, list | tuple) or not all(isinstance(env, gym.Env) for env in inner):
         return None
-    return (lambda: [masks_now(env) for env in inner]) if any(map(_has_masks, inner)) else None
+    return (lambda: [masks_now(env) for env in inner]) if _all_or_none(list(map(_has_masks, inner))) else None
+
+
+def _all_or_none(have: Sequence[bool]) -> bool:
+    """Whether the environments have `action_masks`; EnvError where some have and some have not."""
+    if any(have) and not all(have):
+        raise EnvError(
+            f"environment {list(have).index(False)} has no action_masks, and environment {list(have).index(True)} has: "
+            "give all of them masks in the same way."
+        )
+    return all(have)
 
 
 def find_masks_of(env: gym.Env) -> str:

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from actrix.core.spaces import check_action_space, check_observation_space, mask_length
+from actrix.core.spaces import DTYPES, check_action_space, check_observation_space, mask_length
 from actrix.core.types import Spec
 from actrix.files.container import MAX_LIST, ModelFileError, are_sizes
 
@@ -42,7 +42,6 @@ _SPACES: dict[str, set[str]] = {
     "MultiDiscrete": {"nvec", "start", "dtype"}, "MultiBinary": {"shape"}, "Dict": {"spaces"}, "Tuple": {"spaces"},
 }  # fmt: skip
 LEAST_NUMBERS = MAX_NUMBERS // MAX_LIST
-_SPACE_DTYPES = ("float16", "float32", "float64", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)))
 
 
 def space_from_json(data: dict[str, Any]) -> gym.Space:
@@ -63,7 +62,7 @@ def _numbers(data: Any) -> int:
     kind = data["type"]
     if set(data) - {"type"} != _SPACES[kind]:
         raise ValueError(f"{kind} must have {', '.join(sorted(_SPACES[kind]))} and nothing else")
-    if data.get("dtype", "int64") not in _SPACE_DTYPES:
+    if data.get("dtype", "int64") not in DTYPES:
         raise ValueError(f"dtype {str(data['dtype'])[:80]!r}")
     if kind in ("Box", "MultiBinary"):
         if not are_sizes(data["shape"], 32):

@@ -13,10 +13,9 @@ from typing import Any
 from actrix.envs.agents.envs import AgentEnvs, TeamEnv
 from actrix.envs.agents.game import is_game
 from actrix.envs.agents.roles import RoleGame, take_role
-from actrix.envs.build import UnknownEnvError, named
+from actrix.envs.build import PREFIX, UnknownEnvError, named
 from actrix.envs.guard import EnvError
 
-PREFIX = "pettingzoo:"
 FAMILIES = ("butterfly", "classic", "sisl", "mpe", "atari")
 
 

@@ -54,7 +54,6 @@ from actrix.envs.vec.make import made as make_vec_env  # noqa: E402
 from actrix.envs.vec.make import made_atari as make_atari_env  # noqa: E402
 from actrix.envs.vec.monitor import LoadMonitorResultsError, Monitor, load_results  # noqa: E402
 from actrix.envs.vec.names import (  # noqa: E402
-    INSTEAD,
     ActionMasker,
     DummyVecEnv,
     SubprocVecEnv,
@@ -74,6 +73,7 @@ from actrix.envs.vec.stack import VecFrameStack  # noqa: E402
 from actrix.envs.vec.transpose import VecTransposeImage  # noqa: E402
 from actrix.envs.vec.vecenv import VecEnv  # noqa: E402
 from actrix.files.container import ModelFileError  # noqa: E402
+from actrix.instead import INSTEAD  # noqa: E402
 from actrix.loops.evaluate import evaluate_policy  # noqa: E402
 from actrix.model import Model  # noqa: E402
 from actrix.named import *  # noqa: E402, F403

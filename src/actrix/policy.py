@@ -12,35 +12,11 @@ import numpy as np
 from actrix.algorithms.learn import Composition
 from actrix.core import normalize
 from actrix.core.contract import Algorithm
-from actrix.core.spaces import from_env_action
+from actrix.core.host import fold_in
+from actrix.densities import ActionDistribution
 from actrix.loops.evaluate import Policy
 from actrix.nets.memory import apply as apply_memory
 from actrix.predict import batch_of, checked_mask, predict
-
-
-class ActionDistribution:
-    """π(·|s) for a batch of N observations. Box actions are in the environment's units; densities are per unit of the
-    policy's coordinates, where [−1, 1] spans the bounds (SB3's of an on-policy Gaussian: the environment's units).
-
-    `distribution` is the pytree of parameters underneath (`actrix.core.distributions`).
-    """
-
-    def __init__(self, distribution: Any, head: Any, space: Any):
-        self.distribution, self._head, self._space = distribution, head, space
-
-    def log_prob(self, actions: Any) -> np.ndarray:
-        """log π(a|s) `[N]` of actions `[N, …]`."""
-        inner = self._head.flatten_action(from_env_action(self._space, np.asarray(actions)))
-        return np.asarray(self.distribution.log_prob(inner))
-
-    def entropy(self) -> np.ndarray:
-        """In nats `[N]`; AttributeError for a squashed Gaussian, which has no closed form."""
-        return np.asarray(self.distribution.entropy())
-
-    @property
-    def probs(self) -> np.ndarray:
-        """Probabilities `[N, A]` of a Discrete action; AttributeError for others."""
-        return np.exp(np.asarray(self.distribution.logits))
 
 
 class ModelPolicy(Policy):
@@ -61,6 +37,16 @@ class ModelPolicy(Policy):
 
     def _known_spec(self) -> Any:
         return self.spec
+
+    @property
+    def observation_space(self) -> Any:
+        """That of one environment."""
+        return self.spec.observation_space
+
+    @property
+    def action_space(self) -> Any:
+        """That of one environment."""
+        return self.spec.action_space
 
     @property
     def device(self) -> Any:
@@ -105,7 +91,28 @@ class ModelPolicy(Policy):
             raise AttributeError(
                 f"{self.model.preset.name} acts by a function of the state: it has no distribution."
             )
-        return ActionDistribution(dist, net.head, self.spec.action_space)
+        return ActionDistribution(dist, net.head, self.spec.action_space, self._next_key)
+
+    def _next_key(self) -> jax.Array:
+        """Of noise that no call of the model's policies had yet."""
+        self.stream.calls += 1
+        return fold_in(self.key, self.stream.calls - 1)
+
+    def forward(self, obs: Any, deterministic: bool = False, action_masks: Any = None) -> Any:
+        """(actions, values, log π(a|s)) for a batch, as SB3's policies of PPO; without a V of the critic actions alone.
+
+        A Gaussian's actions are not clipped to the bounds, as `get_actions`'s. A recurrent policy begins anew.
+        """
+        if not hasattr(getattr(self.acting, "net", None), "critic_only"):
+            batch, _ = batch_of(self.spec.observation_space, obs)
+            return self.predict(batch, deterministic=deterministic, action_masks=action_masks)[0]
+        dist = self.get_distribution(obs, action_masks)
+        actions = dist.get_actions(deterministic)
+        return actions, self.predict_values(obs), dist.log_prob(actions)
+
+    def __call__(self, obs: Any, *given: Any, **named: Any) -> Any:
+        """`forward(obs)`; where a loop gives (memory, first, mask, deterministic), what it asks of a `Policy`."""
+        return super().__call__(obs, *given) if len(given) == 4 else self.forward(obs, *given, **named)
 
     def predict_values(self, obs: Any) -> np.ndarray:
         """V(s) `[N, 1]` of the critic; with a Q critic of the policy Q(s, ·) `[N, A]`."""
@@ -148,6 +155,9 @@ _MODULES = {
     "optimizer": "the step size is model.learning_rate; checkpoints (learn(checkpoint_dir=…)) hold the optimiser",
     "save": "write model.save(path)",
     "load": "write Model.load(path).policy",
+    "obs_to_tensor": "leave it out, predict, forward and the others take NumPy's arrays",
+    "_predict": "write predict(obs, deterministic=…), or forward",
+    **dict.fromkeys(("action_dist", "log_std", "_get_action_dist_from_latent"), "ask get_distribution(obs)"),
     "set_training_mode": "acting has no training mode here; leave it out",
 }
 

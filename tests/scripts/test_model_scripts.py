@@ -161,6 +161,92 @@ def test_a_squashed_density_sums_to_one():
         model.policy.q_values([1.0, 0, 0])
 
 
+class Wide(Counting):
+    """Two numbers, of bounds that the policy's scale is not."""
+
+    action_space = gym.spaces.Box(np.array([-4, 0], np.float32), np.array([4, 2], np.float32))
+
+
+class Several(Counting):
+    action_space = gym.spaces.MultiDiscrete([2, 3], start=[0, 1])
+
+
+KINDS = {
+    "discrete": lambda: PPO("MlpPolicy", make_vec_env(Counting, 1), **SMALL),
+    "several": lambda: PPO("MlpPolicy", make_vec_env(Several, 1), **SMALL),
+    "box": lambda: PPO("MlpPolicy", make_vec_env(Wide, 1), **SMALL),
+    "squashed": lambda: SAC("MlpPolicy", make_vec_env(Wide, 1), **MEMORY),
+    "of the state": lambda: PPO("MlpPolicy", make_vec_env(Wide, 1), use_sde=True, **SMALL),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_distribution_has_actions(kind):
+    model = KINDS[kind]()
+    obs = np.tile([[1.0, 0]], (400, 1))
+    policy = model.policy
+    dist, space = policy.get_distribution(obs), policy.action_space
+    np.testing.assert_allclose(dist.mode(), model.predict(obs, deterministic=True)[0], rtol=1e-5)
+    np.testing.assert_array_equal(dist.get_actions(deterministic=True), dist.mode())
+    sample, again = dist.sample(), dist.get_actions()
+    assert sample.shape == again.shape == (400, *space.shape)
+    assert sample.dtype == space.dtype
+    assert (sample != again).any()
+    log_prob = dist.log_prob(sample)
+    if kind in ("box", "of the state"):  # not clipped: the density is that of what was drawn
+        std = dist.distribution.stddev * (space.high - space.low) / 2
+        np.testing.assert_allclose(sample.std(0), std[0], rtol=0.15)
+        assert abs(-log_prob.mean() - dist.entropy()[0]) < 0.2
+    elif kind == "squashed":
+        assert space.contains(sample.min(0))
+        with pytest.raises(AttributeError, match="no closed form"):
+            dist.entropy()
+    else:
+        assert space.contains(sample.min(0))
+        assert space.contains(sample.max(0))
+        assert abs(-log_prob.mean() - dist.entropy()[0]) < 0.1
+
+
+def test_parameters_of_distributions_by_pytorchs_names(ppo):
+    obs = np.zeros((3, 2))
+    dist = ppo.policy.get_distribution(obs)
+    np.testing.assert_array_equal(dist.distribution.probs, dist.probs)
+    np.testing.assert_allclose(np.exp(dist.distribution.logits), dist.probs, rtol=1e-6)
+    with pytest.raises(AttributeError, match="of a Categorical are probs, logits, not 'mean'"):
+        dist.distribution.mean  # noqa: B018
+    with pytest.raises(AttributeError, match="with log_prob, entropy, mode"):
+        dist.actions_from_params()
+    with pytest.raises(AttributeError, match="takes masks"):
+        dist.apply_masking(None)
+    several = KINDS["several"]().policy.get_distribution(obs)
+    assert [one.probs.shape for one in several.distribution] == [(3, 2), (3, 3)]
+    with pytest.raises(AttributeError, match="several components"):
+        several.probs  # noqa: B018
+    box = KINDS["box"]().policy.get_distribution(obs)
+    np.testing.assert_allclose(box.distribution.scale**2, box.distribution.variance)
+    with pytest.raises(AttributeError, match="of a DiagGaussian are mean, loc"):
+        box.probs  # noqa: B018
+
+
+def test_a_policy_is_called(ppo, dqn):
+    obs = np.array([[0.0, 0], [1, 0]])
+    actions, values, log_prob = ppo.policy(obs, deterministic=True)
+    np.testing.assert_array_equal(actions, ppo.predict(obs, deterministic=True)[0])
+    again = ppo.policy.evaluate_actions(obs, actions)
+    np.testing.assert_array_equal(values, again[0])
+    np.testing.assert_array_equal(log_prob, again[1])
+    assert ppo.policy.forward(obs[0])[0].shape == (1,)
+    np.testing.assert_array_equal(dqn.policy(obs, True), dqn.predict(obs, deterministic=True)[0])
+    assert ppo.policy.observation_space is ppo.observation_space
+    for name, says in {
+        "obs_to_tensor": "leave it out",
+        "_predict": "write predict",
+        "log_std": "get_distribution",
+    }.items():
+        with pytest.raises(AttributeError, match=says):
+            getattr(ppo.policy, name)
+
+
 def test_predict_says_what_reset_returns(ppo):
     with pytest.raises(ValueError, match=r"obs, info = env\.reset\(\)"):
         ppo.predict(Counting().reset())

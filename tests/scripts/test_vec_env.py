@@ -322,14 +322,6 @@ def test_environments_that_draw_from_their_own_spaces_are_repeated():
     assert (seen(4)[:, 0] != seen(4)[:, 1]).all()
 
 
-@pytest.mark.parametrize(
-    "name", ["MaskablePPO", "RecurrentPPO", "VecVideoRecorder", "ActorCriticPolicy", "results_plotter"]
-)
-def test_other_names_say_what_they_are_here(name):
-    with pytest.raises(ImportError, match=f"actrix has no {name}: "):
-        getattr(actrix, name)
-
-
 def test_a_wrapper_that_is_not_needed_leaves_the_environments_as_they_are():
     env = make_vec_env(Counting, 1)
     assert actrix.VecCheckNan(env) is env

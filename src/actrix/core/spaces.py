@@ -268,9 +268,16 @@ def to_env_action(space: gym.Space, action: Any) -> Any:
     if isinstance(space, spaces.MultiDiscrete):
         return action + space.start.astype(np.int32) if np.any(space.start) else action
     if isinstance(space, spaces.Box):
-        _, centre, half = _box_map(space)
-        return (action * half + centre).clip(space.low, space.high)
+        return unclipped_env_action(space, action).clip(space.low, space.high)
     return action
+
+
+def unclipped_env_action(space: gym.Space, action: Any) -> Any:
+    """`to_env_action` without the clipping to a Box's bounds."""
+    if isinstance(space, spaces.Box):
+        _, centre, half = _box_map(space)
+        return action * half + centre
+    return to_env_action(space, action)
 
 
 def from_env_action(space: gym.Space, action: Any) -> Any:

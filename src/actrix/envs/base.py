@@ -72,6 +72,12 @@ def infos_of(env: Any) -> list[dict[str, Any]]:
     return [{} for _ in range(env.num_envs)] if told is None else told()
 
 
+def reset_infos_of(env: Any) -> list[dict[str, Any]]:
+    """The same of what its last reset said; empty ones in `workers=True`'s processes, games of agents and EnvPool."""
+    told = getattr(env, "reset_infos", None)
+    return [{} for _ in range(env.num_envs)] if told is None else told()
+
+
 def success_of(info: dict[str, Any]) -> float:
     """`info["is_success"]` of an episode's last step, NaN where nothing is said of it; ValueError for no number."""
     told = info.get("is_success", (info.get("final_info") or {}).get("is_success"))

@@ -79,6 +79,11 @@ class ForeignVectorEnv(VectorEnv):
         elif _in_copies(env, "action_masks"):
             self.action_masks = lambda: np.stack(env.env_method("action_masks"))
 
+    @property
+    def reset_infos(self) -> Any:
+        """What the object tells of resets; None where it does not."""
+        return getattr(self.env, "reset_infos", None)
+
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
         """Reset all; `seed` is one number, which such objects spread over their rows. RuntimeWarning where unused."""
         del options
@@ -92,7 +97,7 @@ class ForeignVectorEnv(VectorEnv):
                 self.env.seed(seed)
         result = self.env.reset(**given)
         pair = isinstance(result, tuple) and len(result) == 2 and is_info(result[1])
-        obs, infos = result if pair else (result, getattr(self.env, "reset_infos", None))
+        obs, infos = result if pair else (result, self.reset_infos)
         self._check_batch(obs)
         return obs, infos
 
@@ -131,7 +136,7 @@ class ForeignVectorEnv(VectorEnv):
             )
         infos["final_obs"] = found
         if "action_mask" in infos:  # of the last states; the new ones' are told like those of a reset
-            masks, new = infos["action_mask"], getattr(self.env, "reset_infos", None)
+            masks, new = infos["action_mask"], self.reset_infos
             infos["final_info"] = {"action_mask": list(masks)}
             for i in np.flatnonzero(ended):
                 masks[i] = None if new is None else new[i].get("action_mask")

@@ -24,7 +24,7 @@ from actrix.core.spaces import (
 )
 from actrix.core.types import Spec
 from actrix.envs.base import Step
-from actrix.envs.careful import Careful, autoreset_mode
+from actrix.envs.careful import FINAL, Careful, autoreset_mode
 from actrix.envs.goals import host_goals_of
 from actrix.envs.guard import EnvError, Guard, check_apart
 from actrix.envs.masks import all_legal_if_none, find_masks, mask_reader, with_rows
@@ -86,6 +86,8 @@ class GymnasiumEnvs:
         self._seeds, self._failed = seeds, False
         self._ended = np.zeros(self.num_envs, bool)
         self._infos: dict[str, Any] = {}
+        self._began = np.full(self.num_envs, {}, object)
+        """The infos among which each row's last reset said its own."""
 
     def infos(self) -> list[dict[str, Any]]:
         """What each environment's last step said in `info`; the values are the environment's own objects."""
@@ -94,12 +96,22 @@ class GymnasiumEnvs:
             return [dict(info) for info in rows]
         return listed(self._infos, self.num_envs)
 
+    def reset_infos(self) -> list[dict[str, Any]]:
+        """What each environment's last reset said."""
+        rows = getattr(self.envs, "reset_infos", None)
+        if rows is None:
+            told = {id(infos): listed(infos, self.num_envs) for infos in self._began}
+            rows = [told[id(infos)][i] for i, infos in enumerate(self._began)]
+        ending = (*FINAL, "final_info")  # of the step that the reset was in
+        return [{name: x for name, x in info.items() if name not in ending} for info in rows]
+
     def reset(self, seeds: Sequence[int] | None = None) -> tuple[Any, np.ndarray | None]:
         """Start a new episode everywhere; return (obs [N, ...], mask [N, n] or None)."""
         seeds, self._seeds = (self._seeds if seeds is None else seeds), None
         if seeds is not None:
             seeds = [int(seed) for seed in seeds]
         obs, infos = self._guarded(self._speaks.reset, seed=seeds)
+        self._began[:] = infos
         self._ended = np.zeros(self.num_envs, bool)
         mask = self._masks(infos, range(self.num_envs))
         self._check_legal(mask)
@@ -114,6 +126,7 @@ class GymnasiumEnvs:
         mask = self._masks(infos, range(self.num_envs))
         if np.count_nonzero(self._ended):  # NEXT_STEP only; count_nonzero is ten times cheaper than any
             valid = ~self._ended
+            self._began[self._ended] = infos
             reward = np.where(valid, reward, np.float32(0))
             terminated, truncated = terminated & valid, truncated & valid
         terminated, truncated = terminated.copy(), truncated & ~terminated
@@ -128,6 +141,7 @@ class GymnasiumEnvs:
             else:
                 obs, infos = self._guarded(self._speaks.reset, options={"reset_mask": ended})
                 obs, mask = own(obs), with_rows(mask, rows, self._masks(infos, rows))
+            self._began[rows] = infos
         if mask is not None and next_mask is not None:
             next_mask = all_legal_if_none(next_mask, ended)
             if self.mode is AutoresetMode.NEXT_STEP:

@@ -26,6 +26,8 @@ class RowVectorEnv(SyncVectorEnv):
         self._row: Any = (create_empty_array(self.single_observation_space, self.num_envs), *rows)
         self.infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         """What each environment's last step said."""
+        self.reset_infos = list(self.infos)
+        """And its last reset."""
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environments of `options["reset_mask"]`, or all, with one seed each."""
@@ -36,7 +38,7 @@ class RowVectorEnv(SyncVectorEnv):
             if due:
                 obs, info = env.reset(seed=one)
                 write_row(self._row[0], i, obs)
-                masks[i] = mask_of(info)
+                self.reset_infos[i], masks[i] = info, mask_of(info)
         return self._row[0], mask_infos(masks)
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:

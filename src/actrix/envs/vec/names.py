@@ -114,17 +114,3 @@ def is_masking_supported(env: Any) -> bool:
 def get_action_masks(env: Any) -> np.ndarray:
     """What the method `action_masks` says now: of one environment, or `[N, n]` of a `VecEnv`."""
     return env.action_masks() if isinstance(env, VecEnv) else env.get_wrapper_attr("action_masks")()
-
-
-INSTEAD = {
-    "VecVideoRecorder": "record a trained model with actrix.record_video, or `actrix video RUN`",
-    "plot_results": "use actrix.show.plot.plot_run, or `actrix plot RUN`",
-    "ts2xy": "take the columns of load_results(folder): 'l'.cumsum() and 'r'",
-    "results_plotter": "use actrix.show.plot, or `actrix plot RUN`",
-    "MaskablePPO": "PPO finds action masks by itself",
-    "RecurrentPPO": "write PPO('MlpLstmPolicy', …)",
-    "HER": "hindsight is a memory here, too: replay_buffer_class=HerReplayBuffer; see the documentation, page HER",
-    "ActorCriticPolicy": "networks are made by policy_kwargs, or by a function: the page Your own network",
-    "BaseFeaturesExtractor": "a features_extractor_class is an equinox module: the page Your own network",
-}
-"""Names that Stable-Baselines3's scripts import and that are something else here."""

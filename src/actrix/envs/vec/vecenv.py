@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from actrix.core.spaces import from_env_action, is_action_space
-from actrix.envs.base import HostEnv, JaxEnv, infos_with_ends
+from actrix.envs.base import HostEnv, JaxEnv, infos_with_ends, reset_infos_of
 from actrix.envs.guard import Guard, env_seeds, is_wrapped
 from actrix.envs.jax_envs import HostJax
 
@@ -94,6 +94,11 @@ class VecEnv:
             else:
                 self._rows()[i].reset_with(one)
         return self.host.reset(seeds)[0]
+
+    @_Default
+    def reset_infos(self) -> list[dict[str, Any]]:
+        """What each environment's last reset said in `info`, also where an episode's end brought it about."""
+        return [{} for _ in range(self.num_envs)] if self.host is None else reset_infos_of(self.host)
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """(observations, rewards, dones, infos) of one step with actions `[N, …]` in the environment's units."""

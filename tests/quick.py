@@ -135,7 +135,9 @@ with contextlib.suppress(ImportError, AttributeError):  # not public either
         if len(jaxpr.eqns) <= EQUATIONS and not jaxpr.effects and calls.setdefault(jaxpr, 0) < CALLS:
             calls[jaxpr] += 1
             weak = any(x.weak_type for x in jaxpr.out_avals)
-            held = any(options["donated_invars"]) or any(isinstance(x, ArrayImpl) and x._committed for x in args)
+            held = any(options["donated_invars"]) or any(
+                isinstance(x, ArrayImpl) and x._committed for x in args
+            )
             with contextlib.suppress(Otherwise), np.errstate(all="ignore"):
                 if not weak and not held and all(map(plain, jaxpr.jaxpr.invars)):
                     return list(map(jax.device_put, by_numpy(jaxpr, args))), None, None, []

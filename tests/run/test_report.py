@@ -73,7 +73,9 @@ def test_what_cannot_be_reported_is_one_sentence(runs, tmp_path):
         report([runs / "one", other], tmp_path / "report")
     config |= {"env_id": "CartPole-v1", "env_kwargs": {"sutton_barto_reward": True}}
     (other / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RunError, match=r"is of CartPole-v1, .* is of CartPole-v1 with sutton_barto_reward=True"):
+    with pytest.raises(
+        RunError, match=r"is of CartPole-v1, .* is of CartPole-v1 with sutton_barto_reward=True"
+    ):
         report([runs / "one", other], tmp_path / "report")
     assert not (tmp_path / "report").exists()
     with pytest.raises(RunError, match="not a run folder"):

@@ -327,7 +327,9 @@ def test_buffers_that_are_the_algorithms_own_may_stay():
     with pytest.raises(SettingError, match="handle_timeout_termination"):
         DQN("MlpPolicy", None, replay_buffer_class=DictReplayBuffer,
             replay_buffer_kwargs={"handle_timeout_termination": False})  # fmt: skip
-    with pytest.warns(UserWarning, match="optimize_memory_usage=True has no effect: observations are stored once"):
+    with pytest.warns(
+        UserWarning, match="optimize_memory_usage=True has no effect: observations are stored once"
+    ):
         half = DQN("MlpPolicy", None, optimize_memory_usage=True,
                    replay_buffer_kwargs={"handle_timeout_termination": False}, **MEMORY)  # fmt: skip
     assert half.algorithm == DQN("MlpPolicy", None, **MEMORY).algorithm

@@ -131,7 +131,7 @@ class Model(Surface, Stored):
         if seed is not None:  # for environments that draw from the global streams
             set_random_seed(self.seed)
         self.reference = None if reference is None else reference.acting
-        notices.tell(before, self.algorithm, given, reference=reference, offline=dataset is not None)
+        notices.tell(before, self.algorithm, given, notices.offline(env, dataset), reference)
         self.logger, self._given_logger = NoLogger(), False
         self.run = SeedRun(self.seed, window=stats_window_size)
         self._open_steps = self._open_episodes = 0  # of the chunk that is being collected

@@ -25,7 +25,7 @@ from actrix.cli.train import config_of
 from actrix.core.idle import NoEffectWarning
 from actrix.core.numbers import numbers_of
 from actrix.envs.jax_envs import jax_env
-from actrix.envs.probes import ObsDependent
+from actrix.envs.probes import ContinuousTarget, ObsDependent
 from actrix.loops.compiled import collect, reset
 from actrix.runs.report import repeat
 
@@ -302,6 +302,7 @@ def test_a_user_is_told_of_what_has_no_effect_where_he_says_it(make, says):
         named("SAC", target_entropy="auto", ent_coef=0.2), named("TRPO", target_kl=0.02),  # that is the actor's, too
         named("PPO", sequence_length=8, policy_kwargs={"cell": "lstm"}), named("DQN", optimize_memory_usage=False),
         named("Rainbow", per=False),  # what idles then is the preset's own
+        lambda: actrix.CQL("MlpPolicy", ContinuousTarget(), train_freq=2, policy_kwargs=NETWORK, buffer_size=64),
         of("q:tau=1.0", "greedy", "replay:priority_alpha=0.6"), named("QLearning", learning_rate=0.3),
     ],
 )  # fmt: skip

@@ -30,8 +30,6 @@ from actrix.core.schedules import Schedule, as_schedule, bounds, evaluate
 from actrix.core.types import PyTree, record
 from actrix.critics.kl_estimators import approx_kl
 
-Flags = Bool[Array, "*B"]
-
 
 def ppo_clip(
     *,
@@ -53,7 +51,7 @@ def ppo_clip(
     )
 
 
-def normalize(x: Samples, valid: Flags | None = None, eps: float = 1e-8) -> Samples:
+def normalize(x: Samples, valid: Bool[Array, "*B"] | None = None, eps: float = 1e-8) -> Samples:
     """(x − mean)/(std + eps) over valid rows, 0 elsewhere; std divides by their number n (SB3: n − 1)."""
     centred = x - masked_mean(x, valid)
     scaled = centred / (jnp.sqrt(masked_mean(jnp.square(centred), valid)) + eps)
@@ -109,6 +107,7 @@ class PolicyGradient(StochasticActor):
         return ActorFacts(
             per_episode=self.aggregate != "token", centres=self.normalize_advantage, may_stay_near=True,
             stays_near=self.ref_kl_coef > 0, reports_kl=True,
+            kl_in_reward=self.ref_kl_in == "reward" and self.ref_kl_by != "exact",
         )  # fmt: skip
 
     def settle(self, critic):

@@ -101,8 +101,9 @@ class Composed(Algorithm):
     def numbers(self):
         return numbers_of(self)
 
-    def idle(self, offline=False):
-        scaled, offline = (self.normalize_obs, self.normalize_reward), offline or self.data.facts.fixed
+    def idle(self, offline=None):
+        scaled = self.normalize_obs, self.normalize_reward
+        offline = self.data.facts.fixed if offline is None else offline
         return idle(self.critic, self.actor, self.data, self.fit, self.network, scaled, offline)
 
     def same_program(self, other):

@@ -34,9 +34,10 @@ def _of_critic(actor: Actor) -> dict[str, str]:
 
 
 def _of_actor(critic: Critic, actor: Actor, offline: bool) -> dict[str, str]:
-    if not offline or critic.facts.asks_behaviour:
-        return {}
-    return dict.fromkeys(actor.behaves_by, COLLECTS)
+    found = {} if _reads_rewards(actor) or not actor.facts.kl_in_reward else {"ref_kl_coef": "ref_kl_in=loss"}
+    if offline and not critic.facts.asks_behaviour:
+        found |= dict.fromkeys(actor.behaves_by, COLLECTS)
+    return found
 
 
 COLLECTS = "an environment to collect in"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actrix.algorithms.answers import said_in
-from actrix.algorithms.settings import fields_of, own_fields, parts_of
+from actrix.algorithms.settings import fields_of, own_fields, parts_of, unwrapped
 from actrix.algorithms.usual import bare
 from actrix.core import words
 from actrix.core.contract import Algorithm
@@ -24,11 +24,12 @@ Said = dict[str, tuple[str, list[str]]]
 
 
 def tell(
-    before: Algorithm, after: Algorithm, given: Mapping[str, Any], *, reference: Any = None, offline: bool = False
+    before: Algorithm, after: Algorithm, given: Mapping[str, Any], offline: bool | None = None, reference: Any = None
 ) -> None:  # fmt: skip
     """A NoEffectWarning, where the caller of this package stands, for each setting that was `given` without effect.
 
-    `before` is the algorithm without them. Whoever says `ref_kl_coef=0` beside a `reference` knows what comes of it.
+    `before` is the algorithm without them; `offline` as `Algorithm.idle` takes it. A `reference` has none without its
+    coefficient: whoever says `ref_kl_coef=0` beside it knows that.
     """
     said, idle = _flat(before, after, given), after.idle(offline)
     if reference is not None and "ref_kl_coef" not in given:
@@ -40,10 +41,15 @@ def tell(
             warnings.warn(f"{what} has no effect{why}.", NoEffectWarning, stacklevel=_outside())
 
 
+def offline(env: Any, dataset: Any) -> bool | None:
+    """Whether a data set is learned from; None where neither is given yet."""
+    return None if env is None and dataset is None else env is None
+
+
 def _flat(before: Algorithm, after: Algorithm, given: Mapping[str, Any]) -> Said:
     """What settings say: flat ones that differ from the algorithm `before`, and words from what is usual."""
     said: Said = {}
-    for name, x in given.items():
+    for name, x in unwrapped(given).items():
         if name in ANYHOW and x:
             said[name] = f"{name}={x}", []
         elif name in ("critic", "actor", "data") and isinstance(x, str):

@@ -85,7 +85,7 @@ def configure(algorithm: Algorithm, settings: Mapping[str, Any], beside: Mapping
     other, or an unsound composition. What goes over other settings is another call. `beside`: words of answers that the
     algorithm has already, and that were given with the settings.
     """
-    settings = lifted(_without_buffer(settings))
+    settings = unwrapped(settings)
     values: words.Said = {}
     try:
         for name, x in settings.items():
@@ -126,7 +126,7 @@ def check(algorithm: Algorithm, spec: Spec, n_envs: int) -> None:
 def fields_of(algorithm: Algorithm, settings: Mapping[str, Any]) -> set[str]:
     """The fields that settings set, whatever they are called."""
     found: words.Said = {}
-    for name, value in lifted(_without_buffer(settings)).items():
+    for name, value in unwrapped(settings).items():
         for other, x in _spelled(algorithm, _renamed(algorithm, name, value), value).items():
             found[other] = name, x
             for part in parts_of(algorithm).values():
@@ -147,6 +147,11 @@ def over(algorithm: Algorithm, under: Mapping[str, Any], settings: Mapping[str, 
         else:
             left[name] = x
     return left | dict(settings)
+
+
+def unwrapped(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with what Stable-Baselines3 has inside of others beside them: an optimiser, a buffer's arguments."""
+    return lifted(_without_buffer(settings))
 
 
 def _without_buffer(settings: Mapping[str, Any]) -> dict[str, Any]:

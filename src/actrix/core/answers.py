@@ -137,6 +137,8 @@ class ActorFacts:
     """It can pay for the KL to a reference policy."""
     stays_near: bool = False
     """It does."""
+    kl_in_reward: bool = False
+    """It would pay in the reward alone."""
     warms_up: bool = False
     """It acts by itself in the random phase, too."""
     reports_kl: bool = False

@@ -58,10 +58,10 @@ class Algorithm(abc.ABC, Generic[TrainingState]):
         """The settings that learning reads from `training.numbers`, so that they may change between two updates."""
         return {}
 
-    def idle(self, offline: bool = False) -> dict[str, dict[str, str]]:
+    def idle(self, offline: bool | None = None) -> dict[str, dict[str, str]]:
         """Settings that have no effect as the others stand: part ('' = of none) → name → what it would need.
 
-        `offline`: it learns from a data set, whatever else it could.
+        `offline`: it learns from a data set and collects nothing; None = where its data answer is one.
         """
         return {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -63,7 +64,7 @@ class Hooks:
         """Whether the callback runs after each step; else after each update."""
 
     def __enter__(self) -> Hooks:
-        runner = self.model.runner
+        runner, self.model.start_time = self.model.runner, time.time_ns()
         if isinstance(runner, HostRunner):
             runner.stopped = False
         self._each_step = isinstance(runner, HostRunner) and runner.each_step
@@ -97,7 +98,7 @@ class Hooks:
         ended = self._return.copy(), self._length.copy()
         self._return[done], self._length[done] = 0.0, 0
         made = {
-            "infos": lambda: _infos(model.runner.env, step, done, *ended),
+            "infos": lambda: _infos(model.runner.env, step, done, *ended, began=model.run.began),
             "actions": lambda: to_env_action(model.action_space, action),
             "obs_tensor": lambda: obs,
             "values": lambda: model.policy.predict_values(obs),
@@ -130,11 +131,15 @@ class Hooks:
         self.model.logger.sync()
 
 
-def _infos(env: Any, step: Step, done: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> list[dict]:
+def _infos(
+    env: Any, step: Step, done: np.ndarray, returns: np.ndarray, lengths: np.ndarray, began: float
+) -> list[dict]:
     """The infos of a step as Stable-Baselines3's vector environments and its `Monitor` give them."""
     infos = infos_with_ends(env, step, done)
     for i in np.flatnonzero(done).tolist():
-        infos[i].setdefault("episode", {"r": float(returns[i]), "l": int(lengths[i])})
+        infos[i].setdefault(
+            "episode", {"r": float(returns[i]), "l": int(lengths[i]), "t": round(time.time() - began, 6)}
+        )
     return infos
 
 

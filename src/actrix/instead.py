@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
+from actrix.core.words import nearest
+
 
 def _each(sentences: dict[str, str]) -> dict[str, str]:
     """Name → sentence, of names (separated by spaces) → sentence."""
@@ -138,3 +143,58 @@ INSTEAD |= {
     "MaybeMasks TimeFeatureObs TObs": _TYPES,
 }  # fmt: skip
 INSTEAD = _each(INSTEAD)
+
+_NET = "networks are behind model.policy (predict_values, q_values, state_dict)"
+_LOOP = "the loop keeps it: a callback's locals have each step, model.get_env().reset() begins anew"
+_MAKES = "a model is built when it is made, with env=…, or by set_env"
+OF_A_MODEL = _each({
+    "rollout_buffer": "a chunk is the loop's and learned from at once; a callback's locals have each step of it",
+    "collect_rollouts train _setup_learn _store_transition _sample_action": _TRAINS,
+    "policy_class": "the network is chosen by policy and policy_kwargs",
+    "actor critic q_net q_net_target actor_target critic_target quantile_net quantile_net_target batch_norm_stats "
+    "batch_norm_stats_target actor_batch_norm_stats actor_batch_norm_stats_target critic_batch_norm_stats "
+    "critic_batch_norm_stats_target": _NET,
+    "_last_obs _last_original_obs _last_episode_starts _last_lstm_states": _LOOP,
+    "_total_timesteps": "it is what learn was given; _current_progress_remaining says how much of it is left",
+    "_n_calls": "model.num_timesteps counts steps, a callback's n_calls those of the vector environment",
+    "_vec_normalize_env": "ask get_vec_normalize_env()",
+    "_logger _custom_logger": "it is model.logger, and set_logger sets it",
+    "dump_logs _dump_logs": "write model.logger.dump(model.num_timesteps)",
+    "exploration_schedule": "ε is model.exploration_rate, and its schedule three settings",
+    "ent_coef_tensor ent_coef_optimizer log_ent_coef": "the log has train/ent_coef, and ent_coef is a setting",
+    "_setup_model _wrap_env _get_policy_from_name maybe_make_env": _MAKES,
+    "_setup_lr_schedule _update_learning_rate": "write model.learning_rate = 1e-4 between updates or in a callback",
+    "_update_current_progress_remaining _update_info_buffer _init_callback _on_step": _TRAINS,
+    "_excluded_save_params _get_torch_save_params": "save(path, exclude, include) chooses what a file tells",
+    "_convert_train_freq": "model.train_freq is as it was given",
+    "replay_buffer_class replay_buffer_kwargs optimize_memory_usage": _BUFFERS,
+    "rollout_buffer_class rollout_buffer_kwargs": _CHUNKS,
+})  # fmt: skip
+"""What scripts look for on a model that stands elsewhere: name → where."""
+
+READ_ONLY = {
+    "exploration_rate": "set exploration_initial_eps or exploration_final_eps",
+    "policy_kwargs": "the network is built: give it to the constructor, or to load",
+    "policy": "set_parameters gives it others",
+    "lr_schedule": "set learning_rate",
+    "_n_updates": "load and resume_from go on counting",
+    "_current_progress_remaining": "set num_timesteps",
+}
+"""What of a model can be read and not be set: name → what is meant."""
+
+_EVALUATES = (
+    "write learn(…, callback=actrix.EvalCallback(eval_env, eval_freq=…, n_eval_episodes=…, log_path=…)), which "
+    "evaluates while it learns"
+)
+_OF_LEARN = _each({
+    "eval_env eval_freq n_eval_episodes eval_log_path": _EVALUATES,
+    "use_masking": "masks are obeyed wherever an environment has them; leave it out",
+    "async_eval": "make_vec_env(workers=True) and actors=… collect in processes",
+})  # fmt: skip
+
+
+def refuse_of_learn(given: dict[str, Any], known: Iterable[str]) -> None:
+    """Raise TypeError for arguments that `learn`, which takes the `known` ones, has not."""
+    for name in given:
+        said = f"{_OF_LEARN[name]}." if name in _OF_LEARN else nearest(name, known)
+        raise TypeError(f"learn has no argument {name!r}: {said}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 import os
 import warnings
 from pathlib import Path
@@ -35,6 +36,7 @@ from actrix.files import checkpoint
 from actrix.files.kwargs import check_complete
 from actrix.files.lock import RunLock
 from actrix.hooks import Hooks, NoLogger
+from actrix.instead import refuse_of_learn
 from actrix.loops.compiled import CompiledRunner
 from actrix.loops.evaluate import Stream, check_same_spaces
 from actrix.loops.grouping import Grouping, check_grouping
@@ -114,6 +116,7 @@ class Model(Surface, Stored):
         learners: int = 1, learner_processes: int = 1, **settings: Any,
     ):  # fmt: skip
         given = settings | ({} if learning_rate is None else {"learning_rate": learning_rate})
+        self._policy_kwargs = policy_kwargs
         settings, policy_kwargs = _given(settings, learning_rate, policy_kwargs, env)
         under = settings.pop("_under", {})  # a file's, over which those go that are given with it
         self._own_batch = "batch_size" in under | settings
@@ -254,7 +257,7 @@ class Model(Surface, Stored):
         self, total_timesteps: int, callback: Any = None, log_interval: int = 1, tb_log_name: str | None = None,
         reset_num_timesteps: bool = True, progress_bar: bool = False,
         checkpoint_dir: str | os.PathLike | None = None, checkpoint_seconds: float = 60.0,
-        resume_from: str | os.PathLike | None = None,
+        resume_from: str | os.PathLike | None = None, **unknown: Any,
     ) -> Self:  # fmt: skip
         """Train for `total_timesteps` environment steps (rounded up to whole chunks); returns the model.
 
@@ -275,6 +278,7 @@ class Model(Surface, Stored):
         or environment, and for a `checkpoint_dir` in which another training's are, CheckpointError where one cannot be
         written, RunLockedError where another process writes there.
         """
+        refuse_of_learn(unknown, [*inspect.signature(Model.learn).parameters][1:-1])
         if self.runner is None:
             raise ValueError("no environment: pass env=… when building the model, or call set_env first.")
         if not float(total_timesteps).is_integer() or total_timesteps < 1:
@@ -284,8 +288,7 @@ class Model(Surface, Stored):
         source, folder = resuming.places(resume_from, checkpoint_dir)
         with contextlib.ExitStack() as stack:
             if folder is not None:
-                goes_on = None if reset_num_timesteps else self.run.checkpoints
-                resuming.refuse_taken(folder, source, goes_on)
+                resuming.refuse_taken(folder, source, None if reset_num_timesteps else self.run.checkpoints)
                 folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(RunLock(folder))
                 checkpoint.remove_leftovers(folder)

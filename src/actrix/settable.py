@@ -11,17 +11,8 @@ from actrix.algorithms import notices
 from actrix.algorithms import settings as settings_
 from actrix.core.contract import Algorithm
 from actrix.core.numbers import packed
+from actrix.instead import OF_A_MODEL, READ_ONLY
 from actrix.loops.runner import Runner
-
-_NET = "networks are behind model.policy (predict_values, q_values, state_dict)"
-_INSTEAD = {
-    "rollout_buffer": "a chunk is the loop's and learned from at once; a callback's locals have each step of it",
-    "collect_rollouts": "learn(total_timesteps, reset_num_timesteps=False) collects and learns",
-    "train": "learn(total_timesteps, reset_num_timesteps=False) collects and learns",
-    "policy_class": "the network is chosen by policy and policy_kwargs",
-    **dict.fromkeys(("actor", "critic", "q_net", "q_net_target", "actor_target", "critic_target"), _NET),
-}
-"""What scripts may look for that stands elsewhere here."""
 
 
 class Settable:
@@ -32,13 +23,15 @@ class Settable:
 
     def __getattr__(self, name: str) -> Any:
         """The setting of that name, where there is no attribute."""
+        if hasattr(type(self), name):  # a property that raised: once more, for its own words
+            return object.__getattribute__(self, name)
         algorithm = self.__dict__.get("algorithm")
         if algorithm is not None and not name.startswith("_"):
             try:
                 return settings_.value_of(algorithm, name)
             except KeyError:
                 pass
-        hint = f": {_INSTEAD[name]}." if name in _INSTEAD else ""
+        hint = f": {OF_A_MODEL[name]}." if name in OF_A_MODEL else ""
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -47,7 +40,7 @@ class Settable:
         Raises SettingError for a value that is refused, AttributeError where the compiled program depends on it.
         """
         if name in self.__dict__ or hasattr(type(self), name) or not hasattr(self, name):
-            self._refuse_misspelt(name)
+            self._refuse_without_effect(name)
             object.__setattr__(self, name, value)
             return
         if (
@@ -70,8 +63,15 @@ class Settable:
         object.__setattr__(self, "algorithm", changed)
         notices.tell(before, changed, {name: value})
 
-    def _refuse_misspelt(self, name: str) -> None:
-        """Raise AttributeError for a new attribute whose name is nearly a setting's: it would have no effect."""
+    def _refuse_without_effect(self, name: str) -> None:
+        """Raise AttributeError where setting would change nothing: what can be read only, internals of SB3, and a new
+        attribute whose name is nearly a setting's."""
+        here = getattr(type(self), name, None)
+        if isinstance(here, property) and here.fset is None:
+            hint = f": {READ_ONLY[name]}" if name in READ_ONLY else ""
+            raise AttributeError(f"{name} of a {type(self).__name__} can be read only{hint}.")
+        if name.startswith("_last_") and name in OF_A_MODEL:
+            raise AttributeError(f"{type(self).__name__} has no {name}: {OF_A_MODEL[name]}.")
         algorithm = self.__dict__.get("algorithm")
         if algorithm is None or name in self.__dict__ or name.startswith("_") or hasattr(type(self), name):
             return

@@ -167,14 +167,20 @@ class Stored:
             )  # fmt: skip
         return None if hasattr(path, "write") else written
 
+    def _replay_memory(self) -> Any:
+        """The memory; ValueError where there is none."""
+        if self.runner is None:
+            raise ValueError("no environment, so no replay memory yet: pass env=…, or call set_env first.")
+        if (memory := self._learner_memory()) is None:
+            raise ValueError(f"{self.preset.name} has no replay memory.")
+        return memory
+
     def save_replay_buffer(self, path: Any) -> Path | None:
         """Write the replay memory to a file of its own (`.safetensors`), or an open one.
 
         ValueError for an algorithm without one.
         """
-        memory = self._learner_memory()
-        if memory is None:
-            raise ValueError(f"{self.preset.name} has no replay memory.")
+        memory = self._replay_memory()
         with _named(path) as name:
             written = memories.write(name, memory, self.preset.name)
         return None if hasattr(path, "write") else written
@@ -185,9 +191,7 @@ class Stored:
         Raises ModelFileError, with what differs, for a memory of another `buffer_size`, `n_envs` or space, ValueError
         for an algorithm without one and for `truncate_last_traj=False`.
         """
-        memory = self._learner_memory()
-        if memory is None:
-            raise ValueError(f"{self.preset.name} has no replay memory.")
+        memory = self._replay_memory()
         if not truncate_last_traj:
             raise ValueError("truncate_last_traj=False: the last episode of a file is always closed here.")
         assert self.runner is not None

@@ -16,12 +16,12 @@ from actrix.actors.pathwise import NormalActionNoise, OrnsteinUhlenbeckActionNoi
 from actrix.algorithms.settings import setting_names
 from actrix.core.schedules import evaluate
 from actrix.core.types import Spec
+from actrix.counters import Counters
 from actrix.envs.vec.names import set_random_seed
 from actrix.envs.vec.normalize import VecNormalize, unwrap_vec_normalize
 from actrix.files.memories import Memory
 from actrix.hooks import NoLogger
 from actrix.loops.runner import Runner
-from actrix.settable import Settable
 from actrix.show.log import Logger
 
 
@@ -42,17 +42,15 @@ def get_device(device: Any = "auto") -> Device:
     return Device(platform)
 
 
-class Surface(Settable):
+class Surface(Counters):
     """Counters, statistics, the memory and random numbers of a model."""
 
-    run: Any
     runner: Runner | None
     _env: Any
     seed: int
     n_envs: int
     verbose: int
     tensorboard_log: Any
-    stats_window_size: int
     logger: Any
     set_env: Callable
     get_env: Callable
@@ -137,12 +135,6 @@ class Surface(Settable):
         raise AttributeError(
             "action_noise: the program depends on it; give it to the constructor, or to load."
         )
-
-    @property
-    def ep_info_buffer(self) -> deque[dict[str, float]]:
-        """Return `r` and length `l` of the last `stats_window_size` training episodes."""
-        pairs = zip(self.run.returns, self.run.lengths, strict=True)
-        return deque(({"r": r, "l": n} for r, n in pairs), maxlen=self.stats_window_size)
 
     @property
     def ep_success_buffer(self) -> deque[float]:

@@ -1,6 +1,7 @@
 """What scripts read, set and save of a model, under Stable-Baselines3's names."""
 
 import io
+import time
 import warnings
 from pathlib import Path
 
@@ -80,7 +81,9 @@ def test_locals_are_those_of_a_step_and_a_chunk_ends_before_it_is_learned_from()
     assert third["dones"].all()
     assert third["rewards"].tolist() == [3, 3]
     info = third["infos"][0]
-    assert (info["step"], info["episode"], info["TimeLimit.truncated"]) == (3, {"r": 6.0, "l": 3}, False)
+    assert (info["step"], info["TimeLimit.truncated"]) == (3, False)
+    assert 0 < info["episode"].pop("t") < 600
+    assert info["episode"] == {"r": 6.0, "l": 3}
     assert info["terminal_observation"][0] == 3
     assert set(third["actions"].tolist()) <= {0, 1, 2}
 
@@ -259,12 +262,100 @@ def test_predict_says_what_reset_returns(ppo):
 
 
 def test_what_is_read(ppo, dqn):
-    assert ppo.ep_info_buffer[-1] == {"r": 6.0, "l": 3}
+    rows = list(ppo.ep_info_buffer)
+    assert [(row["r"], row["l"]) for row in rows] == [(6.0, 3)] * len(rows)
+    times = [row["t"] for row in rows]
+    assert 0 < times[0] < times[-1] < 600  # counted after the first and the second update
+    assert times == sorted(times)
     assert ppo.lr_schedule(1.0) == pytest.approx(3e-4)
     assert ppo.replay_buffer is None
     assert (dqn.replay_buffer.buffer_size, dqn.replay_buffer.n_envs) == (50, 1)
     assert 0 < dqn.replay_buffer.size() <= 50
     assert ppo.env is ppo.get_env()
+
+
+class Remaining(BaseCallback):
+    """Keeps what a model says of its training at each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def _on_step(self):
+        model = self.model
+        self.seen.append((model._current_progress_remaining, model._n_updates, model._episode_num))
+        return True
+
+
+def test_how_far_training_is(ppo):
+    model = PPO("MlpPolicy", make_vec_env(Counting, 2), **SMALL | {"n_epochs": 3})
+    assert (model._current_progress_remaining, model._n_updates, model.start_time) == (1.0, 0, 0)
+    look, before = Remaining(), time.time_ns()
+    model.learn(32, callback=look)
+    assert before < model.start_time < time.time_ns()
+    assert [left for left, *_ in look.seen] == [1 - 2 * n / 32 for n in range(1, 17)]
+    assert [n for _, n, _ in look.seen] == [0] * 8 + [3] * 8
+    assert look.seen[-1][2] == model._episode_num == 10
+    assert model._n_updates == model.run.metrics["train/n_updates"] == 6
+    model.learn(16, reset_num_timesteps=False)
+    assert (model._num_timesteps_at_start, model._n_updates) == (32, 9)
+    assert model.policy_kwargs == {"net_arch": [4]}
+    assert PPO("MlpPolicy", make_vec_env(Counting, 2), **SMALL).policy_kwargs == ppo.policy_kwargs
+
+
+def test_the_rate_of_exploration(ppo):
+    model = DQN("MlpPolicy", make_vec_env(Counting, 1), **MEMORY, exploration_fraction=0.5)
+    assert model.exploration_rate == 1.0
+    seen = []
+    model.learn(16, callback=lambda locals_, _: seen.append(model.exploration_rate) or True)
+    left = np.arange(16 - len(seen) + 1, 17) / 16
+    np.testing.assert_allclose(seen, np.maximum(0.05, 1 - 0.95 * left / 0.5), rtol=1e-5)
+    model.exploration_final_eps = 0.5
+    assert model.exploration_rate == 0.5
+    assert model._n_updates == model.run.metrics["train/n_updates"] > 0
+    with pytest.raises(AttributeError, match="no ε-greedy actor"):
+        ppo.exploration_rate  # noqa: B018
+
+
+def test_what_cannot_be_set_says_so(dqn):
+    for name, says in {
+        "exploration_rate": "can be read only: set exploration_initial_eps",
+        "policy_kwargs": "give it to the constructor",
+        "policy": "set_parameters",
+        "_last_obs": "begins anew",
+        "num_episodes": "num_episodes of a DQN can be read only",
+    }.items():
+        with pytest.raises(AttributeError, match=says):
+            setattr(dqn, name, None)
+    for name in ("_last_obs", "_setup_model", "_vec_normalize_env", "ent_coef_optimizer", "dump_logs"):
+        with pytest.raises(AttributeError, match=f"no attribute '{name}': .{{15}}"):
+            getattr(dqn, name)
+
+
+class Needs:
+    def __init__(self, observation_space, action_space, lr_schedule):
+        raise AssertionError("it is not made")
+
+
+@pytest.mark.parametrize("policy", [object, Needs, lambda: None], ids=["object", "of PyTorch", "a function"])
+def test_what_makes_no_network_is_named(policy):
+    with pytest.raises(SettingError, match=r"cannot be called with \(spec, key\)"):
+        PPO(policy, None)
+
+
+def test_arguments_of_the_past_say_what_there_is(ppo):
+    for name in ("eval_env", "eval_freq", "n_eval_episodes", "eval_log_path"):
+        with pytest.raises(
+            TypeError, match=rf"learn has no argument '{name}': write .*EvalCallback\(eval_env"
+        ):
+            ppo.learn(8, **{name: None})
+    with pytest.raises(TypeError, match=r"'calback': did you mean callback"):
+        ppo.learn(8, calback=None)
+    with pytest.raises(SettingError, match=r"create_eval_env: write .*EvalCallback\(eval_env"):
+        PPO("MlpPolicy", None, create_eval_env=True)
+    assert PPO("MlpPolicy", None, create_eval_env=False, _init_setup_model=True).runner is None
+    with pytest.raises(SettingError, match=r"_init_setup_model=False: .* set_env"):
+        PPO("MlpPolicy", None, _init_setup_model=False)
 
 
 def test_an_environment_is_set():
@@ -392,6 +483,11 @@ def test_the_replay_memory_is_a_file(dqn, tmp_path):
     larger = DQN("MlpPolicy", make_vec_env(Counting, 1), **MEMORY | {"buffer_size": 60})
     with pytest.raises(ModelFileError, match=r"flags is uint8"):
         larger.load_replay_buffer(path)
+    with pytest.raises(FileNotFoundError, match="no replay buffer at nope"):
+        other.load_replay_buffer("nope")
+    for call in (DQN("MlpPolicy", None).load_replay_buffer, DQN("MlpPolicy", None).save_replay_buffer):
+        with pytest.raises(ValueError, match="no environment, so no replay memory"):
+            call(path)
     with pytest.raises(ModelFileError, match="not a replay memory"):
         other.load_replay_buffer(dqn.save(tmp_path / "model"))
     with pytest.raises(ValueError, match="has no replay memory"):

@@ -66,6 +66,7 @@ def test_success_rate_is_that_of_the_last_episodes_that_told(cls, settings, tmp_
     again = cls("MlpPolicy", DummyVecEnv([Lucky]), stats_window_size=4, **settings)
     again.learn(32, resume_from=tmp_path)
     assert list(again.ep_success_buffer) == told[-4:]
+    assert [row["t"] for row in again.ep_info_buffer] == [0.0] * 4  # none was played since
 
 
 def test_success_rate_of_other_makes():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ class SettingError(ValueError, AssertionError):
 
 UNSUPPORTED = {
     "use_sde_at_warmup": "there is no random phase that a sampled policy could take the place of",
+    "create_eval_env": "write learn(…, callback=actrix.EvalCallback(eval_env, …)), which evaluates while it learns",
     "rollout_buffer_class": "chunks replace rollout buffers; change the estimator with critic=…",
     "rollout_buffer_kwargs": "chunks replace rollout buffers",
     "replay_buffer_class": "HerReplayBuffer and the plain ones are known; else choose prioritized=True or n_steps=…",
@@ -49,7 +51,11 @@ def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
     NumPy's and JAX's numbers become Python's, which files hold. SettingError for an optimiser or an argument of it that
     is not offered, or for what is given outside as well and differs.
     """
-    settings = _python(settings)
+    settings = dict(_python(settings))
+    if settings.pop("_init_setup_model", True) is not True:
+        raise SettingError(
+            "_init_setup_model=False: what there is to set up is set up by set_env; leave env out until then."
+        )
     inward = {name: x for name, x in settings.items() if name in NETWORKS}
     settings = {name: x for name, x in settings.items() if name not in NETWORKS}
     kwargs = settings.get("policy_kwargs")
@@ -252,7 +258,21 @@ def network_of(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> 
             )
         kwargs = named_policy(policy) | kwargs
     elif callable(policy):
+        _check_makes(policy)
         kwargs["module"] = policy
     else:
         raise SettingError(f"policy must be a name or (spec, key) -> equinox module, not {policy!r}.")
     return network_config(kwargs, base)
+
+
+def _check_makes(policy: Any) -> None:
+    """Raise SettingError for a function or class that cannot be called with (spec, key), as PyTorch's policies."""
+    try:
+        inspect.signature(policy).bind(None, None)
+    except (TypeError, ValueError):
+        if isinstance(policy, type) or inspect.isfunction(policy):
+            name = getattr(policy, "__name__", policy)
+            raise SettingError(
+                f"policy {name} cannot be called with (spec, key), to make an equinox module: give such a function, or "
+                f"a name, e.g. 'MlpPolicy' (a class of PyTorch makes no network here)."
+            ) from None

@@ -134,7 +134,7 @@ def named(path: str | os.PathLike) -> Path:
     return path if path.name.endswith((SUFFIX, ZIP)) else path.with_name(path.name + SUFFIX)
 
 
-def find(path: str | os.PathLike) -> Path:
+def find(path: str | os.PathLike, what: str = "model file") -> Path:
     """The file itself, one by its other names, or a run folder's model; FileNotFoundError names all that were tried."""
     path = Path(path)
     stem = path.name.removesuffix(ZIP).removesuffix(SUFFIX)
@@ -144,7 +144,7 @@ def find(path: str | os.PathLike) -> Path:
     for candidate in tried:
         if candidate.is_file():
             return candidate
-    raise FileNotFoundError(f"no model file at {path} (looked for {', '.join(map(str, tried))}).")
+    raise FileNotFoundError(f"no {what} at {path} (looked for {', '.join(map(str, tried))}).")
 
 
 def read_header(path: str | os.PathLike) -> Header:

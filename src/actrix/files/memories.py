@@ -45,7 +45,7 @@ def write(path: str | os.PathLike, memory: PyTree, algorithm: str) -> Path:
 
 def read(path: str | os.PathLike, template: PyTree) -> PyTree:
     """A memory of the shapes of `template`; ModelFileError that lists what differs (buffer size, environments)."""
-    header = container.read_header(path)
+    header = container.read_header(container.find(path, "replay buffer"))
     if header.meta.get("kind") != KIND:
         raise container.ModelFileError(f"{path} holds a {header.meta.get('kind')!r}, not a replay memory.")
     return container.read_tree(

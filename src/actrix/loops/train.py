@@ -53,6 +53,9 @@ class SeedRun:
     returns: deque = dataclasses.field(init=False)
     lengths: deque = dataclasses.field(init=False)
     successes: deque = dataclasses.field(init=False)
+    ends: deque = dataclasses.field(init=False)
+    """When each of these episodes was counted, in seconds since `began`; 0 for those of a checkpoint."""
+    began: float = dataclasses.field(default_factory=time.time)
     episodes: int = 0
     resumes: int = 0
     """How often training went on in new episodes, because the environments could not be restored."""
@@ -61,7 +64,7 @@ class SeedRun:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.returns, self.lengths, self.successes = (deque(maxlen=self.window) for _ in range(3))
+        self.returns, self.lengths, self.successes, self.ends = (deque(maxlen=self.window) for _ in range(4))
 
     def add(self, report: Report) -> None:
         """Count a stretch of training."""
@@ -69,6 +72,7 @@ class SeedRun:
         self.iterations += report.iterations
         self.returns.extend(report.ep_returns.tolist())
         self.lengths.extend(report.ep_lengths.tolist())
+        self.ends.extend([round(time.time() - self.began, 6)] * len(report.ep_returns))
         self.successes.extend(report.ep_successes.tolist())
         self.episodes += len(report.ep_returns)
         self.metrics = dict(report.metrics)
@@ -102,6 +106,7 @@ class SeedRun:
         self.start_steps, self.dropped_episodes = counters["start_steps"], counters["dropped_episodes"]
         self.returns.extend(counters["history"]["ep_returns"].tolist())
         self.lengths.extend(counters["history"]["ep_lengths"].tolist())
+        self.ends.extend([0.0] * len(counters["history"]["ep_returns"]))
         self.successes.extend(np.ravel(counters["history"].get("ep_successes", ())).tolist())
 
 

@@ -1,0 +1,79 @@
+"""How far a model's training is, under the names that Stable-Baselines3's scripts read."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from actrix.algorithms import settings as settings_
+from actrix.settable import Settable
+
+
+class Counters(Settable):
+    """The part of a model that tells of its training."""
+
+    run: Any
+    num_timesteps: Any
+    num_episodes: Any
+    stats_window_size: int
+    start_time: int = 0
+    """When the last `learn` began, in nanoseconds (`time.time_ns`)."""
+    _policy_kwargs: Any = None
+
+    @property
+    def policy_kwargs(self) -> dict[str, Any]:
+        """As they were given, or as a model's file has them."""
+        return dict(self._policy_kwargs or {})
+
+    @property
+    def _n_updates(self) -> int:
+        """The log's `train/n_updates`: passes over chunks, or gradient steps from a memory."""
+        if self.runner is None:
+            return 0
+        training = self.runner.learners[0].training
+        try:
+            return int(training.update) * int(settings_.value_of(self.algorithm, "n_epochs"))
+        except KeyError:
+            return int(vars(training).get("gradient_steps", training.update))
+
+    @property
+    def _current_progress_remaining(self) -> float:
+        """The share of the budget of `learn` that is left, 1 → 0."""
+        if self.runner is None:
+            return 1.0
+        total = float(self.runner.learners[0].training.total_steps)
+        return max(0.0, 1.0 - self.num_timesteps / total)
+
+    @property
+    def _num_timesteps_at_start(self) -> int:
+        """`num_timesteps` when `learn` was called."""
+        return self.run.start_steps
+
+    @property
+    def _episode_num(self) -> int:
+        """`num_episodes`."""
+        return self.num_episodes
+
+    @property
+    def exploration_rate(self) -> float:
+        """ε now, of algorithms that explore so; AttributeError for others."""
+        answers = vars(self.algorithm)
+        if "exploration_initial_eps" not in vars(answers.get("actor", self)):
+            raise AttributeError(
+                f"{type(self).__name__} has no exploration_rate: no ε-greedy actor is among its answers."
+            )
+        spent = np.float32(1.0 - self._current_progress_remaining)
+        return float(self.algorithm.actor.numbers(spent).epsilon)  # type: ignore[attr-defined]
+
+    @property
+    def ep_info_buffer(self) -> deque[dict[str, float]]:
+        """Return `r`, length `l` and `t` of the last `stats_window_size` training episodes.
+
+        `t` is when it was counted, in seconds since the model or, with `reset_num_timesteps`, `learn` began; 0 before a
+        resume.
+        """
+        run = self.run
+        rows = zip(run.returns, run.lengths, run.ends, strict=True)
+        return deque(({"r": r, "l": n, "t": t} for r, n, t in rows), maxlen=self.stats_window_size)

@@ -143,7 +143,9 @@ def test_check_chunk_names_the_first_bad_number():
     with pytest.raises(EnvError, match=r"environment 1 at step 13: next observation\['a'\]"):
         check_chunk(obs, bad, reward, 11)
     reward[0, 2] = -np.inf
-    with pytest.raises(EnvError, match=r"environment 2 at step 11: reward is -inf; it must be finite \(32-bit"):
+    with pytest.raises(
+        EnvError, match=r"environment 2 at step 11: reward is -inf; it must be finite \(32-bit"
+    ):
         check_chunk(obs, obs, reward, 11)
 
 

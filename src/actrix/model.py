@@ -115,8 +115,8 @@ class Model(Surface, Stored):
         envs_per_group: int | None = None, behind: int | str | None = None, address: str | None = None,
         learners: int = 1, learner_processes: int = 1, **settings: Any,
     ):  # fmt: skip
-        given = settings | ({} if learning_rate is None else {"learning_rate": learning_rate})
-        self._policy_kwargs = policy_kwargs
+        rate = {} if learning_rate is None else {"learning_rate": learning_rate}
+        given, self._policy_kwargs = settings | rate, policy_kwargs
         settings, policy_kwargs = _given(settings, learning_rate, policy_kwargs, env)
         under = settings.pop("_under", {})  # a file's, over which those go that are given with it
         self._own_batch = "batch_size" in under | settings
@@ -126,8 +126,11 @@ class Model(Surface, Stored):
         network = policy_kwargs_.network_of(policy, policy_kwargs, self.algorithm.network)
         self.algorithm = dataclasses.replace(self.algorithm, network=network)
         self.seed = _seed(seed)
-        self.verbose, self.tensorboard_log = verbose, tensorboard_log
-        self.stats_window_size = stats_window_size
+        self.verbose, self.tensorboard_log, self.stats_window_size = (
+            verbose,
+            tensorboard_log,
+            stats_window_size,
+        )
         self.backend, self.env_kwargs, self.n_envs = backend, env_kwargs, n_envs
         self.device = get_device(device)
         self.grouping = Grouping(actors, envs_per_group, behind, address, learners, learner_processes)
@@ -141,11 +144,11 @@ class Model(Surface, Stored):
         self._stream = Stream()
         if env is not None and dataset is not None:
             raise ValueError("give either an environment to learn in or a data set to learn from.")
-        if env is not None:
-            self.set_env(env)
-            self._check_copies(n_envs)
         if dataset is not None:
             self.set_dataset(dataset)
+        elif env is not None:
+            self.set_env(env)
+            self._check_copies(n_envs)
 
     @classmethod
     def _find_preset(cls, settings: dict[str, Any]) -> presets.Preset:

@@ -41,7 +41,12 @@ class Known(gym.Env):
         return np.array([self.x, self.t], np.float32)
 
     def _info(self):
-        return {"action_mask": self.legal()} if self.by == "info" else {}
+        if self.by == "odd":
+            return {"action_masks": [[True], "of something else"]}
+        return {KEY[self.by]: self.legal()} if self.by in KEY else {}
+
+
+KEY = {"info": "action_mask", "infos": "action_masks"}
 
 
 def legal(obs):
@@ -122,8 +127,8 @@ class Own(VectorEnv):
 
     def _infos(self, infos=None):
         infos = infos or {}
-        if self.by == "info":
-            infos["action_mask"] = self._masks()
+        if self.by in KEY:
+            infos[KEY[self.by]] = self._masks()
         if self.infos == "list":
             return [
                 {key: value[i] for key, value in infos.items() if value[i] is not None}

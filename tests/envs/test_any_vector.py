@@ -127,7 +127,37 @@ def test_ones_own(style, seeds, masks, mode, wrapper):
             check(envs, expected, masks != "none")
 
 
-UNDECLARED = "(Own|AsAttribute) declares no autoreset mode, and is taken for NEXT_STEP, .*'autoreset_mode'"
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda by: make_vec_env(lambda: Known(by), 3),
+        lambda by: make_vec_env(lambda: Known(by), 3, vec_env_cls=SyncVectorEnv),
+        lambda by: SyncVectorEnv([lambda: Known(by)] * 3, autoreset_mode=SAME),
+        lambda by: make_vec_env(Known, 3, env_kwargs={"masks": by}, workers=True),
+        lambda by: AsyncVectorEnv([lambda: Known(by)] * 3, autoreset_mode=OFF, context="forkserver"),
+        Copies,
+        lambda by: Own(SAME, by),
+        lambda by: Own(OFF, by, infos="list"),
+    ],
+)
+def test_masks_may_be_called_action_masks_in_infos(make):
+    made = make("infos")
+    try:
+        check(seeded(made), spread(SEEDS[0], 3) if isinstance(made, Copies) else SEEDS, True)
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda *a: make_vec_env(Known, 3, env_kwargs={"masks": "odd"}), lambda *a: Copies("odd")]
+)
+def test_what_has_no_masks_shape_is_none(make):
+    assert seeded(make()).spec.mask_size is None
+
+
+UNDECLARED = (
+    "(Own|AsAttribute) declares no autoreset mode, and is taken for NEXT_STEP, .* = {'autoreset_mode': gym"
+)
 
 
 def test_a_mode_that_nothing_says_is_warned_of_once():

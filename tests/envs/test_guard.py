@@ -1,9 +1,11 @@
 import functools
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
-from toys import Bad
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from makes import Own
+from toys import Bad, Counting
 
 from actrix.envs.guard import EnvError, check_chunk, env_seeds
 from actrix.envs.make import as_host_env, make_vec_env
@@ -15,6 +17,9 @@ FAULTS = {
     "dtype": STEP + "observation holds float32; its space says uint8, which cannot hold it",
     "no array": STEP + r"observation is \[\[1\], \[2, 3\]\] \(list\), which is no array",
     "reward": STEP + r"reward is an array of shape \(1,\) and dtype float64; it must be a number",
+    "large reward": STEP + r"reward is 1e\+40 .*, which no 32-bit float can be \(they end at 3.4e\+38\)",
+    "text reward": STEP + "reward is '1' .*; it must be a number",
+    "numbered flag": STEP + r"terminated is an array of shape \(\) and dtype int64; it must be a bool",
     "none reward": STEP + "reward is None .*; it must be a number",
     "flag": STEP + r"terminated is 1 \(int\); it must be a bool",
     "truncated flag": STEP + "truncated is None .*; it must be a bool",
@@ -51,6 +56,35 @@ class _Quiet(Bad):
         if self.resets == 1:
             return np.zeros(3, np.uint8), {}
         return super().reset(**kwargs)
+
+
+def test_scalars_of_other_libraries_are_taken():
+    class Scalars(Counting):
+        def step(self, action):
+            obs, reward, terminated, truncated, info = super().step(action)
+            flags = np.array(terminated), jnp.asarray(truncated)
+            return obs, (jnp.float32(reward) if self.buffer[1] % 2 else np.array(reward)), *flags, info
+
+    ours, plain = make_vec_env(Scalars, 2), make_vec_env(Counting, 2)
+    for envs in (ours, plain):
+        envs.reset([1, 2])
+    for _ in range(12):
+        one, two = (envs.step(np.zeros(2, np.int32)) for envs in (ours, plain))
+        for name in ("reward", "terminated", "truncated"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+
+
+def test_a_reward_that_is_too_large_is_named_in_a_vector_environment():
+    class Large(Own):
+        def step(self, actions):
+            obs, reward, *rest = super().step(actions)
+            reward[1] = -1e40
+            return obs, reward, *rest
+
+    with pytest.raises(
+        EnvError, match=r"at step 1: reward of environment 1 is -1e\+40, which no 32-bit float"
+    ):
+        run(as_host_env(Large(AutoresetMode.DISABLED)))
 
 
 def test_the_failing_one_of_several_is_named():
@@ -109,7 +143,9 @@ def test_check_chunk_names_the_first_bad_number():
     with pytest.raises(EnvError, match=r"environment 1 at step 13: next observation\['a'\]"):
         check_chunk(obs, bad, reward, 11)
     reward[0, 2] = -np.inf
-    with pytest.raises(EnvError, match="environment 2 at step 11: reward is -inf; it must be finite"):
+    with pytest.raises(
+        EnvError, match=r"environment 2 at step 11: reward is -inf; it must be finite \(32-bit"
+    ):
         check_chunk(obs, obs, reward, 11)
 
 

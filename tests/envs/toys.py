@@ -124,6 +124,12 @@ class Bad(gym.Env):
                 return [[1], [2, 3]], *good[1:]
             case "reward":
                 return good[0], np.ones(1), False, False, {}
+            case "large reward":
+                return good[0], 1e40, False, False, {}
+            case "text reward":
+                return good[0], "1", False, False, {}
+            case "numbered flag":
+                return good[0], 1.0, np.array(1), False, {}
             case "none reward":
                 return good[0], None, False, False, {}
             case "flag":

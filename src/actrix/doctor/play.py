@@ -14,7 +14,7 @@ from gymnasium import spaces
 from actrix.core.spaces import mask_length
 from actrix.doctor.finding import Finding, blame
 from actrix.envs.guard import EnvError, Guard
-from actrix.envs.masks import find_masks_of, masks_now
+from actrix.envs.masks import find_masks_of, masks_now, told
 
 SECONDS, STEPS, EPISODES = 10.0, 5000, 20
 """Random play stops at the first of these; seeds and resets are looked at in about as much time again."""
@@ -46,7 +46,7 @@ def random_action(env: gym.Env, info: dict[str, Any], masks: str) -> Any:
     space = env.action_space
     if masks == "none":
         return space.sample()
-    mask = masks_now(env) if masks == "method" else info["action_mask"]
+    mask = masks_now(env) if masks == "method" else told(info, mask_length(space))
     mask = np.asarray(mask, np.int8)
     if mask.shape != (mask_length(space),):
         raise EnvError(

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from actrix.envs.guard import EnvError, conform, shown, takes
+from actrix.envs.guard import LARGEST, TOO_LARGE, EnvError, conform, shown, takes
 from actrix.envs.rows import gathered
 
 FINAL = ("final_obs", "final_observation", "terminal_observation")
@@ -80,6 +80,9 @@ class Careful:
             )
         obs = conform(self._batch, result[0], self._say)
         reward = self._row("reward", result[1], "biuf")
+        if (large := (np.abs(reward) > LARGEST) & np.isfinite(reward)).any():
+            i = int(np.argmax(large))
+            self._complain(f"reward of environment {i} is {reward[i]}, {TOO_LARGE}")
         terminated, truncated = (self._row(n, x, "b") for n, x in zip(FLAGS, result[2:4], strict=True))
         infos = self._infos(result[4])
         ended = terminated | truncated

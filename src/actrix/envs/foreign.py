@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 
 from actrix.envs.careful import FINAL, is_info, warn_unseeded
 from actrix.envs.guard import EnvError, takes
-from actrix.envs.masks import stands_at, value_of
+from actrix.envs.masks import size_of, stands_at, told, told_rows, value_of
 from actrix.envs.rows import gathered
 
 
@@ -135,11 +135,13 @@ class ForeignVectorEnv(VectorEnv):
                 "with Gymnasium's SyncVectorEnv, or give one environment to make_vec_env."
             )
         infos["final_obs"] = found
-        if "action_mask" in infos:  # of the last states; the new ones' are told like those of a reset
-            masks, new = infos["action_mask"], self.reset_infos
-            infos["final_info"] = {"action_mask": list(masks)}
+        size = size_of(self.single_action_space)
+        last = told_rows(infos, size)
+        if last is not None:  # of the last states; the new ones' are told like a reset's
+            masks, new = list(last), self.reset_infos
+            infos["final_info"], infos["action_mask"] = {"action_mask": last}, masks
             for i in np.flatnonzero(ended):
-                masks[i] = None if new is None else new[i].get("action_mask")
+                masks[i] = None if new is None else told(new[i], size)
 
     def close(self, **kwargs: Any) -> None:
         """Close the object."""

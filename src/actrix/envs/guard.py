@@ -22,6 +22,19 @@ class EnvError(RuntimeError):
     """An environment raised or returned what is of no use; the message names environment, step and value."""
 
 
+LARGEST = float(np.finfo(np.float32).max)
+TOO_LARGE = f"which no 32-bit float can be (they end at {LARGEST:.1e}): scale it"
+
+
+def as_scalar(value: Any) -> np.ndarray | None:
+    """A number or flag of any library (NumPy's, JAX's, a tensor) as an array without axes; None for all else."""
+    try:
+        array = np.asarray(value)
+    except Exception:  # whatever the user's own object raises
+        return None
+    return array if array.ndim == 0 else None
+
+
 class SameObjectError(EnvError, ValueError):
     """One object was given for two environments. (Stable-Baselines3's is a ValueError.)"""
 
@@ -93,10 +106,12 @@ class Guard(gym.Wrapper):
             obs = conform(self.env.observation_space, obs, self._complain)
         if not isinstance(reward, float | int):
             reward = self._scalar(reward)
+        if not -LARGEST <= reward <= LARGEST:
+            self._check_size(reward)
         if terminated.__class__ is not bool and not isinstance(terminated, np.bool_):
-            self._complain(f"terminated is {shown(terminated)}; it must be a bool.")
+            terminated = self._flag("terminated", terminated)
         if truncated.__class__ is not bool and not isinstance(truncated, np.bool_):
-            self._complain(f"truncated is {shown(truncated)}; it must be a bool.")
+            truncated = self._flag("truncated", truncated)
         return obs, reward, terminated, truncated, info if isinstance(info, dict) else self._info(info)
 
     def reset_with(self, options: dict[str, Any]) -> None:
@@ -114,9 +129,21 @@ class Guard(gym.Wrapper):
         return {}
 
     def _scalar(self, reward: Any) -> float:
-        if isinstance(reward, np.floating | np.integer | np.bool_ | np.ndarray) and np.ndim(reward) == 0:
-            return float(reward)
-        self._complain(f"reward is {shown(reward)}; it must be a number.")
+        array = as_scalar(reward)
+        if array is None or array.dtype.kind not in "biuf":
+            self._complain(f"reward is {shown(reward)}; it must be a number.")
+        return float(array)
+
+    def _flag(self, name: str, flag: Any) -> bool:
+        array = as_scalar(flag)
+        if array is None or array.dtype.kind != "b":
+            self._complain(f"{name} is {shown(flag)}; it must be a bool.")
+        return bool(array)
+
+    def _check_size(self, reward: float) -> None:
+        """NaN and infinity are for `check_chunk`, which would call this one infinity."""
+        if isinstance(reward, int) or math.isfinite(reward):
+            self._complain(f"reward is {shown(reward)}, {TOO_LARGE}.")
 
     def _where(self) -> str:
         seed = "" if self.seed is None else f" (seed {self.seed})"
@@ -247,9 +274,10 @@ def check_chunk(obs: PyTree, next_obs: PyTree, reward: np.ndarray, first_step: i
             if not _finite(leaf):
                 t, n, *rest = np.argwhere(~np.isfinite(leaf))[0].tolist()
                 entry = f" at index {rest}" if rest else ""
+                value = leaf[(t, n, *rest)]
+                large = f" (32-bit floats are infinite beyond {LARGEST:.1e})" if np.isinf(value) else ""
                 raise EnvError(
-                    f"environment {n} at step {first_step + t}: {name}{entry} is {leaf[(t, n, *rest)]}; "
-                    "it must be finite."
+                    f"environment {n} at step {first_step + t}: {name}{entry} is {value}; it must be finite{large}."
                 )
 
 

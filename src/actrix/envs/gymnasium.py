@@ -27,7 +27,7 @@ from actrix.envs.base import Step
 from actrix.envs.careful import FINAL, Careful, autoreset_mode
 from actrix.envs.goals import host_goals_of
 from actrix.envs.guard import EnvError, Guard, check_apart
-from actrix.envs.masks import all_legal_if_none, find_masks, mask_reader, with_rows
+from actrix.envs.masks import all_legal_if_none, find_masks, mask_reader, size_of, told_rows, with_rows
 from actrix.envs.rows import listed
 from actrix.envs.state import whole
 
@@ -40,7 +40,8 @@ class GymnasiumEnvs:
     SAME_STEP: `next_obs` comes from `infos["final_obs"]`. NEXT_STEP: the row after an end is a reset, not
     valid.
 
-    Action masks come from a method `action_masks()` of the environments or from `info["action_mask"]`, flat
+    Action masks come from a method `action_masks()` of the environments or from `info["action_mask"]` (or
+    "action_masks"), flat
     bool [mask_length(action_space)]. At the end of an episode a mask without any legal action is replaced by
     all-true; so is the unknown `next_mask` of an ended row in SAME_STEP mode where only the method gives
     masks.
@@ -71,6 +72,7 @@ class GymnasiumEnvs:
         self.mode = autoreset_mode(envs)
         self._masks_from = masks or find_masks(envs)
         mask_size = None if self._masks_from == "none" else mask_length(envs.single_action_space)
+        self._maskable = size_of(envs.single_action_space)
         limit = max_episode_steps or _time_limit(envs)
         goals = host_goals_of(envs)
         self.spec = Spec(
@@ -192,7 +194,7 @@ class GymnasiumEnvs:
         """Masks [len(rows), n] of these rows, from the method or from infos."""
         size = self.spec.mask_size
         if size is None:
-            if "action_mask" in infos and not isinstance(self.spec.action_space, spaces.Box):
+            if self._maskable and told_rows(infos, self._maskable) is not None:
                 raise EnvError(
                     f"infos has an 'action_mask' at step {self.steps}, and had none at the first reset: give it there "
                     "too."
@@ -201,7 +203,8 @@ class GymnasiumEnvs:
         if self._masks_from == "method":
             found = self._guarded(self._reader)
         else:
-            found = infos.get("action_mask", [None] * self.num_envs)
+            found = told_rows(infos, size)
+            found = [None] * self.num_envs if found is None else found
         masks = np.empty((len(rows), size), bool)
         for k, i in enumerate(rows):
             if found[i] is None and self._masks_from == "info":
@@ -221,7 +224,7 @@ class GymnasiumEnvs:
         if mask is None:
             return None
         final = infos.get("final_info", {})
-        known = self._masks_from == "info" and "action_mask" in final
+        known = self._masks_from == "info" and told_rows(final, self._maskable) is not None
         return with_rows(mask, rows, self._masks(final, rows) if known else True)
 
     def _check_legal(self, mask: np.ndarray | None) -> None:

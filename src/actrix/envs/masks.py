@@ -21,7 +21,7 @@ def find_masks(envs: VectorEnv) -> str:
         return "none"
     if mask_reader(envs) is not None:
         return "method"
-    return "info" if has_mask(envs.reset()) else "none"
+    return "info" if has_mask(envs.reset(), envs.single_action_space, told_rows) else "none"
 
 
 def mask_reader(envs: VectorEnv) -> Callable[[], Any] | None:
@@ -67,7 +67,7 @@ def find_masks_of(env: gym.Env) -> str:
         return "none"
     if _has_masks(env):
         return "method"
-    return "info" if has_mask(env.reset()) else "none"
+    return "info" if has_mask(env.reset(), env.action_space) else "none"
 
 
 def _has_masks(env: gym.Env) -> bool:
@@ -92,11 +92,42 @@ def value_of(masks: Any) -> Any:
     return masks() if callable(masks) else masks
 
 
-def has_mask(reset: Any) -> bool:
-    """Whether what `reset` returned has a mask in its info, or infos."""
+def size_of(space: gym.Space) -> int | None:
+    """The length of masks of these actions; None where there can be none."""
+    maskable = isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
+    return mask_length(space) if maskable else None
+
+
+def told(info: dict[str, Any], size: int | None) -> Any:
+    """The mask in an environment's info: "action_mask", or "action_masks" where that has a mask's shape; else None."""
+    mask = info.get("action_mask")
+    if mask is not None or "action_masks" not in info:
+        return mask
+    return info["action_masks"] if _shapes([info["action_masks"]]) == {(size,)} else None
+
+
+def told_rows(infos: dict[str, Any], size: int | None) -> Any:
+    """The same in a vector environment's infos: a mask for each row, or None."""
+    masks = infos.get("action_mask")
+    if masks is not None or "action_masks" not in infos:
+        return masks
+    return infos["action_masks"] if _shapes(infos["action_masks"]) == {(size,)} else None
+
+
+def _shapes(rows: Any) -> set[tuple[int, ...]]:
+    try:
+        return {np.shape(row) for row in rows if row is not None}
+    except (TypeError, ValueError):  # something else of that name
+        return set()
+
+
+def has_mask(reset: Any, space: gym.Space, read: Callable[[dict[str, Any], int | None], Any] = told) -> bool:
+    """Whether what `reset` returned has a mask in its info, or infos (a dict that is `read`, or a list of infos)."""
     infos = reset[1] if isinstance(reset, tuple) and len(reset) == 2 else None
-    rows = infos if isinstance(infos, list | tuple) else [infos]
-    return any(isinstance(row, dict) and "action_mask" in row for row in rows)
+    several = isinstance(infos, list | tuple)
+    size, read = size_of(space), told if several else read
+    rows = [row for row in (infos if several else [infos]) if isinstance(row, dict)]  # type: ignore[union-attr]
+    return any("action_mask" in row or read(row, size) is not None for row in rows)
 
 
 class MaskKeeper(gym.Wrapper):
@@ -125,7 +156,7 @@ class MaskKeeper(gym.Wrapper):
     def _note(self, info: dict[str, Any]) -> None:
         if self._source == "none":
             return
-        found = masks_now(self) if self._source == "method" else info["action_mask"]
+        found = masks_now(self) if self._source == "method" else told(info, self.mask_size)
         self.mask = np.asarray(found, bool).reshape(-1)
 
 
@@ -141,9 +172,9 @@ def sample_legal(space: Any, mask: np.ndarray | None) -> Any:
     return to_env_action(space, drawn)
 
 
-def mask_of(info: dict[str, Any]) -> np.ndarray | None:
+def mask_of(info: dict[str, Any], size: int | None) -> np.ndarray | None:
     """A copy: environments may share the array, or write to it again."""
-    mask = info.get("action_mask")
+    mask = told(info, size)
     return None if mask is None else np.array(mask)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import create_empty_array
 
-from actrix.envs.masks import mask_infos, mask_of
+from actrix.envs.masks import mask_infos, mask_of, size_of
 
 
 class RowVectorEnv(SyncVectorEnv):
@@ -24,6 +24,7 @@ class RowVectorEnv(SyncVectorEnv):
         super().__init__(env_fns, copy=False, autoreset_mode=AutoresetMode.DISABLED)
         rows = (np.empty(self.num_envs, dtype) for dtype in (np.float64, bool, bool))
         self._row: Any = (create_empty_array(self.single_observation_space, self.num_envs), *rows)
+        self._size = size_of(self.single_action_space)
         self.infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         """What each environment's last step said."""
         self.reset_infos = list(self.infos)
@@ -38,7 +39,7 @@ class RowVectorEnv(SyncVectorEnv):
             if due:
                 obs, info = env.reset(seed=one)
                 write_row(self._row[0], i, obs)
-                self.reset_infos[i], masks[i] = info, mask_of(info)
+                self.reset_infos[i], masks[i] = info, mask_of(info, self._size)
         return self._row[0], mask_infos(masks)
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -49,7 +50,7 @@ class RowVectorEnv(SyncVectorEnv):
             obs, reward[i], terminated[i], truncated[i], info = env.step(action)
             self.infos[i] = info
             write_row(observations, i, obs)
-            masks.append(mask_of(info))
+            masks.append(mask_of(info, self._size))
         return *self._row, mask_infos(masks)
 
 

@@ -12,6 +12,7 @@ import gymnasium as gym
 from gymnasium import spaces
 
 from actrix.envs.guard import EnvError, words
+from actrix.envs.masks import told
 
 MASK = "action_mask"
 
@@ -217,9 +218,9 @@ def without_mask(space: gym.Space) -> gym.Space:
     return rest["observation"] if rest.keys() == {"observation"} else spaces.Dict(rest)
 
 
-def split(obs: Any, info: dict[str, Any]) -> tuple[Any, Any]:
+def split(obs: Any, info: dict[str, Any], size: int | None) -> tuple[Any, Any]:
     """(what is observed, the mask or None): the mask stands in the observation, or in the info."""
     if not isinstance(obs, dict) or MASK not in obs:
-        return obs, (info or {}).get(MASK)
+        return obs, told(info or {}, size)
     rest = {key: part for key, part in obs.items() if key != MASK}
     return (rest["observation"] if rest.keys() == {"observation"} else rest), obs[MASK]

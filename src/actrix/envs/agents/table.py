@@ -12,8 +12,9 @@ from gymnasium.vector.utils import create_empty_array
 from actrix.core.spaces import check_action_space, check_observation_space, mask_length
 from actrix.envs.agents.game import MASK, Game, game_of, shared_space, split, without_mask
 from actrix.envs.base import Step
-from actrix.envs.guard import conform
+from actrix.envs.guard import as_scalar, conform
 from actrix.envs.gymnasium import own
+from actrix.envs.masks import told
 from actrix.envs.rows import write_row
 
 
@@ -53,8 +54,9 @@ class Table:
     def find_masks(self) -> bool:
         """Whether there are masks; resets the game."""
         self.game.reset()
-        told = any(MASK in info for info in self.game.infos.values())
-        if not self._continuous and (self._in_obs or told or self.game.in_turns):
+        found = (told(info, self._size) for info in self.game.infos.values())
+        masked = any(mask is not None for mask in found)
+        if not self._continuous and (self._in_obs or masked or self.game.in_turns):
             self.mask_size = self._size
         return self.mask_size is not None
 
@@ -137,7 +139,7 @@ class Table:
     def _write(self, i: int, agent: Any, obs: Any, info: dict[str, Any], last: bool = False) -> None:
         """Put what an agent observes into row i; of its `last` observation no mask is asked."""
         game = self.game
-        obs, mask = split(obs, info)
+        obs, mask = split(obs, info, self._size or None)
         field = f"the observation of agent {agent!r}"
         write_row(self._obs, i, conform(self.observation_space, obs, game.complain, field))
         if self.masks is None:
@@ -157,9 +159,10 @@ class Table:
             game.complain(f"agent {agent!r} has no {MASK}, which others had.")
 
     def _number(self, agent: Any, reward: Any) -> float:
-        if np.ndim(reward) or not isinstance(reward, int | float | np.number | np.bool_ | np.ndarray):
+        array = as_scalar(reward)
+        if array is None or array.dtype.kind not in "biuf":
             self.game.complain(f"the reward of agent {agent!r} is {str(reward)[:60]}; it must be a number.")
-        return float(reward)
+        return float(array)
 
 
 def _one_legal(space: gym.Space, size: int) -> np.ndarray:

@@ -22,7 +22,7 @@ import numpy as np
 from actrix.core.plain import from_bytes, to_bytes
 from actrix.envs.base import success_of
 from actrix.envs.guard import EnvError, Guard, check_apart, words
-from actrix.envs.masks import find_masks_of, masks_now
+from actrix.envs.masks import find_masks_of, masks_now, told
 from actrix.envs.rows import write_row
 from actrix.envs.state import whole
 from actrix.envs.workers.memory import Room
@@ -189,8 +189,8 @@ class Hosted:
         where = f"environment {i} at step {env.steps}"
         if self.masks == "method":
             mask = np.asarray(masks_now(env))
-        elif "action_mask" in info:
-            mask = np.asarray(info["action_mask"])
+        elif (found := told(info, size)) is not None:
+            mask = np.asarray(found)
         else:
             raise EnvError(f"{where}: info has no 'action_mask'.")
         if mask.shape != (size,):

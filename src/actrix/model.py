@@ -126,16 +126,11 @@ class Model(Surface, Stored):
         network = policy_kwargs_.network_of(policy, policy_kwargs, self.algorithm.network)
         self.algorithm = dataclasses.replace(self.algorithm, network=network)
         self.seed = _seed(seed)
-        self.verbose, self.tensorboard_log, self.stats_window_size = (
-            verbose,
-            tensorboard_log,
-            stats_window_size,
-        )
+        self.verbose, self.tensorboard_log = verbose, tensorboard_log
+        self.stats_window_size = stats_window_size
         self.backend, self.env_kwargs, self.n_envs = backend, env_kwargs, n_envs
         self.device = get_device(device)
         self.grouping = Grouping(actors, envs_per_group, behind, address, learners, learner_processes)
-        if seed is not None:  # for environments that draw from the global streams
-            set_random_seed(self.seed)
         self.reference = None if reference is None else reference.acting
         notices.tell(before, self.algorithm, given, notices.offline(env, dataset), reference)
         self.logger, self._given_logger = NoLogger(), False
@@ -401,4 +396,5 @@ def _seed(seed: int | None) -> int:
         return int(np.random.SeedSequence().generate_state(1)[0])
     if isinstance(seed, bool) or int(seed) != seed or seed < 0:
         raise ValueError(f"seed={seed!r} must be a whole number of at least 0.")
+    set_random_seed(int(seed))  # for environments that draw from the global streams
     return int(seed)

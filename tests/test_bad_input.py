@@ -185,7 +185,7 @@ UNBOUNDED = spaces.Box(-np.inf, np.inf, (1,), np.float32)
         (
             DQN,
             {"exploration": "epsilon"},
-            "exploration='epsilon': choose one of epsilon-greedy, boltzmann, none",
+            "exploration='epsilon': choose one of none, epsilon-greedy, boltzmann",
         ),
         (DQN, {"distributional": "c52"}, "distributional='c52': choose one of None, c51, qr, iqn"),
         (

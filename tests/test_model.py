@@ -549,10 +549,15 @@ OFFLINE = ("bc", "cql", "iql", "td3-bc")
 REPLAY = {"learning_starts": 8, "batch_size": 8, "buffer_size": 200, "train_freq": 1}
 
 
+COLLECTS = {"buffer_size", "learning_starts", "train_freq", "gradient_steps"}
+"""What a data set makes no use of."""
+
+
 def off_policy(name, env=None, seed=0, **settings):
     """A tiny model; 4 environments of a probe unless told otherwise."""
     cls = MODELS[name]
     own = REPLAY if cls._find_preset({}).algorithm.replays_transitions else {}
+    own = {key: x for key, x in own.items() if "dataset" not in settings or key not in COLLECTS}
     if name in ("off-pac", "v-trace", "acer", "pgql"):
         own = {"n_steps": 4}
     if name == "pqn":
@@ -594,6 +599,7 @@ AS_OTHERS = ("c51", "qr-dqn", "munchausen-dqn", "soft-q", "ddpg", "redq", "droq"
 @pytest.mark.parametrize(
     "name", [pytest.param(x, marks=pytest.mark.slow) if x in AS_OTHERS else x for x in OFF_POLICY]
 )
+@pytest.mark.filterwarnings("ignore:buffer_size=.* has no effect")  # of what learns from a data set
 def test_every_off_policy_class_predicts_saves_and_loads(name, tmp_path):
     """Loading allocates no memory of transitions: this one would not fit into any machine."""
     model = perturb(off_policy(name))

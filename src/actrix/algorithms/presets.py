@@ -192,7 +192,7 @@ PRESETS: dict[str, Preset] = {
         _p("soft-q", "SoftQ", "q:soft=0.1", "boltzmann:0.1", "replay", 1,
            "Haarnoja et al. 2017; Schulman et al. 2017a"),
         _p("ddpg", "DDPG", "ensemble:1:actor_q=first", "deterministic", "replay", 1, "Lillicrap et al. 2016",
-           target_policy_noise=0.0, **_TD3 | {"policy_delay": 1}),
+           target_policy_noise=0.0, **_TD3 | {"policy_delay": 1, "delay_targets": False}),
         _p("td3", "TD3", "ensemble:2:actor_q=first", "deterministic", "replay", 1, "Fujimoto et al. 2018", **_TD3),
         _p("sac", "SAC", "ensemble:2", "soft", "replay", 1, "Haarnoja et al. 2018"),
         _p("discrete-sac", "DiscreteSAC", "ensemble:2", "soft:discrete", "replay", 1, "Christodoulou 2019"),

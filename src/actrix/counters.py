@@ -59,13 +59,14 @@ class Counters(Settable):
     @property
     def exploration_rate(self) -> float:
         """ε now, of algorithms that explore so; AttributeError for others."""
-        answers = vars(self.algorithm)
-        if "exploration_initial_eps" not in vars(answers.get("actor", self)):
+        actor: Any = settings_.parts_of(self.algorithm).get("actor")
+        numbers = actor and actor.numbers(np.float32(1.0 - self._current_progress_remaining))
+        found = {} if numbers is None else actor.number_metrics(numbers)
+        if "rollout/exploration_rate" not in found:
             raise AttributeError(
                 f"{type(self).__name__} has no exploration_rate: no ε-greedy actor is among its answers."
             )
-        spent = np.float32(1.0 - self._current_progress_remaining)
-        return float(self.algorithm.actor.numbers(spent).epsilon)  # type: ignore[attr-defined]
+        return float(found["rollout/exploration_rate"])
 
     @property
     def ep_info_buffer(self) -> deque[dict[str, float]]:

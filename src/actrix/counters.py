@@ -59,9 +59,10 @@ class Counters(Settable):
     @property
     def exploration_rate(self) -> float:
         """ε now, of algorithms that explore so; AttributeError for others."""
-        actor: Any = settings_.parts_of(self.algorithm).get("actor")
-        numbers = actor and actor.numbers(np.float32(1.0 - self._current_progress_remaining))
-        found = {} if numbers is None else actor.number_metrics(numbers)
+        found: dict[str, Any] = {}
+        if (actor := settings_.parts_of(self.algorithm).get("actor")) is not None:
+            numbers = actor.numbers(np.float32(1.0 - self._current_progress_remaining))
+            found = {} if numbers is None else actor.number_metrics(numbers)
         if "rollout/exploration_rate" not in found:
             raise AttributeError(
                 f"{type(self).__name__} has no exploration_rate: no ε-greedy actor is among its answers."

@@ -93,7 +93,8 @@ class Traced:
     """What a composition does, piece by piece, each traced when it is asked for."""
 
     def __init__(self, algorithm, like=None):
-        self.algorithm, self.spec = algorithm, environment(algorithm).spec
+        self.algorithm, self.env = algorithm, environment(algorithm)
+        self.spec = self.env.spec
         self.offline, self.numbers = algorithm.data.facts.fixed, numbers_of(algorithm)
         self.key, self.rows, self.like = jax.random.key(0), algorithm.rows(self.spec), like
         if self.offline:  # the memory is the data set
@@ -108,9 +109,9 @@ class Traced:
     @functools.cached_property
     def chunk(self):
         """Shapes of a chunk of experience; those of another with as many rows are alike."""
-        if self.like is not None and self.like.rows == self.rows:
+        if self.like is not None and (self.like.rows, type(self.like.env)) == (self.rows, type(self.env)):
             return self.like.chunk
-        env, a = environment(self.algorithm), self.algorithm
+        env, a = self.env, self.algorithm
 
         def play(acting, keys):
             carry = reset(a, acting, env, N, keys[0], jnp.uint32(0))
@@ -217,7 +218,7 @@ def wrong(name, whole=True):
 
 
 def wrong_numbers(label, traced):
-    assert traced.learning
+    assert traced.learning, label
     for path in traced.numbers:
         place, names = place_of(path)
         read, idle = path in traced.read, any(x in traced.algorithm.idle()[place] for x in names)

@@ -86,9 +86,12 @@ def _of_fit(critic: Critic, actor: Actor, data: Data, fit: Fit) -> dict[str, str
 
 
 def _of_none(actor: Actor, scaled: tuple[bool, bool]) -> dict[str, str]:
-    found = (
-        {} if _reads_rewards(actor) else dict.fromkeys(("gamma", "normalize_reward", "clip_reward"), REWARDS)
-    )
+    unread = (
+        "normalize_reward",
+        "clip_reward",
+        *(() if scaled[1] else ("gamma",)),
+    )  # γ is in rewards' statistics
+    found = {} if _reads_rewards(actor) else dict.fromkeys(unread, REWARDS)
     if not scaled[1]:
         found["clip_reward"] = "normalize_reward=True"
     if not (scaled[0] or actor.facts.stays_near):  # the reference's own statistics are bounded alike

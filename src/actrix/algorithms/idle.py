@@ -86,11 +86,8 @@ def _of_fit(critic: Critic, actor: Actor, data: Data, fit: Fit) -> dict[str, str
 
 
 def _of_none(actor: Actor, scaled: tuple[bool, bool]) -> dict[str, str]:
-    unread = (
-        "normalize_reward",
-        "clip_reward",
-        *(() if scaled[1] else ("gamma",)),
-    )  # γ is in rewards' statistics
+    # A discount is in the statistics of rewards, where these are kept.
+    unread = ["normalize_reward", "clip_reward"] + ([] if scaled[1] else ["gamma"])
     found = {} if _reads_rewards(actor) else dict.fromkeys(unread, REWARDS)
     if not scaled[1]:
         found["clip_reward"] = "normalize_reward=True"

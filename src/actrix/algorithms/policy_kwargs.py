@@ -203,14 +203,12 @@ def _widths(arch: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _activation(value: Any) -> Any:
-    if isinstance(value, (str, type)):
-        name = (value if isinstance(value, str) else value.__name__).lower().removeprefix("nn.")
-        if name not in ACTIVATIONS:
-            raise SettingError(f"activation_fn={value!r}: choose one of {', '.join(ACTIVATIONS)}.")
-        return name
-    if not callable(value):
+    if callable(value) and not isinstance(value, type):
+        return _ACTIVATION_NAMES.get(id(value), value)
+    name = str(getattr(value, "__name__", value)).lower().removeprefix("nn.")
+    if name not in ACTIVATIONS:
         raise SettingError(f"activation_fn={value!r}: choose one of {', '.join(ACTIVATIONS)}.")
-    return _ACTIVATION_NAMES.get(id(value), value)
+    return name
 
 
 # ---------------------------------------------------------------------------- reading them off again

@@ -373,6 +373,12 @@ def upgraded(algorithm: Algorithm, settings: Mapping[str, Any]) -> dict[str, Any
 # ---------------------------------------------------------------------------- the network
 
 
+def differing(algorithm: Algorithm, base: Algorithm) -> dict[str, Any]:
+    """The settings of an algorithm that are other ones than those of `base`."""
+    usual = settings_of(base)
+    return {name: x for name, x in settings_of(algorithm).items() if name not in usual or x != usual[name]}
+
+
 def settings_of(algorithm: Algorithm) -> dict[str, Any]:
     """The flat, JSON-ready settings that `configure` turns back into this algorithm: for a composition its words."""
     out: dict[str, Any] = {name: getattr(algorithm, name) for name in own_fields(algorithm)}

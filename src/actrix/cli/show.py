@@ -228,7 +228,7 @@ def _list_one(name: str, env_id: str | None = None, *more: str, version: int | N
     from actrix import zoo
     from actrix.algorithms import presets
     from actrix.algorithms.policy_kwargs import named_policy
-    from actrix.algorithms.settings import SettingError, configure, settings_of
+    from actrix.algorithms.settings import SettingError, configure, differing
     from actrix.runs.config import usual_steps
 
     if more:
@@ -244,9 +244,7 @@ def _list_one(name: str, env_id: str | None = None, *more: str, version: int | N
     algorithm = configure(preset.algorithm, entry)
     envs, steps = envs or preset.n_envs, f"--steps {steps or usual_steps(preset.offline)}"
     if presets.words_of(algorithm) is None:  # no composition: its name, and what differs from it
-        usual = settings_of(preset.algorithm)
-        own = {key: x for key, x in settings_of(algorithm).items() if x != usual[key]}
-        print(_with_settings([preset.name, env_id], own, envs), steps)
+        print(_with_settings([preset.name, env_id], differing(algorithm, preset.algorithm), envs), steps)
     else:
         data = ["--dataset DATA"] if preset.offline else []
         print(_in_words(algorithm, envs), steps, env_id, *data)

@@ -68,13 +68,16 @@ def infos_of(env: Any) -> list[dict[str, Any]]:
 
     Environments in `workers=True`'s processes keep theirs but for "is_success", EnvPool's have none.
     """
-    told = getattr(env, "infos", None)
-    return [{} for _ in range(env.num_envs)] if told is None else told()
+    return _asked(env, "infos")
 
 
 def reset_infos_of(env: Any) -> list[dict[str, Any]]:
     """The same of what its last reset said; empty ones in `workers=True`'s processes, games of agents and EnvPool."""
-    told = getattr(env, "reset_infos", None)
+    return _asked(env, "reset_infos")
+
+
+def _asked(env: Any, name: str) -> list[dict[str, Any]]:
+    told = getattr(env, name, None)
     return [{} for _ in range(env.num_envs)] if told is None else told()
 
 

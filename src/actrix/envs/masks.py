@@ -100,18 +100,19 @@ def size_of(space: gym.Space) -> int | None:
 
 def told(info: dict[str, Any], size: int | None) -> Any:
     """The mask in an environment's info: "action_mask", or "action_masks" where that has a mask's shape; else None."""
-    mask = info.get("action_mask")
-    if mask is not None or "action_masks" not in info:
-        return mask
-    return info["action_masks"] if _shapes([info["action_masks"]]) == {(size,)} else None
+    return _told(info, size, lambda mask: [mask])
 
 
 def told_rows(infos: dict[str, Any], size: int | None) -> Any:
     """The same in a vector environment's infos: a mask for each row, or None."""
-    masks = infos.get("action_mask")
-    if masks is not None or "action_masks" not in infos:
-        return masks
-    return infos["action_masks"] if _shapes(infos["action_masks"]) == {(size,)} else None
+    return _told(infos, size, lambda masks: masks)
+
+
+def _told(infos: dict[str, Any], size: int | None, rows: Callable[[Any], Any]) -> Any:
+    found = infos.get("action_mask")
+    if found is not None or "action_masks" not in infos:
+        return found
+    return infos["action_masks"] if _shapes(rows(infos["action_masks"])) == {(size,)} else None
 
 
 def _shapes(rows: Any) -> set[tuple[int, ...]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from actrix.algorithms import presets
-from actrix.algorithms.settings import settings_of
+from actrix.algorithms.settings import differing
 from actrix.core.words import write_value
 from actrix.envs.agents.roles import take_role
 from actrix.files import atomic
@@ -188,10 +188,10 @@ def _settings(studies: Sequence[Study]) -> str:
 
 def _said(config: RunConfig) -> dict[str, Any]:
     """The settings of a run: of a composition as words, from which what they stand for alone is left out."""
-    said = presets.words_of(config.build())
+    algorithm = config.build()
+    said = presets.words_of(algorithm)
     if said is None:
-        usual = settings_of(presets.find_preset(config.algorithm).algorithm)
-        return {name: x for name, x in config.settings.items() if name not in usual or x != usual[name]}
+        return differing(algorithm, presets.find_preset(config.algorithm).algorithm)
     return said.pop("settings") | said
 
 

@@ -128,6 +128,7 @@ JOBS = [
         ),
     ),
     Job("CartPoleNoVelocity-v0", 500_000, 450, "ppo"),
+    Job("CartPoleNoVelocity-v0", 1_000_000, 450, "ppo", label="-1M"),
     composition("td-lambda:0.9", "ppo-clip:0.2"),
     composition("n-step:16", "ppo-clip:0.2"),
     composition("td", "ppo-clip:0.2"),

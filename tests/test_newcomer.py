@@ -1,11 +1,17 @@
 """What made someone stop who used the library for the first time: each sentence says what to type instead."""
 
+import os
+import types
+import warnings
+
 import gymnasium as gym
 import numpy as np
 import pytest
 
-from actrix import PPO, EvalCallback, make_vec_env
-from actrix.cli import main
+import actrix
+from actrix import PPO, BaseCallback, EvalCallback, StopTrainingOnMaxEpisodes, make_vec_env
+from actrix.cli import main, notices
+from actrix.envs.build import full_id
 from actrix.envs.guard import EnvError
 
 MODULE = """
@@ -46,6 +52,8 @@ def test_the_users_line_is_named(walk, words, capsys):
     [
         (["ppo", "walks.py:Walk"], "names a file: write the module that it is, walks:Walk."),
         (["ppo", "walks:Wakl"], "registers no such id); did you mean walks:Walk?"),
+        (["ppo", "walks"], "which is a file: name the class in it, walks:Class."),
+        (["ppo", "walks.py"], "which is a file: name the class in it, walks:Class."),
         (["ppo", "NotOfMine-v0"], "(One that a module of yours registers is module:NotOfMine-v0.)"),
     ],
 )
@@ -111,3 +119,90 @@ def test_one_object_is_one_environment():
         EnvError, match=r"its constructor raised ZeroDivisionError: .* \(test_newcomer.py, line \d+\)"
     ):
         make_vec_env(lambda: 1 // 0, 1)
+
+
+def test_a_model_says_what_it_is():
+    assert repr(PPO("MlpPolicy")) == "<PPO without an environment>"
+    model = PPO("MlpPolicy", Endless(), n_steps=8, batch_size=8, seed=3)
+    assert (
+        repr(model) == "<PPO on an environment of your own: 0 steps learned, 1 environment, seed 3>"
+    )  # what a notebook shows
+    with pytest.raises(ValueError, match="total_timesteps='1000' must be a whole number"):
+        model.learn("1000")
+
+
+def test_misspelt_words_of_a_model():
+    with pytest.raises(ValueError, match=r"unknown: did you mean MlpPolicy or .*\?$"):
+        PPO("MLPPolicy", "CartPole-v1")
+    with pytest.raises(ValueError, match=r"'CartPole-v1' is unknown \(it comes before the environment: PPO"):
+        PPO("CartPole-v1", "MlpPolicy")
+    with pytest.raises(ValueError, match=r"unknown setting 'lr' .* did you mean learning_rate\?"):
+        PPO("MlpPolicy", lr=1e-3)
+
+
+def test_an_id_without_a_version_is_the_newest():
+    assert full_id("CartPole") == "CartPole-v1"
+    assert [full_id(name) for name in ("CartPole-v0", "NoSuch", "walks:Walk", "not an id?")] == [
+        "CartPole-v0", "NoSuch", "walks:Walk", "not an id?",
+    ]  # fmt: skip
+    assert PPO("MlpPolicy", "CartPole", n_steps=8, batch_size=8).env_id == "CartPole-v1"
+
+
+def test_the_command_alone(capsys):
+    assert main([]) == 2
+    assert "Train an agent with tuned settings" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"actrix {actrix.__version__}\n"
+    with pytest.raises(SystemExit, match="2"):
+        main(["trian", "ppo"])
+    assert "there is no command 'trian': did you mean train?" in capsys.readouterr().err
+
+
+def test_where_a_file_may_be(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "runs/a/config.json",
+        "runs/a/metrics.csv",
+        "runs/a/model.safetensors",
+        "best/mine.safetensors",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("0,1,2,3,4,5")
+    run, file = os.path.join("runs", "a"), os.path.join("best", "mine.safetensors")
+    for words, there in [
+        (["eval", "runs"], run), (["eval", f"{run}/metrics.csv"], run), (["eval", "best"], file),
+        (["resume", "runs"], run), (["resume", f"{run}/model.safetensors"], run), (["plot", f"{run}/metrics.csv"], run),
+    ]:  # fmt: skip
+        assert main(words) == 2
+        assert capsys.readouterr().err.endswith(f"Did you mean {there}?\n"), words
+    assert main(["eval", "nowhere"]) == 2
+    assert "Did you mean" not in capsys.readouterr().err
+
+
+def test_a_warning_is_a_line_and_others_stay_as_they_are():
+    with notices():
+        assert warnings.formatwarning("so", UserWarning, actrix.__file__, 3) == "actrix: so\n"
+        assert "other.py:3: UserWarning: so" in warnings.formatwarning("so", UserWarning, "other.py", 3)
+
+
+class Forgot(BaseCallback):
+    """Neither calls the constructor it inherits, nor returns."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def _on_step(self):
+        self.seen += self.n_calls
+
+
+def test_what_callbacks_forget(capsys):
+    model = types.SimpleNamespace(num_timesteps=8, n_envs=2, num_episodes=6)
+    callback, stop = Forgot(), StopTrainingOnMaxEpisodes(3, verbose=1)
+    for each in (callback, stop):
+        each.init_callback(model)
+    with pytest.warns(UserWarning, match="Forgot._on_step returned None, which stops training: return True"):
+        assert callback.on_step() is False
+    assert callback.seen == 1
+    assert stop.on_step() is False
+    assert capsys.readouterr().out == "Stopping training because 6 episodes are finished\n"

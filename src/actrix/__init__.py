@@ -37,9 +37,6 @@ from actrix.callbacks import (  # noqa: E402
     EveryNTimesteps,
     LogEveryNTimesteps,
     ProgressBarCallback,
-    StopTrainingOnMaxEpisodes,
-    StopTrainingOnNoModelImprovement,
-    StopTrainingOnRewardThreshold,
 )
 from actrix.core.schedules import Linear  # noqa: E402
 from actrix.data.datasets.dataset import DatasetError  # noqa: E402
@@ -80,6 +77,11 @@ from actrix.named import *  # noqa: E402, F403
 from actrix.show.log import configure  # noqa: E402
 from actrix.show.summaries import Figure, HParam, Image, Video  # noqa: E402
 from actrix.show.writers import HumanOutputFormat, KVWriter, Logger  # noqa: E402
+from actrix.stopping import (  # noqa: E402
+    StopTrainingOnMaxEpisodes,
+    StopTrainingOnNoModelImprovement,
+    StopTrainingOnRewardThreshold,
+)
 from actrix.surface import get_device  # noqa: E402
 
 __version__ = "0.1.0"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,15 @@ from actrix.loops.evaluate import evaluate_policy, playable
 class BaseCallback:
     """Override `_on_step` (return False to stop training) and, if needed, the other `_on_…` methods."""
 
+    # Of the class, for an __init__ that does not call this one.
+    verbose = n_calls = num_timesteps = 0
+    model: Any = None
+    parent: BaseCallback | None = None
+
     def __init__(self, verbose: int = 0):
         self.verbose = verbose
-        self.model: Any = None
-        self.n_calls = 0
-        self.num_timesteps = 0
         self.locals: dict[str, Any] = {}
         self.globals: dict[str, Any] = {}
-        self.parent: BaseCallback | None = None
 
     @property
     def logger(self) -> Any:
@@ -70,7 +72,13 @@ class BaseCallback:
         """Called after each step (host) or segment (compiled); False stops training."""
         self.n_calls += 1
         self.num_timesteps = self.model.num_timesteps
-        return self._on_step()
+        go_on: bool | None = self._on_step()
+        if go_on is None:
+            name = type(self).__name__
+            warnings.warn(
+                f"{name}._on_step returned None, which stops training: return True to go on.", stacklevel=2
+            )
+        return bool(go_on)
 
     def on_rollout_end(self) -> None:
         """Called after a chunk was collected, before it is learned from (compiled: after a segment)."""
@@ -297,58 +305,6 @@ class EvalCallback(EventCallback):
 def _table(rows: Sequence[Sequence[float]]) -> np.ndarray:
     """[evaluations, episodes]; NaN ends the row of one whose endless episodes were cut, which plays fewer."""
     return np.array(list(itertools.zip_longest(*rows, fillvalue=np.nan))).T
-
-
-class StopTrainingOnRewardThreshold(BaseCallback):
-    """Stop when the best mean reward of the parent `EvalCallback` reaches the threshold."""
-
-    def __init__(self, reward_threshold: float, verbose: int = 0):
-        super().__init__(verbose)
-        self.reward_threshold = reward_threshold
-
-    def _on_step(self) -> bool:
-        if self.parent is None:
-            raise ValueError(
-                "StopTrainingOnRewardThreshold must be the callback_on_new_best of an EvalCallback."
-            )
-        return bool(self.parent.best_mean_reward < self.reward_threshold)  # type: ignore[attr-defined]
-
-
-class StopTrainingOnNoModelImprovement(BaseCallback):
-    """Stop after more than `max_no_improvement_evals` evaluations in a row without a new best."""
-
-    def __init__(self, max_no_improvement_evals: int, min_evals: int = 0, verbose: int = 0):
-        super().__init__(verbose)
-        self.max_no_improvement_evals, self.min_evals = max_no_improvement_evals, min_evals
-        self.last_best_mean_reward, self.no_improvement_evals = -np.inf, 0
-
-    def _on_step(self) -> bool:
-        if self.parent is None:
-            raise ValueError(
-                "StopTrainingOnNoModelImprovement must be the callback_after_eval of an EvalCallback."
-            )
-        best = self.parent.best_mean_reward  # type: ignore[attr-defined]
-        go_on = True
-        if self.n_calls > self.min_evals:
-            self.no_improvement_evals = (
-                0 if best > self.last_best_mean_reward else self.no_improvement_evals + 1
-            )
-            go_on = self.no_improvement_evals <= self.max_no_improvement_evals
-        self.last_best_mean_reward = best
-        return go_on
-
-
-class StopTrainingOnMaxEpisodes(BaseCallback):
-    """Stop after `max_episodes` finished episodes per environment."""
-
-    def __init__(self, max_episodes: int, verbose: int = 0):
-        super().__init__(verbose)
-        self.max_episodes = max_episodes
-        self.n_episodes = 0
-
-    def _on_step(self) -> bool:
-        self.n_episodes = self.model.num_episodes
-        return self.n_episodes < self.max_episodes * self.model.n_envs
 
 
 class EveryNTimesteps(EventCallback):

@@ -27,6 +27,7 @@ from actrix.data.datasets.dataset import Dataset, check_spaces
 from actrix.data.datasets.read import load_dataset
 from actrix.envs.agents.game import is_game
 from actrix.envs.base import HostEnv, JaxEnv
+from actrix.envs.build import full_id
 from actrix.envs.make import as_host_env, choose_backend, training_env
 from actrix.envs.vec.names import set_random_seed
 from actrix.envs.vec.normalize import host_of, unwrap_vec_normalize
@@ -215,7 +216,7 @@ class Model(Surface, Stored):
             crew = crew_for(self, env)
             return crew, env if isinstance(env, str) else crew.env_id
         if isinstance(env, str):
-            check_complete(self, env)
+            check_complete(self, env := full_id(env))
             backend = choose_backend(self.backend, env, self.env_kwargs, self.copies, self.grouping.lag)
             return training_env(env, self.copies, self.seed, self.env_kwargs, backend), env
         if isinstance(env, JaxEnv) and not isinstance(env, HostEnv | gym.Env):
@@ -279,8 +280,8 @@ class Model(Surface, Stored):
         refuse_of_learn(unknown, [*inspect.signature(Model.learn).parameters][1:-1])
         if self.runner is None:
             raise ValueError("no environment: pass env=… when building the model, or call set_env first.")
-        if not float(total_timesteps).is_integer() or total_timesteps < 1:
-            raise ValueError(f"total_timesteps={total_timesteps} must be a whole number of at least 1.")
+        if isinstance(total_timesteps, str) or total_timesteps < 1 or total_timesteps % 1:
+            raise ValueError(f"total_timesteps={total_timesteps!r} must be a whole number of at least 1.")
         if (normalizes := self.get_vec_normalize_env()) is not None:
             normalizes.check_learning()
         source, folder = resuming.places(resume_from, checkpoint_dir)
@@ -299,10 +300,8 @@ class Model(Surface, Stored):
             self.run.logger, self.run.checkpoints = self.logger, folder
             self.run.identity = resuming.identity(self)
             title = f"{type(self).__name__} on {self.env_id or 'your environment'}"
-            display = (
-                Display(total, title, start=self.run.steps) if progress_bar else contextlib.nullcontext()
-            )
-            shown = stack.enter_context(display)
+            display = Display(total, title, start=self.run.steps, plays=self._env is not None)
+            shown = stack.enter_context(display if progress_bar else contextlib.nullcontext())
             hooks = stack.enter_context(Hooks(self, as_callback(callback)))
             stack.enter_context(kept(functools.partial(save_checkpoints, self.runner, [self.run])))
             train(

@@ -47,6 +47,7 @@ class Surface(Counters):
 
     runner: Runner | None
     _env: Any
+    env_id: str | None
     seed: int
     n_envs: int
     verbose: int
@@ -61,6 +62,15 @@ class Surface(Counters):
     _open_episodes: int
     _given_logger: bool
     _known_spec: Callable[[], Spec]
+
+    def __repr__(self) -> str:
+        """What learns where, and how far it is: a notebook shows it of a cell that ends with a model."""
+        name = type(self).__name__
+        if self.runner is None and self._acting is None:
+            return f"<{name} without an environment>"
+        where = self.env_id or "an environment of your own"
+        copies = "" if self._env is None else f", {self.n_envs} environment{'s' * (self.n_envs != 1)}"
+        return f"<{name} on {where}: {self.num_timesteps:,} steps learned{copies}, seed {self.seed}>"
 
     @property
     def env(self) -> Any:

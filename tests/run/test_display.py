@@ -4,11 +4,12 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 from rich.console import Console
 
-from actrix.show import display
+from actrix.show import display, terminal
 from actrix.show.display import Display
 from actrix.show.log import human
 
@@ -109,6 +110,63 @@ def test_without_a_terminal_lines_are_plain_and_few(capsys, monkeypatch):
     assert lines[-1] == r"PPO on \x1b[2JX: 100%, 1k/1k steps, return 182.4, 20 steps/s, 0:55 elapsed"
     assert 5 <= len(lines) <= 9
     assert all("\x1b" not in line and "\r" not in line for line in lines)
+
+
+def ipython(outputs, kernel=True):
+    """Of the module what `cell` reads; an output is the list of what it was."""
+
+    def put(data, raw, display_id):
+        outputs.append([data["text/plain"]])
+        return types.SimpleNamespace(update=lambda data, raw: outputs[-1].append(data["text/plain"]))
+
+    shell = types.SimpleNamespace(has_trait=lambda name: kernel and name == "kernel")
+    return types.SimpleNamespace(get_ipython=lambda: shell, display=types.SimpleNamespace(display=put))
+
+
+def test_a_notebook_has_one_output(capsys, monkeypatch):
+    outputs, now = [], [100.0]
+    monkeypatch.setitem(sys.modules, "IPython", ipython(outputs))
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as kernels have it
+    with Display(1000, "PPO") as shown:
+        shown.status("compiling")
+        for step in range(1, 1001):
+            now[0] += 0.01
+            shown.update(step, METRICS)
+        shown.message("saved")
+    (output,) = outputs
+    assert 20 <= len(output) <= 24  # twice in a second
+    assert "compiling" in output[0]
+    assert "100%" in output[-1]
+    assert "182.4" in output[-1]
+    assert "\x1b" not in "".join(output)
+    assert capsys.readouterr().out == "saved\n"
+
+
+def test_a_shell_without_a_kernel_is_no_notebook(monkeypatch):
+    monkeypatch.setitem(sys.modules, "IPython", ipython([], kernel=False))
+    assert terminal.cell() is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "live"), [({}, True), ({"TERM": "dumb"}, False), ({"JPY_PARENT_PID": "7"}, False)]
+)
+def test_a_command_in_a_cell_prints_lines(variables, live, monkeypatch):
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(isatty=lambda: True))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert terminal.redraws() is live
+
+
+def test_no_episode_is_told(capsys):
+    with Display(1000, "PPO") as shown:
+        shown.update(1000, {})
+    assert "100%, 1k/1k steps, no episode finished yet" in capsys.readouterr().out
+    with Display(1000, "BC", plays=False) as shown:
+        shown.update(1000, {})
+    assert "episode" not in capsys.readouterr().out
 
 
 def test_disabled_prints_nothing(capsys):

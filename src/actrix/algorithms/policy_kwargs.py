@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -251,9 +252,9 @@ def network_of(policy: Any, policy_kwargs: dict[str, Any] | None, base: Any) -> 
     kwargs = dict(policy_kwargs or {})
     if isinstance(policy, str):
         if policy not in POLICIES:
-            raise SettingError(
-                f"policy {policy!r} is unknown: choose one of {', '.join(POLICIES)}, or a function."
-            )
+            first = ' (it comes before the environment: PPO("MlpPolicy", env))' * (policy in gym.registry)
+            ours = f"choose one of {', '.join(POLICIES)}, or a function."
+            raise SettingError(f"policy {policy!r} is unknown{first}: {nearest(policy, POLICIES, ours)}")
         kwargs = named_policy(policy) | kwargs
     elif callable(policy):
         _check_makes(policy)

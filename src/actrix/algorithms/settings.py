@@ -267,6 +267,7 @@ def _names_after(held: Any, values: dict[str, Any]) -> list[str]:
 
 def _refuse(algorithm: Algorithm, name: str, names: set[str]) -> None:
     near = difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5)
+    near = near or [full for full in sorted(names) if "".join(x[0] for x in full.split("_")) == name]  # lr
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(names))}."
     raise SettingError(f"unknown setting {name!r} for {' × '.join(algorithm.answers[:2])}: {hint}")
 

@@ -1,4 +1,4 @@
-"""The command line: train, tune, eval, video, watch, record, plot, report, push, inspect, export, doctor, list, lab.
+"""Deep reinforcement learning in JAX, from the command line.
 
 Exit codes: 0 done, 1 a failed run, 2 a mistake in what was typed, 130 interrupted (a checkpoint was saved).
 """
@@ -8,15 +8,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import importlib.metadata
 import os
 import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from actrix.cli import play, show, train, tune
 from actrix.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from actrix.core.words import nearest
 
 __all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_USAGE", "main"]
 
@@ -24,6 +27,9 @@ __all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_USAGE", "main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. A user's mistake prints one line on stderr."""
     whole = parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        whole.print_help(sys.stderr)
+        return EXIT_USAGE
     args, unknown = whole.parse_known_args(argv)
     if unknown:
         whole.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(args, unknown)}")
@@ -52,14 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def notices() -> Iterator[None]:
-    """A setting without effect is told of in a line, as mistakes are."""
+    """What this package warns of is told in a line, as mistakes are."""
     from actrix.core.idle import NoEffectWarning
 
-    usual = warnings.formatwarning
+    usual, ours = warnings.formatwarning, str(Path(__file__).parents[1])
 
-    def form(message: Any, category: type[Warning], *where: Any, **line: Any) -> str:
-        told = issubclass(category, NoEffectWarning)
-        return f"actrix: {message}\n" if told else usual(message, category, *where, **line)
+    def form(message: Any, category: type[Warning], filename: str, *where: Any, **line: Any) -> str:
+        told = issubclass(category, NoEffectWarning) or filename.startswith(ours)
+        return f"actrix: {message}\n" if told else usual(message, category, filename, *where, **line)
 
     warnings.formatwarning = form  # type: ignore[assignment]
     try:
@@ -101,16 +107,32 @@ def _foreseen() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...
     return usage, (EnvError, NonFiniteError, SeedError, OSError)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says of a command that there is not which it may have been."""
+
+    commands: Any = None
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.match("argument COMMAND: invalid choice: '(.*?)'", message)
+        if wrong:
+            public = [name for name in self.commands.choices if not name.endswith("-folder")]
+            message = f"there is no command {wrong[1]!r}: {nearest(wrong[1], public)}"
+        super().error(message)
+
+
 def parser() -> argparse.ArgumentParser:
     """What reads the command line."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument(  # no default: the subcommand's would replace what came before its name
         "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
     )
-    whole = argparse.ArgumentParser(
+    whole = _Parser(
         prog="actrix", description=(__doc__ or "").split("\n")[0], parents=[common], allow_abbrev=False
     )
-    commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    whole.add_argument(
+        "--version", action="version", version=f"actrix {importlib.metadata.version('actrix')}"
+    )
+    commands = whole.commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, summary: str | None = None) -> argparse.ArgumentParser:
         told = {} if summary is None else {"help": summary, "description": summary}

@@ -140,7 +140,7 @@ def record_to(
     model = Model.load(path)
     if out is None:
         base = path if path.is_dir() else path.parent
-        out = base / "videos" / f"{file_name(str(model.env_id))}-{model.run.steps}.mp4"
+        out = base / "videos" / f"{file_name(model.env_id or env_id or 'agent')}-{model.run.steps}.mp4"
     out.parent.mkdir(parents=True, exist_ok=True)
     with headless():
         env = render_env(model, "rgb_array", env_id, env_kwargs, deterministic)

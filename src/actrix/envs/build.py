@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs import registration
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
 from actrix.core.spaces import check_action_space, check_observation_space
@@ -158,6 +159,7 @@ def make_one(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
     """Gymnasium's environment of an id, or the class that it names; UnknownEnvError, ImportError."""
     if env_id.startswith("ALE/"):
         register_atari()
+    env_id = full_id(env_id)
     made = named(env_id)
     try:
         return quiet_make(env_id, **kwargs) if made is None else made(**kwargs)
@@ -166,8 +168,7 @@ def make_one(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
             f'{env_id} needs an optional package: pip install "actrix[envs]" ({error})'
         ) from error
     except gym.error.UnregisteredEnv as error:
-        why = _not_in(env_id) if ":" in env_id else f"{nearest(env_id)} {OWN_ID.format(env_id)}"
-        raise UnknownEnvError(f"no environment is named {env_id!r}{why}") from error
+        raise UnknownEnvError(f"no environment is named {env_id!r}{_why_not(env_id)}") from error
     except gym.error.DeprecatedEnv as error:
         raise DeprecatedEnvError(f"{env_id!r}: {error}") from error
     except gym.error.Error as error:  # a malformed id, an unknown render mode
@@ -177,6 +178,18 @@ def make_one(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
             raise
         reason = str(error).split(" was raised from")[0]
         raise UnknownEnvError(f"{env_id} refuses the env_kwargs: {reason}.") from error
+
+
+def full_id(env_id: str) -> str:
+    """The id with the version that Gymnasium takes where none is said ('CartPole': 'CartPole-v1'); else as it is."""
+    if env_id in gym.registry or ":" in env_id:
+        return env_id
+    try:
+        space, name, version = registration.parse_env_id(env_id)
+    except gym.error.Error:
+        return env_id
+    newest = registration.find_highest_version(space, name) if version is None else None
+    return env_id if newest is None else f"{env_id}-v{newest}"
 
 
 def named(env_id: str) -> Callable[..., Any] | None:
@@ -230,6 +243,16 @@ def token_task(env_id: str, env_kwargs: dict[str, Any] | None = None) -> TokenEn
         return made(**kwargs)
     except Exception as error:
         raise EnvError(f"{env_id} raised {type(error).__name__}: {error}") from error
+
+
+def _why_not(env_id: str) -> str:
+    """What an id that there is not may have meant, as the end of a sentence."""
+    if ":" in env_id:
+        return _not_in(env_id)
+    module = env_id.removesuffix(".py").replace("/", ".")
+    if os.path.isfile(f"{module.replace('.', '/')}.py"):
+        return f", which is a file: name the class in it, {module}:Class."
+    return f"{nearest(env_id)} {OWN_ID.format(env_id)}"
 
 
 def _not_in(env_id: str) -> str:

@@ -15,7 +15,7 @@ from actrix.envs.agents.game import is_game
 from actrix.envs.agents.make import PREFIX, make_agents, maker
 from actrix.envs.atari import atari_backend, is_atari, make_atari_env
 from actrix.envs.base import HostEnv, JaxEnv
-from actrix.envs.build import UnknownEnvError, construct, nearest, single_env, token_task, vectorise
+from actrix.envs.build import UnknownEnvError, construct, full_id, nearest, single_env, token_task, vectorise
 from actrix.envs.envpool import EnvPoolEnvs, has_envpool
 from actrix.envs.foreign import as_gymnasiums
 from actrix.envs.guard import EnvError, env_seeds
@@ -60,6 +60,8 @@ def make_vec_env(
             f"make_vec_env makes copies of an id, a class or a function, and was given one {type(env_id).__name__} "
             "object: give its class, with env_kwargs."
         )
+    if isinstance(env_id, str):
+        env_id = full_id(env_id)
     count = worker_count(n_envs, workers, step_timeout, max_restarts)
     if (game := _maker(env_id, count)) is not None:
         if count or vec_env_cls or backend not in ("auto", "gymnasium", "pettingzoo"):

@@ -123,6 +123,8 @@ def as_bytes(x: np.ndarray) -> Any:
 
 
 SUFFIX, ZIP = ".safetensors", ".zip"
+MODEL = f"model{SUFFIX}"
+"""A run folder's model."""
 
 
 def named(path: str | os.PathLike) -> Path:
@@ -139,12 +141,26 @@ def find(path: str | os.PathLike, what: str = "model file") -> Path:
     path = Path(path)
     stem = path.name.removesuffix(ZIP).removesuffix(SUFFIX)
     others = [stem + SUFFIX, stem + ZIP, path.with_suffix(SUFFIX).name] if stem else []
-    tried = [path, *map(path.with_name, others), path / "model.safetensors"]
+    tried = [path, *map(path.with_name, others), path / MODEL]
     tried = list(dict.fromkeys(tried))
     for candidate in tried:
         if candidate.is_file():
             return candidate
-    raise FileNotFoundError(f"no {what} at {path} (looked for {', '.join(map(str, tried))}).")
+    raise FileNotFoundError(
+        f"no {what} at {path} (looked for {', '.join(map(str, tried))}).{nearby(path, MODEL)}"
+    )
+
+
+def nearby(path: Path, name: str) -> str:
+    """' Did you mean …?' of run folders that have such a file: around `path`, or just below it, with models there."""
+    if path.is_file():
+        found = [path.parent] if (path.parent / name).is_file() else []
+    else:
+        models = [
+            one for one in path.glob(f"*{SUFFIX}") if name == MODEL and not one.name.startswith("step_")
+        ]
+        found = sorted([*models, *(inner.parent for inner in path.glob(f"*/{name}"))])
+    return f" Did you mean {' or '.join(map(str, found[-3:]))}?" if found else ""
 
 
 def read_header(path: str | os.PathLike) -> Header:
@@ -162,7 +178,7 @@ def read_header(path: str | os.PathLike) -> Header:
         if len(prefix) < 8 or length > min(size - 8, MAX_HEADER):
             raise ModelFileError(
                 f"{path} is cut short or no safetensors file (and it wasn't a zip-file): its header would have "
-                f"{length} bytes of {size}."
+                f"{length} bytes of {size}.{nearby(path, MODEL)}"
             )
         head = file.read(length)
     if len(head) < length:

@@ -20,6 +20,7 @@ from actrix.algorithms.sound import joint
 from actrix.core.contract import Algorithm
 from actrix.data.datasets.dataset import Dataset, mix
 from actrix.data.datasets.read import load_dataset
+from actrix.envs.build import full_id
 from actrix.envs.make import STEP_TIMEOUT, choose_backend, worker_count
 from actrix.files.kwargs import left_out, plain
 from actrix.loops.grouping import Grouping, check_grouping
@@ -125,7 +126,7 @@ def resolve(
     elif preset.offline:
         raise SettingError(f"{preset.name} learns from a data set: give --dataset PATH.")
     assert env_id is not None
-    entry, tuned = zoo.settings(preset.name, env_id, tuned)
+    entry, tuned = zoo.settings(preset.name, env_id := full_id(env_id), tuned)
     answers = {name: x for name, x in (("critic", critic), ("actor", actor), ("data", data)) if x is not None}
     filed, own = _checked(file), _checked(settings)
     run = _of_run(entry, (filed, own), preset, n_timesteps=steps, n_envs=n_envs, policy=policy)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from actrix.files import checkpoint, manifest
+from actrix.files.container import nearby
 from actrix.runs.config import RunConfig, RunError
 from actrix.show.log import METRICS, STEP, read_metrics
 
@@ -80,7 +81,9 @@ def load_config(folder: Path) -> RunConfig:
             raise RunError(
                 f"{folder} is a folder of roles, each of which is a run: name one of them."
             ) from None
-        raise RunError(f"{folder} is not a run folder: it has no config.json.") from None
+        raise RunError(
+            f"{folder} is not a run folder: it has no config.json.{nearby(folder, 'config.json')}"
+        ) from None
     except (ValueError, TypeError, KeyError) as error:
         raise RunError(f"{folder / 'config.json'} cannot be read: {error}") from None
 

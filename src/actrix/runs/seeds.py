@@ -52,7 +52,9 @@ def train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], ses
         try:
             with (
                 StopRequest() as stop,
-                Display(config.n_timesteps, config.title, enabled=shown, seeds=seeds) as display,
+                Display(
+                    config.n_timesteps, config.title, enabled=shown, seeds=seeds, plays=not config.dataset
+                ) as display,
             ):
                 while waiting or running:
                     if stop.requested:

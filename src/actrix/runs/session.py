@@ -121,7 +121,7 @@ def _train_runs(
     with (
         StopRequest() as stop,
         Display(config.n_timesteps, config.title, enabled=None if shown else False,
-                seeds=seeds if len(seeds) > 1 else None, start=runs[0].steps) as display,
+                seeds=seeds if len(seeds) > 1 else None, start=runs[0].steps, plays=not config.dataset) as display,
     ):  # fmt: skip
         for note in notes:
             display.message(note) if shown else print(note, file=sys.stderr, flush=True)

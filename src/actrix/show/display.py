@@ -1,10 +1,9 @@
-"""Live progress of a training run on the terminal; plain, rare lines where output is not a terminal."""
+"""Live progress of a training run on the terminal or in a notebook's cell; elsewhere plain, rare lines."""
 
 from __future__ import annotations
 
+import io
 import math
-import os
-import sys
 import threading
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from actrix.show.log import format_value, human, printable
+from actrix.show.terminal import Cell, cell, redraws
 
 RETURN = "rollout/ep_rew_mean"
 LENGTH = "rollout/ep_len_mean"
@@ -42,6 +42,8 @@ MAX_CELLS = 16
 SPARKS = "▁▂▃▄▅▆▇█"
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 WINDOW = 15.0  # seconds over which steps/s is measured
+CELL_SECONDS, CELL_WIDTH = 0.5, 100
+NO_EPISODE = "no episode finished yet"
 PLAIN_SECONDS, PLAIN_FRACTION, PLAIN_AT_LEAST = 10.0, 0.1, 60.0
 
 
@@ -54,9 +56,9 @@ def answered(prompt: str, text: str, right: bool) -> Text:
 class Display:
     """Progress bar and current metrics, used as `with Display(...) as display: display.update(...)`.
 
-    On a terminal the block redraws in place four times a second. Elsewhere (a file, a pipe, a notebook) plain
-    lines are printed without control codes: at most one in 10 s, for every 10% done or every minute, and a
-    last one. The terminal is restored however the block is left, Ctrl-C included.
+    On a terminal the block redraws in place four times a second, in a notebook's cell at most twice. Elsewhere (a
+    file, a pipe) plain lines are printed without control codes: at most one in 10 s, for every 10% done or every
+    minute, and a last one. The terminal is restored however the block is left, Ctrl-C included.
 
     Args:
         total_steps: environment steps to reach, per seed.
@@ -64,6 +66,7 @@ class Display:
         enabled: None decides as above; True forces the live block, False prints nothing at all.
         seeds: seeds trained together: a row for each, and a bar for all of them.
         start: environment step the run continues from, per seed.
+        plays: whether episodes are to be expected.
     """
 
     def __init__(
@@ -73,16 +76,22 @@ class Display:
         enabled: bool | None = None,
         seeds: Sequence[int] | None = None,
         start: int = 0,
+        plays: bool = True,
     ):
+        self._cell: Cell | None = cell() if enabled is None else None
         self._console = Console(highlight=False, force_terminal=True if enabled else None)
-        if enabled is None:
-            terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-            self._mode = "live" if terminal else "plain"
-        else:
+        if enabled is not None:
             self._mode = "live" if enabled else "off"
+        elif self._cell is not None:
+            self._mode = "cell"
+            self._console = Console(
+                file=io.StringIO(), width=CELL_WIDTH, force_jupyter=False, force_terminal=False
+            )
+        else:
+            self._mode = "live" if redraws() else "plain"
         self._unicode = self._console.encoding.lower().startswith("utf")
         self._title = self._text(title)
-        self._multi = seeds is not None
+        self._multi, self._plays = seeds is not None, plays
         self._rows: dict[Any, _Row] = {s: _Row(start) for s in (seeds if seeds is not None else [None])}
         self._start, self._total = start, max(int(total_steps), 1)
         self._samples: deque[tuple[float, int]] = deque()
@@ -113,6 +122,15 @@ class Display:
             self._stop()
         elif self._mode == "plain" and self._samples and self._printed[1] != self._steps():
             self._print(self._line())
+        self._in_cell(at_once=True)
+
+    def _in_cell(self, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if self._cell is not None and (at_once or now - self._printed[0] >= CELL_SECONDS):
+            self._printed = (now, self._steps())
+            with self._console.capture() as drawn:
+                self._console.print(self._render())
+            self._cell.show(drawn.get())
 
     def update(self, step: int, metrics: Mapping[str, Any] | None = None, seed: int | None = None) -> None:
         """Show that environment step `step` is reached, and the latest metrics.
@@ -139,12 +157,14 @@ class Display:
             fraction = (self._steps() - self._printed[1]) / (self._total * len(self._rows))
             if seconds >= PLAIN_AT_LEAST or (seconds >= PLAIN_SECONDS and fraction >= PLAIN_FRACTION):
                 self._print(self._line())
+        self._in_cell()
 
     def status(self, text: str) -> None:
         """Show what is going on below the bar, e.g. "compiling ppo update …", until the next `update`."""
         self._status = self._text(text)
         if self._mode == "plain" and time.monotonic() - self._printed[0] >= PLAIN_SECONDS:
             self._print(f"{self._title}: {self._status}")
+        self._in_cell(at_once=True)
 
     def answers(self, found: Sequence[Any]) -> None:
         """Show answers (`prompt`, `text`, `right`) below the numbers, right in green and wrong in red, until others."""
@@ -159,7 +179,7 @@ class Display:
         """Print a line that stays, above the live block."""
         if self._mode == "live":
             self._console.print(Text(self._text(text)))
-        elif self._mode == "plain":
+        elif self._mode in ("plain", "cell"):
             print(self._text(text), flush=True)
 
     def _stop(self) -> None:
@@ -204,8 +224,10 @@ class Display:
         values = [row.metrics[RETURN] for row in self._rows.values() if RETURN in row.metrics]
         values = [v for v in values if math.isfinite(v)]
         if values:
-            note = f" (mean of {len(values)} seeds)" if self._multi else ""
+            note = f" (mean of {len(values)} seed{'s' * (len(values) > 1)})" if self._multi else ""
             pieces.insert(1, f"return {_fixed(sum(values) / len(values))}{note}")
+        elif self._plays:
+            pieces.insert(1, NO_EPISODE)
         return f"{self._title}: {_percent(fraction)}, {', '.join(pieces)}"
 
     def _print(self, line: str) -> None:
@@ -250,7 +272,7 @@ class Display:
         row = self._rows[None]
         value = row.metrics.get(RETURN, math.nan)
         if math.isnan(value):
-            lines = [Text("return  no episode finished yet", style="dim")] if self._samples else []
+            lines = [Text(f"return  {NO_EPISODE}", style="dim")] if self._samples and self._plays else []
         else:
             line = Text("return ", style="dim") + Text(f"{_fixed(value):<8} ", style="bold")
             if width >= 60:

@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from actrix.files import atomic
+from actrix.files.container import nearby
 from actrix.show.log import METRICS, STEP, human, read_metrics
 from actrix.show.stats import MIN_SEEDS, Curve, align, bootstrap_interval, clean, iqm
 
@@ -70,7 +71,9 @@ def load_run(folder: Folder) -> Run:
     """
     folder = Path(folder)
     if not (folder / METRICS).is_file():
-        raise FileNotFoundError(f"{folder} is not a run folder: it has no {METRICS}")
+        raise FileNotFoundError(
+            f"{folder} is not a run folder: it has no {METRICS}.{nearby(folder, METRICS)}"
+        )
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

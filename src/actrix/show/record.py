@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from actrix.files import atomic
+from actrix.show.terminal import redraws
 
 Predict = Callable[[Any, Any, np.ndarray], tuple[Any, Any]]
 """`predict(obs, state, episode_start) -> (action, state)`.
@@ -267,7 +268,7 @@ def _annotated(frame: np.ndarray, text: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def _bar(enabled: bool | None) -> Iterator[Callable[[str], None]]:
-    enabled = sys.stdout.isatty() if enabled is None else enabled
+    enabled = redraws() if enabled is None else enabled
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=Console(), transient=True, disable=not enabled) as bar:
         task = bar.add_task("", total=None)

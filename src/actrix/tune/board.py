@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 import time
 from typing import Any
 
@@ -14,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from actrix.files.container import printable
+from actrix.show.terminal import redraws
 from actrix.tune.plan import Plan
 from actrix.tune.study import REFUSED, best, counted
 
@@ -32,8 +31,7 @@ class Board:
     def __init__(self, plan: Plan, study: Any, trials: int, enabled: bool | None = None):
         self.plan, self.study, self.trials = plan, study, trials
         self.console = Console(highlight=False)
-        terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        self._mode = "off" if enabled is False else "live" if terminal else "plain"
+        self._mode = "off" if enabled is False else "live" if redraws() else "plain"
         self._begun = time.monotonic()
         self._known = self._ended()
         self._live: Live | None = None

@@ -129,6 +129,6 @@ def _scatter(ax: Axes, one: Any, x: list[Any], values: list[float], numbers: lis
         ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
     elif getattr(one, "scale", "") == "power":
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{2**v:g}"))
     return ax.scatter(x, values, c=numbers, cmap="viridis", s=18)

@@ -14,6 +14,7 @@ from actrix.envs.tokens.env import END
 from actrix.envs.tokens.tasks import Reverse
 from actrix.loops.answers import pass_at
 from actrix.loops.compiled import CompiledRunner
+from actrix.runs.config import resolve
 
 LSTM = {"policy_kwargs": {"cell": "lstm", "net_arch": [], "hidden_size": 8}}
 TRANSFORMER = {"cell": "transformer", "net_arch": [], "d_model": 16, "n_heads": 2, "n_layers": 1}
@@ -131,3 +132,24 @@ def test_default_batches_are_of_whole_answers_with_any_number_of_environments():
         assert data.training_length(11) == 11
         assert data.batch_size <= 256
         assert (11 * n) % data.batch_size == 0
+
+
+@pytest.mark.parametrize("preset", ["gspo", "dapo", "rlhf-ppo"])
+def test_commands_have_batches_of_whole_answers_too(preset):
+    spec = Reverse().spec
+    config = resolve(preset, "Reverse-v0", seeds=[0])
+    algorithm = config.build()
+    algorithm.check(spec, config.n_envs)
+    assert algorithm.data.training_length(spec.max_episode_steps) == spec.max_episode_steps == 13
+    assert algorithm.data.batch_size == 208
+    given = resolve(preset, "Reverse-v0", seeds=[0], settings={"batch_size": 64}).build()
+    assert given.data.batch_size == 64
+    word = resolve(
+        None,
+        "Reverse-v0",
+        seeds=[0],
+        critic="none",
+        actor="ppo-clip:0.2:group",
+        data="on-policy:batch_size=26",
+    )
+    assert word.build().data.batch_size == 26

@@ -160,6 +160,8 @@ def test_the_weight_of_an_answer_is_its_groups_at_each_row(chunk, psi):
     found = np.asarray(psi.weight(None, None, rows, None, ()))
     np.testing.assert_allclose(found, np.where(chunk.valid, wanted, 0), rtol=1e-14, atol=1e-15)
     assert psi.varied(rows) is None
+    if psi.name == "gpg":  # whose α is that already
+        return
     dynamic = dataclasses.replace(psi, dynamic=True)
     varies = [len(set(returns[i : i + size])) > 1 for i in range(0, N, size)]
     assert np.asarray(dynamic.varied(rows)).tolist() == np.repeat(varies, size).tolist()
@@ -233,6 +235,7 @@ LSTM = {"policy_kwargs": {"cell": "lstm", "net_arch": [], "hidden_size": 8}}
     [
         ("grpo", Reverse(3, group=1), 4, {}, "one alone has none to compare with"),
         ("grpo", Reverse(3, group=4), 6, {}, "n_envs=6 is not a multiple of the group size 4"),
+        ("rlhf-ppo", Reverse(3, group=4), 6, {"batch_size": 42}, "n_envs=6 is not a multiple of 4, the number of"),
         ("grpo", Reverse(3, group=4), 12, {"group_size": 3}, "group_size=3 does not divide 4"),
         ("gspo", Reverse(3, group=4), 8, {"policy_kwargs": {}}, "take a recurrent policy and sequence_length=7"),
         ("sft", None, 8, {}, "needs an environment that shows right answers"),
@@ -265,6 +268,9 @@ def test_what_does_not_fit_is_said(preset, env, n, settings, text):
             {"ref_kl_in": "loss", "ref_kl_by": "k1", "ref_kl_coef": 1.0},
             "gradient of mean 0",
         ),
+        (("none", "score:gpg,dynamic=true"), {}, "would do so again"),
+        (("none", "score:leave-one-out,dynamic=true"), {"ref_kl_coef": 0.1}, "take ref_kl_in=loss"),
+        (("none", "score:gpg"), {"ref_kl_coef": 0.1, "ref_kl_by": "exact"}, "take ref_kl_in=loss"),
         (("none", "score-is", "lag"), {"aggregate": "sequence"}, "weighs whole trajectories as it is"),
         (("v-trace", "score", "trajectories:4:whole"), {}, "no whole episodes; take data lag"),
         (("none", "ppo-clip:0.2:group"), {"aggregate": "word"}, "aggregate='word': choose one of"),
@@ -277,6 +283,7 @@ def test_unsound_words_are_refused(words, settings, text):
 
 def test_words_say_group_sizes():
     assert compose("none", "ppo-clip:0.2:group=4").actor.psi == Group(4)
+    assert compose("none", "score:gpg", settings={"ref_kl_coef": 0.1, "ref_kl_in": "loss"}).actor.psi == GPG()
     assert compose("none", "score:leave-one-out,dynamic=true").actor.psi == LeaveOneOut(dynamic=True)
     assert compose("gae", "ppo-clip:0.2", "on-policy:whole").whole_episodes
 

@@ -110,7 +110,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=says):
             spec(length=2, letters=4, reward_model=str(path))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"^reward_model: there is no .*none.npz\.$"):
         spec(reward_model=str(tmp_path / "none.npz"))
     with pytest.raises(ValueError, match=r"for 6 tokens of prompt and answer does not fit 3 \+ 4 tokens"):
         good(np.zeros(3, np.int32), np.zeros(4, np.int32))

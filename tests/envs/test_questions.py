@@ -84,6 +84,7 @@ def sleeps(prompt, answer):
     [
         (raises, r"raised KeyError: 'lost' on prompt '\d+\+\d=' and answer '"),
         (lambda prompt, answer: float("nan"), r"gave nan on prompt '\d+\+\d=' and answer '"),
+        (lambda prompt, answer: 1e40, r"gave 1e\+40 on prompt '\d+\+\d=' and answer '"),  # ∞ in 32 bits
         (sleeps, r"took longer than 0.01 s on prompt '\d+\+\d=' and answer '"),
     ],
 )
@@ -108,6 +109,9 @@ def test_a_verifier_that_fails_stops_training_with_one_sentence(reward, text):
         (lambda: Questions(("a",), asked, ("b", "c")), "2 answers do not go with 1 prompts"),
         (lambda: Questions(("a",), asked, ("bcd",), room=2), "'bcd' has 3 characters: room=2 is too small"),
         (lambda: Questions(("a",), asked, held_out=True), "give other prompts instead"),
+        (lambda: Questions("1+2=", asked), "prompts='1\\+2=' is one text: give a list"),
+        (lambda: Questions(("a", "b"), asked, "cd"), "answers='cd' is one text: give a list"),
+        (lambda: Questions(("a",), 1.0), "reward=1.0 must be a function of a prompt and an answer"),
         (lambda: Questions(("a",), asked, seconds=0), "seconds=0 must be positive"),
     ],
 )

@@ -114,6 +114,11 @@ def test_answers_are_judged_as_text(start):
             ["grpo", "Reverse-v0", *KWARGS, "--set", "policy_kwargs={'hidden_size':8}"],
             "the same policy_kwargs",
         ),
+        (
+            ["grpo", "Reverse-v0", *KWARGS, "--policy", "MlpTransformerPolicy"],
+            "its policy has an LSTM, and a transformer is asked for",
+        ),
+        (["grpo", "Reverse-v0", *KWARGS, "--policy", "MlpPolicy"], "an LSTM, and no memory is asked for"),
         (["qac", "Reverse-v0", *KWARGS], "the network of sft there is another"),
     ],
 )

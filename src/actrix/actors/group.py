@@ -70,6 +70,9 @@ class Group(WholeReturn):
                 f"{size}): more are drawn with more n_envs."
             )
 
+    def tells_alike(self):
+        return self.dynamic
+
     def returns(self, rows: Rows) -> jax.Array:
         """R(τ) `[P, G]`."""
         whole = monte_carlo(rows, jnp.zeros_like(rows.reward))[0]
@@ -129,6 +132,17 @@ class GPG(Group):
 
     name: ClassVar[str] = "gpg"
     says: ClassVar[str] = "α·(R(τ) − the mean of its group), α = groups / groups not all alike (GPG)"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dynamic:
+            raise ValueError(
+                "gpg's α makes of a mean over all groups one over those that vary, and dynamic=true would do so again: "
+                "take gpg, or group,dynamic=true."
+            )
+
+    def tells_alike(self):
+        return True
 
     def compared(self, returns):
         return groups.gpg(returns)

@@ -106,7 +106,7 @@ class PolicyGradient(StochasticActor):
     def facts(self):
         return ActorFacts(
             per_episode=self.aggregate != "token", centres=self.normalize_advantage, may_stay_near=True,
-            stays_near=self.ref_kl_coef > 0, reports_kl=True,
+            stays_near=self.ref_kl_coef > 0, reports_kl=True, charges=self.ref_kl_coef > 0 and self.ref_kl_in != "loss",
             kl_in_reward=self.ref_kl_in == "reward" and self.ref_kl_by != "exact",
         )  # fmt: skip
 

@@ -74,6 +74,11 @@ def _psi(critic: Critic, actor: Actor, data: Data) -> str | None:
             return "γ^t never multiplies R(τ), which already counts from the start of the episode"
         if not (c.whole_episodes or data.facts.whole_episodes):
             return "γ^t counts from an episode's start, and chunks begin anywhere: take critic mc or none"
+    if a.charges and psi.tells_alike():
+        return (
+            f"ψ={psi.name} looks for groups whose rewards are all the same, and a KL in them leaves none: take "
+            "ref_kl_in=loss"
+        )
     if a.weighs_rewards and not (psi.whole_return and not psi.centred):
         return f"{actor.name} weighs the rewards themselves: take critic none and ψ=return"
     return None
@@ -239,6 +244,8 @@ def fits(
     data.check(spec, num_envs, network)
     if actor.psi is not None:
         actor.psi.check(spec, num_envs, network.cell is not None)
+        if critic.facts.whole_episodes or data.facts.whole_episodes:
+            _whole_groups(actor.psi.shown, spec, num_envs)
     if network.module is not None and data.critic_passes:
         raise ValueError(
             "n_critic_updates fits the critic's own layers, which a module of yours does not name."
@@ -269,6 +276,15 @@ def _fits_chunks(actor: Actor, data: Data, rows: int, num_envs: int, length: int
             f"batch_size={data.batch_size} of n_steps × n_envs = {rows} × {num_envs} rows with "
             "normalize_advantage=True: one advantage less its own mean is 0, and the policy would not move by it. "
             "Take other batches, or normalize_advantage=False."
+        )
+
+
+def _whole_groups(shown: bool, spec: Spec, num_envs: int) -> None:
+    """Raise ValueError where answers are counted by prompt and the last prompt has fewer than the others."""
+    if spec.prompts is not None and not shown and num_envs % spec.prompts.group:
+        raise ValueError(
+            f"n_envs={num_envs} is not a multiple of {spec.prompts.group}, the number of answers to a prompt "
+            "(env_kwargs group)."
         )
 
 

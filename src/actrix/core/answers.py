@@ -137,6 +137,8 @@ class ActorFacts:
     """It can pay for the KL to a reference policy."""
     stays_near: bool = False
     """It does."""
+    charges: bool = False
+    """What it learns from is the reward less a KL, which differs where rewards do not."""
     kl_in_reward: bool = False
     """It would pay in the reward alone."""
     warms_up: bool = False

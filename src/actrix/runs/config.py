@@ -20,7 +20,7 @@ from actrix.algorithms.sound import joint
 from actrix.core.contract import Algorithm
 from actrix.data.datasets.dataset import Dataset, mix
 from actrix.data.datasets.read import load_dataset
-from actrix.envs.build import full_id
+from actrix.envs.build import full_id, token_task
 from actrix.envs.make import STEP_TIMEOUT, choose_backend, worker_count
 from actrix.files.kwargs import left_out, plain
 from actrix.loops.grouping import Grouping, check_grouping
@@ -134,7 +134,7 @@ def resolve(
         raise SettingError(f"--recurrent is an LSTM, and the policy is {run['policy']}: take one of them.")
     cell = {"cell": "lstm"} if recurrent else {}
     tuned_network = cell | named_policy(run["policy"]) | entry.pop("policy_kwargs", {})
-    entry["policy_kwargs"] = tuned_network if network is None else network
+    entry["policy_kwargs"] = tuned_network if network is None else _begun(network, init, policy, recurrent)
     configured = _layered(preset, entry, filed, own, answers, tell, bool(dataset))
     seeds = _different(seeds)
     total = _whole("steps", run["n_timesteps"], usual_steps(bool(dataset)))
@@ -147,7 +147,7 @@ def resolve(
         preset.name, env_id, seeds, total, count, backend, settings_of(configured), env_kwargs, tuned,
         tuple(str(Path(path).resolve() if Path(path).exists() else path) for path in dataset), init=init, **processes,
     )  # fmt: skip
-    return dataclasses.replace(config, **_placed(config, configured))
+    return dataclasses.replace(config, **_placed(config, configured, entry | filed | own | answers))
 
 
 def usual_steps(offline: bool) -> int:
@@ -168,8 +168,8 @@ def _layered(
     return algorithm
 
 
-def _placed(config: RunConfig, algorithm: Algorithm) -> dict[str, Any]:
-    """Where environments run, and who collects and learns; refuses what makes no sense."""
+def _placed(config: RunConfig, algorithm: Algorithm, given: dict[str, Any]) -> dict[str, Any]:
+    """Where environments run, who collects and learns, and batches that fit; refuses what makes no sense."""
     workers, grouping = config.workers, config.grouping
     on_host = bool(workers or grouping or grouping.lag or grouping.learner_processes > 1)
     if config.dataset:
@@ -188,7 +188,27 @@ def _placed(config: RunConfig, algorithm: Algorithm) -> dict[str, Any]:
     grouping.check_shares(config.n_envs)
     backend = choose_backend(config.backend, config.env_id, config.env_kwargs, config.n_envs, on_host)
     check_grouping(algorithm, grouping, backend, workers)
-    return {"backend": backend, **_grouped(grouping, config.n_envs)}
+    return {"backend": backend, **_grouped(grouping, config.n_envs), **_batched(config, algorithm, given)}
+
+
+def _batched(config: RunConfig, algorithm: Algorithm, given: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose batches are of whole answers to prompts, where nobody has given a size: as in a model."""
+    if "batch_size" in given or "batch_size" in str(given.get("data")):
+        return {}
+    task = token_task(config.env_id, config.env_kwargs)
+    return {} if task is None else {"settings": settings_of(algorithm.fitted(task.spec, config.n_envs))}
+
+
+def _begun(network: dict[str, Any], init: str, policy: str | None, recurrent: bool) -> dict[str, Any]:
+    """The network of `init`, which a policy that the user names has to be."""
+    kind = lambda cell: "an LSTM" if cell in ("lstm", "gru") else f"a {cell}" if cell else "no memory"
+    said = "an LSTM" if recurrent else kind(named_policy(policy or "").get("cell"))
+    if (policy or recurrent) and said != kind(network.get("cell")):
+        raise SettingError(
+            f"--init {init}: its policy has {kind(network.get('cell'))}, and {said} is asked for; a run that begins "
+            "with another's policy has its network."
+        )
+    return network
 
 
 def _grouped(grouping: Grouping, n_envs: int) -> dict[str, Any]:

@@ -143,7 +143,10 @@ def _loaded(path: str, changed: int) -> RewardModel:
 def load_reward(path: str | os.PathLike, env: Room) -> RewardModel:
     """The reward model of a file that `save` wrote: numbers and names only. ValueError where it is none, or of other
     tokens than the environment's."""
-    model = _loaded(os.fspath(path), os.stat(path).st_mtime_ns)
+    try:
+        model = _loaded(os.fspath(path), os.stat(path).st_mtime_ns)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"reward_model: there is no {path}.") from None
     if model.vocabulary != tuple(env.vocabulary):
         raise ValueError(
             f"{path} knows the tokens {' '.join(model.vocabulary)}, and the environment has {' '.join(env.vocabulary)}."

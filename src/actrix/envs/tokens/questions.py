@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,9 @@ import numpy as np
 
 from actrix.core.fields import positive, whole
 from actrix.envs.tokens.env import END, Instance, TokenEnv
+
+LARGEST = float(np.finfo(np.float32).max)
+"""A reward is a number of 32 bits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +44,13 @@ class Questions(TokenEnv):
         super().__post_init__()
         for name in ("prompts", "answers"):
             value = getattr(self, name)
+            if isinstance(value, str):
+                raise ValueError(f"{name}={value[:40]!r} is one text: give a list of them.")
             object.__setattr__(self, name, None if value is None else tuple(map(str, value)))
         whole(self, "room")
         positive(self, "seconds")
+        if not callable(self.reward):
+            raise ValueError(f"reward={self.reward!r} must be a function of a prompt and an answer.")
         if not self.prompts or not all(self.prompts):
             raise ValueError("prompts: give at least one, and none that is empty.")
         if self.held_out:
@@ -121,9 +127,9 @@ class Questions(TokenEnv):
         thread.start()
         thread.join(self.seconds)
         value = found[0] if found else None
-        if isinstance(value, float) and math.isfinite(value):
+        if isinstance(value, float) and abs(value) <= LARGEST:
             return value
         what = f"took longer than {self.seconds:g} s" if value is None else f"gave {value}"
         what = f"raised {type(value).__name__}: {value}" if isinstance(value, BaseException) else what
         self.complaints.append(f"the verifier {what} on prompt {prompt!r} and answer {answer!r}.")
-        return math.nan
+        return np.nan

@@ -1,5 +1,6 @@
 """What scripts read, set and save of a model, under Stable-Baselines3's names."""
 
+import enum
 import io
 import time
 import warnings
@@ -8,7 +9,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from worlds import MEMORY, SMALL, Counting
+from worlds import MEMORY, SMALL, Counting, Frame
 
 import actrix
 from actrix import (
@@ -21,6 +22,7 @@ from actrix import (
     CheckpointCallback,
     CrossQ,
     EvalCallback,
+    EveryNTimesteps,
     LogEveryNTimesteps,
     ModelFileError,
     ProgressBarCallback,
@@ -105,6 +107,13 @@ def test_parents_reach_all_the_way_down():
     model = PPO("MlpPolicy", make_vec_env(Counting, 2), **SMALL)
     model.learn(160, callback=CallbackList([evaluation]))
     assert stop.parent is evaluation
+    late = StopTrainingOnRewardThreshold(1.0)
+    often = EveryNTimesteps(
+        8, CallbackList([EvalCallback(env, callback_on_new_best=CallbackList([late]), verbose=0)])
+    )
+    model.learn(16, callback=often)
+    assert late.parent is often.callback.callbacks[0]
+    assert often.callback.callbacks[0].parent is often
     assert model.num_timesteps < 160
 
 
@@ -516,7 +525,13 @@ def test_tensorboard_folders(tmp_path):
     assert len(list((tmp_path / "lr[0.1]_2").iterdir())) == 1
 
 
-UNWRITABLE = [np.ones(3), lambda: 1, Counting, {1, 2}, b"x", float("nan"), np.random.default_rng(0), {1: 2}]
+class Colour(enum.Enum):
+    RED = 1
+
+
+UNWRITABLE = [
+    np.ones(3), lambda: 1, Counting, {1, 2}, b"x", float("nan"), np.random.default_rng(0), {1: 2}, Colour.RED, Frame(),
+]  # fmt: skip
 WRITABLE = [np.int64(3), np.float32(0.5), (1, 2), [1, "a", None], {"a": (1.5, np.int32(2))}]
 
 

@@ -1,6 +1,7 @@
 """What scripts read, set and save of a model, under Stable-Baselines3's names."""
 
 import enum
+import importlib.metadata
 import io
 import time
 import warnings
@@ -32,6 +33,8 @@ from actrix import (
     evaluate_policy,
     make_vec_env,
 )
+from actrix.files.manifest import package_versions
+from actrix.files.modelfile import versions
 
 
 @pytest.fixture(scope="module")
@@ -452,6 +455,19 @@ def test_one_rule_for_suffixes(ppo, tmp_path):
         bare = written.removesuffix(".safetensors").removesuffix(".zip")
         for name in (given, written, bare, f"{bare}.zip", f"{bare}.safetensors"):
             assert PPO.load(tmp_path / name).source == tmp_path / written
+
+
+def test_a_source_tree_that_is_not_installed_saves(ppo, monkeypatch):
+    def version(name, known=importlib.metadata.version):
+        if name == "actrix":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    ppo.save(file := io.BytesIO())
+    file.seek(0)
+    PPO.load(file)
+    assert versions()["actrix"] == package_versions()["actrix"] == actrix.__version__
 
 
 def test_open_files_settings_and_names(ppo, capsys):

@@ -327,11 +327,29 @@ def test_the_rate_of_exploration(ppo):
     assert model._n_updates == model.run.metrics["train/n_updates"] > 0
     with pytest.raises(AttributeError, match="no ε-greedy actor"):
         ppo.exploration_rate  # noqa: B018
+    with pytest.raises(AttributeError, match="no ε-greedy actor"):
+        ppo.exploration_rate = 0.5
+
+
+def test_the_rate_of_exploration_that_is_set_is_that_of_predict_until_training_goes_on():
+    model = DQN("MlpPolicy", make_vec_env(Counting, 1), **MEMORY).learn(16)
+    obs = np.zeros((300, 2), np.float32)
+    best = model.predict(obs[0], deterministic=True)[0]
+    for rate, low, high in ((0.0, 0.0, 0.0), (1.0, 0.55, 0.78)):  # of three actions two are another
+        model.exploration_rate = rate
+        assert model.exploration_rate == rate
+        assert low <= (model.predict(obs)[0] != best).mean() <= high
+        assert (model.predict(obs, deterministic=True)[0] == best).all()
+    for wrong in (-0.1, 1.5):
+        with pytest.raises(ValueError, match="must lie in"):
+            model.exploration_rate = wrong
+    model.learn(8, reset_num_timesteps=False)
+    assert model.exploration_rate == pytest.approx(0.05)
+    assert (model.predict(obs)[0] != model.predict(obs, deterministic=True)[0]).mean() < 0.15
 
 
 def test_what_cannot_be_set_says_so(dqn):
     for name, says in {
-        "exploration_rate": "can be read only: set exploration_initial_eps",
         "policy_kwargs": "give it to the constructor",
         "policy": "set_parameters",
         "_last_obs": "begins anew",

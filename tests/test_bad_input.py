@@ -585,6 +585,11 @@ def test_misuse_is_explained():
         PPO(3, ActionObs())
     with pytest.raises(TypeError, match="cannot use a int"):
         PPO("MlpPolicy", 3, **TINY)
-    with pytest.raises(ValueError, match="no environment yet"):
-        PPO("MlpPolicy").predict(np.zeros(2))
+    later = PPO("MlpPolicy", None, **TINY | {"batch_size": 8})
+    asked = (lambda: later.learn(8), lambda: later.predict(np.zeros(2)), lambda: later.save("later"))
+    for ask in (*asked, lambda: later.policy):
+        with pytest.raises(ValueError, match=r"no (environment|parameters).*: pass env=…"):
+            ask()
+    later.set_env(ActionObs())
+    assert later.predict(np.zeros(2))[0].shape == ()
     assert EvalCallback(Masked()).eval_freq == 10000

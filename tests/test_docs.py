@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -278,7 +279,8 @@ def test_inline_equations_with_backticks_are_equations_on_the_site():
     assert html == r'<p>a <span class="arithmatex">\(\mathbb E\,x_1*y_1*\)</span> and <code>$x</code></p>'
 
 
-def test_equations_need_no_network():
+def site():
+    """What the site is made with."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -286,7 +288,11 @@ def test_equations_need_no_network():
 
     Loader.add_multi_constructor("!!python/", lambda *_: None)
     Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
-    config = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader)
+    return yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader)
+
+
+def test_equations_need_no_network():
+    config = site()
     for file in [*config["extra_css"], *config["extra_javascript"]]:
         assert (DOCS / file).is_file(), file
     css = (DOCS / "katex" / "katex.min.css").read_text(encoding="utf-8")
@@ -323,6 +329,36 @@ def test_both_languages_show_the_same_code_and_tables(page):
         assert here == there
     sections = [anchors(re.sub("^# .*", "", p.read_text("utf-8"))) for p in (page, twin)]
     assert sections[0] == sections[1]
+
+
+LAB = [f"lab/{page.name}" for page in (DOCS / "lab").glob("*.md")]
+IN_BOTH = {"index.md", "getting-started.md", "concepts.md", "theory.md", "algorithms/index.md", *LAB}
+
+
+def in_navigation(entry):
+    """The pages below an entry of it."""
+    if isinstance(entry, str):
+        return [entry]
+    below = entry if isinstance(entry, list) else entry.values()
+    return [page for inner in below for page in in_navigation(inner)]
+
+
+def test_these_pages_are_there_in_chinese_and_the_switch_leads_to_each_and_back():
+    *english, chinese = site()["nav"]
+    assert {page.relative_to(DOCS / "zh").as_posix() for page in CHINESE} == IN_BOTH
+    assert sorted(in_navigation(chinese)) == sorted(f"zh/{page}" for page in IN_BOTH)
+    url = lambda name: re.sub(r"(index)?\.md$", "", name)
+    pages = [SimpleNamespace(url=url(name)) for name in in_navigation([*english, chinese])]
+    nav = SimpleNamespace(pages=pages, items=["all", SimpleNamespace(children=[])])
+    config, switch = SimpleNamespace(extra={}, theme={}), hooks()
+    switch.on_nav(nav, config, None)
+    both = set(map(url, IN_BOTH))
+    for page in pages:
+        switch.on_page_context({}, page, config, nav)
+        own = page.url.removeprefix("zh/")
+        assert config.theme["language"] == ("en" if own == page.url else "zh")
+        leads = {way["lang"]: way["link"] for way in config.extra["alternate"]}
+        assert leads == {"en": own, "zh": f"zh/{own}" if own in both else "zh/"}
 
 
 # ------------------------------------------------------------------ code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from typing import Any
 
@@ -20,7 +21,11 @@ class Counters(Settable):
     stats_window_size: int
     start_time: int = 0
     """When the last `learn` began, in nanoseconds (`time.time_ns`)."""
+    acting: Any
     _policy_kwargs: Any = None
+    _acting: Any = None
+    _explored: Any = None
+    """What acts with a rate of exploration that was set."""
 
     @property
     def policy_kwargs(self) -> dict[str, Any]:
@@ -58,7 +63,12 @@ class Counters(Settable):
 
     @property
     def exploration_rate(self) -> float:
-        """ε now, of algorithms that explore so; AttributeError for others."""
+        """ε now, of algorithms that explore so; AttributeError for others.
+
+        Set, `predict(deterministic=False)` explores with it until training goes on, by its schedule as ever.
+        """
+        if self._explored is not None and self._explored is self._acting:
+            return float(self._explored.explore.epsilon)
         found: dict[str, Any] = {}
         if (actor := settings_.parts_of(self.algorithm).get("actor")) is not None:
             numbers = actor.numbers(np.float32(1.0 - self._current_progress_remaining))
@@ -68,6 +78,15 @@ class Counters(Settable):
                 f"{type(self).__name__} has no exploration_rate: no ε-greedy actor is among its answers."
             )
         return float(found["rollout/exploration_rate"])
+
+    @exploration_rate.setter
+    def exploration_rate(self, value: float) -> None:
+        _ = self.exploration_rate  # AttributeError without one
+        if not 0 <= value <= 1:
+            raise ValueError(f"exploration_rate={value!r} must lie in [0, 1].")
+        acting = self.acting
+        explore = dataclasses.replace(acting.explore, epsilon=np.float32(value))
+        self._acting = self._explored = dataclasses.replace(acting, explore=explore)
 
     @property
     def ep_info_buffer(self) -> deque[dict[str, float]]:

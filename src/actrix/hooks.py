@@ -10,7 +10,7 @@ import numpy as np
 
 from actrix.callbacks import BaseCallback
 from actrix.core.spaces import to_env_action
-from actrix.envs.base import Step, infos_with_ends
+from actrix.envs.base import Step, episode_info, infos_with_ends
 from actrix.loops.host import HostRunner
 
 
@@ -137,9 +137,7 @@ def _infos(
     """The infos of a step as Stable-Baselines3's vector environments and its `Monitor` give them."""
     infos = infos_with_ends(env, step, done)
     for i in np.flatnonzero(done).tolist():
-        infos[i].setdefault(
-            "episode", {"r": float(returns[i]), "l": int(lengths[i]), "t": round(time.time() - began, 6)}
-        )
+        infos[i].setdefault("episode", episode_info(returns[i], lengths[i], began))
     return infos
 
 

@@ -173,7 +173,6 @@ OF_A_MODEL = _each({
 """What scripts look for on a model that stands elsewhere: name → where."""
 
 READ_ONLY = {
-    "exploration_rate": "set exploration_initial_eps or exploration_final_eps",
     "policy_kwargs": "the network is built: give it to the constructor, or to load",
     "policy": "set_parameters gives it others",
     "lr_schedule": "set learning_rate",

@@ -74,6 +74,7 @@ def test_rows_are_agents_and_episodes_those_of_a_loop_over_agents(played):
                 if step.terminated[n] or step.truncated[n]:
                     told = infos[t][n]["episode"]
                     assert told["l"] == len(open_[i])
+                    assert 0 < told["t"] < 600
                     assert told["r"] == pytest.approx(sum(r for _, r, _ in open_[i]))
                     found.append(("abcd"[i], open_[i], bool(step.terminated[n])))
                     open_[i] = []

@@ -180,12 +180,23 @@ def test_masks_in_different_ways_are_one_sentence():
         assert "Guard" not in str(caught.value)
 
 
+@pytest.mark.parametrize("mode", AutoresetMode)
 @pytest.mark.parametrize("masks", ["none", "method", "info"])
-def test_gymnasiums_in_processes(masks):
-    wrapper, mode = {"none": ("bare", OFF), "method": ("statistics", SAME), "info": ("plain", NEXT)}[masks]
-    envs = AsyncVectorEnv([lambda: Known(masks)] * 3, autoreset_mode=mode, context="forkserver")
+def test_gymnasiums_in_processes(masks, mode):
+    """Every wrapper around the same processes, with seeds as a list, one for all (what `seed=` makes of it), or none:
+    then the streams go on, as in this process."""
+    makes, masked = [lambda: Known(masks)] * 3, masks != "none"
+    envs = AsyncVectorEnv(makes, autoreset_mode=mode, context="forkserver")
     try:
-        check(seeded(WRAPPERS[wrapper](envs)), SEEDS, masks != "none")
+        for wrap in WRAPPERS.values():
+            check(seeded(wrap(envs)), SEEDS, masked)
+        one = as_host_env(envs, seed=4)
+        check(one, list(one._seeds), masked)
+        here = as_host_env(SyncVectorEnv(makes, autoreset_mode=mode), seed=4)
+        check(here, list(here._seeds), masked)
+        for _ in range(2):
+            for x, y in zip(one.reset(), here.reset(), strict=True):
+                np.testing.assert_array_equal(x, y)
     finally:
         envs.close()
 

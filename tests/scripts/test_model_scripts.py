@@ -1,5 +1,7 @@
 """What scripts read, set and save of a model, under Stable-Baselines3's names."""
 
+import enum
+import importlib.metadata
 import io
 import time
 import warnings
@@ -8,7 +10,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from worlds import MEMORY, SMALL, Counting
+from worlds import MEMORY, SMALL, Counting, Frame
 
 import actrix
 from actrix import (
@@ -21,6 +23,7 @@ from actrix import (
     CheckpointCallback,
     CrossQ,
     EvalCallback,
+    EveryNTimesteps,
     LogEveryNTimesteps,
     ModelFileError,
     ProgressBarCallback,
@@ -30,6 +33,8 @@ from actrix import (
     evaluate_policy,
     make_vec_env,
 )
+from actrix.files.manifest import package_versions
+from actrix.files.modelfile import versions
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +110,13 @@ def test_parents_reach_all_the_way_down():
     model = PPO("MlpPolicy", make_vec_env(Counting, 2), **SMALL)
     model.learn(160, callback=CallbackList([evaluation]))
     assert stop.parent is evaluation
+    late = StopTrainingOnRewardThreshold(1.0)
+    often = EveryNTimesteps(
+        8, CallbackList([EvalCallback(env, callback_on_new_best=CallbackList([late]), verbose=0)])
+    )
+    model.learn(16, callback=often)
+    assert late.parent is often.callback.callbacks[0]
+    assert often.callback.callbacks[0].parent is often
     assert model.num_timesteps < 160
 
 
@@ -315,11 +327,29 @@ def test_the_rate_of_exploration(ppo):
     assert model._n_updates == model.run.metrics["train/n_updates"] > 0
     with pytest.raises(AttributeError, match="no ε-greedy actor"):
         ppo.exploration_rate  # noqa: B018
+    with pytest.raises(AttributeError, match="no ε-greedy actor"):
+        ppo.exploration_rate = 0.5
+
+
+def test_the_rate_of_exploration_that_is_set_is_that_of_predict_until_training_goes_on():
+    model = DQN("MlpPolicy", make_vec_env(Counting, 1), **MEMORY).learn(16)
+    obs = np.zeros((300, 2), np.float32)
+    best = model.predict(obs[0], deterministic=True)[0]
+    for rate, low, high in ((0.0, 0.0, 0.0), (1.0, 0.55, 0.78)):  # of three actions two are another
+        model.exploration_rate = rate
+        assert model.exploration_rate == rate
+        assert low <= (model.predict(obs)[0] != best).mean() <= high
+        assert (model.predict(obs, deterministic=True)[0] == best).all()
+    for wrong in (-0.1, 1.5):
+        with pytest.raises(ValueError, match="must lie in"):
+            model.exploration_rate = wrong
+    model.learn(8, reset_num_timesteps=False)
+    assert model.exploration_rate == pytest.approx(0.05)
+    assert (model.predict(obs)[0] != model.predict(obs, deterministic=True)[0]).mean() < 0.15
 
 
 def test_what_cannot_be_set_says_so(dqn):
     for name, says in {
-        "exploration_rate": "can be read only: set exploration_initial_eps",
         "policy_kwargs": "give it to the constructor",
         "policy": "set_parameters",
         "_last_obs": "begins anew",
@@ -445,6 +475,19 @@ def test_one_rule_for_suffixes(ppo, tmp_path):
             assert PPO.load(tmp_path / name).source == tmp_path / written
 
 
+def test_a_source_tree_that_is_not_installed_saves(ppo, monkeypatch):
+    def version(name, known=importlib.metadata.version):
+        if name == "actrix":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    ppo.save(file := io.BytesIO())
+    file.seek(0)
+    PPO.load(file)
+    assert versions()["actrix"] == package_versions()["actrix"] == actrix.__version__
+
+
 def test_open_files_settings_and_names(ppo, capsys):
     file = io.BytesIO()
     assert ppo.save(file, exclude=["logger", "replay_buffer"]) is None
@@ -516,7 +559,13 @@ def test_tensorboard_folders(tmp_path):
     assert len(list((tmp_path / "lr[0.1]_2").iterdir())) == 1
 
 
-UNWRITABLE = [np.ones(3), lambda: 1, Counting, {1, 2}, b"x", float("nan"), np.random.default_rng(0), {1: 2}]
+class Colour(enum.Enum):
+    RED = 1
+
+
+UNWRITABLE = [
+    np.ones(3), lambda: 1, Counting, {1, 2}, b"x", float("nan"), np.random.default_rng(0), {1: 2}, Colour.RED, Frame(),
+]  # fmt: skip
 WRITABLE = [np.int64(3), np.float32(0.5), (1, 2), [1, "a", None], {"a": (1.5, np.int32(2))}]
 
 

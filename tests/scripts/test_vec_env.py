@@ -1,6 +1,7 @@
 """What make_vec_env, get_env and training_env give has Stable-Baselines3's surface; VecNormalize, Monitor."""
 
 import csv
+import random
 
 import gymnasium as gym
 import numpy as np
@@ -302,6 +303,20 @@ def test_models_seed_the_global_streams_too():
     first = np.random.random()  # noqa: NPY002
     PPO("MlpPolicy", "CartPole-v1", **SMALL)
     assert np.random.random() == first  # noqa: NPY002
+
+
+def test_environments_that_draw_from_the_global_streams_are_repeated():
+    class Drawn(Counting):
+        def _obs(self):
+            return np.array([9 * np.random.random(), 9 * random.random()], np.float32)  # noqa: NPY002
+
+    def trained(seed):
+        model = PPO("MlpPolicy", make_vec_env(Drawn, 2), **SMALL | {"seed": seed}).learn(16)
+        return model.runner._obs, model.get_parameters()[".net.pi_head.weight"]
+
+    for one, two, other in zip(trained(0), trained(0), trained(1), strict=True):
+        np.testing.assert_array_equal(one, two)
+        assert (one != other).any()
 
 
 def test_environments_that_draw_from_their_own_spaces_are_repeated():

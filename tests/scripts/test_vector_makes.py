@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
-from worlds import LENGTH, Counting, Masked, Rows
+from worlds import LENGTH, SMALL, Counting, Frame, Masked, Rows
 
+from actrix import PPO
+from actrix.cli import main
 from actrix.core.spaces import UnsupportedSpaceError, check_observation_space
 from actrix.envs.base import infos_of
 from actrix.envs.guard import EnvError
@@ -136,11 +138,20 @@ def test_reset_without_options_and_infos_that_are_none():
         gym.registry.pop("Loose-v0")
 
 
-def test_arguments_that_cannot_be_compared():
-    gym.register("Priced-v0", entry_point=lambda m: Counting(), kwargs={"m": np.ones((3, 3))})
+def test_arguments_that_cannot_be_compared(tmp_path):
+    """By the id, as an object and by the command line."""
+    m = {"prices": np.ones((3, 3)), "frame": Frame()}
+    gym.register("Priced-v0", entry_point=lambda m: Counting(), kwargs={"m": m})
     try:
         assert make_vec_env("Priced-v0", 1).env_id == "Priced-v0"
         assert make_vec_env("Priced-v0", 1, env_kwargs={"m": np.zeros((3, 3))}).env_id is None
+        for env in ("Priced-v0", gym.make("Priced-v0")):
+            assert PPO("MlpPolicy", env, **SMALL).learn(8).env_id == "Priced-v0"
+        settings = ["n_steps=8", "batch_size=8", "n_epochs=1", "policy_kwargs={'net_arch': [4]}"]
+        out = ["--out", str(tmp_path / "run"), "--quiet"]
+        assert (
+            main(["train", "ppo", "Priced-v0", "--steps", "8", "--envs", "1", *out, "--set", *settings]) == 0
+        )
     finally:
         gym.registry.pop("Priced-v0")
 

@@ -45,6 +45,12 @@ _LIFTED = ("n_critics", "n_quantiles", "renorm_warmup_steps", "batch_norm_moment
 _CNN = ("features_dim", "cnn_output_dim")
 """Its CNN's units, of an image alone and of one in a Dict."""
 
+POLICY_KEYS = (
+    "net_arch", "lstm_hidden_size", "lstm_kwargs", "optimizer_class", "optimizer_kwargs",
+    *(f.name for f in dataclasses.fields(NetworkConfig) if f.name not in NETWORKS),
+)  # fmt: skip
+"""What `policy_kwargs` takes."""
+
 
 def lifted(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with those of Stable-Baselines3's `policy_kwargs` that are the algorithm's here: critics, optimiser.

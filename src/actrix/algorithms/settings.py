@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from actrix.algorithms.answers import ACTORS, parse_actor, parse_critic, parse_data, present_word, said_in
+from actrix.algorithms.elsewhere import hint
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.policy_kwargs import (
     NETWORKS,
@@ -251,7 +251,9 @@ def _apply(algorithm: Algorithm, given: words.Said, said: dict[str, words.Said])
         elif not owners:
             before = {x for held in parts.values() for x in words.setting_names(held)}
             after = [x for found in names.values() for x in found]
-            _refuse(algorithm, name, {*setting_names(algorithm)} - before | {*mine, *after})
+            known = {*setting_names(algorithm)} - before | {*mine, *after}
+            who = " × ".join(algorithm.answers[:2])
+            raise SettingError(f"unknown setting {name!r} for {who}: {hint(name, value, known)}")
         for part in owners:
             words.say(type(parts[part]), said[part], given[name][0], name, value)
             inner[part][name] = value
@@ -263,13 +265,6 @@ def _names_after(held: Any, values: dict[str, Any]) -> list[str]:
     """The settings of an answer once these are made: what is chosen inside it brings its own."""
     made = {name: x for name, x in values.items() if name in words.own_names(type(held))}
     return words.setting_names(words.with_changes(held, made) if made else held)
-
-
-def _refuse(algorithm: Algorithm, name: str, names: set[str]) -> None:
-    near = difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5)
-    near = near or [full for full in sorted(names) if "".join(x[0] for x in full.split("_")) == name]  # lr
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(names))}."
-    raise SettingError(f"unknown setting {name!r} for {' × '.join(algorithm.answers[:2])}: {hint}")
 
 
 # ---------------------------------------------------------------------------- other spellings

@@ -7,6 +7,7 @@ Resets belong to the adapters: whatever the library underneath does, a reset row
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -97,6 +98,11 @@ def successes(env: Any, ended: np.ndarray) -> list[float]:
     infos = infos_of(env)
     found = [success_of(infos[i]) for i in np.flatnonzero(ended).tolist()]
     return [x for x in found if not math.isnan(x)]
+
+
+def episode_info(total: Any, length: Any, began: float) -> dict[str, Any]:
+    """`info["episode"]` of an episode that ends now: its return, its length, and the seconds since `began`."""
+    return {"r": round(float(total), 6), "l": int(length), "t": round(time.time() - began, 6)}
 
 
 def infos_with_ends(env: Any, step: Step, done: np.ndarray) -> list[dict[str, Any]]:

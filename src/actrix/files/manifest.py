@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,15 @@ JAX_OPTIONS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_threefry_p
 """Of JAX's own configuration, what changes numbers."""
 
 
+def own_version() -> str:
+    """This package's, which a source tree on the path has without being installed."""
+    return sys.modules[__name__.partition(".")[0]].__version__
+
+
 def package_versions() -> dict[str, str]:
     """Python's and the packages' versions that bear on a result."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
+    versions = {"python": platform.python_version(), "actrix": own_version()}
+    for name in PACKAGES[1:]:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -24,6 +24,7 @@ from actrix.files.container import (
     leaf_names,
     refuse,
 )
+from actrix.files.manifest import own_version
 from actrix.files.spaces import spec_from_json, spec_to_json
 
 
@@ -91,7 +92,8 @@ _NO_SETTINGS = ("policy", "env", "dataset", "reference", "tensorboard_log", "dev
 
 def versions() -> dict[str, str]:
     """What wrote a file."""
-    return {name: importlib.metadata.version(name) for name in ("actrix", "jax", "numpy")}
+    others = {name: importlib.metadata.version(name) for name in ("jax", "numpy")}
+    return {"actrix": own_version()} | others
 
 
 def check_model(header: Header) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from actrix.algorithms.policy_kwargs import POLICY_KEYS
 from actrix.algorithms.settings import SettingError, configure, setting_names, value_of
 from actrix.core import words
 from actrix.core.contract import Algorithm
@@ -168,7 +169,8 @@ def _refuse(name: str, base: Algorithm, fixed: Collection[str]) -> None:
         raise ValueError("the budget is every trial's alike; give --steps")
     known = [*setting_names(base), "n_envs"]
     if name not in known and not name.startswith("policy_kwargs."):
-        raise ValueError(f"unknown setting; {words.nearest(name, known)}")
+        inner = f"it is the network's: write policy_kwargs.{name}" if name in POLICY_KEYS else ""
+        raise ValueError(f"unknown setting; {inner or words.nearest(name, known)}")
 
 
 def _changed(name: str, spec: Any, old: Range | Choice | None, base: Algorithm) -> Range | Choice | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 
 from actrix.core.types import Spec
 from actrix.envs.agents.table import Table
-from actrix.envs.base import Step
+from actrix.envs.base import Step, episode_info
 from actrix.envs.gymnasium import action_map
 
 
@@ -43,8 +44,9 @@ class AgentEnvs:
     In turn-based (AEC) environments a step is one turn; an agent that waits has one legal action, which is not used.
     Masks stand in `observation["action_mask"]` (which the policy then does not see) or in `info["action_mask"]`.
 
-    `infos()` has at an agent's end `episode` = {"r": its return, "l": its length}, and at a game's end, in each of its
-    rows, `game` = {"r": the team's return, "l": steps, "agents": {agent: return}}; `games` keeps the last hundred.
+    `infos()` has at an agent's end `episode` = {"r": its return, "l": its length, "t": seconds since these environments
+    were made}, and at a game's end, in each of its rows, `game` = {"r": the team's return, "l": steps, "agents":
+    {agent: return}}; `games` keeps the last hundred.
     Steps are counted in rows that are samples.
 
     Raises EnvError, UnsupportedSpaceError, ValueError (no environment, or one object twice).
@@ -72,6 +74,7 @@ class AgentEnvs:
         self.games: deque[Played] = deque(maxlen=100)
         self._infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         self._return, self._length = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
+        self._began = time.time()
 
     def infos(self) -> list[dict[str, Any]]:
         """What each agent was told by the last step."""
@@ -124,7 +127,7 @@ class AgentEnvs:
         self._length[rows] += step.valid
         for i in np.flatnonzero(step.terminated | step.truncated):
             n = rows.start + i
-            infos[i]["episode"] = {"r": float(self._return[n]), "l": int(self._length[n])}
+            infos[i]["episode"] = episode_info(self._return[n], self._length[n], self._began)
             self._return[n], self._length[n] = 0, 0
 
     def _over(self, table: Table, infos: list[dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from actrix.envs.base import HostEnv, Step, infos_of
+from actrix.envs.base import HostEnv, Step, episode_info, infos_of
 from actrix.envs.make import as_host_env
 from actrix.envs.vec.monitor import Monitor, Rows
 from actrix.envs.vec.vecenv import VecEnv
@@ -123,8 +123,7 @@ class Counted(Around):
         ends = np.flatnonzero(step.terminated | step.truncated).tolist()
         infos = infos_of(self.inner) if ends and self._keywords else []
         for i in ends:
-            since = round(time.time() - self._start, 6)
-            episode = {"r": round(self._returns[i].item(), 6), "l": self._lengths[i].item(), "t": since}
+            episode = episode_info(self._returns[i], self._lengths[i], self._start)
             for name in self._keywords:
                 said = infos[i] if name in infos[i] else infos[i].get("final_info", {})
                 episode[name] = said[name]

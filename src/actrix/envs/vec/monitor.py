@@ -13,6 +13,8 @@ from typing import Any
 
 import gymnasium as gym
 
+from actrix.envs.base import episode_info
+
 ENDING = "monitor.csv"
 
 
@@ -90,10 +92,8 @@ class Monitor(gym.Wrapper):
         return obs, reward, terminated, truncated, info
 
     def _ended(self, info: dict[str, Any]) -> dict[str, Any]:
-        total, length = round(sum(self.rewards), 6), len(self.rewards)
-        since = round(time.time() - self.t_start, 6)
-        self._episodes.append((total, length, since))
-        episode = {"r": total, "l": length, "t": since}
+        episode = episode_info(sum(self.rewards), len(self.rewards), self.t_start)
+        self._episodes.append((episode["r"], episode["l"], episode["t"]))
         kept = {name: info[name] for name in self.info_keywords} | self.current_reset_info
         if self._file is not None:
             self._file.write(episode | kept)

@@ -114,8 +114,11 @@ def random_actions(env_id: str, n_envs: int = 16, total_steps: int = 163_840, ba
     from actrix.envs.make import make_vec_env
 
     env = make_vec_env(env_id, n_envs, 0, backend=backend)
-    rng = np.random.default_rng(0)
-    actions = rng.integers(0, env.spec.action_space.n, (1024, n_envs)).astype(np.int32)
+    rng, space = np.random.default_rng(0), env.spec.action_space
+    if hasattr(space, "n"):
+        actions = rng.integers(0, space.n, (1024, n_envs)).astype(np.int32)
+    else:  # what a policy gives at first, in its own coordinates
+        actions = rng.normal(size=(1024, n_envs, *space.shape)).astype(np.float32)
     env.reset([int(s) for s in rng.integers(0, 2**31, n_envs)])
     for t in range(100):
         env.step(actions[t])
@@ -131,25 +134,26 @@ def random_actions(env_id: str, n_envs: int = 16, total_steps: int = 163_840, ba
 
 
 def host_apart(
-    env_id: str, n_envs: int, n_steps: int, repeats: int = 10, backend: str = "auto", **settings: Any
-) -> Run:
+    env_id: str, n_envs: int, n_steps: int, repeats: int = 10, backend: str = "auto", algo: str = "ppo",
+    **settings: Any,
+) -> Run:  # fmt: skip
     """The host loop's three parts, each alone: the environments with random actions, acting on one observation, and
     learning from one chunk again and again. Their sum is what a loop without any cost of its own would take."""
     import jax
 
-    runner = _runner(env_id, n_envs, backend, [0], {"n_steps": n_steps, **settings})
+    runner = _runner(env_id, n_envs, backend, [0], {"n_steps": n_steps, **settings}, algo)
     runner.set_training(total_steps=10**9)
     runner.warm()
     runner.advance(1)
     acting, key, rows = runner.learner.acting, runner._noise_key(1), runner.rows
     chunk, _ = runner.collect(rows, key, acting)
     leaves, noise = tuple(jax.tree.leaves(acting)), runner._noise(acting, key, rows, n_envs)
-    record, memory, first, obs = runner._record(acting, rows), runner._memory, runner._first, runner._obs
+    memory, first, obs = runner._memory, runner._first, runner._obs
 
     def act() -> None:
-        nonlocal record
-        for t in range(rows):
-            action, _, record = runner._act(leaves, record, memory, first, obs, None, noise, np.int32(t))
+        record = runner._record(acting, rows)
+        for _ in range(rows):
+            action, _, record = runner._act(leaves, record, memory, first, obs, None, noise)
             np.asarray(action)
 
     def learn() -> None:
@@ -167,7 +171,7 @@ def host_apart(
              "environments": random_actions(env_id, n_envs, steps, backend).seconds}  # fmt: skip
     ms = {f"{name}_ms": round(1e3 * s / repeats, 1) for name, s in apart.items()}
     what = what_ran(
-        "actrix", "actrix", "jax", env_id=env_id, n_envs=n_envs, n_steps=n_steps, **ms, **settings
+        "actrix", "actrix", "jax", algo=algo, env_id=env_id, n_envs=n_envs, n_steps=n_steps, **ms, **settings
     )
     return Run(steps, sum(apart.values()), what)
 

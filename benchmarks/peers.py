@@ -169,30 +169,72 @@ def purejaxrl_ppo(
 
     Brax, which its wrappers import and this job does not use, may be missing. Compilation is not timed.
     """
-    folder = os.environ.get("PUREJAXRL")
-    if not folder or not (Path(folder) / "purejaxrl" / "ppo.py").exists():
-        raise ImportError(
-            "This benchmark needs a checkout of github.com/luchris429/purejaxrl: name its folder in PUREJAXRL."
-        )
-    sys.path.insert(0, folder)
-    if importlib.util.find_spec("brax") is None:
-        sys.modules["brax"] = types.ModuleType("brax")
-        sys.modules["brax"].envs = None  # type: ignore[attr-defined]
-    import jax
-    from purejaxrl.ppo import make_train
-
+    module = checkout("luchris429/purejaxrl", "ppo", brax={"envs": None})
     config = dict(
         ENV_NAME=env_id, NUM_ENVS=n_envs, NUM_STEPS=n_steps, TOTAL_TIMESTEPS=total_steps, UPDATE_EPOCHS=n_epochs,
         NUM_MINIBATCHES=n_envs * n_steps // batch_size, LR=3e-4, ANNEAL_LR=False, GAMMA=0.99, GAE_LAMBDA=0.95,
         CLIP_EPS=0.2, ENT_COEF=0.0, VF_COEF=0.5, MAX_GRAD_NORM=0.5, ACTIVATION="tanh", DEBUG=False,
     )  # fmt: skip
-    given = dict(config)
-    train = jax.jit(make_train(config)).lower(jax.random.key(seed)).compile()
+    return _timed_program(module, config, seed, "purejaxrl", "distrax", algo="PPO")
+
+
+def purejaxql_pqn(
+    env_id: str = "CartPole-v1", n_envs: int = 32, n_steps: int = 64, total_steps: int = 204_800, batch_size: int = 128,
+    n_epochs: int = 4, cnn: bool = False, seed: int = 0,
+) -> Run:  # fmt: skip
+    """PureJaxQL's PQN (`pqn_gymnax.py`, with `cnn` `pqn_minatar.py`, of a checkout whose folder PUREJAXQL names).
+
+    Its tests during training are off, and its command line's packages may be missing. Compilation is not timed.
+    """
+    import jax
+
+    jax.tree_map = jax.tree.map  # its name when the script was written
+    module = checkout(
+        "mttga/purejaxql", "pqn_minatar" if cnn else "pqn_gymnax", omegaconf={"OmegaConf": None}, wandb={},
+        hydra={"main": lambda **_: lambda main: main},
+    )  # fmt: skip
+    config = dict(
+        ENV_NAME=env_id, NUM_ENVS=n_envs, NUM_STEPS=n_steps, TOTAL_TIMESTEPS=total_steps, NUM_EPOCHS=n_epochs,
+        TOTAL_TIMESTEPS_DECAY=total_steps, NUM_MINIBATCHES=n_envs * n_steps // batch_size, EPS_START=1.0,
+        EPS_FINISH=0.05, EPS_DECAY=0.2, NORM_TYPE="none" if cnn else "layer_norm", LR=2.5e-4, MAX_GRAD_NORM=10.0,
+        GAMMA=0.99, LAMBDA=0.95, WANDB_MODE="disabled",
+    )  # fmt: skip
+    return _timed_program(module, config, seed, "purejaxql", algo="PQN")
+
+
+def checkout(repository: str, script: str, **replaced: dict[str, Any]) -> Any:
+    """A script of a repository that is on no registry, whose folder a variable of its name holds.
+
+    `replaced`: packages that it imports and this job does not use, with the names asked of them, where not installed.
+    """
+    name = repository.partition("/")[2]
+    folder = os.environ.get(name.upper())
+    if not folder or not (Path(folder) / name / f"{script}.py").exists():
+        raise ImportError(
+            f"This benchmark needs a checkout of github.com/{repository}: name its folder in {name.upper()}."
+        )
+    sys.path.insert(0, folder)
+    for package, names in replaced.items():
+        if importlib.util.find_spec(package) is None:
+            sys.modules[package] = types.ModuleType(package)
+            vars(sys.modules[package]).update(names)
+    return importlib.import_module(f"{name}.{script}")
+
+
+def _timed_program(
+    module: Any, config: dict[str, Any], seed: int, name: str, *packages: str, algo: str
+) -> Run:
+    """One call of the program that `make_train` makes, compiled before."""
+    import jax
+
+    given, key = dict(config), jax.random.PRNGKey(seed)
+    train = jax.jit(module.make_train(config)).lower(key).compile()
     start = time.perf_counter()
-    jax.block_until_ready(train(jax.random.key(seed)))
+    jax.block_until_ready(train(key))
     seconds = time.perf_counter() - start
-    what = what_ran("purejaxrl", "jax", "gymnax", "flax", "distrax", algo="PPO", **given)
-    return Run(total_steps // (n_envs * n_steps) * n_envs * n_steps, seconds, what)
+    chunk = given["NUM_ENVS"] * given["NUM_STEPS"]
+    what = what_ran(name, "jax", "gymnax", "flax", *packages, algo=algo, **given)
+    return Run(given["TOTAL_TIMESTEPS"] // chunk * chunk, seconds, what)
 
 
 def sb3_return(algo: str, env_id: str, seed: int, steps: int, **settings: Any) -> dict[str, Any]:

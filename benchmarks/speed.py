@@ -81,6 +81,11 @@ CHEETAH = dict(env_id="HalfCheetah-v5", n_envs=1, n_steps=2048, batch_size=64, n
 TRPO_CARTPOLE = dict(env_id="CartPole-v1", n_envs=8, n_steps=256, batch_size=128, n_critic_updates=10,
                      target_kl=0.01, cg_max_steps=15, cg_damping=0.1, gae_lambda=0.95, learning_rate=1e-3)  # fmt: skip
 
+# Targets once a chunk, as PureJaxQL has them; its own sizes of chunks.
+PQN = dict(n_envs=32, n_steps=64, batch_size=128, n_epochs=4)
+PQN_BREAKOUT = dict(env_id="Breakout-MinAtar", n_envs=128, n_steps=32, batch_size=128, n_epochs=2)
+PLAIN_IMAGES = dict(cnn=True, layer_norm=False, net_arch=[])
+PQN_OURS = dict(algo="pqn", backend="jax", recompute_advantages=False)
 # Default settings of both libraries, which are the same: networks, batch, one update per step.
 SAC_CHEETAH = dict(algo="sac", env_id="HalfCheetah-v5", buffer_size=100_000, learning_starts=1000)
 TD3_PENDULUM = dict(algo="td3", env_id="Pendulum-v1", buffer_size=100_000, learning_starts=1000)
@@ -105,6 +110,11 @@ COMPARISONS = [
                peer("purejaxrl_ppo", **CARTPOLE, total_steps=409_600), 1.4),
     Comparison("ppo-breakout-compiled/rejax", ours(**BREAKOUT, **SEPARATE, backend="jax", total_steps=24_576),
                peer("rejax_ppo", **BREAKOUT, cnn=True, total_steps=24_576), 1.4),
+    Comparison("pqn-cartpole-compiled/purejaxql", ours(env_id="CartPole-v1", **PQN, **PQN_OURS, total_steps=409_600),
+               peer("purejaxql_pqn", env_id="CartPole-v1", **PQN, total_steps=409_600), 1),
+    Comparison("pqn-breakout-compiled/purejaxql",
+               ours(**PQN_BREAKOUT, **PQN_OURS, policy_kwargs=PLAIN_IMAGES, total_steps=49_152),
+               peer("purejaxql_pqn", **PQN_BREAKOUT, cnn=True, total_steps=49_152), 1),
     Comparison("ppo-cartpole-host/sb3", ours(**CARTPOLE, backend="auto", total_steps=204_800),
                peer("sb3_ppo", **CARTPOLE, total_steps=20_480), 7, 12),
     Comparison("ppo-lander-best/sb3", ours(**LANDER, backend="auto", total_steps=327_680),
@@ -118,13 +128,17 @@ COMPARISONS = [
     Comparison("ppo-lander-behind/sb3", ours(**LANDER, backend="auto", behind=1, total_steps=163_840),
                peer("sb3_ppo", **LANDER, total_steps=32_768), 13, 15),
     Comparison("ppo-cheetah/sb3", ours(**CHEETAH, backend="auto", total_steps=61_440),
-               peer("sb3_ppo", **CHEETAH, total_steps=10_240), 3.5, 6),
+               peer("sb3_ppo", **CHEETAH, total_steps=10_240), 5, 6),
+    Comparison("ppo-cheetah/apart", ours(**CHEETAH, backend="auto", total_steps=61_440),
+               ours("host_apart", **CHEETAH), 0.85),
     Comparison("trpo-cartpole-compiled/sb3-contrib",
                ours(algo="trpo", **TRPO_CARTPOLE, backend="jax", total_steps=819_200),
                peer("sb3_contrib_trpo", **TRPO_CARTPOLE, total_steps=20_480), 5),
     Comparison("trpo-cartpole-host/sb3-contrib",
                ours(algo="trpo", **TRPO_CARTPOLE, backend="auto", total_steps=204_800),
                peer("sb3_contrib_trpo", **TRPO_CARTPOLE, total_steps=20_480), 5),
+    Comparison("trpo-cartpole-host/apart", ours(algo="trpo", **TRPO_CARTPOLE, backend="auto", total_steps=204_800),
+               ours("host_apart", algo="trpo", **TRPO_CARTPOLE), 0.85),
     Comparison("ppo-two-seeds/one-seed", ours(**CARTPOLE, backend="jax", total_steps=819_200, seeds=2),
                ours(**CARTPOLE, backend="jax", total_steps=819_200), 1.15, 1.05, time_ratio=True),
     Comparison("off-policy-sac-cheetah/sb3", ours("off_policy", **SAC_CHEETAH, total_steps=1500),

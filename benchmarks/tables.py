@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 RUNS = HERE.parent / "runs" / "returns"
 
+APART = "its environments, acting and learning measured apart, added"
 SPEED_TITLES = {
     "ppo-cartpole-compiled/sb3": ("PPO CartPole, 8×256, 10 epochs, batch 64, compiled", "Stable-Baselines3"),
     "ppo-cartpole-compiled/rejax": ("the same", "rejax"),
@@ -25,6 +26,11 @@ SPEED_TITLES = {
         "PPO MinAtar Breakout, 64×128, 4 epochs, batch 1024, convolutions, compiled",
         "rejax",
     ),
+    "pqn-cartpole-compiled/purejaxql": ("PQN CartPole, 32×64, 4 epochs, batch 128, compiled", "PureJaxQL"),
+    "pqn-breakout-compiled/purejaxql": (
+        "PQN MinAtar Breakout, 128×32, 2 epochs, batch 128, convolutions, compiled",
+        "PureJaxQL",
+    ),
     "ppo-cartpole-host/sb3": ("PPO CartPole, 8×256, host loop (EnvPool)", "Stable-Baselines3"),
     "ppo-lander-best/sb3": ("PPO LunarLander, 16×1024, 4 epochs, host loop (EnvPool)", "Stable-Baselines3"),
     "ppo-lander-gymnasium/sb3": ("the same, Gymnasium's synchronous environments", "Stable-Baselines3"),
@@ -32,15 +38,13 @@ SPEED_TITLES = {
         "PPO LunarLander, host loop (EnvPool)",
         "its environments with random actions",
     ),
-    "ppo-lander-best/apart": (
-        "the same",
-        "its environments, acting and learning measured apart, added",
-    ),
+    "ppo-lander-best/apart": ("the same", APART),
     "ppo-lander-behind/sb3": (
         "PPO LunarLander, host loop (EnvPool), `behind=1`",
         "Stable-Baselines3",
     ),
     "ppo-cheetah/sb3": ("PPO HalfCheetah, 1×2048, 10 epochs, host loop", "Stable-Baselines3"),
+    "ppo-cheetah/apart": ("the same", APART),
     "off-policy-sac-cheetah/sb3": ("SAC HalfCheetah, one update per step, host loop", "Stable-Baselines3"),
     "off-policy-sac-cheetah/sbx": ("the same", "SBX"),
     "off-policy-sac-cheetah/bare": ("the same", "its arithmetic and its environment alone (`bare.py`)"),
@@ -58,6 +62,7 @@ SPEED_TITLES = {
     ),
     "trpo-cartpole-compiled/sb3-contrib": ("TRPO CartPole, equal settings, compiled", "sb3-contrib"),
     "trpo-cartpole-host/sb3-contrib": ("the same, host loop", "sb3-contrib"),
+    "trpo-cartpole-host/apart": ("the same", APART),
     "tabular-q-taxi-1-env/python-loop": (
         "tabular Q-learning on Taxi, compiled, one environment, learning every 64 steps",
         "the same updates in a Python loop",
@@ -89,8 +94,8 @@ def newest(path: Path, key: str) -> dict[str, dict[str, Any]]:
 
 
 def speed_table(rows: dict[str, dict[str, Any]]) -> str:
-    """Markdown of the speed ratios, in the order above."""
-    lines = ["| job | against | ratio | bar | pairs |", "|---|---|---|---|---|"]
+    """Markdown of the speed ratios, in the order above; a ceiling is what a row would be where its parts alone are."""
+    lines = ["| job | against | ratio | ceiling | bar | pairs |", "|---|---|---|---|---|---|"]
     for name, (job, against) in SPEED_TITLES.items():
         if name in rows:
             r = rows[name]
@@ -98,10 +103,18 @@ def speed_table(rows: dict[str, dict[str, Any]]) -> str:
             met = "" if r["met"] else " (missed)"
             unit = "" if against == "—" else "×"
             pairs = ", ".join(f"{x:.2f}" for x in r["ratios"])
+            parts = next((rows[p] for p in _parts(name) if p in rows), None)
+            ceiling = "" if parts is None else f"{r['ratio'] / parts['ratio']:.2f}×"
             lines.append(
-                f"| {job} | {against} | **{r['ratio']:.2f}{unit}** | {sign} {r['bar']:g}{met} | {pairs} |"
+                f"| {job} | {against} | **{r['ratio']:.2f}{unit}** | {ceiling} | {sign} {r['bar']:g}{met} | {pairs} |"
             )
     return "\n".join(lines)
+
+
+def _parts(name: str) -> list[str]:
+    """The rows of the same job beside its parts measured alone; of a row that is one, none."""
+    job, _, against = name.partition("/")
+    return [] if against in ("bare", "apart", "ceiling") else [f"{job}/bare", f"{job}/apart"]
 
 
 def against_table(rows: dict[str, dict[str, Any]]) -> str:

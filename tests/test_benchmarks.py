@@ -25,6 +25,9 @@ CALLS = [
         "ours.py", "off_policy", {"algo": "sac", "env_id": "Pendulum-v1", "total_steps": 5, "learning_starts": 10},
         marks=pytest.mark.slow),
     pytest.param("ours.py", "tabular_q", {"total_steps": 200}, marks=pytest.mark.slow),
+    pytest.param(
+        "ours.py", "host_apart", {"env_id": "Pendulum-v1", "algo": "trpo", "n_envs": 2, "n_steps": 32, "repeats": 1},
+        marks=pytest.mark.slow),
 ]  # fmt: skip
 
 
@@ -37,6 +40,41 @@ def test_a_side_says_what_it_ran(script, function, arguments):
     assert said["steps"] > 0
     assert said["seconds"] > 0
     assert said["what"]["versions"]["gymnasium"]
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """The modules of these names."""
+    monkeypatch.syspath_prepend(str(HERE))
+    return lambda *names: map(importlib.import_module, names)
+
+
+def test_every_comparison_has_a_line_in_the_table(scripts):
+    speed, tables = scripts("speed", "tables")
+    assert {c.name for c in speed.COMPARISONS} | set(speed.SPECIAL) == set(tables.SPEED_TITLES)
+
+
+def test_a_ceiling_is_what_the_parts_alone_would_reach(scripts):
+    (tables,) = scripts("tables")
+    row = lambda ratio: {"ratio": ratio, "ratios": [ratio], "bar": 5, "met": False, "lower_is_better": False}
+    rows = {"ppo-cheetah/sb3": row(3.0), "ppo-cheetah/apart": row(0.5), "ppo-cartpole-host/sb3": row(12.0)}
+    lines = tables.speed_table(rows).splitlines()[2:]
+    assert [line.split("|")[4].strip() for line in lines] == ["", "6.00×", ""]
+
+
+def test_a_peer_of_no_registry_is_a_checkout(scripts, tmp_path, monkeypatch):
+    (peers,) = scripts("peers")
+    monkeypatch.delenv("OWNPEER", raising=False)
+    with pytest.raises(ImportError, match=r"a checkout of github.com/me/ownpeer: name its folder in OWNPEER"):
+        peers.checkout("me/ownpeer", "train")
+    (tmp_path / "ownpeer").mkdir()
+    (tmp_path / "ownpeer" / "train.py").write_text("import json\nfrom notinstalled import tool\n")
+    monkeypatch.setenv("OWNPEER", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setitem(sys.modules, "notinstalled", None)
+    del sys.modules["notinstalled"]
+    script = peers.checkout("me/ownpeer", "train", notinstalled={"tool": 3}, json={"loads": None})
+    assert (script.tool, script.json) == (3, json)
 
 
 @pytest.mark.slow

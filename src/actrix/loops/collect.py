@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector.utils import batch_space
 
@@ -30,18 +31,27 @@ def _noises(algorithm: Algorithm, shapes: tuple) -> Callable:
 
 # The acting part of the learner reaches the compiled function as a flat tuple of leaves: flattening nested
 # modules at every step would cost more than the small network itself. What only `learn` needs of a step is
-# written into `record` [T, N, ...] on the device: handing it over row by row would cost as much again.
+# written into `record` on the device, (t, a buffer [T, ...] of each dtype): handing it over row by row would cost as
+# much again, and each array that goes in and out costs more than what a small network computes.
 @shared
 def _acts(algorithm: Algorithm, tree: Any, shapes: tuple) -> Callable:
-    def act(leaves, record, memory, first, obs, mask, noise, t):
-        acting = jax.tree.unflatten(tree, leaves)
+    def act(leaves, record, memory, first, obs, mask, noise):
+        acting, (t, rows) = jax.tree.unflatten(tree, leaves), record
         if memory is not None:
             memory = zero_where(first, memory)
         action, log_prob, dist, memory = algorithm.act(acting, memory, obs, mask, row(noise, t))
-        rows = jax.tree.map(lambda r, x: r.at[t].set(x), record, (log_prob, dist))
-        return action, memory, rows
+        packed = {name: jnp.concatenate(parts) for name, parts in _by_dtype((log_prob, dist)).items()}
+        return action, memory, (t + 1, jax.tree.map(lambda r, x: r.at[t].set(x), rows, packed))
 
     return jax.jit(act, donate_argnums=1)
+
+
+def _by_dtype(tree: PyTree) -> dict[str, list]:
+    """The leaves, flat, of each dtype."""
+    parts: dict[str, list] = {}
+    for x in jax.tree.leaves(tree):
+        parts.setdefault(x.dtype.name, []).append(x.reshape(-1))
+    return parts
 
 
 class Collector:
@@ -104,7 +114,20 @@ class Collector:
             )
             out = jax.eval_shape(step, acting, self._memory, self._obs, self._mask)
             self._row = (out[1], out[2])
-        return jax.tree.map(lambda x: zeros((rows, *x.shape), x.dtype), self._row)
+        sizes: dict[str, int] = {}
+        for x in jax.tree.leaves(self._row):
+            sizes[x.dtype.name] = sizes.get(x.dtype.name, 0) + x.size
+        return zeros((), np.int32), {name: zeros((rows, size), name) for name, size in sizes.items()}
+
+    def _recorded(self, record: PyTree) -> PyTree:
+        """(log_prob, dist) `[T, N, ...]`."""
+        rest = {name: np.asarray(buffer) for name, buffer in record[1].items()}
+
+        def take(x: Any) -> np.ndarray:
+            part, rest[x.dtype.name] = np.split(rest[x.dtype.name], [x.size], axis=1)
+            return part.reshape(-1, *x.shape)
+
+        return jax.tree.map(take, self._row)
 
     def _open(self) -> dict[str, Any]:
         """What the loop carries from one chunk to the next besides the environments, as plain data."""
@@ -186,7 +209,7 @@ class Collector:
         for t in range(rows):
             self.at = t
             action, self._memory, record = act(
-                leaves, record, self._memory, self._first, self._obs, self._mask, noise, np.int32(t)
+                leaves, record, self._memory, self._first, self._obs, self._mask, noise
             )
             action = np.asarray(action)
             step = self.env.step(action)
@@ -229,7 +252,7 @@ class Collector:
                 self.env.number += missing
             pad = lambda x: np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
             chunk = jax.tree.map(pad, chunk)
-        log_prob, dist = record
+        log_prob, dist = self._recorded(record)
         return dataclasses.replace(chunk, log_prob=log_prob, dist=dist, carry0=carry0)
 
     def _episodes(self, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:

@@ -27,6 +27,7 @@ from actrix.core.spaces import space_leaves, to_env_action
 from actrix.core.types import PyTree, Spec
 from actrix.files import atomic, container, modelfile
 from actrix.nets.memory import zero_where
+from actrix.nets.memory.decoder import rings_written_whole
 
 FORMATS = {"onnx": ".onnx", "stablehlo": ".stablehlo"}
 """What may be exported to, and how such a file's name ends."""
@@ -243,7 +244,7 @@ def _onnx(
             f'ONNX needs jax2onnx and onnxruntime ({error}): pip install "actrix[export]"'
         ) from None
     try:
-        with _quiet():
+        with _quiet(), rings_written_whole():
             model = jax2onnx.to_onnx(
                 call, [jax.ShapeDtypeStruct(("n", *port.shape), _dtype(port.dtype)) for port in inputs],
                 model_name="policy", opset=OPSET, input_names=[port.name for port in inputs],

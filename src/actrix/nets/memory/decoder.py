@@ -7,7 +7,10 @@ SwiGLU (Shazeer 2020), as Llama and Qwen2 have them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 import equinox as eqx
 import jax
@@ -254,6 +257,19 @@ class Transformer(Memory, eqx.Module):
         )
 
 
+WHOLE = ContextVar("WHOLE", default=False)
+
+
+@contextlib.contextmanager
+def rings_written_whole() -> Iterator[None]:
+    """Within it a step writes every slot of a ring anew, as ONNX cannot write another slot for each row of a batch."""
+    token = WHOLE.set(True)
+    try:
+        yield
+    finally:
+        WHOLE.reset(token)
+
+
 class Ring:
     """Attention of one step to itself and to its episode in a ring: slots up to its own, all once the ring is full."""
 
@@ -271,15 +287,18 @@ class Ring:
         self, q: Array, k: Array, v: Array, keys: Array, values: Array
     ) -> tuple[Array, Array, Array]:
         """(Σ softmax(q·k / √h) v `[K, G, h]`, keys, values) of q `[K, G, h]`, k and v `[K, h]`, which are written."""
-        here = self.here  # a slice that is written would be a scatter, which ONNX does not have for any batch
-        keys = jnp.where(here, rotate(k[None, None], self.turns[:, :1])[0, 0][:, None], keys)
-        values = jnp.where(here, v[:, None], values)
+        keys = self.written(keys, rotate(k[None, None], self.turns[:, :1])[0, 0])
+        values = self.written(values, v)
         # One product each: XLA:CPU is a quarter slower over both at once.
         turned = rotate(jnp.stack([q, q])[None], self.turns)[0]
         newer, older = (jnp.einsum("kgh,ksh->kgs", x, keys) * self.scale for x in turned)
         scores = jnp.where(self.seen, jnp.where(self.newer, newer, older), -jnp.inf)
         weight = jax.nn.softmax(scores, axis=-1)
         return jnp.einsum("kgs,ksh->kgh", weight, values), keys, values
+
+    def written(self, ring: Float[Array, "K S h"], x: Float[Array, "K h"]) -> Float[Array, "K S h"]:
+        """The ring with x in this step's slot."""
+        return jnp.where(self.here, x[:, None], ring) if WHOLE.get() else ring.at[:, self.slot].set(x, wrap_negative_indices=False)
 
 
 def unrolled(shape: Shape, cache: Cache) -> Trail:

@@ -66,7 +66,8 @@ class Count(BaseCallback):
         self.calls["end"] += 1
 
 
-@both
+# run/test_streams.py has the compiled loop.
+@pytest.mark.parametrize("mode", [pytest.param("compiled", marks=pytest.mark.slow), "host"])
 def test_nothing_changes_the_training(mode, tmp_path):
     """Evaluating (stochastically, on any environment), saving and predicting leave every bit as it was."""
     evaluation = EvalCallback(
@@ -292,6 +293,7 @@ def test_nothing_changes_the_training_on_replayed_data_in_the_compiled_loop(tmp_
         np.testing.assert_array_equal(value, undisturbed[key])
 
 
+@pytest.mark.slow  # run/test_stepping.py stops and goes on in this loop, evaluations stop training above
 def test_stopping_on_replayed_data():
     """By the threshold of an evaluation, by the number of episodes; learning goes on afterwards."""
     stop = StopTrainingOnRewardThreshold(reward_threshold=1.0)

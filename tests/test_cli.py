@@ -101,7 +101,13 @@ def test_resume_goes_on_counting(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "more", [["--backend", "gymnasium"], ["--seeds", "2"]], ids=["host", "several compiled"]
+    "more",
+    [
+        ["--backend", "gymnasium"],
+        # run/test_interruptions.py resumes such seeds, and run/test_folders.py begins one anew.
+        pytest.param(["--seeds", "2"], marks=pytest.mark.slow),
+    ],
+    ids=["host", "several compiled"],
 )
 def test_resume_of_other_loops(more, tmp_path, capsys):
     folder = tmp_path / "run"
@@ -472,6 +478,7 @@ def test_rows_of_the_table_of_compositions_are_its_cells():
         assert sorted(x for row in rows for x in itertools.product(*row)) == sorted(mine)
 
 
+@pytest.mark.slow  # signals are sent to it, below
 def test_the_module_runs_as_a_program():
     done = subprocess.run(
         [sys.executable, "-m", "actrix", "--help"], capture_output=True, text=True, timeout=120
@@ -480,6 +487,7 @@ def test_the_module_runs_as_a_program():
     assert "train" in done.stdout
 
 
+@pytest.mark.slow  # its seeds' processes do below, and run/test_interruptions.py resumes what was killed
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_sigterm_leaves_a_checkpoint_to_resume_from(tmp_path):
     folder = tmp_path / "run"
@@ -505,6 +513,7 @@ def test_a_signal_stops_the_processes_of_all_seeds(number, tmp_path):
     for path in paths:
         output = (path / "output.log").read_text()
         assert list((path / "checkpoints").glob("*.safetensors")), f"{sorted(path.rglob('*'))}\n{output}"
+        assert (path / "model.safetensors").exists()
     assert not _processes_naming(folder)
     if number == signal.SIGTERM:  # run/test_folders.py begins such a seed anew in one process
         return
@@ -684,7 +693,9 @@ def resolved(arguments, monkeypatch):
     return found[0]
 
 
-@pytest.mark.parametrize(("steps", "refused"), [(1024, True), (1025, False)])
+@pytest.mark.parametrize(
+    ("steps", "refused"), [(1024, True), pytest.param(1025, False, marks=pytest.mark.slow)]
+)
 def test_a_run_too_short_to_replay_anything_is_refused(steps, refused, tmp_path, capsys):
     """The first chunk of 128 steps that begins at step 1000 or later is the one at 1024."""
     arguments = [
@@ -703,6 +714,8 @@ def test_a_run_too_short_to_replay_anything_is_refused(steps, refused, tmp_path,
     if refused:
         assert "learning_starts=1000 is more than the 896 steps before the last" in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
+        settings = {"n_steps": 16, "learning_starts": 1000}
+        runs.check(resolve("acer", "CartPole-v1", steps=1025, n_envs=8, seeds=[0], settings=settings))
     else:
         assert np.isfinite(read_metrics(tmp_path / "run")["train/replay_loss"]).any()
 
@@ -985,19 +998,44 @@ def test_where_a_file_is_written(run, tmp_path, capsys, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
 
 
+ONLY_HERE = """
+import importlib.machinery
+
+import gymnasium as gym
+
+assert importlib.machinery.PathFinder.find_spec("optax").submodule_search_locations, "the package, not the file here"
+
+
+def make():
+    return gym.make("FrozenLake-v1")
+"""
+BOTH = """
+import os, runpy, sys
+for words in {commands}:
+    sys.argv = [{actrix!r}, *words]
+    try:
+        runpy.run_path({actrix!r}, run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, end.code
+    if os.path.exists("torch.py"):
+        os.unlink("torch.py")
+"""
+
+
 def test_modules_of_the_current_folder_are_found_where_one_is_named(tmp_path, capsys):
     """By the installed command, too; they hide no installed one. Else none is run (tensorboardX tries torch)."""
-    source = "import gymnasium as gym\n\n\ndef make():\n    return gym.make('FrozenLake-v1')\n"
-    (tmp_path / "only_here.py").write_text(source)
+    (tmp_path / "only_here.py").write_text(ONLY_HERE)
     (tmp_path / "optax.py").write_text("raise RuntimeError('hidden')\n")
     (tmp_path / "torch.py").write_text("import os; os._exit(9)\n")
-    actrix = str(Path(sys.executable).parent / "actrix")
-    command = [actrix, "train", "q-learning", "FrozenLake-v1", "--steps", "500", "--quiet", "--out", "other"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-1000:]
-    (tmp_path / "torch.py").unlink()
-    command = [actrix, "train", "q-learning", "only_here:make", "--steps", "500", "--quiet", "--out", "run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    actrix = Path(sys.executable).parent / "actrix"
+    both = [["train", "q-learning", env, "--steps", "500", "--quiet", "--out", out]
+            for env, out in (("FrozenLake-v1", "other"), ("only_here:make", "run"))]  # fmt: skip
+    commands = tmp_path / "elsewhere" / "commands.py"  # the installed one twice, in one process
+    commands.parent.mkdir()
+    commands.write_text(BOTH.format(actrix=str(actrix), commands=both))
+    done = subprocess.run(
+        [sys.executable, str(commands)], cwd=tmp_path, capture_output=True, text=True, timeout=200
+    )
     assert done.returncode == 0, done.stderr[-1000:]
     assert main(["eval", str(tmp_path / "run"), "--episodes", "1"]) == 2
     assert "give --env only_here:make yourself" in capsys.readouterr().err

@@ -436,6 +436,7 @@ def test_a_warm_start_takes_parameters_by_name():
         fresh.set_parameters({next(iter(parameters)): np.zeros(99)}, exact_match=False)
 
 
+@pytest.mark.slow  # the reference below has its own statistics besides
 def test_a_reference_model_is_stayed_near():
     reference = trained()[0]
     near = make(ref_kl_coef=10.0, ref_kl_in="loss", reference=reference, learning_rate=1e-2).learn(96)

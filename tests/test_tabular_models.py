@@ -12,6 +12,7 @@ import actrix
 from actrix import SettingError
 from actrix.cli import main
 from actrix.envs.jax_envs import HostJax, jax_env
+from actrix.lab import exact as oracle
 from actrix.model import MODELS, Model
 
 TABLES = (
@@ -71,8 +72,8 @@ def test_every_class_learns_predicts_saves_and_loads(name, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    # algorithms/test_modes.py has the others.
-    ["sarsa-lambda", "tree-backup", *(pytest.param(x, marks=pytest.mark.slow) for x in ("mc", "cpi"))],
+    # algorithms/test_modes.py has the others, and Q(λ) with its traces.
+    ["tree-backup", *(pytest.param(x, marks=pytest.mark.slow) for x in ("sarsa-lambda", "mc", "cpi"))],
 )
 def test_both_loops_learn_the_same(name):
     a, b = (make(name, mode, seed=3).learn(200) for mode in ("compiled", "host"))
@@ -80,6 +81,7 @@ def test_both_loops_learn_the_same(name):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow  # of learners in test_tabular.py, of models in test_model.py
 def test_learning_in_parts_is_learning_at_once():
     """What is pending, traces and windows are in the learner."""
     for name in ("sarsa-lambda", "tree-backup"):
@@ -93,10 +95,10 @@ def test_a_given_policy_is_evaluated():
     env = jax_env(LAKE)
     control = make("q-learning", env=env, exploration_fraction=0.9).learn(100_000)
     of_greedy = make("td", env=env, reference=control, learning_rate=0.02, seed=1).learn(60_000)
-    of_uniform = make("td", env=env, learning_rate=0.02, seed=1).learn(60_000)
+    of_uniform = make("td", env=env, seed=1)  # plays it, untrained
     policy = np.asarray(of_greedy.acting.net.policy)
     np.testing.assert_allclose(policy.sum(1), 1)
-    v, u = (np.asarray(m.acting.net.values) for m in (of_greedy, of_uniform))
+    v, u = np.asarray(of_greedy.acting.net.values), oracle.value(env, oracle.uniform_policy(env))
     assert v[0] > u[0] + 0.2
     learned = actrix.evaluate_policy(of_greedy, LAKE, 60, seed=0)[0]
     random = actrix.evaluate_policy(of_uniform, LAKE, 60, seed=0)[0]

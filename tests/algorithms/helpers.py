@@ -283,8 +283,8 @@ def _small_replay(algorithm: Composition) -> dict[str, Any]:
 
 BY_OTHERS = ("qac", "tdac", "vpg", "a2c", "ppo-kl", "npg", "acktr", "pgql", "c51", "ddpg", "cql", "iql", "off-pac",
              "qr-dqn", "soft-q", "droq", "dr-grpo", "rloo", "gpg", "dapo", "rlhf-ppo", "sarsa", "expected-sarsa",
-             "q-learning", "double-q", "tree-backup", "td-lambda", "redq", "awr", "tqc", "td3-bc")  # fmt: skip
-"""Presets whose parts are other presets' (Rainbow's C51, TD3's DDPG, SAC's REDQ, GRPO's groups), which
+             "q-learning", "double-q", "tree-backup", "td-lambda", "redq", "awr", "tqc", "td3-bc", "d4pg")  # fmt: skip
+"""Presets whose parts are other presets' (Rainbow's C51, TD3's DDPG, D4PG of both, SAC's REDQ, GRPO's groups), which
 `test_compositions.py` has under their parts' names, or which `test_conservative.py`, `test_regression.py` or
 `test_tabular_solved.py` asks the same: `slow` where each preset is tried."""
 

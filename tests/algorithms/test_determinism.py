@@ -49,15 +49,11 @@ def digests_elsewhere(names, folder):
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["'))
 
 
-FEW = ["stream-ac"]
-"""Single steps. Minibatches of chunks and a memory with priorities: run/test_interruptions.py has PPO in both loops and
-run/test_survival.py DQN, begun in another process and ended in this one."""
-OTHERS = [name for name in PRESETS if name not in FEW]
-PARTS = [FEW, *(pytest.param(OTHERS[i::3], marks=pytest.mark.slow) for i in range(3))]
-
-
+# test_golden_updates.py compares with what another process has recorded, bit for bit on its machine, and
+# run/test_interruptions.py begins PPO in one process and ends it in another, in both loops.
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("names", PARTS, ids=["few", "1", "2", "3"])
+@pytest.mark.parametrize("names", [[*PRESETS][i::3] for i in range(3)], ids=["1", "2", "3"])
 def test_same_seed_same_bits_in_another_process(names, tmp_path):
     """Every preset. The programs of this process serve other tests, too."""
     here, there = {name: digest(name) for name in names}, digests_elsewhere(names, tmp_path)

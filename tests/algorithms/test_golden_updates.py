@@ -78,9 +78,10 @@ BY_HOST = ("ppo",)
 """Of the others the host loop is `slow`: it gives the same bits, which test_modes.py asks."""
 BY_OTHERS = ("vpg", "a2c", "qac", "tdac", "ppo-kl", "npg", "off-pac", "pgql", "c51", "qr-dqn", "ddpg", "redq", "cql",
              "tqc", "td3-bc", "td", "td-lambda", "sarsa", "expected-sarsa", "q-learning", "double-q", "awr",
-             "td-lambda-ac")  # fmt: skip
-"""Other settings of parts that these have: reinforce, ppo, trpo, v-trace, acer, rainbow, iqn, td3, droq, sac, iql,
-sarsa-lambda, q-lambda, tree-backup, awac and stream-ac; TQC is what IQN and D4PG are, of SAC."""
+             "td-lambda-ac", "droq", "d4pg")  # fmt: skip
+"""Other settings of parts that these have: reinforce, ppo, trpo, v-trace, acer, rainbow, iqn, td3, sac, iql,
+sarsa-lambda, q-lambda, tree-backup, awac and stream-ac; TQC is what IQN is, of SAC; D4PG's critics and DroQ's subsets
+are in test_new_answers.py, its dropout is in core/test_q_networks.py."""
 BY_PROBES = {name for name in presets() if isinstance(name, str)}
 """Presets whose program for the probes is made anyway: their numbers in it are recorded, too, and the cases `slow`."""
 

@@ -236,7 +236,9 @@ def test_entropy_bonus():
     assert_same(step_taken(alg, learner, chunk)["pi"], want)
 
 
-@pytest.mark.parametrize("reference", ["uniform", "network", "with statistics"])
+@pytest.mark.parametrize(
+    "reference", ["uniform", pytest.param("network", marks=pytest.mark.slow), "with statistics"]
+)
 @pytest.mark.parametrize("where", ["reward", "loss"])
 def test_kl_to_a_reference_policy(where, reference):
     """In the reward: ψ is the return of r − τ log π/π̄. In the loss: −τ∇KL(π ‖ π̄) beside the plain return."""
@@ -285,7 +287,8 @@ def test_value_clipping_stops_the_gradient_of_values_that_moved():
     assert np.abs(v_of(learn(free, learner, chunk)[0]) - v_of(once)).max() > 0.05
 
 
-@pytest.mark.parametrize("mode", ["compiled", "host"])
+# test_modes.py: statistics and parameters of the host loop are those of the compiled one.
+@pytest.mark.parametrize("mode", ["compiled", pytest.param("host", marks=pytest.mark.slow)])
 def test_ppo_starts_from_ratio_one_with_running_statistics(mode):
     """The statistics that acted are those that learn: KL(old, new) is 0 in a single full-batch pass."""
     alg = compose("gae", "ppo-clip", settings=dict(
@@ -412,6 +415,7 @@ def test_target_kl_stops_the_passes():
     jax.tree.map(np.testing.assert_array_equal, stopped.acting.net, once.acting.net)
 
 
+@pytest.mark.slow  # test_model.py trains with masks, too, and test_off_policy.py acts with them
 def test_masked_actions_are_never_taken_and_get_no_gradient():
     settings = {"n_steps": 16, "batch_size": None, "n_epochs": 2, "policy_kwargs": {"net_arch": [4]}}
     alg = compose("gae", "ppo-clip", settings=settings)

@@ -41,7 +41,10 @@ N = 8
 PPO, DQN = PRESETS["ppo"].algorithm, PRESETS["dqn"].algorithm
 WARM = {"learning_starts": 100, "train_freq": 1, "gradient_steps": -1, "batch_size": 8}
 CASES = {
-    "normalized": (small(PPO, normalize=True), CARTPOLE),
+    "normalized, recomputed": (
+        small(PPO, normalize=True, recompute_advantages=True, target_kl=0.01),
+        CARTPOLE,
+    ),
     "recurrent": (small(PPO, policy_kwargs={"net_arch": [16], "cell": "lstm"}), TMaze(length=3)),
     "gru": (
         small(PRESETS["a2c"].algorithm, policy_kwargs={"net_arch": [16], "cell": "gru"}),
@@ -57,7 +60,6 @@ CASES = {
         small(composed("none", "score:optimal").algorithm, optimizer="sgd", learning_rate=0.1),
         CARTPOLE,
     ),
-    "recomputed": (small(PPO, recompute_advantages=True, target_kl=0.01), CARTPOLE),
     "a random phase": (small(DQN, **WARM), CARTPOLE),
     "correlated noise": (
         small(PRESETS["ddpg"].algorithm, noise_type="ornstein-uhlenbeck", **WARM | {"gradient_steps": 1}),
@@ -119,8 +121,9 @@ FEW = ("reinforce", "ppo", "trpo", "v-trace", "acer", "rainbow", "pqn", "sac", "
 settings of these."""
 
 
-REPEATED = ("gru", "gaussian", "a random phase", "optimal")
-"""As "recurrent"; test_sde.py's PPO; the random phase of the preset SAC; compiled as users do below."""
+REPEATED = ("gru", "transformer", "gaussian", "a random phase", "optimal")
+"""As "recurrent", and nets/test_decoder.py has a transformer's steps be its rows at once; test_sde.py's PPO; the random
+phase of the preset SAC; compiled as users do below."""
 
 
 @pytest.mark.parametrize(

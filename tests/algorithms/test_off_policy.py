@@ -178,7 +178,14 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+OTHER_TARGETS = ("sarsa", "expected-sarsa", "soft-q", "ddpg")
+"""The same updates with other targets, which are compared with their formulas below: `slow`."""
+families = pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=pytest.mark.slow) if x in OTHER_TARGETS else x for x in FAMILIES]
+)
+
+
+@families
 def test_targets_are_untouched_by_gradients(name):
     """No loss has a gradient with respect to the targets, and an update moves them by (1−τ)θ⁻ + τθ or not at all.
 
@@ -286,8 +293,12 @@ def test_q_learning_descends_the_weighted_huber_loss(kind):
         assert abs(update(alg, learner, unmasked)[2]["train/loss"] - want) > 1e-3
 
 
-@pytest.mark.parametrize("target", ["q-learning", "double"])
-@pytest.mark.parametrize("kind", ["c51", "qr", "iqn"])
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [("c51", "q-learning"), ("qr", "double"), ("iqn", "double"),
+     *(pytest.param(*x, marks=pytest.mark.slow)
+       for x in (("c51", "double"), ("qr", "q-learning"), ("iqn", "q-learning")))],
+)  # fmt: skip
 def test_distributional_targets_choose_among_legal_actions(kind, target):
     """With the best action forbidden, the target is that of the other one."""
     sizes = {
@@ -531,7 +542,8 @@ def test_n_step_batch_is_a_double_loop(seed):
 
 
 @pytest.mark.parametrize(
-    ("train_freq", "gradient_steps", "updates"), [(2, -1, 8), (3, -1, 12), (3, 1, 1), (1, 5, 5)]
+    ("train_freq", "gradient_steps", "updates"),
+    [pytest.param(2, -1, 8, marks=pytest.mark.slow), (3, -1, 12), (3, 1, 1), (1, 5, 5)],
 )
 def test_train_freq_and_gradient_steps(train_freq, gradient_steps, updates):
     alg = algorithm("dqn", train_freq=train_freq, gradient_steps=gradient_steps, learning_rate=0.01)
@@ -606,8 +618,9 @@ WITH_MEMORY = ("dqn", "rainbow", "sac", "td3", "iql", "acer", "pgql", "off-pac")
 
 @pytest.mark.parametrize(
     "name",
-    ["rainbow", "acer", "pqn", "v-trace",
-     *(pytest.param(x, marks=pytest.mark.slow) for x in ("dqn", "sac", "td3", "iql", "pgql", "off-pac"))],
+    ["rainbow", "acer",  # of those without a memory test_gradients.py asks it
+     *(pytest.param(x, marks=pytest.mark.slow)
+       for x in ("dqn", "sac", "td3", "iql", "pgql", "off-pac", "pqn", "v-trace"))],
 )  # fmt: skip
 def test_a_non_finite_reward_is_named_and_reaches_nothing(name):
     alg = preset(name)
@@ -634,7 +647,7 @@ def test_a_non_finite_reward_is_named_and_reaches_nothing(name):
     assert (after.memory is not None) == (name in WITH_MEMORY)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@families
 def test_a_non_finite_gradient_keeps_the_old_training(name):
     """A target that is NaN: the critic, its optimiser and its targets stay as they were."""
     alg = FAMILIES[name]

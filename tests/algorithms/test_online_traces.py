@@ -145,7 +145,8 @@ def test_a_fixed_policy_is_evaluated_by_semi_gradient_td(optimized):
     np.testing.assert_allclose(v[grid.shows][inside], right[inside], atol=0.04)
 
 
-@pytest.mark.parametrize("name", ["stream-ac", pytest.param("td-lambda-ac", marks=pytest.mark.slow)])
+@pytest.mark.slow  # the steps equal the equations, and test_learning.py has both presets learn to act
+@pytest.mark.parametrize("name", ["stream-ac", "td-lambda-ac"])
 def test_a_grid_world_is_solved(name, optimized):
     grid = grid_world(["S...", ".##.", "...G"], gamma=0.95, max_episode_steps=60)
     own = {"gamma": 0.95, "policy_kwargs": {"net_arch": [] if name == "td-lambda-ac" else [32]}}
@@ -163,7 +164,7 @@ def test_a_grid_world_is_solved(name, optimized):
     assert oracle.performance(grid, policy) >= 0.99 * best
 
 
-@pytest.mark.slow  # test_a_grid_world_is_solved, and the presets' own tests
+@pytest.mark.slow  # the presets' own tests
 @pytest.mark.parametrize("name", ["td-lambda-ac", "stream-ac"])
 def test_cartpole_is_learned(name, optimized):
     """30,000 single steps: both are far above a random policy's 22."""

@@ -87,5 +87,6 @@ def test_a_transformer_solves_a_long_t_maze_and_a_feed_forward_policy_cannot():
     assert np.abs(_zoo_returns("TMaze-v0", "MlpPolicy", length=50) - 0.5).max() < 0.1
 
 
+@pytest.mark.slow  # envs/test_probes.py: nothing that does not remember the cue can
 def test_a_feed_forward_policy_cannot():
     assert 0.4 < _final_return() < 0.6

@@ -135,7 +135,10 @@ def test_cloning_takes_several_discrete_actions_and_iql_does_not():
 # --------------------------------------------------------------------------- implicit Q-learning
 
 
-@pytest.mark.parametrize("space", [DISCRETE, BOX], ids=["discrete", "box"])
+# Discrete actions are stitched and cloned in the tests beside it.
+@pytest.mark.parametrize(
+    "space", [pytest.param(DISCRETE, marks=pytest.mark.slow), BOX], ids=["discrete", "box"]
+)
 def test_iql_takes_the_good_half_of_the_data_and_cloning_the_middle(space):
     """Two behaviours in equal shares: action +1 (of −1, +1) gives 1, the other 0, whatever the state."""
     good = np.repeat([True, False], ROWS // 2)

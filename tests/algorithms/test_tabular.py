@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from actrix.loops.train import SeedRun, train
 S, A, GAMMA, ALPHA = 5, 3, 0.9, 0.3
 SPEC = Spec(spaces.Discrete(S), spaces.Discrete(A), max_episode_steps=12)
 TABULAR = [name for name, preset in PRESETS.items() if isinstance(preset.algorithm, Tabular)]
+IMPORTANCE = ("none", "ordinary", "weighted", "per-decision")
 PLAIN = {"gamma": GAMMA, "learning_rate": ALPHA, "exploration": "none", "train_freq": 60}
 
 
@@ -264,8 +266,9 @@ def n_step_loop(x, n, kind):
     return q.ravel()
 
 
-@pytest.mark.parametrize("pieces", [1, 12])
-@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize(
+    ("n", "pieces"), [(2, 1), (4, 12), *(pytest.param(*x, marks=pytest.mark.slow) for x in ((2, 12), (4, 1)))]
+)
 @pytest.mark.parametrize("name", ["td", "sarsa", "expected-sarsa", "tree-backup"])
 def test_n_step_methods_equal_the_textbooks_loops(name, n, pieces):
     x, own = recorded(), {}
@@ -315,7 +318,7 @@ def traced_loop(x, kind, lam, what):
     return w
 
 
-@pytest.mark.parametrize("pieces", [1, 12])
+@pytest.mark.parametrize("pieces", [pytest.param(1, marks=pytest.mark.slow), 12])
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -410,13 +413,16 @@ def monte_carlo_loop(chunk, *, visits, importance, predicts, rate, epsilon, poli
     return q
 
 
-@pytest.mark.parametrize("visits", ["first", "every"])
-@pytest.mark.parametrize("importance", ["none", "ordinary", "weighted", "per-decision"])
-@pytest.mark.parametrize("predicts", [False, True])
-@pytest.mark.parametrize("rate", [None, 0.3])
-def test_monte_carlo_equals_the_textbooks_sums(visits, importance, predicts, rate):
-    if importance == "weighted" and rate is not None:
-        pytest.skip("refused: see test_unsound_settings_are_refused")
+SUMS = [
+    pytest.param(*case, marks=[pytest.mark.slow] if case[0] == 0.3 and case[3] == "every" else [])
+    for case in itertools.product((None, 0.3), (False, True), IMPORTANCE, ("first", "every"))
+    if case[0] is None or case[2] != "weighted"  # refused: see test_unsound_settings_are_refused
+]
+"""A rate of every visit adds nothing to one of first visits and to the mean of every visit: `slow`."""
+
+
+@pytest.mark.parametrize(("rate", "predicts", "importance", "visits"), SUMS)
+def test_monte_carlo_equals_the_textbooks_sums(rate, predicts, importance, visits):
     chunk = whole_episodes()
     algorithm = configure(
         PRESETS["mc"].algorithm,

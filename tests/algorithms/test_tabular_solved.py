@@ -134,9 +134,9 @@ PREDICTION = {
 }  # fmt: skip
 
 
-FEW = ("td, exploring", "td, 3 steps", "td-lambda, dutch", "mc, weighted")
-"""What the others add, kinds of traces, visits and weights, test_tabular.py compares with the textbook's loops; and
-nothing explores where exploring is asked for and refused."""
+FEW = ("td, exploring", "td-lambda, dutch")
+"""What the others add, steps, kinds of traces, returns with their visits and weights, test_tabular.py compares with the
+textbook's loops; and nothing explores where exploring is asked for and refused."""
 
 
 @pytest.mark.parametrize(

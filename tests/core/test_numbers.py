@@ -50,7 +50,8 @@ def test_what_is_another_program():
         assert not same_program(ppo, configure(ppo, change)), change
 
 
-@pytest.mark.parametrize("name", ["ppo", "dqn", pytest.param("td3", marks=pytest.mark.slow)])
+# That others' numbers are read from the training state: `test_every_number_reaches_what_is_learned`.
+@pytest.mark.parametrize("name", ["ppo", *(pytest.param(x, marks=pytest.mark.slow) for x in ("dqn", "td3"))])
 def test_other_numbers_from_the_next_update_on_compile_nothing(name):
     """As if the run had begun with them, bit for bit; and each of them matters."""
     algorithm = small(COMPOSED[name])

@@ -136,9 +136,11 @@ class Play:
         return found
 
 
+append = jax.jit(lambda memory, chunk: memory.append(chunk))
+
+
 def filled(data, play, where, chunks=8, rows=9):
     memory = data.init(HEAD, where, N, None)
-    append = jax.jit(lambda memory, chunk: memory.append(chunk))
     for i in range(chunks):
         memory = append(memory, play.chunk(rows, cut=i == chunks // 2))
     return memory
@@ -226,7 +228,6 @@ def test_an_open_episode_is_not_drawn_from():
     play.rng = type(
         "Never", (), {"choice": lambda *_, **__: "", "random": lambda *_: 1.0, "normal": lambda *_: 0.0}
     )()
-    append = jax.jit(lambda memory, chunk: memory.append(chunk))
     memory = append(memory, play.chunk(5))
     assert not drawn(data, memory, 3).weight.any()
     memory = append(
@@ -390,6 +391,17 @@ class Reach(gym.Env):
         return self._obs(), reward, self.compute_terminated(self.x, self.goal, {}), self.t >= 6, {}
 
 
+class Later(Reach):
+    """Rewards need an environment that was reset."""
+
+    def reset(self, **kwargs):
+        self.scale = 1.0
+        return super().reset(**kwargs)
+
+    def compute_reward(self, achieved_goal, desired_goal, info):
+        return super().compute_reward(achieved_goal, desired_goal, info) * self.scale
+
+
 def test_an_environment_of_gymnasiums(tmp_path):
     env = Reach()
     model = SAC("MultiInputPolicy", env, replay_buffer_class="HerReplayBuffer", seed=0,
@@ -404,8 +416,21 @@ def test_an_environment_of_gymnasiums(tmp_path):
     np.testing.assert_array_equal(
         again.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0]
     )
-    again.set_env(Reach())
+    again.set_env(Later())
     again.learn(60)
+    another_environment_brings_its_own_rewards(again)
+
+
+def another_environment_brings_its_own_rewards(model):
+    before = model.runner.learners[0].memory
+    near = type("Ends", (Reach,), {"ends": True})()
+    model.set_env(near)
+    memory = model.runner.learners[0].memory
+    assert memory.goals is model.env.spec.goals is not before.goals
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(memory), jax.tree.leaves(before))
+    assert same_memory(before, memory).goals is memory.goals
+    model.learn(8)
+    assert near.asked[(8, 2)] > 0
 
 
 @pytest.mark.parametrize(
@@ -441,18 +466,10 @@ def test_rewards_that_read_infos_are_refused_where_infos_were_asked_for():
         SAC("MultiInputPolicy", Reads(), data="hindsight", copy_info_dict=True, **SMALL)
 
 
-def test_rewards_that_need_a_reset_environment_also_in_processes():
-    class Later(Reach):
-        def reset(self, **kwargs):
-            self.scale = 1.0
-            return super().reset(**kwargs)
-
-        def compute_reward(self, achieved, desired, info):
-            return super().compute_reward(achieved, desired, info) * self.scale
-
-    for env in (Later(), SubprocVecEnv([Later, Later])):
-        SAC("MultiInputPolicy", env, data="hindsight", **SMALL | {"learning_starts": 40}).learn(60)
-        env.close()
+def test_rewards_that_need_a_reset_environment_in_processes():
+    env = SubprocVecEnv([Later, Later])
+    SAC("MultiInputPolicy", env, data="hindsight", **SMALL | {"learning_starts": 40}).learn(60)
+    env.close()
 
 
 def test_hidden_and_unvectorised_rewards_are_refused():
@@ -463,20 +480,6 @@ def test_hidden_and_unvectorised_rewards_are_refused():
     )
     with pytest.raises(Exception, match="vectorised over a batch"):
         SAC("MultiInputPolicy", one(), data="hindsight", **SMALL)
-
-
-def test_another_environment_brings_its_own_rewards():
-    model = SAC("MultiInputPolicy", Reach(), data="hindsight", seed=0, **SMALL)
-    model.learn(40)
-    before = model.runner.learners[0].memory
-    near = type("Ends", (Reach,), {"ends": True})()
-    model.set_env(near)
-    memory = model.runner.learners[0].memory
-    assert memory.goals is model.env.spec.goals is not before.goals
-    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(memory), jax.tree.leaves(before))
-    assert same_memory(before, memory).goals is memory.goals
-    model.learn(8)
-    assert near.asked[(8, 2)] > 0
 
 
 # ------------------------------------------------------------------ loops

@@ -119,7 +119,7 @@ OFTEN = [
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_against_a_list(shape, data):
     """Every admissible start can be drawn and no other; each window holds what really followed."""

@@ -50,9 +50,17 @@ def roll(envs, steps, seed=0):
     [
         ("Breakout", {}, (15, 0)),  # lives
         ("Breakout", {**EVALUATION, "max_episode_frames": 600}, (1, 1)),  # whole games
-        ("MsPacman", {"max_episode_frames": 600}, (0, 4)),  # no FIRE
+        # No FIRE, and other sizes.
+        (
+            "MsPacman",
+            {"max_episode_frames": 600, "screen_size": 42, "frame_skip": 3, "frame_stack": 2},
+            (0, 2),
+        ),
+        pytest.param("MsPacman", {"max_episode_frames": 600}, (0, 4), marks=pytest.mark.slow),
         pytest.param("Pong", {"max_episode_frames": 900}, (0, 2), marks=pytest.mark.slow),
-        ("Qbert", {"screen_size": 42, "frame_skip": 3, "frame_stack": 2}, (1, 0)),  # other sizes
+        pytest.param(
+            "Qbert", {"screen_size": 42, "frame_skip": 3, "frame_stack": 2}, (1, 0), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_both_backends_are_the_same_environment(game, settings, ends):

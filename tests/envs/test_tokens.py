@@ -125,9 +125,14 @@ def test_a_group_answers_one_prompt():
     prompts = np.asarray(state.instance.prompt).reshape(2, 4, -1)
     assert (prompts == prompts[:, :1]).all()
     assert (prompts[0, 0] != prompts[1, 0]).any()
-    for number in range(1, 60):  # random answers end at different times: new prompts come one by one
+
+    @jax.jit
+    def after(state, mask, number):
         action = jnp.argmax(mask + jax.random.uniform(jax.random.fold_in(key, number), mask.shape), axis=-1)
-        state, step = vector_step(env, state, action, step_keys(key, number, n))
+        return vector_step(env, state, action, step_keys(key, number, n))
+
+    for number in range(1, 60):  # random answers end at different times: new prompts come one by one
+        state, step = after(state, mask, number)
         mask, done = step.mask, np.asarray(step.terminated)
         fresh = np.asarray(state.instance.prompt)[done & (np.arange(n) < 4)]
         assert (fresh == fresh[:1]).all()

@@ -20,7 +20,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from actrix import DQN, PPO
+from actrix import DQN, PPO, QLearning
 from actrix.callbacks import BaseCallback
 from actrix.cli import main
 from actrix.files import checkpoint, container, modelfile
@@ -288,7 +288,7 @@ def test_another_environment_is_refused(tmp_path):
     make(Walk()).learn(40, checkpoint_dir=tmp_path / "c")
     with pytest.raises(ValueError, match=r'env\S* is \["Backwards"'):
         make(Backwards()).learn(40, resume_from=tmp_path / "c")
-    lake = lambda **kwargs: DQN("MlpPolicy", "FrozenLake-v1", env_kwargs=kwargs, **SMALL_DQN)
+    lake = lambda **kwargs: QLearning(env="FrozenLake-v1", env_kwargs=kwargs, seed=0)
     lake(is_slippery=False).learn(40, checkpoint_dir=tmp_path / "lake")
     with pytest.raises(ValueError, match=r"env_kwargs\.is_slippery is true, the checkpoint has false"):
         lake(is_slippery=True).learn(40, resume_from=tmp_path / "lake")

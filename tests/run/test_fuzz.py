@@ -18,7 +18,7 @@ from actrix.files import container
 from actrix.files.container import ModelFileError
 from actrix.model import Model
 
-COUNT = int(os.environ.get("ACTRIX_FUZZ", 6000)) // len(CASES)
+COUNT = int(os.environ.get("ACTRIX_FUZZ", 4500)) // len(CASES)
 HUGE = [2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1, 10**18, 10**40, -1, -(2**63), 0, 1, 3]
 NASTY = [None, True, -1, 0, 10**6, 2**63, 10**30, 1.5, 1e300, "", "x" * 3000, "os.system", "a:B-v0", "../../x",
          "\x1b[2J", "\ud800", [], [[]], [1] * 300, {}, {"a": {}}, "Infinity", "nan", [10**9, 10**9]]  # fmt: skip

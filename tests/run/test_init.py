@@ -27,6 +27,11 @@ SMALL = [
 def start(tmp_path_factory):
     """A supervised start that is right now and then."""
     folder = tmp_path_factory.mktemp("runs") / "start"
+    trained(folder)
+    return folder
+
+
+def trained(folder):
     words = [
         "train",
         "sft",
@@ -39,7 +44,6 @@ def start(tmp_path_factory):
         str(folder),
     ]
     assert main(words) == 0
-    return folder
 
 
 @pytest.mark.slow
@@ -68,27 +72,12 @@ def test_a_run_begins_with_anothers_policy_and_stays_near_it(start, tmp_path, ca
 
 
 def test_looking_at_answers_changes_no_bit_of_training(start, tmp_path, monkeypatch):
-    def trained(name):
-        words = [
-            "train",
-            "sft",
-            "Reverse-v0",
-            *SMALL,
-            "--steps",
-            "600",
-            "--quiet",
-            "--out",
-            str(tmp_path / name),
-        ]
-        assert main(words) == 0
-        return Model.load(tmp_path / name).get_parameters(), (tmp_path / name / "metrics.csv").read_text()
-
-    seen, rows = trained("seen")
     monkeypatch.setattr(LiveAnswers, "__call__", lambda self: True)
-    unseen, other_rows = trained("unseen")
-    assert "eval/pass@1" in rows
-    assert "eval/pass@1" not in other_rows
-    for name, x in seen.items():
+    trained(tmp_path / "unseen")
+    assert "eval/pass@1" in (start / "metrics.csv").read_text()
+    assert "eval/pass@1" not in (tmp_path / "unseen" / "metrics.csv").read_text()
+    unseen = Model.load(tmp_path / "unseen").get_parameters()
+    for name, x in Model.load(start).get_parameters().items():
         np.testing.assert_array_equal(x, unseen[name], err_msg=name)
 
 

@@ -49,7 +49,7 @@ def peak_above(floor, function):
     function()
     return status("VmHWM") - floor
 
-what, folder, env = sys.argv[1:]
+folder, env = sys.argv[1:]
 settings = {"buffer_size": 7_500, "learning_starts": 40, "train_freq": 4, "batch_size": 8}
 model = DQN("MlpPolicy", Frames() if env == "host" else Wide(), seed=0, n_envs=1, policy_kwargs={"net_arch": [4]},
             **settings)
@@ -57,19 +57,18 @@ learner = (model.runner.learner if env == "host" else model.runner.state.learner
 size = sum(x.nbytes for x in jax.tree.leaves(learner.memory))
 del learner
 run = SeedRun(0, checkpoints=folder, iterations=1)
-if what == "save":
-    model.learn(60)
-    print(size, peak_above(status("VmRSS"), lambda: save_checkpoints(model.runner, [run])))
-else:
-    # All else that the process holds is no matter of the memory's size.
-    print(size, peak_above(status("VmRSS") - size, lambda: load_checkpoints(model.runner, [run])))
-    model.learn(60)  # what was loaded is the loop's own: it may be given away
+model.learn(60)
+saving = peak_above(status("VmRSS"), lambda: save_checkpoints(model.runner, [run]))
+# All else that the process holds is no matter of the memory's size.
+loading = peak_above(status("VmRSS") - size, lambda: load_checkpoints(model.runner, [run]))
+model.learn(60)  # what was loaded is the loop's own: it may be given away
+print(size, saving, loading)
 """
 
 
-def measure(what, folder, env):
-    """(bytes of the memory, bytes of the peak)"""
-    command = [sys.executable, "-c", SCRIPT, what, str(folder), env]
+def measure(folder, env):
+    """(bytes of the memory, of the peak while saving and while loading)"""
+    command = [sys.executable, "-c", SCRIPT, str(folder), env]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr[-2000:]
     return map(int, done.stdout.split())
@@ -79,10 +78,9 @@ def measure(what, folder, env):
 def test_a_large_memory_is_saved_from_where_it_is_and_read_once(env, tmp_path):
     """Saving takes no room. While reading there are the loop's memory and the file's, then the file's and the copy of
     it: twice the memory, as while the learner is made."""
-    size, more = measure("save", tmp_path, env)
+    size, more, peak = measure(tmp_path, env)
     assert size > 200e6
     assert more < 0.2 * size
     (path,) = tmp_path.iterdir()
     assert path.stat().st_size > size
-    size, peak = measure("load", tmp_path, env)
     assert peak < 2.2 * size

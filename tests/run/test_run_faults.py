@@ -20,7 +20,7 @@ from test_write_faults import Faults, _File
 from actrix.cli import main
 from actrix.files import checkpoint
 from actrix.loops import train
-from actrix.show import log
+from actrix.show import log, plot
 from actrix.show.log import STEP, read_metrics
 
 MORE = ["--quiet", "--checkpoint-seconds", "0"]
@@ -92,6 +92,7 @@ def go(folder, n=0, fault=None, lasting=False):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "SAVE_SHARE", np.inf)
         patch.setattr(train, "SEGMENT_SECONDS", 0.0)  # as many operations whatever the time
+        patch.setattr(plot, "DPI", 20)  # a curve is drawn in each
         faults.install(lambda owner, name, f: patch.setattr(owner, name, f, raising=False))
         try:
             code = main(words)

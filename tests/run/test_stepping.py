@@ -134,6 +134,7 @@ def test_episodes_that_are_broken_off_are_cut_in_the_memory():
     assert sorted(next_obs[broken & (which == 1)][:, 1]) == [2, 3]
 
 
+@pytest.mark.slow  # algorithms/test_modes.py compares these rounds with the compiled loop's, of DDPG, SAC and Rainbow
 def test_one_compiled_call_per_round_changes_nothing():
     """Against the plain host loop, which calls `act` and `learn` one after the other: the same numbers.
 
@@ -306,6 +307,7 @@ def test_an_environment_that_raises_is_named():
         model.learn(60)
 
 
+@pytest.mark.slow  # tests/test_bad_input.py asks it of DQN in this loop
 def test_a_non_finite_update_keeps_the_last_good_parameters():
     """1e30 is a finite reward, but its squared error, and the square of its gradient in Adam, are not."""
     model = DDPG("MlpPolicy", vector(Steered(5), Steered(5, bad_at=7, bad_reward=1e30)), **CONTINUOUS)

@@ -410,6 +410,7 @@ class Goal(Drawn):
         return np.ones(np.shape(achieved)[:-1])
 
 
+@pytest.mark.slow  # data/test_hindsight.py saves and loads a model with it
 def test_hindsight_survives(tmp_path):
     goals = spaces.Dict({"observation": BOX, "achieved_goal": BOX, "desired_goal": BOX})
     survives(

@@ -251,17 +251,16 @@ def test_seeds_train_together_as_each_would_alone_also_in_another_trials_program
         one = trial.Trial(plan.base, 4)
         assert len(one.groups) == 1  # one program
         one.advance(500)
-        one.advance(1000)
-        together = one.returns(env, 5)
-        for seed, mean in zip((3, 4), together, strict=True):
-            runner = make_runner(plan.base, plan.base.build(), [seed])
-            train(runner, [SeedRun(seed)], 1000)
-            alone = evaluate(Policy(runner.algorithm, runner.actings[0]), env, 5, seed=seed + 10**6)[0]
-            assert mean == np.mean(alone)
         runner = one.groups[0][0]
         learned = numbers_of(unpacked(runner.algorithm, runner.learners[0].training.numbers.tolist()))
         assert learned["gamma"] == pytest.approx(gamma)
     assert one.groups[0][0].algorithm.gamma == 0.9  # the first trial's program
+    one.advance(1000)
+    for seed, mean in zip((3, 4), one.returns(env, 5), strict=True):
+        runner = make_runner(plan.base, plan.base.build(), [seed])
+        train(runner, [SeedRun(seed)], 1000)
+        alone = evaluate(Policy(runner.algorithm, runner.actings[0]), env, 5, seed=seed + 10**6)[0]
+        assert mean == np.mean(alone)
     env.close()
 
 

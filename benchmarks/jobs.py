@@ -26,6 +26,8 @@ class Job:
     """CartPole's positions only: solved with memory alone."""
     label: str = ""
     """Tells apart jobs of one algorithm with other settings."""
+    zoo: int = 1
+    """Which version of the tuned settings."""
     dataset: str = ""
     """Offline: the name of a data set of datasets.py; `steps` counts updates."""
 
@@ -129,6 +131,7 @@ JOBS = [
     ),
     Job("CartPoleNoVelocity-v0", 500_000, 450, "ppo"),
     Job("CartPoleNoVelocity-v0", 1_000_000, 450, "ppo", label="-1M"),
+    Job("CartPoleNoVelocity-v0", 500_000, 450, "ppo", zoo=2, label="-2"),
     composition("td-lambda:0.9", "ppo-clip:0.2"),
     composition("n-step:16", "ppo-clip:0.2"),
     composition("td", "ppo-clip:0.2"),

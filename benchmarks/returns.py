@@ -63,7 +63,7 @@ def train_by_id(job: Job) -> tuple[RunConfig, dict[int, np.ndarray], float, list
     folder = RUNS / job.folder
     config = resolve(
         job.algorithm, job.env_id, critic=job.critic, actor=job.actor, steps=job.steps, seeds=job.seeds,
-        settings=dict(job.settings), n_envs=job.n_envs, policy=job.policy,
+        settings=dict(job.settings), n_envs=job.n_envs, policy=job.policy, tuned=job.zoo,
         dataset=[str(datasets.build(job.dataset))] if job.dataset else (),
     )  # fmt: skip
     finished = all((path / "evaluation.json").exists() for path, _ in seed_folders(folder, config))

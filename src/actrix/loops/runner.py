@@ -114,8 +114,9 @@ SHARED: list[collections.OrderedDict] = []
 
 def hashed(x: Any) -> Hashable:
     """What tells values apart, 1 from 1.0 and True too; TypeError for an object that may change."""
-    if dataclasses.is_dataclass(x) and not isinstance(x, type) and type(x).__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        if type(x).__eq__ is not object.__eq__ and not type(x).__dataclass_params__.eq:  # by its own rule, as arrays
+    made: Any = getattr(type(x), "__dataclass_params__", None)
+    if made is not None and made.frozen:
+        if type(x).__eq__ is not object.__eq__ and not made.eq:  # by a rule of its own: it holds arrays
             return type(x), x
         return type(x), *(hashed(getattr(x, field.name)) for field in dataclasses.fields(x))
     if isinstance(x, tuple):

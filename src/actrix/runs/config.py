@@ -195,8 +195,16 @@ def _batched(config: RunConfig, algorithm: Algorithm, given: dict[str, Any]) -> 
     """Settings whose batches are of whole answers to prompts, where nobody has given a size: as in a model."""
     if "batch_size" in given or "batch_size" in str(given.get("data")):
         return {}
-    task = token_task(config.env_id, config.env_kwargs)
-    return {} if task is None else {"settings": settings_of(algorithm.fitted(task.spec, config.n_envs))}
+    fits = fitted(algorithm, config.env_id, config.n_envs, config.env_kwargs)
+    return {} if fits is algorithm else {"settings": settings_of(fits)}
+
+
+def fitted(
+    algorithm: Algorithm, env_id: str, n_envs: int, env_kwargs: dict[str, Any] | None = None
+) -> Algorithm:
+    """The same with batches of whole answers, where the environment asks prompts."""
+    task = token_task(env_id, env_kwargs)
+    return algorithm if task is None else algorithm.fitted(task.spec, n_envs)
 
 
 def _begun(network: dict[str, Any], init: str, policy: str | None, recurrent: bool) -> dict[str, Any]:

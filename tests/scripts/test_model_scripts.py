@@ -33,6 +33,7 @@ from actrix import (
     evaluate_policy,
     make_vec_env,
 )
+from actrix.cli import parser
 from actrix.files.manifest import package_versions
 from actrix.files.modelfile import versions
 
@@ -486,6 +487,7 @@ def test_a_source_tree_that_is_not_installed_saves(ppo, monkeypatch):
     file.seek(0)
     PPO.load(file)
     assert versions()["actrix"] == package_versions()["actrix"] == actrix.__version__
+    assert parser().parse_args(["list"])  # nor does the command line ask what is installed
 
 
 def test_open_files_settings_and_names(ppo, capsys):

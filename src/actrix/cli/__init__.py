@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
-import importlib.metadata
 import os
 import re
 import sys
@@ -20,6 +19,7 @@ from typing import Any, NoReturn
 from actrix.cli import play, show, train, tune
 from actrix.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from actrix.core.words import nearest
+from actrix.files.manifest import own_version
 
 __all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_USAGE", "main"]
 
@@ -129,9 +129,7 @@ def parser() -> argparse.ArgumentParser:
     whole = _Parser(
         prog="actrix", description=(__doc__ or "").split("\n")[0], parents=[common], allow_abbrev=False
     )
-    whole.add_argument(
-        "--version", action="version", version=f"actrix {importlib.metadata.version('actrix')}"
-    )
+    whole.add_argument("--version", action="version", version=f"actrix {own_version()}")
     commands = whole.commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, summary: str | None = None) -> argparse.ArgumentParser:

@@ -241,10 +241,8 @@ def _list_one(name: str, env_id: str | None = None, *more: str, version: int | N
     entry, tuned = zoo.settings(preset.name, env_id, version or True)
     steps, envs, policy = (entry.pop(key, None) for key in zoo.RUN_KEYS)
     entry["policy_kwargs"] = named_policy(policy or preset.policy) | entry.pop("policy_kwargs", {})
-    given = "batch_size" in entry
-    envs, algorithm = envs or preset.n_envs, configure(preset.algorithm, entry)
-    algorithm = algorithm if given else fitted(algorithm, env_id, envs)
-    steps = f"--steps {steps or usual_steps(preset.offline)}"
+    envs, steps = envs or preset.n_envs, f"--steps {steps or usual_steps(preset.offline)}"
+    algorithm = fitted(configure(preset.algorithm, entry), entry, env_id, envs)
     if presets.words_of(algorithm) is None:  # no composition: its name, and what differs from it
         print(_with_settings([preset.name, env_id], differing(algorithm, preset.algorithm), envs), steps)
     else:

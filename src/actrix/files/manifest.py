@@ -44,7 +44,7 @@ def own_version() -> str:
 def package_versions() -> dict[str, str]:
     """Python's and the packages' versions that bear on a result."""
     versions = {"python": platform.python_version(), "actrix": own_version()}
-    for name in PACKAGES[1:]:
+    for name in (name for name in PACKAGES if name not in versions):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -40,18 +40,23 @@ def _acts(algorithm: Algorithm, tree: Any, shapes: tuple) -> Callable:
         if memory is not None:
             memory = zero_where(first, memory)
         action, log_prob, dist, memory = algorithm.act(acting, memory, obs, mask, row(noise, t))
-        packed = {name: jnp.concatenate(parts) for name, parts in _by_dtype((log_prob, dist)).items()}
+        packed = {name: _joined(parts) for name, parts in _by_dtype((log_prob, dist)).items()}
         return action, memory, (t + 1, jax.tree.map(lambda r, x: r.at[t].set(x), rows, packed))
 
     return jax.jit(act, donate_argnums=1)
 
 
 def _by_dtype(tree: PyTree) -> dict[str, list]:
-    """The leaves, flat, of each dtype."""
+    """The leaves of each dtype."""
     parts: dict[str, list] = {}
     for x in jax.tree.leaves(tree):
-        parts.setdefault(x.dtype.name, []).append(x.reshape(-1))
+        parts.setdefault(x.dtype.name, []).append(x)
     return parts
+
+
+def _joined(parts: Sequence[jax.Array]) -> jax.Array:
+    """All their numbers in a row."""
+    return jnp.concatenate([x.reshape(-1) for x in parts])
 
 
 class Collector:
@@ -114,10 +119,10 @@ class Collector:
             )
             out = jax.eval_shape(step, acting, self._memory, self._obs, self._mask)
             self._row = (out[1], out[2])
-        sizes: dict[str, int] = {}
-        for x in jax.tree.leaves(self._row):
-            sizes[x.dtype.name] = sizes.get(x.dtype.name, 0) + x.size
-        return zeros((), np.int32), {name: zeros((rows, size), name) for name, size in sizes.items()}
+        size = lambda parts: sum(x.size for x in parts)
+        return zeros((), np.int32), {
+            name: zeros((rows, size(parts)), name) for name, parts in _by_dtype(self._row).items()
+        }
 
     def _recorded(self, record: PyTree) -> PyTree:
         """(log_prob, dist) `[T, N, ...]`."""

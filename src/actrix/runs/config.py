@@ -192,17 +192,21 @@ def _placed(config: RunConfig, algorithm: Algorithm, given: dict[str, Any]) -> d
 
 
 def _batched(config: RunConfig, algorithm: Algorithm, given: dict[str, Any]) -> dict[str, Any]:
-    """Settings whose batches are of whole answers to prompts, where nobody has given a size: as in a model."""
-    if "batch_size" in given or "batch_size" in str(given.get("data")):
-        return {}
-    fits = fitted(algorithm, config.env_id, config.n_envs, config.env_kwargs)
+    """Settings whose batches are of whole answers to prompts, as in a model."""
+    fits = fitted(algorithm, given, config.env_id, config.n_envs, config.env_kwargs)
     return {} if fits is algorithm else {"settings": settings_of(fits)}
 
 
 def fitted(
-    algorithm: Algorithm, env_id: str, n_envs: int, env_kwargs: dict[str, Any] | None = None
+    algorithm: Algorithm,
+    given: dict[str, Any],
+    env_id: str,
+    n_envs: int,
+    env_kwargs: dict[str, Any] | None = None,
 ) -> Algorithm:
-    """The same with batches of whole answers, where the environment asks prompts."""
+    """The same with batches of whole answers, where the environment asks prompts and `given` says no size."""
+    if "batch_size" in given or "batch_size" in str(given.get("data")):
+        return algorithm
     task = token_task(env_id, env_kwargs)
     return algorithm if task is None else algorithm.fitted(task.spec, n_envs)
 

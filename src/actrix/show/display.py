@@ -79,16 +79,13 @@ class Display:
         plays: bool = True,
     ):
         self._cell: Cell | None = cell() if enabled is None else None
-        self._console = Console(highlight=False, force_terminal=True if enabled else None)
-        if enabled is not None:
-            self._mode = "live" if enabled else "off"
-        elif self._cell is not None:
-            self._mode = "cell"
-            self._console = Console(
-                file=io.StringIO(), width=CELL_WIDTH, force_jupyter=False, force_terminal=False
-            )
+        if self._cell is not None:
+            self._mode, out = "cell", io.StringIO()
+            self._console = Console(file=out, width=CELL_WIDTH, force_jupyter=False, force_terminal=False)
         else:
-            self._mode = "live" if redraws() else "plain"
+            off = "plain" if enabled is None else "off"
+            self._mode = "live" if enabled or (enabled is None and redraws()) else off
+            self._console = Console(highlight=False, force_terminal=True if enabled else None)
         self._unicode = self._console.encoding.lower().startswith("utf")
         self._title = self._text(title)
         self._multi, self._plays = seeds is not None, plays

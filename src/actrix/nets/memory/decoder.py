@@ -298,11 +298,9 @@ class Ring:
 
     def written(self, ring: Float[Array, "K S h"], x: Float[Array, "K h"]) -> Float[Array, "K S h"]:
         """The ring with x in this step's slot."""
-        return (
-            jnp.where(self.here, x[:, None], ring)
-            if WHOLE.get()
-            else ring.at[:, self.slot].set(x, wrap_negative_indices=False)
-        )
+        if WHOLE.get():
+            return jnp.where(self.here, x[:, None], ring)
+        return ring.at[:, self.slot].set(x, wrap_negative_indices=False)
 
 
 def unrolled(shape: Shape, cache: Cache) -> Trail:

@@ -110,7 +110,8 @@ def run(job: Job) -> dict[str, Any]:
     config, returns, seconds, trained, curves = train_job(job)
     critic, actor, data = config.build().answers
     return figures(job, returns) | {
-        "job": job.name, "algorithm": config.algorithm, "critic": critic, "actor": actor, "data": data, "bar": job.bar,
+        "job": job.name, "zoo": job.zoo,
+        "algorithm": config.algorithm, "critic": critic, "actor": actor, "data": data, "bar": job.bar,
         "train_per_seed": trained, "curves": curves,
         "backend": config.backend, "n_envs": config.n_envs, "seconds": round(seconds, 1),
         "settings": config.settings, "command": f"python benchmarks/returns.py --only {job.name}",

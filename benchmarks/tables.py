@@ -140,6 +140,7 @@ def returns_table(rows: dict[str, dict[str, Any]], composed: bool) -> str:
             continue
         what = f"`{r['critic']}` × `{r['actor']}`" if composed else r["algorithm"]
         env = r["env"] + (" without velocities, LSTM" if "positions" in name else "")
+        env += f"@{r['zoo']}" if r.get("zoo", 1) > 1 else ""  # as the zoo names its versions
         if r["iqm"] is None:
             figure, value = ", ".join(f"{x:.1f}" for x in r["per_seed"]), r["mean"]
         else:

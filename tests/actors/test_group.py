@@ -243,6 +243,7 @@ LSTM = {"policy_kwargs": {"cell": "lstm", "net_arch": [], "hidden_size": 8}}
          "up to 7 tokens, and the transformer sees 6 steps: take policy_kwargs context=7 or more"),
     ],
 )  # fmt: skip
+@pytest.mark.filterwarnings("ignore:a policy without memory")
 def test_what_does_not_fit_is_said(preset, env, n, settings, text):
     algorithm = configure(PRESETS[preset].algorithm, LSTM | settings)
     if env is None:
@@ -251,6 +252,15 @@ def test_what_does_not_fit_is_said(preset, env, n, settings, text):
         env = ClassicEnv("CartPole-v1")
     with pytest.raises(ValueError, match=text):
         algorithm.fitted(env.spec, n).check(env.spec, n)
+
+
+def test_a_policy_that_forgets_the_prompt_is_told_of():
+    env = Reverse(3, group=4)
+    algorithm = configure(PRESETS["grpo"].algorithm, {"policy_kwargs": {}}).fitted(env.spec, 8)
+    with pytest.warns(
+        UserWarning, match="sees the newest token of a prompt and none before it: take MlpLstmPolicy"
+    ):
+        algorithm.check(env.spec, 8)
 
 
 @pytest.mark.parametrize(

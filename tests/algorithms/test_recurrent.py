@@ -1,5 +1,7 @@
 """Memory where it is needed: the cue of a T-maze decides at its end."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from helpers import small
 
 from actrix import PPO
 from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
 from actrix.envs.jax_envs import jax_env
 from actrix.envs.probes import TMaze
 from actrix.loops.compiled import CompiledRunner
@@ -29,6 +32,20 @@ def _final_return(**policy_kwargs):
 @pytest.mark.parametrize("cell", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
 def test_a_recurrent_policy_solves_the_t_maze(cell):
     assert _final_return(cell=cell, hidden_size=16) > 0.9
+
+
+def test_a_whole_episode_is_one_training_sequence_and_short_ones_are_told_of():
+    spec = dataclasses.replace(TMaze(length=4).spec, max_episode_steps=131)
+    memory = {"policy_kwargs": {"cell": "lstm"}}
+    whole = configure(PRESETS["reinforce"].algorithm, memory | {"n_steps": None, "batch_size": None})
+    assert whole.data.training_length(131) == 131  # its divisor up to 64 is 1
+    fitted = configure(PRESETS["reinforce"].algorithm, memory | {"n_steps": None, "batch_size": 400})
+    assert fitted.fitted(spec, 4).data.batch_size == 262
+    cut = configure(PRESETS["a2c"].algorithm, memory | {"n_steps": 131, "batch_size": None})
+    with pytest.warns(
+        UserWarning, match="training sequences have 1 rows, the largest divisor up to 64 of n_steps=131"
+    ):
+        cut.check(spec, 4)
 
 
 def test_a_critic_with_a_cell_of_its_own_is_trained_and_kept(tmp_path):

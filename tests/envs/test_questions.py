@@ -1,11 +1,17 @@
 """A verifier in Python: what it is asked, and one sentence where it fails."""
 
+import dataclasses
+import json
+import shutil
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
+from actrix import GRPO
 from actrix.algorithms.presets import PRESETS
 from actrix.algorithms.settings import configure
 from actrix.envs.build import token_task
@@ -13,6 +19,7 @@ from actrix.envs.guard import EnvError
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.make import choose_backend, make_jax_env
 from actrix.envs.tokens.questions import Questions
+from actrix.loops.answers import answers
 from actrix.loops.compiled import CompiledRunner
 from actrix.loops.train import NonFiniteError, SeedRun, train
 
@@ -108,7 +115,12 @@ def test_a_verifier_that_fails_stops_training_with_one_sentence(reward, text):
         (lambda: Questions(("", "a"), asked), "none that is empty"),
         (lambda: Questions(("a",), asked, ("b", "c")), "2 answers do not go with 1 prompts"),
         (lambda: Questions(("a",), asked, ("bcd",), room=2), "'bcd' has 3 characters: room=2 is too small"),
-        (lambda: Questions(("a",), asked, held_out=True), "give other prompts instead"),
+        (lambda: Questions(("a",), asked, held_out=True), "held_out=True asks held_out_prompts: give some"),
+        (
+            lambda: Questions(("a",), asked, held_out_prompts=("b", "a")),
+            "'a' is among prompts and held_out_prompts",
+        ),
+        (lambda: Questions(("a",), asked, end="b"), "end is a token of a tokenizer"),
         (lambda: Questions("1+2=", asked), "prompts='1\\+2=' is one text: give a list"),
         (lambda: Questions(("a", "b"), asked, "cd"), "answers='cd' is one text: give a list"),
         (lambda: Questions(("a",), 1.0), "reward=1.0 must be a function of a prompt and an answer"),
@@ -120,6 +132,126 @@ def test_questions_that_make_no_sense(make, text):
         make()
 
 
+def test_a_complaint_is_made_once():
+    """What was trained in vain leaves nothing behind for what begins then."""
+    found = [1.0, float("nan")]
+    env = Questions(PROMPTS, lambda prompt, answer: found[-1], room=1, group=2)
+    with pytest.raises(EnvError, match="gave nan"):
+        play(env, lambda host: np.zeros(6, int))
+    found.pop()
+    assert {reward for *_, reward in play(env, lambda host: np.zeros(6, int))} == {1.0}
+
+
+def test_held_out_prompts_are_asked_only_there():
+    env = Questions(PROMPTS, asked, ANSWERS, held_out_prompts=("99+1=", "7+0="), room=3, group=1)
+    other = dataclasses.replace(env, held_out=True)
+    choose = lambda host: np.zeros(host.num_envs, int)
+    assert {prompt for prompt, *_ in play(env, choose, 40)} == set(PROMPTS)
+    assert {prompt for prompt, *_ in play(other, choose, 40)} == {"99+1=", "7+0="}
+    assert other.vocabulary == env.vocabulary
+    assert other.prompt_room == 5 == env.prompt_room  # "10+2="
+
+
+# ---------------------------------------------------------------------------- the tokens of a tokenizer
+
+TEXTS = ["1+2=", "3+4=", "10+2=", "3", "7", "12", "Was ist 1+2? Antwort: 3"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A byte-level BPE as published models have, fewer tokens than the weights' 320, with a beginning and two ends."""
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=270, special_tokens=["<s>", "</s>", "<stop>"], show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    made.train_from_iterator(TEXTS, trainer)
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    path = tmp_path_factory.mktemp("weights")
+    made.save(str(path / "tokenizer.json"))
+    config = {"model_type": "llama", "vocab_size": 320, "eos_token_id": [1, 2]}
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def pieces(folder, **kwargs):
+    return Questions(
+        PROMPTS, asked, **{"answers": ANSWERS, "room": 3, "group": 2, "tokenizer": folder, **kwargs}
+    )
+
+
+def test_texts_become_the_tokenizers_tokens_and_texts_again(folder):
+    tokenizers = pytest.importorskip("tokenizers")
+    theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    env = pieces(folder)
+    assert len(env.vocabulary) == env.spec.action_space.n == 320
+    assert env.texts.end == 1
+    assert env.texts.read("10+2=", prompt=True) == theirs.encode("10+2=").ids
+    assert env.texts.read("10+2=", prompt=True)[0] == 0  # the beginning is the prompt's
+    assert env.texts.read("12") == theirs.encode("12", add_special_tokens=False).ids
+    assert env.write([*env.texts.read("12"), 1, 5]) == "12"
+    assert pieces(folder, end="<stop>").texts.end == 2
+    asked_of = []
+    watched = dataclasses.replace(env, reward=lambda p, a: asked_of.append((p, a)) or asked(p, a))
+    shown = play(watched, lambda host: np.asarray(jax.vmap(watched.shown)(host.state)))
+    assert [reward for *_, reward in shown] == [1.0] * 6
+    assert set(asked_of) <= set(
+        zip(PROMPTS, ANSWERS, strict=True)
+    )  # the texts themselves, not what decoding gives
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "text"),
+    [
+        ({"characters": "abc"}, "characters are of answers without a tokenizer"),
+        ({"end": "<halt>"}, "end='<halt>' is no token of .*tokenizer.json"),
+        ({"answers": ("3", "7</s>", "12")}, "the answer '7</s>' has '</s>', which ends an answer"),
+        ({"answers": ("3", "7", "1 2 1 2")}, "the answer '1 2 1 2' has [67] tokens: room=3 is too small"),
+        ({"tokenizer": "nowhere"}, "there is no nowhere/config.json"),
+    ],
+)
+def test_what_a_tokenizer_cannot_write_is_refused(folder, kwargs, text):
+    with pytest.raises(ValueError, match=text):
+        _ = pieces(folder, **kwargs).spec
+
+
+def test_a_config_that_names_no_end_asks_for_one(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    (other / "config.json").write_text(json.dumps({"vocab_size": 320}))
+    with pytest.raises(ValueError, match="eos_token_id is None, no token: say which ends an answer"):
+        pieces(other)
+    assert pieces(other, end="</s>").texts.end == 1
+    (other / "config.json").write_text(json.dumps({"vocab_size": 200}))
+    with pytest.raises(
+        ValueError, match=r"ids up to 2\d\d, the weights 200 tokens: they do not belong together"
+    ):
+        pieces(other, end="</s>")
+
+
+def test_a_published_decoder_is_trained_on_its_own_tokens(tmp_path):
+    """Folder → tokens and weights → GRPO → file → answers, by the one command of every other task."""
+    pytest.importorskip("tokenizers")
+    llama = Path(__file__).parent.parent / "golden" / "decoders" / "llama"
+    env = Questions(
+        ("ab", "cab"), lambda p, a: float(a.startswith("c")), room=3, group=4, tokenizer=llama, end="<end>"
+    )
+    model = GRPO(
+        "MlpTransformerPolicy", env, n_envs=8, seed=0, learning_rate=0.03,
+        policy_kwargs={"weights": str(llama), "context": 8},
+    )  # fmt: skip
+    embedding = safetensors.numpy.load_file(llama / "model.safetensors")["model.embed_tokens.weight"]
+    assert any(np.array_equal(x, embedding) for x in model.get_parameters().values())
+    right = lambda model: sum(a.right for a in answers(model.policy, env, 200, 0, deterministic=False))
+    before = right(model)
+    model.learn(8 * 6 * 40)
+    assert right(GRPO.load(model.save(tmp_path / "model"), env=env)) > before + 100
+
+
 def test_a_task_of_reasoning_gym_is_judged_by_its_own_verifier():
     pytest.importorskip("reasoning_gym")
     env = make_jax_env("ReasoningGym-v0", task="chain_sum", size=5, room=6, max_terms=2, max_digits=1)
@@ -129,5 +261,9 @@ def test_a_task_of_reasoning_gym_is_judged_by_its_own_verifier():
         assert prompt in env.prompts
         assert env.reward(prompt, answer + "9") < 1
     assert make_jax_env("ReasoningGym-v0", task="chain_sum", size=5, room=6, max_terms=2, max_digits=1) == env
+    held_out = dataclasses.replace(env, held_out=True)
+    for prompt, *_ in play(held_out, lambda host: np.zeros(6, int)):
+        assert prompt not in env.prompts
+    assert held_out.reward(held_out.asked[0], "no number") < 1  # their own entries are known
     with pytest.raises(ValueError, match="reasoning-gym refuses task='nothing'"):
         make_jax_env("ReasoningGym-v0", task="nothing")

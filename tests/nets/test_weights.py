@@ -13,11 +13,11 @@ from gymnasium import spaces
 
 from actrix import PPO
 from actrix.algorithms.policy_kwargs import SettingError, network_config
+from actrix.core.pretrained import WeightsError, tokenizer
 from actrix.core.types import Spec
 from actrix.files.container import ModelFileError, read_header
 from actrix.files.modelfile import check_model
 from actrix.nets.memory import apply, unroll
-from actrix.nets.memory.weights import WeightsError, tokenizer
 
 FOLDER = Path(__file__).parent.parent / "golden" / "decoders"
 KINDS = ("llama", "qwen2")

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from actrix.core.pretrained import WeightsError, tokenizer
 from actrix.core.words import nearest
 from actrix.nets.memory.decoder import Shape
 from actrix.nets.memory.recurrent import KINDS
-from actrix.nets.memory.weights import WeightsError, sizes, tokenizer
+from actrix.nets.memory.weights import sizes
 from actrix.nets.networks import NetworkConfig
 from actrix.nets.obeyed import SHAPE
 from actrix.nets.torso import ACTIVATIONS

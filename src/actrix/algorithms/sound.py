@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import re
+import warnings
 from collections.abc import Sequence
 
 from actrix.algorithms.answers import ACTORS, CRITICS, DATA
@@ -289,12 +290,19 @@ def _whole_groups(shown: bool, spec: Spec, num_envs: int) -> None:
 
 
 def sees_prompts(network: NetworkConfig, spec: Spec) -> None:
-    """Raise ValueError where a transformer's window is shorter than a prompt with its answer: it would be cut."""
+    """Raise ValueError where a transformer's window is shorter than a prompt with its answer: it would be cut; warn of
+    a policy that remembers nothing of it."""
     steps = spec.max_episode_steps or 0
     if spec.prompts is not None and network.cell == "transformer" and network.context < steps:
         raise ValueError(
             f"a prompt and its answer have up to {steps} tokens, and the transformer sees {network.context} steps: "
             f"take policy_kwargs context={steps} or more, or shorter prompts (env_kwargs)."
+        )
+    if spec.prompts is not None and network.cell is None and network.module is None:
+        warnings.warn(
+            "a policy without memory sees the newest token of a prompt and none before it: take MlpLstmPolicy or "
+            "MlpTransformerPolicy.",
+            stacklevel=1,
         )
 
 

@@ -77,14 +77,13 @@ def _arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _prompts(model: Any, args: argparse.Namespace) -> list[tuple[str, Any]]:
-    """Prompts like those of training and longer ones, each with what is said of them; [] where there are none.
+    """Prompts like those of training and held-out ones, each with what is said of them; [] where there are none.
 
     Raises SettingError where --best-of asks for some.
     """
     import dataclasses
 
     from actrix.algorithms.settings import SettingError
-    from actrix.envs.tokens.questions import Questions
 
     env = _token_env(model, args)
     if env is None:
@@ -92,16 +91,26 @@ def _prompts(model: Any, args: argparse.Namespace) -> list[tuple[str, Any]]:
             where = args.env or model.env_id
             raise SettingError(f"--best-of is of answers to prompts, and {where} has none.")
         return []
-    if isinstance(env, Questions):  # who gives the prompts has no longer ones
+    if env.held_out:
+        return [(f" held out, {env.beyond}", env)]
+    try:
+        return [("", env), (f" held out, {env.beyond}", dataclasses.replace(env, held_out=True))]
+    except ValueError as error:
+        print(f"nothing is held out: {error}")
         return [("", env)]
-    return [("", env), (" held out, longer than in training", dataclasses.replace(env, held_out=True))]
 
 
 def _answers(model: Any, prompts: list[tuple[str, Any]], args: argparse.Namespace, name: str) -> None:
     """How many answers to each kind of prompts are right."""
+    from actrix.algorithms.sound import sees_prompts
     from actrix.loops.answers import answers
 
     for what, one in prompts:
+        try:
+            sees_prompts(model.algorithm.network, one.spec)
+        except ValueError as error:
+            print(f"{name}prompts{what} are not asked: {error}")
+            continue
         found = answers(model.policy, one, args.episodes, args.seed, not args.stochastic)
         share = sum(answer.right for answer in found) / len(found)
         print(f"{name}right: {100 * share:.1f} % of {len(found)} answers to prompts{what}")

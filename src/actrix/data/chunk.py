@@ -34,7 +34,8 @@ class OnPolicy(Data):
     n_critic_updates: int = 0
     """Extra passes that fit only the critic, after the actor's (Spinning Up's VPG makes 80)."""
     sequence_length: int | None = None
-    """Rows of a training sequence of a recurrent policy; None = the largest divisor of n_steps up to 64."""
+    """Rows of a training sequence of a recurrent policy; None = whole episodes where n_steps=None, or else the largest
+    divisor of n_steps (and of batch_size) up to 64."""
     whole_episodes: bool = dataclasses.field(default=False, metadata={"flag": "whole"})
     """A chunk holds one whole episode of every environment, and what is left of its n_steps rows is empty (so it is
     beside critics mc and none in any case)."""
@@ -75,7 +76,9 @@ class OnPolicy(Data):
     def training_length(self, rows: int) -> int:
         """Rows of a recurrent policy's training sequences in chunks of `rows`."""
         batch = self.batch_size or 0  # a default is never what is refused: it divides what was given, too
-        return self.sequence_length or max(d for d in range(1, 65) if rows % d == 0 == batch % d)
+        if self.sequence_length or (self.n_steps is None and batch % rows == 0):
+            return self.sequence_length or rows
+        return max(d for d in range(1, 65) if rows % d == 0 == batch % d)
 
     def fitted(self, spec, num_envs, config):
         total = self.rows(spec) * num_envs
@@ -96,6 +99,12 @@ class OnPolicy(Data):
             length = self.training_length(rows)
             if rows % length:
                 raise ValueError(f"n_steps={rows} is not a multiple of sequence_length={length}.")
+            if length < 8 and rows >= 64 and self.sequence_length is None:
+                warnings.warn(
+                    f"training sequences have {length} rows, the largest divisor up to 64 of n_steps={rows} and "
+                    f"batch_size={self.batch_size}, and a memory learns nothing across them: take others.",
+                    stacklevel=1,
+                )
         batch_fits(self.batch_size, rows, num_envs, length)
 
     # ------------------------------------------------------------------ feeding

@@ -126,8 +126,8 @@ class HostJax:
             raise RuntimeError("HostJax.step was called before reset.")
         self.state, step = self._step(self.key, self._next(), self.state, action)
         out = jax.tree.map(np.asarray, step)
-        if (complaint := getattr(self.env, "complaint", None)) is not None:
-            raise EnvError(complaint)
+        if (complain := getattr(self.env, "complaint", None)) and (said := complain()):
+            raise EnvError(said)
         return out
 
     def get_state(self) -> dict[str, Any] | None:

@@ -340,8 +340,8 @@ class _Log:
 
 def _describe(runner: Runner, run: SeedRun, report: Report) -> str:
     where = f"seed {run.seed}, around environment step {run.steps}"
-    if (complaint := getattr(getattr(runner, "env", None), "complaint", None)) is not None:
-        return f"{where}: {complaint}"
+    if (complain := getattr(getattr(runner, "env", None), "complaint", None)) and (said := complain()):
+        return f"{where}: {said}"
     if report.bad_row is not None:  # the host loop would have named the value before it came here
         t, n = divmod(report.bad_row, runner.num_envs)
         return (

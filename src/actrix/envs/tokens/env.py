@@ -14,7 +14,8 @@ from gymnasium import spaces
 
 from actrix.core.fields import switch, whole
 from actrix.core.types import Prompts, Spec
-from actrix.envs.tokens.preferences import END, load_reward
+from actrix.envs.tokens.preferences import load_reward
+from actrix.envs.tokens.texts import END, Characters, Texts
 
 
 class Instance(NamedTuple):
@@ -25,7 +26,7 @@ class Instance(NamedTuple):
     length: jax.Array
     """How many of them there are."""
     solution: jax.Array
-    """A right answer, with its END, `[answer_room]`."""
+    """A right answer, with its end, `[answer_room]`."""
 
 
 class TokenState(NamedTuple):
@@ -40,8 +41,8 @@ class TokenState(NamedTuple):
 class TokenEnv(abc.ABC):
     """What every task is like (a `JaxEnv`): the observation is the newest token, the action the next one.
 
-    While the prompt lasts, one action is legal, its next token. Then every token is; the answer ends with END or where
-    its room is used up, and its reward is 1 where it is right, else 0.
+    While the prompt lasts, one action is legal, its next token. Then every token is; the answer ends with `texts.end`
+    or where its room is used up, and its reward is 1 where it is right, else 0.
     """
 
     group: int = dataclasses.field(default=8, kw_only=True)
@@ -55,7 +56,9 @@ class TokenEnv(abc.ABC):
     """A file of `RewardModel.save`, whose reward an answer gets in place of the verifier's; "" = the verifier's."""
 
     symbols: ClassVar[tuple[str, ...]]
-    """How each token is written; the first is END."""
+    """How each token is written; the first is the end of an answer."""
+    beyond: ClassVar[str] = "longer than in training"
+    """What held-out questions are."""
 
     def __post_init__(self) -> None:
         whole(self, "group")
@@ -65,8 +68,13 @@ class TokenEnv(abc.ABC):
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """How each token is written; the first is END."""
+        """How each token is written."""
         return self.symbols
+
+    @functools.cached_property
+    def texts(self) -> Texts:
+        """How texts are tokens."""
+        return Characters(self.vocabulary)
 
     @property
     @abc.abstractmethod
@@ -76,14 +84,14 @@ class TokenEnv(abc.ABC):
     @property
     @abc.abstractmethod
     def answer_room(self) -> int:
-        """Tokens of the longest answer, END among them."""
+        """Tokens of the longest answer, its end among them."""
 
     @abc.abstractmethod
     def draw(self, key: jax.Array) -> Instance:
         """A random question."""
 
     def right(self, instance: Instance, answer: jax.Array) -> jax.Array:
-        """Whether an answer `[answer_room]`, zeros behind its end, is right: the solution, END among it."""
+        """Whether an answer `[answer_room]`, `texts.end` behind its end, is right: the solution's tokens."""
         return jnp.all(answer == instance.solution)
 
     def score(self, instance: Instance, answer: jax.Array, done: jax.Array) -> jax.Array:
@@ -93,7 +101,7 @@ class TokenEnv(abc.ABC):
     def lateness(self, length: jax.Array, ended: jax.Array) -> jax.Array:
         """0 up to L − c tokens, (L − c − length)/c up to L, −1 of an answer that was cut; L the room, c = `overlong`.
 
-        Soft overlong punishment: Yu et al., "DAPO" (2025), eq. 13, with END counted as a token. It is added to the
+        Soft overlong punishment: Yu et al., "DAPO" (2025), eq. 13, with the end counted as a token. It is added to the
         verifier's reward.
         """
         c = max(self.overlong, 1)
@@ -119,7 +127,7 @@ class TokenEnv(abc.ABC):
     def reset(self, key: jax.Array) -> tuple[TokenState, jax.Array]:
         """Return (state, obs) of a new question."""
         instance = self.draw(key)
-        nothing = jnp.zeros(self.answer_room, jnp.int32)
+        nothing = jnp.full(self.answer_room, self.texts.end, jnp.int32)
         return TokenState(instance, nothing, jnp.zeros((), jnp.int32)), instance.prompt[0]
 
     def step(self, key: jax.Array, state: TokenState, action: jax.Array) -> tuple[Any, ...]:
@@ -129,14 +137,14 @@ class TokenEnv(abc.ABC):
         token = jnp.where(asked, instance.prompt[t], action.astype(jnp.int32))
         place = t - instance.length
         answer = state.answer.at[jnp.where(asked, self.answer_room, place)].set(token, mode="drop")
-        done = ~asked & ((token == END) | (place == self.answer_room - 1))
+        done = ~asked & ((token == self.texts.end) | (place == self.answer_room - 1))
         if self.reward_model:
             judged = load_reward(self.reward_model, self)(instance.prompt, answer)
             reward = jnp.where(done, judged, 0.0)
         else:
             reward = self.score(instance, answer, done)
         if self.overlong:
-            reward += jnp.where(done, self.lateness(place + 1, token == END), 0.0)
+            reward += jnp.where(done, self.lateness(place + 1, token == self.texts.end), 0.0)
         return TokenState(instance, answer, t), token, reward, done, jnp.zeros((), bool)
 
     def mask(self, state: TokenState) -> jax.Array:
@@ -151,13 +159,8 @@ class TokenEnv(abc.ABC):
         return jnp.where(t < instance.length, instance.prompt[t], instance.solution[place])
 
     def write(self, tokens: Any) -> str:
-        """Tokens as text, up to the first END."""
-        out = ""
-        for token in map(int, tokens):
-            if token == END:
-                break
-            out += self.vocabulary[token]
-        return out
+        """Tokens as text, up to the first end."""
+        return self.texts.write(tokens)
 
 
 def padded(tokens: jax.Array, length: jax.Array) -> jax.Array:

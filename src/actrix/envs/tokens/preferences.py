@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-END = 0
-"""The token that ends an answer; also what is behind the ends of prompts and answers in arrays."""
+from actrix.envs.tokens.texts import Texts
+
 KEYS = ("prompt", "chosen", "rejected")
 
 
@@ -24,8 +24,8 @@ class Room(Protocol):
     """Of a token environment, what its texts look like."""
 
     @property
-    def vocabulary(self) -> tuple[str, ...]:
-        """How each token is written; the first is END."""
+    def texts(self) -> Texts:
+        """How texts are tokens."""
 
     @property
     def prompt_room(self) -> int:
@@ -37,7 +37,7 @@ class Room(Protocol):
 
 
 class Pairs(NamedTuple):
-    """Prompts `[N, P]` and two answers `[N, A]` to each, as tokens with END behind them."""
+    """Prompts `[N, P]` and two answers `[N, A]` to each, as tokens with the end behind them."""
 
     prompt: Int[Array, "N P"]
     chosen: Int[Array, "N A"]
@@ -45,23 +45,24 @@ class Pairs(NamedTuple):
 
 
 def read_pairs(path: str | os.PathLike, env: Room) -> Pairs:
-    """Pairs of a file of lines `{"prompt": …, "chosen": …, "rejected": …}`, texts in the environment's characters.
+    """Pairs of a file of lines `{"prompt": …, "chosen": …, "rejected": …}`, texts that the environment can write.
 
     ValueError names the first line that is no such pair, holds what the environment cannot write, is too long, or
     prefers an answer to itself. Nothing is cut.
     """
-    place = {c: i for i, c in enumerate(env.vocabulary) if i != END}
+    texts = env.texts
 
     def tokens(name: str, text: object) -> list[int]:
         room = env.prompt_room if name == "prompt" else env.answer_room
         if not isinstance(text, str):
             raise ValueError(f"{name!r} is {json.dumps(text)[:80]}, not a text")
-        unknown = [c for c in text if c not in place]
-        if unknown:
-            raise ValueError(f"{name!r} has {unknown[0]!r}, which is none of {''.join(place)!r}")
-        if len(text) > room:
-            raise ValueError(f"{name!r} has {len(text)} characters, and the environment's room is {room}")
-        return [place[c] for c in text] + [END] * (room - len(text))
+        try:
+            found = texts.read(text, prompt=name == "prompt")
+        except ValueError as error:
+            raise ValueError(f"{name!r} {error}") from None
+        if len(found) > room:
+            raise ValueError(f"{name!r} has {len(found)} {texts.unit}, and the environment's room is {room}")
+        return found + [texts.end] * (room - len(found))
 
     rows: list[list[list[int]]] = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
@@ -147,9 +148,10 @@ def load_reward(path: str | os.PathLike, env: Room) -> RewardModel:
         model = _loaded(os.fspath(path), os.stat(path).st_mtime_ns)
     except FileNotFoundError:
         raise FileNotFoundError(f"reward_model: there is no {path}.") from None
-    if model.vocabulary != tuple(env.vocabulary):
+    known = env.texts.vocabulary
+    if model.vocabulary != known:
         raise ValueError(
-            f"{path} knows the tokens {' '.join(model.vocabulary)}, and the environment has {' '.join(env.vocabulary)}."
+            f"{path} knows the tokens {' '.join(model.vocabulary)}, and the environment has {' '.join(known)}."
         )
     return model
 
@@ -172,7 +174,7 @@ def fit_reward(env: Room, pairs: Pairs, *, hidden: int = 64, l2: float = 1e-4, s
     """
     from scipy.optimize import minimize
 
-    tokens = len(env.vocabulary)
+    tokens = len(env.texts.vocabulary)
     good, bad = (features(pairs.prompt, answer, tokens) for answer in (pairs.chosen, pairs.rejected))
     size, rng = good.shape[1], np.random.default_rng(seed)
     inner = rng.normal(size=(size, hidden)) / np.sqrt(env.prompt_room + env.answer_room)
@@ -195,4 +197,4 @@ def fit_reward(env: Room, pairs: Pairs, *, hidden: int = 64, l2: float = 1e-4, s
     scores = np.concatenate([_score(weights, x) for x in (good, bad)])
     shift, scale = float(scores.mean()), float(scores.std()) or 1.0
     linear, first, second = map(np.asarray, weights)
-    return RewardModel(tuple(env.vocabulary), linear, first, second, shift, scale)
+    return RewardModel(tuple(env.texts.vocabulary), linear, first, second, shift, scale)

@@ -5,16 +5,16 @@ Nothing is imported or run that the folder names. Names, shapes and types are co
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from actrix.core.pretrained import WeightsError, positive, read_config, read_json
 from actrix.core.types import Key
 from actrix.nets.memory.decoder import Shape
 from actrix.nets.torso import host_draw
@@ -32,14 +32,9 @@ _MUST_BE = {
 }  # fmt: skip
 
 
-class WeightsError(ValueError):
-    """The folder holds no decoder that fits; the message says what is wrong with which file."""
-
-
 def sizes(folder: str | Path) -> dict[str, Any]:
     """The sizes that `config.json` says, by the names of `Shape`, and `vocabulary` and `positions`; WeightsError."""
-    path = Path(folder) / "config.json"
-    config = _json(path, path.read_bytes() if path.is_file() else None)
+    path, config = read_config(folder)
     kind = config.get("model_type")
     if kind not in KINDS:
         raise WeightsError(f"{path}: model_type is {str(kind)[:40]!r}; known are {' and '.join(KINDS)}.")
@@ -52,12 +47,12 @@ def sizes(folder: str | Path) -> dict[str, Any]:
     if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
         raise WeightsError(f"{path}: rope_parameters={str(rope)[:80]} are not known here, only the default.")
     config.setdefault("num_key_value_heads", config.get("num_attention_heads"))
-    out = {name: _positive(path, config, theirs) for name, theirs in _SIZES.items()}
+    out = {name: positive(path, config, theirs) for name, theirs in _SIZES.items()}
     out["head_dim"] = config.get("head_dim") or out["d_model"] // out["n_heads"]
     theta = rope.get("rope_theta", config.get("rope_theta", 10_000.0))
     out |= {"rope_theta": theta, "norm_eps": config.get("rms_norm_eps", 1e-6), "qkv_bias": kind == "qwen2"}
-    out["vocabulary"] = _positive(path, config, "vocab_size")
-    return out | {"positions": _positive(path, config, "max_position_embeddings")}
+    out["vocabulary"] = positive(path, config, "vocab_size")
+    return out | {"positions": positive(path, config, "max_position_embeddings")}
 
 
 def pretrained(net: Any, folder: str, key: Key) -> Any:
@@ -133,7 +128,7 @@ def read(
             raise WeightsError(
                 f"{path} is cut short or no safetensors file: its header would have {length} bytes."
             )
-        header = _json(path, file.read(length))
+        header = read_json(path, file.read(length))
     header.pop("__metadata__", None)
     shapes = {name: _shape(path, name, entry) for name, entry in header.items()}
     wrong = [f"missing {n}" for n in wanted if n not in shapes and n not in optional]
@@ -170,49 +165,3 @@ def _tensor(path: Path, name: str, entry: Any, data: np.ndarray) -> np.ndarray:
     if not np.isfinite(x).all():
         raise WeightsError(f"{path}: {name} holds non-finite numbers.")
     return x
-
-
-def tokenizer(folder: str | Path, vocabulary: int) -> Any:
-    """The folder's `tokenizer.json` by the library `tokenizers`; WeightsError where an id has no row of the weights.
-
-    ImportError without the extra `text`.
-    """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise ImportError('tokenizer.json needs tokenizers: pip install "actrix[text]".') from error
-    path = Path(folder) / "tokenizer.json"
-    if not path.is_file():
-        raise WeightsError(f"there is no {path}.")
-    try:
-        made = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise WeightsError(f"{path} is no tokenizer: {error}.") from None
-    largest = max(made.get_vocab().values(), default=0)
-    if largest >= vocabulary:
-        raise WeightsError(
-            f"{path} has ids up to {largest}, the weights {vocabulary} tokens: they do not belong together."
-        )
-    return made
-
-
-def _positive(path: Path, config: dict[str, Any], name: str) -> int:
-    value = config.get(name)
-    if type(value) is not int or value < 1:
-        raise WeightsError(f"{path}: {name} is {str(value)[:40]}; it must be a whole number of at least 1.")
-    return value
-
-
-def _json(path: Path, text: bytes | None) -> dict[str, Any]:
-    def no_number(word: str) -> NoReturn:
-        raise ValueError(f"{word} is no number of JSON")
-
-    if text is None:
-        raise WeightsError(f"there is no {path}: a folder of weights has config.json and model.safetensors.")
-    try:
-        value = json.loads(text, parse_constant=no_number)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} is not JSON: {str(error)[:200]}.") from None
-    if not isinstance(value, dict):
-        raise WeightsError(f"{path} must hold a JSON object.")
-    return value

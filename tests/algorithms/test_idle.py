@@ -246,6 +246,7 @@ def test_every_number_is_read_or_says_what_it_needs(name):
     assert not list(wrong_numbers(name, tried(name)))
 
 
+@pytest.mark.filterwarnings("ignore:a policy without memory")
 @pytest.mark.parametrize(
     "name", [n if n in WHOLE else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 )

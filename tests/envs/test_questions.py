@@ -212,7 +212,7 @@ def test_texts_become_the_tokenizers_tokens_and_texts_again(folder):
         ({"end": "<halt>"}, "end='<halt>' is no token of .*tokenizer.json"),
         ({"answers": ("3", "7</s>", "12")}, "the answer '7</s>' has '</s>', which ends an answer"),
         ({"answers": ("3", "7", "1 2 1 2")}, "the answer '1 2 1 2' has [67] tokens: room=3 is too small"),
-        ({"tokenizer": "nowhere"}, "there is no nowhere/config.json"),
+        ({"tokenizer": "nowhere"}, "^there is no nowhere/config.json"),
     ],
 )
 def test_what_a_tokenizer_cannot_write_is_refused(folder, kwargs, text):
@@ -246,6 +246,10 @@ def test_a_published_decoder_is_trained_on_its_own_tokens(tmp_path):
     )  # fmt: skip
     embedding = safetensors.numpy.load_file(llama / "model.safetensors")["model.embed_tokens.weight"]
     assert any(np.array_equal(x, embedding) for x in model.get_parameters().values())
+    assert {a.prompt for a in answers(model.policy, env, 20, 0)} == {
+        "ab",
+        "cab",
+    }  # as given: decoding parts them
     right = lambda model: sum(a.right for a in answers(model.policy, env, 200, 0, deterministic=False))
     before = right(model)
     model.learn(8 * 6 * 40)

@@ -34,8 +34,7 @@ class OnPolicy(Data):
     n_critic_updates: int = 0
     """Extra passes that fit only the critic, after the actor's (Spinning Up's VPG makes 80)."""
     sequence_length: int | None = None
-    """Rows of a training sequence of a recurrent policy; None = whole episodes where n_steps=None, or else the largest
-    divisor of n_steps (and of batch_size) up to 64."""
+    """Rows of a recurrent policy's training sequence; None = all if n_steps=None, else its largest divisor up to 64."""
     whole_episodes: bool = dataclasses.field(default=False, metadata={"flag": "whole"})
     """A chunk holds one whole episode of every environment, and what is left of its n_steps rows is empty (so it is
     beside critics mc and none in any case)."""
@@ -94,18 +93,9 @@ class OnPolicy(Data):
         return dataclasses.replace(self, batch_size=sizes[-1])
 
     def check(self, spec, num_envs, config):
-        rows, length = self.rows(spec), 1
-        if config.cell is not None:
-            length = self.training_length(rows)
-            if rows % length:
-                raise ValueError(f"n_steps={rows} is not a multiple of sequence_length={length}.")
-            if length < 8 and rows >= 64 and self.sequence_length is None:
-                warnings.warn(
-                    f"training sequences have {length} rows, the largest divisor up to 64 of n_steps={rows} and "
-                    f"batch_size={self.batch_size}, and a memory learns nothing across them: take others.",
-                    stacklevel=1,
-                )
-        batch_fits(self.batch_size, rows, num_envs, length)
+        rows = self.rows(spec)
+        length = None if config.cell is None else self.training_length(rows)
+        batch_fits(self.batch_size, rows, num_envs, length, self.sequence_length)
 
     # ------------------------------------------------------------------ feeding
 

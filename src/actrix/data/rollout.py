@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 
@@ -84,9 +86,27 @@ def samples_first(index: jax.Array, rows: Rows) -> jax.Array:
     return order[jnp.argsort(~holds[order], stable=True)].reshape(index.shape)
 
 
-def batch_fits(batch_size: int | None, rows: int, num_envs: int, length: int = 1) -> None:
-    """Raise ValueError, with fitting sizes, unless a chunk gives batches, of which the last may be smaller."""
-    total = rows * num_envs
+def sequences_fit(rows: int, length: int, batch_size: int | None, given: int | None) -> None:
+    """Raise ValueError where a chunk's rows are not whole training sequences of a memory; warn where nobody asked for
+    sequences as short as these."""
+    if rows % length:
+        raise ValueError(f"n_steps={rows} is not a multiple of sequence_length={length}.")
+    if length < 8 and rows >= 64 and given is None:
+        warnings.warn(
+            f"training sequences have {length} rows, the largest divisor up to 64 of n_steps={rows} and "
+            f"batch_size={batch_size}, and a memory learns nothing across them: take others.",
+            stacklevel=1,
+        )
+
+
+def batch_fits(
+    batch_size: int | None, rows: int, num_envs: int, length: int | None = None, given: int | None = None
+) -> None:
+    """Raise ValueError, with fitting sizes, unless a chunk gives batches, of which the last may be smaller, of a
+    memory's training sequences of `length` rows."""
+    if length is not None:
+        sequences_fit(rows, length, batch_size, given)
+    total, length = rows * num_envs, length or 1
     if batch_size is None or (batch_size <= total and batch_size % length == 0):
         return
     fitting = divisors(total, length)

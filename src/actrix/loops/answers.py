@@ -52,7 +52,7 @@ def answers(
         reward += np.where(alive, step.reward, 0.0)
         alive = alive & ~step.terminated
         obs, mask, first = step.obs, step.mask, step.terminated
-    asked = [env.write(p[:n]) for p, n in zip(prompts.prompt, prompts.length, strict=True)]
+    asked = [env.question(p[:n]) for p, n in zip(prompts.prompt, prompts.length, strict=True)]
     return [Answer(q, env.write(a), float(r)) for q, a, r in zip(asked, tokens, reward, strict=True)]
 
 

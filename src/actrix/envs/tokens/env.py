@@ -158,6 +158,10 @@ class TokenEnv(abc.ABC):
         place = jnp.maximum(t - instance.length, 0)
         return jnp.where(t < instance.length, instance.prompt[t], instance.solution[place])
 
+    def question(self, prompt: Any) -> str:
+        """The text of a prompt's tokens."""
+        return self.write(prompt)
+
     def write(self, tokens: Any) -> str:
         """Tokens as text, up to the first end."""
         return self.texts.write(tokens)

@@ -74,6 +74,7 @@ class Questions(TokenEnv):
             raise ValueError("characters are of answers without a tokenizer: leave them out.")
         if self.end and not self.tokenizer:
             raise ValueError("end is a token of a tokenizer: give one, or leave it out.")
+        _ = self.texts.end  # a folder that does not fit is no prompt's fault
         for answer, tokens in zip(self.answers or (), self._read(self.answers or (), "answer"), strict=True):
             if len(tokens) > self.room:
                 raise ValueError(
@@ -107,6 +108,9 @@ class Questions(TokenEnv):
     @property
     def answer_room(self):
         return self.room + 1
+
+    def question(self, prompt):
+        return self._asked[tuple(prompt.tolist())]
 
     def _read(self, texts: tuple[str, ...], what: str) -> list[list[int]]:
         """Their tokens; ValueError names the first that has none."""
@@ -161,8 +165,7 @@ class Questions(TokenEnv):
         prompt, length, answer, done = map(np.asarray, (prompt, length, answer, done))
         out = np.zeros(done.shape, np.float32)
         for i in zip(*np.nonzero(done), strict=True):
-            asked = self._asked[tuple(prompt[i][: length[i]].tolist())]
-            out[i] = self._verify(asked, self.write(answer[i]))
+            out[i] = self._verify(self.question(prompt[i][: length[i]]), self.write(answer[i]))
         return out
 
     def _verify(self, prompt: str, answer: str) -> float:

@@ -215,7 +215,7 @@ def checkout(repository: str, script: str, **replaced: dict[str, Any]) -> Any:
         )
     sys.path.insert(0, folder)
     for package, names in replaced.items():
-        if importlib.util.find_spec(package) is None:
+        if package not in sys.modules and importlib.util.find_spec(package) is None:
             sys.modules[package] = types.ModuleType(package)
             vars(sys.modules[package]).update(names)
     return importlib.import_module(f"{name}.{script}")

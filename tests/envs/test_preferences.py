@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 from actrix.envs.build import token_task
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.tokens.preferences import RewardModel, fit_reward, load_reward, preference_loss, read_pairs
+from actrix.envs.tokens.questions import Questions
 from actrix.envs.tokens.tasks import Reverse
 
 ENV = Reverse(length=2, letters=3)
@@ -104,12 +105,24 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     )
     spec = lambda **kwargs: token_task("Reverse-v0", kwargs).spec
     for path, says in (
-        (good.save(tmp_path / "other"), "knows the tokens"),
+        (
+            good.save(tmp_path / "other.v1"),
+            r"other\.v1\.npz knows the tokens \. : a b c, and .* has \. : a b c d:",
+        ),
         (written(tmp_path / "text.npz", ["no"]), "is no reward model"),
         (RewardModel(letters, *[np.full(2, np.nan)] * 3).save(tmp_path / "nan"), "is no reward model"),
     ):
         with pytest.raises(ValueError, match=says):
             spec(length=2, letters=4, reward_model=str(path))
+    path = good.save(tmp_path / "good")
+    with pytest.raises(
+        ValueError, match=r"good\.npz was fitted to .* of 6 tokens together, .* have 4 \+ 4: "
+    ):
+        spec(length=3, letters=3, reward_model=str(path))
+    many = Questions(("a",), float, characters="".join(map(chr, range(200, 900))))  # as of a tokenizer
+    with pytest.raises(ValueError, match="…: fit a reward model to this one") as error:
+        load_reward(path, many)
+    assert len(str(error.value)) < 400
     with pytest.raises(FileNotFoundError, match=r"^reward_model: there is no .*none.npz\.$"):
         spec(reward_model=str(tmp_path / "none.npz"))
     with pytest.raises(ValueError, match=r"for 6 tokens of prompt and answer does not fit 3 \+ 4 tokens"):

@@ -92,6 +92,7 @@ def sleeps(prompt, answer):
         (raises, r"raised KeyError: 'lost' on prompt '\d+\+\d=' and answer '"),
         (lambda prompt, answer: float("nan"), r"gave nan on prompt '\d+\+\d=' and answer '"),
         (lambda prompt, answer: 1e40, r"gave 1e\+40 on prompt '\d+\+\d=' and answer '"),  # ∞ in 32 bits
+        (lambda prompt, answer: None, r"gave None, which is no number, on prompt '\d+\+\d=' and answer '"),
         (sleeps, r"took longer than 0.01 s on prompt '\d+\+\d=' and answer '"),
     ],
 )
@@ -140,6 +141,19 @@ def test_a_complaint_is_made_once():
         play(env, lambda host: np.zeros(6, int))
     found.pop()
     assert {reward for *_, reward in play(env, lambda host: np.zeros(6, int))} == {1.0}
+
+
+def test_what_has_no_right_answers_shows_none():
+    """Not the empty answer, which a supervised start would learn in silence."""
+    given = dict(room=3, group=1, held_out_prompts=("9+1=",))
+    for env in (
+        Questions(PROMPTS, asked, **given),
+        dataclasses.replace(Questions(PROMPTS, asked, ANSWERS, **given), held_out=True),
+    ):
+        state, _ = env.reset(jax.random.key(0))
+        with pytest.raises(ValueError, match=r"these prompts have none: give Questions answers=…") as error:
+            env.shown(state)
+        assert "\n" not in str(error.value)
 
 
 def test_held_out_prompts_are_asked_only_there():
@@ -226,11 +240,14 @@ def test_a_config_that_names_no_end_asks_for_one(folder, tmp_path):
     with pytest.raises(ValueError, match="eos_token_id is None, no token: say which ends an answer"):
         pieces(other)
     assert pieces(other, end="</s>").texts.end == 1
-    (other / "config.json").write_text(json.dumps({"vocab_size": 200}))
+    (other / "config.json").write_text(json.dumps({"vocab_size": 200, "eos_token_id": 1}))
     with pytest.raises(
-        ValueError, match=r"ids up to 2\d\d, the weights 200 tokens: they do not belong together"
+        ValueError, match=r"^\S*tokenizer.json has ids up to 2\d\d, the weights 200 tokens: they do"
     ):
-        pieces(other, end="</s>")
+        pieces(other)
+    (other / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"^there is no \S*tokenizer.json\.$"):
+        pieces(other)
 
 
 def test_a_published_decoder_is_trained_on_its_own_tokens(tmp_path):

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from actrix.cli import main
-from actrix.loops.answers import answers
+from actrix.envs.tokens.preferences import RewardModel
+from actrix.envs.tokens.tasks import Reverse
+from actrix.loops.answers import Answer, answers
 from actrix.model import Model
 from actrix.runs.answered import LiveAnswers
 from actrix.runs.folder import load_config
@@ -82,14 +84,35 @@ def test_looking_at_answers_changes_no_bit_of_training(start, tmp_path, monkeypa
 
 
 def test_answers_are_judged_as_text(start):
-    from actrix.envs.tokens.tasks import Reverse
-
     model = Model.load(start)
     found = answers(model.policy, Reverse(2, 2), 60, 0, deterministic=False)
     for answer in found:
         assert answer.text == answer.prompt[-2::-1] or not answer.right
     assert 0 < sum(a.right for a in found) < 60
     assert answers(model.policy, Reverse(2, 2), 60, 0, deterministic=False) == found
+
+
+def test_more_answers_than_are_given_at_once(start, monkeypatch):
+    """Parts of two prompts have other prompts each, and a prompt's answers stay together."""
+    monkeypatch.setattr("actrix.loops.answers.AT_ONCE", 8)
+    found = answers(Model.load(start).policy, Reverse(2, 2), 5, 0, deterministic=False, each=4)
+    prompts = [answer.prompt for answer in found]
+    assert len(found) == 20
+    assert all(len(set(prompts[i : i + 4])) == 1 for i in range(0, 20, 4))
+    assert len(set(prompts)) > 2
+
+
+def test_a_reward_model_of_one_size_keeps_no_held_out_prompts_from_being_asked(start, tmp_path, monkeypatch):
+    env, asked = Reverse(2, 2), []
+    size = (env.prompt_room + env.answer_room) * len(env.vocabulary)
+    nothing = [np.zeros(shape, np.float32) for shape in (size, (size, 0), 0)]
+    path = RewardModel(env.vocabulary, *nothing).save(tmp_path / "reward")
+    monkeypatch.setattr("actrix.runs.start.evaluate_model", lambda *_: (np.zeros(2), np.zeros(2), []))
+    monkeypatch.setattr(
+        "actrix.loops.answers.answers", lambda _, env, *__: asked.append(env) or [Answer("", "", 1.0)]
+    )
+    assert main(["eval", str(start), "--env-kwargs", f"reward_model={path}"]) == 0
+    assert [one.held_out for one in asked] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -130,11 +130,12 @@ def _passes(policy: Any, env: Any, args: argparse.Namespace) -> str:
 
 
 def _token_env(model: Any, args: argparse.Namespace) -> Any:
-    """The token environment that a model plays in; None where it is another kind."""
+    """The token environment that a model plays in, with the verifier's reward; None where it is another kind."""
     from actrix.envs.build import token_task
     from actrix.runs.start import model_env
 
-    return token_task(*model_env(model, args.env, _arguments(args)))
+    task = token_task(*model_env(model, args.env, _arguments(args)))
+    return task and task.verifier()
 
 
 def record_to(

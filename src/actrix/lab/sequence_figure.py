@@ -24,14 +24,7 @@ def draw(numbers: dict[str, Any]) -> Any:
     scales = numbers["scales"]
     for a, x, part in ((axes[0, 0], "success", "by success"), (axes[0, 1], "groups", "by group")):
         for k, (name, y) in enumerate(scales[part].items()):
-            a.plot(
-                scales[x],
-                y,
-                color=_colour(k),
-                linestyle=DASHES[k % 4],
-                label=name,
-                marker="o" if k < 0 else None,
-            )
+            a.plot(scales[x], y, color=_colour(k), linestyle=DASHES[k % 4], label=name)
         a.set_yscale("log")
         a.set_ylim(0.45, 45)
         a.set_yticks((0.5, 1, 2, 5, 10), ("0.5", "1", "2", "5", "10"))

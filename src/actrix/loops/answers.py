@@ -29,17 +29,29 @@ class Answer(NamedTuple):
         return self.reward > 0.5
 
 
+AT_ONCE = 1024
+"""Answers that are given at once: each has a memory of its own."""
+
+
 def answers(
     policy: Policy, env: TokenEnv, number: int, seed: int | None, deterministic: bool = True, each: int = 1
 ) -> list[Answer]:
-    """Its answers to so many different prompts, `each` to every one, all at once; `seed` fixes prompts and draws.
+    """Its answers to so many prompts, drawn afresh, `each` to every one; `seed` fixes prompts and draws.
 
     The reward is the verifier's alone, whatever the environment takes from it or puts in its place for training.
     """
-    policy = policy.evaluated(seed)
-    host, number = _host(dataclasses.replace(env.verifier(), group=each), number * each), number * each
+    policy, at_once = policy.evaluated(seed), min(number, max(AT_ONCE // each, 1))
+    host = _host(dataclasses.replace(env.verifier(), group=each), at_once * each)
     host.key, host.number = jax.random.key(0 if seed is None else seed), 0
-    obs, mask = host.reset()
+    found: list[Answer] = []
+    while len(found) < number * each:
+        found += _asked(policy, env, host, deterministic)
+    return found[: number * each]
+
+
+def _asked(policy: Policy, env: TokenEnv, host: HostJax, deterministic: bool) -> list[Answer]:
+    """Its answers to as many prompts as the environments next draw."""
+    number, (obs, mask) = host.num_envs, host.reset()
     prompts = jax.device_get(host.state.instance)
     memory, first, alive = policy.initial_memory(number), np.ones(number, bool), np.ones(number, bool)
     tokens: list[list[int]] = [[] for _ in range(number)]

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import os
+import textwrap
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -115,7 +116,8 @@ class RewardModel:
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write its numbers to an .npz file and return the file's path."""
-        path = Path(path).with_suffix(".npz")
+        path = Path(path)
+        path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
         arrays: dict[str, Any] = {k: np.asarray(v) for k, v in vars(self).items()}
         np.savez(path, **arrays)
         return path
@@ -143,15 +145,22 @@ def _loaded(path: str, changed: int) -> RewardModel:
 
 def load_reward(path: str | os.PathLike, env: Room) -> RewardModel:
     """The reward model of a file that `save` wrote: numbers and names only. ValueError where it is none, or of other
-    tokens than the environment's."""
+    tokens, or of another size, than the environment's."""
     try:
         model = _loaded(os.fspath(path), os.stat(path).st_mtime_ns)
     except FileNotFoundError:
         raise FileNotFoundError(f"reward_model: there is no {path}.") from None
-    known = env.texts.vocabulary
+    known, tokens = env.texts.vocabulary, len(model.linear) // len(model.vocabulary)
     if model.vocabulary != known:
+        some = lambda words: textwrap.shorten(" ".join(words), 120, placeholder=" …")
         raise ValueError(
-            f"{path} knows the tokens {' '.join(model.vocabulary)}, and the environment has {' '.join(known)}."
+            f"{path} knows the tokens {some(model.vocabulary)}, and the environment has {some(known)}: fit a reward "
+            "model to this one."
+        )
+    if tokens != env.prompt_room + env.answer_room:
+        raise ValueError(
+            f"{path} was fitted to prompts and answers of {tokens} tokens together, and the environment's have "
+            f"{env.prompt_room} + {env.answer_room}: fit one to this size (env_kwargs), or take its size."
         )
     return model
 

@@ -74,7 +74,7 @@ class Questions(TokenEnv):
             raise ValueError("characters are of answers without a tokenizer: leave them out.")
         if self.end and not self.tokenizer:
             raise ValueError("end is a token of a tokenizer: give one, or leave it out.")
-        _ = self.texts.end  # a folder that does not fit is no prompt's fault
+        _ = self.texts.end, self.vocabulary  # a folder that does not fit is no prompt's fault
         for answer, tokens in zip(self.answers or (), self._read(self.answers or (), "answer"), strict=True):
             if len(tokens) > self.room:
                 raise ValueError(
@@ -148,6 +148,14 @@ class Questions(TokenEnv):
         i = jax.random.randint(key, (), 0, len(self.asked))
         return Instance(*(jnp.asarray(table)[i] for table in self._tables))
 
+    def shown(self, state):
+        if self.answers is None or self.held_out:
+            raise ValueError(
+                "a supervised start is shown right answers, and these prompts have none: give Questions answers=…, one "
+                "to each of prompts (held_out_prompts have none)."
+            )
+        return super().shown(state)
+
     def score(self, instance, answer, done):
         shape = jax.ShapeDtypeStruct((), jnp.float32)
         return jax.pure_callback(
@@ -169,21 +177,26 @@ class Questions(TokenEnv):
         return out
 
     def _verify(self, prompt: str, answer: str) -> float:
-        found: list[Any] = []
+        found: list[
+            tuple[float, str]
+        ] = []  # its reward, and what is said of it where that is no finite number
 
         def call() -> None:
             try:
-                found.append(float(self.reward(prompt, answer)))
+                value = self.reward(prompt, answer)
             except BaseException as error:
-                found.append(error)
+                found.append((np.nan, f"raised {type(error).__name__}: {error}"))
+                return
+            try:
+                found.append((float(value), f"gave {value}"))
+            except Exception:
+                found.append((np.nan, f"gave {value!r:.80}, which is no number,"))
 
         thread = threading.Thread(target=call, daemon=True)
         thread.start()
         thread.join(self.seconds)
-        value = found[0] if found else None
-        if isinstance(value, float) and abs(value) <= LARGEST:
+        value, what = found[0] if found else (np.nan, f"took longer than {self.seconds:g} s")
+        if abs(value) <= LARGEST:
             return value
-        what = f"took longer than {self.seconds:g} s" if value is None else f"gave {value}"
-        what = f"raised {type(value).__name__}: {value}" if isinstance(value, BaseException) else what
         self.complaints.append(f"the verifier {what} on prompt {prompt!r} and answer {answer!r}.")
         return np.nan

@@ -90,6 +90,7 @@ class Pieces(Texts):
 
     @functools.cached_property
     def end(self):  # type: ignore[override]
+        """The id of `ends`, or what the folder's configuration says."""
         path = Path(self.folder)
         if self.ends:
             found = self._pieces.token_to_id(self.ends)

@@ -300,7 +300,8 @@ class Model(Surface, Stored):
             self.run.logger, self.run.checkpoints = self.logger, folder
             self.run.identity = resuming.identity(self)
             title = f"{type(self).__name__} on {self.env_id or 'your environment'}"
-            bar = functools.partial(Display, total, title, start=self.run.steps, plays=self._env is not None)
+            plays = self._env is not None and not self.algorithm.shown
+            bar = functools.partial(Display, total, title, start=self.run.steps, plays=plays)
             shown = stack.enter_context(bar()) if progress_bar else None
             hooks = stack.enter_context(Hooks(self, as_callback(callback)))
             stack.enter_context(kept(functools.partial(save_checkpoints, self.runner, [self.run])))

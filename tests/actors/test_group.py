@@ -281,6 +281,7 @@ def test_a_policy_that_forgets_the_prompt_is_told_of():
         (("none", "score:gpg,dynamic=true"), {}, "would do so again"),
         (("none", "score:leave-one-out,dynamic=true"), {"ref_kl_coef": 0.1}, "take ref_kl_in=loss"),
         (("none", "score:gpg"), {"ref_kl_coef": 0.1, "ref_kl_by": "exact"}, "take ref_kl_in=loss"),
+        (("none", "score:right"), {"ref_kl_coef": 0.1}, "beyond its threshold, .*: take ref_kl_in=loss"),
         (("none", "score-is", "lag"), {"aggregate": "sequence"}, "weighs whole trajectories as it is"),
         (("v-trace", "score", "trajectories:4:whole"), {}, "no whole episodes; take data lag"),
         (("none", "ppo-clip:0.2:group"), {"aggregate": "word"}, "aggregate='word': choose one of"),

@@ -14,7 +14,7 @@ import safetensors.numpy
 from actrix import GRPO
 from actrix.algorithms.presets import PRESETS
 from actrix.algorithms.settings import configure
-from actrix.envs.build import token_task
+from actrix.envs.build import UnknownEnvError, single_env, token_task
 from actrix.envs.guard import EnvError
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.make import choose_backend, make_jax_env
@@ -35,6 +35,10 @@ def asked(prompt, answer):
 def task(room: int = 3, group: int = 2) -> Questions:
     """What a user's module would have."""
     return Questions(PROMPTS, asked, ANSWERS, room=room, group=group)
+
+
+def silent():
+    return task()
 
 
 def play(env, choose, n=6):
@@ -75,6 +79,10 @@ def test_a_function_that_says_so_is_a_token_environment():
     assert token_task("CartPole-v1") is None
     with pytest.raises(EnvError, match="task raised TypeError"):
         token_task(name, {"rooms": 5})
+    with pytest.raises(UnknownEnvError, match=r"Copy-v0 refuses the env_kwargs: .*'lengths'"):
+        token_task("Copy-v0", {"lengths": 5})
+    with pytest.raises(EnvError, match=r"gave a Questions, .*: say what it makes, def …\(\) -> Questions"):
+        single_env(f"{__name__}:silent")
 
 
 def raises(prompt, answer):
@@ -150,9 +158,8 @@ def test_what_has_no_right_answers_shows_none():
         Questions(PROMPTS, asked, **given),
         dataclasses.replace(Questions(PROMPTS, asked, ANSWERS, **given), held_out=True),
     ):
-        state, _ = env.reset(jax.random.key(0))
         with pytest.raises(ValueError, match=r"these prompts have none: give Questions answers=…") as error:
-            env.shown(state)
+            configure(PRESETS["sft"].algorithm, SETTINGS).check(env.spec, 8)
         assert "\n" not in str(error.value)
 
 

@@ -11,6 +11,7 @@ from actrix.model import Model
 from actrix.runs.answered import LiveAnswers
 from actrix.runs.folder import load_config
 from actrix.runs.start import resume
+from actrix.show.plot import load_run
 
 KWARGS = ["--env-kwargs", "length=2", "letters=2", "group=4"]
 SMALL = [
@@ -65,7 +66,8 @@ def test_a_run_begins_with_anothers_policy_and_stays_near_it(start, tmp_path, ca
     capsys.readouterr()
     assert main(["eval", str(out), "--episodes", "40"]) == 0
     said = capsys.readouterr().out
-    assert "% of 40 answers to prompts\n" in said
+    assert "% of 40 answers to prompts (deterministic)\n" in said
+    assert "episodes" not in said  # a return is an answer's: it is told of once
     assert "held out, longer than in training" in said
     assert main(["watch", str(start), "--episodes", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -76,7 +78,10 @@ def test_a_run_begins_with_anothers_policy_and_stays_near_it(start, tmp_path, ca
 def test_looking_at_answers_changes_no_bit_of_training(start, tmp_path, monkeypatch):
     monkeypatch.setattr(LiveAnswers, "__call__", lambda self: True)
     trained(tmp_path / "unseen")
-    assert "eval/pass@1" in (start / "metrics.csv").read_text()
+    log = (start / "metrics.csv").read_text()
+    assert "eval/pass@1" in log
+    assert "rollout/ep_rew_mean" not in log  # of answers that were shown, all of them right
+    assert load_run(start).key == "eval/pass@1"
     assert "eval/pass@1" not in (tmp_path / "unseen" / "metrics.csv").read_text()
     unseen = Model.load(tmp_path / "unseen").get_parameters()
     for name, x in Model.load(start).get_parameters().items():

@@ -23,6 +23,8 @@ from actrix.core.rows import Rows
 from actrix.critics import groups
 from actrix.critics.value import monte_carlo
 
+ALIKE = "looks for groups whose rewards are all the same, and a KL in them leaves none"
+
 
 @dataclasses.dataclass(frozen=True)
 class Group(WholeReturn):
@@ -70,8 +72,8 @@ class Group(WholeReturn):
                 f"{size}): more are drawn with more n_envs."
             )
 
-    def tells_alike(self):
-        return self.dynamic
+    def spoiled(self):
+        return ALIKE if self.dynamic else ""
 
     def returns(self, rows: Rows) -> jax.Array:
         """R(τ) `[P, G]`."""
@@ -141,8 +143,8 @@ class GPG(Group):
                 "take gpg, or group,dynamic=true."
             )
 
-    def tells_alike(self):
-        return True
+    def spoiled(self):
+        return ALIKE
 
     def compared(self, returns):
         return groups.gpg(returns)
@@ -173,6 +175,9 @@ class Right(WholeReturn):
 
     def varied(self, rows):
         return monte_carlo(rows, jnp.zeros_like(rows.reward))[0] > self.threshold
+
+    def spoiled(self):
+        return "asks whether a return is beyond its threshold, and a KL in it would say no of right answers"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,9 +56,9 @@ class Psi(abc.ABC):
     def check(self, spec: Spec, num_envs: int, recurrent: bool) -> None:
         """Refuse what does not fit the environments, with the numbers; raises ValueError."""
 
-    def tells_alike(self) -> bool:
-        """Whether it looks for groups whose rewards are all the same."""
-        return False
+    def spoiled(self) -> str:
+        """What a KL in the rewards would spoil of it; "" = nothing."""
+        return ""
 
     def varied(self, rows: Rows) -> jax.Array | None:
         """Which episodes `[N]` of a chunk count in averages; None = all."""

@@ -75,11 +75,8 @@ def _psi(critic: Critic, actor: Actor, data: Data) -> str | None:
             return "γ^t never multiplies R(τ), which already counts from the start of the episode"
         if not (c.whole_episodes or data.facts.whole_episodes):
             return "γ^t counts from an episode's start, and chunks begin anywhere: take critic mc or none"
-    if a.charges and psi.tells_alike():
-        return (
-            f"ψ={psi.name} looks for groups whose rewards are all the same, and a KL in them leaves none: take "
-            "ref_kl_in=loss"
-        )
+    if a.charges and (spoiled := psi.spoiled()):
+        return f"ψ={psi.name} {spoiled}: take ref_kl_in=loss"
     if a.weighs_rewards and not (psi.whole_return and not psi.centred):
         return f"{actor.name} weighs the rewards themselves: take critic none and ψ=return"
     return None

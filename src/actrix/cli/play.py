@@ -56,27 +56,35 @@ def _eval(args: argparse.Namespace) -> None:
     means = {}
     for seed, path in folders.items():
         model = Model.load(path)
-        prompts = _prompts(model, args)
-        returns, lengths, told = evaluate_model(
-            model, args.episodes, args.seed, not args.stochastic, args.env, kwargs
-        )
-        name = f"{path}: " if len(folders) > 1 else ""
-        print(
-            f"{name}{np.mean(returns):.2f} ± {np.std(returns):.2f} over {len(returns)} episodes "
-            f"(mean length {np.mean(lengths):.1f}, {'sampled' if args.stochastic else 'deterministic'} actions)"
-            + (f", success {100 * np.mean(told):.0f} % of the {len(told)} that say" if told else "")
-        )
-        means[seed] = returns
-        _answers(model, prompts, args, name)
+        task, name = _token_env(model, args), f"{path}: " if len(folders) > 1 else ""
+        prompts = _prompts(model, task, args)
+        if (
+            task is None or not task.spec.prompts.verified
+        ):  # else a return is an answer's, which are told of below
+            returns, lengths, told = evaluate_model(
+                model, args.episodes, args.seed, not args.stochastic, args.env, kwargs
+            )
+            print(
+                f"{name}{np.mean(returns):.2f} ± {np.std(returns):.2f} over {len(returns)} episodes "
+                f"(mean length {np.mean(lengths):.1f}, {_actions(args)} actions)"
+                + (f", success {100 * np.mean(told):.0f} % of the {len(told)} that say" if told else "")
+            )
+            means[seed] = returns
+        rewards = _answers(model, prompts, args, name)
+        means.setdefault(seed, np.array(rewards))
     if len(folders) > 1 and not has_roles(args.path):
         print(f"all seeds: {summarize(means)}")
+
+
+def _actions(args: argparse.Namespace) -> str:
+    return "sampled" if args.stochastic else "deterministic"
 
 
 def _arguments(args: argparse.Namespace) -> dict[str, Any]:
     return pairs(args.env_kwargs, "--env-kwargs")
 
 
-def _prompts(model: Any, args: argparse.Namespace) -> list[tuple[str, Any]]:
+def _prompts(model: Any, env: Any, args: argparse.Namespace) -> list[tuple[str, Any]]:
     """Prompts like those of training and held-out ones, each with what is said of them; [] where there are none.
 
     Raises SettingError where --best-of asks for some.
@@ -84,13 +92,15 @@ def _prompts(model: Any, args: argparse.Namespace) -> list[tuple[str, Any]]:
     import dataclasses
 
     from actrix.algorithms.settings import SettingError
+    from actrix.loops.evaluate import check_same_spaces
 
-    env = _token_env(model, args)
     if env is None:
         if args.best_of:
             where = args.env or model.env_id
             raise SettingError(f"--best-of is of answers to prompts, and {where} has none.")
         return []
+    check_same_spaces(model._known_spec(), env.spec)
+    env = env.verifier()
     if env.held_out:
         return [(f" held out, {env.beyond}", env)]
     try:
@@ -100,11 +110,12 @@ def _prompts(model: Any, args: argparse.Namespace) -> list[tuple[str, Any]]:
         return [("", env)]
 
 
-def _answers(model: Any, prompts: list[tuple[str, Any]], args: argparse.Namespace, name: str) -> None:
-    """How many answers to each kind of prompts are right."""
+def _answers(model: Any, prompts: list[tuple[str, Any]], args: argparse.Namespace, name: str) -> Any:
+    """Say how many answers to each kind of prompts are right; the rewards of the first kind."""
     from actrix.algorithms.sound import sees_prompts
     from actrix.loops.answers import answers
 
+    rewards: Any = None
     for what, one in prompts:
         try:
             sees_prompts(model.algorithm.network, one.spec)
@@ -113,9 +124,11 @@ def _answers(model: Any, prompts: list[tuple[str, Any]], args: argparse.Namespac
             continue
         found = answers(model.policy, one, args.episodes, args.seed, not args.stochastic)
         share = sum(answer.right for answer in found) / len(found)
-        print(f"{name}right: {100 * share:.1f} % of {len(found)} answers to prompts{what}")
+        rewards = [answer.reward for answer in found] if rewards is None else rewards
+        print(f"{name}right: {100 * share:.1f} % of {len(found)} answers to prompts{what} ({_actions(args)})")
         if args.best_of:
             print(f"{name}{_passes(model.policy, one, args)} over {args.episodes} prompts{what}")
+    return rewards
 
 
 def _passes(policy: Any, env: Any, args: argparse.Namespace) -> str:
@@ -130,12 +143,11 @@ def _passes(policy: Any, env: Any, args: argparse.Namespace) -> str:
 
 
 def _token_env(model: Any, args: argparse.Namespace) -> Any:
-    """The token environment that a model plays in, with the verifier's reward; None where it is another kind."""
+    """The token environment that a model plays in; None where it is another kind."""
     from actrix.envs.build import token_task
     from actrix.runs.start import model_env
 
-    task = token_task(*model_env(model, args.env, _arguments(args)))
-    return task and task.verifier()
+    return token_task(*model_env(model, args.env, _arguments(args)))
 
 
 def record_to(

@@ -65,6 +65,8 @@ class Prompts:
     """Actions of the longest answer."""
     verified: bool = True
     """An episode's return is the verifier's: more than 1/2 where the answer is right."""
+    answered: bool = True
+    """The environment has a right answer to each, to be shown."""
 
 
 @record

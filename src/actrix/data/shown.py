@@ -22,4 +22,9 @@ class Shown(OnPolicy):
     def check(self, spec, num_envs, config):
         if spec.prompts is None:
             raise ValueError("data shown needs an environment that shows right answers, such as Reverse-v0.")
+        if not spec.prompts.answered:
+            raise ValueError(
+                "data shown needs right answers, and these prompts have none: give Questions answers=…, one to each of "
+                "prompts (held_out_prompts have none)."
+            )
         super().check(spec, num_envs, config)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib.util
 import os
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -47,7 +48,8 @@ def check_one(env: Any, made_by: Any) -> None:
             f"{made_by} gave a {kind}, a vector environment, where one gymnasium.Env is wanted: give the vector "
             f"environment itself, as PPO('MlpPolicy', {kind}(…))."
         )
-    raise NotOneError(f"{made_by} gave a {kind}, which is not a gymnasium.Env.")
+    says = f": say what it makes, def …() -> {kind}" if isinstance(env, TokenEnv) else ""
+    raise NotOneError(f"{made_by} gave a {kind}, which is not a gymnasium.Env{says}.")
 
 
 class DeprecatedEnvError(UnknownEnvError, gym.error.DeprecatedEnv):
@@ -162,7 +164,8 @@ def make_one(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
     env_id = full_id(env_id)
     made = named(env_id)
     try:
-        return quiet_make(env_id, **kwargs) if made is None else made(**kwargs)
+        with refusing(env_id):
+            return quiet_make(env_id, **kwargs) if made is None else made(**kwargs)
     except gym.error.DependencyNotInstalled as error:
         raise ImportError(
             f'{env_id} needs an optional package: pip install "actrix[envs]" ({error})'
@@ -173,6 +176,13 @@ def make_one(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
         raise DeprecatedEnvError(f"{env_id!r}: {error}") from error
     except gym.error.Error as error:  # a malformed id, an unknown render mode
         raise UnknownEnvError(f"{env_id!r}: {error}") from error
+
+
+@contextlib.contextmanager
+def refusing(env_id: str) -> Iterator[None]:
+    """Within it an unknown keyword of an environment is an UnknownEnvError that names it."""
+    try:
+        yield
     except TypeError as error:
         if "keyword argument" not in str(error):
             raise
@@ -229,7 +239,8 @@ def token_task(env_id: str, env_kwargs: dict[str, Any] | None = None) -> TokenEn
     """The token environment of an id, or of a function that says it makes one (`-> Questions`); None for others."""
     kwargs = env_kwargs or {}
     if env_id in TOKEN_ENVS:
-        return TOKEN_ENVS[env_id](**kwargs)
+        with refusing(env_id):
+            return TOKEN_ENVS[env_id](**kwargs)
     made = named(env_id)
     kind: Any = made
     if made is not None and not isinstance(made, type):

@@ -15,7 +15,16 @@ from actrix.envs.agents.game import is_game
 from actrix.envs.agents.make import PREFIX, make_agents, maker
 from actrix.envs.atari import atari_backend, is_atari, make_atari_env
 from actrix.envs.base import HostEnv, JaxEnv
-from actrix.envs.build import UnknownEnvError, construct, full_id, nearest, single_env, token_task, vectorise
+from actrix.envs.build import (
+    UnknownEnvError,
+    construct,
+    full_id,
+    nearest,
+    refusing,
+    single_env,
+    token_task,
+    vectorise,
+)  # fmt: skip
 from actrix.envs.envpool import EnvPoolEnvs, has_envpool
 from actrix.envs.foreign import as_gymnasiums
 from actrix.envs.guard import EnvError, env_seeds
@@ -226,13 +235,8 @@ def make_jax_env(env_id: str, **params: Any) -> JaxEnv:
         return task
     if not has_jax_env(env_id) and gymnax_ids():
         raise UnknownEnvError(f"no JAX environment is named {env_id!r}{nearest(env_id)}")
-    try:
+    with refusing(env_id):
         return jax_env(env_id, **params)
-    except TypeError as error:
-        if "keyword argument" not in str(error):
-            raise
-        reason = str(error).split(" was raised from")[0]
-        raise UnknownEnvError(f"{env_id} refuses the env_kwargs: {reason}.") from error
 
 
 def as_host_env(env: Any, n_envs: int = 1, seed: int | None = None) -> HostEnv:

@@ -66,8 +66,8 @@ class SeedRun:
     def __post_init__(self) -> None:
         self.returns, self.lengths, self.successes, self.ends = (deque(maxlen=self.window) for _ in range(4))
 
-    def add(self, report: Report) -> None:
-        """Count a stretch of training."""
+    def add(self, report: Report, shown: bool = False) -> None:
+        """Count a stretch of training; returns of actions that were `shown` say nothing of the policy."""
         self.steps += report.steps
         self.iterations += report.iterations
         self.returns.extend(report.ep_returns.tolist())
@@ -76,9 +76,10 @@ class SeedRun:
         self.successes.extend(report.ep_successes.tolist())
         self.episodes += len(report.ep_returns)
         self.metrics = dict(report.metrics)
-        if self.returns:
+        if self.returns and not shown:
             self.metrics["rollout/ep_rew_mean"] = float(np.mean(self.returns))
             self.metrics["rollout/ep_rew_std"] = float(np.std(self.returns))
+        if self.lengths:
             self.metrics["rollout/ep_len_mean"] = float(np.mean(self.lengths))
         if self.successes:
             self.metrics["rollout/success_rate"] = float(np.mean(self.successes))
@@ -160,7 +161,7 @@ def _count(runner: Runner, going: Sequence[tuple[SeedRun, Report]]) -> None:
     env = getattr(runner, "env", None)
     restarts, staleness = getattr(env, "restarts", 0), getattr(env, "staleness", None)
     for run, report in going:
-        run.add(report)
+        run.add(report, runner.algorithm.shown)
         if restarts:
             run.metrics["rollout/env_restarts"] = float(restarts)
         if staleness:

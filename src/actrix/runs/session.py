@@ -120,8 +120,8 @@ def _train_runs(
                             resume_step=run.steps if run.iterations else None)  # fmt: skip
     with (
         StopRequest() as stop,
-        Display(config.n_timesteps, config.title, enabled=None if shown else False,
-                seeds=seeds if len(seeds) > 1 else None, start=runs[0].steps, plays=not config.dataset) as display,
+        Display(config.n_timesteps, config.title, enabled=None if shown else False, start=runs[0].steps,
+                seeds=seeds if len(seeds) > 1 else None, plays=not (config.dataset or algorithm.shown)) as display,
     ):  # fmt: skip
         for note in notes:
             display.message(note) if shown else print(note, file=sys.stderr, flush=True)

@@ -23,6 +23,7 @@ from actrix.show.stats import MIN_SEEDS, Curve, align, bootstrap_interval, clean
 
 RETURN = "rollout/ep_rew_mean"
 SPREAD = "rollout/ep_rew_std"
+PASS = "eval/pass@1"
 EVALUATION = "eval/mean_reward"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, told apart with any colour vision; yellow is left out, too pale on white."""
@@ -57,8 +58,14 @@ class Run(NamedTuple):
             return f"{self.algorithm} on {self.env_id}"
         return self.algorithm or self.env_id or self.folder.name
 
-    def curve(self, key: str = RETURN) -> tuple[np.ndarray, np.ndarray]:
-        """(steps, values) of one metric without unknown points; empty if it was not recorded."""
+    @property
+    def key(self) -> str:
+        """What its learning is seen by: the return, or of a policy that was only shown answers its own right ones."""
+        return PASS if PASS in self.metrics and RETURN not in self.metrics else RETURN
+
+    def curve(self, key: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(steps, values) of one metric, by default its `key`, without unknown points; empty if it was not recorded."""
+        key = key or self.key
         if key not in self.metrics or STEP not in self.metrics:
             return np.empty(0), np.empty(0)
         return _thin(*clean(self.metrics[STEP], self.metrics[key]))
@@ -109,7 +116,7 @@ def plot_run(run_folders: Folder | Sequence[Folder], out: Folder) -> Path:
         raise ValueError("no run folder to plot")
     runs = [load_run(f) for f in folders]
     if len(runs) > 1:
-        return plot_seeds([r.curve() for r in runs], out, title=_shared_title(runs))
+        return plot_seeds([r.curve() for r in runs], out, _shared_title(runs), _shared_label(runs))
     run = runs[0]
     figure, axes = _figure(run.title if run.seed is None else f"{run.title}, seed {run.seed}")
     x, y = run.curve()
@@ -125,8 +132,10 @@ def plot_run(run_folders: Folder | Sequence[Folder], out: Folder) -> Path:
                 band_x, middle - spread, middle + spread, color=colour, alpha=0.15, linewidth=0,
                 label="± std of recent episodes",
             )  # fmt: skip
-        axes.plot(x, y, color=colour, alpha=0.45, linewidth=0.8, label="mean of last 100 episodes")
+        name = "mean of last 100 episodes" if run.key == RETURN else "of 64 prompts"
+        axes.plot(x, y, color=colour, alpha=0.45, linewidth=0.8, label=name)
         axes.plot(x, smooth(y), color=colour, linewidth=2.0, marker=_dot(x), label="smoothed")
+    axes.set_ylabel(_shared_label(runs))
     _mark_evaluations(axes, run)
     _finish(axes, run.metrics.get(STEP, np.empty(0)))
     return _save(figure, axes, out)
@@ -183,10 +192,12 @@ def plot_compare(
         loaded[label] = [load_run(f) for f in listed]
     runs = [run for group in loaded.values() for run in group]
     curves = {label: [run.curve() for run in group] for label, group in loaded.items()}
-    return plot_curves(curves, out, _shared_title(runs) if title is None else title)
+    return plot_curves(curves, out, _shared_title(runs) if title is None else title, _shared_label(runs))
 
 
-def plot_curves(groups: Mapping[str, Sequence[Curve]], out: Folder, title: str = "") -> Path:
+def plot_curves(
+    groups: Mapping[str, Sequence[Curve]], out: Folder, title: str = "", ylabel: str = "episode return"
+) -> Path:
     """The same of curves: label of each line → (steps, values) of its seeds."""
     figure, axes = _figure(title)
     ends = []
@@ -196,6 +207,7 @@ def plot_curves(groups: Mapping[str, Sequence[Curve]], out: Folder, title: str =
         cleaned = [_thin(*clean(*curve)) for curve in group]
         _aggregate(axes, cleaned, PALETTE[i % len(PALETTE)], dash, label)
         ends += [x for x, _ in cleaned]
+    axes.set_ylabel(ylabel)
     _finish(axes, np.concatenate(ends))
     return _save(figure, axes, out)
 
@@ -360,6 +372,11 @@ def _name(written: Any) -> str | None:
         return written if isinstance(written, str) else None
     words = [SPELLING.get(word, word.upper()) for word in written.split("-")]
     return "-".join([words[0][:1].upper() + words[0][1:], *words[1:]])
+
+
+def _shared_label(runs: Sequence[Run]) -> str:
+    """Of the vertical axis: a right answer's return is 1, so that both may stand in one picture."""
+    return "right answers (share)" if all(run.key == PASS for run in runs) else "episode return"
 
 
 def _shared_title(runs: Iterable[Run]) -> str:

@@ -60,6 +60,11 @@ class TokenEnv(abc.ABC):
     beyond: ClassVar[str] = "longer than in training"
     """What held-out questions are."""
 
+    @property
+    def answered(self) -> bool:
+        """Whether it has a right answer to each question."""
+        return True
+
     def __post_init__(self) -> None:
         whole(self, "group")
         switch(self, "held_out")
@@ -117,7 +122,7 @@ class TokenEnv(abc.ABC):
         if self.reward_model:
             load_reward(self.reward_model, self)
         verified = not (self.overlong or self.reward_model)
-        prompts = Prompts(self.group, self.answer_room, verified=verified)
+        prompts = Prompts(self.group, self.answer_room, verified, self.answered)
         return Spec(space, space, steps, len(self.vocabulary), prompts=prompts)
 
     def verifier(self) -> TokenEnv:

@@ -71,6 +71,11 @@ def pretrained(net: Any, folder: str, key: Key) -> Any:
 
 def _arranged(folder: str, shape: Shape, vocabulary: int) -> list[np.ndarray]:
     """The arrays in the order of a `Transformer`'s leaves, then the head `[d, V]`."""
+    if (rows := sizes(folder)["vocabulary"]) != vocabulary:
+        raise WeightsError(
+            f"the weights in {folder} have {rows} tokens and the environment {vocabulary}: it must speak theirs, as "
+            "Questions(tokenizer=…) does."
+        )
     found = read(
         Path(folder) / "model.safetensors", expected(shape, vocabulary), optional=("lm_head.weight",)
     )

@@ -132,16 +132,17 @@ def record_to(
     path: Path, out: Path | None, episodes: int, seed: int, env_id: str | None,
     env_kwargs: dict[str, Any] | None = None, deterministic: bool = True,
 ) -> None:  # fmt: skip
-    """Record a video of a model file's agent, and say where."""
+    """Record a video of a model file's agent, and say where: by default beside it, named after where it plays."""
     from actrix.model import Model
     from actrix.runs.folder import file_name
+    from actrix.runs.start import model_env_id
     from actrix.show.record import headless, record_video
 
     model = Model.load(path)
     if out is None:
         base = path if path.is_dir() else path.parent
-        out = base / "videos" / f"{file_name(model.env_id or env_id or 'agent')}-{model.run.steps}.mp4"
-    out.parent.mkdir(parents=True, exist_ok=True)
+        where = model_env_id(model, env_id, env_kwargs or ())
+        out = base / "videos" / f"{file_name(where)}-{model.run.steps}.mp4"
     with headless():
         env = render_env(model, "rgb_array", env_id, env_kwargs, deterministic)
         try:

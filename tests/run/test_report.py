@@ -6,6 +6,7 @@ import shlex
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import actrix
 from actrix import cli
@@ -92,8 +93,14 @@ def test_the_command_line(runs, tmp_path, capsys):
     assert capsys.readouterr().out == f"wrote {tmp_path / 'index.html'}\n"
 
 
-def test_profiles(tmp_path):
-    path = plot_profiles({"a": [[0.0, 1], [2, 3]], "b": [[1.0]] * 5}, tmp_path / "p.svg")
-    assert "share of episodes above" in path.read_text() or path.stat().st_size > 1000
+def test_profiles(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (figures.append(figure), path.touch()))
+    plot_profiles({"a": [[0.0, 1], [2, 3]], "b": [[1.0]] * 5, "c": [[0.0, 2.0]]}, tmp_path / "p.svg")
+    (axes,) = figures[0].axes
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["a: 2 seeds", "b: 5 seeds", "c: 1 seed"]
+    taus, shares = axes.lines[0].get_data()
+    for tau, share in ((-0.03, 1.0), (0.5, 0.75), (1.5, 0.5), (2.5, 0.25), (3.05, 0.0)):
+        assert shares[np.abs(taus - tau).argmin()] == share
     with pytest.raises(ValueError, match="no returns"):
         plot_profiles({}, tmp_path / "p.svg")

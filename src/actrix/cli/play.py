@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from actrix.cli.options import AddCommand, count, model_paths, pairs
+from actrix.show.stats import amount
 
 TOKEN_SECONDS = 0.05
 """Between two tokens that `actrix watch` writes."""
@@ -62,7 +63,7 @@ def _eval(args: argparse.Namespace) -> None:
         )
         name = f"{path}: " if len(folders) > 1 else ""
         print(
-            f"{name}{np.mean(returns):.2f} ± {np.std(returns):.2f} over {len(returns)} episodes "
+            f"{name}{np.mean(returns):.2f} ± {np.std(returns):.2f} over {amount(len(returns), 'episode')} "
             f"(mean length {np.mean(lengths):.1f}, {'sampled' if args.stochastic else 'deterministic'} actions)"
             + (f", success {100 * np.mean(told):.0f} % of the {len(told)} that say" if told else "")
         )
@@ -104,9 +105,9 @@ def _answers(model: Any, prompts: list[tuple[str, Any]], args: argparse.Namespac
     for what, one in prompts:
         found = answers(model.policy, one, args.episodes, args.seed, not args.stochastic)
         share = sum(answer.right for answer in found) / len(found)
-        print(f"{name}right: {100 * share:.1f} % of {len(found)} answers to prompts{what}")
+        print(f"{name}right: {100 * share:.1f} % of {amount(len(found), 'answer')} to prompts{what}")
         if args.best_of:
-            print(f"{name}{_passes(model.policy, one, args)} over {args.episodes} prompts{what}")
+            print(f"{name}{_passes(model.policy, one, args)} over {amount(args.episodes, 'prompt')}{what}")
 
 
 def _passes(policy: Any, env: Any, args: argparse.Namespace) -> str:
@@ -237,7 +238,8 @@ def _record(args: argparse.Namespace) -> None:
         path = write_dataset(args.to, played, spec, env_id=where, env_kwargs=kwargs, algorithm_name=who)
     finally:
         env.close()
-    print(f"wrote {path}: {len(returns)} episodes of {who}, mean return {sum(returns) / len(returns):.1f}")
+    many = amount(len(returns), "episode")
+    print(f"wrote {path}: {many} of {who}, mean return {sum(returns) / len(returns):.1f}")
 
 
 def _show_answers(model: Any, env: Any, args: argparse.Namespace) -> None:

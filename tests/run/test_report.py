@@ -42,8 +42,18 @@ def test_everything_is_in_the_page(runs, tmp_path):
     for seed in (3, 4):
         returns = json.loads((runs / "two" / f"seed-{seed}" / "evaluation.json").read_text())["returns"]
         assert f">{np.mean(returns):.1f}<" in page
-    assert '<td class="differs">on-policy:n_steps=16' in page
-    assert actrix.__version__ in page
+    assert 'differs">on-policy:n_steps=16' in page
+    origin = re.findall("<tr>(.*?)</tr>", page[page.index("<h2>Origin") :], re.DOTALL)[1:]
+    told = [re.findall("<td.*?>(.*?)</td>", row) for row in origin]
+    assert [row[:3] for row in told] == [
+        ["ppo", "3,<wbr> 4", "2 × start"],
+        ["a2c", "3", "1 × start"],
+    ]
+    for _, _, _, time, machine, versions in told:
+        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", time)
+        assert re.search(r"\d cores?,.* cpu$", machine)
+        assert f"actrix {actrix.__version__}" in versions
+    assert "env_kwargs" not in page  # neither has any
     for line in re.search(r"<pre><code>(.*?)</code>", page, re.DOTALL)[1].splitlines():
         assert line.startswith("actrix train ")
     report([runs / "one"], tmp_path / "report")  # over a report it may be written

@@ -32,6 +32,7 @@ from actrix import (
     SettingError,
     SoftQ,
     evaluate_policy,
+    make_vec_env,
 )
 from actrix.core.spaces import UnsupportedSpaceError
 from actrix.envs.jax_envs import HostJax
@@ -370,10 +371,14 @@ def test_refused_off_policy_learners(build, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("seed", [-1, 1.5, "a", float("nan"), True])
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", float("nan"), float("inf"), True, [1, 2]])
 def test_refused_seeds(seed):
-    with pytest.raises(ValueError):
-        PPO("MlpPolicy", ActionObs(), n_envs=4, **TINY | {"seed": seed})
+    for make in (
+        lambda: PPO("MlpPolicy", ActionObs(), n_envs=4, **TINY | {"seed": seed}),
+        lambda: make_vec_env("CartPole-v1", 2, seed=seed),
+    ):
+        with pytest.raises(ValueError, match=r"^seed=.* must be a whole number of at least 0\.$"):
+            make()
 
 
 def test_seeds_of_any_size_are_distinct_streams():
@@ -584,7 +589,7 @@ def test_misuse_is_explained():
         PPO("MlpPolicy", ActionObs(), device="tpu-of-dreams", **TINY)
     with pytest.raises(SettingError, match="equinox module"):
         PPO(3, ActionObs())
-    with pytest.raises(TypeError, match="cannot use a int"):
+    with pytest.raises(TypeError, match="cannot use int"):
         PPO("MlpPolicy", 3, **TINY)
     later = PPO("MlpPolicy", None, **TINY | {"batch_size": 8})
     asked = (lambda: later.learn(8), lambda: later.predict(np.zeros(2)), lambda: later.save("later"))

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -305,3 +306,19 @@ def test_the_page_states_why_tests_of_the_peers_do_not_pass():
     assert [why for why in reasons if f"| {why} |" not in page] == []
     named = [name for kind in lists.values() for tests in kind.values() for name in tests]
     assert len(named) == len(set(named))
+
+
+def test_the_pages_figures_of_the_peers_suites_add_up():
+    page = (HERE.parent / "docs" / "migrating-from-sb3.md").read_text().split("## Their own test suites")[1]
+    tables = [table.splitlines()[2:] for table in page.split("\n\n") if table.startswith("|")][:3]
+    rows = [[[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in table] for table in tables]
+    files, stated, internals = ([[int(n or 0) for n in row[1:]] for row in table] for table in rows)
+    tests, inside, passed, skipped, other = sums = files.pop()
+    assert [sum(column) for column in zip(*files, strict=True)] == sums
+    assert all(row[0] == sum(row[1:]) for row in [*files, sums])
+    assert sum(n for (n,) in stated) == other
+    assert sum(n for (n,) in internals) == inside
+    said = re.search(
+        r"(?s)Of (\d+) tests (\d+) .* other (\d+) \*\*(\d+) pass\*\*, (\d+) .*, (\d+) stop", page
+    )
+    assert [*map(int, said.groups())] == [tests, inside, tests - inside, passed, skipped, other]

@@ -1045,4 +1045,4 @@ def test_modules_of_the_current_folder_are_found_where_one_is_named(tmp_path, ca
             assert main(["eval", "run", "--episodes", "1", "--env", "only_here:make"]) == 0
     finally:
         sys.path[:] = path
-    assert "over 1 episodes" in capsys.readouterr().out
+    assert "over 1 episode " in capsys.readouterr().out

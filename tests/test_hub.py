@@ -92,7 +92,7 @@ def test_what_was_published_is_read_again(hub, run, capsys):
     model = actrix.Model.load(actrix.load_from_hub("me/lander"))
     assert model.env_id == "CartPole-v1"
     assert cli.main(["eval", f"{PREFIX}me/lander", "--episodes", "1"]) == 0
-    assert "over 1 episodes" in capsys.readouterr().out
+    assert "over 1 episode " in capsys.readouterr().out
     assert cli.main(["inspect", f"{PREFIX}me/lander"]) == 0
     actrix.push_to_hub(model, "me/alone")
     assert {p.name for p in (hub / "me/alone").iterdir()} == {"model.safetensors", "README.md"}

@@ -421,10 +421,11 @@ def test_a_network_of_ones_own_needs_a_template(tmp_path):
     )
 
 
-def test_a_warm_start_takes_parameters_by_name():
+@pytest.mark.parametrize("of_a_file", [False, True])
+def test_a_warm_start_takes_parameters_by_name(of_a_file, tmp_path):
     model, _, parameters = trained()
     fresh = make()
-    fresh.set_parameters(parameters)
+    fresh.set_parameters(model.save(tmp_path / "model") if of_a_file else parameters)
     assert_equal(fresh.get_parameters(), parameters)
     np.testing.assert_array_equal(
         fresh.predict(OBS, deterministic=True)[0], model.predict(OBS, deterministic=True)[0]

@@ -205,4 +205,4 @@ def test_what_callbacks_forget(capsys):
         assert callback.on_step() is False
     assert callback.seen == 1
     assert stop.on_step() is False
-    assert capsys.readouterr().out == "Stopping training because 6 episodes are finished\n"
+    assert capsys.readouterr().out == "Stopping training because 6 episodes ended\n"

@@ -84,10 +84,30 @@ def test_a_missing_package_is_one_sentence_before_anything_is_written(name, monk
 
 
 def test_a_missing_login_is_one_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(api=types.SimpleNamespace(api_key=None)))
+    class AuthenticationError(Exception):
+        """Of wandb."""
+
+    def login(prompt, verify):
+        assert not prompt
+        assert not verify  # which asks the server
+        if keys and len(keys[0]) < 40:
+            raise AuthenticationError("API key must have 40+ characters")
+        return bool(keys)
+
+    errors = types.SimpleNamespace(AuthenticationError=AuthenticationError)
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(login=login, errors=errors))
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    with pytest.raises(ValueError, match="wandb login"):
+    keys: list[str] = []
+    with pytest.raises(ValueError, match="wandb has no login: run `wandb login`"):
         WandbCallback().check()
+    keys.append("my")
+    with pytest.raises(ValueError, match="wandb cannot log in: API key must"):
+        WandbCallback().check()
+    keys[0] = 40 * "k"
+    WandbCallback().check()
+    keys.clear()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    WandbCallback().check()
 
 
 def test_a_tracker_that_fails_is_left_out_with_a_warning_and_one_that_refuses_says_so(monkeypatch):
@@ -137,9 +157,19 @@ def test_mlflow_holds_the_run(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_wandb_offline_writes_the_run(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+def test_wandb_offline_writes_the_run(tmp_path, monkeypatch, capsys):
+    wandb = pytest.importorskip("wandb")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for key, said in (("", "has no login"), ("my", "cannot log in: WANDB_API_KEY invalid")):
+        monkeypatch.setenv("WANDB_API_KEY", key)
+        assert main([*TRAIN, "--track", "wandb", "--out", "run"]) == 2
+        assert (told := capsys.readouterr().err).startswith("actrix: wandb "), told
+        assert said in told
+        assert not (tmp_path / "run").exists()
+        wandb.teardown()  # it reads the variables once
+    monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert main([*TRAIN, "--seed", "1", "--track", "wandb", "--out", "run"]) == 0
     run_id = json.loads((tmp_path / "run/tracker.json").read_text())["run_id"]

@@ -28,6 +28,7 @@ from actrix.data.datasets.read import load_dataset
 from actrix.envs.agents.game import is_game
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.build import full_id
+from actrix.envs.guard import whole_seed
 from actrix.envs.make import as_host_env, choose_backend, training_env
 from actrix.envs.vec.names import set_random_seed
 from actrix.envs.vec.normalize import host_of, unwrap_vec_normalize
@@ -392,9 +393,8 @@ def _given(
 
 
 def _seed(seed: int | None) -> int:
-    if seed is None:
+    whole = whole_seed(seed)
+    if whole is None:
         return int(np.random.SeedSequence().generate_state(1)[0])
-    if isinstance(seed, bool) or int(seed) != seed or seed < 0:
-        raise ValueError(f"seed={seed!r} must be a whole number of at least 0.")
-    set_random_seed(int(seed))  # for environments that draw from the global streams
-    return int(seed)
+    set_random_seed(whole)  # for environments that draw from the global streams
+    return whole

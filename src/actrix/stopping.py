@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from actrix.callbacks import BaseCallback
+from actrix.show.stats import amount
 
 
 def _told(callback: BaseCallback, go_on: bool, why: str) -> bool:
@@ -68,4 +69,4 @@ class StopTrainingOnMaxEpisodes(BaseCallback):
     def _on_step(self) -> bool:
         self.n_episodes = self.model.num_episodes
         go_on = self.n_episodes < self.max_episodes * self.model.n_envs
-        return _told(self, go_on, f"{self.n_episodes} episodes are finished")
+        return _told(self, go_on, f"{amount(self.n_episodes, 'episode')} ended")

@@ -300,8 +300,17 @@ class Stored:
             zip(container.leaf_names(self.acting), map(np.asarray, jax.tree.leaves(self.acting)), strict=True)
         )
 
-    def set_parameters(self, parameters: dict[str, Any], exact_match: bool = True) -> None:
-        """Replace acting parameters by name (a warm start); ValueError lists unknown or missing names."""
+    def set_parameters(
+        self, load_path_or_dict: dict[str, Any] | str | os.PathLike, exact_match: bool = True
+    ) -> None:
+        """Replace acting parameters by name (a warm start), or by those of a model file of the same algorithm.
+
+        ValueError lists unknown or missing names.
+        """
+        given = load_path_or_dict
+        parameters: dict[str, Any] = (
+            given if isinstance(given, dict) else type(self).load(given, template=self).get_parameters()
+        )
         current = self.get_parameters()
         wrong = sorted(set(parameters) - set(current)) + (
             sorted(set(current) - set(parameters)) if exact_match else []

@@ -23,6 +23,7 @@ from actrix.files.memories import Memory
 from actrix.hooks import NoLogger
 from actrix.loops.runner import Runner
 from actrix.show.log import Logger
+from actrix.show.stats import amount
 
 
 class Device(str):
@@ -69,7 +70,7 @@ class Surface(Counters):
         if self.runner is None and self._acting is None:
             return f"<{name} without an environment>"
         where = self.env_id or "an environment of your own"
-        copies = "" if self._env is None else f", {self.n_envs} environment{'s' * (self.n_envs != 1)}"
+        copies = "" if self._env is None else f", {amount(self.n_envs, 'environment')}"
         return f"<{name} on {where}: {self.num_timesteps:,} steps learned{copies}, seed {self.seed}>"
 
     @property

@@ -270,7 +270,18 @@ def Corridor():
     return 5
 
 
-def test_a_space_that_was_forgotten_is_named():
+@pytest.mark.parametrize("name", ["observation_space", "action_space"])
+def test_a_space_that_was_forgotten_is_named(name):
+    class Forgot(Known):
+        def __init__(self):
+            super().__init__()
+            setattr(self, name, None)
+
+    with pytest.raises(EnvError, match=f"Forgot whose {name} is None .*: set one of gymnasium.spaces"):
+        as_host_env(Forgot())
+
+
+def test_a_vector_environments_space_that_was_forgotten_is_named():
     envs = Own(OFF)
     del envs.single_observation_space
     with pytest.raises(EnvError, match="Own has no single_observation_space: set it"):

@@ -344,7 +344,7 @@ def test_which_backend():
             "'Pong-v4' is no Atari id like 'ALE/Pong-v5'; did you mean ALE/Pong-v5",
         ),
         (BREAKOUT, {"n_envs": 0}, ValueError, "n_envs must be a positive integer, got 0"),
-        (BREAKOUT, {"seed": -1}, ValueError, "seed must be a non-negative"),
+        (BREAKOUT, {"seed": -1}, ValueError, "must be a whole number of at least 0"),
         (
             BREAKOUT,
             {"backend": "jax"},

@@ -157,5 +157,5 @@ def test_seeds_are_distinct_and_small():
     assert one[:3] == env_seeds(0, 3)
     assert env_seeds(None, 2) != env_seeds(None, 2)
     assert env_seeds(2**64, 1)
-    with pytest.raises(ValueError, match="non-negative integer or None, got -1"):
+    with pytest.raises(ValueError, match="seed=-1 must be a whole number of at least 0"):
         env_seeds(-1, 1)

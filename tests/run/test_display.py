@@ -82,6 +82,15 @@ def test_a_row_per_seed():
     assert "100%  return 100.2" in lines[3]
 
 
+def test_a_line_says_of_how_many_seeds(capsys):
+    for known in ([3], [3, 10]):
+        with Display(1000, "PPO", seeds=[3, 10]) as shown:
+            for seed in known:
+                shown.update(1000, {"rollout/ep_rew_mean": 9.5}, seed=seed)
+    said = [line.partition("return ")[2].partition(",")[0] for line in capsys.readouterr().out.splitlines()]
+    assert [x for x in said if x] == ["9.5 (mean of 1 seed)", "9.5 (mean of 2 seeds)"]
+
+
 def test_the_sparkline_covers_the_whole_run_in_bounded_memory():
     with Display(10**6, "PPO", enabled=False) as shown:
         for i in range(20_000):

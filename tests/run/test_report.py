@@ -6,6 +6,7 @@ import shlex
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import actrix
 from actrix import cli
@@ -41,8 +42,18 @@ def test_everything_is_in_the_page(runs, tmp_path):
     for seed in (3, 4):
         returns = json.loads((runs / "two" / f"seed-{seed}" / "evaluation.json").read_text())["returns"]
         assert f">{np.mean(returns):.1f}<" in page
-    assert '<td class="differs">on-policy:n_steps=16' in page
-    assert actrix.__version__ in page
+    assert 'differs">on-policy:n_steps=16' in page
+    origin = re.findall("<tr>(.*?)</tr>", page[page.index("<h2>Origin") :], re.DOTALL)[1:]
+    told = [re.findall("<td.*?>(.*?)</td>", row) for row in origin]
+    assert [row[:3] for row in told] == [
+        ["ppo", "3,<wbr> 4", "2 × start"],
+        ["a2c", "3", "1 × start"],
+    ]
+    for _, _, _, time, machine, versions in told:
+        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", time)
+        assert re.search(r"\d cores?,.* cpu$", machine)
+        assert f"actrix {actrix.__version__}" in versions
+    assert "env_kwargs" not in page  # neither has any
     for line in re.search(r"<pre><code>(.*?)</code>", page, re.DOTALL)[1].splitlines():
         assert line.startswith("actrix train ")
     report([runs / "one"], tmp_path / "report")  # over a report it may be written
@@ -92,8 +103,14 @@ def test_the_command_line(runs, tmp_path, capsys):
     assert capsys.readouterr().out == f"wrote {tmp_path / 'index.html'}\n"
 
 
-def test_profiles(tmp_path):
-    path = plot_profiles({"a": [[0.0, 1], [2, 3]], "b": [[1.0]] * 5}, tmp_path / "p.svg")
-    assert "share of episodes above" in path.read_text() or path.stat().st_size > 1000
+def test_profiles(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (figures.append(figure), path.touch()))
+    plot_profiles({"a": [[0.0, 1], [2, 3]], "b": [[1.0]] * 5, "c": [[0.0, 2.0]]}, tmp_path / "p.svg")
+    (axes,) = figures[0].axes
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["a: 2 seeds", "b: 5 seeds", "c: 1 seed"]
+    taus, shares = axes.lines[0].get_data()
+    for tau, share in ((-0.03, 1.0), (0.5, 0.75), (1.5, 0.5), (2.5, 0.25), (3.05, 0.0)):
+        assert shares[np.abs(taus - tau).argmin()] == share
     with pytest.raises(ValueError, match="no returns"):
         plot_profiles({}, tmp_path / "p.svg")

@@ -1,5 +1,6 @@
 """`actrix eval`, `video`, `watch` and `record`: the same options, the same environment, the same refusals."""
 
+import shutil
 from typing import ClassVar
 
 import gymnasium as gym
@@ -108,6 +109,17 @@ def test_a_files_arguments_belong_to_its_own_environment(tmp_path, capsys):
     ):
         assert run("eval", path, tmp_path, *options) == 0
         assert mean in capsys.readouterr().out
+
+
+def test_a_video_is_named_after_where_it_was_played(files, tmp_path, capsys):
+    """The models know no id: theirs was an object."""
+    path = shutil.copy(files["plain"], tmp_path)
+    assert main(["video", path]) == 2
+    assert "give --env ID" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["plain.safetensors"]
+    assert main(["video", path, "--env", "test_play:Paid"]) == 0
+    (video,) = (tmp_path / "videos").iterdir()
+    assert video.name == "test_play-Paid-0.mp4"
 
 
 def test_best_of_is_refused_before_episodes_are_played(files, tmp_path, capsys, monkeypatch):

@@ -157,7 +157,9 @@ def test_dummy_and_subproc():
         assert processes.reset().shape == (2, 2)
     finally:
         processes.close()
-    with pytest.raises(ValueError, match=r"start_method=.no_method. is none of .*forkserver"):
+    with pytest.raises(
+        ValueError, match=r"cannot find context for 'no_method' \(start_method\): .*forkserver"
+    ):
         SubprocVecEnv([Counting], start_method="no_method")
     assert make_vec_env(Counting, 2, vec_env_cls=DummyVecEnv).num_envs == 2
 

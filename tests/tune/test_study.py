@@ -13,6 +13,7 @@ import numpy as np
 import optuna
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -28,8 +29,9 @@ from actrix.runs.session import make_runner
 from actrix.show.stats import iqm, summarize
 from actrix.tune import compare, trial, work
 from actrix.tune.board import Board
-from actrix.tune.pictures import history
+from actrix.tune.pictures import _scatter, history
 from actrix.tune.plan import Plan, make_plan
+from actrix.tune.space import Range
 from actrix.tune.study import ask, begin, best, counted, open_study, recover, repair
 
 TUNE = [
@@ -315,6 +317,31 @@ def test_trials_are_pruned_by_the_median_of_iqms(monkeypatch, study):
     assert list(finished.get_ydata()) == [100.0] * 5 + [pytest.approx(301 / 3)]
     assert (list(pruned.get_xdata()), list(pruned.get_ydata())) == ([6], [90.0])
     assert max(leading.get_ydata()) == pytest.approx(301 / 3)
+
+
+@pytest.mark.parametrize("exponents", [[6], [6, 6], [5, 6], [3, 10]])
+def test_ticks_are_values_that_there_may_be(exponents):
+    ax = Figure().add_subplot()
+    _scatter(
+        ax, Range("batch_size", 8, 1024, "power", whole=True), exponents, [1.0] * len(exponents), exponents
+    )
+    ax.figure.draw_without_rendering()
+    low, high = ax.get_xlim()
+    ticks = {t.get_text() for t in ax.get_xticklabels() if low <= t.get_position()[0] <= high}
+    assert {str(2**k) for k in exponents} & ticks
+    assert ticks <= {str(2**k) for k in range(2, 12)}
+
+
+def test_one_trial_of_one_seed_has_a_history(monkeypatch, study):
+    plan = plan_of(seeds=(0,))
+    (ax,) = history(plan, scripted(monkeypatch, study, [[[1.0]] * 4], 1)).axes
+    ax.figure.draw_without_rendering()
+    low, high = ax.get_xlim()
+    assert [t.get_text() for t in ax.get_xticklabels() if low <= t.get_position()[0] <= high] == ["0"]
+    assert ax.get_ylabel() == "IQM of 1 seed"
+    text = io.StringIO()
+    Console(file=text, width=150).print(Board(plan, study[2], 1, enabled=False).table())
+    assert text.getvalue().splitlines()[0].rstrip().endswith("1 seed a trial")
 
 
 def test_diverged_trials_count_and_refused_ones_do_not(monkeypatch, study):

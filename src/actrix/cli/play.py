@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from actrix.cli.options import AddCommand, count, model_paths, pairs
+from actrix.show.stats import amount
 
 TOKEN_SECONDS = 0.05
 """Between two tokens that `actrix watch` writes."""
@@ -58,14 +59,12 @@ def _eval(args: argparse.Namespace) -> None:
         model = Model.load(path)
         task, name = _token_env(model, args), f"{path}: " if len(folders) > 1 else ""
         prompts = _prompts(model, task, args)
-        if (
-            task is None or not task.spec.prompts.verified
-        ):  # else a return is an answer's, which are told of below
+        if task is None or not task.spec.prompts.verified:  # else a return is an answer's, told of below
             returns, lengths, told = evaluate_model(
                 model, args.episodes, args.seed, not args.stochastic, args.env, kwargs
             )
             print(
-                f"{name}{np.mean(returns):.2f} ± {np.std(returns):.2f} over {len(returns)} episodes "
+                f"{name}{np.mean(returns):.2f} ± {np.std(returns):.2f} over {amount(len(returns), 'episode')} "
                 f"(mean length {np.mean(lengths):.1f}, {_actions(args)} actions)"
                 + (f", success {100 * np.mean(told):.0f} % of the {len(told)} that say" if told else "")
             )
@@ -125,9 +124,11 @@ def _answers(model: Any, prompts: list[tuple[str, Any]], args: argparse.Namespac
         found = answers(model.policy, one, args.episodes, args.seed, not args.stochastic)
         share = sum(answer.right for answer in found) / len(found)
         rewards = [answer.reward for answer in found] if rewards is None else rewards
-        print(f"{name}right: {100 * share:.1f} % of {len(found)} answers to prompts{what} ({_actions(args)})")
+        print(
+            f"{name}right: {100 * share:.1f} % of {amount(len(found), 'answer')} to prompts{what} ({_actions(args)})"
+        )
         if args.best_of:
-            print(f"{name}{_passes(model.policy, one, args)} over {args.episodes} prompts{what}")
+            print(f"{name}{_passes(model.policy, one, args)} over {amount(args.episodes, 'prompt')}{what}")
     return rewards
 
 
@@ -154,16 +155,17 @@ def record_to(
     path: Path, out: Path | None, episodes: int, seed: int, env_id: str | None,
     env_kwargs: dict[str, Any] | None = None, deterministic: bool = True,
 ) -> None:  # fmt: skip
-    """Record a video of a model file's agent, and say where."""
+    """Record a video of a model file's agent, and say where: by default beside it, named after where it plays."""
     from actrix.model import Model
     from actrix.runs.folder import file_name
+    from actrix.runs.start import model_env_id
     from actrix.show.record import headless, record_video
 
     model = Model.load(path)
     if out is None:
         base = path if path.is_dir() else path.parent
-        out = base / "videos" / f"{file_name(model.env_id or env_id or 'agent')}-{model.run.steps}.mp4"
-    out.parent.mkdir(parents=True, exist_ok=True)
+        where = model_env_id(model, env_id, env_kwargs or ())
+        out = base / "videos" / f"{file_name(where)}-{model.run.steps}.mp4"
     with headless():
         env = render_env(model, "rgb_array", env_id, env_kwargs, deterministic)
         try:
@@ -258,7 +260,8 @@ def _record(args: argparse.Namespace) -> None:
         path = write_dataset(args.to, played, spec, env_id=where, env_kwargs=kwargs, algorithm_name=who)
     finally:
         env.close()
-    print(f"wrote {path}: {len(returns)} episodes of {who}, mean return {sum(returns) / len(returns):.1f}")
+    many = amount(len(returns), "episode")
+    print(f"wrote {path}: {many} of {who}, mean return {sum(returns) / len(returns):.1f}")
 
 
 def _show_answers(model: Any, env: Any, args: argparse.Namespace) -> None:

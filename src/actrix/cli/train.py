@@ -10,6 +10,7 @@ from typing import Any
 
 from actrix.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, AddCommand, count, from_file, pairs, seconds
 from actrix.cli.play import record_to
+from actrix.show.stats import amount
 
 CHECKPOINT_SECONDS = 60.0
 _PARTS = {
@@ -289,15 +290,15 @@ def _plan(config: Any) -> str:
     """How much is trained, of what, with which settings."""
     tuned = "tuned settings" if config.tuned else "default settings"
     tuned += f" (version {config.tuned})" if config.tuned > 1 else ""
-    few = f"seed {config.seeds[0]}" if len(config.seeds) == 1 else f"{len(config.seeds)} seeds"
+    few = f"seed {config.seeds[0]}" if len(config.seeds) == 1 else amount(len(config.seeds), "seed")
     who = f", {config.actors} actors" if config.actors else ""
     who += f", {config.learners} learners" if config.learners > 1 else ""
-    envs = f"{config.n_envs} environment{'s' * (config.n_envs != 1)}"
-    amount = f"{config.n_timesteps:,} steps, {envs} ({config.backend}{who})"
+    envs = amount(config.n_envs, "environment")
+    much = f"{config.n_timesteps:,} steps, {envs} ({config.backend}{who})"
     if config.dataset:
         where = f"evaluated in {config.env_id}" if config.env_id else "no environment to evaluate in"
-        amount = f"{config.n_timesteps:,} updates, {where}"
-    return f"{amount}, {few}, {tuned}"
+        much = f"{config.n_timesteps:,} updates, {where}"
+    return f"{much}, {few}, {tuned}"
 
 
 def _report(results: Any) -> int:
@@ -314,7 +315,7 @@ def _report(results: Any) -> int:
         return 0
     if len(results.returns) == 1:
         (returns,) = results.returns.values()
-        figure = f"{np.mean(returns):.1f} ± {np.std(returns):.1f} over {len(returns)} episodes"
+        figure = f"{np.mean(returns):.1f} ± {np.std(returns):.1f} over {amount(len(returns), 'episode')}"
     else:
         figure = str(results.summary)
     print(

@@ -17,7 +17,7 @@ from gymnasium.envs import registration
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
 from actrix.core.spaces import check_action_space, check_observation_space
-from actrix.envs.guard import EnvError, Guard, words
+from actrix.envs.guard import EnvError, Guard, shown, words
 from actrix.envs.gymnasium import GymnasiumEnvs, quiet_make
 from actrix.envs.jax_envs import OWN_ENVS, gymnax_ids
 from actrix.envs.masks import find_masks_of
@@ -39,10 +39,15 @@ class NotOneError(EnvError, TypeError):
 
 
 def check_one(env: Any, made_by: Any) -> None:
-    """Raise NotOneError unless it is a `gymnasium.Env`."""
-    if isinstance(env, gym.Env) and not isinstance(env, VectorEnv):
-        return
+    """Raise NotOneError unless it is a `gymnasium.Env`, EnvError where that has no spaces."""
     kind = type(env).__name__
+    if isinstance(env, gym.Env) and not isinstance(env, VectorEnv):
+        for name in ("observation_space", "action_space"):
+            if not isinstance(space := getattr(env, name, None), gym.Space):
+                raise EnvError(
+                    f"{made_by} gave a {kind} whose {name} is {shown(space)}: set one of gymnasium.spaces."
+                )
+        return
     if isinstance(env, VectorEnv):
         raise NotOneError(
             f"{made_by} gave a {kind}, a vector environment, where one gymnasium.Env is wanted: give the vector "

@@ -301,10 +301,21 @@ def _leaves(name: str, tree: PyTree):
 
 def env_seeds(seed: int | None, num_envs: int) -> list[int]:
     """Independent seeds below 2^31, one per environment, spawned from `seed` (None = fresh entropy)."""
-    if seed is not None and int(seed) < 0:
-        raise ValueError(f"seed must be a non-negative integer or None, got {seed}.")
-    children = np.random.SeedSequence(None if seed is None else int(seed)).spawn(num_envs)
+    children = np.random.SeedSequence(whole_seed(seed)).spawn(num_envs)
     return [int(child.generate_state(1)[0] >> 1) for child in children]
+
+
+def whole_seed(seed: Any) -> int | None:
+    """The seed as Python's int; ValueError for what is neither None nor a whole number of at least 0."""
+    if seed is None:
+        return None
+    try:
+        right = not isinstance(seed, bool) and int(seed) == seed and seed >= 0
+    except (TypeError, ValueError, OverflowError):
+        right = False
+    if not right:
+        raise ValueError(f"seed={seed!r} must be a whole number of at least 0.")
+    return int(seed)
 
 
 def _not_a_step(result: Any) -> str:

@@ -267,7 +267,7 @@ def as_host_env(env: Any, n_envs: int = 1, seed: int | None = None) -> HostEnv:
     if isinstance(env, JaxEnv):
         return HostJax(env, n_envs, env_seeds(seed, 1)[0])
     raise TypeError(
-        f"cannot use a {type(env).__name__} as an environment: give an id, a gymnasium.Env or its class, "
+        f"cannot use {type(env).__name__} as an environment: give an id, a gymnasium.Env or its class, "
         "a gymnasium vector environment, a JaxEnv, or what make_vec_env returns."
     )
 

@@ -22,6 +22,7 @@ from actrix.lab import exact as oracle
 from actrix.lab.report import NORMAL_95, Report, Table, label, legend, panels, picture
 from actrix.lab.sampling import play
 from actrix.show.plot import GREY, PALETTE
+from actrix.show.stats import amount
 
 GRID = ("S......", ".##.##.", ".......", ".#.##..", "......G")
 GAMMA, ALPHA, N, LAMBDA = 0.97, 0.5, 4, 0.8
@@ -178,7 +179,7 @@ def _frames(mdp: FiniteMDP, numbers: dict[str, Any], n_episodes: int) -> list[np
     frames = []
     shown = (1, 2, 3, 5, 7, 10, 14, 20, 30)
     for k in (*(k for k in shown if k < n_episodes), n_episodes):
-        title = f"after {k} episode{'s' if k > 1 else ''}"
+        title = f"after {amount(k, 'episode')}"
         figure, axes = panels(1, 4, title, (8.0, 1.95))
         figure.set_dpi(90)
         for a, (name, v) in zip(axes[0], numbers["values"].items(), strict=True):

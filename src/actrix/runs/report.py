@@ -24,7 +24,7 @@ from actrix.runs.roles import load_plan
 from actrix.show import page
 from actrix.show.log import read_metrics
 from actrix.show.plot import plot_compare, plot_profiles, plot_run
-from actrix.show.stats import Summary, summarize
+from actrix.show.stats import Summary, amount, summarize
 
 VIDEO_LIMIT = 30_000_000
 """Bytes of a video that is put into the page; a larger one is named."""
@@ -180,6 +180,8 @@ def _settings(studies: Sequence[Study]) -> str:
     rows = []
     for name in dict.fromkeys(name for one in flat for name in one):
         values = [one.get(name, "–") for one in flat]
+        if set(values) == {"–"}:
+            continue
         rows.append([name, *(map(page.Marked, values) if len(set(values)) > 1 else values)])
     bold = "" if len(studies) == 1 else " What differs between the runs is bold."
     note = f'<p class="note">What is left out is what such an algorithm takes anyway.{bold}</p>'
@@ -212,18 +214,27 @@ def _videos(studies: Sequence[Study]) -> str:
 
 
 def _origin(studies: Sequence[Study]) -> str:
-    rows = []
+    """A row for the seeds' sessions that differ in their time alone, of which the first one's is said."""
+    alike: dict[tuple[str, ...], list[tuple[str, int]]] = {}
     for study in studies:
         for path, seed in study.seeds:
             for session in _sessions(path):
                 versions = ", ".join(f"{k} {v}" for k, v in session.get("versions", {}).items())
-                machine = session.get("machine", {})
-                where = ", ".join(f"{machine[k]}" for k in ("processor", "cores", "platform") if k in machine)
-                rows.append(
-                    [study.label, seed, session.get("event", ""), session.get("time", ""), where, versions]
-                )
-    head = ["run", "seed", "session", "time", "machine", "versions"]
+                event, machine = str(session.get("event", "")), _machine(session.get("machine", {}))
+                begun = alike.setdefault((study.label, event, machine, versions), [])
+                begun.append((str(session.get("time", "")), seed))
+    rows = []
+    for (label, event, where, versions), begun in alike.items():
+        seeds = ", ".join(str(seed) for seed in dict.fromkeys(seed for _, seed in begun))
+        time = min(begun)[0].replace("T", " ").replace("+00:00", " UTC")
+        rows.append([label, seeds, f"{len(begun)} × {event}", time, where, versions])
+    head = ["run", "seeds", "sessions", "first begun", "machine", "versions"]
     return f"<h2>Origin</h2>\n{page.table(head, rows)}"
+
+
+def _machine(known: dict[str, Any]) -> str:
+    told = {"cores": amount(known["cores"], "core")} if isinstance(known.get("cores"), int) else {}
+    return ", ".join(str((known | told)[k]) for k in ("processor", "cores", "platform") if k in known)
 
 
 def _sessions(path: Path) -> list[dict[str, Any]]:

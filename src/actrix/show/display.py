@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from actrix.show.log import format_value, human, printable
+from actrix.show.stats import amount
 from actrix.show.terminal import Cell, cell, redraws
 
 RETURN = "rollout/ep_rew_mean"
@@ -221,7 +222,7 @@ class Display:
         values = [row.metrics[RETURN] for row in self._rows.values() if RETURN in row.metrics]
         values = [v for v in values if math.isfinite(v)]
         if values:
-            note = f" (mean of {len(values)} seed{'s' * (len(values) > 1)})" if self._multi else ""
+            note = f" (mean of {amount(len(values), 'seed')})" if self._multi else ""
             pieces.insert(1, f"return {_fixed(sum(values) / len(values))}{note}")
         elif self._plays:
             pieces.insert(1, NO_EPISODE)

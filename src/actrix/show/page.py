@@ -15,15 +15,21 @@ h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(-
 figure { margin: 1rem 0; } figcaption, .note { opacity: .75; font-size: .9rem; }
 img { width: 100%; max-width: 44rem; background: white; border-radius: 6px; }
 video { width: 100%; max-width: 32rem; border-radius: 6px; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
+.wide { overflow-x: auto; background: linear-gradient(to left, Canvas 30%, #0000) right / 3rem 100% no-repeat local,
+  linear-gradient(to left, #8886, #0000) right / 1rem 100% no-repeat scroll; }
+table { border-collapse: collapse; font-size: .9rem; }
 th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td:not(.number) { overflow-wrap: anywhere; min-width: 6rem; } td:first-child { white-space: nowrap; }
+tr > :first-child { position: sticky; left: 0; background: Canvas; }
+td.long { min-width: 18rem; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 pre { background: var(--soft); padding: .7rem; border-radius: 6px; overflow-x: auto; }
 code { overflow-wrap: anywhere; } .differs { font-weight: 600; }
 """
 
 GENERATOR = "actrix report"
+LONG = 36
+"""Characters of a cell above which it keeps some width on a phone too, whose table is then moved sideways."""
 
 
 def text(value: object) -> str:
@@ -35,9 +41,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequen
     """A table; `numbers` are the columns aligned to the right. A cell may be `Marked`."""
 
     def cell(kind: str, i: int, value: object) -> str:
-        classes = [*(["number"] if i in numbers else []), *(["differs"] if isinstance(value, Marked) else [])]
-        attribute = f' class="{" ".join(classes)}"' if classes else ""
         said = text(value)
+        facts = {"number": i in numbers, "long": len(said) > LONG, "differs": isinstance(value, Marked)}
+        classes = " ".join(name for name, so in facts.items() if so)
+        attribute = f' class="{classes}"' if classes else ""
         if i not in numbers:  # words of answers are long: a line may end after an argument
             said = said.replace(",", ",<wbr>")
         return f"<{kind}{attribute}>{said}</{kind}>"
@@ -66,9 +73,9 @@ def picture(path: Path, caption: str) -> str:
 
 
 def video(path: Path, caption: str) -> str:
-    """A video within the page."""
+    """A video within the page. It begins at a time, or browsers show nothing of it until it is played."""
     return (
-        f'<figure><video controls muted loop playsinline src="{data_uri(path)}"></video>'
+        f'<figure><video controls muted loop playsinline src="{data_uri(path)}#t=0.001"></video>'
         f"<figcaption>{text(caption)}</figcaption></figure>"
     )
 

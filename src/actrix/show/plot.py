@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from actrix.files import atomic
 from actrix.files.container import nearby
 from actrix.show.log import METRICS, STEP, human, read_metrics
-from actrix.show.stats import MIN_SEEDS, Curve, align, bootstrap_interval, clean, iqm
+from actrix.show.stats import MIN_SEEDS, Curve, align, amount, bootstrap_interval, clean, iqm
 
 RETURN = "rollout/ep_rew_mean"
 SPREAD = "rollout/ep_rew_std"
@@ -235,7 +235,7 @@ def plot_profiles(groups: Mapping[str, Sequence[ArrayLike]], out: Folder, title:
         if len(shares) >= MIN_SEEDS:
             low, high = bootstrap_interval(shares, np.mean)
             axes.fill_between(taus, low, high, color=colour, alpha=0.2, linewidth=0)
-        n = f"{len(shares)} seed{'s' if len(shares) > 1 else ''}"
+        n = amount(len(shares), "seed")
         axes.plot(
             taus, shares.mean(axis=0), color=colour, linestyle=dash, linewidth=2.0, label=f"{label}: {n}"
         )

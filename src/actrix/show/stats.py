@@ -15,6 +15,11 @@ MIN_SEEDS = 5
 Curve = tuple[ArrayLike, ArrayLike]
 
 
+def amount(count: int, of: str) -> str:
+    """'1 seed', '3 seeds'."""
+    return f"{count} {of}{'s' * (count != 1)}"
+
+
 def iqm(x: ArrayLike, axis: int | None = None) -> Any:
     """Interquartile mean: the mean of what remains when ⌊n/4⌋ values are dropped at each end.
 
@@ -111,7 +116,7 @@ class Summary:
         return f"{self.mean:.1f} ± {self.std:.1f} (mean ± std of {self._seeds()}: {self._listed()})"
 
     def _seeds(self) -> str:
-        return f"{self.n} seed{'s' if self.n > 1 else ''}"
+        return amount(self.n, "seed")
 
     def _listed(self) -> str:
         return ", ".join(f"{v:.1f}" for v in self.values)

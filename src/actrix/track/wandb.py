@@ -15,7 +15,13 @@ class WandbCallback(TrackerCallback):
     package = "wandb"
 
     def _check(self, library: Any) -> None:
-        if os.environ.get("WANDB_MODE", "online") == "online" and not library.api.api_key:
+        if os.environ.get("WANDB_MODE", "online") != "online":
+            return
+        try:
+            known = library.login(prompt=False, verify=False)
+        except library.errors.AuthenticationError as error:  # of a key's form
+            raise ValueError(f"wandb cannot log in: {error}") from error
+        if not known:
             raise ValueError(
                 "wandb has no login: run `wandb login`, or set WANDB_API_KEY or WANDB_MODE=offline."
             )

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from actrix.files.container import printable
+from actrix.show.stats import amount
 from actrix.show.terminal import redraws
 from actrix.tune.plan import Plan
 from actrix.tune.study import REFUSED, best, counted
@@ -89,7 +90,8 @@ class Board:
             style = "yellow" if trial in running else "bold" if trial is leaders[0] else ""
             table.add_row(*(Text(cell) for cell in self._cells(trial)), style=style)
         title = Text(
-            printable(f"tuning {self.plan.title}, {len(self.plan.base.seeds)} seeds a trial"), style="bold"
+            printable(f"tuning {self.plan.title}, {amount(len(self.plan.base.seeds), 'seed')} a trial"),
+            style="bold",
         )
         return Group(title, Text("  ".join(pieces)), table)
 

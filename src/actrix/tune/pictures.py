@@ -15,6 +15,7 @@ from actrix.files import atomic
 from actrix.lab.report import label, legend, panels
 from actrix.runs.folder import load_config, seed_folders
 from actrix.show.plot import DPI, PALETTE, plot_compare
+from actrix.show.stats import amount
 from actrix.tune.compare import ROUNDS, Outcome
 from actrix.tune.plan import Plan
 from actrix.tune.study import counted
@@ -80,8 +81,8 @@ def history(plan: Plan, trials: list[Any]) -> Figure:
         drawstyle="steps-post",
         label="best so far",
     )
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    label(ax, "", "trial", f"IQM of {len(plan.base.seeds)} seeds")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    label(ax, "", "trial", f"IQM of {amount(len(plan.base.seeds), 'seed')}")
     legend(ax, loc="best")
     return figure
 

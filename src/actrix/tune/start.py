@@ -12,7 +12,7 @@ from rich.table import Table
 from actrix.algorithms.settings import SettingError
 from actrix.files.lock import RunLock
 from actrix.runs.config import RunError, resolve
-from actrix.show.stats import Summary
+from actrix.show.stats import Summary, amount
 from actrix.tune.board import Board
 from actrix.tune.compare import BEST_FILE, ROUNDS, Outcome, compare, verdict
 from actrix.tune.plan import STUDY, Plan, make_plan
@@ -67,7 +67,8 @@ def run_study(
     with RunLock(folder):
         _same(plan, folder, "the user's" if storage else "the folder's")
         say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
-        each = f"{trials} trials of {len(plan.base.seeds)} seeds × {plan.base.n_timesteps:,} steps"
+        of = f"{amount(trials, 'trial')} of {amount(len(plan.base.seeds), 'seed')}"
+        each = f"{of} × {plan.base.n_timesteps:,} steps"
         say(f"tuning {plan.title}: {each}, {len(plan.space)} settings → {folder}")
         study = open_study(plan, folder, storage, trials)
         again = recover(study, folder, own=storage is None)
@@ -124,7 +125,7 @@ def show(plan: Plan, outcome: Outcome, console: Console) -> None:
     """Print both rounds, how the chosen setting stands, and what trains with it."""
     for name, found in zip(ROUNDS, (outcome.choice, outcome.result), strict=True):
         what = "chooses among the best trials" if name == ROUNDS[0] else "seeds that chose nothing"
-        table = Table(title=f"{name}: {plan.held_out} held-out seeds, {what}", title_justify="left")
+        table = Table(title=f"{name}: {amount(plan.held_out, 'held-out seed')}, {what}", title_justify="left")
         for column in ("settings", "IQM", "95% interval", "worst seed", "best seed"):
             table.add_column(column, justify="left" if column == "settings" else "right", no_wrap=True)
         for who, summary in found.items():

@@ -49,10 +49,10 @@ def check_options(num_envs: int, workers: int, step_timeout: float, max_restarts
 
 
 def check_start_method(name: str) -> None:
-    """ValueError where this system starts no processes so."""
+    """ValueError, in multiprocessing's words, where this system starts no processes so."""
     known = multiprocessing.get_all_start_methods()
     if name not in known:
-        raise ValueError(f"start_method={name!r} is none of this system's: take one of {', '.join(known)}.")
+        raise ValueError(f"cannot find context for {name!r} (start_method): take one of {', '.join(known)}.")
 
 
 def context_of(start_method: str | None) -> Any:

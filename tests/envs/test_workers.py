@@ -175,10 +175,10 @@ def test_sigterm_to_everybody_is_the_parents_business():
 
 UNCLOSED = """
 import multiprocessing, sys
-from actrix.envs.make import make_vec_env
 
 def work(fails):
     global envs
+    from actrix.envs.make import make_vec_env  # not where the process is started
     envs = make_vec_env("CartPole-v1", 2, seed=0, workers=2)
     envs.reset()
     if fails:

@@ -9,10 +9,13 @@ many objects that stay.
 """
 
 import contextlib
+import functools
 import gc
 import os
 import threading
+import types
 import weakref
+import zlib
 
 import jax
 import numpy as np
@@ -42,6 +45,15 @@ with contextlib.suppress(ImportError, AttributeError):  # not public: where it i
         return kept.context
 
     mlir.make_ir_context = shared
+
+
+with contextlib.suppress(ImportError, AttributeError):  # not public either
+    from jax._src import compilation_cache
+
+    # What is written for the other processes is read within minutes: to pack it well takes longer than it saves.
+    compilation_cache.zlib = types.SimpleNamespace(
+        compress=functools.partial(zlib.compress, level=1), decompress=zlib.decompress
+    )
 
 
 def placed(shape, x, dims):

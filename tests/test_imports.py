@@ -120,8 +120,9 @@ def test_no_relative_imports_and_no_package_forgotten():
 def test_every_public_name_exists_and_imports_are_light():
     assert len(set(actrix.__all__)) == len(actrix.__all__)
     assert all(hasattr(actrix, name) for name in actrix.__all__)
-    code = "import sys, actrix; print(*sorted({m.split('.')[0] for m in sys.modules}))"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert not {"torch", "stable_baselines3", "gymnax", "envpool", "matplotlib", "moviepy"} & set(loaded)
+    here = "print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    code = f"import sys, actrix; {here}; import actrix.cli; actrix.cli.parser(); {here}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded, by_commands = map(set, map(str.split, done.stdout.splitlines()))
+    assert not {"torch", "stable_baselines3", "gymnax", "envpool", "matplotlib", "moviepy"} & loaded
+    assert "optuna" not in by_commands

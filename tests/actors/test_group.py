@@ -103,7 +103,8 @@ def reference(actor, logits, rows, psi, columns):
                 gain = jnp.minimum(rho * a, jnp.clip(rho, 1 - actor.clip_range, 1 + high) * a)
             if actor.ref_kl_coef and actor.ref_kl_in == "loss":
                 r = log_p[t, n, rows.action[t, n]] - jnp.log(1 / V)
-                exact = sum(jnp.exp(log_p[t, n, v]) * (log_p[t, n, v] - jnp.log(1 / V)) for v in range(V))
+                every = log_p[t, n, jnp.arange(V)]  # one program, whichever row: a slice is one for each
+                exact = jnp.sum(jnp.exp(every) * (every - jnp.log(1 / V)))
                 kinds = {"k2": r**2 / 2, "k3": jnp.exp(-r) - 1 + r, "exact": exact, "auto": exact}
                 gain = gain - actor.ref_kl_coef * kinds[actor.ref_kl_by]
             scale = {"token": 1.0, "sequence": 1 / len(here), "constant": 1 / (T - 2)}[actor.aggregate]

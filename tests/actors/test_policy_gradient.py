@@ -280,6 +280,9 @@ def test_approx_kl_is_unbiased_and_never_negative():
     np.testing.assert_allclose(tiny, 0.5e-8, rtol=0.02)
 
 
+discount_weights = jax.jit(psi_.discount_weights)
+
+
 @settings(here)
 @given(st.lists(st.tuples(*[st.booleans()] * 4), min_size=6, max_size=6), st.floats(0, 1))
 def test_discount_weights_count_from_each_start(flags, gamma):
@@ -292,7 +295,7 @@ def test_discount_weights_count_from_each_start(flags, gamma):
         t += 1
     columns = {"terminated": terminated, "truncated": truncated, "first": first, "valid": valid}
     columns = {name: jnp.asarray(x)[:, None] for name, x in columns.items()}
-    np.testing.assert_allclose(psi_.discount_weights(**columns, gamma=gamma)[:, 0], expected, atol=1e-12)
+    np.testing.assert_allclose(discount_weights(**columns, gamma=gamma)[:, 0], expected, atol=1e-12)
 
 
 def test_discount_weights_with_defaults():

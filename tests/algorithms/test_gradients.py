@@ -45,6 +45,12 @@ def start(alg, seed=0):
     return dataclasses.replace(learner, acting=dataclasses.replace(learner.acting, net=net))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def acted(alg, acting, obs, noise):
+    """(action, its log-probability, the distribution) of each row."""
+    return jax.vmap(lambda o, xi: alg.act(acting, None, o, None, xi)[:3])(obs, noise)
+
+
 def random_chunk(alg, learner, whole, seed=0):
     """A chunk that the learner's policy acted in. `whole`: one episode per column, then padding."""
     rng = np.random.default_rng(seed)
@@ -58,8 +64,7 @@ def random_chunk(alg, learner, whole, seed=0):
         valid, (terminated, truncated) = None, rng.random((2, T, N)) < 0.2
         truncated &= ~terminated
     noise = alg.noise(learner.acting, jax.random.key(seed), T, N)
-    act = jax.vmap(lambda o, xi: alg.act(learner.acting, None, o, None, xi)[:3])
-    action, log_prob, dist = jax.jit(act)(obs, noise)
+    action, log_prob, dist = acted(alg, learner.acting, obs, noise)
     return Chunk(
         obs=obs, action=action, reward=rng.normal(size=(T, N)).astype(np.float32), next_obs=next_obs,
         terminated=terminated, truncated=truncated, valid=valid, log_prob=log_prob, dist=dist,

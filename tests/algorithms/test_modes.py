@@ -229,6 +229,9 @@ def test_seeds_together_equal_each_alone(name, count):
         for x, y in zip(jax.tree.leaves(learner), jax.tree.leaves(alone.learners[0]), strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
     assert distance(together.learners[0].acting.net, together.learners[1].acting.net) > 1e-3
+    together.set_training(total_steps=2e6)  # as each part of a trial of `tune` does
+    together.advance(1)
+    assert together._segment._cache_size() == 1, "it is no other program"
 
 
 @pytest.mark.parametrize("name", ["reinforce", pytest.param("a2c", marks=pytest.mark.slow)])

@@ -62,11 +62,17 @@ def rows(chunk):
     return flat(chunk.obs), flat(chunk.action), flat(valid)
 
 
+@jax.jit
+def kl_of_rows(old, new, obs):
+    """KL(π_old ‖ π_new) at each."""
+    return apply(old, obs)[0].dist.kl(apply(new, obs)[0].dist)
+
+
 def batch_kl(before, after, chunk):
     """Mean KL(π_before ‖ π_after) over the valid rows."""
     obs, _, valid = rows(chunk)
-    old, new = (apply(x.acting.net, obs)[0].dist for x in (before, after))
-    return float(np.sum(np.where(valid, old.kl(new), 0)) / np.sum(valid))
+    each = kl_of_rows(before.acting.net, after.acting.net, obs)
+    return float(np.sum(np.where(valid, each, 0)) / np.sum(valid))
 
 
 # ------------------------------------------------------------------ TRPO

@@ -168,7 +168,8 @@ def test_unrolling_is_stepping(cell, config):
     g = np.random.default_rng(0)
     obs, first = jnp.asarray(g.normal(size=(9, 3, 3)), jnp.float32), g.random((9, 3)) < 0.3
     carry0 = jax.tree.map(lambda c: c + 0.7, net.initial_carry((3,)))
-    out, trail = unroll(net, obs, jnp.asarray(first), carry0, None)
+    out, trail = jax.jit(unroll)(net, obs, jnp.asarray(first), carry0, None)
+    one = jax.jit(lambda obs, carry: net(obs, carry, None))
     before = jax.tree.map(lambda c: c.reshape(9, 3, 5), starts(net, trail, 1))
     others = follow(net, trail, -obs, None)
     for n in range(3):
@@ -177,8 +178,8 @@ def test_unrolling_is_stepping(cell, config):
             carry = net.initial_carry(()) if first[t, n] else carry
             for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(carry), strict=True):
                 np.testing.assert_allclose(a[t, n], b, rtol=1e-5, atol=1e-6)
-            step, carry = net(obs[t, n], carry, None)
-            other, _ = net(-obs[t, n], carry, None)
+            step, carry = one(obs[t, n], carry)
+            other, _ = one(-obs[t, n], carry)
             for along, alone in ((out, step), (others, other)):
                 np.testing.assert_allclose(along.value[t, n], alone.value, rtol=1e-4, atol=1e-6)
                 np.testing.assert_allclose(along.dist.logits[t, n], alone.dist.logits, rtol=1e-4, atol=1e-6)
@@ -190,7 +191,7 @@ def test_what_the_critic_of_a_recurrent_policy_hears():
     def of_value(**config):
         net = build(cell="lstm", hidden_size=5, pi=(4,), vf=(4,), **config)
         obs, first = jnp.ones((4, 1, 3)), jnp.zeros((4, 1), bool)
-        out = lambda net: unroll(net, obs, first, net.initial_carry((1,)), None)[0].value
+        out = jax.jit(lambda net: unroll(net, obs, first, net.initial_carry((1,)), None)[0].value)
         value, grads = out(net)[:, 0], jax.grad(lambda net: out(net).sum())(net)
         parts = (grads.cell, getattr(grads.cell, "policy", None), getattr(grads.cell, "critic", None))
         return np.ptp(np.asarray(value)) > 1e-6, *(any(np.any(x) for x in jax.tree.leaves(p)) for p in parts)
@@ -236,7 +237,7 @@ def test_a_cell_of_its_own_for_the_critic():
             h = sigmoid(o) * np.tanh(c)
         said.append(jnp.asarray(h, jnp.float32))
     first, carry0 = jnp.zeros((6, 1), bool), net.initial_carry((1,))
-    along = lambda net: unroll(net, jnp.asarray(obs, jnp.float32), first, carry0, None)[0]
+    along = jax.jit(lambda net: unroll(net, jnp.asarray(obs, jnp.float32), first, carry0, None)[0])
     out = along(net)
     np.testing.assert_allclose(out.value[-1, 0], net.vf_head(net.vf(said[1]))[0], rtol=1e-4)
     logits = net.pi_head(net.pi(said[0]))

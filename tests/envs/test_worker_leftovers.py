@@ -1,6 +1,5 @@
 """What an environment in a process starts, prints and leaves behind when nobody closes it."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,12 +7,13 @@ import sys
 import time
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from test_workers import alive, gone, shared_memory_since
+from toys import HangsOnClose, Simulator
 
 from actrix.envs.guard import EnvError
+from actrix.envs.workers import process
 from actrix.envs.workers.parent import ProcessEnvs
 
 pytestmark = [
@@ -21,33 +21,6 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux only"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-
-
-class Simulator(gym.Env):
-    """Starts a program, or a process of multiprocessing's, that would run for ever and writes its pid into a folder;
-    `hang`: so does its fifth step."""
-
-    observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
-    action_space = gym.spaces.Discrete(2)
-
-    def __init__(self, folder, hang=False, fork=False):
-        self.hang, self.count = hang, 0
-        if fork:
-            program = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
-            program.start()
-        else:
-            program = subprocess.Popen(["sleep", "1000"])
-        Path(folder, str(program.pid)).touch()
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return np.zeros(1, np.float32), {}
-
-    def step(self, action):
-        self.count += 1
-        while self.hang and self.count >= 5:
-            time.sleep(0.01)
-        return np.zeros(1, np.float32), 0.0, False, False, {}
 
 
 def programs(folder):
@@ -66,7 +39,9 @@ def stopped(folder):
 
 
 @pytest.mark.parametrize("fork", [False, True])
-def test_what_an_environment_started_ends_with_it(fork, tmp_path):
+def test_what_an_environment_started_ends_with_it(fork, tmp_path, monkeypatch):
+    """A worker with a process of multiprocessing's waits for that at its exit, and is ended after its grace."""
+    monkeypatch.setattr(process, "GRACE", 0.5)
     envs = ProcessEnvs(lambda: Simulator(tmp_path, fork=fork), 2, [1, 2])
     envs.reset()
     assert len(programs(tmp_path)) == 3  # one is the probe's
@@ -83,12 +58,6 @@ def test_what_a_hanging_environment_started_ends_with_it(tmp_path):
     with pytest.raises(EnvError, match="took longer than 1 s"):
         envs.step(np.zeros(1, np.int32))
     assert stopped(tmp_path)
-
-
-class HangsOnClose(Simulator):
-    def close(self):
-        while True:
-            time.sleep(0.01)
 
 
 def test_a_close_that_does_not_return_has_the_limit_of_a_step(tmp_path):

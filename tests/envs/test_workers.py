@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from toys import Fragile
+from toys import Corridor, Fragile
 
 from actrix import DQN
 from actrix.envs.build import UnknownEnvError
@@ -67,41 +67,6 @@ def steps(envs, n=5):
 
 
 # --------------------------------------------------------------------------- states
-
-
-class Corridor(gym.Env):
-    """Offers its state, or breaks doing so."""
-
-    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    action_space = spaces.Discrete(2)
-
-    def __init__(self, fault=""):
-        self.fault = fault
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.at, self.map = 0, self.np_random.normal(size=50_000)  # more than a pipe holds
-        return self.seen(), {}
-
-    def seen(self):
-        return np.array([self.at, self.map[self.at]], np.float32)
-
-    def step(self, action):
-        self.at += 1
-        self.map[self.at] += self.np_random.normal()
-        return self.seen(), float(action), self.at > 6, False, {}
-
-    def get_state(self):
-        if self.fault == "raises":
-            raise RuntimeError("no state today")
-        if self.fault == "hangs":
-            time.sleep(3600)
-        return {"at": self.at, "map": object() if self.fault == "object" else self.map}
-
-    def set_state(self, state):
-        if self.fault == "dies":
-            os._exit(3)
-        self.at, self.map = state["at"], state["map"].copy()
 
 
 def rows_of(envs, n, rng):
@@ -210,10 +175,10 @@ def test_sigterm_to_everybody_is_the_parents_business():
 
 UNCLOSED = """
 import multiprocessing, sys
-from actrix.envs.make import make_vec_env
 
 def work(fails):
     global envs
+    from actrix.envs.make import make_vec_env  # not where the process is started
     envs = make_vec_env("CartPole-v1", 2, seed=0, workers=2)
     envs.reset()
     if fails:
@@ -442,7 +407,7 @@ SCRIPT = """
 import functools, os, sys, time
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-from toys import Fragile
+from toys import Corridor, Fragile
 from actrix.envs.workers.parent import ProcessEnvs
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
-"""Small Gymnasium environments for the tests of the adapters."""
+"""Small Gymnasium environments for the tests of the adapters; processes import them without pytest."""
 
 import ctypes
+import multiprocessing
 import os
 import re
 import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -244,3 +248,71 @@ class Nested:
     """A class in a class is named by its path."""
 
     Counting = Counting
+
+
+class Corridor(gym.Env):
+    """Offers its state, or breaks doing so."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, fault=""):
+        self.fault = fault
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at, self.map = 0, self.np_random.normal(size=50_000)  # more than a pipe holds
+        return self.seen(), {}
+
+    def seen(self):
+        return np.array([self.at, self.map[self.at]], np.float32)
+
+    def step(self, action):
+        self.at += 1
+        self.map[self.at] += self.np_random.normal()
+        return self.seen(), float(action), self.at > 6, False, {}
+
+    def get_state(self):
+        if self.fault == "raises":
+            raise RuntimeError("no state today")
+        if self.fault == "hangs":
+            time.sleep(3600)
+        return {"at": self.at, "map": object() if self.fault == "object" else self.map}
+
+    def set_state(self, state):
+        if self.fault == "dies":
+            os._exit(3)
+        self.at, self.map = state["at"], state["map"].copy()
+
+
+class Simulator(gym.Env):
+    """Starts a program, or a process of multiprocessing's, that would run for ever and writes its pid into a folder;
+    `hang`: so does its fifth step."""
+
+    observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, folder, hang=False, fork=False):
+        self.hang, self.count = hang, 0
+        if fork:
+            program = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
+            program.start()
+        else:
+            program = subprocess.Popen(["sleep", "1000"])
+        Path(folder, str(program.pid)).touch()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.count += 1
+        while self.hang and self.count >= 5:
+            time.sleep(0.01)
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+class HangsOnClose(Simulator):
+    def close(self):
+        while True:
+            time.sleep(0.01)

@@ -1,5 +1,6 @@
 """What a killed process leaves behind: a log without gap or torn row, no lock, no children, its checkpoint."""
 
+import contextlib
 import errno
 import os
 import runpy
@@ -21,6 +22,9 @@ from actrix.runs.folder import load_config
 from actrix.show.log import STEP, read_metrics
 
 pytestmark = [pytest.mark.skipif(os.name == "nt", reason="POSIX signals"), pytest.mark.timeout(240)]
+
+
+LINUX = os.path.exists("/proc/self/fd")
 
 
 def words(case, folder, steps=None, *more):
@@ -94,7 +98,8 @@ def test_seeds_whose_parent_was_killed_go_on_to_the_same_bits_gymnasium(tmp_path
         assert all(map(locked, seeds))
         assert max(map(newest, seeds)) < steps
         resumed = launch(["resume", folder])
-        time.sleep(5)
+        assert wait_until(lambda: asked_for(seeds), resumed)
+        time.sleep(0.5)
         assert resumed.poll() is None
         assert all(map(locked, seeds))
     finally:
@@ -106,6 +111,17 @@ def test_seeds_whose_parent_was_killed_go_on_to_the_same_bits_gymnasium(tmp_path
         other = tmp_path / "whole" / path.name
         assert_same(path / "checkpoints", other / "checkpoints")
         assert rows(path) == rows(other)
+
+
+def asked_for(folders):
+    """Whether each folder's lock is open in a second process; where that cannot be seen, after five seconds."""
+    time.sleep(0.2 if LINUX else 5)
+    opened = []
+    for process in filter(str.isdigit, os.listdir("/proc") if LINUX else ()):
+        with contextlib.suppress(OSError):  # it is gone, or somebody else's
+            fds = f"/proc/{process}/fd"
+            opened += {os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)}
+    return not LINUX or all(opened.count(str(folder / ".lock")) > 1 for folder in folders)
 
 
 def locked(folder):

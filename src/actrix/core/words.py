@@ -10,9 +10,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import functools
 import itertools
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 
 class WordError(ValueError):
@@ -40,14 +41,24 @@ def nearest(name: str, names: Iterable[str], none: str = "") -> str:
     return f"did you mean {' or '.join(near)}?" if near else none or f"choose one of {', '.join(names)}."
 
 
-def positions(cls: Any) -> list[str]:
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def once(function: F) -> F:
+    """What a class says of itself is read once: every word that is read or written asks for it."""
+    return functools.cache(function)  # type: ignore[return-value]
+
+
+@once
+def positions(cls: Any) -> tuple[str, ...]:
     """The fields that may be given by position, in order."""
     given = getattr(cls, "positional", None)
     if given is not None:
-        return list(given)
-    return [f.name for f in dataclasses.fields(cls) if not f.kw_only and not f.metadata and f.init]
+        return tuple(given)
+    return tuple(f.name for f in dataclasses.fields(cls) if not f.kw_only and not f.metadata and f.init)
 
 
+@once
 def part_fields(cls: Any) -> dict[str, tuple[Any, ...]]:
     """Field → the classes that it may hold an instance of."""
     return {f.name: f.metadata["parts"] for f in dataclasses.fields(cls) if "parts" in f.metadata}
@@ -63,8 +74,7 @@ def with_changes(part: Any, changes: Mapping[str, Any]) -> Any:
     cls: Any = type(part)
     own: dict[str, Any] = {}
     inner: dict[str, Any] = {}
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    names = getattr(cls, "aliases", {}) | {flag_of(f): f.name for f in fields.values()}
+    names = _renamed(cls)
     parts = {field: getattr(part, field) for field in part_fields(cls)}
     for name, value in changes.items():
         field = names.get(name, name)
@@ -75,7 +85,7 @@ def with_changes(part: Any, changes: Mapping[str, Any]) -> Any:
             parts[field] = (
                 parts[field] if held is not None and held == value else _instance(cls, field, value)
             )
-        elif field in fields:
+        elif field in _names(cls):
             own[field] = value
         elif chosen is not None:
             field, kind = chosen
@@ -102,15 +112,15 @@ def with_changes(part: Any, changes: Mapping[str, Any]) -> Any:
 
 def with_those_it_has(part: Any, changes: Mapping[str, Any]) -> Any:
     """The dataclass with its own fields among these replaced."""
-    mine = {f.name for f in dataclasses.fields(part)}
-    return dataclasses.replace(part, **{name: x for name, x in changes.items() if name in mine})
+    return dataclasses.replace(part, **{name: x for name, x in changes.items() if name in _names(type(part))})
 
 
-def own_names(cls: Any) -> list[str]:
+@once
+def own_names(cls: Any) -> tuple[str, ...]:
     """Every name that `with_changes` takes but for those of what its fields hold."""
     names = [name for f in dataclasses.fields(cls) for name in dict.fromkeys((f.name, flag_of(f)))]
     parts = [kind.name for kinds in part_fields(cls).values() for kind in kinds]
-    return names + list(getattr(cls, "aliases", {})) + parts
+    return (*names, *getattr(cls, "aliases", {}), *parts)
 
 
 def setting_names(part: Any) -> list[str]:
@@ -118,11 +128,24 @@ def setting_names(part: Any) -> list[str]:
     cls = type(part)
     held = [getattr(part, field) for field in part_fields(cls)]
     inner = [name for x in held if x is not None for name in _names(type(x))]
-    return list(dict.fromkeys(own_names(cls) + inner))
+    return list(dict.fromkeys([*own_names(cls), *inner]))
 
 
-def _names(cls: Any) -> list[str]:
-    return [f.name for f in dataclasses.fields(cls)]
+@once
+def _names(cls: Any) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(cls))
+
+
+@once
+def _flags(cls: Any) -> dict[str, dataclasses.Field]:
+    """Its fields by what they are called as flags."""
+    return {flag_of(f): f for f in dataclasses.fields(cls)}
+
+
+@once
+def _renamed(cls: Any) -> dict[str, str]:
+    """Flags and aliases → the fields they set."""
+    return getattr(cls, "aliases", {}) | {flag: f.name for flag, f in _flags(cls).items()}
 
 
 def _part(cls: Any, name: str) -> tuple[str, Any] | None:
@@ -194,8 +217,7 @@ def said_in(text: str, cls: Any) -> Said:
 def _changes(cls: Any, segments: Iterable[str], said: Said, odd: list[str]) -> dict[str, Any]:
     """The changes of the arguments behind a name; `odd` gets what stands by place and is no number."""
     changes: dict[str, Any] = {}
-    open_positions, aliases = positions(cls), getattr(cls, "aliases", {})
-    fields = {flag_of(f): f for f in dataclasses.fields(cls)}
+    open_positions, aliases, fields = list(positions(cls)), getattr(cls, "aliases", {}), _flags(cls)
     for word in (word for segment in segments for word in segment.split(",") if word):
         key, equals, value = word.partition("=")
         flag = aliases.get(word, word)
@@ -221,8 +243,7 @@ def _near(cls: Any, word: str) -> str:
 def say(cls: Any, said: Said, word: str, key: str, value: Any) -> None:
     """`agree` on what a word sets by a name that `with_changes` takes."""
     part = _part(cls, key)
-    names = getattr(cls, "aliases", {}) | {flag_of(f): f.name for f in dataclasses.fields(cls)}
-    field = names.get(key, key) if part is None else part[0]
+    field = _renamed(cls).get(key, key) if part is None else part[0]
     if field not in part_fields(cls):
         return agree(said, field, word, value)
     chosen, off = value if part is None else key, part is not None and value is False
@@ -249,8 +270,7 @@ def _begin(cls: Any, base: Any) -> Any:
     """The answer before its word is read."""
     if base is None:
         return cls()
-    has = {f.name for f in dataclasses.fields(base)}
-    shared = [f.name for f in dataclasses.fields(cls) if f.name in has and "parts" not in f.metadata]
+    shared = [name for name in _names(cls) if name in _names(type(base)) and name not in part_fields(cls)]
     return cls(**{name: getattr(base, name) for name in shared if name not in positions(cls)})
 
 

@@ -270,6 +270,9 @@ class CompiledRunner:
         """Run so many iterations, ≤ `capacity`, of every seed (or of each its own number); one report per seed."""
         if self._segment is None:
             self._segment = self._compile()
+        if self.shards > 1:  # also what was set since: unplaced it would make another program
+            axis = jax.sharding.PartitionSpec("seeds")
+            self.state = jax.device_put(self.state, jax.sharding.NamedSharding(_mesh(self.shards), axis))
         each = np.zeros(len(self.seeds) + self.idle, np.int32)
         each[: len(self.seeds)] = iterations
         self.state, out, (_, batches) = self._segment(self.state, each)
@@ -283,9 +286,6 @@ class CompiledRunner:
         """Nothing to release."""
 
     def _compile(self):
-        if self.shards > 1:
-            axis = jax.sharding.PartitionSpec("seeds")
-            self.state = jax.device_put(self.state, jax.sharding.NamedSharding(_mesh(self.shards), axis))
         each = len(self.seeds) + self.idle
         return _segment(
             self.algorithm, self.env, self.num_envs, self.rows, self.capacity, self.shards, each, self.devices

@@ -180,10 +180,12 @@ def by_numpy(jaxpr, args, rounded=0):
     read = lambda atom: np.asarray(atom.val if hasattr(atom, "val") else values[atom], atom.aval.dtype)
     for eqn in jaxpr.eqns:
         name, out = eqn.primitive.name, eqn.outvars[0]
+        if not all(map(plain, [*eqn.invars, *eqn.outvars])):
+            raise Otherwise
         if name == "jit":  # a part of it, which may not round
             values |= zip(eqn.outvars, by_numpy(eqn.params["jaxpr"], map(read, eqn.invars), 1), strict=True)
             continue
-        if name not in EXACT.keys() | ROUNDED.keys() or not all(map(plain, [*eqn.invars, *eqn.outvars])):
+        if name not in EXACT.keys() | ROUNDED.keys():
             raise Otherwise
         given = list(map(read, eqn.invars))
         first, last = given[0].dtype.kind if given else "i", out.aval.dtype.kind
@@ -234,7 +236,7 @@ with contextlib.suppress(ImportError, AttributeError):  # not public either
                 isinstance(x, ArrayImpl) and x._committed for x in args
             )
             with contextlib.suppress(Otherwise), np.errstate(all="ignore"):
-                if not held and all(map(plain, jaxpr.jaxpr.invars)):
+                if not held and all(map(plain, [*jaxpr.jaxpr.invars, *jaxpr.jaxpr.outvars])):
                     return list(map(put, by_numpy(jaxpr, args), jaxpr.out_avals)), None, None, []
             calls[jaxpr] = CALLS
         return compiled(*args, jaxpr=jaxpr, **options)

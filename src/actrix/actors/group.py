@@ -24,6 +24,7 @@ from actrix.critics import groups
 from actrix.critics.value import monte_carlo
 
 ALIKE = "looks for groups whose rewards are all the same, and a KL in them leaves none"
+"""What `spoiled` says of those that compare groups by whether they vary."""
 
 
 @dataclasses.dataclass(frozen=True)

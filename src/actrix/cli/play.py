@@ -70,8 +70,9 @@ def _eval(args: argparse.Namespace) -> None:
             )
             means[seed] = returns
         rewards = _answers(model, prompts, args, name)
-        means.setdefault(seed, np.array(rewards))
-    if len(folders) > 1 and not has_roles(args.path):
+        if rewards is not None:
+            means.setdefault(seed, np.array(rewards))
+    if len(means) > 1 and not has_roles(args.path):
         print(f"all seeds: {summarize(means)}")
 
 
@@ -110,7 +111,7 @@ def _prompts(model: Any, env: Any, args: argparse.Namespace) -> list[tuple[str, 
 
 
 def _answers(model: Any, prompts: list[tuple[str, Any]], args: argparse.Namespace, name: str) -> Any:
-    """Say how many answers to each kind of prompts are right; the rewards of the first kind."""
+    """Say how many answers to each kind of prompts are right; the rewards of the first that was asked, or None."""
     from actrix.algorithms.sound import sees_prompts
     from actrix.loops.answers import answers
 

@@ -24,7 +24,7 @@ from actrix.envs.build import (
     single_env,
     token_task,
     vectorise,
-)  # fmt: skip
+)
 from actrix.envs.envpool import EnvPoolEnvs, has_envpool
 from actrix.envs.foreign import as_gymnasiums
 from actrix.envs.guard import EnvError, env_seeds

@@ -173,9 +173,8 @@ class Questions(TokenEnv):
         return out
 
     def _verify(self, prompt: str, answer: str) -> float:
-        found: list[
-            tuple[float, str]
-        ] = []  # its reward, and what is said of it where that is no finite number
+        # Its reward, and what is said of it where that is no finite number.
+        found: list[tuple[float, str]] = []
 
         def call() -> None:
             try:

@@ -58,7 +58,7 @@ def _eval(args: argparse.Namespace) -> None:
     for seed, path in folders.items():
         model = Model.load(path)
         task, name = _token_env(model, args), f"{path}: " if len(folders) > 1 else ""
-        prompts = _prompts(model, task, args)
+        prompts = _prompts(model, task, args, name)
         if task is None or not task.spec.prompts.verified:  # else a return is an answer's, told of below
             returns, lengths, told = evaluate_model(
                 model, args.episodes, args.seed, not args.stochastic, args.env, kwargs
@@ -84,7 +84,7 @@ def _arguments(args: argparse.Namespace) -> dict[str, Any]:
     return pairs(args.env_kwargs, "--env-kwargs")
 
 
-def _prompts(model: Any, env: Any, args: argparse.Namespace) -> list[tuple[str, Any]]:
+def _prompts(model: Any, env: Any, args: argparse.Namespace, name: str) -> list[tuple[str, Any]]:
     """Prompts like those of training and held-out ones, each with what is said of them; [] where there are none.
 
     Raises SettingError where --best-of asks for some.
@@ -106,7 +106,7 @@ def _prompts(model: Any, env: Any, args: argparse.Namespace) -> list[tuple[str, 
     try:
         return [("", env), (f" held out, {env.beyond}", dataclasses.replace(env, held_out=True))]
     except ValueError as error:
-        print(f"nothing is held out: {error}")
+        print(f"{name}nothing is held out: {error}")
         return [("", env)]
 
 

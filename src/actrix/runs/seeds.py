@@ -47,14 +47,13 @@ def train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], ses
     running: Running = {}
     begun: dict[int, int] = {}  # where this session's lines begin in the log
     shown, seeds = False if session.quiet else None, [seed for _, seed in pairs]
+    plays = not (config.dataset or config.build().shown)
     with nodes_at(None if config.actors else config.address) as nodes:
         room = (os.cpu_count() or 1) if nodes is None else nodes.room
         try:
             with (
                 StopRequest() as stop,
-                Display(
-                    config.n_timesteps, config.title, enabled=shown, seeds=seeds, plays=not config.dataset
-                ) as display,
+                Display(config.n_timesteps, config.title, enabled=shown, seeds=seeds, plays=plays) as display,
             ):
                 while waiting or running:
                     if stop.requested:

@@ -24,12 +24,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from against import PAIRS, against
+import record
+from against import PAIRS, Failed, against
+from against import RESULTS as AGAINST
 from machine import machine, quiet
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "speed.jsonl"
 PEER_PYTHON = os.environ.get("ACTRIX_BENCH_PYTHON", sys.executable)
+LONGEST = 1800
+"""Seconds of one run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +48,13 @@ class Side:
         """One timing in a fresh process: {'steps', 'seconds', 'what'}."""
         python = PEER_PYTHON if self.script == "peers.py" else sys.executable
         command = [python, str(HERE / self.script), self.function, json.dumps(self.arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise Failed(f"{self.function}: {error}") from error
         if done.returncode:
-            raise SystemExit(f"{self.function} failed: {done.stderr.strip().splitlines()[-1]}")
+            said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            raise Failed(f"{self.function}: {said[-1]}")
         return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -170,7 +178,7 @@ def compare(c: Comparison, pairs: int) -> dict[str, Any]:
     """Run the two sides alternately; the row for speed.jsonl."""
     rows = []
     for _ in range(pairs):
-        a, b = c.ours.run(), c.theirs.run()
+        b, a = c.theirs.run(), c.ours.run()  # the peer first: it may not be installed
         speeds = a["steps"] / a["seconds"], b["steps"] / b["seconds"]
         ratio = a["seconds"] / b["seconds"] if c.time_ratio else speeds[0] / speeds[1]
         rows.append((ratio, *speeds))
@@ -233,28 +241,35 @@ def main() -> None:
     args = parser.parse_args()
     jobs = {c.name.partition("/")[0]: (c.ours.function, c.ours.arguments) for c in COMPARISONS}
     names = list(jobs) if args.against else [c.name for c in COMPARISONS] + list(SPECIAL)
-    chosen = [n for n in names if any(n.startswith(o) for o in args.only)]
-    if args.list or not chosen:
+    if args.list:
         print("\n".join(names))
         return
-    if args.against:
-        with quiet():
-            fine = against(args.against, {name: jobs[name] for name in chosen}, args.pairs or PAIRS)
-        sys.exit(0 if fine else 1)
+    chosen = record.chosen(args.only, names, "speed.py --list")
+    record.read(AGAINST if args.against else RESULTS, "name")  # a broken record is found before the work
     with quiet():
-        measure(chosen, args.pairs or 3)
+        if args.against:
+            fine = against(args.against, {name: jobs[name] for name in chosen}, args.pairs or PAIRS)
+        else:
+            fine = measure(chosen, args.pairs or 3)
+    sys.exit(0 if fine else 1)
 
 
-def measure(chosen: list[str], pairs: int) -> None:
-    """Measure these rows, append them to the record and print them."""
+def measure(chosen: list[str], pairs: int) -> bool:
+    """Measure these rows, append them to the record and print them; whether all could be."""
+    fine = True
     for name in chosen:
         special = SPECIAL.get(name)
         comparison = next((c for c in COMPARISONS if c.name == name), None)
-        row = special(pairs) if special else compare(comparison, pairs)  # type: ignore[arg-type]
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            row = special(pairs) if special else compare(comparison, pairs)  # type: ignore[arg-type]
+        except Failed as error:  # a peer that is not installed says nothing of the other rows
+            print(f"{name:32} not measured: {error}", flush=True)
+            fine = False
+            continue
+        record.append(RESULTS, row)
         sign = "≤" if row["lower_is_better"] else "≥"
         print(f"{name:32} {row['ratio']:7.2f}  (bar {sign} {row['bar']}, pairs {row['ratios']})", flush=True)
+    return fine
 
 
 if __name__ == "__main__":

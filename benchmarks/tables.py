@@ -7,11 +7,12 @@ python benchmarks/tables.py --curves   # also draw docs/pictures/speed.png, and 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import statistics
 from pathlib import Path
 from typing import Any
+
+import record
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -85,12 +86,16 @@ PARTS, MIXED, LONG, SB3 = "-parts", "-mixed", ("-1M", "-100k"), "sb3/"
 """Parts of the names of jobs that have tables of their own."""
 
 
-def newest(path: Path, key: str) -> dict[str, dict[str, Any]]:
+MADE = ("date", "machine")
+SPEED = ("name", "ratio", "ratios", "bar", "met", "lower_is_better", *MADE)
+PAST = ("name", "that", "ratio", "interval", "ratios", "memory_ratio", "compile_ratio", *MADE)
+RETURN = ("job", "algorithm", "env", "steps", "seeds", "per_seed", "iqm", "low", "high", "mean", *MADE)
+"""What a row must have, its name first."""
+
+
+def newest(path: Path, keys: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """The last row of each name."""
-    rows = (
-        [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
-    )
-    return {row[key]: row for row in rows}
+    return {row[keys[0]]: row for row in record.read(path, *keys)}
 
 
 def speed_table(rows: dict[str, dict[str, Any]]) -> str:
@@ -245,7 +250,7 @@ def offline_table(rows: dict[str, dict[str, Any]]) -> str:
 
 def lag_table(path: Path) -> str:
     """Markdown: V-trace and the uncorrected learner by lag."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = record.read(path, "lag", "corrected", "iqm", "low", "high")
     last = {(r["lag"], r["corrected"]): r for r in rows}
     cell = lambda r: "–" if r is None else f"**{r['iqm']:.1f}** [{r['low']:.1f}, {r['high']:.1f}]"
     lines = ["| lag (updates) | V-trace | uncorrected |", "|---|---|---|"]
@@ -334,19 +339,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--curves", action="store_true")
     args = parser.parse_args()
-    speed, results = newest(HERE / "speed.jsonl", "name"), newest(HERE / "results.jsonl", "job")
-    past = newest(HERE / "against.jsonl", "name")
-    page = DOCS / "benchmarks.md"
-    replace(page, "speed", f"{speed_table(speed)}\n\n{provenance(speed)}")
-    replace(page, "against", f"{against_table(past)}\n\n{provenance(past)}")
-    replace(page, "returns", f"{returns_table(results, False)}\n\n{provenance(results)}")
-    replace(page, "long", long_table(results))
-    replace(page, "sb3", sb3_table(results))
-    replace(page, "rainbow-parts", parts_table(results))
-    replace(page, "minatar", minatar_table(results))
-    replace(page, "offline", offline_table(results))
-    replace(page, "lag", lag_table(HERE / "lag.jsonl"))
-    replace(page, "compositions", returns_table(results, True))
+    speed, results = newest(HERE / "speed.jsonl", SPEED), newest(HERE / "results.jsonl", RETURN)
+    past = newest(HERE / "against.jsonl", PAST)
+    made = {  # all of them before any is written
+        "speed": f"{speed_table(speed)}\n\n{provenance(speed)}",
+        "against": f"{against_table(past)}\n\n{provenance(past)}",
+        "returns": f"{returns_table(results, False)}\n\n{provenance(results)}",
+        "long": long_table(results),
+        "sb3": sb3_table(results),
+        "rainbow-parts": parts_table(results),
+        "minatar": minatar_table(results),
+        "offline": offline_table(results),
+        "lag": lag_table(HERE / "lag.jsonl"),
+        "compositions": returns_table(results, True),
+    }
+    for name, text in made.items():
+        replace(DOCS / "benchmarks.md", name, text)
     replace(HERE.parent / "README.md", "speed", speed_table(speed))
     if args.curves:
         curves(results)

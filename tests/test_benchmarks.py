@@ -184,12 +184,14 @@ def returns(monkeypatch, tmp_path):
     return script
 
 
-def test_jobs_are_chosen_by_how_they_begin(returns):
-    names = list(returns.BY_NAME)
-    assert returns.chosen(["ppo-CartPole-v1"], names) == ["ppo-CartPole-v1"]
-    assert len(returns.chosen(["pqn-"], names)) == 5
-    with pytest.raises(ValueError, match="no job is called 'pong' or begins so"):
-        returns.chosen(["pong"], names)
+def test_jobs_are_chosen_by_how_they_begin(returns, scripts):
+    (record,), names = scripts("record"), list(returns.BY_NAME)
+    assert record.chosen(["ppo-CartPole-v1"], names, "") == ["ppo-CartPole-v1"]
+    assert record.chosen(["sac-Pendulum-v1", "pqn-Ast"], names, "") == [
+        "sac-Pendulum-v1",
+        "pqn-Asterix-MinAtar-1M",
+    ]
+    assert len(record.chosen(["pqn-"], names, "")) == 5
     assert len({job.folder for job in returns.JOBS}) == len(names) == len(returns.JOBS)
     assert set(returns.PEERS) < set(names)
 
@@ -254,12 +256,12 @@ def gpu(*arguments, timeout=60):
 def test_gpu_says_why_not(arguments, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record = tmp_path / "broken.jsonl"
-    record.write_text("{}\n{")
+    record.write_text(before := '{"name": "row"}\n{')
     done = gpu(*arguments)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith(says)
-    assert record.read_text() == "{}\n{"
+    assert record.read_text() == before
 
 
 @pytest.fixture
@@ -277,6 +279,12 @@ def test_a_wrong_update_on_a_gpu_is_seen(script):
     assert "DIFFERS" in script.line(script.ROWS["check-ppo"], {"apart": 5e-3})
     with pytest.raises(AssertionError, match="changed nothing"):
         script.apart(before, before, before)
+
+
+def test_a_check_that_was_not_run_is_no_agreement(script, tmp_path, monkeypatch):
+    for found, fine in (({"why": "no CPU"}, False), ({"apart": 1e-2}, False), ({"apart": 1e-4}, True)):
+        monkeypatch.setattr(script, "run", lambda *given, found=found: found)
+        assert script.measure([script.ROWS["check-sac"]], tmp_path / "rows.jsonl", 1, True, {}) is fine
 
 
 def test_a_row_that_does_not_fit_is_said(script, tmp_path, capsys):

@@ -57,10 +57,36 @@ def test_every_comparison_has_a_line_in_the_table(scripts):
 
 def test_a_ceiling_is_what_the_parts_alone_would_reach(scripts):
     (tables,) = scripts("tables")
-    row = lambda ratio: {"ratio": ratio, "ratios": [ratio], "bar": 5, "met": False, "lower_is_better": False}
+    row = lambda ratio: {"ratio": ratio, "ratios": [ratio], "bar": 5, "met": False, "lower_is_better": False,
+                         "date": "2026-01-02", "machine": "2 cores"}  # fmt: skip
     rows = {"ppo-cheetah/sb3": row(3.0), "ppo-cheetah/apart": row(0.5), "ppo-cartpole-host/sb3": row(12.0)}
-    lines = tables.speed_table(rows).splitlines()[2:]
-    assert [line.split("|")[4].strip() for line in lines] == ["", "6.00×", ""]
+    ceilings = lambda: [line.split("|")[4].strip() for line in tables.speed_table(rows).splitlines()[2:]]
+    assert ceilings() == ["", "6.00×", ""]
+    rows["ppo-cheetah/apart"]["date"] = "2026-01-01"  # not of the same run
+    assert ceilings() == ["", "6.00× (2026-01-01)", ""]
+
+
+def test_the_page_and_its_pictures_are_those_of_the_records(scripts):
+    """Where not: `python benchmarks/tables.py`."""
+    from PIL import Image
+
+    (tables,) = scripts("tables")
+    speed, past, results = (
+        tables.newest(HERE / f"{name}.jsonl", keys)
+        for name, keys in (("speed", tables.SPEED), ("against", tables.PAST), ("results", tables.RETURN))
+    )
+    long = tables.long_curves(results)
+    page, home = ((HERE.parent / name).read_text("utf-8") for name in ("docs/benchmarks.md", "README.md"))
+    stale = [
+        name
+        for name, text in tables.made(speed, past, results, long).items()
+        if f"\n{text}\n<!-- {name}:end" not in page
+    ]
+    assert not stale
+    assert tables.speed_table(speed) in home
+    drawn = json.loads(Image.open(tables.DOCS / "pictures" / "speed.png").text["Description"])
+    assert drawn == [speed[name]["ratio"] for name in tables.HOME]
+    assert all((tables.DOCS / "results" / f"{name}.png").exists() for name in long)
 
 
 def test_a_peer_of_no_registry_is_a_checkout(scripts, tmp_path, monkeypatch):

@@ -39,15 +39,16 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 
 def chosen(only: Iterable[str], names: Iterable[str], what: str) -> list[str]:
-    """The names that are, or begin like, one of these words, as these are in turn; ends where a word is like none.
-
-    `what` is who names them, e.g. 'speed.py --list'.
-    """
+    """The names that are one of these words, or else begin like it, or else have a part that does, as the words are in
+    turn; ends where a word is like none. `what` is who names them, e.g. 'speed.py --list'."""
     names, found = list(names), {}
     for word in only:
         these = [word] if word in names else [name for name in names if name.startswith(word)]
+        these = these or [name for name in names if f"-{word}" in name]  # sac: off-policy-sac-cheetah/sb3
         if not these:
-            refuse(f"no row is called {word!r} or begins so: `python benchmarks/{what}` names them.")
+            refuse(
+                f"no row is called {word!r}, nor begins a part of a name so: `python benchmarks/{what}` says them."
+            )
         found |= dict.fromkeys(these)
     return list(found)
 

@@ -1,6 +1,6 @@
 """Speed as ratios: both sides of a pair run alternately, each time in a process of its own.
 
-    python benchmarks/speed.py --only ppo          # every PPO row
+    python benchmarks/speed.py --only ppo sac      # every row of PPO and of SAC
     python benchmarks/speed.py --only ppo-cartpole-compiled --pairs 5
     python benchmarks/speed.py --against v0.1.0    # our sides, and the same of that commit (README.md)
     python benchmarks/speed.py --list
@@ -232,7 +232,7 @@ def _row(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", nargs="+", default=[""], help="names, or how they begin")
+    parser.add_argument("--only", nargs="+", default=[""], help="names, or how they or a part begin")
     parser.add_argument("--pairs", type=int, help=f"default 3, with --against {PAIRS}")
     parser.add_argument(
         "--against", metavar="COMMIT", help="compare with our own past instead of with others"

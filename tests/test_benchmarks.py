@@ -218,6 +218,11 @@ def test_jobs_are_chosen_by_how_they_begin(returns, scripts):
         "pqn-Asterix-MinAtar-1M",
     ]
     assert len(record.chosen(["pqn-"], names, "")) == 5
+    assert {name.split("-")[1] for name in record.chosen(["Hopper"], names, "")} == {"Hopper"}
+    compared = [c.name for c in next(scripts("speed")).COMPARISONS]
+    assert record.chosen(["sac"], compared, "") == [
+        f"off-policy-sac-cheetah/{x}" for x in ("sb3", "sbx", "bare")
+    ]
     assert len({job.folder for job in returns.JOBS}) == len(names) == len(returns.JOBS)
     assert set(returns.PEERS) < set(names)
 
@@ -275,7 +280,7 @@ def gpu(*arguments, timeout=60):
     ("arguments", "says"),
     [
         ([], "JAX sees no GPU here"),
-        (["--only", "pong"], "no row is called 'pong'"),
+        (["--only", "pong"], "no row is called 'pong', nor begins"),
         (["--smoke", "--out", "broken.jsonl"], "broken.jsonl, line 2, is no JSON"),
     ],
 )

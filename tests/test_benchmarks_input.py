@@ -100,7 +100,9 @@ def test_a_table_of_no_record_is_not_written(script, tmp_path, capsys):
 )
 def test_an_unknown_row_is_said(name, arguments, script, capsys):
     said = refused(script(name, *arguments), capsys)
-    assert said.startswith(f"no row is called 'pong' or begins so: `python benchmarks/{name}.py")
+    assert said.startswith(
+        f"no row is called 'pong', nor begins a part of a name so: `python benchmarks/{name}.py"
+    )
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from statistics import median
 from typing import Any
 
 from machine import machine
+from record import append
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -43,8 +44,7 @@ def against(ref: str, jobs: Mapping[str, tuple[str, dict[str, Any]]], pairs: int
                 fine = False
                 continue
             row = {"name": name, **versions, **row, **where(ref, name, pairs)}
-            with RESULTS.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            append(RESULTS, row)
             print(line(row), flush=True)
             fine = fine and not row["worse"]
     return fine

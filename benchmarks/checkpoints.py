@@ -8,13 +8,13 @@ speed.jsonl.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 from speed import RESULTS, _row
 
 from actrix.loops import train
@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--record", action="store_true")
     args = parser.parse_args()
+    record.read(RESULTS, "name")  # a broken record is found before the work
     spent: list[float] = []
     inner = train.save_checkpoints
 
@@ -58,8 +59,7 @@ def main() -> None:
     if args.record:
         row = _row(f"checkpoints-{args.algorithm}-{args.env}-percent", [100 * mean / 60], 3.0, None, True)
         more = {"saves": len(spent), "save_seconds": mean, "file_bytes": size, "command": COMMAND}
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row | more) + "\n")
+        record.append(RESULTS, row | more)
 
 
 if __name__ == "__main__":

@@ -218,10 +218,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.serve:
         return serve(args)
+    import record
     from machine import machine
 
     from actrix.files import manifest
 
+    record.read(args.results, "generate_ratio", "step_ratio")  # a broken record is found before the work
+    if args.peer and (why := record.lacks(args.peer, "trl", "transformers", "datasets")):
+        record.refuse(f"--peer {args.peer}: generate and GRPO of TRL are not there ({why}).")
     works, peer, said = ours(args.prompt, args.new, args.batch, args.steps), None, {}
     for work in works.values():
         work()
@@ -252,8 +256,7 @@ def main() -> None:
         row[f"{name}_ratio"] = median(theirs / mine for mine, theirs in seconds[name])
     print(json.dumps(row))
     if peer is not None:
-        with args.results.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        record.append(args.results, row)
 
 
 if __name__ == "__main__":

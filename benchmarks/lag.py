@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
+import record
 from machine import machine
 
 from actrix.core.distributions import importance_ratio
@@ -60,11 +60,12 @@ def run(lag: int, corrected: bool) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--lags", nargs="+", type=int, default=[0, 8, 16, 32])
-    for lag in parser.parse_args().lags:
+    lags = parser.parse_args().lags
+    record.read(RESULTS, "lag")  # a broken record is found before the work
+    for lag in lags:
         for corrected in (True, False):
             row = run(lag, corrected)
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            record.append(RESULTS, row)
             who = "V-trace" if corrected else "uncorrected"
             print(
                 f"lag {lag:3} {who:12} {row['iqm']:6} [{row['low']}, {row['high']}] {row['per_seed']}",

@@ -347,7 +347,10 @@ def _plain(value: Any) -> Any:
 def main() -> None:
     """`peers.py FUNCTION JSON-KEYWORDS`: run one function, print its result as one line of JSON."""
     function, keywords = globals()[sys.argv[1]], json.loads(sys.argv[2])
-    result = function(**keywords)
+    try:
+        result = function(**keywords)
+    except ImportError as error:  # of a peer that is not here
+        raise SystemExit(str(error)) from None
     if isinstance(result, Run):
         result = {**result._asdict(), "steps_per_second": result.steps_per_second}
     print(json.dumps(result))

@@ -25,6 +25,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import record
 from jobs import JOBS, PEERS, Job
 from machine import LOOKS, machine, paused
 
@@ -176,9 +177,7 @@ def figures(job: Job, returns: dict[int, np.ndarray]) -> dict[str, Any]:
 
 def done() -> set[str]:
     """Jobs that results.jsonl has a row for."""
-    if not RESULTS.exists():
-        return set()
-    return {json.loads(line)["job"] for line in RESULTS.read_text().splitlines() if line.strip()}
+    return {row["job"] for row in record.read(RESULTS, "job")}
 
 
 def apart(name: str, sb3: str | None) -> None:
@@ -209,24 +208,12 @@ def apart(name: str, sb3: str | None) -> None:
     if child.returncode or not row.exists():
         sys.exit(f"{name} has not come to its end; the same command goes on with it.")
     made = json.loads(row.read_text()) | {"processor_hours": round(seconds / 3600, 2)}
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(made) + "\n")
+    record.append(RESULTS, made)
     figure = made["iqm"] if made["iqm"] is not None else made["mean"]
     print(f"{made['job']}: {figure} (bar {made.get('bar')}), per seed {made['per_seed']}", flush=True)
 
 
 BY_NAME = {job.name: job for job in JOBS}
-
-
-def chosen(only: list[str], names: list[str]) -> list[str]:
-    """The names that are, or begin like, one of these; ValueError where one is like none."""
-    found: dict[str, None] = {}
-    for word in only:
-        these = [word] if word in names else [name for name in names if name.startswith(word)]
-        if not these:
-            raise ValueError(f"no job is called {word!r} or begins so: `returns.py --list` names them")
-        found |= dict.fromkeys(these)
-    return list(found)
 
 
 def main() -> None:
@@ -248,10 +235,9 @@ def main() -> None:
             job, known = BY_NAME[name], (f"sb3/{name}" if args.sb3 else name) in finished
             print(f"{name:45} {job.steps:>9,} steps  bar {job.bar}  {'done' if known else ''}")
         return
-    try:
-        wanted = chosen(args.only, names)
-    except ValueError as error:
-        parser.error(str(error))
+    wanted = record.chosen(args.only, names, f"returns.py {'--sb3 PYTHON ' * bool(args.sb3)}--list")
+    if args.sb3 and not args.row and (why := record.lacks(args.sb3, "stable_baselines3")):
+        record.refuse(f"--sb3 {args.sb3}: Stable-Baselines3 cannot be trained by it ({why}).")
     if args.row:
         job = BY_NAME[wanted[0]]
         args.row.write_text(json.dumps(by_sb3(job, args.sb3) if args.sb3 else run(job)))

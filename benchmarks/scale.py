@@ -35,6 +35,7 @@ from typing import Any
 import gymnasium as gym
 import jax
 import numpy as np
+import record
 from gymnasium import spaces
 from machine import machine
 
@@ -241,9 +242,9 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
 
 def rllib(args: argparse.Namespace) -> dict[str, Any] | None:
     """Pairs of RLlib and two actors, in turns; None, and a sentence, where it is not installed."""
-    if not args.rllib.exists():
+    if why := record.lacks(args.rllib, "ray.rllib", "torch", "Box2D"):
         print(
-            f"rllib: there is no {args.rllib}: make an environment with ray[rllib]==2.60.*, torch and Box2D there."
+            f"rllib: make an environment with ray[rllib]==2.60.*, torch and Box2D, and name its Python ({why})."
         )
         return None
     updates, pairs = args.updates or 12, []
@@ -284,7 +285,10 @@ def compared(found: dict[str, Any], one: dict[str, Any], actors: int) -> dict[st
 
 def start_ray() -> None:
     """With the processes that it starts ahead, which take the cores for a while."""
-    cluster.join(None, max(ACTORS))
+    try:
+        cluster.join(None, max(ACTORS))
+    except ImportError as error:
+        record.refuse(str(error))
     time.sleep(SETTLES)
 
 
@@ -297,7 +301,7 @@ def plot() -> None:
     """Efficiency over actors, and where the learner's time goes."""
     import matplotlib.pyplot as plt
 
-    last = {row["name"]: row for row in map(json.loads, ROWS.read_text().splitlines())}
+    last = {row["name"]: row for row in record.read(ROWS, "name") or record.refuse(f"{ROWS} has no rows.")}
     rows = [row for name in ("sleeps", "many") if name in last for row in last[name]["rows"]]
     names, x = [str(row["actors"]) for row in rows], range(len(rows))
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
@@ -316,6 +320,7 @@ def plot() -> None:
         axes.set(xlabel="environments that sleep, a logical actor each", ylim=(0, 1.15))
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(PICTURE, dpi=120)
+    print(PICTURE)
 
 
 def main() -> None:
@@ -329,9 +334,11 @@ def main() -> None:
     parser.add_argument("--rllib", type=Path, default=RLLIB_PYTHON, metavar="PYTHON")
     parser.add_argument("--plot", action="store_true")
     args = parser.parse_args()
-    if args.list or args.plot:
-        print("\n".join(JOBS) if args.list else PICTURE)
-        return None if args.list else plot()
+    if args.list:
+        return print("\n".join(JOBS))
+    if args.plot:
+        return plot()
+    record.read(ROWS, "name")  # a broken record is found before the work
     for name in args.only:
         print(name, flush=True)
         start_ray()  # one for all runs of a job
@@ -343,8 +350,7 @@ def main() -> None:
             continue
         row = {"name": name, **row, "command": f"python benchmarks/scale.py --only {name}", "machine": machine(),
                "date": datetime.date.today().isoformat(), "versions": manifest.package_versions()}  # fmt: skip
-        with ROWS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        record.append(ROWS, row)
         print(f"{name}: {row.get('ratio', row.get('same'))}, asked {row.get('bar', 'the same')}", flush=True)
 
 

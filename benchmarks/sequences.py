@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import record
 from machine import machine
 from sequences_table import RESULTS, write_tables
 
@@ -263,14 +264,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.table:
         return write_tables(args.results, [name for name, task in TASKS.items() if not task.begins])
-    args.results.touch()
     for task, method, seed in jobs(args.tasks, args.methods, args.seeds):
-        rows = [json.loads(line) for line in args.results.read_text().splitlines()]
+        rows = record.read(args.results, "task", "method", "seed")
         if any((r["task"], r["method"], r["seed"]) == (task, method, seed) for r in rows):
             continue
         row = run(task, method, seed, args.runs, args.prompts, args.steps)
-        with args.results.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        record.append(args.results, row)
         print(task, method, seed, row["right"], f"{row['processor_seconds']} s", flush=True)
 
 

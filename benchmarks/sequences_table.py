@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 from tables import DOCS, HERE, replace
 
 RESULTS = HERE / "sequences.jsonl"
@@ -37,8 +38,7 @@ Rows = dict[tuple[str, str], dict[int, dict[str, Any]]]
 def read(path: Path) -> Rows:
     """Rows by (task, method) and seed, the newest of each."""
     found: Rows = {}
-    for line in path.read_text().splitlines():
-        row = json.loads(line)
+    for row in record.read(path, "task", "method", "seed", "right") or record.refuse(f"{path} has no rows."):
         found.setdefault((row["task"], row["method"]), {})[row["seed"]] = row
     return found
 

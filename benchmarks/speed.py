@@ -1,6 +1,6 @@
 """Speed as ratios: both sides of a pair run alternately, each time in a process of its own.
 
-    python benchmarks/speed.py --only ppo          # every PPO row
+    python benchmarks/speed.py --only ppo sac      # every row of PPO and of SAC
     python benchmarks/speed.py --only ppo-cartpole-compiled --pairs 5
     python benchmarks/speed.py --against v0.1.0    # our sides, and the same of that commit (README.md)
     python benchmarks/speed.py --list
@@ -24,12 +24,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from against import PAIRS, against
+import record
+from against import PAIRS, Failed, against
+from against import RESULTS as AGAINST
 from machine import machine, quiet
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "speed.jsonl"
 PEER_PYTHON = os.environ.get("ACTRIX_BENCH_PYTHON", sys.executable)
+LONGEST = 1800
+"""Seconds of one run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +48,13 @@ class Side:
         """One timing in a fresh process: {'steps', 'seconds', 'what'}."""
         python = PEER_PYTHON if self.script == "peers.py" else sys.executable
         command = [python, str(HERE / self.script), self.function, json.dumps(self.arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise Failed(f"{self.function}: {error}") from error
         if done.returncode:
-            raise SystemExit(f"{self.function} failed: {done.stderr.strip().splitlines()[-1]}")
+            said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            raise Failed(f"{self.function}: {said[-1]}")
         return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -142,11 +150,11 @@ COMPARISONS = [
     Comparison("ppo-two-seeds/one-seed", ours(**CARTPOLE, backend="jax", total_steps=819_200, seeds=2),
                ours(**CARTPOLE, backend="jax", total_steps=819_200), 1.15, 1.05, time_ratio=True),
     Comparison("off-policy-sac-cheetah/sb3", ours("off_policy", **SAC_CHEETAH, total_steps=1500),
-               peer("sb3_off_policy", **SAC_CHEETAH, total_steps=500), 3, 3.5),
+               peer("sb3_off_policy", **SAC_CHEETAH, total_steps=500), 2.8, 3.5),
     Comparison("off-policy-sac-cheetah/sbx", ours("off_policy", **SAC_CHEETAH, total_steps=1500),
-               peer("sbx_off_policy", **SAC_CHEETAH, total_steps=1500), 1.7, 2.3),
+               peer("sbx_off_policy", **SAC_CHEETAH, total_steps=1500), 1.5, 2.3),
     Comparison("off-policy-td3-pendulum/sb3", ours("off_policy", **TD3_PENDULUM, total_steps=1500),
-               peer("sb3_off_policy", **TD3_PENDULUM, total_steps=500), 3, 5),
+               peer("sb3_off_policy", **TD3_PENDULUM, total_steps=500), 2.8, 5),
     Comparison("off-policy-dqn-cartpole/sb3", ours("off_policy", **DQN_CARTPOLE, total_steps=10_000),
                peer("sb3_off_policy", **DQN_CARTPOLE, total_steps=4000), 6, 10),
     Comparison("off-policy-sac-cheetah/bare", ours("off_policy", **SAC_CHEETAH, total_steps=1500),
@@ -170,7 +178,7 @@ def compare(c: Comparison, pairs: int) -> dict[str, Any]:
     """Run the two sides alternately; the row for speed.jsonl."""
     rows = []
     for _ in range(pairs):
-        a, b = c.ours.run(), c.theirs.run()
+        b, a = c.theirs.run(), c.ours.run()  # the peer first: it may not be installed
         speeds = a["steps"] / a["seconds"], b["steps"] / b["seconds"]
         ratio = a["seconds"] / b["seconds"] if c.time_ratio else speeds[0] / speeds[1]
         rows.append((ratio, *speeds))
@@ -224,7 +232,7 @@ def _row(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", nargs="+", default=[""], help="names, or how they begin")
+    parser.add_argument("--only", nargs="+", default=[""], help="names, or how they or a part begin")
     parser.add_argument("--pairs", type=int, help=f"default 3, with --against {PAIRS}")
     parser.add_argument(
         "--against", metavar="COMMIT", help="compare with our own past instead of with others"
@@ -233,28 +241,35 @@ def main() -> None:
     args = parser.parse_args()
     jobs = {c.name.partition("/")[0]: (c.ours.function, c.ours.arguments) for c in COMPARISONS}
     names = list(jobs) if args.against else [c.name for c in COMPARISONS] + list(SPECIAL)
-    chosen = [n for n in names if any(n.startswith(o) for o in args.only)]
-    if args.list or not chosen:
+    if args.list:
         print("\n".join(names))
         return
-    if args.against:
-        with quiet():
-            fine = against(args.against, {name: jobs[name] for name in chosen}, args.pairs or PAIRS)
-        sys.exit(0 if fine else 1)
+    chosen = record.chosen(args.only, names, "speed.py --list")
+    record.read(AGAINST if args.against else RESULTS, "name")  # a broken record is found before the work
     with quiet():
-        measure(chosen, args.pairs or 3)
+        if args.against:
+            fine = against(args.against, {name: jobs[name] for name in chosen}, args.pairs or PAIRS)
+        else:
+            fine = measure(chosen, args.pairs or 3)
+    sys.exit(0 if fine else 1)
 
 
-def measure(chosen: list[str], pairs: int) -> None:
-    """Measure these rows, append them to the record and print them."""
+def measure(chosen: list[str], pairs: int) -> bool:
+    """Measure these rows, append them to the record and print them; whether all could be."""
+    fine = True
     for name in chosen:
         special = SPECIAL.get(name)
         comparison = next((c for c in COMPARISONS if c.name == name), None)
-        row = special(pairs) if special else compare(comparison, pairs)  # type: ignore[arg-type]
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            row = special(pairs) if special else compare(comparison, pairs)  # type: ignore[arg-type]
+        except Failed as error:  # a peer that is not installed says nothing of the other rows
+            print(f"{name:32} not measured: {error}", flush=True)
+            fine = False
+            continue
+        record.append(RESULTS, row)
         sign = "≤" if row["lower_is_better"] else "≥"
         print(f"{name:32} {row['ratio']:7.2f}  (bar {sign} {row['bar']}, pairs {row['ratios']})", flush=True)
+    return fine
 
 
 if __name__ == "__main__":

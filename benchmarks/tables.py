@@ -1,7 +1,7 @@
 """Write the measured tables into docs/benchmarks.md and README.md from results.jsonl, speed.jsonl and against.jsonl.
 
-python benchmarks/tables.py            # rewrite
-python benchmarks/tables.py --curves   # also draw docs/pictures/speed.png, and docs/results/*.png
+python benchmarks/tables.py            # rewrite, and draw the pictures that the records alone make
+python benchmarks/tables.py --curves   # also those of single jobs, docs/results/*.png, from their runs' folders
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import re
 import statistics
 from pathlib import Path
 from typing import Any
+
+import record
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -80,22 +82,30 @@ SPEED_TITLES = {
     "ppo-lander-memory-gib": ("peak resident memory of PPO LunarLander, host loop (GiB)", "—"),
 }
 
-
 PARTS, MIXED, LONG, SB3 = "-parts", "-mixed", ("-1M", "-100k"), "sb3/"
 """Parts of the names of jobs that have tables of their own."""
 
 
-def newest(path: Path, key: str) -> dict[str, dict[str, Any]]:
+MADE = ("date", "machine")
+SPEED = ("name", "ratio", "ratios", "bar", "met", "lower_is_better", *MADE)
+PAST = ("name", "that", "ratio", "interval", "ratios", "memory_ratio", "compile_ratio", *MADE)
+RETURN = ("job", "algorithm", "env", "steps", "seeds", "per_seed", "iqm", "low", "high", "mean", *MADE)
+"""What a row must have, its name first."""
+Rows = dict[str, dict[str, Any]]
+
+
+def newest(path: Path, keys: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """The last row of each name."""
-    rows = (
-        [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
-    )
-    return {row[key]: row for row in rows}
+    return {row[keys[0]]: row for row in record.read(path, *keys)}
 
 
-def speed_table(rows: dict[str, dict[str, Any]]) -> str:
-    """Markdown of the speed ratios, in the order above; a ceiling is what a row would be where its parts alone are."""
+def speed_table(rows: dict[str, dict[str, Any]], named: bool = False) -> str:
+    """Markdown of the speed ratios, in the order above; a ceiling is what a row would be where its parts alone are.
+
+    Parts of another day or machine are told by their date. `named`: a last column has what `--only` takes.
+    """
     lines = ["| job | against | ratio | ceiling | bar | pairs |", "|---|---|---|---|---|---|"]
+    lines = [line + end * named for line, end in zip(lines, (" `--only` |", "---|"), strict=True)]
     for name, (job, against) in SPEED_TITLES.items():
         if name in rows:
             r = rows[name]
@@ -105,8 +115,11 @@ def speed_table(rows: dict[str, dict[str, Any]]) -> str:
             pairs = ", ".join(f"{x:.2f}" for x in r["ratios"])
             parts = next((rows[p] for p in _parts(name) if p in rows), None)
             ceiling = "" if parts is None else f"{r['ratio'] / parts['ratio']:.2f}×"
+            if parts is not None and any(parts[x] != r[x] for x in MADE):
+                ceiling += f" ({parts['date']})"
             lines.append(
                 f"| {job} | {against} | **{r['ratio']:.2f}{unit}** | {ceiling} | {sign} {r['bar']:g}{met} | {pairs} |"
+                + f" `{name}` |" * named
             )
     return "\n".join(lines)
 
@@ -132,7 +145,10 @@ def against_table(rows: dict[str, dict[str, Any]]) -> str:
 
 def returns_table(rows: dict[str, dict[str, Any]], composed: bool) -> str:
     """Markdown of the learning results."""
-    lines = ["| algorithm | environment | steps | return | bar | per seed |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| algorithm | environment | steps | return | bar | per seed | `--only` |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, r in rows.items():
         if (r["algorithm"] == "actor-critic") != composed or any(
             tag in name for tag in (PARTS, MIXED, SB3, *LONG)
@@ -147,7 +163,7 @@ def returns_table(rows: dict[str, dict[str, Any]], composed: bool) -> str:
             figure, value = f"**{r['iqm']:.1f}** [{r['low']:.1f}, {r['high']:.1f}]", r["iqm"]
         bar = "–" if r["bar"] is None else f"{r['bar']:g}" + ("" if value >= r["bar"] else " (missed)")
         each = ", ".join(f"{x:.1f}" for x in r["per_seed"])
-        lines.append(f"| {what} | {env} | {r['steps']:,} | {figure} | {bar} | {each} |")
+        lines.append(f"| {what} | {env} | {r['steps']:,} | {figure} | {bar} | {each} | `{name}` |")
     return "\n".join(lines)
 
 
@@ -161,13 +177,14 @@ def figure_of(r: dict[str, Any] | None) -> str:
 def long_table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown: the jobs with their steps in the name, by environment."""
     lines = [
-        "| environment | algorithm | steps | return | per seed | processor hours |",
-        "|---|---|---|---|---|---|",
+        "| environment | algorithm | steps | return | per seed | processor hours | `--only` |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for r in sorted((r for name, r in rows.items() if is_long(name)), key=lambda r: r["env"]):
+    for name, r in sorted((x for x in rows.items() if is_long(x[0])), key=lambda x: x[1]["env"]):
         each = ", ".join(f"{x:.1f}" for x in r["per_seed"])
         lines.append(
-            f"| {r['env']} | {r['algorithm']} | {r['steps']:,} | {figure_of(r)} | {each} | {r['processor_hours']:.2f} |"
+            f"| {r['env']} | {r['algorithm']} | {r['steps']:,} | {figure_of(r)} | {each} | {r['processor_hours']:.2f} "
+            f"| `{name}` |"
         )
     return "\n".join(lines)
 
@@ -179,27 +196,35 @@ def is_long(name: str) -> bool:
 
 def sb3_table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown: Stable-Baselines3 and ours, by the same settings and protocol."""
-    lines = ["| job | steps | actrix | Stable-Baselines3 | its seeds |", "|---|---|---|---|---|"]
+    lines = [
+        "| job | steps | actrix | Stable-Baselines3 | its seeds | `--only` |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, r in rows.items():
         if name.startswith(SB3):
-            ours, each = rows.get(name.removeprefix(SB3)), ", ".join(f"{x:.1f}" for x in r["per_seed"])
-            what = f"{r['algorithm']} on {r['env']}"
-            lines.append(f"| {what} | {r['steps']:,} | {figure_of(ours)} | {figure_of(r)} | {each} |")
+            job, each = name.removeprefix(SB3), ", ".join(f"{x:.1f}" for x in r["per_seed"])
+            what, ours = f"{r['algorithm']} on {r['env']}", figure_of(rows.get(job))
+            lines.append(f"| {what} | {r['steps']:,} | {ours} | {figure_of(r)} | {each} | `{job}` |")
     return "\n".join(lines)
 
 
-def long_curves(rows: dict[str, dict[str, Any]]) -> None:
-    """One picture for each environment of `long_table` and number of steps, from the curves in the record."""
-    from actrix.show.plot import plot_curves
-
+def long_curves(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Pictures: 'environment-steps' of `long_table` → {algorithm: its seeds' curves, as they are in the record}."""
     groups: dict[str, dict[str, Any]] = {}
-    for name, r in rows.items():
-        if is_long(name):
-            groups.setdefault(name.removeprefix(f"{r['algorithm']}-"), {})[r["algorithm"]] = r["curves"]
-            if (peer := rows.get(SB3 + name)) is not None:
-                groups[name.removeprefix(f"{r['algorithm']}-")][f"{r['algorithm']}, SB3"] = peer["curves"]
-    for name, curves in groups.items():
-        plot_curves(curves, DOCS / "results" / f"{name}.png", name.rpartition("-")[0])
+    for name, r in sorted(x for x in rows.items() if is_long(x[0])):
+        group = groups.setdefault(name.removeprefix(f"{r['algorithm']}-"), {})
+        group[r["algorithm"]] = r["curves"]
+        if (peer := rows.get(SB3 + name)) is not None:
+            group[f"{r['algorithm']}, SB3"] = peer["curves"]
+    return dict(sorted(groups.items()))
+
+
+def shown(groups: dict[str, dict[str, Any]]) -> str:
+    """Markdown: those pictures."""
+    return "\n\n".join(
+        f"![{name}: returns in training of {', '.join(who)}](results/{name}.png)"
+        for name, who in groups.items()
+    )
 
 
 def parts_table(rows: dict[str, dict[str, Any]]) -> str:
@@ -245,7 +270,7 @@ def offline_table(rows: dict[str, dict[str, Any]]) -> str:
 
 def lag_table(path: Path) -> str:
     """Markdown: V-trace and the uncorrected learner by lag."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = record.read(path, "lag", "corrected", "iqm", "low", "high")
     last = {(r["lag"], r["corrected"]): r for r in rows}
     cell = lambda r: "–" if r is None else f"**{r['iqm']:.1f}** [{r['low']:.1f}, {r['high']:.1f}]"
     lines = ["| lag (updates) | V-trace | uncorrected |", "|---|---|---|"]
@@ -314,11 +339,11 @@ def speed_picture(rows: dict[str, dict[str, Any]], path: Path) -> None:
     """Median ratio of speeds to Stable-Baselines3's with the range of its pairs, the fast and the slow alike."""
     import matplotlib.pyplot as plt
 
-    shown = {title: rows[name] for name, title in HOME.items() if name in rows}
-    ratios = [row["ratio"] for row in shown.values()]
-    ends = [[r["ratio"] - min(r["ratios"]), max(r["ratios"]) - r["ratio"]] for r in shown.values()]
+    bars = {title: rows[name] for name, title in HOME.items() if name in rows}
+    ratios = [row["ratio"] for row in bars.values()]
+    ends = [[r["ratio"] - min(r["ratios"]), max(r["ratios"]) - r["ratio"]] for r in bars.values()]
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    axes.barh(list(shown), ratios, xerr=list(zip(*ends, strict=True)), color="#0072b2", ecolor="#666666")
+    axes.barh(list(bars), ratios, xerr=list(zip(*ends, strict=True)), color="#0072b2", ecolor="#666666")
     for i, (ratio, (_, above)) in enumerate(zip(ratios, ends, strict=True)):
         axes.text(ratio + above + 0.4, i, f"{ratio:.1f}×", va="center")
     axes.axvline(1, color="black", linewidth=1)
@@ -326,7 +351,7 @@ def speed_picture(rows: dict[str, dict[str, Any]], path: Path) -> None:
     axes.set_title("Speed on two cores: median and range of the pairs", loc="left", weight="bold")
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, metadata={"Description": json.dumps(ratios)})  # a test compares them
     plt.close(figure)
 
 
@@ -334,24 +359,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--curves", action="store_true")
     args = parser.parse_args()
-    speed, results = newest(HERE / "speed.jsonl", "name"), newest(HERE / "results.jsonl", "job")
-    past = newest(HERE / "against.jsonl", "name")
-    page = DOCS / "benchmarks.md"
-    replace(page, "speed", f"{speed_table(speed)}\n\n{provenance(speed)}")
-    replace(page, "against", f"{against_table(past)}\n\n{provenance(past)}")
-    replace(page, "returns", f"{returns_table(results, False)}\n\n{provenance(results)}")
-    replace(page, "long", long_table(results))
-    replace(page, "sb3", sb3_table(results))
-    replace(page, "rainbow-parts", parts_table(results))
-    replace(page, "minatar", minatar_table(results))
-    replace(page, "offline", offline_table(results))
-    replace(page, "lag", lag_table(HERE / "lag.jsonl"))
-    replace(page, "compositions", returns_table(results, True))
+    speed, results = newest(HERE / "speed.jsonl", SPEED), newest(HERE / "results.jsonl", RETURN)
+    past = newest(HERE / "against.jsonl", PAST)
+    long = long_curves(results)
+    for name, text in made(speed, past, results, long).items():  # all are made before any is written
+        replace(DOCS / "benchmarks.md", name, text)
     replace(HERE.parent / "README.md", "speed", speed_table(speed))
+    pictures(speed, long)
     if args.curves:
         curves(results)
-        long_curves(results)
-        speed_picture(speed, DOCS / "pictures" / "speed.png")
+
+
+def made(speed: Rows, past: Rows, results: Rows, long: dict[str, Any]) -> dict[str, str]:
+    """What stands between the page's markers: name → Markdown."""
+    return {
+        "speed": f"{speed_table(speed, named=True)}\n\n{provenance(speed)}",
+        "against": f"{against_table(past)}\n\n{provenance(past)}",
+        "returns": f"{returns_table(results, False)}\n\n{provenance(results)}",
+        "long": f"{long_table(results)}\n\n{shown(long)}",
+        "sb3": sb3_table(results),
+        "rainbow-parts": parts_table(results),
+        "minatar": minatar_table(results),
+        "offline": offline_table(results),
+        "lag": lag_table(HERE / "lag.jsonl"),
+        "compositions": returns_table(results, True),
+    }
+
+
+def pictures(speed: Rows, long: dict[str, Any]) -> None:
+    """Draw what the records alone make."""
+    from actrix.show.plot import plot_curves
+
+    label = "return, mean of the last 100 episodes"
+    for name, each in long.items():
+        plot_curves(each, DOCS / "results" / f"{name}.png", name.rpartition("-")[0], label)
+    speed_picture(speed, DOCS / "pictures" / "speed.png")
 
 
 if __name__ == "__main__":

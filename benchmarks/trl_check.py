@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 
 ANSWERS, LENGTH, VOCABULARY, LONGEST = 8, 6, 11, 9
 CASES = [
@@ -148,6 +149,8 @@ def main() -> int:
         return 0
     if args.peer is None:
         parser.error("--peer is missing: the Python of an environment with trl, as ENV/bin/python.")
+    if why := record.lacks(args.peer, "torch", "trl"):
+        record.refuse(f"--peer {args.peer}: TRL is not there ({why}).")
     import jax
 
     jax.config.update("jax_enable_x64", True)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 from machine import machine
 
 from actrix.files import manifest
@@ -111,15 +112,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--list", action="store_true")
     args = parser.parse_args()
-    lines = ROWS.read_text("utf-8").splitlines() if ROWS.exists() else []
-    done = {json.loads(line)["name"] for line in lines}
+    done = {row["name"] for row in record.read(ROWS, "name")}
+    wanted = record.chosen(args.only, JOBS, "tuning.py --list") or [n for n in JOBS if n not in done]
     for name, job in JOBS.items():
         if args.list:
             print(f"{name:12} {'recorded' if name in done else 'not run':9} {job}")
-        elif any(name.startswith(start) for start in args.only) or (not args.only and name not in done):
+        elif name in wanted:
             row = run(name, job)
-            with ROWS.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            record.append(ROWS, row)
             print(
                 f"{name}: {'; '.join(row['verdict'])}; steps to the zoo's return {row['steps_to_zoo']}",
                 flush=True,

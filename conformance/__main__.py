@@ -88,6 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
         if given.table is not None:
             print(record.table(record.read(given.table, must_exist=True)))
             return 0
+        if given.library is None:
+            raise ValueError(f"say which library is asked: {', '.join(ADAPTERS)}.")
         if given.library not in ADAPTERS:
             raise ValueError(f"{given.library!r} is no library known here; known are {', '.join(ADAPTERS)}.")
         return _ask(given.library, given.only, given.json)

@@ -28,17 +28,18 @@ def read(file: Path, must_exist: bool = False) -> list[dict[str, Any]]:
             row = json.loads(text)
         except json.JSONDecodeError:
             row = None
-        if not isinstance(row, dict) or row.keys() != KEYS or row["status"] not in SIGNS:
+        if not isinstance(row, dict) or row.keys() != KEYS or row["status"] not in list(SIGNS):
             raise ValueError(f"{file}, line {number}, is no outcome of this suite; nothing was written.")
         rows.append(row)
     return rows
 
 
 def append(file: Path, library: str, versions: dict[str, str], outcome: Outcome) -> None:
-    """Add an outcome; the lines before it stay as they are."""
+    """Add an outcome on a line of its own; those before it stay as they are."""
     row = {"library": library, "versions": versions, "date": datetime.date.today().isoformat()}
+    torn = file.exists() and file.read_bytes()[-1:] not in (b"", b"\n")
     with file.open("a", encoding="utf-8") as out:
-        out.write(json.dumps(row | dataclasses.asdict(outcome), ensure_ascii=False) + "\n")
+        out.write("\n" * torn + json.dumps(row | dataclasses.asdict(outcome), ensure_ascii=False) + "\n")
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -57,10 +57,36 @@ def test_every_comparison_has_a_line_in_the_table(scripts):
 
 def test_a_ceiling_is_what_the_parts_alone_would_reach(scripts):
     (tables,) = scripts("tables")
-    row = lambda ratio: {"ratio": ratio, "ratios": [ratio], "bar": 5, "met": False, "lower_is_better": False}
+    row = lambda ratio: {"ratio": ratio, "ratios": [ratio], "bar": 5, "met": False, "lower_is_better": False,
+                         "date": "2026-01-02", "machine": "2 cores"}  # fmt: skip
     rows = {"ppo-cheetah/sb3": row(3.0), "ppo-cheetah/apart": row(0.5), "ppo-cartpole-host/sb3": row(12.0)}
-    lines = tables.speed_table(rows).splitlines()[2:]
-    assert [line.split("|")[4].strip() for line in lines] == ["", "6.00×", ""]
+    ceilings = lambda: [line.split("|")[4].strip() for line in tables.speed_table(rows).splitlines()[2:]]
+    assert ceilings() == ["", "6.00×", ""]
+    rows["ppo-cheetah/apart"]["date"] = "2026-01-01"  # not of the same run
+    assert ceilings() == ["", "6.00× (2026-01-01)", ""]
+
+
+def test_the_page_and_its_pictures_are_those_of_the_records(scripts):
+    """Where not: `python benchmarks/tables.py`."""
+    from PIL import Image
+
+    (tables,) = scripts("tables")
+    speed, past, results = (
+        tables.newest(HERE / f"{name}.jsonl", keys)
+        for name, keys in (("speed", tables.SPEED), ("against", tables.PAST), ("results", tables.RETURN))
+    )
+    long = tables.long_curves(results)
+    page, home = ((HERE.parent / name).read_text("utf-8") for name in ("docs/benchmarks.md", "README.md"))
+    stale = [
+        name
+        for name, text in tables.made(speed, past, results, long).items()
+        if f"\n{text}\n<!-- {name}:end" not in page
+    ]
+    assert not stale
+    assert tables.speed_table(speed) in home
+    drawn = json.loads(Image.open(tables.DOCS / "pictures" / "speed.png").text["Description"])
+    assert drawn == [speed[name]["ratio"] for name in tables.HOME]
+    assert all((tables.DOCS / "results" / f"{name}.png").exists() for name in long)
 
 
 def test_a_peer_of_no_registry_is_a_checkout(scripts, tmp_path, monkeypatch):
@@ -184,12 +210,19 @@ def returns(monkeypatch, tmp_path):
     return script
 
 
-def test_jobs_are_chosen_by_how_they_begin(returns):
-    names = list(returns.BY_NAME)
-    assert returns.chosen(["ppo-CartPole-v1"], names) == ["ppo-CartPole-v1"]
-    assert len(returns.chosen(["pqn-"], names)) == 5
-    with pytest.raises(ValueError, match="no job is called 'pong' or begins so"):
-        returns.chosen(["pong"], names)
+def test_jobs_are_chosen_by_how_they_begin(returns, scripts):
+    (record,), names = scripts("record"), list(returns.BY_NAME)
+    assert record.chosen(["ppo-CartPole-v1"], names, "") == ["ppo-CartPole-v1"]
+    assert record.chosen(["sac-Pendulum-v1", "pqn-Ast"], names, "") == [
+        "sac-Pendulum-v1",
+        "pqn-Asterix-MinAtar-1M",
+    ]
+    assert len(record.chosen(["pqn-"], names, "")) == 5
+    assert {name.split("-")[1] for name in record.chosen(["Hopper"], names, "")} == {"Hopper"}
+    compared = [c.name for c in next(scripts("speed")).COMPARISONS]
+    assert record.chosen(["sac"], compared, "") == [
+        f"off-policy-sac-cheetah/{x}" for x in ("sb3", "sbx", "bare")
+    ]
     assert len({job.folder for job in returns.JOBS}) == len(names) == len(returns.JOBS)
     assert set(returns.PEERS) < set(names)
 
@@ -247,19 +280,19 @@ def gpu(*arguments, timeout=60):
     ("arguments", "says"),
     [
         ([], "JAX sees no GPU here"),
-        (["--only", "pong"], "no row is called 'pong'"),
+        (["--only", "pong"], "no row is called 'pong', nor begins"),
         (["--smoke", "--out", "broken.jsonl"], "broken.jsonl, line 2, is no JSON"),
     ],
 )
 def test_gpu_says_why_not(arguments, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record = tmp_path / "broken.jsonl"
-    record.write_text("{}\n{")
+    record.write_text(before := '{"name": "row"}\n{')
     done = gpu(*arguments)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith(says)
-    assert record.read_text() == "{}\n{"
+    assert record.read_text() == before
 
 
 @pytest.fixture
@@ -277,6 +310,12 @@ def test_a_wrong_update_on_a_gpu_is_seen(script):
     assert "DIFFERS" in script.line(script.ROWS["check-ppo"], {"apart": 5e-3})
     with pytest.raises(AssertionError, match="changed nothing"):
         script.apart(before, before, before)
+
+
+def test_a_check_that_was_not_run_is_no_agreement(script, tmp_path, monkeypatch):
+    for found, fine in (({"why": "no CPU"}, False), ({"apart": 1e-2}, False), ({"apart": 1e-4}, True)):
+        monkeypatch.setattr(script, "run", lambda *given, found=found: found)
+        assert script.measure([script.ROWS["check-sac"]], tmp_path / "rows.jsonl", 1, True, {}) is fine
 
 
 def test_a_row_that_does_not_fit_is_said(script, tmp_path, capsys):

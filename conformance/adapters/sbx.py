@@ -81,6 +81,10 @@ class Sbx(Sb3):
         "targets statistics reward_gamma save continues multidiscrete multibinary box box_log_prob noise ent_coef",
         "normalize_advantage n_step squashed_log_prob dict",
     )
+    by_design = Sb3.by_design | {
+        "advantage_scale_of_the_chunk": "normalised per minibatch, as in Stable-Baselines3 (`PPO._one_update`: "
+        "'Normalize advantage')",
+    }
     agents = SbxAgent
 
     def model_of(self, algorithm: str) -> tuple[Any, str]:

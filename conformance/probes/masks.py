@@ -12,8 +12,8 @@ from conformance.worlds import Seen, World, loop
 MASK = (True, False, True)
 
 
-def _three(**more) -> World:
-    return loop(limit=4, action_space=gym.spaces.Discrete(3), mask=(MASK,), **more)
+def _three(reward: float = 1.0) -> World:
+    return loop(reward, limit=4, action_space=gym.spaces.Discrete(3), mask=(MASK,))
 
 
 def _fresh(a, s):
@@ -71,12 +71,11 @@ def mask_in_training(a, s):
     "No illegal action is taken in an evaluation, nor predicted", "maskable_ppo|masked_dqn", "evaluate_masked"
 )
 def mask_in_evaluation(a, s):
-    illegal = {}
+    illegal, world = {}, _three(-1.0)
     for name in ("maskable_ppo", "masked_dqn"):
         if name not in a.offers:
             continue
-        # The middle action pays, so that whoever ignores the mask takes it.
-        world = loop(limit=4, action_space=gym.spaces.Discrete(3), mask=(MASK,))
+        # What is tried costs, so that a greedy choice that ignores the mask is the action that never was.
         agent, seen = trained(a, name, world, s, 600), Seen()
         agent.evaluate(world, 3, deterministic=False, seen=seen)
         action, _ = agent.predict(np.repeat(world.seen(), 64, axis=0), False, mask=np.array([MASK] * 64))

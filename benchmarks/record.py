@@ -1,0 +1,63 @@
+"""Rows of a record, one line of JSON each: read whole or not at all, added to and never written over; rows by name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+def refuse(why: str) -> NoReturn:
+    """Say in a sentence why nothing is run, and end with status 2."""
+    print(why, file=sys.stderr)
+    raise SystemExit(2)
+
+
+def read(path: Path, *keys: str) -> list[dict[str, Any]]:
+    """The rows of a record, each with these keys; of a file that is not there, none. Ends where a line is no row."""
+    rows = []
+    for number, text in enumerate(path.read_text("utf-8").splitlines() if path.exists() else [], 1):
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError:
+            refuse(f"{path}, line {number}, is no JSON; nothing was run or written.")
+        if not isinstance(row, dict) or (lacks := [key for key in keys if key not in row]):
+            what = f"a row without {', '.join(lacks)}" if isinstance(row, dict) else "no row"
+            refuse(f"{path}, line {number}, is {what}; nothing was run or written.")
+        rows.append(row)
+    return rows
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Add a row on a line of its own; those before it stay as they are."""
+    torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n" * torn + json.dumps(row) + "\n")
+
+
+def chosen(only: Iterable[str], names: Iterable[str], what: str) -> list[str]:
+    """The names that are one of these words, or else begin like it, or else have a part that does, as the words are in
+    turn; ends where a word is like none. `what` is who names them, e.g. 'speed.py --list'."""
+    names, found = list(names), {}
+    for word in only:
+        these = [word] if word in names else [name for name in names if name.startswith(word)]
+        these = these or [name for name in names if f"-{word}" in name]  # sac: off-policy-sac-cheetah/sb3
+        if not these:
+            refuse(
+                f"no row is called {word!r}, nor begins a part of a name so: `python benchmarks/{what}` says them."
+            )
+        found |= dict.fromkeys(these)
+    return list(found)
+
+
+def lacks(python: str | Path, *modules: str) -> str | None:
+    """What keeps this Python from importing them; None where it can."""
+    command = [str(python), "-P", "-c", f"import {', '.join(modules)}"]  # -P: `datasets` is theirs, not ours
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        return str(error)
+    return (done.stderr.strip().splitlines() or ["it ends"])[-1] if done.returncode else None

@@ -169,39 +169,39 @@ class Collector:
     def restart(self) -> None:
         """Start new episodes at the next step, from the environments' own random streams."""
         if self._obs is not None:
-            self._reset(None)
+            self._reset(None, self._latest_acting())
 
-    def _start(self) -> None:
+    def _start(self, acting: PyTree) -> None:
         if isinstance(self.env, HostJax):  # the very episodes of the compiled loop
             self.env.key, self.env.number = self._env_key, 0
-            self._reset(None)
+            self._reset(None, acting)
             return
-        self._reset([int(seed) % 2**31 for seed in self._env_seeds])
+        self._reset([int(seed) % 2**31 for seed in self._env_seeds], acting)
 
-    def _reset(self, seeds: list[int] | None) -> None:
+    def _reset(self, seeds: list[int] | None, acting: PyTree) -> None:
         self._obs, self._mask = self.env.reset(seeds)
         self._first = np.ones(self.num_envs, bool)
-        self._memory = self.algorithm.initial_carry(self._latest_acting(), self.num_envs)
+        self._memory = self.algorithm.initial_carry(acting, self.num_envs)
         self._ep_return, self._ep_length = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
 
-    def _ready(self) -> None:
+    def _ready(self, acting: PyTree) -> None:
         """Begin; anew where somebody else stepped the environments since (`VecEnv`)."""
         played = getattr(self.env, "played", False)
         if played:
             self.env.played = False  # type: ignore[attr-defined]
         if self._obs is None:
-            self._start()
+            self._start(acting)
         elif played:
-            self._reset(None)
+            self._reset(None, acting)
 
     def collect(
         self, rows: int, noise_key: Key, acting: PyTree, whole: bool | None = None
     ) -> tuple[Chunk, Episodes]:
         """A chunk of so many rows, and the episodes that ended in it; of `whole` ones (None: as the algorithm says)."""
         whole, self._acting = self.algorithm.whole_episodes if whole is None else whole, acting
-        self._ready()
+        self._ready(acting)
         if whole:
-            self._reset(None)
+            self._reset(None, acting)
         if self._act is None:
             self._act = _acts(self.algorithm, jax.tree.structure(acting), self._shapes)
         act, leaves = self._act, tuple(jax.tree.leaves(acting))

@@ -141,8 +141,6 @@ def check_grouping(
             "train_freq=(1, 'episode') is of environments that one process steps together: count steps, or leave "
             "actors, envs_per_group and behind out."
         )
-    if algorithm.steps_singly and not grouping:
-        check_stepping(grouping.lag)
     check_behind(algorithm, grouping.lag)
     if grouping.free and (reason := algorithm.refuses_any_order()) is not None:
         raise ValueError(f"behind='any' learns from what older policies did, as it comes, and {reason}.")
@@ -152,12 +150,3 @@ def check_grouping(
     )  # fmt: skip
     if grouping and workers:
         raise ValueError("workers are processes of one learner: take either workers or actors and groups.")
-
-
-def check_stepping(behind: int) -> None:
-    """Raise ValueError where a loop of single steps is to collect with an older policy."""
-    if behind:
-        raise ValueError(
-            "behind=1 lets the policy before the last update act, and the ordinary loop of a replay memory learns and "
-            "acts in one program: give envs_per_group or actors too."
-        )

@@ -24,7 +24,6 @@ from actrix.envs.base import HostEnv, successes
 from actrix.envs.guard import check_chunk
 from actrix.loops.collect import row
 from actrix.loops.compiled import SEGMENT_ITERATIONS
-from actrix.loops.grouping import check_stepping
 from actrix.loops.groups import Crew, GroupRunner
 from actrix.loops.host import HostRunner
 from actrix.loops.learners import Learners
@@ -120,8 +119,8 @@ class SteppingRunner(HostRunner):
         super().set_training(**numbers)
         self._pending = pending
 
-    def _reset(self, seeds: list[int] | None) -> None:
-        super()._reset(seeds)
+    def _reset(self, seeds: list[int] | None, acting: PyTree) -> None:
+        super()._reset(seeds, acting)
         self._pending = None
 
     def _open(self) -> dict[str, Any]:
@@ -151,7 +150,7 @@ class SteppingRunner(HostRunner):
     def advance(self, iterations: int | Sequence[int] = 1) -> list[Report]:
         """So many rounds of `train_freq` steps and an update; one report in a list."""
         (count,) = np.atleast_1d(iterations)
-        self._ready()
+        self._ready(self._latest_acting())
         if self._round is None:
             self._compile()
             example = self._example()
@@ -289,10 +288,10 @@ def host_runner(
     algorithm: Algorithm, env: HostEnv, seed: int, reference: Any = None, behind: int = 0,
     learners: Learners | None = None,
 ) -> HostRunner:  # fmt: skip
-    """The host loop that suits the algorithm and the environments; ValueError where it takes no `behind`."""
+    """The host loop that suits the algorithm and the environments; ValueError where it takes no `behind`, with which
+    learning and the next action are not one call: they are made at the same time."""
     if isinstance(env, Crew):
         return GroupRunner(algorithm, env, seed, reference, behind, learners)
-    if algorithm.steps_singly:
-        check_stepping(behind)
+    if algorithm.steps_singly and not behind:
         return SteppingRunner(algorithm, env, seed, reference)
     return HostRunner(algorithm, env, seed, reference, behind, learners)

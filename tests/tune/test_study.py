@@ -181,9 +181,22 @@ def test_a_folder_of_something_else_or_an_unknown_storage_is_refused(tmp_path, c
     error = capsys.readouterr().err
     assert "--storage nosql:… cannot be opened" in error
     assert "secret" not in error
+    assert not list(tmp_path.iterdir())
     (tmp_path / "thesis.tex").write_text("")
     assert main([*TWO, "--out", str(tmp_path)]) == 2
     assert "exists and holds no study: choose another --out" in capsys.readouterr().err
+    assert main([*TWO, "--out", str(tmp_path / "thesis.tex")]) == 2
+    assert "thesis.tex exists and holds no study" in capsys.readouterr().err
+
+
+def test_what_no_trial_could_train_is_refused_before_the_search(tmp_path, capsys):
+    """Not by fifty refused trials, nor when the standards are trained after it."""
+    command = ["tune", "dqn", "Pendulum-v1", "--steps", "2000", "--quiet", "--out", str(tmp_path / "new")]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("actrix: Q-learning needs a Discrete action space")
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_show_space_prints_a_file_and_trains_nothing(tmp_path, monkeypatch, capsys):

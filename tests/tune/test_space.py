@@ -137,7 +137,7 @@ def test_a_file_changes_the_space_and_the_printed_space_is_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("gama: [0.9, 0.99]", "gama: unknown setting; did you mean gamma"),
+        ("gama: [0.9, 0.99]", r"gama: unknown setting; did you mean gamma\?$"),
         ("activation_fn: [relu, tanh]", "it is the network's: write policy_kwargs.activation_fn"),
         ("gamma: {low: 0.99, high: 0.9}", "gamma: low=0.99 is not below high=0.9"),
         ("gamma: {low: 0.9, high: 1.0}", r"gamma: a complement scale lies in \[0, 1\)"),

@@ -152,7 +152,8 @@ def read_space(path: Path, space: Space, base: Algorithm, fixed: Collection[str]
             _refuse(name, base, fixed)
             changed = _changed(name, spec, found.get(name), base)
         except (ValueError, TypeError) as error:
-            raise SettingError(f"{path}: {name}: {str(error).rstrip('.')}.") from None
+            said = str(error).rstrip(".")
+            raise SettingError(f"{path}: {name}: {said}{'' if said.endswith('?') else '.'}") from None
         found.pop(name, None)
         if changed is not None:
             found[name] = changed

@@ -153,7 +153,8 @@ def ask(study: Any, plan: Plan, folder: Path, trials: int) -> Any:
         if len(last) == IN_A_ROW and all(REFUSED in t.user_attrs for t in last):
             reason = last[-1].user_attrs[REFUSED]
             raise SettingError(
-                f"{IN_A_ROW} settings in a row were refused ({reason}): narrow the space with --space."
+                f"{IN_A_ROW} settings in a row were refused ({reason}): narrow the space with --space, or give more "
+                "--steps."
             )
         trial = study.ask({one.param: one.distribution() for one in plan.space})
         trial.set_user_attr(FOLDER, str(folder.resolve()))

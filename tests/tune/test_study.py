@@ -24,7 +24,7 @@ from actrix.cli import train as cli_train
 from actrix.core.numbers import numbers_of, unpacked
 from actrix.loops.evaluate import Policy, evaluate, evaluation_env
 from actrix.loops.train import NonFiniteError, SeedRun, train
-from actrix.runs.config import resolve
+from actrix.runs.config import RunError, resolve
 from actrix.runs.session import make_runner
 from actrix.show.stats import iqm, summarize
 from actrix.tune import compare, trial, work
@@ -425,6 +425,14 @@ def test_a_line_that_a_crash_tore_is_cut_off(study):
     repair(folder)
     assert journal.read_bytes() == whole
     assert len(open_study(plan, folder, None, 3).trials) == 1
+
+
+def test_a_journal_that_is_none_is_named(study):
+    plan, folder, _ = study
+    for line in ("garbage", '{"op_code": 4}', "[]"):
+        (folder / "journal.log").write_text(f"{line}\n")
+        with pytest.raises(RunError, match=r"journal\.log cannot be read \(\w+: .*\): restore it, or choose"):
+            open_study(plan, folder, None, 3)
 
 
 def test_a_study_of_another_plan_in_the_storage_is_refused(study):

@@ -1,6 +1,7 @@
 """Actors on Ray: the bits of one process, whoever collects and whoever is killed meanwhile."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -21,6 +22,8 @@ from actrix import DQN, SAC, VTrace, train_seeds
 from actrix.cli import main
 from actrix.envs.guard import EnvError
 from actrix.files import checkpoint
+from actrix.runs.config import resolve
+from actrix.runs.folder import config_json
 
 ray = pytest.importorskip("ray")
 
@@ -287,9 +290,10 @@ def test_a_node_that_cannot_run_a_seeds_process_says_why(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("words", [["train", "ppo"], ["tune", "ppo"]])
-def test_seeds_and_trials_without_ray_or_a_cluster(words, tmp_path, monkeypatch, capsys):
-    command = [*words, "CartPole-v1", "--seeds", "2", "--out", str(tmp_path / "out"), "--quiet", "--address"]
+@pytest.mark.parametrize("words", [["train"], ["train", "--actors", "2"], ["tune"]])
+def test_without_ray_or_a_cluster_nothing_is_begun(words, tmp_path, monkeypatch, capsys):
+    many = ["--seeds", "2", "--envs", "8", *words[1:]]
+    command = [words[0], "ppo", "CartPole-v1", *many, "--out", str(tmp_path / "out"), "--quiet", "--address"]
     with monkeypatch.context() as patch:
         patch.setattr(ray, "is_initialized", lambda: False)
         assert main([*command, "localhost:1"]) == 2
@@ -297,9 +301,24 @@ def test_seeds_and_trials_without_ray_or_a_cluster(words, tmp_path, monkeypatch,
             r"actrix: no Ray cluster .* at localhost:1: start one with .*\n$", capsys.readouterr().err
         )
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert main([*command[:-3], str(tmp_path / "other"), *command[-2:], "localhost:1"]) == 2
+    assert main([*command, "localhost:1"]) == 2
     said = 'actrix: this runs on Ray, which is not installed: pip install "actrix[ray]"\n'
     assert capsys.readouterr().err == said
+    if "--actors" in words:
+        assert main(command[:-1]) == 2
+        assert capsys.readouterr().err == said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_finds_no_cluster_keeps_its_place(tmp_path, monkeypatch, capsys):
+    """`resume --address` writes where it goes on only when that is there."""
+    config = resolve("ppo", "CartPole-v1", n_envs=2, actors=2, backend="gymnasium", steps=100)
+    (tmp_path / "config.json").write_text(json.dumps(config_json(config)))
+    before = (tmp_path / "config.json").read_bytes()
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    assert main(["resume", str(tmp_path), "--quiet", "--address", "localhost:1"]) == 2
+    assert "no Ray cluster" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_bytes() == before
 
 
 # ---------------------------------------------------------------------------- slow ones

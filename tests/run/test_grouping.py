@@ -273,6 +273,12 @@ def test_what_makes_no_sense_is_one_sentence(kind, more, message):
         kind("MlpPolicy", **{"env": "CartPole-v1", "n_envs": 4, "backend": "gymnasium"} | keep | more)
 
 
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), True, "5"])
+def test_a_step_of_no_time_is_refused(seconds):
+    with pytest.raises(ValueError, match=f"step_timeout={seconds!r} must be a positive number of seconds"):
+        Grouping(actors=2, step_timeout=seconds)
+
+
 def test_an_object_cannot_be_in_groups():
     with pytest.raises(ValueError, match="give an id, a class or a function"):
         model(env=gym.make("CartPole-v1"), envs_per_group=1)

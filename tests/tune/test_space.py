@@ -117,7 +117,7 @@ def test_a_file_changes_the_space_and_the_printed_space_is_a_file(tmp_path):
     path.write_text(
         "gamma: {high: 0.9999}\nclip_range: null\nn_envs: {low: 4, high: 16, scale: power}\n"
         "learning_rate: {low: 1e-5}\nnormalize: [true, false]\nvf_coef: {low: 0, high: 1, scale: linear}\n"
-        "policy_kwargs.net_arch: [[64, 64], [256, 256]]\n"
+        "policy_kwargs.net_arch: [[64, 64], [256, 256]]\ngae_lambda: [9e-1, 0.95]\n"
     )
     changed = by_name(read_space(path, space, PPO, {}))
     assert changed["gamma"] == Range("gamma", 0.9, 0.9999, "complement")
@@ -125,6 +125,7 @@ def test_a_file_changes_the_space_and_the_printed_space_is_a_file(tmp_path):
     assert changed["n_envs"].ends() == [4, 16]
     assert changed["vf_coef"] == Range("vf_coef", 0, 1, "linear")  # of a number that need not be whole
     assert changed["normalize"].choices == (True, False)
+    assert changed["gae_lambda"].choices == (0.9, 0.95)  # YAML takes 9e-1 for a word
     assert "clip_range" not in changed
     (tmp_path / "again.yaml").write_text(write_space(tuple(changed.values())))
     empty = dict.fromkeys(by_name(space))
@@ -137,7 +138,7 @@ def test_a_file_changes_the_space_and_the_printed_space_is_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("gama: [0.9, 0.99]", "gama: unknown setting; did you mean gamma"),
+        ("gama: [0.9, 0.99]", r"gama: unknown setting; did you mean gamma\?$"),
         ("activation_fn: [relu, tanh]", "it is the network's: write policy_kwargs.activation_fn"),
         ("gamma: {low: 0.99, high: 0.9}", "gamma: low=0.99 is not below high=0.9"),
         ("gamma: {low: 0.9, high: 1.0}", r"gamma: a complement scale lies in \[0, 1\)"),

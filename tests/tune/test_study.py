@@ -24,7 +24,7 @@ from actrix.cli import train as cli_train
 from actrix.core.numbers import numbers_of, unpacked
 from actrix.loops.evaluate import Policy, evaluate, evaluation_env
 from actrix.loops.train import NonFiniteError, SeedRun, train
-from actrix.runs.config import resolve
+from actrix.runs.config import RunError, resolve
 from actrix.runs.session import make_runner
 from actrix.show.stats import iqm, summarize
 from actrix.tune import compare, trial, work
@@ -181,9 +181,22 @@ def test_a_folder_of_something_else_or_an_unknown_storage_is_refused(tmp_path, c
     error = capsys.readouterr().err
     assert "--storage nosql:… cannot be opened" in error
     assert "secret" not in error
+    assert not list(tmp_path.iterdir())
     (tmp_path / "thesis.tex").write_text("")
     assert main([*TWO, "--out", str(tmp_path)]) == 2
     assert "exists and holds no study: choose another --out" in capsys.readouterr().err
+    assert main([*TWO, "--out", str(tmp_path / "thesis.tex")]) == 2
+    assert "thesis.tex exists and holds no study" in capsys.readouterr().err
+
+
+def test_what_no_trial_could_train_is_refused_before_the_search(tmp_path, capsys):
+    """Not by fifty refused trials, nor when the standards are trained after it."""
+    command = ["tune", "dqn", "Pendulum-v1", "--steps", "2000", "--quiet", "--out", str(tmp_path / "new")]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("actrix: Q-learning needs a Discrete action space")
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_show_space_prints_a_file_and_trains_nothing(tmp_path, monkeypatch, capsys):
@@ -412,6 +425,14 @@ def test_a_line_that_a_crash_tore_is_cut_off(study):
     repair(folder)
     assert journal.read_bytes() == whole
     assert len(open_study(plan, folder, None, 3).trials) == 1
+
+
+def test_a_journal_that_is_none_is_named(study):
+    plan, folder, _ = study
+    for line in ("garbage", '{"op_code": 4}', "[]"):
+        (folder / "journal.log").write_text(f"{line}\n")
+        with pytest.raises(RunError, match=r"journal\.log cannot be read \(\w+: .*\): restore it, or choose"):
+            open_study(plan, folder, None, 3)
 
 
 def test_a_study_of_another_plan_in_the_storage_is_refused(study):

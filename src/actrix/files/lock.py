@@ -79,6 +79,12 @@ class RunLock:
             self._file = None
 
 
+def made(folder: Path) -> RunLock:
+    """The lock of a folder, which is made where there is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return RunLock(folder)
+
+
 if sys.platform == "win32":
     import msvcrt
 

@@ -40,6 +40,8 @@ class Grouping:
         for name in ("learners", "learner_processes"):
             if not _whole(getattr(self, name), 1):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1.")
+        if not _positive(self.step_timeout):
+            raise ValueError(f"step_timeout={self.step_timeout!r} must be a positive number of seconds.")
         if self.learners % self.learner_processes:
             raise ValueError(
                 f"learners={self.learners} cannot be shared equally by learner_processes={self.learner_processes}."
@@ -120,6 +122,10 @@ class Grouping:
 
 def _whole(x: Any, least: int) -> bool:
     return isinstance(x, int) and not isinstance(x, bool) and x >= least
+
+
+def _positive(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and x > 0
 
 
 def check_grouping(

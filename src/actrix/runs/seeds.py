@@ -75,6 +75,18 @@ def train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], ses
 
 
 @contextlib.contextmanager
+def cluster_of(config: RunConfig) -> Iterator[None]:
+    """The Ray of a run: what of it is not there is refused here, before anything is written. Raises ImportError,
+    ValueError."""
+    if config.actors or config.learner_processes > 1:
+        from actrix.remote.cluster import ray_module
+
+        ray_module()
+    with nodes_at(config.address):
+        yield
+
+
+@contextlib.contextmanager
 def nodes_at(address: str | None) -> Iterator[Any]:
     """Where processes run: the cluster at an address, or None, this machine. Raises ImportError, ValueError."""
     if address is None:

@@ -20,7 +20,7 @@ from actrix.envs.base import HostEnv
 from actrix.envs.build import check_inert
 from actrix.files import atomic, checkpoint
 from actrix.files.kwargs import check_complete
-from actrix.files.lock import RunLock
+from actrix.files.lock import RunLock, made
 from actrix.loops.evaluate import check_same_spaces, evaluate, evaluation_env, noting
 from actrix.loops.grouping import check_grouping
 from actrix.loops.train import SeedRun
@@ -39,7 +39,7 @@ from actrix.runs.folder import (
     seed_folders,
 )
 from actrix.runs.others import refuse_role, with_others
-from actrix.runs.seeds import ORPHAN_SECONDS, train_in_processes
+from actrix.runs.seeds import ORPHAN_SECONDS, cluster_of, train_in_processes
 from actrix.runs.session import (
     CHECKPOINT_SECONDS,
     EVAL_EPISODES,
@@ -68,10 +68,9 @@ def start(
     if track is not None:
         tracker(track).check()
     check(config)  # before anything is written, or said
-    begins()
-    folder.mkdir(parents=True, exist_ok=True)
-    with RunLock(folder):
+    with cluster_of(config), made(folder):
         refuse_taken(folder)  # by a run that began, and may have ended, meanwhile
+        begins()
         for path, seed in seed_folders(folder, config):
             path.mkdir(parents=True, exist_ok=True)
             atomic.write_json(path / "config.json", config_json(dataclasses.replace(config, seeds=(seed,))))
@@ -174,7 +173,7 @@ def resume(
     """
     refuse_role(folder)
     config = _moved(load_config(folder), actors, address, learners, learner_processes)
-    with RunLock(folder):
+    with cluster_of(config), RunLock(folder):
         if track is not None:
             tracker(track).check()
         tracked.check(seed_folders(folder, config))

@@ -152,7 +152,8 @@ def read_space(path: Path, space: Space, base: Algorithm, fixed: Collection[str]
             _refuse(name, base, fixed)
             changed = _changed(name, spec, found.get(name), base)
         except (ValueError, TypeError) as error:
-            raise SettingError(f"{path}: {name}: {str(error).rstrip('.')}.") from None
+            said = str(error).rstrip(".")
+            raise SettingError(f"{path}: {name}: {said}{'' if said.endswith('?') else '.'}") from None
         found.pop(name, None)
         if changed is not None:
             found[name] = changed
@@ -181,9 +182,8 @@ def _changed(name: str, spec: Any, old: Range | Choice | None, base: Algorithm) 
         raise ValueError(f"{spec!r} is neither a range, {{low: …, high: …}}, nor a list of choices nor null")
     if unknown := [key for key in spec if key not in ("low", "high", "scale", "schedule", "choices")]:
         raise ValueError(f"unknown {unknown[0]!r}; there are low, high, scale, schedule and choices")
+    spec = {key: [*map(_plain, x)] if isinstance(x, list) else _plain(x) for key, x in spec.items()}
     if "choices" not in spec:
-        spec = {key: words.read_value(x) if key in ("low", "high") and isinstance(x, str) else x
-                for key, x in spec.items()}  # fmt: skip
         spec = (old.spec() if isinstance(old, Range) else {}) | spec
         if missing := [key for key in ("low", "high") if key not in spec]:
             raise ValueError(f"{' and '.join(missing)} must be given")
@@ -198,6 +198,12 @@ def _changed(name: str, spec: Any, old: Range | Choice | None, base: Algorithm) 
         else:
             configure(base, nested({name: value}))
     return one
+
+
+def _plain(x: Any) -> Any:
+    """The number that a word stands for: YAML takes 1e-3 for a word."""
+    value = words.read_value(x) if isinstance(x, str) else x
+    return value if isinstance(value, int | float) else x
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,11 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from actrix.algorithms.settings import SettingError
-from actrix.files.lock import RunLock
+from actrix.files.lock import made
 from actrix.runs.config import RunError, resolve
+from actrix.runs.seeds import nodes_at
+from actrix.runs.start import check
 from actrix.show.stats import Summary, amount
 from actrix.tune.board import Board
-from actrix.tune.compare import BEST_FILE, ROUNDS, Outcome, compare, verdict
+from actrix.tune.compare import BEST_FILE, ROUNDS, Outcome, compare, standards, verdict
 from actrix.tune.plan import STUDY, Plan, make_plan
 from actrix.tune.study import WORKERS, begin, counted, need_optuna, open_study, recover, repair
 from actrix.tune.work import work, work_in_processes
@@ -63,9 +65,10 @@ def run_study(
     """Search until the study has so many trials, draw it, and compare; None where the comparison was interrupted."""
     need_optuna()
     _check(folder, trials, jobs, storage, address)
-    folder.mkdir(parents=True, exist_ok=True)
-    with RunLock(folder):
-        _same(plan, folder, "the user's" if storage else "the folder's")
+    whose = "the user's" if storage else "the folder's"
+    _check_study(plan, folder, trials, whose, storage)
+    with nodes_at(address), made(folder):
+        _same(plan, folder, whose)
         say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
         of = f"{amount(trials, 'trial')} of {amount(len(plan.base.seeds), 'seed')}"
         each = f"{of} × {plan.base.n_timesteps:,} steps"
@@ -106,17 +109,29 @@ def _check(folder: Path, trials: int, jobs: int | None, storage: str | None, add
         raise SettingError(
             "nodes of a cluster cannot share SQLite: leave --storage out, or name a database server."
         )
-    if folder.exists() and not (folder / STUDY).exists() and any(p.name != ".lock" for p in folder.iterdir()):
+    held = [p.name for p in folder.iterdir()] if folder.is_dir() else [folder.name] * folder.exists()
+    if STUDY not in held and any(name != ".lock" for name in held):
         raise RunError(f"{folder} exists and holds no study: choose another --out.")
+
+
+def _check_study(plan: Plan, folder: Path, trials: int, whose: str, storage: str | None) -> None:
+    """The same of what would only show when a folder is written, or after the search."""
+    if (folder / STUDY).exists():
+        plan.check_same(folder, whose)
+    else:
+        for one in standards(plan):  # both rounds train them
+            check(one.config)
+    if storage is not None:
+        open_study(plan, folder, storage, trials)
 
 
 def _same(plan: Plan, folder: Path, storage: str) -> None:
     """Refuse another study than the folder's, or another storage; write what a new one is."""
-    (folder / WORKERS).mkdir(exist_ok=True)
     if (folder / STUDY).exists():
         plan.check_same(folder, storage)
     else:
         plan.save(folder, storage)
+    (folder / WORKERS).mkdir(exist_ok=True)
     if storage == "the folder's":
         repair(folder)
 

@@ -42,16 +42,18 @@ def open_study(plan: Plan, folder: Path, url: str | None, trials: int, worker: i
     cannot be opened, or holds another study under this name.
     """
     optuna = need_optuna()
-    storage = _storage(folder, url)
     name = folder.resolve().name
     drawn = np.random.SeedSequence([plan.base.seeds[0], worker])
-    study = optuna.create_study(
-        study_name=name,
-        storage=storage,
-        direction="maximize",
-        load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=plan.base.n_timesteps // 3),
-    )
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=plan.base.n_timesteps // 3)
+    try:
+        study = optuna.create_study(
+            study_name=name, storage=_storage(folder, url), direction="maximize", load_if_exists=True, pruner=pruner
+        )  # fmt: skip
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        if url is not None:
+            raise
+        told = f"{folder / JOURNAL} cannot be read ({type(error).__name__}: {error})"
+        raise RunError(f"{told}: restore it, or choose another --out.") from None
     done = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     seed = int(np.random.SeedSequence([*drawn.generate_state(2), done]).generate_state(1)[0])
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(1, min(RANDOM, trials // 3)))
@@ -71,9 +73,8 @@ def _storage(folder: Path, url: str | None) -> Any:
 
         # Its lock is a link to this path, which must be found from anywhere: a relative one would never be released.
         path = str((folder / JOURNAL).resolve())
-        return optuna.storages.JournalStorage(
-            JournalFileBackend(path, lock_obj=JournalFileSymlinkLock(path, grace_period=10))
-        )
+        journal = JournalFileBackend(path, lock_obj=JournalFileSymlinkLock(path, grace_period=10))
+        return optuna.storages.JournalStorage(journal)
     try:
         return optuna.storages.get_storage(url)
     except Exception as error:  # of whatever driver the URL names
@@ -153,7 +154,8 @@ def ask(study: Any, plan: Plan, folder: Path, trials: int) -> Any:
         if len(last) == IN_A_ROW and all(REFUSED in t.user_attrs for t in last):
             reason = last[-1].user_attrs[REFUSED]
             raise SettingError(
-                f"{IN_A_ROW} settings in a row were refused ({reason}): narrow the space with --space."
+                f"{IN_A_ROW} settings in a row were refused ({reason}): narrow the space with --space, or give more "
+                "--steps."
             )
         trial = study.ask({one.param: one.distribution() for one in plan.space})
         trial.set_user_attr(FOLDER, str(folder.resolve()))

@@ -1046,3 +1046,13 @@ def test_modules_of_the_current_folder_are_found_where_one_is_named(tmp_path, ca
     finally:
         sys.path[:] = path
     assert "over 1 episode " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["--settings", "{}"], ["--out", "{}/file/run"]])
+def test_a_path_of_the_wrong_kind_is_named_without_a_number(command, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["train", "ppo", "CartPole-v1", *(word.format(tmp_path) for word in command)]) in (1, 2)
+    told = capsys.readouterr().err
+    assert str(tmp_path) in told
+    assert "irectory." in told
+    assert "Errno" not in told

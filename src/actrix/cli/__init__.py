@@ -51,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         from actrix.files.container import printable
 
-        text = "\n".join(map(printable, str(error).splitlines()))  # it may quote a stranger's file
+        said = str(error)
+        if isinstance(error, OSError) and error.filename is not None:  # without its number
+            said = f"{error.filename}: {error.strerror}."
+        text = "\n".join(map(printable, said.splitlines()))  # it may quote a stranger's file
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"actrix: {text}", markup=False)
         return EXIT_FAILED if isinstance(error, failed) and not isinstance(error, usage) else EXIT_USAGE
 

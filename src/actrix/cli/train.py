@@ -78,7 +78,7 @@ def how_much_and_where(p: argparse.ArgumentParser) -> None:
     p.add_argument("--workers", type=count, nargs="?", const=True, default=False, metavar="N",
                    help="run Gymnasium's environments in processes: one each, or N in all")  # fmt: skip
     p.add_argument("--step-timeout", type=seconds, default=60.0, metavar="S",
-                   help="with --workers (default: 60)")  # fmt: skip
+                   help="with --workers or --actors (default: 60)")  # fmt: skip
     p.add_argument("--max-restarts", type=int, default=0, metavar="N",
                    help="with --workers: processes to replace (default: 0)")  # fmt: skip
     p.add_argument("--zoo", type=count, metavar="VERSION",
@@ -291,7 +291,7 @@ def _plan(config: Any) -> str:
     tuned = "tuned settings" if config.tuned else "default settings"
     tuned += f" (version {config.tuned})" if config.tuned > 1 else ""
     few = f"seed {config.seeds[0]}" if len(config.seeds) == 1 else amount(len(config.seeds), "seed")
-    who = f", {config.actors} actors" if config.actors else ""
+    who = f", {amount(config.actors, 'actor')}" if config.actors else ""
     who += f", {config.learners} learners" if config.learners > 1 else ""
     envs = amount(config.n_envs, "environment")
     much = f"{config.n_timesteps:,} steps, {envs} ({config.backend}{who})"

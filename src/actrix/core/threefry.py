@@ -31,8 +31,10 @@ def threefry(key1: jax.Array, key2: jax.Array, x1: jax.Array, x2: jax.Array) -> 
             b = (b << np.uint32(bits) | b >> np.uint32(WORD - bits)) ^ a
         a = a + keys[(group + 1) % 3]
         b = b + keys[(group + 2) % 3] + np.uint32(group + 1)
-    one = jnp.broadcast_to(jnp.clip(key1, np.uint32(1), np.uint32(1)), a.shape)
-    return lax.div(a, one), lax.div(b, one)
+    one = jnp.clip(key1, np.uint32(1), np.uint32(1))
+    first = lax.broadcasted_iota(np.uint32, (2, *a.shape), 0) == 0  # both by one kernel
+    words = lax.div(jnp.where(first, a, b), jnp.broadcast_to(one, first.shape))
+    return words[0], words[1]
 
 
 def set_up() -> None:

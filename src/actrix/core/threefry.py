@@ -31,10 +31,11 @@ def threefry(key1: jax.Array, key2: jax.Array, x1: jax.Array, x2: jax.Array) -> 
             b = (b << np.uint32(bits) | b >> np.uint32(WORD - bits)) ^ a
         a = a + keys[(group + 1) % 3]
         b = b + keys[(group + 2) % 3] + np.uint32(group + 1)
-    one = jnp.clip(key1, np.uint32(1), np.uint32(1))
-    first = lax.broadcasted_iota(np.uint32, (2, *a.shape), 0) == 0  # both by one kernel
-    words = lax.div(jnp.where(first, a, b), jnp.broadcast_to(one, first.shape))
-    return words[0], words[1]
+    with jax.enable_x64(True):
+        one = jnp.clip(key1, np.uint32(1), np.uint32(1)).astype(np.float64)
+        one = jnp.broadcast_to(one, a.shape)
+        hold = lambda word: lax.div(word.astype(np.float64), one).astype(np.uint32)
+        return hold(a), hold(b)
 
 
 def set_up() -> None:

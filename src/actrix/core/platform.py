@@ -3,7 +3,6 @@
 - `XLA_FLAGS` (unless the user set these flags): a scheduler under which XLA:CPU does not deadlock on few
   cores, and one host device per core, over which seeds are sharded.
 - `jax_cpu_enable_async_dispatch = False`: a small acting call costs less than half.
-- Threefry without its loop on CPUs (`core/threefry.py`): the same random bits, compiled and computed faster.
 - the persistent compilation cache in the user's cache folder (`ACTRIX_CACHE_DIR`; empty = off).
 """
 
@@ -41,9 +40,6 @@ def set_up() -> None:
     import jax
     import platformdirs
 
-    from actrix.core import threefry
-
-    threefry.set_up()
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     cache = os.environ.get("ACTRIX_CACHE_DIR", platformdirs.user_cache_dir("actrix"))
     if cache and not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]

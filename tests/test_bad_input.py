@@ -599,3 +599,12 @@ def test_misuse_is_explained():
     later.set_env(ActionObs())
     assert later.predict(np.zeros(2))[0].shape == ()
     assert EvalCallback(Masked()).eval_freq == 10000
+
+
+@pytest.mark.parametrize(
+    "given", [{"n_steps": 50, "batch_size": 64}, {"data": "on-policy:n_steps=50:batch_size=64"}]
+)
+def test_a_batch_size_that_is_said_is_refused_and_not_replaced(given):
+    assert PPO("MlpPolicy", "CartPole-v1", n_steps=50).batch_size == 50, "a default is fitted"
+    with pytest.raises(SettingError, match=r"batch_size=64 does not fit .* near it lie 10, 25, 50"):
+        PPO("MlpPolicy", "CartPole-v1", **given)

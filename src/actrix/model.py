@@ -121,7 +121,7 @@ class Model(Surface, Stored):
         given, self._policy_kwargs = settings | rate, policy_kwargs
         settings, policy_kwargs = _given(settings, learning_rate, policy_kwargs, env)
         under = settings.pop("_under", {})  # a file's, over which those go that are given with it
-        self._own_batch = "batch_size" in under | settings
+        self._own_batch = settings_.sizes_batches(under | settings)
         self.preset = self._find_preset(under | settings)
         before = settings_.configure(self.preset.algorithm, under)
         self.algorithm = settings_.configure(before, settings)

@@ -136,6 +136,11 @@ def fields_of(algorithm: Algorithm, settings: Mapping[str, Any]) -> set[str]:
     return set(found)
 
 
+def sizes_batches(settings: Mapping[str, Any]) -> bool:
+    """Whether the user says how large batches are, by name or in the word of the data."""
+    return "batch_size" in settings or "batch_size" in str(settings.get("data"))
+
+
 def over(algorithm: Algorithm, under: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings in one, those that go over others, and of these what they leave."""
     taken = fields_of(algorithm, settings)

@@ -15,7 +15,7 @@ from actrix.algorithms import notices, presets
 from actrix.algorithms.answers import present_word
 from actrix.algorithms.learn import Composition
 from actrix.algorithms.policy_kwargs import POLICIES, named_policy, once
-from actrix.algorithms.settings import SettingError, configure, settings_of, upgraded
+from actrix.algorithms.settings import SettingError, configure, settings_of, sizes_batches, upgraded
 from actrix.algorithms.sound import joint
 from actrix.core.contract import Algorithm
 from actrix.data.datasets.dataset import Dataset, mix
@@ -205,7 +205,7 @@ def fitted(
     env_kwargs: dict[str, Any] | None = None,
 ) -> Algorithm:
     """The same with batches of whole answers, where the environment asks prompts and `given` says no size."""
-    if "batch_size" in given or "batch_size" in str(given.get("data")):
+    if sizes_batches(given):
         return algorithm
     task = token_task(env_id, env_kwargs)
     return algorithm if task is None else algorithm.fitted(task.spec, n_envs)

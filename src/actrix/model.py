@@ -41,7 +41,7 @@ from actrix.hooks import Hooks, NoLogger
 from actrix.instead import refuse_of_learn
 from actrix.loops.compiled import CompiledRunner
 from actrix.loops.evaluate import Stream, check_same_spaces
-from actrix.loops.grouping import Grouping, check_grouping
+from actrix.loops.grouping import check_grouping, limited
 from actrix.loops.groups import Crew
 from actrix.loops.host import HostRunner
 from actrix.loops.offline import OfflineRunner
@@ -83,8 +83,8 @@ class Model(Surface, Stored):
         behind: 1 = the policy before the last update collects, while that is made (PPO, and data of older policies);
             None = 1 with actors, else 0; "any" = the learner waits for no actor (v-trace).
         address: of a Ray cluster, for `actors` and `learner_processes`; None starts Ray on this machine.
-        learners: devices that each compute a share of every batch; the same result up to rounding.
-        learner_processes: processes on Ray that hold them; 1 = this one.
+        learners: devices that each compute a share of every batch, the same result up to rounding; `learner_processes`
+            on Ray hold them, 1 = this one. step_timeout: seconds that an actor may take for one step (None: 60).
         learning_rate: and all other `settings`: the algorithm's parameters by Stable-Baselines3's names. A `batch_size`
             that is not given is the default, or the largest below it that divides a chunk.
 
@@ -115,7 +115,7 @@ class Model(Surface, Stored):
         policy_kwargs: dict[str, Any] | None = None, verbose: int = 0, seed: int | None = None, device: str = "auto",
         stats_window_size: int = 100, reference: Model | None = None, dataset: Any = None, actors: int = 0,
         envs_per_group: int | None = None, behind: int | str | None = None, address: str | None = None,
-        learners: int = 1, learner_processes: int = 1, **settings: Any,
+        learners: int = 1, learner_processes: int = 1, step_timeout: float | None = None, **settings: Any,
     ):  # fmt: skip
         rate = {} if learning_rate is None else {"learning_rate": learning_rate}
         given, self._policy_kwargs = settings | rate, policy_kwargs
@@ -128,11 +128,11 @@ class Model(Surface, Stored):
         network = policy_kwargs_.network_of(policy, policy_kwargs, self.algorithm.network)
         self.algorithm = dataclasses.replace(self.algorithm, network=network)
         self.seed = _seed(seed)
-        self.verbose, self.tensorboard_log = verbose, tensorboard_log
+        self.verbose, self.tensorboard_log, self.device = verbose, tensorboard_log, get_device(device)
         self.stats_window_size = stats_window_size
         self.backend, self.env_kwargs, self.n_envs = backend, env_kwargs, n_envs
-        self.device = get_device(device)
-        self.grouping = Grouping(actors, envs_per_group, behind, address, learners, learner_processes)
+        who = (actors, envs_per_group, behind, address, learners, learner_processes)
+        self.grouping = limited(step_timeout, *who)
         self.reference = None if reference is None else reference.acting
         notices.tell(before, self.algorithm, given, notices.offline(env, dataset), reference)
         self.logger, self._given_logger = NoLogger(), False

@@ -15,7 +15,7 @@ from actrix.envs.guard import EnvError
 from actrix.envs.make import make_vec_env
 from actrix.files import checkpoint
 from actrix.loops import groups, host
-from actrix.loops.grouping import Grouping
+from actrix.loops.grouping import Grouping, limited
 from actrix.loops.groups import GroupRunner
 from actrix.loops.runner import iteration_keys, wrapped
 from actrix.loops.stepping import host_runner
@@ -264,6 +264,7 @@ def test_an_error_in_the_chunk_ahead_is_raised_where_it_is_wanted():
         (PPO, {"address": "localhost:1"}, "which actors need"),
         (PPO, {"actors": 8}, "actors=8 are more than the 4 environments: take n_envs=8"),
         (PPO, {"actors": 3}, "cannot be shared equally by actors=3: take n_envs=3 or 6"),
+        (PPO, {"step_timeout": 5}, r"is of actors: give actors=N too, or .*workers=True, step_timeout=5\)"),
         (PPO, {"actors": 3, "envs_per_group": 2}, "more than the 2 groups of envs_per_group=2 in 4"),
     ],
 )
@@ -277,6 +278,8 @@ def test_what_makes_no_sense_is_one_sentence(kind, more, message):
 def test_a_step_of_no_time_is_refused(seconds):
     with pytest.raises(ValueError, match=f"step_timeout={seconds!r} must be a positive number of seconds"):
         Grouping(actors=2, step_timeout=seconds)
+    assert limited(5, 2).step_timeout == 5
+    assert limited(None, 2) == Grouping(actors=2)
 
 
 def test_an_object_cannot_be_in_groups():

@@ -18,12 +18,13 @@ LEARN = (
 MODEL = {
     "n_envs": "--envs", "backend": "--backend", "env_kwargs": "--env-kwargs", "seed": "--seed", "dataset": "--dataset",
     "actors": "--actors", "envs_per_group": "--envs-per-group", "behind": "--behind", "address": "--address",
-    "learners": "--learners", "learner_processes": "--learner-processes", "reference": "--init",
+    "learners": "--learners", "learner_processes": "--learner-processes", "step_timeout": "--step-timeout",
+    "reference": "--init",
     **dict.fromkeys(("env", "tensorboard_log", "verbose", "device", "stats_window_size")),
 }  # fmt: skip
 """Arguments of the model that are no settings → the command line's option; None = it has none."""
 VECTOR = (
-    "workers", "step_timeout", "max_restarts", "start_index", "monitor_dir", "wrapper_class", "vec_env_cls",
+    "workers", "max_restarts", "start_index", "monitor_dir", "wrapper_class", "vec_env_cls",
     "vec_env_kwargs", "monitor_kwargs", "wrapper_kwargs",
 )  # fmt: skip
 """Arguments of `make_vec_env`."""

@@ -120,6 +120,19 @@ class Grouping:
         return n_envs // size
 
 
+def limited(step_timeout: float | None, *who: Any) -> Grouping:
+    """Who collects, actors with so many seconds for a step (None: the usual ones); ValueError where there are none."""
+    grouping = Grouping(*who)
+    if step_timeout is None:
+        return grouping
+    if not grouping.actors:
+        raise ValueError(
+            f"step_timeout={step_timeout!r} is of actors: give actors=N too, or for environments in processes "
+            f"env=make_vec_env(id, n_envs, workers=True, step_timeout={step_timeout!r})."
+        )
+    return dataclasses.replace(grouping, step_timeout=step_timeout)
+
+
 def _whole(x: Any, least: int) -> bool:
     return isinstance(x, int) and not isinstance(x, bool) and x >= least
 

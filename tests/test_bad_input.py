@@ -35,6 +35,7 @@ from actrix import (
     make_vec_env,
 )
 from actrix.core.spaces import UnsupportedSpaceError
+from actrix.envs.build import UnknownEnvError
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ActionObs, ConstantReward, ContinuousTarget, Masked, Probe
 from actrix.loops.train import NonFiniteError, SeedRun, train
@@ -608,3 +609,10 @@ def test_a_batch_size_that_is_said_is_refused_and_not_replaced(given):
     assert PPO("MlpPolicy", "CartPole-v1", n_steps=50).batch_size == 50, "a default is fitted"
     with pytest.raises(SettingError, match=r"batch_size=64 does not fit .* near it lie 10, 25, 50"):
         PPO("MlpPolicy", "CartPole-v1", **given)
+
+
+def test_a_jax_environment_for_the_host_says_which_backend_makes_it():
+    pytest.importorskip("gymnax")
+    with pytest.raises(UnknownEnvError, match="it is a JAX environment, which backend='jax' makes"):
+        make_vec_env("Asterix-MinAtar", 2)
+    assert make_vec_env("Asterix-MinAtar", 2, backend="jax").reset().shape == (2, 10, 10, 4)

@@ -265,6 +265,8 @@ def _why_not(env_id: str) -> str:
     """What an id that there is not may have meant, as the end of a sentence."""
     if ":" in env_id:
         return _not_in(env_id)
+    if env_id in gymnax_ids() or env_id in OWN_ENVS:
+        return " in Gymnasium: it is a JAX environment, which backend='jax' makes."
     module = env_id.removesuffix(".py").replace("/", ".")
     if os.path.isfile(f"{module.replace('.', '/')}.py"):
         return f", which is a file: name the class in it, {module}:Class."

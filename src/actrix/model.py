@@ -41,7 +41,7 @@ from actrix.hooks import Hooks, NoLogger
 from actrix.instead import refuse_of_learn
 from actrix.loops.compiled import CompiledRunner
 from actrix.loops.evaluate import Stream, check_same_spaces
-from actrix.loops.grouping import check_grouping, limited
+from actrix.loops.grouping import Grouping, check_grouping, limited
 from actrix.loops.groups import Crew
 from actrix.loops.host import HostRunner
 from actrix.loops.offline import OfflineRunner
@@ -131,8 +131,8 @@ class Model(Surface, Stored):
         self.verbose, self.tensorboard_log, self.device = verbose, tensorboard_log, get_device(device)
         self.stats_window_size = stats_window_size
         self.backend, self.env_kwargs, self.n_envs = backend, env_kwargs, n_envs
-        who = (actors, envs_per_group, behind, address, learners, learner_processes)
-        self.grouping = limited(step_timeout, *who)
+        who = Grouping(actors, envs_per_group, behind, address, learners, learner_processes)
+        self.grouping = limited(who, step_timeout)
         self.reference = None if reference is None else reference.acting
         notices.tell(before, self.algorithm, given, notices.offline(env, dataset), reference)
         self.logger, self._given_logger = NoLogger(), False

@@ -278,8 +278,8 @@ def test_what_makes_no_sense_is_one_sentence(kind, more, message):
 def test_a_step_of_no_time_is_refused(seconds):
     with pytest.raises(ValueError, match=f"step_timeout={seconds!r} must be a positive number of seconds"):
         Grouping(actors=2, step_timeout=seconds)
-    assert limited(5, 2).step_timeout == 5
-    assert limited(None, 2) == Grouping(actors=2)
+    assert limited(Grouping(actors=2), 5).step_timeout == 5
+    assert limited(Grouping(actors=2), None) == Grouping(actors=2)
 
 
 def test_an_object_cannot_be_in_groups():

@@ -19,7 +19,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from actrix.core.spaces import check_action_space, check_observation_space
 from actrix.envs.guard import EnvError, Guard, shown, words
 from actrix.envs.gymnasium import GymnasiumEnvs, quiet_make
-from actrix.envs.jax_envs import OWN_ENVS, gymnax_ids
+from actrix.envs.jax_envs import OWN_ENVS, gymnax_ids, has_jax_env
 from actrix.envs.masks import find_masks_of
 from actrix.envs.rows import RowVectorEnv
 from actrix.envs.tokens.env import TokenEnv
@@ -265,7 +265,7 @@ def _why_not(env_id: str) -> str:
     """What an id that there is not may have meant, as the end of a sentence."""
     if ":" in env_id:
         return _not_in(env_id)
-    if env_id in gymnax_ids() or env_id in OWN_ENVS:
+    if has_jax_env(env_id):
         return " in Gymnasium: it is a JAX environment, which backend='jax' makes."
     module = env_id.removesuffix(".py").replace("/", ".")
     if os.path.isfile(f"{module.replace('.', '/')}.py"):

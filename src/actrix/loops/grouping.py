@@ -120,9 +120,8 @@ class Grouping:
         return n_envs // size
 
 
-def limited(step_timeout: float | None, *who: Any) -> Grouping:
-    """Who collects, actors with so many seconds for a step (None: the usual ones); ValueError where there are none."""
-    grouping = Grouping(*who)
+def limited(grouping: Grouping, step_timeout: float | None) -> Grouping:
+    """The same, whose actors have so many seconds for a step (None: the usual); ValueError where there are none."""
     if step_timeout is None:
         return grouping
     if not grouping.actors:

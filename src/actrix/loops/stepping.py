@@ -288,8 +288,9 @@ def host_runner(
     algorithm: Algorithm, env: HostEnv, seed: int, reference: Any = None, behind: int = 0,
     learners: Learners | None = None,
 ) -> HostRunner:  # fmt: skip
-    """The host loop that suits the algorithm and the environments; ValueError where it takes no `behind`, with which
-    learning and the next action are not one call: they are made at the same time."""
+    """The host loop that suits the algorithm and the environments; ValueError where it takes no `behind`.
+
+    With `behind` learning and the next action are made at the same time, and so not in one call."""
     if isinstance(env, Crew):
         return GroupRunner(algorithm, env, seed, reference, behind, learners)
     if algorithm.steps_singly and not behind:

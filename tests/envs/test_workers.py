@@ -460,7 +460,7 @@ def test_processes_are_never_forked_from_this_one():
     [
         ({"workers": 3}, "from 1 to n_envs=2, got 3"),
         ({"workers": "all"}, "True, False or a number"),
-        ({"workers": True, "step_timeout": 0}, "step_timeout must be a positive"),
+        ({"workers": True, "step_timeout": 0}, "step_timeout=0 must be a positive"),
         ({"workers": True, "max_restarts": -1}, "max_restarts must be a whole number"),
         ({"max_restarts": 1}, "need workers"),
         ({"workers": True, "backend": "envpool"}, "workers run Gymnasium environments"),

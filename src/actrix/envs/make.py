@@ -30,8 +30,8 @@ from actrix.envs.foreign import as_gymnasiums
 from actrix.envs.guard import EnvError, env_seeds
 from actrix.envs.gymnasium import GymnasiumEnvs
 from actrix.envs.jax_envs import JAX_TWINS, HostJax, gymnax_ids, has_jax_env, jax_env
-from actrix.envs.workers.parent import STEP_TIMEOUT, ProcessEnvs
-from actrix.envs.workers.process import WorkerTraceback, check_options
+from actrix.envs.workers.parent import ProcessEnvs
+from actrix.envs.workers.process import STEP_TIMEOUT, WorkerTraceback, check_options
 
 BACKENDS = ("auto", "gymnasium", "envpool", "jax", "pettingzoo")
 

@@ -6,12 +6,12 @@ import dataclasses
 from typing import Any
 
 from actrix.core.contract import Algorithm
+from actrix.envs.workers.process import STEP_TIMEOUT, check_timeout
 from actrix.loops.host import check_behind
 from actrix.loops.learners import check_learners
 
 ANY = "any"
 """`behind` where the learner waits for nobody."""
-STEP_TIMEOUT = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +40,7 @@ class Grouping:
         for name in ("learners", "learner_processes"):
             if not _whole(getattr(self, name), 1):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1.")
-        if not _positive(self.step_timeout):
-            raise ValueError(f"step_timeout={self.step_timeout!r} must be a positive number of seconds.")
+        check_timeout(self.step_timeout)
         if self.learners % self.learner_processes:
             raise ValueError(
                 f"learners={self.learners} cannot be shared equally by learner_processes={self.learner_processes}."
@@ -134,10 +133,6 @@ def limited(grouping: Grouping, step_timeout: float | None) -> Grouping:
 
 def _whole(x: Any, least: int) -> bool:
     return isinstance(x, int) and not isinstance(x, bool) and x >= least
-
-
-def _positive(x: Any) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool) and x > 0
 
 
 def check_grouping(

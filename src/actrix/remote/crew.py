@@ -19,8 +19,8 @@ import numpy as np
 from actrix.core.contract import Algorithm
 from actrix.core.types import PyTree
 from actrix.envs.guard import EnvError
+from actrix.envs.workers.process import STEP_TIMEOUT
 from actrix.files import manifest
-from actrix.loops.grouping import STEP_TIMEOUT
 from actrix.loops.groups import Crew, Piece, Start
 from actrix.loops.runner import as_key
 from actrix.remote.cluster import differing, join, kill, leave

@@ -21,7 +21,8 @@ from actrix.core.contract import Algorithm
 from actrix.data.datasets.dataset import Dataset, mix
 from actrix.data.datasets.read import load_dataset
 from actrix.envs.build import full_id, token_task
-from actrix.envs.make import STEP_TIMEOUT, choose_backend, worker_count
+from actrix.envs.make import choose_backend, worker_count
+from actrix.envs.workers.process import STEP_TIMEOUT
 from actrix.files.kwargs import left_out, plain
 from actrix.loops.grouping import Grouping, check_grouping
 

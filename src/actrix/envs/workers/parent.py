@@ -41,6 +41,7 @@ from actrix.envs.workers.process import (
     GRACE,
     OK,
     START,
+    STEP_TIMEOUT,
     Failure,
     Setup,
     Worker,
@@ -51,8 +52,6 @@ from actrix.envs.workers.process import (
     pickled,
 )
 
-STEP_TIMEOUT = 60.0
-"""Seconds that one step, reset or close may take unless the user says otherwise."""
 START_TIMEOUT = 300.0
 """Seconds that a process may take to start and an environment to be built (a longer step timeout counts here too)."""
 

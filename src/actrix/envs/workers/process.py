@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import numbers
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 
 from gymnasium import spaces
 
+STEP_TIMEOUT = 60.0
+"""Seconds that one step, reset or close may take unless the user says otherwise."""
 GRACE = 2.0
 """Seconds that a worker gets to end by itself, and again after SIGTERM."""
 
@@ -42,10 +45,16 @@ def check_options(num_envs: int, workers: int, step_timeout: float, max_restarts
     """Raise ValueError, with the numbers, for options of `ProcessEnvs` that make no sense."""
     if isinstance(workers, str) or int(workers) != workers or not 1 <= workers <= num_envs:
         raise ValueError(f"workers must be a whole number from 1 to n_envs={num_envs}, got {workers!r}.")
-    if not step_timeout > 0:
-        raise ValueError(f"step_timeout must be a positive number of seconds, got {step_timeout}.")
+    check_timeout(step_timeout)
     if int(max_restarts) != max_restarts or max_restarts < 0:
         raise ValueError(f"max_restarts must be a whole number of at least 0, got {max_restarts}.")
+
+
+def check_timeout(step_timeout: Any) -> None:
+    """ValueError for what is no positive number of seconds."""
+    known = isinstance(step_timeout, numbers.Real) and not isinstance(step_timeout, bool)
+    if not known or not step_timeout > 0:  # NaN is none either
+        raise ValueError(f"step_timeout={step_timeout!r} must be a positive number of seconds.")
 
 
 def check_start_method(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Write the measured tables into docs/benchmarks.md and README.md from results.jsonl, speed.jsonl and against.jsonl.
+"""Write the measured tables into docs/benchmarks.md, docs/tuning.md and README.md from the records beside this file.
 
 python benchmarks/tables.py            # rewrite, and draw the pictures that the records alone make
 python benchmarks/tables.py --curves   # also those of single jobs, docs/results/*.png, from their runs' folders
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import record
+
+from actrix.zoo import load as entries
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -90,6 +92,7 @@ MADE = ("date", "machine")
 SPEED = ("name", "ratio", "ratios", "bar", "met", "lower_is_better", *MADE)
 PAST = ("name", "that", "ratio", "interval", "ratios", "memory_ratio", "compile_ratio", *MADE)
 RETURN = ("job", "algorithm", "env", "steps", "seeds", "per_seed", "iqm", "low", "high", "mean", *MADE)
+TUNED = ("name", "env_id", "steps", "chosen", "result", "steps_to_zoo", *MADE)
 """What a row must have, its name first."""
 Rows = dict[str, dict[str, Any]]
 
@@ -279,6 +282,58 @@ def lag_table(path: Path) -> str:
     return "\n".join(lines)
 
 
+def tuned_table(rows: Rows) -> str:
+    """Markdown: what tuning chose, beside the zoo's setting and the default one, on seeds that chose nothing."""
+    lines = [
+        "| environment | steps | chosen | zoo | default | steps to the zoo's return: chosen, zoo | enters |",
+        "|---|--:|--:|--:|--:|--:|---|",
+    ]
+    for r in rows.values():
+        each, sooner = r["result"]["settings"], r["steps_to_zoo"]
+        chosen, zoo, default = (each[who] for who in (r["chosen"], "zoo", "default"))
+        cells = [f"{x['iqm']:,.1f} [{x['low']:,.1f}, {x['high']:,.1f}]" for x in (chosen, zoo, default)]
+        if chosen["low"] > zoo["high"]:
+            figure, _, interval = cells[0].partition(" ")
+            cells[0] = f"**{figure}** {interval}"
+        reached = ["never" if sooner[who] is None else f"{sooner[who]:,}" for who in ("chosen", "zoo")]
+        enters = "`--zoo 2`" if f"{r['env_id']}@2" in entries(r["algorithm"]) else "no"
+        lines.append(
+            f"| {r['env_id']} | {r['steps']:,} | {' | '.join(cells)} | {', '.join(reached)} | {enters} |"
+        )
+    return "\n".join(lines)
+
+
+def tuned_picture(rows: Rows, path: Path) -> None:
+    """A panel for each environment: returns in training by steps, and what the final policies come to."""
+    import matplotlib.pyplot as plt
+
+    drawn = [r for r in rows.values() if "curves" in r]
+    height = -(-len(drawn) // 2)
+    figure, grid = plt.subplots(height, 2, figsize=(9, 2.6 * height), layout="constrained")
+    for axes, r in zip(grid.flat, drawn, strict=False):
+        last = max(x["steps"][-1] for x in r["curves"].values())
+        for label, color, at in (
+            ("chosen", "#0072b2", 1.03),
+            ("zoo", "#d55e00", 1.05),
+            ("default", "#666666", 1.07),
+        ):
+            who = r["chosen"] if label == "chosen" else label
+            curve, end = r["curves"][who], r["result"]["settings"][who]
+            axes.plot(curve["steps"], curve["returns"], color=color, label=label)
+            ends = [[max(end["iqm"] - end["low"], 0)], [max(end["high"] - end["iqm"], 0)]]  # or −1e-15
+            axes.errorbar(last * at, end["iqm"], ends, color=color, marker="o", markersize=4, capsize=2)
+        axes.set_title(r["env_id"], loc="left", weight="bold")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:.0f}k")
+    for axes in grid.flat[len(drawn) :]:
+        axes.set_visible(False)
+    figure.supxlabel("steps; right: the final policies, interquartile mean and 95% interval", fontsize=10)
+    figure.supylabel("return in training, interquartile mean of the seeds", fontsize=10)
+    grid.flat[0].legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
 def provenance(rows: dict[str, dict[str, Any]]) -> str:
     """When, where and with what the rows were measured: a sentence for each machine, which other days' rows share."""
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -360,12 +415,14 @@ def main() -> None:
     parser.add_argument("--curves", action="store_true")
     args = parser.parse_args()
     speed, results = newest(HERE / "speed.jsonl", SPEED), newest(HERE / "results.jsonl", RETURN)
-    past = newest(HERE / "against.jsonl", PAST)
+    past, tuned = newest(HERE / "against.jsonl", PAST), newest(HERE / "tuning.jsonl", TUNED)
     long = long_curves(results)
     for name, text in made(speed, past, results, long).items():  # all are made before any is written
         replace(DOCS / "benchmarks.md", name, text)
+    replace(DOCS / "tuning.md", "tuned", tuned_table(tuned))
     replace(HERE.parent / "README.md", "speed", speed_table(speed))
     pictures(speed, long)
+    tuned_picture(tuned, DOCS / "results" / "tune-eight.png")
     if args.curves:
         curves(results)
 

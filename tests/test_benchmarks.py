@@ -84,6 +84,9 @@ def test_the_page_and_its_pictures_are_those_of_the_records(scripts):
     ]
     assert not stale
     assert tables.speed_table(speed) in home
+    tuned = tables.newest(HERE / "tuning.jsonl", tables.TUNED)
+    tuning = (tables.DOCS / "tuning.md").read_text("utf-8")
+    assert f"\n{tables.tuned_table(tuned)}\n<!-- tuned:end" in tuning
     drawn = json.loads(Image.open(tables.DOCS / "pictures" / "speed.png").text["Description"])
     assert drawn == [speed[name]["ratio"] for name in tables.HOME]
     assert all((tables.DOCS / "results" / f"{name}.png").exists() for name in long)

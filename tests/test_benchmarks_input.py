@@ -68,13 +68,19 @@ def test_a_broken_record_is_said(name, where, arguments, end, is_, script, tmp_p
 def test_tables_are_written_all_or_none(script, tmp_path, monkeypatch, capsys):
     tables, docs = script("tables"), tmp_path / "docs"
     docs.mkdir()
-    for name in ("speed", "results", "against", "lag"):
+    for name in ("speed", "results", "against", "tuning", "lag"):
         (tmp_path / f"{name}.jsonl").write_text((HERE / f"{name}.jsonl").read_text())
     page = (HERE.parent / "docs" / "benchmarks.md").read_text().replace("29.20", "0")
     (docs / "benchmarks.md").write_text(page)
     monkeypatch.setattr(tables, "HERE", tmp_path)
     monkeypatch.setattr(tables, "DOCS", docs)
-    for name, lacks in (("speed", "name"), ("results", "job"), ("against", "name"), ("lag", "lag")):
+    for name, lacks in (
+        ("speed", "name"),
+        ("results", "job"),
+        ("against", "name"),
+        ("tuning", "name"),
+        ("lag", "lag"),
+    ):
         whole = (tmp_path / f"{name}.jsonl").read_text()
         (tmp_path / f"{name}.jsonl").write_text(whole + "{}\n")
         number = len(whole.splitlines()) + 1

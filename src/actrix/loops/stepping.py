@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from actrix.core.contract import Algorithm, Learner
 from actrix.core.host import own
-from actrix.core.platform import one_thread
+from actrix.core.platform import fewer_copies, one_thread
 from actrix.core.types import Chunk, PyTree
 from actrix.envs.base import HostEnv, successes
 from actrix.envs.guard import check_chunk
@@ -77,7 +77,7 @@ def _programs(
     def next_action(leaves, memory, first, obs, mask, noise, t):
         return act(jax.tree.unflatten(tree, leaves).acting, memory, first, obs, mask, row(noise, t))
 
-    options = one_thread() if small else None
+    options = one_thread() if small else fewer_copies()
     return (
         jax.jit(begin, compiler_options=options),
         jax.jit(round_, donate_argnums=(0, 1, 2), compiler_options=options),

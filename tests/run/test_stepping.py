@@ -15,6 +15,7 @@ from actrix import (
     DDPG,
     DQN,
     PGQL,
+    TD3,
     BaseCallback,
     CheckpointCallback,
     EnvError,
@@ -25,9 +26,11 @@ from actrix import (
     evaluate_policy,
     make_vec_env,
 )
+from actrix.core.platform import fewer_copies
 from actrix.data.ring import Draw
 from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ContinuousTarget
+from actrix.loops import stepping
 from actrix.loops.host import HostRunner
 from actrix.loops.stepping import SteppingRunner
 from actrix.loops.train import NonFiniteError
@@ -317,3 +320,25 @@ def test_a_non_finite_update_keeps_the_last_good_parameters():
         model.learn(500)
     learner = model.runner.learner
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((learner.acting, learner.training)))
+
+
+def test_a_large_update_with_fewer_copies_is_the_same(monkeypatch):
+    large = CONTINUOUS | {"policy_kwargs": {"net_arch": [400, 300]}, "batch_size": 64}
+
+    def trained():
+        model = TD3("MlpPolicy", "Pendulum-v1", backend="gymnasium", **large).learn(20)
+        return jax.tree.leaves(jax.device_get(model.acting.net))
+
+    assert fewer_copies(), "this XLA knows the option, else the test would see nothing"
+    with_it, asked = trained(), []
+    monkeypatch.setattr(stepping, "fewer_copies", lambda: asked.append(1))
+    assert all(np.array_equal(x, y) for x, y in zip(with_it, trained(), strict=True))
+    assert asked
+
+
+def test_an_xla_without_the_option_compiles_without_it(monkeypatch):
+    def refuses(function, **options):
+        raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: No such compile option")
+
+    monkeypatch.setattr(jax, "jit", refuses)
+    assert fewer_copies.__wrapped__() is None

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import warnings
@@ -55,8 +56,17 @@ def one_thread() -> dict[str, str]:
     return {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
 
 
-def fewer_copies() -> dict[str, bool]:
+@functools.cache
+def fewer_copies() -> dict[str, bool] | None:
     """Compiler options of a large program: XLA:CPU looks at where arrays live before it copies them, as on other
     backends, which leaves out a third of the copies (an update of TD3: 7% of its time). It also lets more operations
-    be ready at once, and handing these to another thread takes a small program longer than doing them."""
-    return {"xla_cpu_copy_insertion_use_region_analysis": True}
+    be ready at once, and handing these to another thread takes a small program longer than doing them. None where XLA
+    knows no such option."""
+    import jax
+
+    options = {"xla_cpu_copy_insertion_use_region_analysis": True}
+    try:
+        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return None
+    return options

@@ -307,16 +307,16 @@ def tuned_picture(rows: Rows, path: Path) -> None:
     """A panel for each environment: returns in training by steps, and what the final policies come to."""
     import matplotlib.pyplot as plt
 
+    from actrix.show.log import human
+    from actrix.show.plot import GREY, PALETTE
+
     drawn = [r for r in rows.values() if "curves" in r]
     height = -(-len(drawn) // 2)
     figure, grid = plt.subplots(height, 2, figsize=(9, 2.6 * height), layout="constrained")
     for axes, r in zip(grid.flat, drawn, strict=False):
         last = max(x["steps"][-1] for x in r["curves"].values())
-        for label, color, at in (
-            ("chosen", "#0072b2", 1.03),
-            ("zoo", "#d55e00", 1.05),
-            ("default", "#666666", 1.07),
-        ):
+        looks = (("chosen", PALETTE[0], 1.03), ("zoo", PALETTE[1], 1.05), ("default", GREY, 1.07))
+        for label, color, at in looks:
             who = r["chosen"] if label == "chosen" else label
             curve, end = r["curves"][who], r["result"]["settings"][who]
             axes.plot(curve["steps"], curve["returns"], color=color, label=label)
@@ -324,7 +324,7 @@ def tuned_picture(rows: Rows, path: Path) -> None:
             axes.errorbar(last * at, end["iqm"], ends, color=color, marker="o", markersize=4, capsize=2)
         axes.set_title(r["env_id"], loc="left", weight="bold")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:.0f}k")
+        axes.xaxis.set_major_formatter(lambda x, _: human(x))
     for axes in grid.flat[len(drawn) :]:
         axes.set_visible(False)
     figure.supxlabel("steps; right: the final policies, interquartile mean and 95% interval", fontsize=10)
@@ -417,9 +417,10 @@ def main() -> None:
     speed, results = newest(HERE / "speed.jsonl", SPEED), newest(HERE / "results.jsonl", RETURN)
     past, tuned = newest(HERE / "against.jsonl", PAST), newest(HERE / "tuning.jsonl", TUNED)
     long = long_curves(results)
-    for name, text in made(speed, past, results, long).items():  # all are made before any is written
+    page, tuning = made(speed, past, results, long), tuned_table(tuned)  # all are made before any is written
+    for name, text in page.items():
         replace(DOCS / "benchmarks.md", name, text)
-    replace(DOCS / "tuning.md", "tuned", tuned_table(tuned))
+    replace(DOCS / "tuning.md", "tuned", tuning)
     replace(HERE.parent / "README.md", "speed", speed_table(speed))
     pictures(speed, long)
     tuned_picture(tuned, DOCS / "results" / "tune-eight.png")

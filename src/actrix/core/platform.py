@@ -66,7 +66,7 @@ def fewer_copies() -> dict[str, bool] | None:
 
     options = {"xla_cpu_copy_insertion_use_region_analysis": True}
     try:
-        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+        jax.jit(lambda x: x, compiler_options=options)(0.0)
     except jax.errors.JaxRuntimeError:
         return None
     return options

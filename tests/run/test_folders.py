@@ -32,7 +32,7 @@ from actrix.runs import seeds, session
 from actrix.runs import start as experiment
 from actrix.runs.config import RunError, resolve
 from actrix.runs.folder import OUTPUT, load_config
-from actrix.show.log import Logger
+from actrix.show.log import STEP, Logger
 
 PPO_SMALL = dict(n_steps=16, n_envs=2, batch_size=32, n_epochs=1)
 
@@ -438,6 +438,22 @@ def test_a_seed_that_fails_while_it_is_stopped_is_named(tmp_path, monkeypatch, c
         seeds.SeedError, match=r"seed 0 \(and 1 more\) failed with exit code 3: no room; go on"
     ):
         run()
+
+
+def test_seeds_that_have_ended_count_in_the_progress_of_a_resumed_run(tmp_path, monkeypatch, capsys):
+    """The line said 12%, as only the logs of running processes were read."""
+    config = resolve("ppo", "CartPole-v1", seeds=[0, 1], steps=1000, backend="gymnasium")
+    pairs = [(tmp_path / f"seed-{seed}", seed) for seed in (0, 1)]
+    for (path, _), steps in zip(pairs, (1000, 250), strict=True):
+        path.mkdir()
+        (path / "metrics.csv").write_text(f"{STEP},rollout/ep_rew_mean\n{steps},{steps / 10}\n")
+    monkeypatch.setattr(seeds, "evaluated_steps", lambda path: 1000 if path == pairs[0][0] else -1)
+    learns = "import sys; open(sys.argv[-1] + '/metrics.csv', 'a').write('500,50\\n')"
+    monkeypatch.setattr(seeds, "PROGRAM", (sys.executable, "-c", learns))
+    seeds.train_in_processes(config, pairs, session.Session(resumed=True))
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert "75%, 1.5k/2k steps, return 75.0 (mean of 2 seeds)" in line
+    assert "k steps/s" not in line  # as 250 were taken, not 1,500
 
 
 def test_only_a_second_ctrl_c_aborts():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -46,15 +47,18 @@ def train_in_processes(config: RunConfig, pairs: Sequence[tuple[Path, int]], ses
         atomic.check_regular(path / OUTPUT)
     running: Running = {}
     begun: dict[int, int] = {}  # where this session's lines begin in the log
-    shown, seeds = False if session.quiet else None, [seed for _, seed in pairs]
-    plays = not (config.dataset or config.build().shown)
+    reached = {seed: _latest(path) for path, seed in pairs} if session.resumed else {}
+    shows = functools.partial(
+        Display, config.n_timesteps, config.title, enabled=False if session.quiet else None,
+        seeds=[seed for _, seed in pairs], start=[int(reached.get(seed, {}).get(STEP, 0)) for _, seed in pairs],
+        plays=not (config.dataset or config.build().shown),
+    )  # fmt: skip
     with nodes_at(None if config.actors else config.address) as nodes:
         room = (os.cpu_count() or 1) if nodes is None else nodes.room
         try:
-            with (
-                StopRequest() as stop,
-                Display(config.n_timesteps, config.title, enabled=shown, seeds=seeds, plays=plays) as display,
-            ):
+            with StopRequest() as stop, shows() as display:
+                for seed, latest in reached.items():  # of whom has ended nothing else will be heard
+                    _show(display, latest, seed)
                 while waiting or running:
                     if stop.requested:
                         display.message("interrupted: saving checkpoints")
@@ -126,7 +130,7 @@ def _ended(running: Running, display: Display) -> list[tuple[int, Path, int]]:
     """Show how far each is; take out those that ended: (seed, folder, exit code)."""
     ended = []
     for seed, (child, path, log) in list(running.items()):
-        _show_progress(display, path, seed)
+        _show(display, _latest(path), seed)
         if child.poll() is not None:
             log.close()
             _close_input(child)
@@ -180,12 +184,17 @@ def _close_input(child: subprocess.Popen) -> None:
         child.stdin.close()
 
 
-def _show_progress(display: Display, path: Path, seed: int) -> None:
+def _latest(path: Path) -> dict[str, float]:
+    """The last line of a seed's metrics, {} where there is none yet."""
     try:
         metrics = read_metrics(path)
     except (OSError, ValueError):
-        return
-    if STEP not in metrics or not len(metrics[STEP]):
-        return
-    last = {k: float(v[-1]) for k, v in metrics.items() if not np.isnan(v[-1])}
-    display.update(int(metrics[STEP][-1]), last, seed=seed)
+        return {}
+    if not len(metrics.get(STEP, ())):
+        return {}
+    return {k: float(v[-1]) for k, v in metrics.items() if not np.isnan(v[-1])}
+
+
+def _show(display: Display, latest: dict[str, float], seed: int) -> None:
+    if latest:
+        display.update(int(latest[STEP]), latest, seed=seed)

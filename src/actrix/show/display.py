@@ -66,7 +66,7 @@ class Display:
         title: e.g. "PPO on LunarLander-v3".
         enabled: None decides as above; True forces the live block, False prints nothing at all.
         seeds: seeds trained together: a row for each, and a bar for all of them.
-        start: environment step the run continues from, per seed.
+        start: environment step the run continues from, of all seeds or one for each.
         plays: whether episodes are to be expected.
     """
 
@@ -76,7 +76,7 @@ class Display:
         title: str,
         enabled: bool | None = None,
         seeds: Sequence[int] | None = None,
-        start: int = 0,
+        start: int | Sequence[int] = 0,
         plays: bool = True,
     ):
         self._cell: Cell | None = cell() if enabled is None else None
@@ -90,8 +90,10 @@ class Display:
         self._unicode = self._console.encoding.lower().startswith("utf")
         self._title = self._text(title)
         self._multi, self._plays = seeds is not None, plays
-        self._rows: dict[Any, _Row] = {s: _Row(start) for s in (seeds if seeds is not None else [None])}
-        self._start, self._total = start, max(int(total_steps), 1)
+        keys: Sequence[Any] = seeds if seeds is not None else [None]
+        starts = [start] * len(keys) if isinstance(start, int) else start
+        self._rows: dict[Any, _Row] = {key: _Row(at) for key, at in zip(keys, starts, strict=True)}
+        self._start, self._total = sum(starts), max(int(total_steps), 1)
         self._samples: deque[tuple[float, int]] = deque()
         self._status = ""
         self._answers: list[Text] = []
@@ -198,7 +200,7 @@ class Display:
             return 0.0
         (t0, n0), (t1, n1) = self._samples[0], self._samples[-1]
         if t1 - t0 < 0.5:
-            t0, n0 = self._begun, self._start * len(self._rows)
+            t0, n0 = self._begun, self._start
         return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
 
     def _progress(self) -> tuple[float, list[str]]:

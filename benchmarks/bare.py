@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +17,7 @@ import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
+import record
 
 BATCH = {"sac": 256, "td3": 256, "dqn": 32}
 WIDTHS = {"sac": (256, 256), "td3": (400, 300), "dqn": (64, 64)}
@@ -172,7 +172,7 @@ def step_seconds(env: gym.Env, steps: int) -> float:
 
 def main() -> None:
     """`bare.py sac '{"env_id": "HalfCheetah-v5"}'`: one line, as the other sides of a comparison."""
-    algo, given = sys.argv[1], json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+    algo, given = record.asked({name: globals()[name] for name in BATCH})
     env_id, updates = given.get("env_id", "HalfCheetah-v5"), given.get("total_steps", 1500)
     env = gym.make(env_id)
     step, update = step_seconds(env, 3000), update_seconds(algo, env, updates)

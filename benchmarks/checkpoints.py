@@ -41,7 +41,10 @@ def main() -> None:
         spent.append(time.perf_counter() - begun)
 
     train.save_checkpoints = timed
-    config = resolve(args.algorithm, args.env, steps=args.steps, seeds=[0])
+    try:
+        config = resolve(args.algorithm, args.env, steps=args.steps, seeds=[0])
+    except ValueError as error:
+        record.refuse(str(error))
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         start.start(config, Path(folder) / "run", quiet=True, checkpoint_seconds=1.0)

@@ -316,7 +316,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="ROW", help="names, or how they begin")
     parser.add_argument("--list", action="store_true", help="the rows and what each runs")
     parser.add_argument("--smoke", action="store_true", help="tiny, also on a CPU")
-    parser.add_argument("--minutes", type=float, default=8.0, help="for everything (8)")
+    parser.add_argument("--minutes", type=record.amount, default=8.0, help="for everything (8)")
     parser.add_argument("--out", type=Path, default=HERE / "gpu.jsonl")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     args = parser.parse_args()

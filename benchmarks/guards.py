@@ -13,6 +13,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import record
 
 import actrix
 from actrix.envs.guard import Guard
@@ -66,8 +67,11 @@ def main() -> None:
     parser.add_argument("--n-envs", type=int, default=16)
     parser.add_argument("--steps", type=int, default=100_000)
     args = parser.parse_args()
-    envs = actrix.make_vec_env(args.env, args.n_envs, seed=0, backend="gymnasium")
-    model = getattr(actrix, args.algorithm)("MlpPolicy", envs, seed=0)
+    try:
+        envs = actrix.make_vec_env(args.env, args.n_envs, seed=0, backend="gymnasium")
+        model = getattr(actrix, args.algorithm)("MlpPolicy", envs, seed=0)
+    except (AttributeError, ValueError) as error:
+        record.refuse(str(error))
     model.learn(args.steps // 10)  # compiles
     spent: list[float] = []
     for owner, name in ((collect, "check_chunk"), (stepping, "check_chunk"), (GymnasiumEnvs, "_check"),

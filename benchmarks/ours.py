@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import sys
 import tempfile
 import time
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 BORN = time.time()
 
 import numpy as np  # noqa: E402
+import record  # noqa: E402
 from peers import Run, what_ran  # noqa: E402
 
 
@@ -230,7 +230,7 @@ def _process_start() -> float:
 
 
 if __name__ == "__main__":
-    name, arguments = sys.argv[1], json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+    name, arguments = record.asked(globals())
     if name == "first_update":
         arguments.setdefault("cache", tempfile.mkdtemp())
     run = globals()[name](**arguments)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import record
 
 PACKAGES = {
     "stable_baselines3": "stable-baselines3",
@@ -271,7 +272,7 @@ def sb3_return(algo: str, env_id: str, seed: int, steps: int, **settings: Any) -
                 curve.append((self.num_timesteps, float(np.mean(episodes))))
             return True
 
-    _one_thread()
+    _threads(1)
     env = make_vec_env(env_id, n_envs, seed=seed)
     # SB3 gives seed, seed + 1, … to the training environments: evaluation must not share one.
     evaluation_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0] % 2**31)
@@ -308,7 +309,7 @@ def _model(peer_name: str, algo: str, env_id: str, n_envs: int, **settings: Any)
     library = peer({"sb3": "stable_baselines3", "sb3-contrib": "sb3_contrib", "sbx": "sbx"}[peer_name])
     from stable_baselines3.common.env_util import make_vec_env
 
-    _one_thread()
+    _threads(settings.pop("torch_threads", 1))
     seed = settings.pop("seed", 0)
     env = make_vec_env(env_id, n_envs, seed=seed)
     return getattr(library, algo.upper())("MlpPolicy", env, seed=seed, device="cpu", **settings)
@@ -320,15 +321,18 @@ def _timed_learn(model, total_steps: int, peer_name: str, algo: str, env_id: str
     seconds = time.perf_counter() - start
     more = {"sbx": ("sbx-rl", "jax"), "sb3-contrib": ("sb3-contrib",)}
     packages = ("stable-baselines3", "torch", *more.get(peer_name, ()))
-    what = what_ran(peer_name, *packages, algo=algo.upper(), env_id=env_id, torch_threads=1, **settings)
+    threads = peer("torch").get_num_threads()
+    what = what_ran(
+        peer_name, *packages, algo=algo.upper(), env_id=env_id, **{**settings, "torch_threads": threads}
+    )
     return Run(model.num_timesteps - before, seconds, what)
 
 
-def _one_thread() -> None:
-    """SB3's best for small networks: more threads only wait for each other."""
+def _threads(count: int) -> None:
+    """One is SB3's best for small networks, where more only wait for each other."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
 
 
 def _linear(initial: float):
@@ -346,9 +350,9 @@ def _plain(value: Any) -> Any:
 
 def main() -> None:
     """`peers.py FUNCTION JSON-KEYWORDS`: run one function, print its result as one line of JSON."""
-    function, keywords = globals()[sys.argv[1]], json.loads(sys.argv[2])
+    name, keywords = record.asked(globals())
     try:
-        result = function(**keywords)
+        result = globals()[name](**keywords)
     except ImportError as error:  # of a peer that is not here
         raise SystemExit(str(error)) from None
     if isinstance(result, Run):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import subprocess
 import sys
-from collections.abc import Iterable
+import types
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +22,11 @@ def refuse(why: str) -> NoReturn:
 def read(path: Path, *keys: str) -> list[dict[str, Any]]:
     """The rows of a record, each with these keys; of a file that is not there, none. Ends where a line is no row."""
     rows = []
-    for number, text in enumerate(path.read_text("utf-8").splitlines() if path.exists() else [], 1):
+    try:
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+        refuse(f"{path} cannot be read as a record: {error}; nothing was run or written.")
+    for number, text in enumerate(lines, 1):
         try:
             row = json.loads(text)
         except json.JSONDecodeError:
@@ -51,6 +58,43 @@ def chosen(only: Iterable[str], names: Iterable[str], what: str) -> list[str]:
             )
         found |= dict.fromkeys(these)
     return list(found)
+
+
+def asked(functions: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name of one of a module's functions and its keywords, JSON, as the command line has them; ends in a sentence
+    where it has not."""
+    own = lambda f: isinstance(f, types.FunctionType) and f.__module__ == "__main__" and f.__name__ != "main"
+    names = [name for name, f in functions.items() if own(f) and not name.startswith("_")]
+    script, name, keywords, *_ = *sys.argv, "", "{}", ""
+    if name not in names:
+        refuse(
+            f"{Path(script).name} has no function {name!r}: name one of {', '.join(names)}, then its JSON keywords."
+        )
+    try:
+        given = json.loads(keywords)
+    except json.JSONDecodeError as error:
+        refuse(f"the keywords of {name} are no JSON: {error}.")
+    if not isinstance(given, dict):
+        refuse(f"the keywords of {name} are JSON, but no object: {keywords}.")
+    return name, given
+
+
+def count(text: str) -> int:
+    """A number of at least one, as argparse takes it."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it is a number of at least 1, not {text!r}.")
+    return int(text)
+
+
+def amount(text: str) -> float:
+    """A positive number, as argparse takes it."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"it is a positive number, not {text!r}.")
+    return number
 
 
 def lacks(python: str | Path, *modules: str) -> str | None:

@@ -27,7 +27,7 @@ import datasets
 import numpy as np
 import record
 from jobs import JOBS, PEERS, Job
-from machine import LOOKS, machine, paused
+from machine import LOOKS, family, machine, paused, tell
 
 from actrix.envs.classic import ClassicEnv
 from actrix.envs.make import make_vec_env
@@ -39,7 +39,7 @@ from actrix.loops.train import SeedRun, train
 from actrix.model import Model
 from actrix.runs import start
 from actrix.runs.config import RunConfig, resolve
-from actrix.runs.folder import seed_folders
+from actrix.runs.folder import load_config, seed_folders
 from actrix.show.log import read_metrics
 from actrix.show.plot import load_run
 from actrix.show.stats import summarize
@@ -71,6 +71,10 @@ def train_by_id(job: Job) -> tuple[RunConfig, dict[int, np.ndarray], float, list
     seconds = 0.0  # of a run that had finished before: not known
     if not finished:
         begun = (folder / "config.json").exists()
+        if begun and (other := differs(config, load_config(folder))):
+            record.refuse(
+                f"{folder} was begun with another {other}: remove it to train {job.name} as it is now."
+            )
         results = start.resume(folder) if begun else start.start(config, folder)
         if not results.finished:
             raise KeyboardInterrupt
@@ -82,6 +86,12 @@ def train_by_id(job: Job) -> tuple[RunConfig, dict[int, np.ndarray], float, list
     trained = None if job.dataset else [last_hundred(path) for path, _ in folders]
     curves = None if job.dataset else [curve_of(*load_run(path).curve()) for path, _ in folders]
     return config, returns, seconds, trained, curves
+
+
+def differs(wanted: RunConfig, begun: RunConfig) -> str | None:
+    """What of a job a folder was begun with otherwise; None where nothing."""
+    names = ("algorithm", "env_id", "env_kwargs", "n_timesteps", "n_envs", "backend", "settings", "dataset")
+    return next((name for name in names if getattr(wanted, name) != getattr(begun, name)), None)
 
 
 def train_without_velocities(job: Job) -> tuple[RunConfig, dict[int, np.ndarray], float, None, None]:
@@ -138,20 +148,13 @@ def by_sb3(job: Job, python: str) -> dict[str, Any]:
     each, begun = [], time.monotonic()
     for seed in job.seeds:
         kept = RUNS / "sb3" / f"{job.folder}-{seed}.json"
-        if not kept.exists():
-            keywords = {
-                "algo": job.algorithm,
-                "env_id": job.env_id,
-                "seed": seed,
-                "steps": job.steps,
-                **normal,
-                **zoo,
-            }
-            keywords["n_eval_episodes"] = job.episodes
+        keywords = {"algo": job.algorithm, "env_id": job.env_id, "seed": seed, "steps": job.steps, **normal, **zoo,
+                    "n_eval_episodes": job.episodes}  # fmt: skip
+        if not kept.exists() or json.loads(kept.read_text()).get("asked") != keywords:
             command = [python, str(HERE / "peers.py"), "sb3_return", json.dumps(keywords)]
             said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
             kept.parent.mkdir(parents=True, exist_ok=True)
-            atomic.write_text(kept, said.strip().splitlines()[-1])
+            atomic.write_json(kept, json.loads(said.strip().splitlines()[-1]) | {"asked": keywords})
         each.append(json.loads(kept.read_text()))
     returns = {seed: np.asarray(x["returns"]) for seed, x in zip(job.seeds, each, strict=True)}
     return figures(job, returns) | {
@@ -189,7 +192,10 @@ def apart(name: str, sb3: str | None) -> None:
     row.unlink(missing_ok=True)
     more = ["--sb3", sb3] if sb3 else []
     command = [sys.executable, __file__, "--only", name, "--row", str(row), *more]
-    child, still = subprocess.Popen(command, start_new_session=True), False
+    if not any(RUNS.glob(f"sb3/{job.folder}-*.json" if sb3 else job.folder)):
+        spent.unlink(missing_ok=True)  # of folders that are gone
+    before = float(spent.read_text()) if spent.exists() else 0.0
+    child, still, looks = subprocess.Popen(command, start_new_session=True), False, 0
     while True:
         try:
             pid, status, used = os.wait4(child.pid, os.WNOHANG)
@@ -197,12 +203,14 @@ def apart(name: str, sb3: str | None) -> None:
                 break
             if paused() != still:
                 still = not still
-                os.killpg(child.pid, signal.SIGSTOP if still else signal.SIGCONT)
+                tell(child.pid, signal.SIGSTOP if still else signal.SIGCONT)
+            if (looks := looks + 1) % 30 == 0:  # this process may be killed
+                spent.write_text(f"{before + sum(family(child.pid).values()):.1f}")
             time.sleep(LOOKS)
         except KeyboardInterrupt:
-            os.killpg(child.pid, signal.SIGCONT)
+            tell(child.pid, signal.SIGCONT)
             os.kill(child.pid, signal.SIGINT)
-    seconds = used.ru_utime + used.ru_stime + (float(spent.read_text()) if spent.exists() else 0.0)
+    seconds = before + used.ru_utime + used.ru_stime
     spent.write_text(f"{seconds:.1f}")
     child.returncode = os.waitstatus_to_exitcode(status)  # as `wait4` has reaped it
     if child.returncode or not row.exists():

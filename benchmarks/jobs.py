@@ -78,11 +78,15 @@ def table() -> list[Job]:
     """The tables of MuJoCo and MinAtar: settings of the zoo, their steps in the name."""
     mujoco = [(name, env) for name in ("ppo", "trpo") for env in ("HalfCheetah", "Hopper", "Walker2d")]
     replayed = [(name, env) for name in ("sac", "td3", "crossq") for env in ("HalfCheetah", "Hopper")]
+    bars = {("ppo", "HalfCheetah"): 5700, ("trpo", "Hopper"): 2400}
     games = ("Breakout", "Asterix", "Freeway", "SpaceInvaders")
     minatar = [(name, game) for name in ("ppo", "pqn", "dqn", "rainbow") for game in games]
     return [
         *(Job(f"{game}-MinAtar", 1_000_000, None, name, label="-1M") for name, game in minatar),
-        *(Job(f"{env}-v5", 1_000_000, None, name, episodes=20, label="-1M") for name, env in mujoco),
+        *(
+            Job(f"{env}-v5", 1_000_000, bars.get((name, env)), name, episodes=20, label="-1M")
+            for name, env in mujoco
+        ),
         Job("Ant-v5", 1_000_000, None, "ppo", episodes=20, label="-1M"),
         *(
             Job(f"{env}-v5", 100_000, None, name, seeds=(10, 11, 12), episodes=20, label="-100k")
@@ -169,8 +173,6 @@ JOBS = [
     Job("Breakout-MinAtar", 500_000, None, "rainbow"),
     *rainbow_parts(),
     Job("Breakout-MinAtar", 2_000_000, 10, "ppo", seeds=(10,)),
-    Job("HalfCheetah-v5", 1_000_000, 5700, "ppo", seeds=(10,), episodes=20),
-    Job("Hopper-v5", 1_000_000, 2400, "trpo", seeds=(10,), episodes=20),
     *table(),
 ]
 

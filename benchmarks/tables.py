@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import record
+from jobs import JOBS
 
 from actrix.zoo import load as entries
 
@@ -86,6 +87,8 @@ SPEED_TITLES = {
 
 PARTS, MIXED, LONG, SB3 = "-parts", "-mixed", ("-1M", "-100k"), "sb3/"
 """Parts of the names of jobs that have tables of their own."""
+BARS = {job.name: job.bar for job in JOBS}
+"""Of today's jobs; a record may have rows of others, which no table shows."""
 
 
 MADE = ("date", "machine")
@@ -165,9 +168,8 @@ def returns_table(rows: dict[str, dict[str, Any]], composed: bool) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name, r in rows.items():
-        if (r["algorithm"] == "actor-critic") != composed or any(
-            tag in name for tag in (PARTS, MIXED, SB3, *LONG)
-        ):
+        special = any(tag in name for tag in (PARTS, MIXED, SB3, *LONG))
+        if special or name not in BARS or (r["algorithm"] == "actor-critic") != composed:
             continue
         what = f"`{r['critic']}` × `{r['actor']}`" if composed else r["algorithm"]
         env = r["env"] + (" without velocities, LSTM" if "positions" in name else "")
@@ -176,10 +178,17 @@ def returns_table(rows: dict[str, dict[str, Any]], composed: bool) -> str:
             figure, value = ", ".join(f"{x:.1f}" for x in r["per_seed"]), r["mean"]
         else:
             figure, value = f"**{r['iqm']:.1f}** [{r['low']:.1f}, {r['high']:.1f}]", r["iqm"]
-        bar = "–" if r["bar"] is None else f"{r['bar']:g}" + ("" if value >= r["bar"] else " (missed)")
         each = ", ".join(f"{x:.1f}" for x in r["per_seed"])
-        lines.append(f"| {what} | {env} | {r['steps']:,} | {figure} | {bar} | {each} | `{name}` |")
+        lines.append(
+            f"| {what} | {env} | {r['steps']:,} | {figure} | {bar_of(name, value)} | {each} | `{name}` |"
+        )
     return "\n".join(lines)
+
+
+def bar_of(name: str, value: float) -> str:
+    """What a job's figure was to reach, and whether it has not."""
+    bar = BARS.get(name)
+    return "–" if bar is None else f"{bar:g}" + ("" if value >= bar else " (missed)")
 
 
 def figure_of(r: dict[str, Any] | None) -> str:
@@ -196,13 +205,14 @@ def figure_of(r: dict[str, Any] | None) -> str:
 def long_table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown: the jobs with their steps in the name, by environment."""
     lines = [
-        "| environment | algorithm | steps | return | per seed | processor hours | `--only` |",
-        "|---|---|---|---|---|---|---|",
+        "| environment | algorithm | steps | return | bar | per seed | processor hours | `--only` |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, r in sorted((x for x in rows.items() if is_long(x[0])), key=lambda x: x[1]["env"]):
         each = ", ".join(f"{x:.1f}" for x in r["per_seed"])
         lines.append(
-            f"| {r['env']} | {r['algorithm']} | {r['steps']:,} | {figure_of(r)} | {each} | {r['processor_hours']:.2f} "
+            f"| {r['env']} | {r['algorithm']} | {r['steps']:,} | {figure_of(r)} "
+            f"| {bar_of(name, r['mean'] if r['iqm'] is None else r['iqm'])} | {each} | {r['processor_hours']:.2f} "
             f"| `{name}` |"
         )
     return "\n".join(lines)
@@ -380,17 +390,16 @@ def replace(path: Path, name: str, text: str) -> None:
 
 
 def curves(rows: dict[str, dict[str, Any]]) -> None:
-    """One picture per preset: its seeds on the environment it was recorded on."""
+    """The pictures of single jobs that pages show: a job's seeds in training."""
     from actrix.show.plot import plot_run
 
-    out = DOCS / "results"
-    out.mkdir(exist_ok=True)
+    pages = "".join(path.read_text("utf-8") for path in DOCS.rglob("*.md"))
     for name, row in rows.items():
         folder = RUNS / name.replace(":", "_").replace("+", "-").replace("/", "-")
-        special = any(tag in name for tag in (PARTS, SB3, *LONG))
-        if row["algorithm"] != "actor-critic" and not special and (folder / "config.json").exists():
+        drawn = name in BARS and not name.endswith(LONG) and f"results/{name}.png" in pages
+        if drawn and (folder / "config.json").exists():
             seeds = [folder] if len(row["seeds"]) == 1 else [folder / f"seed-{s}" for s in row["seeds"]]
-            plot_run(seeds, out / f"{name}.png")
+            plot_run(seeds, DOCS / "results" / f"{name}.png")
 
 
 HOME = {
@@ -424,7 +433,7 @@ def speed_picture(rows: dict[str, dict[str, Any]], path: Path) -> None:
     axes.set(xlabel="steps per second, times Stable-Baselines3's (line: equal)", xlim=(0, 36))
     axes.set_title("Speed on two cores: median and range of the pairs", loc="left", weight="bold")
     axes.text(
-        36, len(bars) - 0.5, f"{', '.join(sorted(where))}\n{when}", ha="right", va="bottom", color="#666666"
+        36, len(bars) - 0.5, "\n".join([*sorted(where), when]), ha="right", va="bottom", color="#666666"
     )
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)

@@ -10,7 +10,15 @@ from typing import Any
 
 from actrix import zoo
 from actrix.algorithms import presets
-from actrix.algorithms.settings import SettingError, configure, fields_of, over, settings_of, value_of
+from actrix.algorithms.settings import (
+    SettingError,
+    configure,
+    fields_of,
+    over,
+    own_fields,
+    settings_of,
+    value_of,
+)
 from actrix.core import words
 from actrix.files import atomic, checkpoint
 from actrix.runs.config import RunConfig, RunError
@@ -147,10 +155,13 @@ def make_plan(
             raise SettingError(f"{name}={value} must be at least 1.")
     default = dataclasses.replace(default, n_timesteps=base.n_timesteps, seeds=base.seeds)
     algorithm = base.build()
-    taken = fixed.keys() | fields_of(algorithm, fixed)
-    space = derive(default.build(), algorithm, taken)
+    inner = {name: x for name, x in fixed.items() if name not in own_fields(algorithm)}
+    taken = fixed.keys() | fields_of(algorithm, inner)
+    taken |= {f"policy_kwargs.{name}" for name in fixed.get("policy_kwargs") or {}}
+    offline = bool(base.dataset)
+    space = derive(default.build(), algorithm, taken, offline)
     if space_file is not None:
-        space = read_space(space_file, space, algorithm, taken)
+        space = read_space(space_file, space, algorithm, taken, offline)
     if not space:
         raise SettingError(
             f"{base.algorithm} has no setting to search by itself: name some with --space FILE."

@@ -1,5 +1,6 @@
 """A study from the command line to its result; what a kill leaves behind; what is refused."""
 
+import dataclasses
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from rich.console import Console
 
+import actrix
 from actrix.cli import main, parser
 from actrix.cli import train as cli_train
 from actrix.core.numbers import numbers_of, unpacked
@@ -209,29 +211,95 @@ def test_show_space_prints_a_file_and_trains_nothing(tmp_path, monkeypatch, caps
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--critic", "gae:0.9", "--actor", "ppo-clip:0.3", "--data", "on-policy", "CartPole-v1"],
-        ["dqn", "CartPole-v1", "--double", "--n-step", "3", "--distributional", "qr"],
-        ["ppo", "Acrobot-v1", "--set", "policy_kwargs={'activation_fn': 'relu'}", "n_envs=4"],
-    ],
-)
-def test_the_command_in_best_yaml_trains_the_trial(tmp_path, words):
+LIKE_TRAIN = {
+    "critic": ["--critic", "td", "CartPole-v1"],
+    "actor": ["--critic", "gae:0.9", "--actor", "ppo-clip:0.3", "--data", "on-policy", "CartPole-v1"],
+    "data": ["--critic", "v-trace", "--actor", "ppo-clip", "--data", "trajectories:4", "CartPole-v1"],
+    "double": ["dqn", "CartPole-v1", "--double"],
+    "dueling": ["rainbow", "CartPole-v1", "--no-dueling"],
+    "per": ["dqn", "CartPole-v1", "--per"],
+    "noisy": ["dqn", "CartPole-v1", "--noisy"],
+    "n_step": ["dqn", "CartPole-v1", "--double", "--n-step", "3", "--distributional", "qr"],
+    "distributional": ["c51", "CartPole-v1", "--distributional", "none"],
+    "policy": ["ppo", "CartPole-v1", "--policy", "MlpLstmPolicy"],
+    "init": ["ppo", "Acrobot-v1", "--init", "MODEL"],
+    "dataset": ["bc", "CartPole-v1", "--dataset", "DATA"],
+    "steps": ["ppo", "CartPole-v1", "--steps", "5e5"],
+    "envs": ["ppo", "CartPole-v1", "--envs", "3"],
+    "backend": ["ppo", "CartPole-v1", "--backend", "gymnasium"],
+    "workers": ["ppo", "CartPole-v1", "--workers"],
+    "step_timeout": ["ppo", "CartPole-v1", "--workers", "2", "--step-timeout", "7.5"],
+    "max_restarts": ["ppo", "CartPole-v1", "--workers", "2", "--max-restarts", "1"],
+    "zoo": ["ppo", "CartPole-v1", "--zoo", "2"],
+    "set": ["ppo", "Acrobot-v1", "--set", "policy_kwargs={'activation_fn': 'relu'}", "n_envs=4"],
+    "env_kwargs": ["q-learning", "FrozenLake-v1", "--env-kwargs", "map_name=8x8", "is_slippery=False"],
+}
+"""Each option that is of `train` and `tune` → a study with it."""
+OF_THE_STUDY = {"names", "help", "debug", "seed", "seeds", "out", "quiet"}
+"""Those of both that say nothing of what one seed of a trial trains."""
+OTHERS = [
+    ["ppo", "CartPole-v1", "--set", "actor=ppo-kl"],  # the zoo's clip_range goes with the actor
+    ["ppo", "CartPole-v1", "--set", "critic=td", "normalize_obs=true"],
+    ["ppo", "MountainCar-v0", "--set", "normalize_obs=false"],  # half of the zoo's normalize
+    ["sac", "Pendulum-v1", "--set", "data=replay:per"],
+    ["ppo", "CartPole-v1", "--set", "policy=MlpLstmPolicy"],
+    ["dqn", "ALE/Pong-v5", "--policy", "MlpPolicy"],  # the zoo's is another
+]
+
+
+def options(command):
+    """dest → option, of a command."""
+    (commands,) = (a for a in parser()._actions if isinstance(a.choices, dict))
+    return {a.dest: a for a in commands.choices[command]._actions}
+
+
+def test_no_option_of_both_commands_is_left_out():
+    train_, tune_ = options("train"), options("tune")
+    assert {*train_} & {*tune_} == {*LIKE_TRAIN} | OF_THE_STUDY
+    assert all({*tune_[name].option_strings} & {*words} for name, words in LIKE_TRAIN.items())
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A model to begin with, and a data set."""
+    folder = tmp_path_factory.mktemp("begun")
+    small = {"policy_kwargs": {"net_arch": [4], "activation_fn": "relu"}}
+    model = actrix.PPO("MlpPolicy", "Acrobot-v1", seed=0, **small)
+    cart = actrix.PPO("MlpPolicy", "CartPole-v1", seed=0, **small)
+    cart.save(folder / "cart.safetensors")
+    assert (
+        main(["record", str(folder / "cart.safetensors"), "--to", str(folder / "cart-v0"), "--steps", "60"])
+        == 0
+    )
+    return {"MODEL": str(model.save(folder / "model.safetensors")), "DATA": str(folder / "cart-v0")}
+
+
+@pytest.mark.parametrize("words", [*LIKE_TRAIN.values(), *OTHERS], ids=" ".join)
+@pytest.mark.parametrize("network", [True, False])
+def test_the_command_in_best_yaml_trains_the_trial(tmp_path, begun, words, network):
     """Whatever was composed, switched or fixed: the printed words and the file resolve to the trial's run."""
     space = tmp_path / "space.yaml"
-    space.write_text("policy_kwargs.net_arch: [[8], [16, 16]]\n")
-    args = parser().parse_args(["tune", *words, "--space", str(space)])
+    network &= "q-learning" not in words  # a table has none
+    space.write_text("policy_kwargs.net_arch: [[8], [16, 16]]\n" if network else "{}")
+    words = ["tune", *(begun.get(word, word) for word in words), "--space", str(space)]
+    args = parser().parse_args(words)
     base, default = (cli_train.config_of(args, tuned=tuned) for tuned in (True, False))
     plan = make_plan(base, default, cli_train.settings_of(args), space, 5, 5)
-    params = optuna.create_study().ask({one.param: one.distribution() for one in plan.space}).params
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    params = optuna.create_study(sampler=sampler).ask({x.param: x.distribution() for x in plan.space}).params
     config = plan.config(params)
     (tmp_path / "best.yaml").write_text(yaml.safe_dump(plan.written(params)))
-    line = ["train", *plan.train_words(), "--settings", str(tmp_path / "best.yaml"), "--seed", "0"]
+    line = [
+        "train",
+        *plan.train_words(config.n_envs),
+        "--settings",
+        str(tmp_path / "best.yaml"),
+        "--seed",
+        "0",
+    ]
     trained = cli_train.config_of(parser().parse_args(line))
-    assert trained.settings == config.settings
-    assert (trained.n_envs, trained.n_timesteps) == (config.n_envs, config.n_timesteps)
-    assert trained.settings["policy_kwargs"] != base.settings["policy_kwargs"]
+    assert trained == dataclasses.replace(config, seeds=(0,))
+    assert (trained.settings["policy_kwargs"] != base.settings["policy_kwargs"]) == network
 
 
 def test_train_takes_a_file_of_settings(tmp_path, capsys):

@@ -151,9 +151,8 @@ def _stands(ours: Summary, theirs: Summary, name: str) -> str:
 def _write(plan: Plan, study: Any, outcome: Outcome) -> None:
     """`best.yaml` and `result.json`."""
     chosen = outcome.chosen
-    command = shlex.join(
-        ["actrix", "train", *plan.train_words(), "--settings", str(outcome.folder / BEST_FILE)]
-    )
+    line = plan.train_words(chosen.config.n_envs)
+    command = shlex.join(["actrix", "train", *line, "--settings", str(outcome.folder / BEST_FILE)])
     head = [
         f"{plan.title}: trial {chosen.trial.number} of {len(counted(study.trials))}, found by actrix tune.",
         f"On {plan.held_out} held-out seeds: {outcome.result[chosen.name]}.",

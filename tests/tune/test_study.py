@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 import actrix
+from actrix.algorithms.settings import SettingError
 from actrix.cli import main, parser
 from actrix.cli import train as cli_train
 from actrix.core.numbers import numbers_of, unpacked
@@ -29,7 +31,7 @@ from actrix.loops.train import NonFiniteError, SeedRun, train
 from actrix.runs.config import RunError, resolve
 from actrix.runs.session import make_runner
 from actrix.show.stats import iqm, summarize
-from actrix.tune import compare, trial, work
+from actrix.tune import compare, start, trial, work
 from actrix.tune.board import Board
 from actrix.tune.pictures import _scatter, history
 from actrix.tune.plan import Plan, make_plan
@@ -136,7 +138,7 @@ def test_the_same_command_goes_on_and_trains_nothing_twice(folder, capsys):
     error = capsys.readouterr().err
     assert "holds a study with other options (base.seeds is [0, 1, 2], the study has [0, 1]" in error
     assert main([*TWO, *space, "--storage", f"sqlite:///{folder}/x.db"]) == 2  # its trials are in the journal
-    assert '(storage is "the user\'s", the study has "the folder\'s")' in capsys.readouterr().err
+    assert '(storage is "sqlite:///' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -155,6 +157,18 @@ def test_the_same_command_goes_on_and_trains_nothing_twice(folder, capsys):
         (
             ["q-learning", "FrozenLake-v1", "--address", "head:1", "--storage", "sqlite:///a.db"],
             "nodes of a cluster cannot share SQLite: leave --storage out, or name a database server",
+        ),
+        *(
+            (
+                ["q-learning", "FrozenLake-v1", "--storage", url],
+                f"--storage {url} lies in memory, which no other",
+            )
+            for url in (
+                "sqlite://",
+                "sqlite:///:memory:",
+                "sqlite+pysqlite://",
+                "sqlite:///file:a?mode=memory&uri=true",
+            )
         ),
         (["q-learning"], "the form is: actrix tune ALGORITHM ENV"),
         (
@@ -189,6 +203,80 @@ def test_a_folder_of_something_else_or_an_unknown_storage_is_refused(tmp_path, c
     assert "exists and holds no study: choose another --out" in capsys.readouterr().err
     assert main([*TWO, "--out", str(tmp_path / "thesis.tex")]) == 2
     assert "thesis.tex exists and holds no study" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        (None, "the folder's"),
+        ("sqlite:///all.db", "sqlite:///all.db"),
+        ("postgresql://me:secret@host:5432/all", "postgresql://host:5432/all"),
+        ("postgresql://me:se/cr?et@@host/all?password=secret", "postgresql://host/all"),
+        ("mysql://host/all?user=me&password=secret", "mysql://host/all"),
+        ("redis://:secret@host:6379/0", "redis://host:6379/0"),
+    ],
+)
+def test_a_study_notes_its_storage_without_passwords(url, place):
+    assert start._place(url) == place
+
+
+@pytest.mark.parametrize(("direction", "trials"), [("minimize", 3), ("maximize", 3), ("minimize", 0)])
+def test_a_study_of_somebody_elses_is_left_alone(tmp_path, capsys, direction, trials):
+    url = f"sqlite:///{tmp_path}/all.db"
+    theirs = optuna.create_study(study_name="mine", storage=url, direction=direction)
+    theirs.optimize(lambda t: t.suggest_float("x", 0, 1), trials)
+    assert main([*TWO, "--out", str(tmp_path / "mine"), "--storage", url]) == 2
+    said = f"the storage has a study named 'mine' that actrix did not begin ({trials} trials): choose another --out"
+    assert said in capsys.readouterr().err
+    after = optuna.load_study(study_name="mine", storage=url)
+    assert (len(after.trials), after.user_attrs) == (trials, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["all.db"]
+
+
+def test_a_budget_without_room_for_the_smallest_chunk_is_refused_before_the_search(tmp_path, capsys):
+    """Its fifty refused trials built environments for a minute."""
+    out = ["--quiet", "--out", str(tmp_path / "new")]
+    assert main(["tune", "a2c", "CartPole-v1", "--steps", "10", *out]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "actrix: no trial fits into 10 steps: the smallest chunk that is searched has 8, and two "
+    )
+    assert "give --steps 80 or more, or fewer --evaluations" in error
+    assert not list(tmp_path.iterdir())
+    trial.check_smallest(plan_of(80, evaluations=5))  # a2c: one row of eight environments
+    with pytest.raises(SettingError, match="--steps 80 or more"):
+        trial.check_smallest(plan_of(79, evaluations=5))
+    trial.check_smallest(plan_of(79, evaluations=1))
+
+
+def again(folder, to):
+    """The command that made `folder`, of a copy of it."""
+    shutil.copytree(folder, to / folder.name)
+    space = ["--space", str(folder.parent / "space.yaml"), "--set", "train_freq=8"]
+    return to / folder.name, [*TWO, *space, "--out", str(to / folder.name)]
+
+
+def test_rounds_of_trials_that_the_storage_has_not_are_refused(folder, tmp_path, capsys):
+    """Their returns would stand for other settings of the same number."""
+    copy, command = again(folder, tmp_path)
+    (copy / "journal.log").unlink()
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert (
+        f"{copy}/choice/trial-0 is of another study than the storage's (the storage has no finished trial-0)"
+        in error
+    )
+    assert not plain(copy).trials  # refused before the search
+
+
+def test_a_round_of_other_settings_is_refused(folder, tmp_path, capsys):
+    copy, command = again(folder, tmp_path)
+    held = json.loads((path := copy / "result" / "zoo" / "config.json").read_text())
+    path.write_text(json.dumps(held | {"settings": held["settings"] | {"gamma": 0.5}}))
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert f"{copy}/result/zoo is of another study than the storage's (settings.gamma is " in error
+    assert ", there it is 0.5): move " in error
 
 
 def test_what_no_trial_could_train_is_refused_before_the_search(tmp_path, capsys):

@@ -403,6 +403,7 @@ def test_train_takes_a_file_of_settings(tmp_path, capsys):
         ("gama: 0.9", "did you mean gamma"),
         ("- a", "must map settings"),
         ("a: [", "is no YAML"),
+        ("gamma: 0.9\ngamma: 0.8", "own.yaml: gamma is given twice."),
     ]:
         path.write_text(text)
         assert main([*train_, "--out", str(tmp_path / "other")]) == 2

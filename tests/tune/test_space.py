@@ -9,6 +9,7 @@ import yaml
 from actrix.algorithms.presets import PRESETS, compose
 from actrix.algorithms.settings import SettingError, configure, value_of
 from actrix.runs.config import resolve
+from actrix.tune import derive as derive_module
 from actrix.tune.derive import ALWAYS, derive, read_space, write_space
 from actrix.tune.plan import make_plan
 from actrix.tune.space import Choice, Range, number
@@ -30,6 +31,30 @@ def test_every_preset_has_a_space_whose_ends_it_takes(name):
             configure(algorithm, {one.name: end})  # raises SettingError
         if one.name not in ALWAYS:
             assert one.low <= number(value_of(algorithm, one.name)) <= one.high
+
+
+IDLE = {
+    "noise_std": ("sac", "discrete-sac", "tqc", "redq", "crossq", "droq", "cql", "td3-bc"), "gamma": ("bc", "sft"),
+    "vf_coef": ("reinforce", "sft", "grpo", "dr-grpo", "rloo", "gpg", "gspo", "dapo"),
+    "target_update_interval": ("pqn",),
+}  # fmt: skip
+"""Setting → presets in which it has no effect, of which the library warns (`Algorithm.idle`)."""
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_has_no_effect_and_nothing_else_is_not_searched(name, monkeypatch):
+    algorithm = PRESETS[name].algorithm
+    searched = by_name(derive(algorithm, algorithm))
+    monkeypatch.setattr(derive_module, "lacking", lambda *_: "")
+    assert {*by_name(derive(algorithm, algorithm))} - {*searched} == {
+        x for x, names in IDLE.items() if name in names
+    }
+
+
+def test_a_memory_that_is_given_collects_nothing():
+    algorithm = PRESETS["dqn"].algorithm
+    assert "train_freq" in by_name(derive(algorithm, algorithm))
+    assert not {"train_freq", "exploration_fraction"} & {*by_name(derive(algorithm, algorithm, offline=True))}
 
 
 def test_scales_follow_from_types_and_bounds():
@@ -155,6 +180,28 @@ def test_a_file_changes_the_space_and_the_printed_space_is_a_file(tmp_path):
         ("n_envs: [0, 4]", "n_envs: 0 must be a whole number of at least 1"),
         ("n_timesteps: [1000, 4000]", "n_timesteps: the budget is every trial's alike"),
         ("ent_coef: [0, 0.1]", "ent_coef: it is fixed by --set"),
+        (
+            "clip_reward: [5.0, 10.0]",
+            r"clip_reward: it has no effect without normalize_reward=True: leave it out\.$",
+        ),
+        ("policy_kwargs.foo: null", "policy_kwargs.foo: policy_kwargs has no 'foo'; choose one of net_arch"),
+        ("policy_kwargs.gamma: [0.9, 0.99]", r"policy_kwargs has no 'gamma'; it is a setting: write gamma\."),
+        ("gamma: null\ngamma: [0.9, 0.99]", "space.yaml: gamma is given twice"),
+        ("gamma: {low: 0.9, low: 0.8}", "space.yaml: low is given twice"),
+        (
+            "policy_kwargs: [{net_arch: [8]}, {net_arch: [9]}]\npolicy_kwargs.net_arch: [[8], [16]]",
+            r"policy_kwargs: policy_kwargs.net_arch sets it, too: leave one of them out\.$",
+        ),
+        ("normalize: [true, false]\nnormalize_obs: [true, false]", "normalize: normalize_obs sets it, too"),
+        ("critic: [gae, v-trace]", "critic: it is what the study is of, every trial's alike; give --critic"),
+        ("data: [on-policy, lag]", "data: it is what the study is of, every trial's alike; give --data"),
+        (
+            "policy: [MlpPolicy, MlpLstmPolicy]",
+            "policy: it is what the study is of, .*; give --policy",
+        ),
+        ("rato: [1, 2]", "rato: unknown setting; (?!.*(right|moving-average|group-std))"),
+        ("ent_coef: {low: 0.1, high: 0.2}", "ent_coef: it is fixed by --set"),
+        ("policy_kwargs.net_arch: [[8], [16]]", "policy_kwargs.net_arch: it is fixed by --set"),
         ("- gamma", "must map settings to ranges"),
         ("gamma: {low: [", "is no YAML"),
     ],
@@ -163,6 +210,43 @@ def test_a_wrong_file_is_refused_with_its_name_and_the_setting(tmp_path, text, s
     path = tmp_path / "space.yaml"
     path.write_text(text)
     with pytest.raises(SettingError, match=said) as error:
-        read_space(path, derive(PPO, PPO), PPO, {"ent_coef": 0.0})
+        read_space(path, derive(PPO, PPO), PPO, {"ent_coef", "policy_kwargs.net_arch"})
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_has_an_effect_beside_another_that_is_searched_may_be(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text("clip_reward: [5.0, 10.0]\nnormalize: [true, false]\n")
+    assert {"clip_reward", "normalize"} <= {*by_name(read_space(path, (), PPO, ()))}
+
+
+def test_another_name_of_a_setting_goes_over_the_derived_one(tmp_path):
+    """Both at once would contradict each other in every trial."""
+    rainbow, path = PRESETS["rainbow"].algorithm, tmp_path / "space.yaml"
+    path.write_text("n: [1, 3]\n")
+    assert "n_steps" in by_name(derive(rainbow, rainbow))
+    space = by_name(read_space(path, derive(rainbow, rainbow), rainbow, ()))
+    assert "n" in space
+    assert "n_steps" not in space
+    with pytest.raises(SettingError, match="n: it is fixed by --set"):
+        read_space(path, derive(rainbow, rainbow), rainbow, {"n_steps"})
+
+
+def test_the_discount_is_another_than_an_actors_flag(tmp_path):
+    reinforce, path = PRESETS["reinforce"].algorithm, tmp_path / "space.yaml"
+    path.write_text("gamma_weight: [true, false]\n")
+    assert {"gamma", "gamma_weight"} <= {
+        *by_name(read_space(path, derive(reinforce, reinforce), reinforce, ()))
+    }
+
+
+def test_a_network_that_is_fixed_is_not_searched(tmp_path):
+    fixed = {"policy_kwargs": {"net_arch": [8]}}
+    base, default = (resolve("ppo", "CartPole-v1", seeds=[0], settings=fixed, tuned=x) for x in (True, False))
+    path = tmp_path / "space.yaml"
+    path.write_text("policy_kwargs.net_arch: [[8], [16]]\n")
+    with pytest.raises(SettingError, match="net_arch: it is fixed by --set"):
+        make_plan(base, default, fixed, path, 5, 5)
+    path.write_text("policy_kwargs.activation_fn: [relu, tanh]\n")
+    assert "policy_kwargs.activation_fn" in by_name(make_plan(base, default, fixed, path, 5, 5).space)

@@ -1,8 +1,10 @@
 """A study from the command line to its result; what a kill leaves behind; what is refused."""
 
+import dataclasses
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from rich.console import Console
 
+import actrix
+from actrix.algorithms.settings import SettingError
 from actrix.cli import main, parser
 from actrix.cli import train as cli_train
 from actrix.core.numbers import numbers_of, unpacked
@@ -27,7 +31,7 @@ from actrix.loops.train import NonFiniteError, SeedRun, train
 from actrix.runs.config import RunError, resolve
 from actrix.runs.session import make_runner
 from actrix.show.stats import iqm, summarize
-from actrix.tune import compare, trial, work
+from actrix.tune import compare, start, trial, work
 from actrix.tune.board import Board
 from actrix.tune.pictures import _scatter, history
 from actrix.tune.plan import Plan, make_plan
@@ -134,7 +138,7 @@ def test_the_same_command_goes_on_and_trains_nothing_twice(folder, capsys):
     error = capsys.readouterr().err
     assert "holds a study with other options (base.seeds is [0, 1, 2], the study has [0, 1]" in error
     assert main([*TWO, *space, "--storage", f"sqlite:///{folder}/x.db"]) == 2  # its trials are in the journal
-    assert '(storage is "the user\'s", the study has "the folder\'s")' in capsys.readouterr().err
+    assert '(storage is "sqlite:///' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -153,6 +157,18 @@ def test_the_same_command_goes_on_and_trains_nothing_twice(folder, capsys):
         (
             ["q-learning", "FrozenLake-v1", "--address", "head:1", "--storage", "sqlite:///a.db"],
             "nodes of a cluster cannot share SQLite: leave --storage out, or name a database server",
+        ),
+        *(
+            (
+                ["q-learning", "FrozenLake-v1", "--storage", url],
+                f"--storage {url} lies in memory, which no other",
+            )
+            for url in (
+                "sqlite://",
+                "sqlite:///:memory:",
+                "sqlite+pysqlite://",
+                "sqlite:///file:a?mode=memory&uri=true",
+            )
         ),
         (["q-learning"], "the form is: actrix tune ALGORITHM ENV"),
         (
@@ -189,6 +205,80 @@ def test_a_folder_of_something_else_or_an_unknown_storage_is_refused(tmp_path, c
     assert "thesis.tex exists and holds no study" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        (None, "the folder's"),
+        ("sqlite:///all.db", "sqlite:///all.db"),
+        ("postgresql://me:secret@host:5432/all", "postgresql://host:5432/all"),
+        ("postgresql://me:se/cr?et@@host/all?password=secret", "postgresql://host/all"),
+        ("mysql://host/all?user=me&password=secret", "mysql://host/all"),
+        ("redis://:secret@host:6379/0", "redis://host:6379/0"),
+    ],
+)
+def test_a_study_notes_its_storage_without_passwords(url, place):
+    assert start._place(url) == place
+
+
+@pytest.mark.parametrize(("direction", "trials"), [("minimize", 3), ("maximize", 3), ("minimize", 0)])
+def test_a_study_of_somebody_elses_is_left_alone(tmp_path, capsys, direction, trials):
+    url = f"sqlite:///{tmp_path}/all.db"
+    theirs = optuna.create_study(study_name="mine", storage=url, direction=direction)
+    theirs.optimize(lambda t: t.suggest_float("x", 0, 1), trials)
+    assert main([*TWO, "--out", str(tmp_path / "mine"), "--storage", url]) == 2
+    said = f"the storage has a study named 'mine' that actrix did not begin ({trials} trials): choose another --out"
+    assert said in capsys.readouterr().err
+    after = optuna.load_study(study_name="mine", storage=url)
+    assert (len(after.trials), after.user_attrs) == (trials, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["all.db"]
+
+
+def test_a_budget_without_room_for_the_smallest_chunk_is_refused_before_the_search(tmp_path, capsys):
+    """Its fifty refused trials built environments for a minute."""
+    out = ["--quiet", "--out", str(tmp_path / "new")]
+    assert main(["tune", "a2c", "CartPole-v1", "--steps", "10", *out]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "actrix: no trial fits into 10 steps: the smallest chunk that is searched has 8, and two "
+    )
+    assert "give --steps 80 or more, or fewer --evaluations" in error
+    assert not list(tmp_path.iterdir())
+    trial.check_smallest(plan_of(80, evaluations=5))  # a2c: one row of eight environments
+    with pytest.raises(SettingError, match="--steps 80 or more"):
+        trial.check_smallest(plan_of(79, evaluations=5))
+    trial.check_smallest(plan_of(79, evaluations=1))
+
+
+def again(folder, to):
+    """The command that made `folder`, of a copy of it."""
+    shutil.copytree(folder, to / folder.name)
+    space = ["--space", str(folder.parent / "space.yaml"), "--set", "train_freq=8"]
+    return to / folder.name, [*TWO, *space, "--out", str(to / folder.name)]
+
+
+def test_rounds_of_trials_that_the_storage_has_not_are_refused(folder, tmp_path, capsys):
+    """Their returns would stand for other settings of the same number."""
+    copy, command = again(folder, tmp_path)
+    (copy / "journal.log").unlink()
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert (
+        f"{copy}/choice/trial-0 is of another study than the storage's (the storage has no finished trial-0)"
+        in error
+    )
+    assert not plain(copy).trials  # refused before the search
+
+
+def test_a_round_of_other_settings_is_refused(folder, tmp_path, capsys):
+    copy, command = again(folder, tmp_path)
+    held = json.loads((path := copy / "result" / "zoo" / "config.json").read_text())
+    path.write_text(json.dumps(held | {"settings": held["settings"] | {"gamma": 0.5}}))
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert f"{copy}/result/zoo is of another study than the storage's (settings.gamma is " in error
+    assert ", there it is 0.5): move " in error
+
+
 def test_what_no_trial_could_train_is_refused_before_the_search(tmp_path, capsys):
     """Not by fifty refused trials, nor when the standards are trained after it."""
     command = ["tune", "dqn", "Pendulum-v1", "--steps", "2000", "--quiet", "--out", str(tmp_path / "new")]
@@ -209,29 +299,95 @@ def test_show_space_prints_a_file_and_trains_nothing(tmp_path, monkeypatch, caps
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--critic", "gae:0.9", "--actor", "ppo-clip:0.3", "--data", "on-policy", "CartPole-v1"],
-        ["dqn", "CartPole-v1", "--double", "--n-step", "3", "--distributional", "qr"],
-        ["ppo", "Acrobot-v1", "--set", "policy_kwargs={'activation_fn': 'relu'}", "n_envs=4"],
-    ],
-)
-def test_the_command_in_best_yaml_trains_the_trial(tmp_path, words):
+LIKE_TRAIN = {
+    "critic": ["--critic", "td", "CartPole-v1"],
+    "actor": ["--critic", "gae:0.9", "--actor", "ppo-clip:0.3", "--data", "on-policy", "CartPole-v1"],
+    "data": ["--critic", "v-trace", "--actor", "ppo-clip", "--data", "trajectories:4", "CartPole-v1"],
+    "double": ["dqn", "CartPole-v1", "--double"],
+    "dueling": ["rainbow", "CartPole-v1", "--no-dueling"],
+    "per": ["dqn", "CartPole-v1", "--per"],
+    "noisy": ["dqn", "CartPole-v1", "--noisy"],
+    "n_step": ["dqn", "CartPole-v1", "--double", "--n-step", "3", "--distributional", "qr"],
+    "distributional": ["c51", "CartPole-v1", "--distributional", "none"],
+    "policy": ["ppo", "CartPole-v1", "--policy", "MlpLstmPolicy"],
+    "init": ["ppo", "Acrobot-v1", "--init", "MODEL"],
+    "dataset": ["bc", "CartPole-v1", "--dataset", "DATA"],
+    "steps": ["ppo", "CartPole-v1", "--steps", "5e5"],
+    "envs": ["ppo", "CartPole-v1", "--envs", "3"],
+    "backend": ["ppo", "CartPole-v1", "--backend", "gymnasium"],
+    "workers": ["ppo", "CartPole-v1", "--workers"],
+    "step_timeout": ["ppo", "CartPole-v1", "--workers", "2", "--step-timeout", "7.5"],
+    "max_restarts": ["ppo", "CartPole-v1", "--workers", "2", "--max-restarts", "1"],
+    "zoo": ["ppo", "CartPole-v1", "--zoo", "2"],
+    "set": ["ppo", "Acrobot-v1", "--set", "policy_kwargs={'activation_fn': 'relu'}", "n_envs=4"],
+    "env_kwargs": ["q-learning", "FrozenLake-v1", "--env-kwargs", "map_name=8x8", "is_slippery=False"],
+}
+"""Each option that is of `train` and `tune` → a study with it."""
+OF_THE_STUDY = {"names", "help", "debug", "seed", "seeds", "out", "quiet"}
+"""Those of both that say nothing of what one seed of a trial trains."""
+OTHERS = [
+    ["ppo", "CartPole-v1", "--set", "actor=ppo-kl"],  # the zoo's clip_range goes with the actor
+    ["ppo", "CartPole-v1", "--set", "critic=td", "normalize_obs=true"],
+    ["ppo", "MountainCar-v0", "--set", "normalize_obs=false"],  # half of the zoo's normalize
+    ["sac", "Pendulum-v1", "--set", "data=replay:per"],
+    ["ppo", "CartPole-v1", "--set", "policy=MlpLstmPolicy"],
+    ["dqn", "ALE/Pong-v5", "--policy", "MlpPolicy"],  # the zoo's is another
+]
+
+
+def options(command):
+    """dest → option, of a command."""
+    (commands,) = (a for a in parser()._actions if isinstance(a.choices, dict))
+    return {a.dest: a for a in commands.choices[command]._actions}
+
+
+def test_no_option_of_both_commands_is_left_out():
+    train_, tune_ = options("train"), options("tune")
+    assert {*train_} & {*tune_} == {*LIKE_TRAIN} | OF_THE_STUDY
+    assert all({*tune_[name].option_strings} & {*words} for name, words in LIKE_TRAIN.items())
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A model to begin with, and a data set."""
+    folder = tmp_path_factory.mktemp("begun")
+    small = {"policy_kwargs": {"net_arch": [4], "activation_fn": "relu"}}
+    model = actrix.PPO("MlpPolicy", "Acrobot-v1", seed=0, **small)
+    cart = actrix.PPO("MlpPolicy", "CartPole-v1", seed=0, **small)
+    cart.save(folder / "cart.safetensors")
+    assert (
+        main(["record", str(folder / "cart.safetensors"), "--to", str(folder / "cart-v0"), "--steps", "60"])
+        == 0
+    )
+    return {"MODEL": str(model.save(folder / "model.safetensors")), "DATA": str(folder / "cart-v0")}
+
+
+@pytest.mark.parametrize("words", [*LIKE_TRAIN.values(), *OTHERS], ids=" ".join)
+@pytest.mark.parametrize("network", [True, False])
+def test_the_command_in_best_yaml_trains_the_trial(tmp_path, begun, words, network):
     """Whatever was composed, switched or fixed: the printed words and the file resolve to the trial's run."""
     space = tmp_path / "space.yaml"
-    space.write_text("policy_kwargs.net_arch: [[8], [16, 16]]\n")
-    args = parser().parse_args(["tune", *words, "--space", str(space)])
+    network &= "q-learning" not in words  # a table has none
+    space.write_text("policy_kwargs.net_arch: [[8], [16, 16]]\n" if network else "{}")
+    words = ["tune", *(begun.get(word, word) for word in words), "--space", str(space)]
+    args = parser().parse_args(words)
     base, default = (cli_train.config_of(args, tuned=tuned) for tuned in (True, False))
     plan = make_plan(base, default, cli_train.settings_of(args), space, 5, 5)
-    params = optuna.create_study().ask({one.param: one.distribution() for one in plan.space}).params
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    params = optuna.create_study(sampler=sampler).ask({x.param: x.distribution() for x in plan.space}).params
     config = plan.config(params)
     (tmp_path / "best.yaml").write_text(yaml.safe_dump(plan.written(params)))
-    line = ["train", *plan.train_words(), "--settings", str(tmp_path / "best.yaml"), "--seed", "0"]
+    line = [
+        "train",
+        *plan.train_words(config.n_envs),
+        "--settings",
+        str(tmp_path / "best.yaml"),
+        "--seed",
+        "0",
+    ]
     trained = cli_train.config_of(parser().parse_args(line))
-    assert trained.settings == config.settings
-    assert (trained.n_envs, trained.n_timesteps) == (config.n_envs, config.n_timesteps)
-    assert trained.settings["policy_kwargs"] != base.settings["policy_kwargs"]
+    assert trained == dataclasses.replace(config, seeds=(0,))
+    assert (trained.settings["policy_kwargs"] != base.settings["policy_kwargs"]) == network
 
 
 def test_train_takes_a_file_of_settings(tmp_path, capsys):
@@ -247,6 +403,7 @@ def test_train_takes_a_file_of_settings(tmp_path, capsys):
         ("gama: 0.9", "did you mean gamma"),
         ("- a", "must map settings"),
         ("a: [", "is no YAML"),
+        ("gamma: 0.9\ngamma: 0.8", "own.yaml: gamma is given twice."),
     ]:
         path.write_text(text)
         assert main([*train_, "--out", str(tmp_path / "other")]) == 2

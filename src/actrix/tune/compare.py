@@ -7,6 +7,7 @@ that one again, beside the zoo's and the default settings, on seeds that chose n
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,11 +15,11 @@ from typing import Any
 
 import yaml
 
-from actrix.files import atomic
+from actrix.files import atomic, checkpoint
 from actrix.runs.config import RunConfig, RunError
-from actrix.runs.folder import evaluated_steps, evaluation, seed_folders
+from actrix.runs.folder import evaluated_steps, evaluation, load_config, seed_folders
 from actrix.runs.start import HERE, resume, start
-from actrix.show.stats import Summary, summarize
+from actrix.show.stats import Summary, amount, summarize
 from actrix.tune.plan import BEST, Plan
 from actrix.tune.study import best, counted
 
@@ -91,6 +92,35 @@ def compare(
     return outcome
 
 
+def check_rounds(plan: Plan, study: Any, folder: Path) -> None:
+    """Raise RunError where a folder of a round holds another run than the study's candidate of that name.
+
+    It is not trained anew: who lost a storage may still want what its trials came to.
+    """
+    known = {f"trial-{t.number}": t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"}
+    plain = {one.name: one.config for one in standards(plan)}
+    for round, kind in enumerate(ROUNDS):
+        for path in sorted((folder / kind).glob("*/config.json")):
+            name = path.parent.name
+            told = [f"the storage has no finished {name}"]
+            if name in known or name in plain:
+                config = plain.get(name) or plan.config(known[name].params)
+                told = _other(
+                    load_config(path.parent), dataclasses.replace(config, seeds=held_out(plan, round))
+                )
+            if told:
+                raise RunError(
+                    f"{path.parent} is of another study than the storage's ({told[0]}): move {folder / ROUNDS[0]} and "
+                    f"{folder / ROUNDS[1]} away, or choose another --out."
+                )
+
+
+def _other(held: RunConfig, config: RunConfig) -> list[str]:
+    """In what a folder's run differs from a candidate's, wherever either runs."""
+    sides = [json.loads(json.dumps(dataclasses.asdict(x) | {"address": None})) for x in (held, config)]
+    return [text.replace("the checkpoint has", "there it is") for text in checkpoint.differences(*sides)]
+
+
 def _round(
     plan: Plan,
     candidates: Sequence[Candidate],
@@ -151,12 +181,11 @@ def _stands(ours: Summary, theirs: Summary, name: str) -> str:
 def _write(plan: Plan, study: Any, outcome: Outcome) -> None:
     """`best.yaml` and `result.json`."""
     chosen = outcome.chosen
-    command = shlex.join(
-        ["actrix", "train", *plan.train_words(), "--settings", str(outcome.folder / BEST_FILE)]
-    )
+    line = plan.train_words(chosen.config.n_envs)
+    command = shlex.join(["actrix", "train", *line, "--settings", str(outcome.folder / BEST_FILE)])
     head = [
         f"{plan.title}: trial {chosen.trial.number} of {len(counted(study.trials))}, found by actrix tune.",
-        f"On {plan.held_out} held-out seeds: {outcome.result[chosen.name]}.",
+        f"On {amount(plan.held_out, 'held-out seed')}: {outcome.result[chosen.name]}.",
         *(
             f"The {name} setting there: {summary}."
             for name, summary in outcome.result.items()

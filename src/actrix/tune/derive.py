@@ -5,15 +5,24 @@ A setting's own check (`core/fields.py`) is its bound: an end that is refused mo
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from actrix.algorithms.policy_kwargs import POLICY_KEYS
-from actrix.algorithms.settings import SettingError, configure, setting_names, value_of
+from actrix.algorithms.settings import (
+    SettingError,
+    configure,
+    fields_of,
+    own_fields,
+    parts_of,
+    setting_names,
+    value_of,
+)
 from actrix.core import words
 from actrix.core.contract import Algorithm
 from actrix.core.schedules import Linear
@@ -29,12 +38,17 @@ REACH: dict[str, float] = {
 }  # fmt: skip
 """How many times smaller and larger than its default a setting may become. What is not here is what the algorithm is
 (words, switches, how many critics), or bears on little else than memory and rounding."""
+ALIKE = ("critic", "actor", "data", "policy")
+"""What makes the algorithm and its network what they are: options of the command."""
 ALWAYS: dict[str, tuple[float, float]] = {"ent_coef": (1e-5, 0.1), "gae_lambda": (0.8, 0.995)}
 """Ends of settings that are worth searching although some algorithms have them off."""
 
 
-def derive(algorithm: Algorithm, base: Algorithm, fixed: Collection[str] = ()) -> Space:
-    """The dimensions of `algorithm`'s settings, wide enough to hold `base`'s values; `fixed` ones are left out.
+def derive(
+    algorithm: Algorithm, base: Algorithm, fixed: Collection[str] = (), offline: bool | None = None
+) -> Space:
+    """The dimensions of `algorithm`'s settings, wide enough to hold `base`'s values; `fixed` ones are left out, and
+    those that have no effect in `base` (`offline` as `Algorithm.idle` takes it).
 
     Whole numbers: powers of two. Of other numbers those in [0, 1] with a default of at least ½ (γ, λ): even in
     log(1 − x). All others: even in log x. A setting that is off by default (0, None, 1 where it cannot be less or more)
@@ -42,16 +56,38 @@ def derive(algorithm: Algorithm, base: Algorithm, fixed: Collection[str] = ()) -
     """
     found = []
     for name in (*REACH, *ALWAYS):
-        if name in fixed or name not in setting_names(base):
+        if name in fixed or name not in setting_names(base) or lacking(base, name, offline):
             continue
-        values = _values(name, algorithm, base)
+        values = values_of(name, algorithm, base)
         dimension = _dimension(name, values, base) if values else None
         if dimension is not None:
             found.append(dimension)
     return tuple(found)
 
 
-def _values(name: str, *algorithms: Algorithm) -> list[Any]:
+def lacking(algorithm: Algorithm, name: str, offline: bool | None = None) -> str:
+    """What a setting would need to have an effect beside the others; '' where it has one."""
+    idle, own = algorithm.idle(offline), own_fields(algorithm)
+    names = {part: words.setting_names(held) for part, held in parts_of(algorithm).items()}
+    needs = []
+    for field in _fields(algorithm, name):
+        owners = [""] if field in own else [part for part, known in names.items() if field in known]
+        needs += [idle.get(part, {}).get(field, "") for part in owners]
+    return needs[0] if needs and all(needs) else ""
+
+
+def _fields(algorithm: Algorithm, name: str, value: Any = True) -> set[str]:
+    """What a setting sets, whatever it is called; itself where that depends on its value, and where it is the
+    algorithm's own: the discount comes before an actor's flag `gamma`."""
+    if name in own_fields(algorithm):
+        return {name}
+    try:
+        return fields_of(algorithm, {name: value})
+    except SettingError:
+        return {name}
+
+
+def values_of(name: str, *algorithms: Algorithm) -> list[Any]:
     """The setting's value in each of them that has it."""
     found = []
     for algorithm in algorithms:
@@ -134,44 +170,117 @@ def _power(x: float) -> int:
 # ---------------------------------------------------------------------------- a space file
 
 
-def read_space(path: Path, space: Space, base: Algorithm, fixed: Collection[str]) -> Space:
+def read_space(
+    path: Path, space: Space, base: Algorithm, fixed: Collection[str], offline: bool | None = None
+) -> Space:
     """`space` as a YAML file changes it: NAME: {low, high, scale, schedule}, a list of choices, or null: not searched.
 
     What a mapping leaves out stays as it was. Names are those of settings, `policy_kwargs.NAME` for the network, and
-    n_envs. Raises SettingError with the file's name for anything else.
+    n_envs. Raises SettingError with the file's name for anything else, for what is searched twice, and for what has no
+    effect whatever the others are.
     """
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    given = read_yaml(path, str(path)) or {}
     if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
         raise SettingError(f"{path} must map settings to ranges, e.g. gamma: {{low: 0.9, high: 0.999}}.")
     found: dict[str, Range | Choice] = {one.name: one for one in space}
     for name, spec in given.items():
-        try:
-            _refuse(name, base, fixed)
+        with _naming(path, name):
+            _refuse(name, base)
             changed = _changed(name, spec, found.get(name), base)
-        except (ValueError, TypeError) as error:
-            said = str(error).rstrip(".")
-            raise SettingError(f"{path}: {name}: {said}{'' if said.endswith('?') else '.'}") from None
         found.pop(name, None)
         if changed is not None:
             found[name] = changed
+    for name in [name for name in given if name in found]:
+        with _naming(path, name):
+            mine = _sets(base, found[name])
+            if mine & set(fixed):
+                raise ValueError("it is fixed by --set; leave out one of the two")
+            for other in [x for x in found if x != name and _overlap(mine, _sets(base, found[x]))]:
+                if other in given:
+                    raise ValueError(f"{other} sets it, too: leave one of them out")
+                del found[other]  # a derived one, under another name
+            _refuse_idle(name, found, base, offline)
     if not found:
         raise SettingError(f"{path} leaves nothing to search.")
     return tuple(found.values())
 
 
-def _refuse(name: str, base: Algorithm, fixed: Collection[str]) -> None:
+@contextlib.contextmanager
+def _naming(path: Path, name: str) -> Iterator[None]:
+    """SettingError with the file's and the setting's name for whatever is wrong with that."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        said = str(error).rstrip(".")
+        raise SettingError(f"{path}: {name}: {said}{'' if said.endswith('?') else '.'}") from None
+
+
+class _Once(yaml.SafeLoader):
+    """YAML whose mappings name everything once: the last would win in silence."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise SettingError(f"{twice[0]} is given twice.")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path, label: str) -> Any:
+    """What the file holds. SettingError, beginning with `label`, where it is no YAML or names something twice."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Once)  # it extends the safe loader
+    except SettingError as error:
+        raise SettingError(f"{label}: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingError(f"{label} is no YAML: {' '.join(str(error).split())}") from None
+
+
+def _sets(base: Algorithm, one: Range | Choice) -> set[str]:
+    plain = one.name != "n_envs" and "." not in one.name
+    return _fields(base, one.name, one.ends()[0]) if plain else {one.name}
+
+
+def _overlap(some: set[str], others: set[str]) -> bool:
+    """Whether both set the same: two names of one setting, or the network and a setting of it."""
+    both = some | others
+    return bool(some & others) or ("policy_kwargs" in both and any("policy_kwargs." in name for name in both))
+
+
+def _refuse_idle(
+    name: str, found: Mapping[str, Range | Choice], base: Algorithm, offline: bool | None
+) -> None:
+    """Raise ValueError where the setting has no effect in the run that trials start from, nor beside what else is
+    searched."""
+    if name == "n_envs" or "." in name or not (need := lacking(base, name, offline)):
+        return
+    for one in found.values():
+        for end in one.ends() if one.name != "n_envs" else ():
+            try:
+                beside = configure(base, nested({one.name: end}))
+            except SettingError:
+                continue
+            if not lacking(beside, name, offline):
+                return
+    raise ValueError(f"it has no effect without {need}: leave it out")
+
+
+def _refuse(name: str, base: Algorithm) -> None:
     """Raise ValueError for a name that cannot be searched."""
-    if name in fixed:
-        raise ValueError("it is fixed by --set; leave out one of the two")
     if name == "n_timesteps":
         raise ValueError("the budget is every trial's alike; give --steps")
+    if name in ALIKE:
+        raise ValueError(f"it is what the study is of, every trial's alike; give --{name}")
+    head, _, inner = name.partition(".")
     known = [*setting_names(base), "n_envs"]
-    if name not in known and not name.startswith("policy_kwargs."):
+    if head == "policy_kwargs" and inner:
+        if inner not in POLICY_KEYS:
+            own = f"it is a setting: write {inner}" if inner in known else words.nearest(inner, POLICY_KEYS)
+            raise ValueError(f"policy_kwargs has no {inner!r}; {own}")
+    elif name not in known:
         inner = f"it is the network's: write policy_kwargs.{name}" if name in POLICY_KEYS else ""
-        raise ValueError(f"unknown setting; {inner or words.nearest(name, known)}")
+        # Not its switches, which say what others of them are.
+        valued = [x for x in known if x in ("n_envs", "normalize") or values_of(x, base)]
+        raise ValueError(f"unknown setting; {inner or words.nearest(name, valued)}")
 
 
 def _changed(name: str, spec: Any, old: Range | Choice | None, base: Algorithm) -> Range | Choice | None:
@@ -188,7 +297,7 @@ def _changed(name: str, spec: Any, old: Range | Choice | None, base: Algorithm) 
         if missing := [key for key in ("low", "high") if key not in spec]:
             raise ValueError(f"{' and '.join(missing)} must be given")
         spec["whole"] = all(isinstance(spec[key], int) for key in ("low", "high")) and not any(
-            isinstance(value, float | Linear) for value in _values(name, base)
+            isinstance(value, float | Linear) for value in values_of(name, base)
         )
     one = from_spec(name, spec)
     for value in one.ends():

@@ -10,14 +10,30 @@ from typing import Any
 
 from actrix import zoo
 from actrix.algorithms import presets
-from actrix.algorithms.settings import SettingError, configure, fields_of, over, settings_of, value_of
+from actrix.algorithms.policy_kwargs import named_policy, network_settings
+from actrix.algorithms.settings import (
+    SettingError,
+    configure,
+    differing,
+    fields_of,
+    over,
+    own_fields,
+    settings_of,
+    value_of,
+)
 from actrix.core import words
+from actrix.core.contract import Algorithm
+from actrix.envs.make import choose_backend
 from actrix.files import atomic, checkpoint
-from actrix.runs.config import RunConfig, RunError
+from actrix.runs import warm
+from actrix.runs.config import RunConfig, RunError, resolve
 from actrix.tune.derive import derive, nested, read_space
 from actrix.tune.space import Space, from_spec
 
 STUDY = "study.json"
+OPTIONS = ("workers", "step_timeout", "max_restarts", "init", "actors", "envs_per_group", "behind", "learners",
+           "learner_processes")  # fmt: skip
+"""Fields of a run that are options of `actrix train` by the same names."""
 BEST = 5
 """So many of a study's trials are trained again on held-out seeds."""
 
@@ -52,7 +68,10 @@ class Plan:
 
     def config(self, params: Mapping[str, Any]) -> RunConfig:
         """The run of these parameters; SettingError where they do not go together."""
-        settings = self.settings(params)
+        return self.changed(self.settings(params))
+
+    def changed(self, settings: dict[str, Any]) -> RunConfig:
+        """The same of flat settings."""
         n_envs = settings.pop("n_envs", self.base.n_envs)
         changed = settings_of(configure(self.base.build(), settings))
         return dataclasses.replace(self.base, settings=changed, n_envs=n_envs)
@@ -71,29 +90,57 @@ class Plan:
         return out
 
     def written(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """What `actrix train --settings` takes for these parameters: the zoo's entry, what is fixed, what was found."""
+        """What `actrix train --settings` takes for these parameters: what still stands of the zoo's entry, what is
+        fixed, what was found, and whatever else the command (`train_words`) would have otherwise than the trial."""
         entry, _ = zoo.settings(self.base.algorithm, self.base.env_id, self.base.tuned)
-        run = {"n_timesteps": self.base.n_timesteps, "n_envs": self.base.n_envs}
-        found = self.settings(params)
-        network = {**entry.get("policy_kwargs", {}), **(self.fixed.get("policy_kwargs") or {}),
+        config, found = self.config(params), self.settings(params)
+        algorithm, own = config.build(), self.fixed | found
+        said = named_policy(entry.get("policy", "")) | entry.get("policy_kwargs", {})
+        network = _standing(algorithm, {f"policy_kwargs.{k}": x for k, x in said.items()}, {})
+        network = {**nested(network).get("policy_kwargs", {}), **(self.fixed.get("policy_kwargs") or {}),
                    **found.get("policy_kwargs", {})}  # fmt: skip
-        out = over(self.base.build(), entry | run, self.fixed | found)
-        return out | ({"policy_kwargs": network} if network else {})
+        tuned = {name: x for name, x in entry.items() if name not in (*zoo.RUN_KEYS, "policy_kwargs")}
+        run = {"n_timesteps": config.n_timesteps, "n_envs": config.n_envs}
+        out = run | _standing(algorithm, tuned, own) | own | ({"policy_kwargs": network} if network else {})
+        trained = self._trained(out).build()
+        left = differing(algorithm, trained)
+        if "policy_kwargs" in left:
+            left["policy_kwargs"] = network | network_settings(algorithm.network, trained.network)
+        return out | left
 
-    def train_words(self) -> list[str]:
-        """What follows `actrix train` and names the same algorithm and environment."""
-        who = [self.base.algorithm]
-        if self.base.algorithm == presets.COMPOSED:
-            answers = zip(("--critic", "--actor", "--data"), self.base.build().answers, strict=True)
-            who = [word for pair in answers for word in pair]
-        line = [*who, self.base.env_id]
-        if self.base.dataset:
-            line += ["--dataset", *self.base.dataset]
-        if self.base.env_kwargs:
-            line += [
-                "--env-kwargs",
-                *(f"{k}={words.write_value(x)}" for k, x in self.base.env_kwargs.items()),
-            ]
+    def _trained(self, settings: dict[str, Any]) -> RunConfig:
+        """The run of `actrix train` with the words of `train_words` and a file of these settings."""
+        names = ("env_id", "seeds", "backend", "env_kwargs", "dataset", "tuned", *OPTIONS)
+        given = {name: getattr(self.base, name) for name in names}
+        network = warm.network_of(self.base.init) if self.base.init else None
+        return resolve(**self._who(), **given, network=network, file=settings, tell=False)
+
+    def _who(self) -> dict[str, Any]:
+        """The algorithm by its name, or by its answers."""
+        if self.base.algorithm != presets.COMPOSED:
+            return {"algorithm": self.base.algorithm}
+        answers = zip(("critic", "actor", "data"), self.base.build().answers, strict=True)
+        return {"algorithm": None, **dict(answers)}
+
+    def train_words(self, n_envs: int) -> list[str]:
+        """What follows `actrix train` and names the same algorithm, environment and way to run, of so many
+        environments."""
+        base, who = self.base, self._who()
+        name = who.pop("algorithm")
+        line = [name] if name else [word for part, x in who.items() for word in (f"--{part}", x)]
+        line += [base.env_id]
+        line += ["--zoo", str(base.tuned)] if base.tuned > 1 else []
+        line += ["--dataset", *base.dataset] if base.dataset else []
+        if base.env_kwargs:
+            line += ["--env-kwargs", *(f"{k}={_word(x)}" for k, x in base.env_kwargs.items())]
+        if not base.dataset:
+            on_host = bool(base.workers or base.grouping)
+            usual = choose_backend("auto", base.env_id, base.env_kwargs or None, n_envs, on_host)
+            line += ["--backend", base.backend] if base.backend != usual else []
+        usual_of = {f.name: f.default for f in dataclasses.fields(base)}
+        for option in OPTIONS:
+            if (value := getattr(base, option)) != usual_of[option]:
+                line += [f"--{option.replace('_', '-')}", *([] if value is True else [str(value)])]
         return line
 
     def json(self) -> dict[str, Any]:
@@ -119,7 +166,7 @@ class Plan:
             )
 
     def save(self, folder: Path, storage: str) -> None:
-        """Write `study.json`, with whose storage holds its trials; not which, as a URL may hold a password."""
+        """Write `study.json`, with which storage holds its trials, without what may be a password."""
         atomic.write_json(folder / STUDY, self.json() | {"storage": storage})
 
     @classmethod
@@ -147,15 +194,38 @@ def make_plan(
             raise SettingError(f"{name}={value} must be at least 1.")
     default = dataclasses.replace(default, n_timesteps=base.n_timesteps, seeds=base.seeds)
     algorithm = base.build()
-    taken = fixed.keys() | fields_of(algorithm, fixed)
-    space = derive(default.build(), algorithm, taken)
+    inner = {name: x for name, x in fixed.items() if name not in own_fields(algorithm)}
+    taken = fixed.keys() | fields_of(algorithm, inner)
+    taken |= {f"policy_kwargs.{name}" for name in fixed.get("policy_kwargs") or {}}
+    offline = bool(base.dataset)
+    space = derive(default.build(), algorithm, taken, offline)
     if space_file is not None:
-        space = read_space(space_file, space, algorithm, taken)
+        space = read_space(space_file, space, algorithm, taken, offline)
     if not space:
         raise SettingError(
             f"{base.algorithm} has no setting to search by itself: name some with --space FILE."
         )
     return Plan(base, default, json.loads(json.dumps(dict(fixed))), space, held_out, evaluations)
+
+
+def _standing(algorithm: Algorithm, settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """What the algorithm still has of settings that it began with, where they are not set by `own`, too: an answer that
+    was replaced took its own with it."""
+    usual, kept = settings_of(algorithm), {}
+    for name, value in settings.items():
+        try:
+            for k, x in over(algorithm, {name: value}, own).items():
+                if k not in own and settings_of(configure(algorithm, nested({k: x}))) == usual:
+                    kept[k] = x
+        except SettingError:
+            continue
+    return kept
+
+
+def _word(value: Any) -> str:
+    """A value as `words.read_value` reads it."""
+    text = words.write_value(value)
+    return text if words.read_value(text) == value else repr(value)
 
 
 def _whole(one: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,16 @@ from actrix.runs.seeds import nodes_at
 from actrix.runs.start import check
 from actrix.show.stats import Summary, amount
 from actrix.tune.board import Board
-from actrix.tune.compare import BEST_FILE, ROUNDS, Outcome, compare, standards, verdict
+from actrix.tune.compare import BEST_FILE, ROUNDS, Outcome, check_rounds, compare, standards, verdict
 from actrix.tune.plan import STUDY, Plan, make_plan
 from actrix.tune.study import WORKERS, begin, counted, need_optuna, open_study, recover, repair
+from actrix.tune.trial import check_smallest
 from actrix.tune.work import work, work_in_processes
+
+OWN = "the folder's"
+"""Of the storage: the journal in the study's folder."""
+IN_MEMORY = re.compile(r"^sqlite(\+\w+)?:/*(\?.*)?$|:memory:|mode=memory")
+"""URLs of databases that live in one process."""
 
 
 def tune(
@@ -65,15 +72,16 @@ def run_study(
     """Search until the study has so many trials, draw it, and compare; None where the comparison was interrupted."""
     need_optuna()
     _check(folder, trials, jobs, storage, address)
-    whose = "the user's" if storage else "the folder's"
-    _check_study(plan, folder, trials, whose, storage)
+    place = _place(storage)
+    _check_study(plan, folder, trials, place, storage)
     with nodes_at(address), made(folder):
-        _same(plan, folder, whose)
+        _same(plan, folder, place)
         say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
         of = f"{amount(trials, 'trial')} of {amount(len(plan.base.seeds), 'seed')}"
         each = f"{of} × {plan.base.n_timesteps:,} steps"
         say(f"tuning {plan.title}: {each}, {len(plan.space)} settings → {folder}")
         study = open_study(plan, folder, storage, trials)
+        check_rounds(plan, study, folder)
         again = recover(study, folder, own=storage is None)
         begin(study, plan)
         done = len(counted(study.get_trials(deepcopy=False)))
@@ -109,30 +117,43 @@ def _check(folder: Path, trials: int, jobs: int | None, storage: str | None, add
         raise SettingError(
             "nodes of a cluster cannot share SQLite: leave --storage out, or name a database server."
         )
+    if storage is not None and IN_MEMORY.search(storage):
+        raise SettingError(
+            f"--storage {storage} lies in memory, which no other process sees and nothing goes on from: name a file, "
+            "e.g. sqlite:///study.db, or leave --storage out."
+        )
     held = [p.name for p in folder.iterdir()] if folder.is_dir() else [folder.name] * folder.exists()
     if STUDY not in held and any(name != ".lock" for name in held):
         raise RunError(f"{folder} exists and holds no study: choose another --out.")
 
 
-def _check_study(plan: Plan, folder: Path, trials: int, whose: str, storage: str | None) -> None:
+def _place(storage: str | None) -> str:
+    """What `study.json` says of the storage: its URL without a user's name, password and options."""
+    if storage is None:
+        return OWN
+    return re.sub(r"//.*@", "//", storage, flags=re.DOTALL).partition("?")[0]
+
+
+def _check_study(plan: Plan, folder: Path, trials: int, place: str, storage: str | None) -> None:
     """The same of what would only show when a folder is written, or after the search."""
     if (folder / STUDY).exists():
-        plan.check_same(folder, whose)
+        plan.check_same(folder, place)
     else:
+        check_smallest(plan)
         for one in standards(plan):  # both rounds train them
             check(one.config)
     if storage is not None:
         open_study(plan, folder, storage, trials)
 
 
-def _same(plan: Plan, folder: Path, storage: str) -> None:
+def _same(plan: Plan, folder: Path, place: str) -> None:
     """Refuse another study than the folder's, or another storage; write what a new one is."""
     if (folder / STUDY).exists():
-        plan.check_same(folder, storage)
+        plan.check_same(folder, place)
     else:
-        plan.save(folder, storage)
+        plan.save(folder, place)
     (folder / WORKERS).mkdir(exist_ok=True)
-    if storage == "the folder's":
+    if place == OWN:
         repair(folder)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from actrix.algorithms.settings import SettingError
 from actrix.files.lock import RunLock
 from actrix.runs.config import RunError
+from actrix.show.stats import amount
 from actrix.tune.plan import Plan
 
 JOURNAL = "journal.log"
@@ -60,10 +61,21 @@ def open_study(plan: Plan, folder: Path, url: str | None, trials: int, worker: i
     identity = json.dumps(plan.json(), sort_keys=True)
     held = study.user_attrs.get("plan")
     if held is None:
+        _refuse_foreign(study)
         study.set_user_attr("plan", identity)
     elif held != identity:
         raise RunError(f"the storage has another study named {name!r}: choose another --out or --storage.")
     return study
+
+
+def _refuse_foreign(study: Any) -> None:
+    """Raise RunError for a study without a plan that somebody uses: it would be written to, and its trials counted."""
+    trials = study.get_trials(deepcopy=False)
+    if trials or [one.name for one in study.directions] != ["MAXIMIZE"]:
+        raise RunError(
+            f"the storage has a study named {study.study_name!r} that actrix did not begin "
+            f"({amount(len(trials), 'trial')}): choose another --out or --storage."
+        )
 
 
 def _storage(folder: Path, url: str | None) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
+from actrix.algorithms.settings import SettingError
 from actrix.core.contract import Algorithm
 from actrix.envs.base import HostEnv
 from actrix.loops.evaluate import Policy, evaluate, evaluation_env
@@ -17,11 +18,15 @@ from actrix.loops.train import SeedRun, train
 from actrix.runs.config import RunConfig
 from actrix.runs.session import EVAL_EPISODES, make_runner
 from actrix.runs.start import check_sizes, together
+from actrix.tune.derive import values_of
+from actrix.tune.plan import Plan
 
 EPISODES = EVAL_EPISODES // 2
 """Of each seed at a checkpoint; the last one has `EVAL_EPISODES`."""
 _PROGRAMS: list[Algorithm] = []
 """One algorithm for each program that this process has trained with."""
+ROWS = ("train_freq", "n_steps")
+"""The rows of a chunk: the first of these that an algorithm has (with a replay memory `n_steps` is the target's)."""
 MANY = 8
 """Programs that are kept: each takes some 80 MB."""
 
@@ -61,8 +66,8 @@ class Trial:
 
     def _check_chunk(self, chunk: int) -> None:
         """Raise ValueError for chunks that would take a trial past its checkpoints and far past its budget."""
-        between = self.config.n_timesteps // self.evaluations
-        if 2 * chunk > between and self.evaluations > 1 and not self.algorithm.whole_episodes:
+        if _too_long(chunk, self.config, self.evaluations) and not self.algorithm.whole_episodes:
+            between = self.config.n_timesteps // self.evaluations
             raise ValueError(
                 f"a chunk of {chunk} steps is more than half of the {between} between two evaluations"
             )
@@ -105,6 +110,28 @@ class Trial:
         """Give the environments back."""
         for runner, _ in self.groups:
             runner.close()
+
+
+def check_smallest(plan: Plan) -> None:
+    """Raise SettingError where not even the smallest chunk that is searched fits between two checkpoints."""
+    sizes = {one.name: one.ends() for one in plan.space if one.name in ("n_envs", *ROWS)}
+    try:
+        config = plan.changed({name: min(ends) for name, ends in sizes.items()})
+    except (TypeError, SettingError):  # of a choice that is no number: every trial is asked by itself
+        return
+    algorithm = config.build()
+    rows = next((x for name in ROWS for x in values_of(name, algorithm)), None) or 0
+    chunk = rows * config.n_envs
+    if not (config.dataset or algorithm.whole_episodes) and _too_long(chunk, config, plan.evaluations):
+        raise SettingError(
+            f"no trial fits into {config.n_timesteps} steps: the smallest chunk that is searched has {chunk}, and two "
+            f"should fit between two of {plan.evaluations} evaluations; give --steps {2 * chunk * plan.evaluations} or "
+            "more, or fewer --evaluations."
+        )
+
+
+def _too_long(chunk: int, config: RunConfig, evaluations: int) -> bool:
+    return evaluations > 1 and 2 * chunk > config.n_timesteps // evaluations
 
 
 def _behind(runs: Sequence[SeedRun], steps: int) -> bool:

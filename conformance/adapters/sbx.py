@@ -78,7 +78,7 @@ class Sbx(Sb3):
 
     offers = words(
         "ppo dqn sac td3 tqc values q_values action_values probs log_prob entropy predict evaluate parameters actor",
-        "targets statistics reward_gamma save continues multidiscrete multibinary box box_log_prob noise ent_coef",
+        "targets statistics reward_returns save continues multidiscrete multibinary box box_log_prob noise ent_coef",
         "normalize_advantage n_step squashed_log_prob dict",
     )
     by_design = Sb3.by_design | {

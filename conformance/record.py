@@ -18,6 +18,9 @@ KEYS = {"library", "versions", "date"} | FIELDS
 SIGNS = {"pass": "✓", "fail": "✗", "unsettled": "?", "n/a": "–", "not asked": "·"}
 COLUMNS = {status: status for status in STATUSES} | {"n/a": "not offered"}
 MISSING = "offers no "
+NOT_JUDGED = (
+    "What the library does not have (–) and what the adapter does not ask (·), in the words of `--list`:"
+)
 
 
 def read(file: Path, must_exist: bool = False) -> list[dict[str, Any]]:
@@ -64,9 +67,14 @@ def writable(file: Path) -> None:
         raise ValueError(f"{file} cannot be written: name another file.")
 
 
+def today() -> str:
+    """The date of an outcome."""
+    return datetime.date.today().isoformat()
+
+
 def append(file: Path, library: str, versions: dict[str, str], outcome: Outcome) -> None:
     """Add an outcome on a line of its own; those before it stay as they are."""
-    row = {"library": library, "versions": versions, "date": datetime.date.today().isoformat()}
+    row = {"library": library, "versions": versions, "date": today()}
     torn = file.exists() and file.read_bytes()[-1:] not in (b"", b"\n")
     with file.open("a", encoding="utf-8") as out:
         out.write("\n" * torn + json.dumps(row | dataclasses.asdict(outcome), ensure_ascii=False) + "\n")
@@ -82,7 +90,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     by: dict[str, dict] = {row["library"]: {} for row in rows}
     for row in rows:
         by[row["library"]][row["probe"]] = row | {"status": _status(row)}
-    return "\n".join([*_libraries(by), "", *_matrix(by), "", *_deviations(by), "", *_reasons(by)])
+    return "\n".join(
+        [*_libraries(by), "", *_matrix(by), "", *_deviations(by), "", NOT_JUDGED, "", *_reasons(by)]
+    )
 
 
 def _status(row: dict) -> str:

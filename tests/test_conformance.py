@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from conformance import record
 from conformance.__main__ import main
-from conformance.adapters import ADAPTERS, adapter
+from conformance.adapters import ADAPTERS, LACKS, adapter, commit_of
 from conformance.probe import SETTINGS, Absent, Check, NotAsked, Outcome, Probe, run
 from conformance.probes import PROBES
 
@@ -253,6 +254,48 @@ def test_the_record_is_appended_to_and_becomes_a_table(tmp_path):
         "`python -m conformance sbx --only kl_direction` (by design): expected 1, got 2; so the paper says."
         in table
     )
+
+
+def test_a_table_counts_everything_by_its_name_and_says_when(tmp_path, monkeypatch):
+    file, torch = tmp_path / "record.jsonl", {"torch": "2"}
+    rows = [
+        ("2026-11-29", torch, Outcome("kl_direction", "unsettled", "1", "2", "seed 1: fail; seed 2: pass")),
+        ("2026-11-30", {"torch": "3"}, Outcome("mask_entropy", "n/a", why="offers no maskable_ppo, entropy")),
+        ("2026-11-29", torch, Outcome("resumed_run_is_the_same", "n/a", why="offers no ppo|dqn|sac, resume")),
+        ("2026-11-29", torch, Outcome("policy_delay", "not asked", why="has no room")),
+        ("2026-11-29", torch, Outcome("box_units", "error", why="ValueError: no")),
+        ("2026-11-29", torch, Outcome("single_row_minibatch", "refuses", why="ValueError: one row.")),
+    ]
+    for date, versions, outcome in rows:
+        monkeypatch.setattr(record, "today", lambda date=date: date)
+        record.append(file, "sb3", versions, outcome)
+    table = record.table(record.read(file)).splitlines()
+    assert [cell.strip() for cell in table[0].split("|")[4:-1]] == list(record.COLUMNS.values())
+    assert table[2].startswith("| sb3 | torch 2; torch 3 | 2026-11-29 to 2026-11-30 | ")
+    assert table[2].endswith(" | 0 | 0 | 1 | 0 | 1 | 1 | 1 | 2 |")
+    for sign, name in (
+        ("–", "mask_entropy"),
+        ("·", "resumed_run_is_the_same"),
+        ("refuses", "single_row_minibatch"),
+    ):
+        assert any(line.endswith(f"(`{name}`) | {sign} |") for line in table)
+    assert "- sb3, not offered (–): `maskable_ppo`." in table
+    assert "- sb3, not asked (·): `dqn`, `ppo`, `resume`, `sac`; has no room (`policy_delay`)." in table
+    assert LACKS.keys() <= ADAPTERS.keys()
+
+
+def test_the_commit_of_a_checkout_is_named(tmp_path, monkeypatch):
+    package = tmp_path / "checked_out"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert commit_of("checked_out") == ""
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "x"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    assert re.fullmatch(r" \([0-9a-f]{7,}\)", commit_of("checked_out"))
+    (package / "__init__.py").write_text("changed = True")
+    assert re.fullmatch(r" \([0-9a-f]{7,}, changed since\)", commit_of("checked_out"))
 
 
 def test_the_recorded_runs_are_those_of_the_page():

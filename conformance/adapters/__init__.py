@@ -67,11 +67,11 @@ def versions(name: str) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "?"
     if name == "actrix":
-        found[name] += _commit(name)
+        found[name] += commit_of(name)
     return found
 
 
-def _commit(package: str) -> str:
+def commit_of(package: str) -> str:
     """' (the last commit that changed the package)' in a checkout, where the version alone does not say which code."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:

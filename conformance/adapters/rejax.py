@@ -99,7 +99,7 @@ class Agent:
 
     def _distribution(self, obs: Any, masks: Any) -> Any:
         if masks is not None:
-            raise Absent("offers no masks")
+            raise Absent("has no masks")
         return self.algorithm.actor.apply(self.state.actor_ts.params, self._obs(obs), method="_action_dist")
 
     def probs(self, obs: Any, masks: Any) -> np.ndarray:

@@ -43,7 +43,7 @@ class SbxAgent(Sb3Agent):
 
     def _distribution(self, obs: Any, masks: Any) -> Any:
         if masks is not None:
-            raise Absent("offers no masks")
+            raise Absent("has no masks")
         state = self.model.policy.actor_state
         return state.apply_fn(state.params, self._seen(obs))
 

@@ -56,7 +56,7 @@ class Sb3Agent:
 
     def _distribution(self, obs: Any, masks: Any) -> Any:
         if masks is not None:
-            raise Absent("offers no masks")
+            raise Absent("has no masks")
         return self.model.policy.get_distribution(self._seen(obs))
 
     def probs(self, obs: Any, masks: Any) -> np.ndarray:

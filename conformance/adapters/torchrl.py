@@ -44,7 +44,7 @@ class TorchRl(Adapter):
                 alpha=alpha, beta=beta, storage=LazyTensorStorage(n), batch_size=4096, priority_key="td_error"
             )
         except RuntimeError as error:  # its trees are C++, built for one version of torch
-            raise NotAsked(f"its compiled trees do not load here: {error}") from error
+            raise NotAsked(f"its compiled trees do not load here ({str(error).partition('.')[0]})") from error
         buffer.extend(TensorDict({"x": torch.arange(n), "td_error": torch.zeros(n)}, [n]))
         rows = TensorDict({"index": torch.arange(n), "td_error": torch.as_tensor(priorities)}, [n])
         buffer.update_tensordict_priority(rows)

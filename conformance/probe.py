@@ -14,9 +14,13 @@ class Absent(Exception):
     """The library does not offer what a probe needs; the message says what."""
 
 
+class NotAsked(Absent):
+    """Our adapter does not ask, whatever the library has; the message says why."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """Numbers that a probe takes; a failure must show with two of them."""
+    """Numbers that a probe takes; every probe is asked with two of them."""
 
     seed: int
     gamma: float
@@ -49,8 +53,14 @@ class Check:
         """(expected, got) as text, only the parts that are apart where some are and some are not."""
         expected, got = _parts(self.expected), _parts(self.got)
         apart = [k for k in expected if not Check({k: expected[k]}, {k: got.get(k)}, self.tolerance).passed]
-        shown = apart or list(expected)
-        return _text({k: expected[k] for k in shown}), _text({k: got[k] for k in shown if k in got})
+        for digits in (4, 8, 17):  # what is apart looks apart
+            said = [
+                {k: _text(k, parts[k], digits) for k in apart or expected if k in parts}
+                for parts in (expected, got)
+            ]
+            if all(said[0][k] != said[1].get(k) for k in apart):
+                break
+        return ", ".join(said[0].values()), ", ".join(said[1].values())
 
 
 def _parts(x: Any) -> dict[str, np.ndarray]:
@@ -58,11 +68,9 @@ def _parts(x: Any) -> dict[str, np.ndarray]:
     return {k: np.asarray(np.nan if v is None else v, float) for k, v in parts.items()}
 
 
-def _text(parts: dict[str, np.ndarray]) -> str:
-    number = lambda v: np.array2string(
-        v, precision=3, suppress_small=True, separator=", ", max_line_width=1000
-    )
-    return ", ".join(" ".join(f"{k} {number(v)}".split()) for k, v in parts.items())
+def _text(name: str, values: np.ndarray, digits: int) -> str:
+    shown = {"float_kind": lambda x: f"{x:.{digits}g}"}
+    return " ".join(f"{name} {np.array2string(values, formatter=shown, separator=', ')}".split())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +108,7 @@ def probe(right: str, *needs: str) -> Callable[[Callable[[Any, Setting], Check]]
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """'pass', 'fail', 'by design', 'n/a', 'unsettled' (right with one setting, wrong with another) or 'error'."""
+    """What became of a probe; `status` is one of `STATUSES`."""
 
     probe: str
     status: str
@@ -109,36 +117,57 @@ class Outcome:
     why: str = ""
 
 
+STATUSES = {
+    "pass": "right with both settings",
+    "by design": "wrong with both, and another answer is intended",
+    "refuses": "the library raises, in a sentence about this very thing",
+    "fail": "wrong with both settings",
+    "error": "the library raises something else with both settings",
+    "unsettled": "the two settings disagree",
+    "n/a": "the library does not offer it",
+    "not asked": "our adapter does not ask it",
+}
+
+
 def run(one: Probe, adapter: Any, settings: Iterable[Setting] = SETTINGS) -> Outcome:
-    """Ask until one setting's answer is right; a failure is one with every setting."""
+    """Ask with every setting; what all of them say counts, and where they disagree it is unsettled."""
     missing = one.missing(adapter.offers)
     if missing:
-        return Outcome(one.name, "n/a", why=f"offers no {', '.join(missing)}")
+        status = "n/a" if lacked(missing, adapter.lacks) else "not asked"
+        return Outcome(one.name, status, why=f"offers no {', '.join(missing)}")
     if one.name in adapter.absent:
         return Outcome(one.name, "n/a", why=adapter.absent[one.name])
-    checks: list[Check] = []
+    if one.name in adapter.not_asked:
+        return Outcome(one.name, "not asked", why=adapter.not_asked[one.name])
+    answers = {setting: _answer(one, adapter, setting) for setting in settings}
+    shown = next((a for a in answers.values() if a.status != "pass"), next(iter(answers.values())))
+    if len({a.status for a in answers.values()}) > 1:
+        said = "; ".join(f"seed {s.seed}: {a.status} {a.why}".strip() for s, a in answers.items())
+        return dataclasses.replace(shown, status="unsettled", why=said)
+    if shown.status == "fail" and one.name in adapter.by_design:
+        return dataclasses.replace(shown, status="by design", why=adapter.by_design[one.name])
+    return shown
+
+
+def lacked(missing: list[str], lacks: frozenset[str]) -> list[str]:
+    """Those needs that the library itself cannot fill in any way."""
+    return [need for need in missing if set(need.split("|")) <= lacks]
+
+
+def _answer(one: Probe, adapter: Any, setting: Setting) -> Outcome:
+    """What one setting says."""
     try:
-        for setting in settings:
-            checks.append(one.ask(adapter, setting))
-            if checks[-1].passed:
-                break
+        check = one.ask(adapter, setting)
     except Absent as reason:
-        return Outcome(one.name, "n/a", why=str(reason))
+        return Outcome(one.name, "not asked" if isinstance(reason, NotAsked) else "n/a", why=str(reason))
     except Exception as error:  # of another's code: anything
+        line = next(iter(str(error).splitlines()), "").rstrip(":")
+        if adapter.refusals.get(one.name, "\n") in line:
+            return Outcome(one.name, "refuses", why=f"{type(error).__name__}: {line}")
         trace = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{trace.filename.rpartition('site-packages/')[2]}:{trace.lineno}"
-        return Outcome(
-            one.name, "error", why=f"{type(error).__name__}: {str(error).splitlines()[:1]} ({where})"
-        )
-    if len(checks) == 1:
-        expected, got = checks[0].said()
-        return Outcome(one.name, "pass", expected, got)
-    expected, got = checks[0].said()
-    if checks[-1].passed:
-        return Outcome(one.name, "unsettled", expected, got, "right with another setting")
-    if one.name in adapter.by_design:
-        return Outcome(one.name, "by design", expected, got, adapter.by_design[one.name])
-    return Outcome(one.name, "fail", expected, got)
+        return Outcome(one.name, "error", why=f"{type(error).__name__}: {line} ({where})")
+    return Outcome(one.name, "pass" if check.passed else "fail", *check.said())
 
 
 def each(adapter: Any, names: Iterable[str], ask: Callable[[str], Any]) -> dict[str, Any]:
@@ -150,9 +179,11 @@ def each(adapter: Any, names: Iterable[str], ask: Callable[[str], Any]) -> dict[
         try:
             answers[name] = ask(name)
         except Absent as reason:
-            reasons.append(str(reason))
+            reasons.append(reason)
     if not answers:
-        raise Absent("; ".join(dict.fromkeys(reasons)) or f"has none of {', '.join(names)}")
+        kind = NotAsked if any(isinstance(reason, NotAsked) for reason in reasons) else Absent
+        said = "; ".join(dict.fromkeys(map(str, reasons)))
+        raise kind(said or f"has none of {', '.join(names)}")
     return answers
 
 

@@ -239,8 +239,9 @@ class Agent:
     def statistics(self):
         return self.moments[0], self.moments[1]
 
-    def reward_gamma(self):
-        return 0.99 if self.fault == "gamma of its own" else self.given["gamma"]
+    def reward_returns(self):
+        gamma = 0.99 if self.fault == "gamma of its own" else self.given["gamma"]
+        return np.polyval([row[2] for row in self.rows[: len(self.rows) // self.given["n_envs"]]], gamma)
 
     def reloaded(self, path):
         other = copy.deepcopy(self)
@@ -259,7 +260,7 @@ class Toy(Adapter):
 
     offers = words(
         *V_LEARNERS, *Q_LEARNERS, *ACTOR_CRITICS, "masked_dqn values q_values action_values probs log_prob entropy",
-        "predict evaluate evaluate_masked parameters actor targets statistics reward_gamma save resume continues",
+        "predict evaluate evaluate_masked parameters actor targets statistics reward_returns save resume continues",
         "multidiscrete multibinary box box_log_prob noise ent_coef normalize_advantage dict n_step",
         "discrete_observations next_step same_step disabled gae gae_truncated squashed_log_prob kl",
         "quantile_huber prioritized reward_scale",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 from conformance import record
 from conformance.__main__ import main
-from conformance.adapters import ADAPTERS
-from conformance.probe import SETTINGS, Absent, Check, Outcome, Probe, run
+from conformance.adapters import ADAPTERS, LACKS, adapter, commit_of
+from conformance.probe import SETTINGS, Absent, Check, NotAsked, Outcome, Probe, run
 from conformance.probes import PROBES
 
 from conformance_toy import Toy
@@ -117,17 +118,56 @@ def _asked(*checks):
 
 def test_what_becomes_of_a_probe():
     right, wrong = Check(1.0, 1.0, 0), Check(1.0, 2.0, 0)
-    assert _asked(right).status == "pass"
+    assert _asked(right, right).status == "pass"
     assert _asked(wrong, wrong).status == "fail"
     assert _asked(wrong, right).status == "unsettled"
-    assert _asked(Absent("no masks")) == Outcome("p", "n/a", why="no masks")
-    broken = _asked(KeyError("x"))
+    assert _asked(right, wrong) == Outcome("p", "unsettled", "1", "2", "seed 1: pass; seed 2: fail")
+    assert _asked(right, KeyError("x")).status == _asked(wrong, KeyError("x")).status == "unsettled"
+    assert _asked(Absent("no masks"), Absent("no masks")) == Outcome("p", "n/a", why="no masks")
+    assert _asked(NotAsked("no room"), NotAsked("no room")) == Outcome("p", "not asked", why="no room")
+    broken = _asked(ValueError("expected numbers:\n[nan]"), ValueError("expected numbers:\n[nan]"))
     assert broken.status == "error"
-    assert "KeyError" in broken.why
-    assert run(Probe("p", "right", ("ppo", "wings"), None), Toy()).why == "offers no wings"
+    assert broken.why.startswith("ValueError: expected numbers (")
     toy = Toy()
+    needs = Probe("p", "right", ("ppo", "wings|fins"), None)
+    assert run(needs, toy) == Outcome("p", "not asked", why="offers no wings|fins")
+    toy.lacks = {"wings"}
+    assert run(needs, toy).status == "not asked"
+    toy.lacks = {"wings", "fins"}
+    assert run(needs, toy).status == "n/a"
     toy.by_design = {"p": "as the paper says"}
     assert run(Probe("p", "right", (), lambda a, s: wrong), toy).status == "by design"
+
+
+def test_a_library_that_refuses_says_so_of_this_very_thing():
+    toy = Toy()
+    toy.refusals = {"p": "one row"}
+
+    def ask(adapter, setting):
+        raise ValueError(setting_says)
+
+    setting_says = "a minibatch of one row has no deviation."
+    refused = run(Probe("p", "right", (), ask), toy)
+    assert refused == Outcome("p", "refuses", why="ValueError: a minibatch of one row has no deviation.")
+    setting_says = "logits are nan"
+    assert run(Probe("p", "right", (), ask), toy).status == "error"
+
+
+def test_what_is_apart_looks_apart():
+    for expected, got in ((0.0, 4.2e-5), (2.0, 2.0000001), (1.0, 1.0 + 1e-15)):
+        right, found = Check({"dqn": expected, "ppo": 1.0}, {"dqn": got, "ppo": 1.0}, 0).said()
+        assert right != found
+        assert float(found.removeprefix("dqn ")) == pytest.approx(got, rel=1e-7, abs=1e-16)
+    assert Check(1 / 3, 1 / 3, 0).said() == ("0.3333", "0.3333")
+
+
+def test_the_discount_of_actrix_is_that_of_its_scaler(monkeypatch):
+    from actrix.core import normalize
+
+    before = normalize.update_reward_scale
+    monkeypatch.setattr(normalize, "update_reward_scale", lambda *rows: before(*rows[:-1], 0.99))
+    found = run(PROBES["reward_scale_has_the_learners_gamma"], adapter("actrix"))
+    assert (found.status, found.expected, found.got) == ("fail", "0.5", "0.99")
 
 
 def test_numbers_that_are_missing_or_no_numbers_fail():
@@ -142,6 +182,15 @@ def test_the_command(tmp_path, capsys):
     assert all(name in listed for name in PROBES)
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"library": "sb3"}\n')
+    row = dict(library="sb3", versions={"torch": "2"}, date="2026-11-30", probe="kl_direction", status="pass",
+               expected="1", got="1", why="")  # fmt: skip
+    wrong = tmp_path / "wrong.jsonl"
+    for field, value in (("probe", 3), ("library", ["sb3"]), ("versions", "2"), ("versions", {"torch": 2})):
+        wrong.write_text(json.dumps(row) + "\n" + json.dumps(row | {field: value}) + "\n")
+        assert main(["--table", str(wrong)]) == 2
+        assert "line 2, is no outcome of this suite" in capsys.readouterr().err
+    binary = tmp_path / "binary.jsonl"
+    binary.write_bytes(b"\xff\xfe")
     for arguments, said in (
         ([], "say which library is asked: actrix, sb3"),
         (["actrixx"], "is no library known here"),
@@ -149,6 +198,12 @@ def test_the_command(tmp_path, capsys):
         (["actrix", "--json", str(broken)], "line 1, is no outcome of this suite"),
         (["--table", str(broken)], "line 1, is no outcome of this suite"),
         (["--table", str(tmp_path / "none.jsonl")], "does not exist"),
+        (["--table", str(tmp_path)], "is a folder: name the file"),
+        (["--table", str(binary)], "is no text in UTF-8: name the file"),
+        (["actrix", "--only", "gae,"], "has an empty name: give names"),
+        (["actrix", "--only", ""], "has an empty name: give names"),
+        (["actrix", "--json", str(tmp_path / "no" / "x")], "is no folder: make it first"),
+        (["actrix", "--json", str(tmp_path)], "is a folder: name the file"),
     ):
         assert main(arguments) == 2
         error = capsys.readouterr().err
@@ -156,7 +211,7 @@ def test_the_command(tmp_path, capsys):
         assert error.count("\n") == 1
     assert broken.read_text() == '{"library": "sb3"}\n'
     assert main(["actrix", "--only", "gae"]) == 0
-    assert "2 of 2 that apply pass" in capsys.readouterr().out
+    assert "\n2 pass\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", [n for n in ADAPTERS if n != "actrix"])
@@ -199,6 +254,48 @@ def test_the_record_is_appended_to_and_becomes_a_table(tmp_path):
         "`python -m conformance sbx --only kl_direction` (by design): expected 1, got 2; so the paper says."
         in table
     )
+
+
+def test_a_table_counts_everything_by_its_name_and_says_when(tmp_path, monkeypatch):
+    file, torch = tmp_path / "record.jsonl", {"torch": "2"}
+    rows = [
+        ("2026-11-29", torch, Outcome("kl_direction", "unsettled", "1", "2", "seed 1: fail; seed 2: pass")),
+        ("2026-11-30", {"torch": "3"}, Outcome("mask_entropy", "n/a", why="offers no maskable_ppo, entropy")),
+        ("2026-11-29", torch, Outcome("resumed_run_is_the_same", "n/a", why="offers no ppo|dqn|sac, resume")),
+        ("2026-11-29", torch, Outcome("policy_delay", "not asked", why="has no room")),
+        ("2026-11-29", torch, Outcome("box_units", "error", why="ValueError: no")),
+        ("2026-11-29", torch, Outcome("single_row_minibatch", "refuses", why="ValueError: one row.")),
+    ]
+    for date, versions, outcome in rows:
+        monkeypatch.setattr(record, "today", lambda date=date: date)
+        record.append(file, "sb3", versions, outcome)
+    table = record.table(record.read(file)).splitlines()
+    assert [cell.strip() for cell in table[0].split("|")[4:-1]] == list(record.COLUMNS.values())
+    assert table[2].startswith("| sb3 | torch 2; torch 3 | 2026-11-29 to 2026-11-30 | ")
+    assert table[2].endswith(" | 0 | 0 | 1 | 0 | 1 | 1 | 1 | 2 |")
+    for sign, name in (
+        ("–", "mask_entropy"),
+        ("·", "resumed_run_is_the_same"),
+        ("refuses", "single_row_minibatch"),
+    ):
+        assert any(line.endswith(f"(`{name}`) | {sign} |") for line in table)
+    assert "- sb3, not offered (–): `maskable_ppo`." in table
+    assert "- sb3, not asked (·): `dqn`, `ppo`, `resume`, `sac`; has no room (`policy_delay`)." in table
+    assert LACKS.keys() <= ADAPTERS.keys()
+
+
+def test_the_commit_of_a_checkout_is_named(tmp_path, monkeypatch):
+    package = tmp_path / "checked_out"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert commit_of("checked_out") == ""
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "x"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    assert re.fullmatch(r" \([0-9a-f]{7,}\)", commit_of("checked_out"))
+    (package / "__init__.py").write_text("changed = True")
+    assert re.fullmatch(r" \([0-9a-f]{7,}, changed since\)", commit_of("checked_out"))
 
 
 def test_the_recorded_runs_are_those_of_the_page():

@@ -86,9 +86,8 @@ class Agent:
         moments = self.model.acting.obs_moments[0]
         return np.asarray(moments.mean), np.asarray(moments.var)
 
-    def reward_gamma(self) -> float:
-        """Rewards are scaled with the algorithm's γ (`VecNormalize` refuses another)."""
-        return self.model.algorithm.gamma
+    def reward_returns(self) -> np.ndarray:
+        return np.asarray(self.model.runner.learners[0].training.reward_scale.running)
 
     def reloaded(self, path: str) -> Agent:
         self.model.save(path)
@@ -106,13 +105,13 @@ class Actrix(Adapter):
     offers = words(
         *NAMES,
         "values q_values action_values probs log_prob entropy predict evaluate evaluate_masked parameters actor",
-        "targets statistics reward_gamma save resume continues multidiscrete multibinary box box_log_prob noise",
+        "targets statistics reward_returns save resume continues multidiscrete multibinary box box_log_prob noise",
         "ent_coef normalize_advantage dict discrete_observations n_step next_step same_step disabled gae",
         "gae_truncated squashed_log_prob kl quantile_huber prioritized reward_scale",
     )
 
-    absent: ClassVar[dict[str, str]] = {
-        "single_row_minibatch": "refuses a normalised minibatch of one row",
+    refusals: ClassVar[dict[str, str]] = {
+        "single_row_minibatch": "one advantage less its own mean is 0",
     }
     by_design: ClassVar[dict[str, str]] = {
         "advantage_scale_of_the_chunk": "normalised per minibatch, as in the authors' code (`docs/algorithms/ppo.md`)",

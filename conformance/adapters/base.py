@@ -8,7 +8,8 @@ An agent (what `Adapter.agent` returns) has, of these, what its adapter offers:
     predict(obs, deterministic, state=None, start=None, mask=None) → (actions, state)
     evaluate(world, episodes, deterministic, seen=None)     plays episodes by the library's own means
     parameters(), actor() → flat; targets() → (online, target), flat
-    statistics() → (mean, variance) of observations; reward_gamma()
+    statistics() → (mean, variance) of observations
+    reward_returns() → Σγ^k r per environment, as the scaler of rewards has it now
     reloaded(path) → the agent after saving and loading
 """
 
@@ -24,8 +25,14 @@ class Adapter:
 
     offers: ClassVar[frozenset[str]] = frozenset()
     """Algorithms by the names of `probes/common.py`, methods of agents, functions of arrays, kinds of spaces."""
+    lacks: frozenset[str] = frozenset()
+    """Of what is not in `offers`: what the library itself does not have (`LACKS`)."""
     absent: ClassVar[dict[str, str]] = {}
-    """Probe → why it cannot be asked, beyond what `offers` says."""
+    """Probe → what the library does not have, beyond what `offers` says."""
+    not_asked: ClassVar[dict[str, str]] = {}
+    """Probe → why we do not ask it, whatever the library has."""
+    refusals: ClassVar[dict[str, str]] = {}
+    """Probe → words of the library's own error by which it says that it refuses just this; it is asked nevertheless."""
     by_design: ClassVar[dict[str, str]] = {}
     """Probe → why another answer is intended, with the source."""
 

@@ -13,7 +13,7 @@ from flax import linen, serialization
 from gymnax.environments import environment, spaces
 
 from conformance.adapters.base import Adapter, words
-from conformance.probe import Absent
+from conformance.probe import Absent, NotAsked
 from conformance.worlds import World
 
 CLASSES = {"ppo": rejax.PPO, "dqn": rejax.DQN, "pqn": rejax.PQN, "sac": rejax.SAC, "td3": rejax.TD3}
@@ -99,7 +99,7 @@ class Agent:
 
     def _distribution(self, obs: Any, masks: Any) -> Any:
         if masks is not None:
-            raise Absent("offers no masks")
+            raise Absent("has no masks")
         return self.algorithm.actor.apply(self.state.actor_ts.params, self._obs(obs), method="_action_dist")
 
     def probs(self, obs: Any, masks: Any) -> np.ndarray:
@@ -134,8 +134,8 @@ class Agent:
     def statistics(self) -> tuple:
         return np.asarray(self.state.obs_rms_state.mean), np.asarray(self.state.obs_rms_state.var)
 
-    def reward_gamma(self) -> float:
-        return float(self.algorithm.reward_normalization_discount)
+    def reward_returns(self) -> np.ndarray:
+        return np.asarray(self.state.rew_rms_state.returns)
 
     def predict(
         self, obs: Any, deterministic: bool, state: Any = None, start: Any = None, mask: Any = None
@@ -176,7 +176,7 @@ class Rejax(Adapter):
     offers = words(
         *CLASSES,
         "values q_values action_values probs log_prob entropy predict parameters evaluate actor targets statistics",
-        "reward_gamma resume continues box box_log_prob noise normalize_advantage squashed_log_prob",
+        "reward_returns resume continues box box_log_prob noise normalize_advantage squashed_log_prob",
     )
     by_design: ClassVar[dict[str, str]] = {
         **dict.fromkeys(
@@ -185,17 +185,23 @@ class Rejax(Adapter):
         ),
         "advantage_scale_of_the_chunk": "normalised per minibatch (`PPO.update_actor`)",
         "reward_scale_has_the_learners_gamma": "a setting of its own, `reward_normalization_discount`",
+        "noise_scale": "the paper's a = π(s) + ε, ε ~ N(0, σ), without a scale by the Box (Fujimoto et al., 2018, "
+        "algorithm 1; `TD3.collect_transitions`)",
+        "warm_up_covers_the_box": "SAC acts by its policy while the buffer fills (`SAC.collect_transitions`); uniform "
+        "actions before learning are a convention, not in the paper (Haarnoja et al., 2018, algorithm 1)",
     }  # fmt: skip
     absent: ClassVar[dict[str, str]] = {
-        "policy_delay": "an iteration is `policy_delay` steps with a critic's update each, then one of the actor",
         "discrete_start": "gymnax's Discrete spaces start at 0",
-        "optimal_q": "the world has a time limit, which gymnax does not tell from an end",
-        "single_row_minibatch": "divides chunks into equal minibatches only",
+        "single_row_minibatch": "no last minibatch is smaller: `num_minibatches` divides a chunk into equal ones",
+    }
+    not_asked: ClassVar[dict[str, str]] = {
+        "policy_delay": "an iteration is `policy_delay` steps with a critic's update each, then one of the actor",
+        "optimal_q": "the probe's world has a time limit, which gymnax does not tell from an end",
     }
 
     def agent(self, algorithm: str, world: World, **settings: Any) -> Any:
         if world.kind != "box" or settings.pop("vector", None):
-            raise Absent("takes gymnax environments with Box observations here")
+            raise NotAsked("is asked on gymnax environments with Box observations only")
         if not isinstance(world.action_space, gym.spaces.Discrete | gym.spaces.Box):
             raise Absent("has Discrete and Box actions")
         seen, seed = settings.pop("seen", None), settings.pop("seed")
@@ -206,8 +212,10 @@ class Rejax(Adapter):
     def translated(self, algorithm: str, settings: dict) -> dict:
         """The settings by the library's names."""
         g = dict(settings)
-        if "n_step" in g or ("ent_coef" in g and algorithm == "sac" and g["ent_coef"] != 0):
-            raise Absent("has no such setting")
+        if "n_step" in g:
+            raise Absent("has no n-step targets")
+        if "ent_coef" in g and algorithm == "sac":
+            raise Absent("SAC's temperature is always learned: there is no `ent_coef`")
         out = {k: g[k] for k in ("gamma", "learning_rate", "gae_lambda", "batch_size") if k in g}
         names = dict(
             n_envs="num_envs", n_steps="num_steps", n_epochs="num_epochs", learning_starts="fill_buffer",

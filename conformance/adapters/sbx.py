@@ -43,7 +43,7 @@ class SbxAgent(Sb3Agent):
 
     def _distribution(self, obs: Any, masks: Any) -> Any:
         if masks is not None:
-            raise Absent("offers no masks")
+            raise Absent("has no masks")
         state = self.model.policy.actor_state
         return state.apply_fn(state.params, self._seen(obs))
 
@@ -78,7 +78,7 @@ class Sbx(Sb3):
 
     offers = words(
         "ppo dqn sac td3 tqc values q_values action_values probs log_prob entropy predict evaluate parameters actor",
-        "targets statistics reward_gamma save continues multidiscrete multibinary box box_log_prob noise ent_coef",
+        "targets statistics reward_returns save continues multidiscrete multibinary box box_log_prob noise ent_coef",
         "normalize_advantage n_step squashed_log_prob dict",
     )
     by_design = Sb3.by_design | {

@@ -56,7 +56,7 @@ class Sb3Agent:
 
     def _distribution(self, obs: Any, masks: Any) -> Any:
         if masks is not None:
-            raise Absent("offers no masks")
+            raise Absent("has no masks")
         return self.model.policy.get_distribution(self._seen(obs))
 
     def probs(self, obs: Any, masks: Any) -> np.ndarray:
@@ -107,8 +107,8 @@ class Sb3Agent:
         rms = self.model.get_vec_normalize_env().obs_rms
         return rms.mean, rms.var
 
-    def reward_gamma(self) -> float:
-        return self.model.get_vec_normalize_env().gamma
+    def reward_returns(self) -> np.ndarray:
+        return self.model.get_vec_normalize_env().returns
 
     def reloaded(self, path: str) -> Sb3Agent:
         self.model.save(path)
@@ -125,7 +125,7 @@ class Sb3(Adapter):
 
     offers = words(
         "ppo a2c dqn sac td3 values q_values action_values probs log_prob entropy predict evaluate parameters actor",
-        "targets statistics reward_gamma save continues multidiscrete multibinary box box_log_prob noise ent_coef",
+        "targets statistics reward_returns save continues multidiscrete multibinary box box_log_prob noise ent_coef",
         "normalize_advantage dict discrete_observations n_step gae squashed_log_prob kl reward_scale",
     )
     by_design: ClassVar[dict[str, str]] = {

@@ -28,7 +28,7 @@ from tianshou.utils.net.discrete import DiscreteActor, DiscreteCritic
 from tianshou.utils.torch_utils import policy_within_training_step
 
 from conformance.adapters.base import Adapter, words
-from conformance.probe import Absent
+from conformance.probe import Absent, NotAsked
 from conformance.worlds import World, make
 
 torch.set_num_threads(1)
@@ -45,7 +45,7 @@ class Agent:
         self.name, self.world, self.given, self.warm = name, world, given, False
         space = world.action_space
         if not isinstance(space, gym.spaces.Discrete | gym.spaces.Box) or world.kind != "box":
-            raise Absent("takes Box observations, Discrete and Box actions here")
+            raise NotAsked("is asked with Box observations, Discrete and Box actions only")
         if isinstance(space, gym.spaces.Discrete) and space.start:
             raise Absent("has no Discrete spaces that start elsewhere than at 0")
         n = given.get("n_envs", 1)
@@ -89,7 +89,7 @@ class Agent:
 
     def _distribution(self, obs: Any, masks: Any) -> Any:
         if masks is not None:
-            raise Absent("offers no masks here")
+            raise NotAsked("is asked without masks")
         with torch.no_grad():
             return self.algorithm.policy(Batch(obs=np.asarray(obs), info=Batch())).dist
 

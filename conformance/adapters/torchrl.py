@@ -12,7 +12,7 @@ from torchrl.modules import TanhNormal
 from torchrl.objectives.value.functional import generalized_advantage_estimate
 
 from conformance.adapters.base import Adapter, words
-from conformance.probe import Absent
+from conformance.probe import NotAsked
 
 torch.set_num_threads(1)
 
@@ -44,7 +44,7 @@ class TorchRl(Adapter):
                 alpha=alpha, beta=beta, storage=LazyTensorStorage(n), batch_size=4096, priority_key="td_error"
             )
         except RuntimeError as error:  # its trees are C++, built for one version of torch
-            raise Absent(f"its compiled trees do not load here: {error}") from error
+            raise NotAsked(f"its compiled trees do not load here ({str(error).partition('.')[0]})") from error
         buffer.extend(TensorDict({"x": torch.arange(n), "td_error": torch.zeros(n)}, [n]))
         rows = TensorDict({"index": torch.arange(n), "td_error": torch.as_tensor(priorities)}, [n])
         buffer.update_tensordict_priority(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -78,7 +79,11 @@ def start(
         if track is not None:
             tracked.track(track, folder, config, seed_folders(folder, config))
         session = Session(quiet=quiet, verbose=verbose, checkpoint_seconds=checkpoint_seconds)
-        return _train(config, folder, session)
+        try:
+            return _train(config, folder, session)
+        except tracked.NotBegunError:  # nothing was trained: the folder was empty, and is to be had again
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def check(config: RunConfig) -> None:

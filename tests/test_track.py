@@ -83,6 +83,16 @@ def test_a_missing_package_is_one_sentence_before_anything_is_written(name, monk
     assert not (tmp_path / "run").exists()
 
 
+def test_a_tracker_that_begins_no_run_leaves_no_folder_behind(monkeypatch, tmp_path, capsys):
+    def refuse(**_):
+        raise ConnectionError("the server is gone")
+
+    monkeypatch.setitem(sys.modules, "trackio", types.SimpleNamespace(init=refuse))
+    assert main([*TRAIN, "--track", "trackio", "--out", str(tmp_path / "run")]) != 0
+    assert "trackio did not begin a run: the server is gone" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_missing_login_is_one_sentence(monkeypatch):
     class AuthenticationError(Exception):
         """Of wandb."""

@@ -6,19 +6,39 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium as gym
+
 from actrix.core.contract import Algorithm
 from actrix.envs.base import HostEnv
+from actrix.envs.build import token_task
+from actrix.envs.jax_envs import has_jax_env
 from actrix.envs.make import choose_backend, make_vec_env, training_env
 from actrix.loops.grouping import Grouping, check_grouping
 from actrix.loops.groups import Crew, local_crew
 from actrix.loops.learners import Learners
 
 
+def backend_for(
+    grouping: Grouping, backend: str, env_id: str, env_kwargs: Any, n_envs: int, workers: bool | int = False
+) -> str:
+    """The backend of an id that is collected from so (`choose_backend`); ValueError where nobody but the learner's own
+    program can step it."""
+    on_host = bool(workers or grouping.on_host)
+    if on_host and env_id not in gym.registry:
+        task = token_task(env_id, env_kwargs) if ":" in env_id else None
+        if task is not None or has_jax_env(env_id):
+            raise ValueError(
+                f"{env_id} is a JAX environment, which the learner's own compiled program steps: it takes no actors, "
+                "groups, behind, learner_processes or workers; learners share its copies."
+            )
+    return choose_backend(backend, env_id, env_kwargs, n_envs, on_host)
+
+
 def crew_for(model: Any, env: Any) -> Crew:
     """What an id, a class or a function makes, in the model's groups; ValueError for an object."""
     size = model.n_envs // model.grouping.groups(model.n_envs)
     if isinstance(env, str):
-        backend = choose_backend(model.backend, env, model.env_kwargs, size, workers=True)
+        backend = backend_for(model.grouping, model.backend, env, model.env_kwargs, model.n_envs)
         return crew_of_id(
             model.algorithm, model.grouping, env, model.n_envs, model.seed, model.env_kwargs, backend
         )

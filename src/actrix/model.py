@@ -22,14 +22,14 @@ from actrix.callbacks import as_callback
 from actrix.core import spaces
 from actrix.core.contract import Acting
 from actrix.core.types import Spec
-from actrix.crews import crew_for, learners_of
+from actrix.crews import backend_for, crew_for, learners_of
 from actrix.data.datasets.dataset import Dataset, check_spaces
 from actrix.data.datasets.read import load_dataset
 from actrix.envs.agents.game import is_game
 from actrix.envs.base import HostEnv, JaxEnv
 from actrix.envs.build import full_id
 from actrix.envs.guard import whole_seed
-from actrix.envs.make import as_host_env, choose_backend, training_env
+from actrix.envs.make import as_host_env, training_env
 from actrix.envs.vec.names import set_random_seed
 from actrix.envs.vec.normalize import host_of, unwrap_vec_normalize
 from actrix.envs.vec.transpose import as_shown
@@ -213,12 +213,12 @@ class Model(Surface, Stored):
         self._policy = None
 
     def _resolve(self, env: Any) -> tuple[HostEnv | JaxEnv, str | None]:
-        if self.grouping and not isinstance(env, Crew):
-            crew = crew_for(self, env)
-            return crew, env if isinstance(env, str) else crew.env_id
         if isinstance(env, str):
             check_complete(self, env := full_id(env))
-            backend = choose_backend(self.backend, env, self.env_kwargs, self.copies, self.grouping.lag)
+        if self.grouping and not isinstance(env, Crew):
+            return (crew := crew_for(self, env)), env if isinstance(env, str) else crew.env_id
+        if isinstance(env, str):
+            backend = backend_for(self.grouping, self.backend, env, self.env_kwargs, self.copies)
             return training_env(env, self.copies, self.seed, self.env_kwargs, backend), env
         if isinstance(env, JaxEnv) and not isinstance(env, HostEnv | gym.Env):
             return env, getattr(env, "env_id", None)

@@ -291,6 +291,11 @@ def test_the_command_of_a_role_trains_all_again(run):
         (["--roles", "../a=sender", "b=receiver"], "'../a' cannot name a folder"),
         (["--roles", "sender", "receiver", "--seeds", "2"], "leave several seeds out"),
         (["--roles", "sender", "receiver", "--track", "wandb"], "leave --track out"),
+        (["--roles", "sender", "receiver", "--behind", "1"], "leave groups, actors, behind or learners out"),
+        (
+            ["--roles", "sender", "receiver", "--learners", "2", "--learner-processes", "2"],
+            "behind or learners out",
+        ),
         (["--turn", "5"], "give --roles"),
     ],
 )

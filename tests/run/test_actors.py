@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -319,6 +320,71 @@ def test_a_run_that_finds_no_cluster_keeps_its_place(tmp_path, monkeypatch, caps
     assert main(["resume", str(tmp_path), "--quiet", "--address", "localhost:1"]) == 2
     assert "no Ray cluster" in capsys.readouterr().err
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_process_is_in_one_cluster_at_a_time(one_ray):
+    """The address of the Ray that is there serves, by any of this machine's names; another one's is refused."""
+    there = ray.get_runtime_context().gcs_address
+    for address in (there, f"localhost:{there.rpartition(':')[2]}", "auto"):
+        assert cluster.join(address, 1) is ray
+        cluster.leave()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        said = f"address='localhost:{port}': this process is already connected to another Ray, at {there}"
+        with pytest.raises(ValueError, match=said):
+            model(actors=1, address=f"localhost:{port}")
+
+
+class Full:
+    """Of Ray, what a process of a run is started by: nobody has room until `begins`."""
+
+    exceptions = types.SimpleNamespace(RayError=ray.exceptions.RayError)
+    begins = False
+
+    def remote(self, **options):
+        assert options["num_cpus"] == 1
+        call = types.SimpleNamespace(remote=lambda *args: object())
+        return lambda kind: types.SimpleNamespace(
+            remote=lambda: types.SimpleNamespace(start=call, poll=call, send=call)
+        )
+
+    def cluster_resources(self):
+        return {}
+
+    def wait(self, tasks, timeout):
+        return (tasks, []) if self.begins else ([], tasks)
+
+    def get(self, task, timeout=0):
+        return None
+
+    def kill(self, handle, no_restart):
+        pass
+
+
+def test_a_cluster_without_room_is_named_and_not_waited_for_for_ever(tmp_path, monkeypatch):
+    """But for one of the run's own processes that has the room it is."""
+    full, now = Full(), [0.0]
+    monkeypatch.setattr(process, "join", lambda *_: full)
+    monkeypatch.setattr(
+        process, "time", types.SimpleNamespace(monotonic=lambda: now[0], sleep=lambda s: None)
+    )
+    nodes = process.Nodes("head:1")
+    first, second = (nodes.start(["python"], tmp_path, tmp_path / "log") for _ in range(2))
+    full.begins = True
+    assert first.poll() is None
+    full.begins = False
+    now[0] = process.START_TIMEOUT
+    assert first.poll() is second.poll() is None
+    now[0] += process.TOLD + 1
+    with pytest.warns(
+        RuntimeWarning, match="no process of this run could begin at head:1 in 31 s: has the cluster"
+    ):
+        assert second.poll() is None
+    assert second.poll() is None  # is said once
+    now[0] += process.START_TIMEOUT
+    with pytest.raises(ValueError, match="has the cluster room for it"):
+        second.poll()
+    assert second.poll() == process.REFUSED
 
 
 # ---------------------------------------------------------------------------- slow ones

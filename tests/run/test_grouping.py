@@ -1,24 +1,42 @@
 """Groups of environments, and the policy before the last update, without Ray."""
 
+import functools
 import hashlib
+import json
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.envs.registration import EnvSpec
 from tests.run.test_resume import assert_same, keep_all  # noqa: F401
 
-from actrix import A2C, ACER, DQN, PPO, SAC, SARSA, VTrace
-from actrix.cli import main
+from actrix import A2C, ACER, DQN, PPO, SAC, SARSA, SFT, VTrace
+from actrix import model as model_file
+from actrix.algorithms.settings import SettingError
+from actrix.cli import main, parser
+from actrix.cli.train import config_of
 from actrix.envs.guard import EnvError
 from actrix.envs.make import make_vec_env
 from actrix.files import checkpoint
+from actrix.files.container import ModelFileError
 from actrix.loops import groups, host
 from actrix.loops.grouping import Grouping, limited
 from actrix.loops.groups import GroupRunner
+from actrix.loops.learners import Learners
 from actrix.loops.runner import iteration_keys, wrapped
 from actrix.loops.stepping import host_runner
+from actrix.runs import config as config_file
+from actrix.runs import start
+from actrix.runs.config import resolve
+from actrix.runs.folder import config_json, load_config
+from actrix.runs.session import identity_of
 
 SMALL = {
     "n_steps": 16, "batch_size": 16, "n_epochs": 2, "normalize": True, "policy_kwargs": {"net_arch": [8]}, "seed": 3,
@@ -285,6 +303,69 @@ def test_a_step_of_no_time_is_refused(seconds):
 def test_an_object_cannot_be_in_groups():
     with pytest.raises(ValueError, match="give an id, a class or a function"):
         model(env=gym.make("CartPole-v1"), envs_per_group=1)
+
+
+def test_an_id_is_named_as_it_is_without_groups():
+    """And what a file could not hold of its environment is asked for."""
+    trained = model(env="CartPole", envs_per_group=2)
+    assert trained.env_id == model(env="CartPole").env_id == "CartPole-v1"
+    trained.left_out = ["reward"]
+    with pytest.raises(ModelFileError, match="was made with env_kwargs reward"):
+        trained.set_env("CartPole")
+
+
+def test_learners_processes_learn_from_the_host_loop_whatever_asks_for_them(monkeypatch):
+    monkeypatch.setattr(model_file, "learners_of", lambda who: Learners())
+    many = {"n_envs": 4, "learners": 2, "learner_processes": 2}
+    assert type(PPO("MlpPolicy", "CartPole-v1", **many).runner) is type(model().runner)
+    assert resolve("ppo", "CartPole-v1", **many).backend == "gymnasium"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"envs_per_group": 4}, {"envs_per_group": 4, "backend": "jax"}, {"actors": 2}, {"behind": 1},
+     {"learners": 2, "learner_processes": 2}, {"workers": 2}],
+)  # fmt: skip
+def test_an_environment_that_only_the_compiled_loop_has_takes_no_groups(more):
+    said = "Copy-v0 is a JAX environment, .*takes no actors, groups, behind, learner_processes or workers"
+    with pytest.raises(ValueError, match=said):
+        resolve("sft", "Copy-v0", n_envs=8, **more)
+    if "workers" not in more:
+        with pytest.raises(ValueError, match=said):
+            SFT("MlpPolicy", "Copy-v0", n_envs=8, **more)
+
+
+def test_an_address_where_nothing_of_a_run_would_be_is_refused(tmp_path, monkeypatch, capsys):
+    """Also where it goes on, and of data sets; one that is left over from actors goes with them."""
+    config = resolve("ppo", "CartPole-v1", n_envs=2, steps=100, seeds=[0])
+    (tmp_path / "config.json").write_text(json.dumps(config_json(config)))
+    assert main(["resume", str(tmp_path), "--quiet", "--address", "localhost:1"]) == 2
+    assert "is of a Ray cluster: give actors, or several seeds" in capsys.readouterr().err
+    assert load_config(tmp_path) == config
+    monkeypatch.setattr(config_file, "load_datasets", lambda paths: SimpleNamespace(env_id=None))
+    offline = functools.partial(resolve, "bc", "CartPole-v1", dataset=["data"], address="localhost:1")
+    with pytest.raises(SettingError, match="is of a Ray cluster: give actors, or several seeds"):
+        offline(seeds=[0])
+    assert offline(seeds=[0, 1]).address == "localhost:1"
+    with pytest.raises(SettingError, match="a data set has none"):
+        offline(seeds=[0, 1], max_restarts=2)
+    acted = resolve("ppo", "CartPole-v1", n_envs=2, actors=2, address="localhost:1", seeds=[0])
+    none = {"learners": None, "learner_processes": None}
+    assert start._moved(acted, None, actors=1, **none).address == "localhost:1"
+    assert start._moved(acted, None, actors=0, **none).address is None
+
+
+def test_the_commands_of_the_page_are_accepted(monkeypatch):
+    """Resolved, where a user's environment is slow and there are four devices."""
+    monkeypatch.setitem(gym.registry, "MyEnv-v0", EnvSpec("MyEnv-v0", CartPoleEnv))
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    page = (Path(__file__).parents[2] / "docs" / "actors.md").read_text("utf-8")
+    lines = re.findall(r"^actrix train (.*)$", page, re.MULTILINE)
+    assert len(lines) >= 8
+    found = [config_of(parser().parse_args(["train", *shlex.split(line, comments=True)])) for line in lines]
+    eight, cluster, none = found[:3]
+    assert eight.actors == 8
+    assert identity_of(eight) == identity_of(cluster) == identity_of(none)
 
 
 def test_what_may_be_behind_follows_from_facts():

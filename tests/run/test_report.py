@@ -1,8 +1,12 @@
 """`actrix report`: one page with everything in it, whose numbers and command are the runs' own."""
 
+import argparse
+import contextlib
+import dataclasses
 import json
 import re
 import shlex
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +14,8 @@ from matplotlib.figure import Figure
 
 import actrix
 from actrix import cli
-from actrix.cli.options import pairs
+from actrix.cli.train import config_of
+from actrix.runs import config as config_file
 from actrix.runs.config import RunError, resolve
 from actrix.runs.folder import load_config
 from actrix.runs.report import repeat, report
@@ -59,20 +64,85 @@ def test_everything_is_in_the_page(runs, tmp_path):
     report([runs / "one"], tmp_path / "report")  # over a report it may be written
 
 
+def options():
+    """The options of `train`: name → its action."""
+    commands = next(a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return {a.dest: a for a in commands.choices["train"]._actions if a.option_strings and a.dest != "help"}
+
+
+PPO = "ppo LunarLander-v3 --seed 1"
+HOST = f"{PPO} --backend gymnasium"
+DQN = "dqn CartPole-v1 --seed 1"
+COMPOSED = "--critic gae --actor ppo-clip --data on-policy CartPole-v1 --seed 1"
+REPEATED = {
+    "critic": COMPOSED.replace("gae", "gae:0.9"), "actor": COMPOSED.replace("ppo-clip", "ppo-clip:0.1"),
+    "data": "--critic v-trace --actor score --data lag:4 CartPole-v1 --seed 1",
+    "double": f"{DQN} --double", "dueling": f"{DQN} --dueling", "per": f"{DQN} --per", "noisy": f"{DQN} --noisy",
+    "n_step": f"{DQN} --n-step 3", "distributional": f"{DQN} --distributional qr",
+    "policy": f"{PPO} --policy MlpTransformerPolicy", "recurrent": f"{PPO} --recurrent", "init": f"{PPO} --init RUN",
+    "dataset": "iql CartPole-v1 --seed 1 --dataset DATA", "steps": f"{PPO} --steps 999", "seed": f"{PPO} --seed 5",
+    "seeds": f"{PPO} --seeds 3", "envs": f"{PPO} --envs 24", "backend": HOST, "workers": f"{PPO} --workers 2",
+    "step_timeout": f"{PPO} --workers --step-timeout 7.5", "max_restarts": f"{PPO} --workers --max-restarts 2",
+    "zoo": f"{PPO} --zoo 2 --set gamma=0.9", "set": f"{PPO} --set gamma=0.9 'policy_kwargs={{\"net_arch\":[8]}}'",
+    "settings": f"{PPO} --settings FILE", "env_kwargs": f"{PPO} --env-kwargs gravity=-9.5 enable_wind=true",
+    "actors": f"{PPO} --actors 8", "envs_per_group": f"{PPO} --envs-per-group 4", "behind": f"{HOST} --behind 1",
+    "learners": f"{HOST} --learners 2 --learner-processes 2",
+    "learner_processes": f"{HOST} --learners 4 --learner-processes 2",
+}  # fmt: skip
+"""A command for each option that bears on the result."""
+BEARS_ON_NOTHING = {
+    "address",
+    "out",
+    "video",
+    "require",
+    "checkpoint_seconds",
+    "track",
+    "quiet",
+    "verbose",
+    "debug",
+}
+"""What is made is the same, or is not what is trained."""
+OF_ROLES = {"roles", "turn"}
+"""`tests/envs/test_roles.py` repeats their command."""
+
+
+def parsed(command):
+    return cli.parser().parse_args(["train", *shlex.split(command)])
+
+
+def resolved(command):
+    return config_of(parsed(command))
+
+
+def test_every_option_that_bears_on_the_result_is_repeated_somewhere_here():
+    assert REPEATED.keys() | BEARS_ON_NOTHING | OF_ROLES == options().keys()
+
+
+@pytest.mark.parametrize("option", REPEATED)
+def test_the_command_resolves_to_the_configuration_that_it_repeats(option, runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(config_file, "load_datasets", lambda _: SimpleNamespace(env_id=None, env_kwargs=None))
+    command = REPEATED[option].replace("RUN", str(runs / "one")).replace("FILE", str(tmp_path / "best.yaml"))
+    (tmp_path / "best.yaml").write_text("gamma: 0.9\nn_epochs: 2\n")
+    config = resolved(command)
+    assert resolved(repeat(config, tmp_path).removeprefix("actrix train ")) == config
+    without = parsed(command)
+    setattr(without, option, options()[option].default)
+    with contextlib.suppress(ValueError):  # of what that option makes possible
+        assert config_of(without) != config
+
+
+def test_an_address_is_of_a_place_and_seeds_apart_have_a_line_each(tmp_path):
+    config = resolve("ppo", "CartPole-v1", seeds=[3, 7], address="head:6379")
+    lines = repeat(config, tmp_path).splitlines()
+    assert [resolved(line.removeprefix("actrix train ")) for line in lines] == [
+        dataclasses.replace(config, seeds=(seed,), address=None) for seed in (3, 7)
+    ]
+
+
 @pytest.mark.parametrize("name", ["one", "two"])
 def test_the_command_repeats_the_run(runs, name):
     config = load_config(runs / name)
-    args = cli.parser().parse_args(shlex.split(repeat(config, runs / name))[1:])
-    algorithm, env_id = args.names
-    seeds = [args.seed + i for i in range(args.seeds or 1)]
-    again = resolve(algorithm, env_id, steps=args.steps, n_envs=args.envs, seeds=seeds, backend=args.backend,
-                    settings=pairs(args.set, "--set"))  # fmt: skip
-    assert (again.settings, again.seeds, again.n_timesteps) == (
-        config.settings,
-        config.seeds,
-        config.n_timesteps,
-    )
-    assert (again.n_envs, again.backend) == (config.n_envs, config.backend)
+    assert resolved(repeat(config, runs / name).removeprefix("actrix train ")) == config
 
 
 def test_what_cannot_be_reported_is_one_sentence(runs, tmp_path):

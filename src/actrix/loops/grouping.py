@@ -63,6 +63,16 @@ class Grouping:
         return bool(self.actors or self.envs_per_group)
 
     @property
+    def on_host(self) -> bool:
+        """Whether chunks come from outside the learner's program, which collects by itself in the compiled loop."""
+        return bool(self or self.lag or self.learner_processes > 1)
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether one process collects from all environments at once and learns on one device."""
+        return not self.on_host and self.learners == 1
+
+    @property
     def free(self) -> bool:
         """Whether the learner takes whichever chunks are there."""
         return self.behind == ANY
@@ -76,7 +86,7 @@ class Grouping:
 
     def check_data_set(self) -> None:
         """Raise ValueError where there is more of anything than a data set has a use for."""
-        if self != Grouping():
+        if not self.ordinary:
             raise ValueError("actors, groups and learners are of environments: a data set has none.")
 
     def check_shares(self, n_envs: int) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 CONNECT_SECONDS = 5.0
-_users = {"started": False, "count": 0}
-"""Whether Ray was started or joined here, and how many still want it."""
+_users: dict[str, Any] = {"started": False, "count": 0, "joined": None}
+"""Whether Ray was started or joined here, how many still want it, and which (address, head) was joined."""
 
 
 def ray_module() -> Any:
@@ -30,9 +30,12 @@ def ray_module() -> Any:
 
 def join(address: str | None, processes: int) -> Any:
     """Ray, which this process is then connected to: to the cluster at `address`, or else to one started here with room
-    for so many processes. A connection that is there already serves. ImportError, ValueError."""
+    for so many processes. A connection that is there already serves, unless it is of another cluster than that at
+    `address`. ImportError, ValueError."""
     ray = ray_module()
-    if not ray.is_initialized():
+    if ray.is_initialized():
+        _check_same(ray, address)
+    else:
         options: dict[str, Any] = {
             "include_dashboard": False,
             "log_to_driver": False,
@@ -55,7 +58,7 @@ def join(address: str | None, processes: int) -> Any:
                     ray.init(address=address, **options)
             except Exception as error:
                 raise ValueError(f"{_no_cluster(address)} ({_first_line(error)})") from error
-        _users["started"] = True
+        _users.update(started=True, joined=(address, ray.get_runtime_context().gcs_address))
     _users["count"] += 1
     return ray
 
@@ -77,8 +80,29 @@ def leave() -> None:
     """Shut down what `join` began, if nobody else uses it any more."""
     _users["count"] -= 1
     if _users["started"] and _users["count"] <= 0:
-        _users["started"], _users["count"] = False, 0
+        _users.update(started=False, count=0, joined=None)
         ray_module().shutdown()
+
+
+def _check_same(ray: Any, address: str | None) -> None:
+    """A process is in one cluster at a time."""
+    there = ray.get_runtime_context().gcs_address
+    if address is None or address == "auto" or (address, there) == _users["joined"]:
+        return
+    if _place(ray, address) != _place(ray, there):
+        _check_there(address)
+        raise ValueError(
+            f"address={address!r}: this process is already connected to another Ray, at {there}, and can be in one "
+            "cluster only: close what uses that one (a model's env.close(), ray.shutdown()), or leave the address out."
+        )
+
+
+def _place(ray: Any, address: str) -> tuple[str, str]:
+    """(the machine's number, port), with this machine's own for its other names."""
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError):
+        host = socket.gethostbyname(host)
+    return ray.util.get_node_ip_address() if host.startswith("127.") else host, port
 
 
 def _check_there(address: str) -> None:

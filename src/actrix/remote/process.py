@@ -9,14 +9,16 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from actrix.files import manifest
 from actrix.remote.cluster import differing, join, kill, leave
 
 POLL, REFUSED = 0.5, 2
+TOLD, START_TIMEOUT = 30.0, 300.0
+"""Seconds in which none of a run's processes begins, nor runs, after which that is said, and given up."""
 
 
 class Holder:
@@ -59,10 +61,10 @@ class RemoteProcess:
     stdin = None
 
     def __init__(
-        self, ray: Any, command: Sequence[str], folder: Path, output: Path, env: Mapping[str, str] = {}
+        self, nodes: Nodes, command: Sequence[str], folder: Path, output: Path, env: Mapping[str, str] = {}
     ):
         """`env`: variables that it has besides."""
-        self._ray = ray
+        self._nodes, self._ray = nodes, (ray := nodes.ray)
         self.returncode: int | None = None
         self._holder = ray.remote(num_cpus=1, num_gpus=0, max_concurrency=2)(Holder).remote()
         paths = str(folder.resolve()), str(output.resolve())
@@ -73,19 +75,21 @@ class RemoteProcess:
 
     def poll(self) -> int | None:
         """Its exit code, or None while it waits for room, or runs. One whose node has gone was killed. Raises
-        ValueError, once, where it cannot be started there."""
+        ValueError, once, where it cannot be started there, or nothing of the run could for too long."""
         if self.returncode is not None:
             return self.returncode
         try:
             if self._started is not None:
-                if not self._ray.wait([self._started], timeout=0)[0]:
+                if self._ray.wait([self._started], timeout=0)[0]:
+                    wrong, self._started = self._ray.get(self._started), None
+                elif (wrong := self._nodes.no_room()) is None:
                     return None
-                wrong, self._started = self._ray.get(self._started), None
                 if wrong is not None:
                     self.returncode = REFUSED
                     kill(self._ray, self._holder)
                     raise ValueError(wrong)
             self.returncode = self._ray.get(self._holder.poll.remote(), timeout=60)
+            self._nodes.seen()
         except self._ray.exceptions.RayError:
             self.returncode = -signal.SIGKILL
         if self.returncode is not None:
@@ -122,15 +126,37 @@ class Nodes:
     """Where processes are started: the cluster at an address, while this is open."""
 
     def __init__(self, address: str):
-        self._ray = join(address, 1)
-        self.room = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        self.ray = join(address, 1)
+        self.room = max(1, int(self.ray.cluster_resources().get("CPU", 1)))
         """How many run at a time."""
+        self._address = address
+        self.seen()
+
+    def seen(self) -> None:
+        """One of its processes runs: who waits does so for those."""
+        self._last, self._told = time.monotonic(), False
+
+    def no_room(self) -> str | None:
+        """Why who waits for a core waits in vain, in a sentence; None as long as it may yet get one."""
+        waited = time.monotonic() - self._last
+        said = (
+            f"no process of this run could begin at {self._address} in {waited:.0f} s: has the cluster room for it? "
+            "Each asks for one CPU; `ray status` shows what is taken."
+        )
+        if waited > START_TIMEOUT:
+            return said
+        if waited > TOLD and not self._told:
+            self._told = True
+            warnings.warn(
+                f"{said} It is waited for, {START_TIMEOUT:g} s in all.", RuntimeWarning, stacklevel=3
+            )
+        return None
 
     def start(
         self, command: Sequence[str], folder: Path, output: Path, env: Mapping[str, str] = {}
     ) -> RemoteProcess:
         """One more; `env`: variables that it has besides."""
-        return RemoteProcess(self._ray, command, folder, output, env)
+        return RemoteProcess(self, command, folder, output, env)
 
     def close(self) -> None:
         """Leave the cluster."""

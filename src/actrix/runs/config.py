@@ -18,10 +18,11 @@ from actrix.algorithms.policy_kwargs import POLICIES, named_policy, once
 from actrix.algorithms.settings import SettingError, configure, settings_of, sizes_batches, upgraded
 from actrix.algorithms.sound import joint
 from actrix.core.contract import Algorithm
+from actrix.crews import backend_for
 from actrix.data.datasets.dataset import Dataset, mix
 from actrix.data.datasets.read import load_dataset
 from actrix.envs.build import full_id, token_task
-from actrix.envs.make import choose_backend, worker_count
+from actrix.envs.make import worker_count
 from actrix.envs.workers.process import STEP_TIMEOUT
 from actrix.files.kwargs import left_out, plain
 from actrix.loops.grouping import Grouping, check_grouping
@@ -66,6 +67,11 @@ class RunConfig:
     learner_processes: int = 1
     address: str | None = None
     """Of the Ray cluster that actors, learners, or else the seeds' processes, run on; None: this machine."""
+
+    @property
+    def spreads(self) -> bool:
+        """Whether anything of it can run on a cluster: actors, learners' processes, or those of several seeds."""
+        return bool(self.actors) or self.learner_processes > 1 or len(self.seeds) > 1
 
     @property
     def grouping(self) -> Grouping:
@@ -172,24 +178,30 @@ def _layered(
 def _placed(config: RunConfig, algorithm: Algorithm, given: dict[str, Any]) -> dict[str, Any]:
     """Where environments run, who collects and learns, and batches that fit; refuses what makes no sense."""
     workers, grouping = config.workers, config.grouping
-    on_host = bool(workers or grouping or grouping.lag or grouping.learner_processes > 1)
     if config.dataset:
-        if on_host or grouping.learners > 1:
+        limits = config.max_restarts or config.step_timeout != STEP_TIMEOUT
+        if workers or limits or not grouping.ordinary:
             raise SettingError(
-                "workers, actors, groups and learners are of environments: a data set has none."
+                "workers, their limits, actors, groups and learners are of environments: a data set has none."
             )
+        check_address(config)
         return {"n_envs": 1, "backend": "offline"}
     # The time that a step may take is one of actors, too.
     limit = STEP_TIMEOUT if grouping.actors else config.step_timeout
     worker_count(config.n_envs, workers, limit, config.max_restarts)
-    if config.address is not None and grouping.address is None and len(config.seeds) == 1:
+    check_address(config)
+    grouping.check_shares(config.n_envs)
+    backend = backend_for(grouping, config.backend, config.env_id, config.env_kwargs, config.n_envs, workers)
+    check_grouping(algorithm, grouping, backend, workers)
+    return {"backend": backend, **_grouped(grouping, config.n_envs), **_batched(config, algorithm, given)}
+
+
+def check_address(config: RunConfig) -> None:
+    """Raise SettingError where an address is said and nothing of the run would be there."""
+    if config.address is not None and not config.spreads:
         raise SettingError(
             f"address={config.address!r} is of a Ray cluster: give actors, or several seeds, that run there."
         )
-    grouping.check_shares(config.n_envs)
-    backend = choose_backend(config.backend, config.env_id, config.env_kwargs, config.n_envs, on_host)
-    check_grouping(algorithm, grouping, backend, workers)
-    return {"backend": backend, **_grouped(grouping, config.n_envs), **_batched(config, algorithm, given)}
 
 
 def _batched(config: RunConfig, algorithm: Algorithm, given: dict[str, Any]) -> dict[str, Any]:

@@ -250,21 +250,28 @@ def _commands(studies: Sequence[Study]) -> str:
     return f'<h2>Commands</h2>\n<pre><code>{page.text(lines)}</code></pre>\n<p class="note">{said}</p>'
 
 
+_OTHERWISE = {"env_kwargs", "tuned", "dataset", "workers", "address"}
+"""Fields with a default that are no option of their name, or (the place) bear on no result."""
+
+
 def repeat(config: RunConfig, folder: Path) -> str:
     """The command line that trains a run again: what differs from the algorithm's and the zoo's values, in `--set`.
-    That of one role's trains all roles, as it was."""
+    That of one role's trains all roles, as it was; seeds that do not follow each other have a line each."""
+    first, many = config.seeds[0], len(config.seeds)
+    if config.seeds != tuple(range(first, first + many)):
+        alone = [dataclasses.replace(config, seeds=(seed,)) for seed in config.seeds]
+        return "\n".join(repeat(one, folder) for one in alone)
     kwargs, seen = take_role(config.env_kwargs)
     if config.algorithm == presets.COMPOSED:
         answers = dict(zip(("critic", "actor", "data"), config.build().answers, strict=True))
         who = [word for name, value in answers.items() for word in (f"--{name}", value)]
-        base = resolve(None, config.env_id, **answers, backend=config.backend, env_kwargs=kwargs, tell=False)
     else:
-        who = [config.algorithm]
-        told: dict[str, Any] = {"dataset": config.dataset} if config.dataset else {}
-        base = resolve(
-            config.algorithm, config.env_id, backend="auto" if config.dataset else config.backend,
-            env_kwargs=kwargs, **told,
-        )  # fmt: skip
+        answers, who = {}, [config.algorithm]
+    base = resolve(
+        None if answers else config.algorithm, config.env_id, **answers, env_kwargs=kwargs, n_envs=config.n_envs,
+        backend="auto" if config.dataset else config.backend, dataset=config.dataset, tuned=config.tuned or True,
+        tell=False,
+    )  # fmt: skip
     line = ["actrix", "train", *who, config.env_id, "--steps", str(config.n_timesteps)]
     line += ["--dataset", *config.dataset] if config.dataset else ["--envs", str(config.n_envs)]
     if config.backend not in ("offline", "pettingzoo"):  # which follow from what is named
@@ -272,8 +279,12 @@ def repeat(config: RunConfig, folder: Path) -> str:
     if seen is not None:
         line += ["--roles", *(f"{role}={','.join(map(str, mine))}" for role, mine in seen["roles"].items())]
         line += ["--turn", str(load_plan(folder.absolute().parent).turn)]
-    line += ["--seed", str(config.seeds[0])]
-    line += ["--seeds", str(len(config.seeds))] if len(config.seeds) > 1 else []
+    line += ["--zoo", str(config.tuned)] if config.tuned > 1 else []
+    line += ["--seed", str(first), *(["--seeds", str(many)] if many > 1 else [])]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in _OTHERWISE and field.default not in (dataclasses.MISSING, value):
+            line += [f"--{field.name.replace('_', '-')}", str(value)]
     if config.workers:
         line += ["--workers", *([] if config.workers is True else [str(config.workers)])]
     changed = {k: v for k, v in config.settings.items() if base.settings.get(k) != v}

@@ -57,7 +57,7 @@ def plan_of(base: RunConfig, roles: Mapping[str, Iterable[Any]] | Iterable[str],
     """The plan, checked as far as can be before anything is written. Raises ValueError (SettingError), EnvError."""
     for name, given in {
         "several seeds": len(base.seeds) > 1, "--dataset": base.dataset, "--init": base.init,
-        "groups, actors or learners": base.grouping, "--workers": base.workers,
+        "groups, actors, behind or learners": not base.grouping.ordinary, "--workers": base.workers,
     }.items():  # fmt: skip
         if given:
             raise SettingError(f"roles train by turns, one run each, in this process: leave {name} out.")

@@ -125,8 +125,7 @@ def _train_runs(
     ):  # fmt: skip
         for note in notes:
             display.message(note) if shown else print(note, file=sys.stderr, flush=True)
-        what = config.title if config.dataset else f"{config.algorithm} for {config.n_envs} × {config.env_id}"
-        display.status(f"compiling {what} ({config.backend}) …")
+        display.status(f"compiling {_what(config)} ({config.backend}) …")
         looks = _looks(config, runner, runs, display)
         turn = None if session.until is None else _Turn(session.until, runs[0], stop)
         with contextlib.ExitStack() as stack:
@@ -149,6 +148,14 @@ def _train_runs(
         if turn is not None and stop.requested:  # at the end of its turn, which is saved
             raise KeyboardInterrupt
     return finished
+
+
+def _what(config: RunConfig) -> str:
+    """What is trained; the size of the groups is said, as the result depends on it."""
+    if config.dataset:
+        return config.title
+    grouped = f" in groups of {config.envs_per_group}" if config.envs_per_group else ""
+    return f"{config.algorithm} for {config.n_envs} × {config.env_id}{grouped}"
 
 
 class _Turn:

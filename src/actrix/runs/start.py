@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from actrix.loops.grouping import check_grouping
 from actrix.loops.train import SeedRun
 from actrix.model import Model
 from actrix.runs import tracked, warm
-from actrix.runs.config import RunConfig, RunError, load_datasets, resolve
+from actrix.runs.config import RunConfig, RunError, check_address, load_datasets, resolve
 from actrix.runs.folder import (
     CURVE,
     EVALUATION,
@@ -78,7 +79,11 @@ def start(
         if track is not None:
             tracked.track(track, folder, config, seed_folders(folder, config))
         session = Session(quiet=quiet, verbose=verbose, checkpoint_seconds=checkpoint_seconds)
-        return _train(config, folder, session)
+        try:
+            return _train(config, folder, session)
+        except tracked.NotBegunError:  # nothing was trained: the folder was empty, and is to be had again
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def check(config: RunConfig) -> None:
@@ -172,7 +177,9 @@ def resume(
     `learners` and `learner_processes` are others, too: they make none but of rounding.
     """
     refuse_role(folder)
-    config = _moved(load_config(folder), actors, address, learners, learner_processes)
+    config = _moved(
+        load_config(folder), address, actors=actors, learners=learners, learner_processes=learner_processes
+    )
     with cluster_of(config), RunLock(folder):
         if track is not None:
             tracker(track).check()
@@ -182,32 +189,23 @@ def resume(
         )
 
 
-def _moved(
-    config: RunConfig,
-    actors: int | None,
-    address: str | None,
-    learners: int | None,
-    learner_processes: int | None,
-) -> RunConfig:
+def _moved(config: RunConfig, address: str | None, **others: int | None) -> RunConfig:
     """The run with other actors and learners, in another place; RunError where it has no groups, ValueError for too
-    many."""
-    if actors is not None:
-        if config.envs_per_group is None and actors:
-            raise RunError("this run has no groups of environments: actors cannot go on with it.")
-        config = dataclasses.replace(config, actors=actors)
+    many, and for an address where nothing of it would be."""
+    if others["actors"] and config.envs_per_group is None:
+        raise RunError("this run has no groups of environments: actors cannot go on with it.")
+    given: dict[str, Any] = {name: number for name, number in others.items() if number is not None}
+    config = dataclasses.replace(config, **given)
     if address is not None:
         config = dataclasses.replace(config, address=None if address == HERE else address)
+        check_address(config)
+    elif not config.spreads:  # who was there is here now, and joins nobody
+        config = dataclasses.replace(config, address=None)
     if config.grouping:
         config.grouping.groups(config.n_envs)
-    if learners is None and learner_processes is None:
-        return config
-    config = dataclasses.replace(
-        config,
-        learners=config.learners if learners is None else learners,
-        learner_processes=config.learner_processes if learner_processes is None else learner_processes,
-    )
-    config.grouping.check_shares(config.n_envs)
-    check_grouping(config.build(), config.grouping, config.backend, config.workers)
+    if given.keys() - {"actors"}:
+        config.grouping.check_shares(config.n_envs)
+        check_grouping(config.build(), config.grouping, config.backend, config.workers)
     return config
 
 

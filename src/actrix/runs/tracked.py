@@ -16,6 +16,10 @@ from actrix.track import TrackerCallback, tracker
 TRACKER = "tracker.json"
 
 
+class NotBegunError(OSError):
+    """The tracker refuses a run that it has nothing of yet."""
+
+
 def track(name: str, folder: Path, config: RunConfig, pairs: Sequence[tuple[Path, int]]) -> None:
     """Note in each seed's folder that it is tracked; RunError where it already is by another tracker."""
     for path, seed in pairs:
@@ -30,12 +34,19 @@ def track(name: str, folder: Path, config: RunConfig, pairs: Sequence[tuple[Path
 
 
 def begin(path: Path, config: RunConfig, seed: int) -> TrackerCallback | None:
-    """Begin, or go on with, the tracker's run of a seed's folder; None where it is not tracked."""
+    """Begin, or go on with, the tracker's run of a seed's folder; None where it is not tracked. Raises NotBegunError,
+    OSError."""
     if not (path / TRACKER).exists():
         return None
     noted = _read(path)
     one = _tracker(noted)
-    noted["run_id"] = one.begin(config_json(dataclasses.replace(config, seeds=(seed,))))
+    try:
+        run_id = one.begin(config_json(dataclasses.replace(config, seeds=(seed,))))
+    except OSError as error:
+        if noted["run_id"] is None:
+            raise NotBegunError(error) from error
+        raise
+    noted["run_id"] = run_id
     atomic.write_json(path / TRACKER, noted)
     return one
 

@@ -292,6 +292,7 @@ def _plan(config: Any) -> str:
     tuned += f" (version {config.tuned})" if config.tuned > 1 else ""
     few = f"seed {config.seeds[0]}" if len(config.seeds) == 1 else amount(len(config.seeds), "seed")
     who = f", {amount(config.actors, 'actor')}" if config.actors else ""
+    who += f", groups of {config.envs_per_group}" if config.envs_per_group else ""
     who += f", {config.learners} learners" if config.learners > 1 else ""
     envs = amount(config.n_envs, "environment")
     much = f"{config.n_timesteps:,} steps, {envs} ({config.backend}{who})"

@@ -128,6 +128,9 @@ def resolve(
     data = None if data is None else present_word(data)
     preset = _preset(algorithm, critic, actor, data)
     if dataset:
+        if n_envs not in (None, 1) or backend not in ("auto", OFFLINE):
+            said = f"backend={backend!r}" if n_envs in (None, 1) else f"n_envs={n_envs}"
+            raise SettingError(f"{said} is of environments that are trained in: a data set has none.")
         env_id, env_kwargs = _evaluated_in(dataset, env_id, env_kwargs)
         check_offline(preset)
     elif preset.offline:
@@ -155,6 +158,10 @@ def resolve(
         tuple(str(Path(path).resolve() if Path(path).exists() else path) for path in dataset), init=init, **processes,
     )  # fmt: skip
     return dataclasses.replace(config, **_placed(config, configured, entry | filed | own | answers))
+
+
+OFFLINE = "offline"
+"""The backend of runs that learn from a data set."""
 
 
 def usual_steps(offline: bool) -> int:
@@ -185,7 +192,7 @@ def _placed(config: RunConfig, algorithm: Algorithm, given: dict[str, Any]) -> d
                 "workers, their limits, actors, groups and learners are of environments: a data set has none."
             )
         check_address(config)
-        return {"n_envs": 1, "backend": "offline"}
+        return {"n_envs": 1, "backend": OFFLINE}
     # The time that a step may take is one of actors, too.
     limit = STEP_TIMEOUT if grouping.actors else config.step_timeout
     worker_count(config.n_envs, workers, limit, config.max_restarts)

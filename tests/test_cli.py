@@ -940,7 +940,11 @@ def test_training_on_a_data_set_without_an_environment(dataset, tmp_path, capsys
         ),
         (None, ["iql", "Pendulum-v1"], ["does not fit the data set cart-v0"]),
         (None, ["ppo"], ["ppo needs an environment", "bc, cql, iql, td3-bc"]),
-        (None, ["iql", "--envs", "4"], ["n_envs=4 is of environments that are trained in: a data set has none"]),
+        (
+            None,
+            ["iql", "--envs", "4"],
+            ["n_envs=4 is of environments that are trained in: a data set has none"],
+        ),
         (None, ["iql", "--backend", "jax"], ["backend='jax' is of environments that are trained in"]),
         (None, ["td3-bc"], ["Box action space", "Discrete(2)"]),
         (None, ["--critic", "td"], ["the form is"]),

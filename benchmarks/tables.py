@@ -430,7 +430,7 @@ def speed_picture(rows: dict[str, dict[str, Any]], path: Path) -> None:
     for i, (ratio, (_, above)) in enumerate(zip(ratios, ends, strict=True)):
         axes.text(ratio + above + 0.4, i, f"{ratio:.1f}×", va="center")
     axes.axvline(1, color="black", linewidth=1)
-    axes.set(xlabel="steps per second, times Stable-Baselines3's (line: equal)", xlim=(0, 36))
+    axes.set(xlabel="steps per second, times Stable-Baselines3's (line: equal)", xlim=(0, 1.2 * max(ratios)))
     axes.set_title("Speed on two cores: median and range of the pairs", loc="left", weight="bold")
     axes.text(
         36, len(bars) - 0.5, "\n".join([*sorted(where), when]), ha="right", va="bottom", color="#666666"

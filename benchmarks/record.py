@@ -63,7 +63,8 @@ def chosen(only: Iterable[str], names: Iterable[str], what: str) -> list[str]:
 def asked(functions: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The name of one of a module's functions and its keywords, JSON, as the command line has them; ends in a sentence
     where it has not."""
-    own = lambda f: isinstance(f, types.FunctionType) and f.__module__ == "__main__" and f.__name__ != "main"
+    module = functions.get("__name__", "__main__")
+    own = lambda f: isinstance(f, types.FunctionType) and f.__module__ == module and f.__name__ != "main"
     names = [name for name, f in functions.items() if own(f) and not name.startswith("_")]
     script, name, keywords, *_ = *sys.argv, "", "{}", ""
     if name not in names:

@@ -128,9 +128,7 @@ def resolve(
     data = None if data is None else present_word(data)
     preset = _preset(algorithm, critic, actor, data)
     if dataset:
-        if n_envs not in (None, 1) or backend not in ("auto", OFFLINE):
-            said = f"backend={backend!r}" if n_envs in (None, 1) else f"n_envs={n_envs}"
-            raise SettingError(f"{said} is of environments that are trained in: a data set has none.")
+        _check_trained_in_none(n_envs, backend)
         env_id, env_kwargs = _evaluated_in(dataset, env_id, env_kwargs)
         check_offline(preset)
     elif preset.offline:
@@ -146,7 +144,6 @@ def resolve(
     tuned_network = cell | named_policy(run["policy"]) | entry.pop("policy_kwargs", {})
     entry["policy_kwargs"] = tuned_network if network is None else _begun(network, init, policy, recurrent)
     configured = _layered(preset, entry, filed, own, answers, tell, bool(dataset))
-    seeds = _different(seeds)
     total = _whole("steps", run["n_timesteps"], usual_steps(bool(dataset)))
     env_kwargs, count = _plain(env_kwargs), _whole("n_envs", run["n_envs"], preset.n_envs)
     processes: dict[str, Any] = dict(
@@ -154,7 +151,7 @@ def resolve(
         envs_per_group=envs_per_group, behind=behind, learners=learners, learner_processes=learner_processes,
     )  # fmt: skip
     config = RunConfig(
-        preset.name, env_id, seeds, total, count, backend, settings_of(configured), env_kwargs, tuned,
+        preset.name, env_id, _different(seeds), total, count, backend, settings_of(configured), env_kwargs, tuned,
         tuple(str(Path(path).resolve() if Path(path).exists() else path) for path in dataset), init=init, **processes,
     )  # fmt: skip
     return dataclasses.replace(config, **_placed(config, configured, entry | filed | own | answers))
@@ -268,6 +265,13 @@ def _preset(algorithm: str | None, critic: str | None, actor: str | None, data: 
     if algorithm is not None:
         raise SettingError("give either an algorithm's name or --critic, --actor and --data, not both.")
     return presets.composed(**{"critic": "gae", "actor": "ppo-clip"} | given)
+
+
+def _check_trained_in_none(n_envs: int | None, backend: str) -> None:
+    """Raise SettingError for what is said of environments beside a data set."""
+    if n_envs not in (None, 1) or backend not in ("auto", OFFLINE):
+        said = f"backend={backend!r}" if n_envs in (None, 1) else f"n_envs={n_envs}"
+        raise SettingError(f"{said} is of environments that are trained in: a data set has none.")
 
 
 def _evaluated_in(

@@ -228,7 +228,7 @@ class _Once(yaml.SafeLoader):
 def read_yaml(path: Path, label: str) -> Any:
     """What the file holds. SettingError, beginning with `label`, where it is no YAML or names something twice."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Once)  # it extends the safe loader
+        return _Once(path.read_text(encoding="utf-8")).get_single_data()
     except SettingError as error:
         raise SettingError(f"{label}: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -22,7 +22,7 @@ from tests.run.test_resume import tensors
 from actrix import DQN, SAC, VTrace, train_seeds
 from actrix.cli import main
 from actrix.envs.guard import EnvError
-from actrix.files import checkpoint
+from actrix.files import checkpoint, container
 from actrix.runs.config import resolve
 from actrix.runs.folder import config_json
 
@@ -100,6 +100,27 @@ def test_any_number_of_actors_comes_to_the_same_bits(both, closing):
             there = closing(actors=actors, envs_per_group=1, behind=behind).learn(STEPS)
             assert digest(there) == here, f"{actors} actors, behind={behind}"
     assert len(there.run.returns) == there.num_episodes > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_sixteen_actors_by_the_command_come_to_the_same_bits(tmp_path):
+    """Each command starts a Ray of its own, and ends it."""
+    models = []
+    for actors in (0, 1, 4, 16):
+        out = tmp_path / str(actors)
+        command = (
+            "train ppo CartPole-v1 --backend gymnasium --envs 16 --envs-per-group 1 --behind 1 --steps 4096"
+        )
+        command += f" --seed 1 --set n_steps=64 --quiet --out {out} --actors {actors}"
+        done = subprocess.run(
+            [sys.executable, "-m", "actrix", *command.split()], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        file = out / "model.safetensors"
+        models.append(file.read_bytes()[container.read_header(file).start :])
+    assert len(models[0]) > 1000
+    assert all(other == models[0] for other in models[1:])
 
 
 @pytest.mark.parametrize(

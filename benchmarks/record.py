@@ -66,7 +66,7 @@ def asked(functions: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     module = functions.get("__name__", "__main__")
     own = lambda f: isinstance(f, types.FunctionType) and f.__module__ == module and f.__name__ != "main"
     names = [name for name, f in functions.items() if own(f) and not name.startswith("_")]
-    script, name, keywords, *_ = *sys.argv, "", "{}", ""
+    script, name, keywords = [*sys.argv, *("", "{}")[len(sys.argv) - 1 :]][:3]
     if name not in names:
         refuse(
             f"{Path(script).name} has no function {name!r}: name one of {', '.join(names)}, then its JSON keywords."

@@ -90,7 +90,8 @@ def train_by_id(job: Job) -> tuple[RunConfig, dict[int, np.ndarray], float, list
 
 def differs(wanted: RunConfig, begun: RunConfig) -> str | None:
     """What of a job a folder was begun with otherwise; None where nothing."""
-    names = ("algorithm", "env_id", "env_kwargs", "n_timesteps", "n_envs", "backend", "settings", "dataset")
+    names = ("algorithm", "env_id", "env_kwargs", "n_timesteps", "seeds", "n_envs", "backend", "settings",
+             "dataset")  # fmt: skip
     return next((name for name in names if getattr(wanted, name) != getattr(begun, name)), None)
 
 
@@ -150,7 +151,11 @@ def by_sb3(job: Job, python: str) -> dict[str, Any]:
         kept = RUNS / "sb3" / f"{job.folder}-{seed}.json"
         keywords = {"algo": job.algorithm, "env_id": job.env_id, "seed": seed, "steps": job.steps, **normal, **zoo,
                     "n_eval_episodes": job.episodes}  # fmt: skip
-        if not kept.exists() or json.loads(kept.read_text()).get("asked") != keywords:
+        if kept.exists() and json.loads(kept.read_text()).get("asked") != keywords:
+            record.refuse(
+                f"{kept} was trained with other settings: remove it to train {job.name} as it is now."
+            )
+        if not kept.exists():
             command = [python, str(HERE / "peers.py"), "sb3_return", json.dumps(keywords)]
             said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +197,8 @@ def apart(name: str, sb3: str | None) -> None:
     row.unlink(missing_ok=True)
     more = ["--sb3", sb3] if sb3 else []
     command = [sys.executable, __file__, "--only", name, "--row", str(row), *more]
-    if not any(RUNS.glob(f"sb3/{job.folder}-*.json" if sb3 else job.folder)):
+    kept = [RUNS / "sb3" / f"{job.folder}-{seed}.json" for seed in job.seeds] if sb3 else [RUNS / job.folder]
+    if not any(path.exists() for path in kept):
         spent.unlink(missing_ok=True)  # of folders that are gone
     before = float(spent.read_text()) if spent.exists() else 0.0
     child, still, looks = subprocess.Popen(command, start_new_session=True), False, 0
@@ -205,14 +211,16 @@ def apart(name: str, sb3: str | None) -> None:
                 still = not still
                 tell(child.pid, signal.SIGSTOP if still else signal.SIGCONT)
             if (looks := looks + 1) % 30 == 0:  # this process may be killed
-                spent.write_text(f"{before + sum(family(child.pid).values()):.1f}")
+                atomic.write_text(spent, f"{before + sum(family(child.pid).values()):.1f}")
             time.sleep(LOOKS)
         except KeyboardInterrupt:
             tell(child.pid, signal.SIGCONT)
             os.kill(child.pid, signal.SIGINT)
     seconds = before + used.ru_utime + used.ru_stime
-    spent.write_text(f"{seconds:.1f}")
+    atomic.write_text(spent, f"{seconds:.1f}")
     child.returncode = os.waitstatus_to_exitcode(status)  # as `wait4` has reaped it
+    if child.returncode == 2:  # refused, in a sentence of its own
+        sys.exit(2)
     if child.returncode or not row.exists():
         sys.exit(f"{name} has not come to its end; the same command goes on with it.")
     made = json.loads(row.read_text()) | {"processor_hours": round(seconds / 3600, 2)}

@@ -139,6 +139,18 @@ def test_a_side_of_a_peer_that_is_not_installed_ends_in_a_sentence(script, monke
         peers.main()
 
 
+def test_a_function_is_asked_for_by_its_name_alone(script, capsys):
+    """`measured.py ours.py first_update`, as the page has it."""
+    names = vars(script("peers", "sb3_ppo"))
+    record = sys.modules["record"]
+    assert record.asked(names) == ("sb3_ppo", {})
+    for wrong in ([], ["no_such"], ["sb3_ppo", "[]"], ["sb3_ppo", "{"]):
+        script("peers", *wrong)
+        with pytest.raises(SystemExit):
+            record.asked(names)
+        assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_what_cannot_be_imported(script):
     record = script("record")
     assert record.lacks(sys.executable, "math", "json") is None

@@ -91,6 +91,15 @@ def test_a_line_says_of_how_many_seeds(capsys):
     assert [x for x in said if x] == ["9.5 (mean of 1 seed)", "9.5 (mean of 2 seeds)"]
 
 
+def test_steps_that_go_back_to_a_checkpoint_are_no_speed():
+    """A killed run's log is cut back where it is resumed: its rate was below zero."""
+    with Display(10**5, "PPO", enabled=False, seeds=[0], start=[60_000]) as shown:
+        for step in (60_000, 50_000, 55_000):
+            shown.update(step, {}, seed=0)
+            assert shown._rate() >= 0
+        assert shown._start == 50_000
+
+
 def test_the_sparkline_covers_the_whole_run_in_bounded_memory():
     with Display(10**6, "PPO", enabled=False) as shown:
         for i in range(20_000):

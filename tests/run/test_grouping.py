@@ -340,11 +340,11 @@ def test_an_address_where_nothing_of_a_run_would_be_is_refused(tmp_path, monkeyp
     config = resolve("ppo", "CartPole-v1", n_envs=2, steps=100, seeds=[0])
     (tmp_path / "config.json").write_text(json.dumps(config_json(config)))
     assert main(["resume", str(tmp_path), "--quiet", "--address", "localhost:1"]) == 2
-    assert "is of a Ray cluster: give actors, or several seeds" in capsys.readouterr().err
+    assert "is of a Ray cluster: give actors, learner processes or several" in capsys.readouterr().err
     assert load_config(tmp_path) == config
     monkeypatch.setattr(config_file, "load_datasets", lambda paths: SimpleNamespace(env_id=None))
     offline = functools.partial(resolve, "bc", "CartPole-v1", dataset=["data"], address="localhost:1")
-    with pytest.raises(SettingError, match="is of a Ray cluster: give actors, or several seeds"):
+    with pytest.raises(SettingError, match="is of a Ray cluster: give actors, learner processes or several"):
         offline(seeds=[0])
     assert offline(seeds=[0, 1]).address == "localhost:1"
     with pytest.raises(SettingError, match="a data set has none"):

@@ -141,7 +141,7 @@ class Nodes:
         waited = time.monotonic() - self._last
         said = (
             f"no process of this run could begin at {self._address} in {waited:.0f} s: has the cluster room for it? "
-            "Each asks for one CPU; `ray status` shows what is taken."
+            "Each asks for one CPU; `ray status` shows what is taken, and `actrix resume` goes on with the run."
         )
         if waited > START_TIMEOUT:
             return said

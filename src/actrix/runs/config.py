@@ -204,7 +204,8 @@ def check_address(config: RunConfig) -> None:
     """Raise SettingError where an address is said and nothing of the run would be there."""
     if config.address is not None and not config.spreads:
         raise SettingError(
-            f"address={config.address!r} is of a Ray cluster: give actors, or several seeds, that run there."
+            f"address={config.address!r} is of a Ray cluster: give actors, learner processes or several seeds, "
+            "that run there."
         )
 
 

@@ -82,7 +82,8 @@ def start(
         try:
             return _train(config, folder, session)
         except tracked.NotBegunError:  # nothing was trained: the folder was empty, and is to be had again
-            shutil.rmtree(folder, ignore_errors=True)
+            if not any(tracked.begun(path) for path, _ in seed_folders(folder, config)):
+                shutil.rmtree(folder, ignore_errors=True)
             raise
 
 

@@ -33,6 +33,11 @@ def track(name: str, folder: Path, config: RunConfig, pairs: Sequence[tuple[Path
                                            "group": folder.name if several else None, "run_id": None})  # fmt: skip
 
 
+def begun(path: Path) -> bool:
+    """Whether the tracker has a run of this seed."""
+    return (path / TRACKER).exists() and _read(path)["run_id"] is not None
+
+
 def begin(path: Path, config: RunConfig, seed: int) -> TrackerCallback | None:
     """Begin, or go on with, the tracker's run of a seed's folder; None where it is not tracked. Raises NotBegunError,
     OSError."""

@@ -100,8 +100,7 @@ class Display:
         self._begun = time.monotonic()
         self._ended: float | None = None
         self._printed = (-math.inf, self._steps())
-        # The redrawing thread reads what update() writes.
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # the redrawing thread reads what update() writes
         self._live: Live | None = None
 
     def __enter__(self) -> Display:
@@ -148,6 +147,9 @@ class Display:
             for row in self._rows.values() if seed is None else [self._rows[seed]]:
                 row.update(int(step), metrics or {})
             now = time.monotonic()
+            if self._samples and self._steps() < self._samples[-1][1]:  # a log was cut back to its checkpoint
+                self._samples.clear()
+                self._start, self._printed = self._steps(), (self._printed[0], self._steps())
             self._samples.append((now, self._steps()))
             while len(self._samples) > 2 and now - self._samples[1][0] > WINDOW:
                 self._samples.popleft()
@@ -187,8 +189,7 @@ class Display:
         try:
             if live is not None:
                 live.stop()
-        finally:
-            # Also when a second Ctrl-C interrupts the stopping.
+        finally:  # also when a second Ctrl-C interrupts the stopping
             self._console.show_cursor(True)
 
     def _steps(self) -> int:
@@ -214,8 +215,8 @@ class Display:
         pieces.append(f"{_clock(elapsed)} elapsed")
         if self._ended is None and rate > 0 and steps < total:
             # Counted down between updates, which may be far apart.
-            since = time.monotonic() - self._samples[-1][0]
-            pieces.append(f"{_clock(max((total - steps) / rate - since, 0))} left")
+            left = (total - steps) / rate - (time.monotonic() - self._samples[-1][0])
+            pieces.append(f"{_clock(max(left, 0))} left")
         return fraction, pieces
 
     def _line(self) -> str:
@@ -354,8 +355,7 @@ def _fixed(value: float) -> str:
 
 
 def _percent(fraction: float) -> str:
-    # Rounded down: 100% only when it is done.
-    return f"{math.floor(100 * fraction)}%"
+    return f"{math.floor(100 * fraction)}%"  # rounded down: 100% only when it is done
 
 
 def _clock(seconds: float) -> str:

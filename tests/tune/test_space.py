@@ -250,3 +250,19 @@ def test_a_network_that_is_fixed_is_not_searched(tmp_path):
         make_plan(base, default, fixed, path, 5, 5)
     path.write_text("policy_kwargs.activation_fn: [relu, tanh]\n")
     assert "policy_kwargs.activation_fn" in by_name(make_plan(base, default, fixed, path, 5, 5).space)
+
+
+def test_the_first_trials_have_choices_however_these_are_spelled(tmp_path):
+    """A switch, a schedule and a network were drawn in the trials that are to be the zoo's and the default's."""
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        "learning_rate: [lin_1e-3, 3e-4]\nnormalize: [true, false]\n"
+        "policy_kwargs.activation_fn: [relu, tanh]\nclip_range: [0.1, 0.3]\n"
+    )
+    base = resolve("ppo", "CartPole-v1", seeds=[0])
+    plan = make_plan(base, base, {}, path, 2, 4)
+    found = plan.settings(plan.nearest(plan.base) | {"clip_range": 0.1})
+    assert found["learning_rate"] == "lin_1e-3"
+    assert found["normalize"] is False
+    assert found["policy_kwargs"] == {"activation_fn": "tanh"}
+    assert "clip_range" not in plan.nearest(plan.base)  # the zoo's is neither

@@ -209,15 +209,22 @@ def test_a_folder_of_something_else_or_an_unknown_storage_is_refused(tmp_path, c
     ("url", "place"),
     [
         (None, "the folder's"),
-        ("sqlite:///all.db", "sqlite:///all.db"),
+        ("sqlite:////tmp/all.db", "sqlite:////tmp/all.db"),
+        ("sqlite:////tmp/a@b/all.db", "sqlite:////tmp/a%40b/all.db"),
+        ("postgresql://h/db?password=s3/x@y", "postgresql://h/db"),
         ("postgresql://me:secret@host:5432/all", "postgresql://host:5432/all"),
-        ("postgresql://me:se/cr?et@@host/all?password=secret", "postgresql://host/all"),
+        ("postgresql://me:se/cr?et@host/all?password=secret", "postgresql://host/all"),
         ("mysql://host/all?user=me&password=secret", "mysql://host/all"),
         ("redis://:secret@host:6379/0", "redis://host:6379/0"),
     ],
 )
 def test_a_study_notes_its_storage_without_passwords(url, place):
     assert start._place(url) == place
+
+
+def test_a_database_is_told_by_where_it_lies(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert start._place("sqlite:///all.db") == start._place(f"sqlite:///{tmp_path}/all.db")
 
 
 @pytest.mark.parametrize(("direction", "trials"), [("minimize", 3), ("maximize", 3), ("minimize", 0)])

@@ -231,7 +231,7 @@ def read_yaml(path: Path, label: str) -> Any:
         return _Once(path.read_text(encoding="utf-8")).get_single_data()
     except SettingError as error:
         raise SettingError(f"{label}: {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: 2020-13-45
         raise SettingError(f"{label} is no YAML: {' '.join(str(error).split())}") from None
 
 

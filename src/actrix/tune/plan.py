@@ -28,7 +28,7 @@ from actrix.files import atomic, checkpoint
 from actrix.runs import warm
 from actrix.runs.config import RunConfig, RunError, resolve
 from actrix.tune.derive import derive, nested, read_space
-from actrix.tune.space import Space, from_spec
+from actrix.tune.space import Choice, Space, from_spec
 
 STUDY = "study.json"
 OPTIONS = ("workers", "step_timeout", "max_restarts", "init", "actors", "envs_per_group", "behind", "learners",
@@ -78,8 +78,13 @@ class Plan:
 
     def nearest(self, config: RunConfig) -> dict[str, Any]:
         """The parameters of the space's point nearest to a run, but those it says nothing of."""
-        algorithm, out = config.build(), {}
+        algorithm = config.build()
+        out: dict[str, Any] = {}
         for one in self.space:
+            if isinstance(one, Choice) and one.name != "n_envs":
+                if same := [x for x in one.choices if _stands(algorithm, one.name, x)]:
+                    out[one.param] = one.nearest(same[0])
+                continue
             try:
                 value = config.n_envs if one.name == "n_envs" else value_of(algorithm, one.name)
             except KeyError:
@@ -206,6 +211,14 @@ def make_plan(
             f"{base.algorithm} has no setting to search by itself: name some with --space FILE."
         )
     return Plan(base, default, json.loads(json.dumps(dict(fixed))), space, held_out, evaluations)
+
+
+def _stands(algorithm: Algorithm, name: str, value: Any) -> bool:
+    """Whether the algorithm has this value already, however it is spelled."""
+    try:
+        return settings_of(configure(algorithm, nested({name: value}))) == settings_of(algorithm)
+    except (ValueError, TypeError):
+        return False
 
 
 def _standing(algorithm: Algorithm, settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

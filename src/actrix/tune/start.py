@@ -131,7 +131,17 @@ def _place(storage: str | None) -> str:
     """What `study.json` says of the storage: its URL without a user's name, password and options."""
     if storage is None:
         return OWN
-    return re.sub(r"//.*@", "//", storage, flags=re.DOTALL).partition("?")[0]
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(storage)
+    except ArgumentError:
+        return "no URL"  # which the storage itself refuses
+    database = url.database
+    if database and url.get_backend_name() == "sqlite":
+        database = str(Path(database).resolve())
+    return url._replace(username=None, password=None, database=database).set(query={}).render_as_string()
 
 
 def _check_study(plan: Plan, folder: Path, trials: int, place: str, storage: str | None) -> None:

@@ -67,14 +67,12 @@ def train_by_id(job: Job) -> tuple[RunConfig, dict[int, np.ndarray], float, list
         settings=dict(job.settings), n_envs=job.n_envs, policy=job.policy, tuned=job.zoo,
         dataset=[str(datasets.build(job.dataset))] if job.dataset else (),
     )  # fmt: skip
+    begun = (folder / "config.json").exists()
+    if begun and (other := differs(config, load_config(folder))):
+        record.refuse(f"{folder} was begun with another {other}: remove it to train {job.name} as it is now.")
     finished = all((path / "evaluation.json").exists() for path, _ in seed_folders(folder, config))
     seconds = 0.0  # of a run that had finished before: not known
     if not finished:
-        begun = (folder / "config.json").exists()
-        if begun and (other := differs(config, load_config(folder))):
-            record.refuse(
-                f"{folder} was begun with another {other}: remove it to train {job.name} as it is now."
-            )
         results = start.resume(folder) if begun else start.start(config, folder)
         if not results.finished:
             raise KeyboardInterrupt

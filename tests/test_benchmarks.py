@@ -309,6 +309,11 @@ def test_a_folder_of_other_settings_is_no_beginning_of_a_job(returns, tmp_path):
     (folder / "config.json").write_text(json.dumps(config_json(other)))
     with pytest.raises(SystemExit):
         returns.run(job)
+    for seed in job.seeds:  # neither is one that has ended
+        (folder / f"seed-{seed}").mkdir()
+        (folder / f"seed-{seed}" / "evaluation.json").touch()
+    with pytest.raises(SystemExit):
+        returns.run(job)
 
 
 def test_the_timer_may_be_gone(tmp_path, monkeypatch, returns):

@@ -51,12 +51,12 @@ def pairs(words: Sequence[str], option: str) -> dict[str, Any]:
 
 def from_file(path: Path | None) -> dict[str, Any]:
     """The settings of a YAML file, NAME: VALUE; {} for None. SettingError says what is wrong with the file."""
+    if path is None:
+        return {}
     from actrix.algorithms.settings import SettingError
     from actrix.core.words import read_value
     from actrix.tune.derive import read_yaml
 
-    if path is None:
-        return {}
     found = read_yaml(path, f"--settings {path}")
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise SettingError(f"--settings {path} must map settings to values, e.g. gamma: 0.98.")

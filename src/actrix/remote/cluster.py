@@ -7,13 +7,19 @@ import os
 import signal
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-CONNECT_SECONDS = 5.0
+from actrix.envs.guard import EnvError
+
+CONNECT_SECONDS, POLL = 5.0, 2.0
+"""Seconds that a connection may take, and between looks at whether Ray lives."""
 _users: dict[str, Any] = {"started": False, "count": 0, "joined": None}
 """Whether Ray was started or joined here, how many still want it, and which (address, head) was joined."""
+_node: list[tuple[str, int]] = []
+"""Where this machine's own process of Ray (the raylet) listens, without which Ray ends this process, too."""
 
 
 def ray_module() -> Any:
@@ -60,6 +66,8 @@ def join(address: str | None, processes: int) -> Any:
                 raise ValueError(f"{_no_cluster(address)} ({_first_line(error)})") from error
         _users.update(started=True, joined=(address, ray.get_runtime_context().gcs_address))
     _users["count"] += 1
+    mine = ray.get_runtime_context().get_node_id()
+    _node[:] = [(x["NodeManagerAddress"], x["NodeManagerPort"]) for x in ray.nodes() if x["NodeID"] == mine]
     return ray
 
 
@@ -82,6 +90,44 @@ def leave() -> None:
     if _users["started"] and _users["count"] <= 0:
         _users.update(started=False, count=0, joined=None)
         ray_module().shutdown()
+
+
+def check_lives() -> None:
+    """EnvError where Ray has died on this machine. Nothing can be replaced then, and Ray ends this process within a
+    minute, in words of its own; this says so first."""
+    for place in _node:
+        try:
+            socket.create_connection(place, CONNECT_SECONDS).close()
+        except OSError as error:
+            raise EnvError(
+                f"Ray itself has died on this machine (its raylet, at {place[0]}:{place[1]}; out of memory?), and what "
+                "ran on it with it: `actrix resume` goes on from the last checkpoint, on a Ray that lives."
+            ) from error
+
+
+def wait(ray: Any, tasks: Sequence[Any], timeout: float, count: int = 1) -> list[Any]:
+    """Those of the tasks that are done, once so many are or after the timeout. EnvError where Ray has died, which Ray
+    itself takes a minute to say."""
+    end = time.monotonic() + timeout
+    while True:
+        left = max(0.0, end - time.monotonic())
+        ready, _ = ray.wait(list(tasks), num_returns=count, timeout=min(POLL, left))
+        if len(ready) == count or left <= POLL:
+            return ready
+        check_lives()
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Around calls of Ray: `check_lives` before them, as what goes through its shared memory would end this process at
+    once and without a word, and where one raises, as all their errors may be of that one cause."""
+    check_lives()
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, EnvError):
+            check_lives()
+        raise
 
 
 def _check_same(ray: Any, address: str | None) -> None:

@@ -23,7 +23,7 @@ from actrix.envs.workers.process import STEP_TIMEOUT
 from actrix.files import manifest
 from actrix.loops.groups import Crew, Piece, Start
 from actrix.loops.runner import as_key
-from actrix.remote.cluster import differing, join, kill, leave
+from actrix.remote.cluster import POLL, check_lives, differing, join, kill, leave, wait, watched
 from actrix.remote.mate import GONE, Mate, Order, Task, pickled, result
 from actrix.remote.member import Collected, Member, Wrong
 
@@ -33,8 +33,8 @@ FIRST_STEP = 300.0
 """Seconds that its first step may take, for which programs are compiled."""
 DEATHS = 3
 """How often one actor may die over one chunk."""
-POLL, SLOW = 2.0, 10.0
-"""Seconds between looks at actors that are waited for, and after which one may be called slow."""
+SLOW = 10.0
+"""Seconds after which an actor that is waited for may be called slow."""
 ANSWER, FREE_ANSWER = 5.0, 0.2
 """Seconds that an actor may take to say how far it is; and where nobody is waited for."""
 EXACT = ("processor", "platform", "system", *manifest.JAX_OPTIONS)
@@ -90,6 +90,7 @@ class RayCrew(Crew):
         EnvError."""
         return self.begin(rows, keys, acting)()
 
+    @watched()
     def begin(self, rows: int, keys: Sequence[np.ndarray], acting: PyTree) -> Callable[[], list[Piece]]:
         """Send who is not busy to collect it. At once: an update that begins meanwhile takes the cores."""
         order = Order(
@@ -102,6 +103,7 @@ class RayCrew(Crew):
                 self._send(mate, order)
         return lambda: self._finish(order)
 
+    @watched()
     def _finish(self, order: Order) -> list[Piece]:
         """Wait for it; who dies meanwhile is replaced, and sent again."""
         rows, found = order.rows, list[tuple[Mate, Collected, int]]()
@@ -125,8 +127,10 @@ class RayCrew(Crew):
 
     def _arrived(self, rows: int) -> Iterator[tuple[Task, Any]]:
         """Who has collected, if anybody has by now, and what came of it (or GONE)."""
-        ready, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=POLL)
+        ready = wait(self._ray, list(self._tasks), POLL)
         now = time.monotonic()
+        if not ready:
+            check_lives()
         if not ready or (self.free and now - self._looked > POLL):
             self._looked = now
             self._watch([task.mate for future, task in self._tasks.items() if future not in ready], rows)
@@ -200,6 +204,7 @@ class RayCrew(Crew):
 
     # ------------------------------------------------------------------ actors that come and go
 
+    @watched()
     def _hire(self, mates: Sequence[Mate]) -> None:
         """Start actors for these and let them build; raises where one of them cannot, which dies for another reason is
         started again."""
@@ -249,6 +254,7 @@ class RayCrew(Crew):
             if mate.states is not None:
                 self._everybody("set_states", lambda mate: (mate.states,), [mate])
 
+    @watched()
     def _everybody(
         self, method: str, arguments: Callable[[Mate], tuple], mates: Sequence[Mate] | None = None
     ) -> None:
@@ -265,8 +271,8 @@ class RayCrew(Crew):
     ) -> list[Mate]:  # fmt: skip
         """Call this of each, and `then` with what it returned; those that died instead."""
         tasks = {getattr(mate.handle, method).remote(*arguments(mate)): mate for mate in mates}
-        ready, late = self._ray.wait(list(tasks), num_returns=len(tasks), timeout=START_TIMEOUT)
-        if late:
+        ready = wait(self._ray, list(tasks), START_TIMEOUT, len(tasks))
+        if late := [task for task in tasks if task not in ready]:
             raise EnvError(
                 f"{self._named(tasks[late[0]])} did not answer {method} in {START_TIMEOUT:g} s: has the cluster room "
                 "for it?"

@@ -12,6 +12,7 @@ from actrix.envs.build import UnknownEnvError
 from actrix.envs.guard import EnvError
 from actrix.envs.workers.process import WorkerTraceback
 from actrix.loops.groups import Start
+from actrix.remote.cluster import watched
 from actrix.remote.member import Wrong
 
 GONE = object()
@@ -75,9 +76,11 @@ def pickled(ray: Any, value: Any, what: str) -> bytes:
 
 
 def result(ray: Any, task: Any) -> Any:
-    """What a call returned; GONE where its actor died. Raises what the actor's method raised."""
+    """What a call returned; GONE where its actor died. Raises what the actor's method raised, and EnvError where Ray
+    itself has died."""
     try:
-        out = ray.get(task)
+        with watched():
+            out = ray.get(task)
     except ray.exceptions.RayTaskError as error:
         raise EnvError(f"an actor failed: {error}") from error
     except ray.exceptions.RayError:

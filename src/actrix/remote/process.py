@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from actrix.files import manifest
-from actrix.remote.cluster import differing, join, kill, leave
+from actrix.remote.cluster import check_lives, differing, join, kill, leave, wait, watched
 
-POLL, REFUSED = 0.5, 2
+POLL, REFUSED, ANSWER = 0.5, 2, 60.0
 TOLD, START_TIMEOUT = 30.0, 300.0
 """Seconds in which none of a run's processes begins, nor runs, after which that is said, and given up."""
 
@@ -73,6 +73,7 @@ class RemoteProcess:
         )
         self._folder = folder
 
+    @watched()
     def poll(self) -> int | None:
         """Its exit code, or None while it waits for room, or runs. One whose node has gone was killed. Raises
         ValueError, once, where it cannot be started there, or nothing of the run could for too long."""
@@ -88,9 +89,11 @@ class RemoteProcess:
                     self.returncode = REFUSED
                     kill(self._ray, self._holder)
                     raise ValueError(wrong)
-            self.returncode = self._ray.get(self._holder.poll.remote(), timeout=60)
+            wait(self._ray, [asked := self._holder.poll.remote()], ANSWER)
+            self.returncode = self._ray.get(asked, timeout=0)
             self._nodes.seen()
         except self._ray.exceptions.RayError:
+            check_lives()
             self.returncode = -signal.SIGKILL
         if self.returncode is not None:
             kill(self._ray, self._holder)
@@ -152,6 +155,7 @@ class Nodes:
             )
         return None
 
+    @watched()
     def start(
         self, command: Sequence[str], folder: Path, output: Path, env: Mapping[str, str] = {}
     ) -> RemoteProcess:

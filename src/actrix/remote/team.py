@@ -22,7 +22,7 @@ from actrix.envs.guard import EnvError
 from actrix.files import manifest
 from actrix.loops.learners import Learners
 from actrix.loops.runner import views
-from actrix.remote.cluster import differing, join, kill, leave
+from actrix.remote.cluster import differing, join, kill, leave, wait, watched
 from actrix.remote.mate import GONE, pickled, result
 from actrix.remote.partner import Partner
 
@@ -66,6 +66,7 @@ class Team(Learners):
         """End the processes, and Ray where it was started for them."""
         self._end()
 
+    @watched()
     def _learn(self, learner: PyTree, chunk: Any, key: Any, iteration: np.ndarray) -> tuple[PyTree, dict]:
         """(the learner after a chunk, metrics)."""
         key, chunk = np.asarray(jax.random.key_data(key)), self._ray.put(views(chunk))
@@ -85,6 +86,7 @@ class Team(Learners):
 
     # ------------------------------------------------------------------ processes that come and go
 
+    @watched()
     def _hire(self) -> None:
         """Start all of them, and let them find each other."""
         platform, devices = jax.default_backend(), self.count // self.processes
@@ -138,7 +140,7 @@ class Team(Learners):
         errors: list[Exception] = []
         while len(found) < len(tasks):
             waited = [x for x in tasks if x not in found]
-            ready, _ = self._ray.wait(waited, num_returns=1, timeout=max(0.0, end - time.monotonic()))
+            ready = wait(self._ray, waited, max(0.0, end - time.monotonic()))
             for task in ready:
                 try:
                     found[task] = result(self._ray, task)

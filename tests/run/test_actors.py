@@ -397,6 +397,9 @@ def test_a_cluster_without_room_is_named_and_not_waited_for_for_ever(tmp_path, m
     full.begins = False
     now[0] = process.START_TIMEOUT
     assert first.poll() is second.poll() is None
+    now[0] *= 3  # nothing ran meanwhile, nor was asked to
+    assert nodes.start(["python"], tmp_path, tmp_path / "log").poll() is None
+    nodes.seen()
     now[0] += process.TOLD + 1
     with pytest.warns(
         RuntimeWarning, match="no process of this run could begin at head:1 in 31 s: has the cluster"

@@ -369,6 +369,15 @@ def begun(tmp_path_factory):
     return {"MODEL": str(model.save(folder / "model.safetensors")), "DATA": str(folder / "cart-v0")}
 
 
+def test_the_network_to_begin_with_is_not_searched(begun, tmp_path, capsys):
+    (tmp_path / "space.yaml").write_text("policy_kwargs.net_arch: [[4], [8]]")
+    command = ["tune", "ppo", "Acrobot-v1", "--init", begun["MODEL"], "--space", str(tmp_path / "space.yaml")]
+    assert main([*command, "--out", str(tmp_path / "new")]) == 2
+    said = "policy_kwargs.net_arch: every trial has the network of --init; leave out one of the two."
+    assert capsys.readouterr().err == f"actrix: {said}\n"
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("words", [*LIKE_TRAIN.values(), *OTHERS], ids=" ".join)
 @pytest.mark.parametrize("network", [True, False])
 def test_the_command_in_best_yaml_trains_the_trial(tmp_path, begun, words, network):

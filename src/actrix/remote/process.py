@@ -71,7 +71,7 @@ class RemoteProcess:
         self._started = self._holder.start.remote(
             list(command), *paths, dict(env), manifest.package_versions()
         )
-        self._folder = folder
+        self._folder, self._asked = folder, time.monotonic()
 
     @watched()
     def poll(self) -> int | None:
@@ -83,7 +83,7 @@ class RemoteProcess:
             if self._started is not None:
                 if self._ray.wait([self._started], timeout=0)[0]:
                     wrong, self._started = self._ray.get(self._started), None
-                elif (wrong := self._nodes.no_room()) is None:
+                elif (wrong := self._nodes.no_room(self._asked)) is None:
                     return None
                 if wrong is not None:
                     self.returncode = REFUSED
@@ -139,9 +139,9 @@ class Nodes:
         """One of its processes runs: who waits does so for those."""
         self._last, self._told = time.monotonic(), False
 
-    def no_room(self) -> str | None:
-        """Why who waits for a core waits in vain, in a sentence; None as long as it may yet get one."""
-        waited = time.monotonic() - self._last
+    def no_room(self, since: float) -> str | None:
+        """Why who waits for a core since then waits in vain, in a sentence; None as long as it may yet get one."""
+        waited = time.monotonic() - max(since, self._last)
         said = (
             f"no process of this run could begin at {self._address} in {waited:.0f} s: has the cluster room for it? "
             "Each asks for one CPU; `ray status` shows what is taken, and `actrix resume` goes on with the run."

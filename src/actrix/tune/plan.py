@@ -206,6 +206,9 @@ def make_plan(
     space = derive(default.build(), algorithm, taken, offline)
     if space_file is not None:
         space = read_space(space_file, space, algorithm, taken, offline)
+    network = [one.name for one in space if one.name.partition(".")[0] == "policy_kwargs"]
+    if base.init and network:
+        raise SettingError(f"{network[0]}: every trial has the network of --init; leave out one of the two.")
     if not space:
         raise SettingError(
             f"{base.algorithm} has no setting to search by itself: name some with --space FILE."

@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from actrix.core.platform import threads_of_process
 from actrix.core.spaces import check_action_space, check_observation_space
 from actrix.core.types import Spec
 from actrix.envs.base import Step
@@ -88,12 +89,14 @@ class EnvPoolEnvs:
         options = {"num_threads": min(len(os.sched_getaffinity(0)), self.num_envs)}
         if self.spec.max_episode_steps is not None:
             options["max_episode_steps"] = self.spec.max_episode_steps
+        before = threads_of_process()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of bounds that float32 cannot hold
             self.envs = envpool.make_gymnasium(
                 self.pool_id, num_envs=self.num_envs, seed=seeds, **{**options, **self.kwargs}
             )
             _ = self.envs.observation_space  # made, and kept, at its first use
+        self.threads = tuple(threads_of_process() - before)
 
 
 class EnvPoolAtari(EnvPoolEnvs):

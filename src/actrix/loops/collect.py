@@ -17,6 +17,7 @@ from actrix.core.types import Chunk, Key, PyTree
 from actrix.envs.base import HostEnv, Step, successes
 from actrix.envs.guard import check_chunk, conform
 from actrix.envs.jax_envs import HostJax
+from actrix.loops.cores import OneCore
 from actrix.loops.runner import finished_episodes, key_from, leaves, shared, views, with_leaves
 from actrix.nets.memory import zero_where
 
@@ -85,6 +86,7 @@ class Collector:
         self._noise = _noises(algorithm, self._shapes)
         self._act: Callable | None = None
         self._row: PyTree = None
+        self._cores = OneCore()
 
     def state(self) -> dict[str, Any] | None:
         """The environments and all that goes on in them, as plain data; None where it cannot be had, or before the
@@ -200,6 +202,12 @@ class Collector:
         """A chunk of so many rows, and the episodes that ended in it; of `whole` ones (None: as the algorithm says)."""
         whole, self._acting = self.algorithm.whole_episodes if whole is None else whole, acting
         self._ready(acting)
+        # Not around what may start threads (the environments above, callbacks): these would stay on the one core.
+        threads = getattr(self.env, "threads", ()) if self.on_step is None else ()
+        with self._cores.during(threads, rows):
+            return self._collect(rows, noise_key, acting, whole)
+
+    def _collect(self, rows: int, noise_key: Key, acting: PyTree, whole: bool) -> tuple[Chunk, Episodes]:
         if whole:
             self._reset(None, acting)
         if self._act is None:

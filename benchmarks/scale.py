@@ -250,10 +250,10 @@ def rllib(args: argparse.Namespace) -> dict[str, Any] | None:
         return None
     updates, pairs = args.updates or 120, []  # enough for the returns to tell something
     settings = dict(batch_size=256, n_epochs=4, learning_rate=3e-4, gamma=0.99, gae_lambda=0.95, ent_coef=0.0)
-    for k in args.seeds:
+    for i, k in enumerate(args.seeds):
         ours = lambda k=k: run("LunarLander-v3", 16, updates, 256, actors=2, settings=settings | {"seed": k})
         theirs = lambda k=k: peer(args.rllib, {"updates": updates, "rows": 16 * 256, **settings, "seed": k})
-        sides = {side: side() for side in (ours, theirs)[:: 1 if k % 2 == 0 else -1]}
+        sides = {side: side() for side in (ours, theirs)[:: 1 if i % 2 == 0 else -1]}
         mine, other = sides[ours], sides[theirs]
         pairs.append(compared(mine, other, 2) | {"their_fps": other["fps"], "their_return": other["return"]})
     mean = lambda key: statistics.fmean(x[key] for x in pairs)
@@ -352,7 +352,8 @@ def main() -> None:
             cluster.leave()
         if row is None or args.updates:
             continue
-        row = {"name": name, **row, "command": f"python benchmarks/scale.py --only {name}", "machine": machine(),
+        seeds = f" --seeds {' '.join(map(str, args.seeds))}" if name == "rllib" else ""
+        row = {"name": name, **row, "command": f"python benchmarks/scale.py --only {name}{seeds}", "machine": machine(),
                "date": datetime.date.today().isoformat(), "versions": manifest.package_versions()}  # fmt: skip
         record.append(ROWS, row)
         print(f"{name}: {row.get('ratio', row.get('same'))}, asked {row.get('bar', 'the same')}", flush=True)

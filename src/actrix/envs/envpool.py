@@ -96,7 +96,8 @@ class EnvPoolEnvs:
                 self.pool_id, num_envs=self.num_envs, seed=seeds, **{**options, **self.kwargs}
             )
             _ = self.envs.observation_space  # made, and kept, at its first use
-        self.threads = tuple(threads_of_process() - before)
+        placed = "thread_affinity_offset" in self.kwargs  # the user says where they run
+        self.threads = () if placed else tuple(threads_of_process() - before)
 
 
 class EnvPoolAtari(EnvPoolEnvs):

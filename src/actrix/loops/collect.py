@@ -203,7 +203,8 @@ class Collector:
         whole, self._acting = self.algorithm.whole_episodes if whole is None else whole, acting
         self._ready(acting)
         # Not around what may start threads (the environments above, callbacks): these would stay on the one core.
-        threads = getattr(self.env, "threads", ()) if self.on_step is None else ()
+        # Nor around whole episodes, whose time is no measure of a step's.
+        threads = getattr(self.env, "threads", ()) if self.on_step is None and not whole else ()
         with self._cores.during(threads, rows):
             return self._collect(rows, noise_key, acting, whole)
 

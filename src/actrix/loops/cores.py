@@ -12,43 +12,42 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 
-SHORTEST = 64
-"""Steps of a chunk, from which on it is worth asking."""
-AGAIN = 32
-"""One chunk in so many is collected the other way, as the machine may have become another."""
+SHORTEST, MOST = 64, 4
+"""Steps of a chunk from which on it is worth asking, and the most threads: the one chunk that is tried on one core may
+take as many times as long as there are threads."""
 
 
 class OneCore:
-    """Collects chunks on one core or on all, whichever took less time; both are tried."""
+    """Collects chunks on one core or on all, whichever took less time when both were tried: the first chunk is for
+    compiling, the second on one core, the third on all."""
 
     def __init__(self) -> None:
         self._took: dict[bool, float] = {}
         """Seconds of a step on one core (True), and on all."""
-        self._chunks = 0
+        self._compiled = False
 
     @contextlib.contextmanager
     def during(self, threads: Sequence[int], rows: int) -> Iterator[None]:
         """Around a chunk of so many rows, that this thread collects from an environment of those native threads."""
-        if not threads or rows < SHORTEST or not (allowed := _allowed()):
+        if not 0 < len(threads) <= MOST or rows < SHORTEST or not (allowed := _allowed()):
             yield
             return
         one, began = self._one(), time.perf_counter()
-        if one:
-            _put([0, *threads], {_core(allowed)})
         try:
+            if one:
+                _put([0, *threads], {_core(allowed)})
             yield
         finally:
             if one:
                 _put([0, *threads], allowed)
-        if self._chunks > 1:  # the first one compiles
-            took = (time.perf_counter() - began) / rows
-            self._took[one] = (took + self._took.get(one, took)) / 2
+        if self._compiled:
+            self._took.setdefault(one, (time.perf_counter() - began) / rows)
+        self._compiled = True
 
     def _one(self) -> bool:
-        self._chunks += 1
-        if self._chunks < 6:  # all: the first, the third and the fifth
-            return self._chunks % 2 == 0
-        return (self._took[True] < self._took[False]) != (self._chunks % AGAIN == 0)
+        if len(self._took) < 2:
+            return self._compiled and True not in self._took
+        return self._took[True] < self._took[False]
 
 
 def _allowed() -> set[int]:

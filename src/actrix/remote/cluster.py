@@ -66,9 +66,12 @@ def join(address: str | None, processes: int) -> Any:
             except Exception as error:
                 raise ValueError(f"{_no_cluster(address)} ({_first_line(error)})") from error
         _users.update(started=True, joined=(address, ray.get_runtime_context().gcs_address))
+    mine, here = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+    places = [(x["NodeManagerAddress"], x["NodeManagerPort"]) for x in ray.nodes() if x["NodeID"] == mine]
+    _node[:] = [
+        place for place in places if place[0] == here
+    ]  # Ray's client is on another machine than its node
     _users["count"] += 1
-    mine = ray.get_runtime_context().get_node_id()
-    _node[:] = [(x["NodeManagerAddress"], x["NodeManagerPort"]) for x in ray.nodes() if x["NodeID"] == mine]
     return ray
 
 
@@ -90,6 +93,7 @@ def leave() -> None:
     _users["count"] -= 1
     if _users["started"] and _users["count"] <= 0:
         _users.update(started=False, count=0, joined=None)
+        _node.clear()
         ray_module().shutdown()
 
 

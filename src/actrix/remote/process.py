@@ -73,12 +73,13 @@ class RemoteProcess:
         )
         self._folder, self._asked = folder, time.monotonic()
 
-    @watched()
     def poll(self) -> int | None:
         """Its exit code, or None while it waits for room, or runs. One whose node has gone was killed. Raises
         ValueError, once, where it cannot be started there, or nothing of the run could for too long."""
-        if self.returncode is not None:
-            return self.returncode
+        return self._polled() if self.returncode is None else self.returncode
+
+    @watched()
+    def _polled(self) -> int | None:
         try:
             if self._started is not None:
                 if self._ray.wait([self._started], timeout=0)[0]:
@@ -151,7 +152,7 @@ class Nodes:
         if waited > TOLD and not self._told:
             self._told = True
             warnings.warn(
-                f"{said} It is waited for, {START_TIMEOUT:g} s in all.", RuntimeWarning, stacklevel=3
+                f"{said} It is waited for, {START_TIMEOUT:g} s in all.", RuntimeWarning, stacklevel=5
             )
         return None
 

@@ -115,7 +115,7 @@ class Team(Learners):
         warnings.warn(
             "a learner's process died or does not answer: all of them are replaced, and make the update again.",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
         self.restarts, self._last = self.restarts + 1, None
         _kill(self._ray, self._handles)

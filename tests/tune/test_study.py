@@ -383,7 +383,7 @@ def test_the_network_to_begin_with_is_not_searched(begun, tmp_path, capsys):
 def test_the_command_in_best_yaml_trains_the_trial(tmp_path, begun, words, network):
     """Whatever was composed, switched or fixed: the printed words and the file resolve to the trial's run."""
     space = tmp_path / "space.yaml"
-    network &= "q-learning" not in words  # a table has none
+    network &= not {"q-learning", "--init"} & {*words}  # a table has none, and one to begin with is kept
     space.write_text("policy_kwargs.net_arch: [[8], [16, 16]]\n" if network else "{}")
     words = ["tune", *(begun.get(word, word) for word in words), "--space", str(space)]
     args = parser().parse_args(words)

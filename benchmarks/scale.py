@@ -259,7 +259,8 @@ def rllib(args: argparse.Namespace) -> dict[str, Any] | None:
     mean = lambda key: statistics.fmean(x[key] for x in pairs)
     print(f"  mean return {mean('return'):.1f}, theirs {mean('their_return'):.1f}", flush=True)
     ratio = statistics.median(x["gain"] for x in pairs)
-    return {"rows": pairs, "seeds": args.seeds, "ratio": ratio, "bar": 3, "peer": other["versions"]}
+    command = f"python benchmarks/scale.py --only rllib --seeds {' '.join(map(str, args.seeds))}"
+    return {"command": command, "rows": pairs, "ratio": ratio, "bar": 3, "peer": other["versions"]}
 
 
 def peer(python: Path, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -352,8 +353,7 @@ def main() -> None:
             cluster.leave()
         if row is None or args.updates:
             continue
-        seeds = f" --seeds {' '.join(map(str, args.seeds))}" if name == "rllib" else ""
-        row = {"name": name, **row, "command": f"python benchmarks/scale.py --only {name}{seeds}", "machine": machine(),
+        row = {"name": name, "command": f"python benchmarks/scale.py --only {name}", **row, "machine": machine(),
                "date": datetime.date.today().isoformat(), "versions": manifest.package_versions()}  # fmt: skip
         record.append(ROWS, row)
         print(f"{name}: {row.get('ratio', row.get('same'))}, asked {row.get('bar', 'the same')}", flush=True)

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import sys
@@ -71,10 +70,3 @@ def fewer_copies() -> dict[str, bool] | None:
     except jax.errors.JaxRuntimeError:
         return None
     return options
-
-
-def threads_of_process() -> set[int]:
-    """The native ids of this process's threads; empty where they cannot be had."""
-    with contextlib.suppress(OSError):
-        return {int(name) for name in os.listdir("/proc/self/task")}
-    return set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import warnings
@@ -12,7 +13,6 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from actrix.core.platform import threads_of_process
 from actrix.core.spaces import check_action_space, check_observation_space
 from actrix.core.types import Spec
 from actrix.envs.base import Step
@@ -89,7 +89,7 @@ class EnvPoolEnvs:
         options = {"num_threads": min(len(os.sched_getaffinity(0)), self.num_envs)}
         if self.spec.max_episode_steps is not None:
             options["max_episode_steps"] = self.spec.max_episode_steps
-        before = threads_of_process()
+        before = _threads()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of bounds that float32 cannot hold
             self.envs = envpool.make_gymnasium(
@@ -97,7 +97,7 @@ class EnvPoolEnvs:
             )
             _ = self.envs.observation_space  # made, and kept, at its first use
         placed = "thread_affinity_offset" in self.kwargs  # the user says where they run
-        self.threads = () if placed else tuple(threads_of_process() - before)
+        self.threads = () if placed else tuple(_threads() - before)
 
 
 class EnvPoolAtari(EnvPoolEnvs):
@@ -146,6 +146,13 @@ class EnvPoolAtari(EnvPoolEnvs):
         obs, *_, info = self.envs.step(np.zeros(rows.size, np.int32), rows)
         self._age[rows], self._lives[info["env_id"]] = 0, info["lives"]
         return np.repeat(obs[:, -1:], self._frames, axis=1), info
+
+
+def _threads() -> set[int]:
+    """The native ids of this process's threads; empty where they cannot be had."""
+    with contextlib.suppress(OSError):
+        return {int(name) for name in os.listdir("/proc/self/task")}
+    return set()
 
 
 @functools.cache

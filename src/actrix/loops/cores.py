@@ -22,9 +22,8 @@ class OneCore:
     compiling, the second on one core, the third on all."""
 
     def __init__(self) -> None:
-        self._took: dict[bool, float] = {}
-        """Seconds of a step on one core (True), and on all."""
-        self._compiled = False
+        self._took: list[float] = []
+        """Seconds of a step in each of the three."""
 
     @contextlib.contextmanager
     def during(self, threads: Sequence[int], rows: int) -> Iterator[None]:
@@ -40,14 +39,12 @@ class OneCore:
         finally:
             if one:
                 _put([0, *threads], allowed)
-        if self._compiled:
-            self._took.setdefault(one, (time.perf_counter() - began) / rows)
-        self._compiled = True
+        if len(self._took) < 3:
+            self._took.append((time.perf_counter() - began) / rows)
 
     def _one(self) -> bool:
-        if len(self._took) < 2:
-            return self._compiled and True not in self._took
-        return self._took[True] < self._took[False]
+        tried = len(self._took)
+        return tried == 1 or (tried == 3 and self._took[1] < self._took[2])
 
 
 def _allowed() -> set[int]:

@@ -66,11 +66,10 @@ def join(address: str | None, processes: int) -> Any:
             except Exception as error:
                 raise ValueError(f"{_no_cluster(address)} ({_first_line(error)})") from error
         _users.update(started=True, joined=(address, ray.get_runtime_context().gcs_address))
-    mine, here = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+    mine = ray.get_runtime_context().get_node_id()
+    here = ray.util.get_node_ip_address()  # Ray's client is on another machine than its node
     places = [(x["NodeManagerAddress"], x["NodeManagerPort"]) for x in ray.nodes() if x["NodeID"] == mine]
-    _node[:] = [
-        place for place in places if place[0] == here
-    ]  # Ray's client is on another machine than its node
+    _node[:] = [place for place in places if place[0] == here]
     _users["count"] += 1
     return ray
 
@@ -121,9 +120,11 @@ def wait(ray: Any, tasks: Sequence[Any], timeout: float, count: int = 1) -> list
     while True:
         left = max(0.0, end - time.monotonic())
         ready, _ = ray.wait(list(tasks), num_returns=count, timeout=min(POLL, left))
-        if len(ready) == count or left <= POLL:
+        if len(ready) == count:
             return ready
         check_lives()
+        if left <= POLL:
+            return ready
 
 
 @contextlib.contextmanager

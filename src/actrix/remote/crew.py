@@ -23,7 +23,7 @@ from actrix.envs.workers.process import STEP_TIMEOUT
 from actrix.files import manifest
 from actrix.loops.groups import Crew, Piece, Start
 from actrix.loops.runner import as_key
-from actrix.remote.cluster import POLL, check_lives, differing, join, kill, leave, wait, watched
+from actrix.remote.cluster import POLL, differing, join, kill, leave, wait, watched
 from actrix.remote.mate import GONE, Mate, Order, Task, pickled, result
 from actrix.remote.member import Collected, Member, Wrong
 
@@ -129,8 +129,6 @@ class RayCrew(Crew):
         """Who has collected, if anybody has by now, and what came of it (or GONE)."""
         ready = wait(self._ray, list(self._tasks), POLL)
         now = time.monotonic()
-        if not ready:
-            check_lives()
         if not ready or (self.free and now - self._looked > POLL):
             self._looked = now
             self._watch([task.mate for future, task in self._tasks.items() if future not in ready], rows)

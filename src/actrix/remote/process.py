@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from actrix.files import manifest
-from actrix.remote.cluster import check_lives, differing, join, kill, leave, wait, watched
+from actrix.remote.cluster import differing, join, kill, leave, wait, watched
 
 POLL, REFUSED, ANSWER = 0.5, 2, 60.0
 TOLD, START_TIMEOUT = 30.0, 300.0
@@ -76,29 +76,30 @@ class RemoteProcess:
     def poll(self) -> int | None:
         """Its exit code, or None while it waits for room, or runs. One whose node has gone was killed. Raises
         ValueError, once, where it cannot be started there, or nothing of the run could for too long."""
-        return self._polled() if self.returncode is None else self.returncode
+        if self.returncode is None:
+            try:
+                self.returncode = self._ask()
+            except self._ray.exceptions.RayError:
+                self.returncode = -signal.SIGKILL
+            if self.returncode is not None:
+                kill(self._ray, self._holder)
+        return self.returncode
 
     @watched()
-    def _polled(self) -> int | None:
-        try:
-            if self._started is not None:
-                if self._ray.wait([self._started], timeout=0)[0]:
-                    wrong, self._started = self._ray.get(self._started), None
-                elif (wrong := self._nodes.no_room(self._asked)) is None:
-                    return None
-                if wrong is not None:
-                    self.returncode = REFUSED
-                    kill(self._ray, self._holder)
-                    raise ValueError(wrong)
-            wait(self._ray, [asked := self._holder.poll.remote()], ANSWER)
-            self.returncode = self._ray.get(asked, timeout=0)
-            self._nodes.seen()
-        except self._ray.exceptions.RayError:
-            check_lives()
-            self.returncode = -signal.SIGKILL
-        if self.returncode is not None:
-            kill(self._ray, self._holder)
-        return self.returncode
+    def _ask(self) -> int | None:
+        if self._started is not None:
+            if self._ray.wait([self._started], timeout=0)[0]:
+                wrong, self._started = self._ray.get(self._started), None
+            elif (wrong := self._nodes.no_room(self._asked)) is None:
+                return None
+            if wrong is not None:
+                self.returncode = REFUSED
+                kill(self._ray, self._holder)
+                raise ValueError(wrong)
+        wait(self._ray, [asked := self._holder.poll.remote()], ANSWER)
+        code = self._ray.get(asked, timeout=0)
+        self._nodes.seen()
+        return code
 
     def terminate(self) -> None:
         """Ask it to end; at once where it has not begun."""

@@ -227,11 +227,11 @@ def _stands(algorithm: Algorithm, name: str, value: Any) -> bool:
 def _standing(algorithm: Algorithm, settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """What the algorithm still has of settings that it began with, where they are not set by `own`, too: an answer that
     was replaced took its own with it."""
-    usual, kept = settings_of(algorithm), {}
+    kept = {}
     for name, value in settings.items():
         try:
             for k, x in over(algorithm, {name: value}, own).items():
-                if k not in own and settings_of(configure(algorithm, nested({k: x}))) == usual:
+                if k not in own and _stands(algorithm, k, x):
                     kept[k] = x
         except SettingError:
             continue

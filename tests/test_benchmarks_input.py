@@ -184,3 +184,11 @@ def test_a_row_is_added_on_a_line_of_its_own(script, tmp_path):
     file.write_text(file.read_text().strip())  # as an editor may leave it
     record.append(file, {"name": "b"})
     assert [row["name"] for row in record.read(file, "name")] == ["a", "b"]
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_updates_of_which_none_is_counted_are_refused(updates, script, monkeypatch, capsys):
+    """They came to speeds of 0 and an efficiency of 1."""
+    module = script("scale", "--only", "sleeps", "--updates", updates)
+    monkeypatch.setattr(module, "start_ray", lambda: pytest.fail("it began"))
+    assert f"--updates {updates}: give at least 3" in refused(module, capsys)

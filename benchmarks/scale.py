@@ -334,13 +334,17 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", default=list(JOBS), choices=list(JOBS), metavar="NAME")
     parser.add_argument("--list", action="store_true")
-    parser.add_argument("--updates", type=record.count, help="of each run, at least 3; then nothing is recorded")
+    parser.add_argument(
+        "--updates", type=record.count, help="of each run, at least 3; then nothing is recorded"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="of rllib")
     parser.add_argument("--rllib", type=Path, default=RLLIB_PYTHON, metavar="PYTHON")
     parser.add_argument("--plot", action="store_true")
     args = parser.parse_args()
     if args.updates is not None and args.updates < 3:
-        record.refuse(f"--updates {args.updates}: give at least 3, as the first two compile and are not counted.")
+        record.refuse(
+            f"--updates {args.updates}: give at least 3, as the first two compile and are not counted."
+        )
     if args.list:
         return print("\n".join(JOBS))
     if args.plot:

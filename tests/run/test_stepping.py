@@ -138,14 +138,17 @@ def test_episodes_that_are_broken_off_are_cut_in_the_memory():
 
 
 @pytest.mark.slow  # algorithms/test_modes.py compares these rounds with the compiled loop's, of DDPG, SAC and Rainbow
-def test_one_compiled_call_per_round_changes_nothing():
+@pytest.mark.parametrize("block", [3, stepping.BLOCK])
+def test_one_compiled_call_per_round_changes_nothing(block, monkeypatch):
     """Against the plain host loop, which calls `act` and `learn` one after the other: the same numbers.
 
     Ornstein–Uhlenbeck noise is what a policy remembers between steps.
     """
+    monkeypatch.setattr(stepping, "BLOCK", block)  # of iterations whose random numbers are drawn together
     model = DDPG("MlpPolicy", HostJax(ContinuousTarget(), 2), **CONTINUOUS)
     fused = model.runner
     assert type(fused) is SteppingRunner
+    assert fused._block == block
     plain = HostRunner(model.algorithm, HostJax(ContinuousTarget(), 2), 0)
     for runner in (fused, plain):
         runner.set_training(total_steps=100)
@@ -156,7 +159,7 @@ def test_one_compiled_call_per_round_changes_nothing():
     assert sum(r.steps for r in reports[0]) == sum(r.steps for r in reports[1]) == 32
     for x, y in zip(jax.tree.leaves(fused.learners[0]), jax.tree.leaves(plain.learners[0]), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
-    assert fused._round._cache_size() == fused._next._cache_size() == 1
+    assert fused._round._cache_size() == fused._action._cache_size() == 1
 
 
 # --------------------------------------------------------------------------- callbacks

@@ -12,10 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from actrix.core.threefry import MASK, threefry
 from actrix.core.types import Key, PyTree
-
-ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
-MASK = 0xFFFFFFFF
 
 
 def own(tree: PyTree) -> PyTree:
@@ -41,14 +39,14 @@ def split(key: Key, number: int = 2) -> list[Key]:
     if not _known(key):
         return list(jax.random.split(key, number))
     data = _numbers(key)
-    return [_key(_threefry(data, (i >> 32, i & MASK))) for i in range(number)]
+    return [_key(threefry(data, (i >> 32, i & MASK))) for i in range(number)]
 
 
 def fold_in(key: Key, data: int | np.integer | np.ndarray | jax.Array) -> Key:
     """`jax.random.fold_in(key, data)`."""
     if not _known(key) or isinstance(data, jax.core.Tracer):
         return jax.random.fold_in(key, data)
-    return _key(_threefry(_numbers(key), (0, operator.index(data) & MASK)))
+    return _key(threefry(_numbers(key), (0, operator.index(data) & MASK)))
 
 
 def _known(key: Key) -> bool:
@@ -68,15 +66,3 @@ def _numbers(key: Key) -> tuple[int, int]:
 
 def _key(numbers: tuple[int, int]) -> Key:
     return jax.random.wrap_key_data(jax.device_put(np.array(numbers, np.uint32)), impl="threefry2x32")
-
-
-def _threefry(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
-    """Threefry-2x32 of 20 rounds (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3")."""
-    schedule = (*key, key[0] ^ key[1] ^ 0x1BD11BDA)
-    a, b = (counter[0] + key[0]) & MASK, (counter[1] + key[1]) & MASK
-    for i in range(5):
-        for turn in ROTATIONS[i % 2]:
-            a = (a + b) & MASK
-            b = ((b << turn | b >> 32 - turn) & MASK) ^ a
-        a, b = (a + schedule[(i + 1) % 3]) & MASK, (b + schedule[(i + 2) % 3] + i + 1) & MASK
-    return a, b

@@ -18,6 +18,7 @@ from actrix.envs.base import HostEnv, Step, successes
 from actrix.envs.guard import check_chunk, conform
 from actrix.envs.jax_envs import HostJax
 from actrix.loops.cores import OneCore
+from actrix.loops.packing import Packing
 from actrix.loops.runner import finished_episodes, key_from, leaves, shared, views, with_leaves
 from actrix.nets.memory import zero_where
 
@@ -30,14 +31,12 @@ def _noises(algorithm: Algorithm, shapes: tuple) -> Callable:
     return jax.jit(algorithm.noise, static_argnums=(2, 3))
 
 
-# The acting part of the learner reaches the compiled function as a flat tuple of leaves: flattening nested
-# modules at every step would cost more than the small network itself. What only `learn` needs of a step is
-# written into `record` on the device, (t, a buffer [T, ...] of each dtype): handing it over row by row would cost as
-# much again, and each array that goes in and out costs more than what a small network computes.
+# What only `learn` needs of a step is written into `record` on the device, (t, a buffer [T, ...] of each dtype):
+# handing it over row by row would cost as much again as the step.
 @shared
-def _acts(algorithm: Algorithm, tree: Any, shapes: tuple) -> Callable:
-    def act(leaves, record, memory, first, obs, mask, noise):
-        acting, (t, rows) = jax.tree.unflatten(tree, leaves), record
+def _acts(algorithm: Algorithm, packing: Packing, shapes: tuple) -> Callable:
+    def act(acting, record, memory, first, obs, mask, noise):
+        acting, (t, rows) = packing.unpack(acting), record
         if memory is not None:
             memory = zero_where(first, memory)
         action, log_prob, dist, memory = algorithm.act(acting, memory, obs, mask, row(noise, t))
@@ -212,8 +211,9 @@ class Collector:
         if whole:
             self._reset(None, acting)
         if self._act is None:
-            self._act = _acts(self.algorithm, jax.tree.structure(acting), self._shapes)
-        act, leaves = self._act, tuple(jax.tree.leaves(acting))
+            self._handed = Packing.of(acting)
+            self._act = _acts(self.algorithm, self._handed, self._shapes)
+        act, handed = self._act, jax.device_put(self._handed.pack_host(acting))
         noise = self._noise(acting, noise_key, rows, self.num_envs)
         record = self._record(acting, rows)
         carry0, alive = self._memory, np.ones(self.num_envs, bool)
@@ -223,7 +223,7 @@ class Collector:
         for t in range(rows):
             self.at = t
             action, self._memory, record = act(
-                leaves, record, self._memory, self._first, self._obs, self._mask, noise
+                handed, record, self._memory, self._first, self._obs, self._mask, noise
             )
             action = np.asarray(action)
             step = self.env.step(action)

@@ -205,13 +205,14 @@ def no_batch(shapes: tuple[dict[str, Any], PyTree]) -> tuple[jax.Array, PyTree]:
 
 
 def keep_batch(
-    kept: tuple[jax.Array, PyTree], metrics: dict[str, Any], chunk: PyTree
-) -> tuple[tuple[jax.Array, PyTree], dict[str, Any]]:
-    """`kept` with the batch of this update if it is the first non-finite one; and the metrics without the batch."""
+    kept: tuple[jax.Array, PyTree], metrics: dict[str, Any], chunk: PyTree,
+    pack: Callable[[PyTree], PyTree] = lambda batch: batch,
+) -> tuple[tuple[jax.Array, PyTree], dict[str, Any]]:  # fmt: skip
+    """`kept` with the batch of this update, packed, if it is the first non-finite one; and the metrics without it."""
     metrics = dict(metrics)
     batch, (known, old) = metrics.pop("batch", chunk), kept
     bad = metrics["nonfinite"] > 0
-    return (known | bad, jax.lax.cond(bad & ~known, lambda: batch, lambda: old)), metrics
+    return (known | bad, jax.lax.cond(bad & ~known, lambda: pack(batch), lambda: old)), metrics
 
 
 def finished_episodes(

@@ -1,0 +1,73 @@
+"""JAX's own random numbers, Threefry-2x32, with the rounds written out.
+
+On a CPU JAX runs the rounds as a loop: some thirty operations for each key or draw, which in a program of small
+networks is as much as all else. Written out they are one operation, and the same bits. Where arrays are large the
+compiler then does them again for each reader, so that only small programs are made with them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.random import define_prng_impl
+
+from actrix.core.types import Key
+
+ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
+MASK = 0xFFFFFFFF
+
+
+def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Threefry-2x32 of 20 rounds (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3"), of numbers below
+    2³² or of arrays of uint32."""
+    mask = MASK if isinstance(key[0], int) else np.uint32(MASK)  # arrays wrap by themselves
+    schedule = (*key, key[0] ^ key[1] ^ 0x1BD11BDA)
+    a, b = (counter[0] + key[0]) & mask, (counter[1] + key[1]) & mask
+    for i in range(5):
+        for turn in ROTATIONS[i % 2]:
+            a = (a + b) & mask
+            b = ((b << turn | b >> 32 - turn) & mask) ^ a
+        a, b = (a + schedule[(i + 1) % 3]) & mask, (b + schedule[(i + 2) % 3] + i + 1) & mask
+    return a, b
+
+
+def written_out(key: Key) -> Key:
+    """The same key, which JAX's functions draw the same numbers with."""
+    return jax.random.wrap_key_data(jax.random.key_data(key), impl=_WRITTEN_OUT)
+
+
+def _at(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    if math.prod(shape) > MASK:
+        raise NotImplementedError(f"{shape}: a draw of more than 2³² numbers")
+    counter = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
+    return threefry((key[0], key[1]), (jnp.zeros_like(counter), counter))
+
+
+def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.stack(_at(key, shape), axis=-1)
+
+
+def _fold_in(key: jax.Array, data: Any) -> jax.Array:
+    data = jnp.asarray(data, jnp.uint32)
+    return jnp.stack(threefry((key[0], key[1]), (jnp.zeros_like(data), data)))
+
+
+def _bits(key: jax.Array, width: int, shape: tuple[int, ...]) -> jax.Array:
+    high, low = _at(key, shape)
+    if width == 64:
+        return high.astype(jnp.uint64) << 32 | low.astype(jnp.uint64)
+    return (high ^ low).astype(f"uint{width}")
+
+
+def _seed(seed: jax.Array) -> jax.Array:
+    return jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
+
+
+_WRITTEN_OUT: Any = define_prng_impl(
+    key_shape=(2,), seed=_seed, split=_split, random_bits=_bits, fold_in=_fold_in, name="threefry2x32, written out",
+    tag="fryw",
+)  # fmt: skip

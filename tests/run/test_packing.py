@@ -51,6 +51,11 @@ def test_nothing():
     assert Packing.of(None).unpack(Packing.of(None).pack_host(None)) is None
 
 
+def test_another_structure_is_refused():
+    with pytest.raises(ValueError, match="to be packed as"):
+        Packing.of(TREE).pack_host(TREE | {"bias": (TREE["bias"][0], np.zeros(2))})
+
+
 def test_equal_where_structure_shapes_and_dtypes_are():
     zeros = jax.tree.map(np.zeros_like, TREE)
     assert Packing.of(TREE) == Packing.of(zeros)

@@ -1,8 +1,8 @@
-"""JAX's own random numbers, Threefry-2x32, with the rounds written out.
+"""JAX's own random numbers, Threefry-2x32, with the rounds of small draws written out.
 
 On a CPU JAX runs the rounds as a loop: some thirty operations for each key or draw, which in a program of small
-networks is as much as all else. Written out they are one operation, and the same bits. Where arrays are large the
-compiler then does them again for each reader, so that only small programs are made with them.
+networks is as much as all else. Written out they are one operation, and the same bits. Of many numbers the compiler
+would then make each once for every reader, so that these stay as they are.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.random import define_prng_impl
+from jax.extend.random import define_prng_impl, threefry2x32_p
 
 from actrix.core.types import Key
 
 ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
 MASK = 0xFFFFFFFF
+MANY = 128
+"""Numbers up to which a draw is small."""
 
 
 def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -35,15 +37,17 @@ def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
     return a, b
 
 
-def written_out(key: Key) -> Key:
-    """The same key, which JAX's functions draw the same numbers with."""
-    return jax.random.wrap_key_data(jax.random.key_data(key), impl=_WRITTEN_OUT)
+def written_out(key: Key, numbers: int = 0) -> Key:
+    """The same key, which JAX's functions draw the same numbers with; as it is where many keys are made of it."""
+    return key if numbers > MANY else jax.random.wrap_key_data(jax.random.key_data(key), impl=_WRITTEN_OUT)
 
 
 def _at(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     if math.prod(shape) > MASK:
         raise NotImplementedError(f"{shape}: a draw of more than 2³² numbers")
     counter = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
+    if counter.size > MANY:
+        return threefry2x32_p.bind(key[0], key[1], jnp.zeros_like(counter), counter)
     return threefry((key[0], key[1]), (jnp.zeros_like(counter), counter))
 
 

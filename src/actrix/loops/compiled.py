@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from actrix.core.contract import Algorithm
 from actrix.core.host import own
+from actrix.core.threefry import written_out
 from actrix.core.shards import spread
 from actrix.core.types import Chunk, Key, PyTree, record
 from actrix.envs.base import JaxEnv, step_keys
@@ -83,7 +84,7 @@ def reset(
     algorithm: Algorithm, acting: Any, env: JaxEnv, num_envs: int, key: Key, number: jax.Array
 ) -> EnvCarry:
     """Start a new episode in every environment."""
-    state, obs, mask = vector_reset(env, step_keys(key, number, num_envs))
+    state, obs, mask = vector_reset(env, step_keys(written_out(key, num_envs), number, num_envs))
     return EnvCarry(
         state, obs, mask, algorithm.initial_carry(acting, num_envs), jnp.ones(num_envs, bool), number + 1,
         jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32),
@@ -101,7 +102,7 @@ def collect(
         carry = reset(algorithm, acting, env, num_envs, env_key, carry.number)
     # All randomness is drawn before the scan: one large draw costs a fraction of many small ones.
     noise = algorithm.noise(acting, noise_key, rows, num_envs)
-    numbers = carry.number + jnp.arange(rows, dtype=jnp.uint32)
+    numbers, env_key = carry.number + jnp.arange(rows, dtype=jnp.uint32), written_out(env_key, rows * num_envs)
     keys = jax.vmap(lambda number: step_keys(env_key, number, num_envs))(numbers)
 
     def step(state: tuple[EnvCarry, jax.Array], draw: tuple) -> tuple[tuple[EnvCarry, jax.Array], tuple]:
@@ -310,8 +311,7 @@ def _first_reset(algorithm: Algorithm, env: JaxEnv, num_envs: int) -> Callable:
 def _warm(algorithm: Algorithm, env: JaxEnv, rows: int, pieces: int, seeds: int) -> Callable:
     def one(state: TrainState, piece: jax.Array) -> tuple[TrainState, tuple]:
         acting = algorithm.warm_acting(state.learner.acting)
-        noise_key = warm_up_key(state.iteration_key, piece)
-        whole = algorithm.warms_up_whole
+        noise_key, whole = warm_up_key(written_out(state.iteration_key), piece), algorithm.warms_up_whole
         carry, chunk, episodes = collect(
             algorithm, acting, env, state.env, state.env_key, noise_key, rows, whole
         )
@@ -340,7 +340,7 @@ def _segment(
 ) -> Callable:  # fmt: skip
     @functools.partial(jax.jit, inline=True)  # traced once, for its shapes and for the loop
     def iteration(state: TrainState) -> tuple[TrainState, tuple, tuple]:
-        noise_key, learn_key = iteration_keys(state.iteration_key, state.iteration)
+        noise_key, learn_key = iteration_keys(written_out(state.iteration_key), state.iteration)
         acting = state.learner.acting
         carry, chunk, episodes = collect(algorithm, acting, env, state.env, state.env_key, noise_key, rows)
         learner, metrics = algorithm.learn(state.learner, chunk, learn_key)

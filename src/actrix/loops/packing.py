@@ -69,7 +69,9 @@ class Packing:
         return self._pack(tree, np.concatenate)
 
     def _pack(self, tree: PyTree, concatenate: Callable) -> tuple:
-        leaves = jax.tree.leaves(tree)
+        leaves, structure = jax.tree.flatten(tree)
+        if structure != self.tree:
+            raise ValueError(f"{structure} was to be packed as {self.tree}")
         vectors = [concatenate([leaves[i] for i in group], axis=None) for group in self.together.values()]
         return (*[leaves[i] for i in self.alone], *vectors)
 

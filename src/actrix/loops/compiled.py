@@ -14,8 +14,8 @@ from jax.typing import ArrayLike
 
 from actrix.core.contract import Algorithm
 from actrix.core.host import own
-from actrix.core.threefry import written_out
 from actrix.core.shards import spread
+from actrix.core.threefry import written_out
 from actrix.core.types import Chunk, Key, PyTree, record
 from actrix.envs.base import JaxEnv, step_keys
 from actrix.envs.jax_envs import vector_reset, vector_step
@@ -102,8 +102,8 @@ def collect(
         carry = reset(algorithm, acting, env, num_envs, env_key, carry.number)
     # All randomness is drawn before the scan: one large draw costs a fraction of many small ones.
     noise = algorithm.noise(acting, noise_key, rows, num_envs)
-    numbers, env_key = carry.number + jnp.arange(rows, dtype=jnp.uint32), written_out(env_key, rows * num_envs)
-    keys = jax.vmap(lambda number: step_keys(env_key, number, num_envs))(numbers)
+    numbers, key = carry.number + jnp.arange(rows, dtype=jnp.uint32), written_out(env_key, rows * num_envs)
+    keys = jax.vmap(lambda number: step_keys(key, number, num_envs))(numbers)
 
     def step(state: tuple[EnvCarry, jax.Array], draw: tuple) -> tuple[tuple[EnvCarry, jax.Array], tuple]:
         (now, alive), (xi, key) = state, draw

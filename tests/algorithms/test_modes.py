@@ -105,7 +105,7 @@ def compare(case):
     compiled.advance(3)
     assert compiled._segment._cache_size() == 1
     compilations = (
-        (host._round, host._begin, host._next)
+        (host._draw, host._round, host._action)
         if isinstance(host, SteppingRunner)
         else (host._learn, host._act)
     )

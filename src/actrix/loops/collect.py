@@ -155,7 +155,7 @@ class Collector:
                 _misfit(f"{name} does not fit {n} environments.")
         if type(open_["rows"]) is not int or open_["rows"] < 0:
             _misfit(f"rows is {str(open_['rows'])[:80]}.")
-        carry = jax.eval_shape(lambda: self.algorithm.initial_carry(self._latest_acting(), n))
+        carry = jax.eval_shape(lambda acting: self.algorithm.initial_carry(acting, n), self._latest_acting())
         self._memory = with_leaves(carry, open_["memory"], "memory")
         self._env_key = key_from(open_["key"], "key")
         self._obs, self._mask, self._first = open_["obs"], open_["mask"], open_["first"]

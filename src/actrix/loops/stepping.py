@@ -151,7 +151,11 @@ class SteppingRunner(HostRunner):
             action, _, _, memory = algorithm.act(acting, self._memory, self._obs, self._mask, row(noise, 0))
             return action, memory
 
-        self._pending = with_leaves(jax.eval_shape(first), open_["pending"], "pending")
+        shapes = jax.eval_shape(first)
+        found = open_["pending"][
+            : len(jax.tree.leaves(shapes))
+        ]  # files of before December 2026 go on with the noise
+        self._pending = with_leaves(shapes, found, "pending")
 
     def _compile(self) -> None:
         weights = sum(x.size for x in jax.tree.leaves(self.learner.acting.net))

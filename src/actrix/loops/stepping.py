@@ -251,7 +251,7 @@ class SteppingRunner(HostRunner):
 
     def _steps(self, returns: list, lengths: list) -> Chunk:
         """One chunk of `train_freq` steps."""
-        rows: list[Chunk] = []
+        rows: list[dict[str, Any]] = []
         pending, self._pending = self._pending, None
         for t in range(self.rows):
             if t == 0 and pending is not None:
@@ -262,7 +262,7 @@ class SteppingRunner(HostRunner):
                 action, self._memory = self._action(self._packed, self._memory, drawn, *seen)
             action = np.asarray(action)
             step = self.env.step(action)
-            row = Chunk(
+            row = dict(
                 obs=self._obs, action=action, reward=step.reward, next_obs=step.next_obs,
                 terminated=step.terminated, truncated=step.truncated, valid=step.valid, mask=self._mask,
                 next_mask=step.next_mask, first=self._first,
@@ -272,7 +272,7 @@ class SteppingRunner(HostRunner):
             self._obs, self._mask = step.obs, step.mask
             if self.on_step is not None:
                 valid = np.ones(self.num_envs, bool) if step.valid is None else step.valid
-                if not self.on_step(step._replace(valid=valid), action, row.obs):
+                if not self.on_step(step._replace(valid=valid), action, row["obs"]):
                     self.stopped = True
                     break
         chunk = _join(rows)
@@ -309,15 +309,14 @@ def _with_valid(chunk: Chunk) -> Chunk:
     )
 
 
-def _join(rows: list[Chunk]) -> Chunk:
+def _join(rows: list[dict[str, Any]]) -> Chunk:
     """Steps as a chunk, time first."""
     if len(rows) == 1:
-        return Chunk(**{name: _in_front(x) for name, x in vars(rows[0]).items() if x is not None})
-    if any(r.valid is not None for r in rows):
-        full = np.ones(rows[0].reward.shape, bool)
-        fill = lambda r: full if r.valid is None else r.valid
-        rows = [Chunk(**{**vars(r), "valid": fill(r)}) for r in rows]
-    return jax.tree.map(lambda *x: np.stack(x), *rows)
+        return Chunk(**{name: _in_front(x) for name, x in rows[0].items() if x is not None})
+    if any(r["valid"] is not None for r in rows):
+        full = np.ones(rows[0]["reward"].shape, bool)
+        rows = [r | {"valid": full if r["valid"] is None else r["valid"]} for r in rows]
+    return Chunk(**jax.tree.map(lambda *x: np.stack(x), *rows))
 
 
 def _in_front(x: PyTree) -> PyTree:

@@ -147,13 +147,14 @@ def host_apart(
     runner.advance(1)
     acting, key, rows = runner.learner.acting, runner._noise_key(1), runner.rows
     chunk, _ = runner.collect(rows, key, acting)
-    leaves, noise = tuple(jax.tree.leaves(acting)), runner._noise(acting, key, rows, n_envs)
+    handed = jax.device_put(runner._handed.pack_host(acting))
+    noise = runner._noise(acting, key, rows, n_envs)
     memory, first, obs = runner._memory, runner._first, runner._obs
 
     def act() -> None:
         record = runner._record(acting, rows)
         for _ in range(rows):
-            action, _, record = runner._act(leaves, record, memory, first, obs, None, noise)
+            action, _, record = runner._act(handed, record, memory, first, obs, None, noise)
             np.asarray(action)
 
     def learn() -> None:

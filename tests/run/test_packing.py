@@ -47,6 +47,12 @@ def test_a_key_stays_alone():
     assert packing.alone == [0]
 
 
+def test_none_are_joined_that_are_not_small():
+    packing = Packing.of(TREE, below=0)
+    assert packing.together == {}
+    same(packing.unpack(packing.pack_host(TREE)), TREE)
+
+
 def test_nothing():
     assert Packing.of(None).unpack(Packing.of(None).pack_host(None)) is None
 

@@ -34,13 +34,13 @@ class Packing:
     """Which are not."""
 
     @classmethod
-    def of(cls, tree: PyTree, *, matrices: bool = True) -> Self:
-        """That of these arrays, or of their shapes; without `matrices` those with more than one axis stay alone, as
-        products read them where they lie."""
+    def of(cls, tree: PyTree, *, below: int = LARGE, matrices: bool = True) -> Self:
+        """That of these arrays, or of their shapes; those of fewer numbers than `below` are joined. Without `matrices`
+        those with more than one axis stay alone, as products read them where they lie."""
         arrays, structure = jax.tree.flatten(tree)
         together: dict[str, list[int]] = {}
         for i, x in enumerate(arrays):
-            if isinstance(x.dtype, np.dtype) and x.size < LARGE and (matrices or np.ndim(x) < 2):
+            if isinstance(x.dtype, np.dtype) and x.size < below and (matrices or np.ndim(x) < 2):
                 together.setdefault(x.dtype.name, []).append(i)
         joined = set(itertools.chain(*together.values()))
         alone = [i for i in range(len(arrays)) if i not in joined]
@@ -90,11 +90,6 @@ class Packing:
             for i, part in zip(group, parts, strict=True):
                 leaves[i] = part
         return jax.tree.unflatten(self.tree, leaves)
-
-
-def packed(tree: PyTree) -> tuple[jax.Array, ...]:
-    """These arrays packed, in a compiled function."""
-    return Packing.of(tree).pack(tree)
 
 
 @functools.partial(jax.jit, inline=True, static_argnums=1)

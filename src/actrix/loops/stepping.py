@@ -28,7 +28,7 @@ from actrix.loops.compiled import SEGMENT_ITERATIONS
 from actrix.loops.groups import Crew, GroupRunner
 from actrix.loops.host import HostRunner
 from actrix.loops.learners import Learners
-from actrix.loops.packing import Packing, packed
+from actrix.loops.packing import LARGE, Packing
 from actrix.loops.runner import (
     Report,
     iteration_keys,
@@ -44,7 +44,8 @@ from actrix.loops.runner import (
 from actrix.nets.memory import zero_where
 
 SMALL = 1 << 22
-"""Weights times rows of a batch below which a round is compiled for one thread."""
+"""Weights times rows of a batch below which a round is compiled for one thread, and its arrays are packed: a large one
+is slower so (SAC on HalfCheetah: by 7%), as more operations are ready at once."""
 
 BLOCK, ROWS = 256, 1 << 16
 """Iterations whose random numbers are drawn together, and how many rows they may have."""
@@ -55,7 +56,7 @@ def _programs(
     algorithm: Algorithm, rows: int, num_envs: int, block: int, learners: Packing, small: bool, shapes: tuple
 ) -> tuple[Callable, Callable, Callable]:
     """(draw, round, action) of learners packed so, for observations and actions of these shapes."""
-    acting = learners.shapes().acting
+    acting, below = learners.shapes().acting, LARGE if small else 0
 
     def draw(key, first):
         def at(iteration):
@@ -75,7 +76,9 @@ def _programs(
         learner, (chunk, first, obs, mask, place) = learners.unpack(learner), packing.unpack(seen)
         noise, key = row(drawn, place)
         learner, metrics = algorithm.learn(learner, chunk, key)
-        kept, metrics = keep_batch(kept, metrics, _with_valid(chunk), packed)
+        kept, metrics = keep_batch(
+            kept, metrics, _with_valid(chunk), lambda x: Packing.of(x, below=below).pack(x)
+        )
         values = jnp.stack([jnp.asarray(metrics[name], jnp.float32) for name in sorted(metrics)])
         known = ~jnp.isnan(values)
         totals = totals + jnp.stack([jnp.where(known, values, 0.0), known.astype(jnp.float32)])
@@ -114,7 +117,11 @@ class SteppingRunner(HostRunner):
 
     @learner.setter
     def learner(self, learner: Learner) -> None:
-        self._packing = Packing.of(learner, matrices=False)
+        if learner is not None:
+            weights = sum(x.size for x in jax.tree.leaves(learner.acting.net))
+            self._small = weights * (self.algorithm.data.batch_size or self.rows) < SMALL
+            self._below = LARGE if self._small else 0
+        self._packing = Packing.of(learner, below=self._below, matrices=False)
         self._packed = tuple(
             own(x) if isinstance(x, np.ndarray) else x for x in self._packing.pack_host(learner)
         )
@@ -158,10 +165,8 @@ class SteppingRunner(HostRunner):
         self._pending = with_leaves(shapes, found, "pending")
 
     def _compile(self) -> None:
-        weights = sum(x.size for x in jax.tree.leaves(self.learner.acting.net))
-        small = weights * (self.algorithm.data.batch_size or self.rows) < SMALL
         self._draw, self._round, self._action = _programs(
-            self.algorithm, self.rows, self.num_envs, self._block, self._packing, small, self._shapes
+            self.algorithm, self.rows, self.num_envs, self._block, self._packing, self._small, self._shapes
         )
 
     def _begin(self) -> None:
@@ -171,7 +176,7 @@ class SteppingRunner(HostRunner):
         shapes = jax.eval_shape(self.algorithm.learn, self.learner, example, self.iteration_key)[1]
         self._names = sorted(shapes.keys() - {"batch"})
         known, batch = no_batch((shapes, _with_valid(example)))
-        self._batches = Packing.of(batch)
+        self._batches = Packing.of(batch, below=self._below)
         self._kept = known, own(self._batches.pack_host(batch))
 
     def _drawn(self, iteration: int) -> tuple[PyTree, np.ndarray]:
@@ -188,7 +193,7 @@ class SteppingRunner(HostRunner):
         """What a program is shown, packed."""
         kind = type(arrays[0]), getattr(arrays[0], "valid", None) is None
         if kind not in self._packings:
-            self._packings[kind] = Packing.of(arrays)
+            self._packings[kind] = Packing.of(arrays, below=self._below)
         return self._packings[kind].pack_host(arrays), self._packings[kind]
 
     def advance(self, iterations: int | Sequence[int] = 1) -> list[Report]:

@@ -8,6 +8,7 @@ update per step, the calls would otherwise cost as much as the work in them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,7 +57,7 @@ def _programs(
     algorithm: Algorithm, rows: int, num_envs: int, block: int, learners: Packing, small: bool, shapes: tuple
 ) -> tuple[Callable, Callable, Callable]:
     """(draw, round, action) of learners packed so, for observations and actions of these shapes."""
-    acting, below = learners.shapes().acting, LARGE if small else 0
+    acting, pack = learners.shapes().acting, functools.partial(_packed, below=LARGE if small else 0)
 
     def draw(key, first):
         def at(iteration):
@@ -76,9 +77,7 @@ def _programs(
         learner, (chunk, first, obs, mask, place) = learners.unpack(learner), packing.unpack(seen)
         noise, key = row(drawn, place)
         learner, metrics = algorithm.learn(learner, chunk, key)
-        kept, metrics = keep_batch(
-            kept, metrics, _with_valid(chunk), lambda x: Packing.of(x, below=below).pack(x)
-        )
+        kept, metrics = keep_batch(kept, metrics, _with_valid(chunk), pack)
         values = jnp.stack([jnp.asarray(metrics[name], jnp.float32) for name in sorted(metrics)])
         known = ~jnp.isnan(values)
         totals = totals + jnp.stack([jnp.where(known, values, 0.0), known.astype(jnp.float32)])
@@ -303,6 +302,10 @@ class SteppingRunner(HostRunner):
             lengths.extend(self._ep_length[done].tolist())
             self._ep_return = np.where(done, 0.0, self._ep_return)
             self._ep_length = np.where(done, 0, self._ep_length)
+
+
+def _packed(batch: PyTree, below: int) -> tuple[jax.Array, ...]:
+    return Packing.of(batch, below=below).pack(batch)
 
 
 def _with_valid(chunk: Chunk) -> Chunk:

@@ -90,8 +90,8 @@ class Hooks:
         done = (step.terminated | step.truncated) & step.valid
         model._open_steps = model._open_steps + int(np.sum(step.valid))
         model._open_episodes = model._open_episodes + int(np.sum(done))
-        if model.runner.learner is not self._learner:  # it was updated since the last step
-            self._learner = model.runner.learner
+        if model.runner.version is not self._learner:  # it was updated since the last step
+            self._learner = model.runner.version
             model._acting, model._policy = None, None
         self._return += np.where(step.valid, step.reward, 0.0)
         self._length += step.valid

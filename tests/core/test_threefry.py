@@ -5,7 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from actrix.algorithms.presets import PRESETS
+from actrix.algorithms.settings import configure
 from actrix.core.threefry import threefry, written_out
+from actrix.envs.probes import Probe, ProbeState
+from actrix.loops.compiled import CompiledRunner
 
 KEYS = [jax.random.key(seed, impl="threefry2x32") for seed in (0, 7, 2**31 + 5)]
 
@@ -65,3 +69,33 @@ def test_no_loop_is_left():
     text = jax.jit(lambda key: jax.random.normal(key, (4,))).lower(written_out(KEYS[0])).as_text()
     assert "while" not in text
     assert "while" in jax.jit(lambda key: jax.random.normal(key, (4,))).lower(KEYS[0]).compile().as_text()
+
+
+class KeepsItsKey(Probe):
+    """One step; the episode's key is in its state, and what it shows is drawn from Poisson's distribution."""
+
+    def reset(self, key):
+        state = ProbeState((jnp.minimum(jax.random.poisson(key, 1.0), 3) / 3, key), jnp.zeros((), jnp.int32))
+        return state, self._observe(state)
+
+    def _observe(self, state):
+        return jnp.stack([state.x[0], jax.random.uniform(state.x[1])])
+
+    def _outcome(self, state, action):
+        return state.x[0], jnp.ones((), bool)
+
+
+@pytest.mark.parametrize("n_steps", [4, 80])
+def test_environments_get_jaxs_own_keys(n_steps):
+    """Few rows' keys are made with the rounds written out, many rows' with JAX's loop."""
+    settings = {"n_steps": n_steps, "batch_size": 8, "policy_kwargs": {"net_arch": [4]}}
+    runner = CompiledRunner(configure(PRESETS["ppo"].algorithm, settings), KeepsItsKey(), 2, [0])
+    runner.set_training(total_steps=1000)
+    (report,) = runner.advance(2)
+    assert report.steps == len(report.ep_returns) == 4 * n_steps
+    assert len(set(report.ep_returns.round(3).tolist())) > 1
+
+
+def test_keys_that_split_otherwise_stay_as_they_are():
+    with jax.threefry_partitionable(False):
+        assert written_out(KEYS[0]) is KEYS[0]

@@ -1,8 +1,8 @@
 """JAX's own random numbers, Threefry-2x32, with the rounds of small draws written out.
 
 On a CPU JAX runs the rounds as a loop: some thirty operations for each key or draw, which in a program of small
-networks is as much as all else. Written out they are one operation, and the same bits. Of many numbers the compiler
-would then make each once for every reader, so that these stay as they are.
+networks is as much as all else. Written out they are one operation, and the same bits. XLA makes a fused draw again
+for each of its readers, so that large ones keep the loop.
 """
 
 from __future__ import annotations
@@ -38,8 +38,16 @@ def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
 
 
 def written_out(key: Key, numbers: int = 0) -> Key:
-    """The same key, which JAX's functions draw the same numbers with; as it is where many keys are made of it."""
-    return key if numbers > MANY else jax.random.wrap_key_data(jax.random.key_data(key), impl=_WRITTEN_OUT)
+    """The same key, which JAX's functions (but `poisson`, which knows its own keys only) draw the same numbers with; as
+    it is where it is to make many keys, or where JAX is set to split keys otherwise."""
+    if numbers > MANY or not jax.config.values["jax_threefry_partitionable"]:
+        return key
+    return jax.random.wrap_key_data(jax.random.key_data(key), impl=_WRITTEN_OUT)
+
+
+def plain(keys: Key) -> Key:
+    """The same keys as JAX's own, for what is not of this library: environments keep them and ask what they are."""
+    return jax.random.wrap_key_data(jax.random.key_data(keys), impl="threefry2x32")
 
 
 def _at(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

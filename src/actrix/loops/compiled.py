@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from actrix.core.contract import Algorithm
 from actrix.core.host import own
 from actrix.core.shards import spread
-from actrix.core.threefry import written_out
+from actrix.core.threefry import plain, written_out
 from actrix.core.types import Chunk, Key, PyTree, record
 from actrix.envs.base import JaxEnv, step_keys
 from actrix.envs.jax_envs import vector_reset, vector_step
@@ -84,7 +84,7 @@ def reset(
     algorithm: Algorithm, acting: Any, env: JaxEnv, num_envs: int, key: Key, number: jax.Array
 ) -> EnvCarry:
     """Start a new episode in every environment."""
-    state, obs, mask = vector_reset(env, step_keys(written_out(key, num_envs), number, num_envs))
+    state, obs, mask = vector_reset(env, plain(step_keys(written_out(key, num_envs), number, num_envs)))
     return EnvCarry(
         state, obs, mask, algorithm.initial_carry(acting, num_envs), jnp.ones(num_envs, bool), number + 1,
         jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32),
@@ -103,7 +103,7 @@ def collect(
     # All randomness is drawn before the scan: one large draw costs a fraction of many small ones.
     noise = algorithm.noise(acting, noise_key, rows, num_envs)
     numbers, key = carry.number + jnp.arange(rows, dtype=jnp.uint32), written_out(env_key, rows * num_envs)
-    keys = jax.vmap(lambda number: step_keys(key, number, num_envs))(numbers)
+    keys = plain(jax.vmap(lambda number: step_keys(key, number, num_envs))(numbers))
 
     def step(state: tuple[EnvCarry, jax.Array], draw: tuple) -> tuple[tuple[EnvCarry, jax.Array], tuple]:
         (now, alive), (xi, key) = state, draw

@@ -72,6 +72,11 @@ class HostRunner(Collector):
         return here(self.learner.acting)
 
     @property
+    def version(self) -> Any:
+        """Another object after each update."""
+        return self.learner
+
+    @property
     def learners(self) -> list[Any]:
         """A copy of the learner (the loop's own is donated to the next update)."""
         return [own(self.learner)]

@@ -48,8 +48,8 @@ SMALL = 1 << 22
 """Weights times rows of a batch below which a round is compiled for one thread, and its arrays are packed: a large one
 is slower so (SAC on HalfCheetah: by 7%), as more operations are ready at once."""
 
-BLOCK, ROWS = 256, 1 << 16
-"""Iterations whose random numbers are drawn together, and how many rows they may have."""
+BLOCK, NUMBERS = 256, 1 << 20
+"""Iterations whose random numbers are drawn together, and how many numbers these may be."""
 
 
 @shared
@@ -102,16 +102,18 @@ class SteppingRunner(HostRunner):
     def __init__(self, algorithm: Algorithm, env: HostEnv, seed: int, reference: Any = None):
         self._packed: tuple = ()
         self._packings: dict[tuple, Packing] = {}
+        self._round: Any = None
         super().__init__(algorithm, env, seed, reference)
         self.capacity = SEGMENT_ITERATIONS
         self._pending: tuple | None = None
-        self._round: Any = None
-        self._block = max(1, min(BLOCK, ROWS // (self.rows * self.num_envs)))
+        noise = lambda key: algorithm.noise(self._packing.shapes().acting, key, self.rows, self.num_envs)
+        numbers = sum(x.size for x in jax.tree.leaves(jax.eval_shape(noise, self.iteration_key)))
+        self._block = max(1, min(BLOCK, NUMBERS // max(1, numbers)))
         self._known: tuple = (None, None, None)
 
     @property
     def learner(self) -> Learner:
-        """The learner (its large arrays are donated to the next round)."""
+        """The learner (its arrays may be donated to the next round)."""
         return self._packing.unpack(self._packed)
 
     @learner.setter
@@ -120,11 +122,19 @@ class SteppingRunner(HostRunner):
             weights = sum(x.size for x in jax.tree.leaves(learner.acting.net))
             self._small = weights * (self.algorithm.data.batch_size or self.rows) < SMALL
             self._below = LARGE if self._small else 0
-        self._packing = Packing.of(learner, below=self._below, matrices=False)
+        packing = Packing.of(learner, below=self._below, matrices=False)
+        if self._round is not None and packing != self._packing:
+            self._round = None  # it is made for arrays packed otherwise
+        self._packing = packing
         self._packed = tuple(
             own(x) if isinstance(x, np.ndarray) else x for x in self._packing.pack_host(learner)
         )
         self._pending = None
+
+    @property
+    def version(self) -> Any:
+        """Another object after each update."""
+        return self._packed
 
     @property
     def actings(self) -> list[Any]:
@@ -184,6 +194,8 @@ class SteppingRunner(HostRunner):
         number, place = divmod(iteration, self._block)
         known, key, drawn = self._known
         if known != number or key is not self.iteration_key:
+            del drawn
+            self._known = (None, None, None)  # the old block goes before another one comes
             drawn = self._draw(self.iteration_key, wrapped(number * self._block))
             self._known = number, self.iteration_key, drawn
         return drawn, np.asarray(place, np.int32)
@@ -198,7 +210,8 @@ class SteppingRunner(HostRunner):
     def advance(self, iterations: int | Sequence[int] = 1) -> list[Report]:
         """So many rounds of `train_freq` steps and an update; one report in a list."""
         (count,) = np.atleast_1d(iterations)
-        self._ready(self._latest_acting())
+        if self._obs is None or getattr(self.env, "played", False):
+            self._ready(self._latest_acting())
         if self._round is None:
             self._begin()
         totals = jnp.zeros((2, len(self._names)))

@@ -100,6 +100,7 @@ class SteppingRunner(HostRunner):
     """Trains one seed on any `HostEnv`, `train_freq` steps at a time; `advance(k)` makes k such rounds."""
 
     def __init__(self, algorithm: Algorithm, env: HostEnv, seed: int, reference: Any = None):
+        self._packing: Packing
         self._packed: tuple = ()
         self._packings: dict[tuple, Packing] = {}
         self._round: Any = None

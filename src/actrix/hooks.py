@@ -59,7 +59,7 @@ class Hooks:
     def __init__(self, model: Any, callback: BaseCallback | None):
         self.model, self.callback = model, callback
         self.locals = StepLocals({"self": model, "model": model})
-        self._learner: Any = None
+        self._version: Any = None
         self._each_step = False
         """Whether the callback runs after each step; else after each update."""
 
@@ -90,8 +90,8 @@ class Hooks:
         done = (step.terminated | step.truncated) & step.valid
         model._open_steps = model._open_steps + int(np.sum(step.valid))
         model._open_episodes = model._open_episodes + int(np.sum(done))
-        if model.runner.version is not self._learner:  # it was updated since the last step
-            self._learner = model.runner.version
+        if model.runner.version is not self._version:  # it was updated since the last step
+            self._version = model.runner.version
             model._acting, model._policy = None, None
         self._return += np.where(step.valid, step.reward, 0.0)
         self._length += step.valid

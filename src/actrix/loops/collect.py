@@ -185,22 +185,22 @@ class Collector:
         self._memory = self.algorithm.initial_carry(acting, self.num_envs)
         self._ep_return, self._ep_length = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
 
-    def _ready(self, acting: PyTree) -> None:
-        """Begin; anew where somebody else stepped the environments since (`VecEnv`)."""
+    def _ready(self, acting: Callable[[], PyTree]) -> None:
+        """Begin, with what acts; anew where somebody else stepped the environments since (`VecEnv`)."""
         played = getattr(self.env, "played", False)
         if played:
             self.env.played = False  # type: ignore[attr-defined]
         if self._obs is None:
-            self._start(acting)
+            self._start(acting())
         elif played:
-            self._reset(None, acting)
+            self._reset(None, acting())
 
     def collect(
         self, rows: int, noise_key: Key, acting: PyTree, whole: bool | None = None
     ) -> tuple[Chunk, Episodes]:
         """A chunk of so many rows, and the episodes that ended in it; of `whole` ones (None: as the algorithm says)."""
         whole, self._acting = self.algorithm.whole_episodes if whole is None else whole, acting
-        self._ready(acting)
+        self._ready(lambda: acting)
         # Not around what may start threads (the environments above, callbacks): these would stay on the one core.
         # Nor around whole episodes, whose time is no measure of a step's.
         threads = getattr(self.env, "threads", ()) if self.on_step is None and not whole else ()

@@ -45,8 +45,8 @@ from actrix.loops.runner import (
 from actrix.nets.memory import zero_where
 
 SMALL = 1 << 22
-"""Weights times rows of a batch below which a round is compiled for one thread, and its arrays are packed: a large one
-is slower so (SAC on HalfCheetah: by 7%), as more operations are ready at once."""
+"""Weights times rows of a batch below which a round is compiled for one thread, its arrays are packed and its keys made
+with the rounds written out. A large one would be slower packed (SAC on HalfCheetah: by 7%)."""
 
 BLOCK, NUMBERS = 256, 1 << 20
 """Iterations whose random numbers are drawn together, and how many numbers these may be."""
@@ -57,7 +57,7 @@ def _programs(
     algorithm: Algorithm, rows: int, num_envs: int, block: int, learners: Packing, small: bool, shapes: tuple
 ) -> tuple[Callable, Callable, Callable]:
     """(draw, round, action) of learners packed so, for observations and actions of these shapes."""
-    acting, pack = learners.shapes().acting, functools.partial(_packed, below=LARGE if small else 0)
+    acting, pack = learners.shapes().acting, functools.partial(_pack, below=LARGE if small else 0)
 
     def draw(key, first):
         def at(iteration):
@@ -169,10 +169,8 @@ class SteppingRunner(HostRunner):
             return action, memory
 
         shapes = jax.eval_shape(first)
-        found = open_["pending"][
-            : len(jax.tree.leaves(shapes))
-        ]  # files of before December 2026 go on with the noise
-        self._pending = with_leaves(shapes, found, "pending")
+        count = len(jax.tree.leaves(shapes))  # files of before December 2026 go on with the noise
+        self._pending = with_leaves(shapes, open_["pending"][:count], "pending")
 
     def _compile(self) -> None:
         self._draw, self._round, self._action = _programs(
@@ -211,8 +209,7 @@ class SteppingRunner(HostRunner):
     def advance(self, iterations: int | Sequence[int] = 1) -> list[Report]:
         """So many rounds of `train_freq` steps and an update; one report in a list."""
         (count,) = np.atleast_1d(iterations)
-        if self._obs is None or getattr(self.env, "played", False):
-            self._ready(self._latest_acting())
+        self._ready(self._latest_acting)
         if self._round is None:
             self._begin()
         totals = jnp.zeros((2, len(self._names)))
@@ -245,7 +242,7 @@ class SteppingRunner(HostRunner):
         out = report(steps, done, metrics, *episodes)
         if out.nonfinite:
             out.batch = views(self._batches.unpack(self._kept[1]))
-            self._kept = jnp.zeros((), bool), self._kept[1]
+            self._kept = jnp.zeros((), bool), own(self._kept[1])  # the report's views stay as they are
         return [out]
 
     def _remember_stopped(self, chunk: Chunk) -> None:
@@ -318,7 +315,7 @@ class SteppingRunner(HostRunner):
             self._ep_length = np.where(done, 0, self._ep_length)
 
 
-def _packed(batch: PyTree, below: int) -> tuple[jax.Array, ...]:
+def _pack(batch: PyTree, below: int) -> tuple[jax.Array, ...]:
     return Packing.of(batch, below=below).pack(batch)
 
 

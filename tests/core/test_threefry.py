@@ -25,6 +25,8 @@ DRAWS = {
     "16 bits": lambda key: jax.random.bits(key, (5,), "uint16"),
     "a number": lambda key: jax.random.uniform(key),
     "none": lambda key: jax.random.normal(key, (0, 4)),
+    "many": lambda key: jax.random.normal(key, (30, 40)),
+    "many keys": lambda key: jax.vmap(jax.random.bits)(jax.random.split(key, 200)),
     "split": lambda key: jax.vmap(jax.random.bits)(jax.random.split(key, 5)),
     "split of a split": lambda key: jax.vmap(jax.random.bits)(jax.random.split(jax.random.split(key)[1], 3)),
     "fold in": lambda key: jax.random.bits(jax.random.fold_in(key, 2**32 - 1), (3,)),
@@ -64,11 +66,16 @@ def test_of_integers_and_of_arrays():
     assert threefry((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3)) == (0xC4923A9C, 0x483DF7A0)
 
 
-def test_no_loop_is_left():
-    """The rounds are no operations of their own in the program of one key."""
-    text = jax.jit(lambda key: jax.random.normal(key, (4,))).lower(written_out(KEYS[0])).as_text()
-    assert "while" not in text
-    assert "while" in jax.jit(lambda key: jax.random.normal(key, (4,))).lower(KEYS[0]).compile().as_text()
+def test_where_the_loop_is_left():
+    """The rounds are no operations of their own, but where many keys are made."""
+    draws = lambda number: lambda key: jax.random.normal(key, (number,))
+    splits = lambda number: lambda key: jax.random.key_data(jax.random.split(key, number))
+    loops = {
+        (name, number): "while" in jax.jit(of(number)).lower(written_out(KEYS[0])).as_text()
+        for name, of in {"draw": draws, "split": splits}.items()
+        for number in (4, 4096)
+    }
+    assert loops == {("draw", 4): False, ("draw", 4096): False, ("split", 4): False, ("split", 4096): True}
 
 
 class KeepsItsKey(Probe):

@@ -32,6 +32,7 @@ from actrix.envs.jax_envs import HostJax
 from actrix.envs.probes import ContinuousTarget
 from actrix.loops import stepping
 from actrix.loops.host import HostRunner
+from actrix.loops.runner import iteration_keys, wrapped
 from actrix.loops.stepping import SteppingRunner
 from actrix.loops.train import NonFiniteError
 
@@ -160,6 +161,41 @@ def test_one_compiled_call_per_round_changes_nothing(block, monkeypatch):
     for x, y in zip(jax.tree.leaves(fused.learners[0]), jax.tree.leaves(plain.learners[0]), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
     assert fused._round._cache_size() == fused._action._cache_size() == 1
+
+
+@pytest.mark.parametrize("start", [-2, 2**31 - 3, 2**32 - 3])
+def test_random_numbers_of_a_block_are_those_of_each_iteration(start):
+    """Where iterations pass a block's end, 0, 2³¹ and 2³², too."""
+    runner = DQN("MlpPolicy", two(), **PAIRS).runner
+    runner._compile()
+    acting = runner.learner.acting
+    for iteration in range(start, start + 5):
+        drawn, place = runner._drawn(iteration)
+        noise, key = jax.tree.map(lambda x, place=place: x[place], drawn)
+        own_noise, _ = iteration_keys(runner.iteration_key, wrapped(iteration + 1))
+        wanted = runner.algorithm.noise(acting, own_noise, runner.rows, runner.num_envs)
+        for x, y in zip(jax.tree.leaves(noise), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_array_equal(x, y)
+        (_, own_key) = iteration_keys(runner.iteration_key, wrapped(iteration))
+        assert jax.random.key_data(key).tolist() == jax.random.key_data(own_key).tolist()
+
+
+def test_what_is_pending_in_a_file_is_complete_and_nothing_else():
+    """The next action, as files have it now, or with the noise after it as before December 2026."""
+    model = DDPG("MlpPolicy", HostJax(ContinuousTarget(), 2), **CONTINUOUS).learn(40)
+    runner = model.runner
+    (snapshot,) = runner.snapshots()
+    with_pending = lambda given: [snapshot.loop | {"env": snapshot.loop["env"] | {"pending": given}}]
+    pending = snapshot.loop["env"]["pending"]
+    noise = runner.algorithm.noise(runner.learner.acting, runner.iteration_key, runner.rows, runner.num_envs)
+    old = [np.asarray(x) for x in jax.tree.leaves(noise)]
+    for given in (pending, pending + old):
+        runner.set_loops(with_pending(given))
+        for x, y in zip(jax.tree.leaves(tuple(runner._pending)), pending, strict=True):
+            np.testing.assert_array_equal(x, y)
+    for given in (pending[:-1], pending + old + old, pending + [x[:-1] for x in old], pending + pending):
+        with pytest.raises(ValueError, match="pending holds"):
+            runner.set_loops(with_pending(given))
 
 
 # --------------------------------------------------------------------------- callbacks

@@ -1,13 +1,14 @@
-"""JAX's own random numbers, Threefry-2x32, with the rounds of small draws written out.
+"""JAX's own random numbers, Threefry-2x32, with the rounds written out.
 
 On a CPU JAX runs the rounds as a loop: some thirty operations for each key or draw, which in a program of small
-networks is as much as all else. Written out they are one operation, and the same bits. XLA makes a fused draw again
-for each of its readers, so that large ones keep the loop.
+networks is as much as all else, and a tenth of its compiling. Written out they are one operation, and the same bits.
+XLA makes a fused draw again for each of its readers, so that where many keys are made the loop is kept.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from actrix.core.types import Key
 ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
 MASK = 0xFFFFFFFF
 MANY = 128
-"""Numbers up to which a draw is small."""
+"""Keys made at once from which on the loop is kept."""
 
 
 def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -50,17 +51,20 @@ def plain(keys: Key) -> Key:
     return jax.random.wrap_key_data(jax.random.key_data(keys), impl="threefry2x32")
 
 
-def _at(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def _at(key: jax.Array, shape: tuple[int, ...], rounds: Callable = threefry) -> tuple[jax.Array, jax.Array]:
     if math.prod(shape) > MASK:
         raise NotImplementedError(f"{shape}: a draw of more than 2³² numbers")
     counter = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
-    if counter.size > MANY:
-        return threefry2x32_p.bind(key[0], key[1], jnp.zeros_like(counter), counter)
-    return threefry((key[0], key[1]), (jnp.zeros_like(counter), counter))
+    return rounds((key[0], key[1]), (jnp.zeros_like(counter), counter))
 
 
 def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jnp.stack(_at(key, shape), axis=-1)
+    many = math.prod(shape) > MANY
+    return jnp.stack(_at(key, shape, _looped if many else threefry), axis=-1)
+
+
+def _looped(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
+    return threefry2x32_p.bind(*key, *counter)
 
 
 def _fold_in(key: jax.Array, data: Any) -> jax.Array:

@@ -166,11 +166,13 @@ class SteppingRunner(HostRunner):
         def first() -> tuple:
             noise = algorithm.noise(acting, self.iteration_key, self.rows, self.num_envs)
             action, _, _, memory = algorithm.act(acting, self._memory, self._obs, self._mask, row(noise, 0))
-            return action, memory
+            return (action, memory), noise
 
-        shapes = jax.eval_shape(first)
-        count = len(jax.tree.leaves(shapes))  # files of before December 2026 go on with the noise
-        self._pending = with_leaves(shapes, open_["pending"][:count], "pending")
+        pending, noise = jax.eval_shape(first)
+        # Files of before December 2026 also have the noise, which now is drawn again.
+        old = len(open_["pending"]) > len(jax.tree.leaves(pending))
+        template = (pending, noise) if old else (pending,)
+        self._pending = with_leaves(template, open_["pending"], "pending")[0]
 
     def _compile(self) -> None:
         self._draw, self._round, self._action = _programs(

@@ -126,3 +126,12 @@ def test_every_public_name_exists_and_imports_are_light():
     loaded, by_commands = map(set, map(str.split, done.stdout.splitlines()))
     assert not {"torch", "stable_baselines3", "gymnax", "envpool", "matplotlib", "moviepy"} & loaded
     assert "optuna" not in by_commands
+
+
+@pytest.mark.parametrize("before", ["enable", "disable"])
+def test_the_garbage_collector_is_as_it_was(before):
+    code = f"import gc; gc.{before}(); import actrix; print(gc.isenabled())"
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert told.stdout.split() == [str(before == "enable")]

@@ -3,16 +3,24 @@
 Importing it sets up JAX for the CPU (see `actrix.core.platform`), so import it before other JAX code runs.
 """
 
+import gc as _gc
 from collections.abc import Sequence
 from typing import Any
 
-from actrix.core import platform as _platform
+# What is imported stays: to look through it for garbage, again and again, is a fifth of the time.
+_collects = _gc.isenabled()
+_gc.disable()
+try:
+    from actrix.core import platform as _platform
 
-_platform.set_up()
+    _platform.set_up()
+    from actrix import named
+finally:
+    if _collects:
+        _gc.enable()
 
 from gymnasium.wrappers import MaxAndSkipObservation as MaxAndSkipEnv  # noqa: E402
 
-from actrix import named  # noqa: E402
 from actrix.actors.pathwise import NormalActionNoise, OrnsteinUhlenbeckActionNoise  # noqa: E402
 from actrix.algorithms.names import (  # noqa: E402
     ConstantSchedule,

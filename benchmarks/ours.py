@@ -122,23 +122,24 @@ def random_actions(env_id: str, n_envs: int = 16, total_steps: int = 163_840, ba
     env.reset([int(s) for s in rng.integers(0, 2**31, n_envs)])
     for t in range(100):
         env.step(actions[t])
-    start = time.perf_counter()
     steps = total_steps // n_envs
-    for t in range(steps):
-        env.step(actions[t % 1024])
-    return Run(
-        steps * n_envs,
-        time.perf_counter() - start,
-        what_ran("actrix", "actrix", env_id=env_id, n_envs=n_envs),
-    )
+
+    def step() -> None:
+        for t in range(steps):
+            env.step(actions[t % 1024])
+
+    clock, processor = _seconds(step)
+    what = what_ran("actrix", "actrix", env_id=env_id, n_envs=n_envs, processor_seconds=round(processor, 3))
+    return Run(steps * n_envs, clock, what)
 
 
 def host_apart(
     env_id: str, n_envs: int, n_steps: int, repeats: int = 10, backend: str = "auto", algo: str = "ppo",
-    **settings: Any,
+    behind: int = 0, **settings: Any,
 ) -> Run:  # fmt: skip
     """The host loop's three parts, each alone: the environments with random actions, acting on one observation, and
-    learning from one chunk again and again. Their sum is what a loop without any cost of its own would take."""
+    learning from one chunk again and again. Their sum is what a loop without any cost of its own would take. With
+    `behind` learning goes on beside the others: the longer of the two, or the processor time of all over the cores."""
     import jax
 
     runner = _runner(env_id, n_envs, backend, [0], {"n_steps": n_steps, **settings}, algo)
@@ -161,20 +162,31 @@ def host_apart(
         runner.learner, _ = runner._learn(runner.learner, chunk, runner.iteration_key, np.int32(1))
         jax.block_until_ready(runner.learner)
 
-    def seconds(part: Any) -> float:
-        start = time.perf_counter()
-        for _ in range(repeats):
-            part()
-        return time.perf_counter() - start
-
     steps = repeats * rows * n_envs
-    apart = {"act": seconds(act), "learn": seconds(learn),
-             "environments": random_actions(env_id, n_envs, steps, backend).seconds}  # fmt: skip
-    ms = {f"{name}_ms": round(1e3 * s / repeats, 1) for name, s in apart.items()}
+    alone = random_actions(env_id, n_envs, steps, backend)
+    apart = {
+        "act": _seconds(lambda: [act() for _ in range(repeats)]),
+        "learn": _seconds(lambda: [learn() for _ in range(repeats)]),
+        "environments": (alone.seconds, alone.what["processor_seconds"]),
+    }
+    clock = {name: x[0] for name, x in apart.items()}
+    whole = sum(clock.values())
+    if behind:
+        processor = sum(x[1] for x in apart.values()) / len(os.sched_getaffinity(0))
+        whole = max(clock["learn"], clock["act"] + clock["environments"], processor)
+    ms = {f"{name}_ms": [round(1e3 * x / repeats, 1) for x in pair] for name, pair in apart.items()}
     what = what_ran(
-        "actrix", "actrix", "jax", algo=algo, env_id=env_id, n_envs=n_envs, n_steps=n_steps, **ms, **settings
-    )
-    return Run(steps, sum(apart.values()), what)
+        "actrix", "actrix", "jax", algo=algo, env_id=env_id, n_envs=n_envs, n_steps=n_steps, behind=behind, **ms,
+        **settings,
+    )  # fmt: skip
+    return Run(steps, whole, what)
+
+
+def _seconds(part: Any) -> tuple[float, float]:
+    """By the clock, and of the processor."""
+    start = time.perf_counter(), time.process_time()
+    part()
+    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def first_update(cache: str) -> Run:

@@ -27,6 +27,7 @@ SPEED_TITLES = {
     "ppo-cartpole-compiled/sb3": ("PPO CartPole, 8×256, 10 epochs, batch 64, compiled", "Stable-Baselines3"),
     "ppo-cartpole-compiled/rejax": ("the same", "rejax"),
     "ppo-cartpole-compiled/purejaxrl": ("the same", "PureJaxRL"),
+    "ppo-cartpole-compiled/bare": ("the same", "its arithmetic alone, one bare program (`bare_ppo.py`)"),
     "ppo-breakout-compiled/rejax": (
         "PPO MinAtar Breakout, 64×128, 4 epochs, batch 1024, convolutions, compiled",
         "rejax",
@@ -47,6 +48,10 @@ SPEED_TITLES = {
     "ppo-lander-behind/sb3": (
         "PPO LunarLander, host loop (EnvPool), `behind=1`",
         "Stable-Baselines3",
+    ),
+    "ppo-lander-behind/apart": (
+        "the same",
+        "its learning beside its environments and acting: the longest, or all processor time over the cores",
     ),
     "ppo-cheetah/sb3": ("PPO HalfCheetah, 1×2048, 10 epochs, host loop", "Stable-Baselines3"),
     "ppo-cheetah/apart": ("the same", APART),

@@ -22,6 +22,8 @@ HERE = Path(__file__).parents[1] / "benchmarks"
 CALLS = [
     ("ours.py", "random_actions", {"env_id": "CartPole-v1", "n_envs": 2, "total_steps": 40}),
     ("bare.py", "dqn", {"env_id": "CartPole-v1", "total_steps": 5}),
+    ("bare_ppo.py", "ppo", {"env_id": "CartPole-v1", "n_envs": 2, "n_steps": 8, "batch_size": 8, "n_epochs": 1,
+                            "total_steps": 16}),
     pytest.param(
         "ours.py", "ppo", {"env_id": "CartPole-v1", "n_envs": 2, "n_steps": 32, "total_steps": 64,
                            "backend": "gymnasium"}, marks=pytest.mark.slow),

@@ -215,9 +215,12 @@ def long_table(rows: dict[str, dict[str, Any]]) -> str:
     ]
     for name, r in sorted((x for x in rows.items() if is_long(x[0])), key=lambda x: x[1]["env"]):
         each = ", ".join(f"{x:.1f}" for x in r["per_seed"])
+        hours = (
+            "–" if r["processor_hours"] is None else f"{r['processor_hours']:.2f}"
+        )  # of tries that were killed
         lines.append(
             f"| {r['env']} | {r['algorithm']} | {r['steps']:,} | {figure_of(r)} "
-            f"| {bar_of(name, r['mean'] if r['iqm'] is None else r['iqm'])} | {each} | {r['processor_hours']:.2f} "
+            f"| {bar_of(name, r['mean'] if r['iqm'] is None else r['iqm'])} | {each} | {hours} "
             f"| `{name}` |"
         )
     return "\n".join(lines)

@@ -40,7 +40,7 @@ from actrix.model import Model
 from actrix.runs import start
 from actrix.runs.config import RunConfig, resolve
 from actrix.runs.folder import load_config, seed_folders
-from actrix.show.log import read_metrics
+from actrix.show.metrics import read_metrics
 from actrix.show.plot import load_run
 from actrix.show.stats import summarize
 from actrix.zoo import settings as tuned

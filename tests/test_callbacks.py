@@ -178,7 +178,7 @@ def test_eval_callback(mode, tmp_path, capsys):
     assert evaluation.last_mean_reward == saved["results"].mean(1)[-1]
     assert capsys.readouterr().out.count("Eval num_timesteps=") == 3
     assert PPO.load(tmp_path / "best" / "best_model").num_timesteps <= 3 * CHUNK
-    from actrix.show.log import read_metrics
+    from actrix.show.metrics import read_metrics
 
     metrics = read_metrics(tmp_path / "run")
     logged = metrics["eval/mean_reward"]

@@ -24,7 +24,7 @@ from actrix.runs import session
 from actrix.runs import start as runs
 from actrix.runs.config import RunError, resolve
 from actrix.runs.folder import config_json, load_config, seed_folders
-from actrix.show.log import STEP, read_metrics
+from actrix.show.metrics import STEP, read_metrics
 
 SMALL = ["--set", "n_steps=32", "batch_size=64", "n_epochs=2", "--envs", "4", "--steps", "1024", "--quiet"]
 

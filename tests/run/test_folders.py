@@ -32,7 +32,8 @@ from actrix.runs import seeds, session
 from actrix.runs import start as experiment
 from actrix.runs.config import RunError, resolve
 from actrix.runs.folder import OUTPUT, load_config
-from actrix.show.log import STEP, Logger
+from actrix.show.log import Logger
+from actrix.show.metrics import STEP
 
 PPO_SMALL = dict(n_steps=16, n_envs=2, batch_size=32, n_epochs=1)
 

@@ -19,7 +19,7 @@ from actrix.loops.interrupt import StopRequest
 from actrix.runs import start as experiment
 from actrix.runs.config import RunError, resolve
 from actrix.runs.folder import load_config
-from actrix.show.log import STEP, read_metrics
+from actrix.show.metrics import STEP, read_metrics
 
 pytestmark = [pytest.mark.skipif(os.name == "nt", reason="POSIX signals"), pytest.mark.timeout(240)]
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from actrix.files import atomic
-from actrix.show.log import Logger, read_metrics, table
+from actrix.show.log import Logger, table
+from actrix.show.metrics import read_metrics
 
 
 def write(folder, steps, **kwargs):
@@ -74,6 +75,25 @@ def test_resume_at_every_torn_byte_leaves_no_duplicate_and_no_gap(tmp_path):
         assert read_metrics(folder)["time/total_timesteps"].tolist()[:3] == [100, 200, 300]
         write(folder, range(400, 600, 100), resume_step=300)
         assert (folder / "metrics.csv").read_bytes() == data
+
+
+def test_the_last_rows_alone_are_read_however_the_bytes_fall(tmp_path):
+    """A run of many seeds looks at each three times a second: read whole, a long one's file took a tenth of a core."""
+    write(tmp_path, range(100, 1100, 100))
+    file = tmp_path / "metrics.csv"
+    for torn in (b"", b"1100,"):
+        data = file.read_bytes() + torn
+        file.write_bytes(data)
+        whole = read_metrics(tmp_path)
+        header = len(data.splitlines(keepends=True)[0])
+        for last in range(1, len(data) + 10):
+            part = read_metrics(tmp_path, last=last)
+            assert part.keys() == whole.keys()
+            count = len(part["time/total_timesteps"])
+            for name, values in part.items():
+                np.testing.assert_array_equal(values, whole[name][len(whole[name]) - count :])
+            assert (count == 10) == (last >= len(data) - header)
+        assert count == 10
 
 
 @pytest.mark.parametrize(

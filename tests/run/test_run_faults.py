@@ -21,7 +21,7 @@ from actrix.cli import main
 from actrix.files import checkpoint
 from actrix.loops import train
 from actrix.show import log, plot
-from actrix.show.log import STEP, read_metrics
+from actrix.show.metrics import STEP, read_metrics
 
 MORE = ["--quiet", "--checkpoint-seconds", "0"]
 TRAIN = ["train", "sarsa", "FrozenLake-v1", "--backend", "gymnasium", "--envs", "2", "--steps", "160",

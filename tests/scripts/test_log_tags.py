@@ -9,7 +9,7 @@ from gymnasium.spaces import Box
 from worlds import MEMORY, SMALL, Counting
 
 from actrix import A2C, DQN, PPO, SAC, EvalCallback, configure
-from actrix.show.log import read_metrics
+from actrix.show.metrics import read_metrics
 
 PAGE = Path(__file__).parents[2] / "docs" / "migrating-from-sb3.md"
 

@@ -31,7 +31,7 @@ from actrix import (
 )
 from actrix.cli import main
 from actrix.envs.vec.vecenv import VecEnv
-from actrix.show.log import read_metrics
+from actrix.show.metrics import read_metrics
 
 # ------------------------------------------------------------------ success
 

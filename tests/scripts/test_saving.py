@@ -34,7 +34,8 @@ from actrix.core.spaces import DTYPES, UnsupportedSpaceError
 from actrix.files.spaces import space_from_json, space_to_json
 from actrix.runs.config import resolve
 from actrix.runs.start import model_env_id
-from actrix.show.log import DEBUG, DISABLED, INFO, read_metrics
+from actrix.show.log import DEBUG, DISABLED, INFO
+from actrix.show.metrics import read_metrics
 from samples import Samples
 
 SMALL = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "policy_kwargs": {"net_arch": [4]}, "seed": 0}

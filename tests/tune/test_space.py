@@ -233,6 +233,23 @@ def test_another_name_of_a_setting_goes_over_the_derived_one(tmp_path):
         read_space(path, derive(rainbow, rainbow), rainbow, {"n_steps"})
 
 
+def test_a_setting_may_be_searched_by_the_name_that_train_takes(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text("distributional: [null, c51]\n")
+    base = resolve("dqn", "CartPole-v1", seeds=[0])
+    plan = make_plan(base, base, {}, path, 2, 4)
+    start = plan.nearest(plan.base)
+    assert plan.settings(start)["distributional"] is None
+    drawn = plan.settings(start | {"distributional": "c51"})
+    assert configure(base.build(), drawn).critic.representation.name == "c51"
+    path.write_text("distributional: [c52, c51]\n")
+    with pytest.raises(SettingError, match=r"distributional: distributional='c52': choose one of None, c51"):
+        make_plan(base, base, {}, path, 2, 4)
+    path.write_text("distributional: [c51, qr]\nrepresentation: [c51, number]\n")
+    with pytest.raises(SettingError, match="distributional: representation sets it, too"):
+        make_plan(base, base, {}, path, 2, 4)
+
+
 def test_the_discount_is_another_than_an_actors_flag(tmp_path):
     reinforce, path = PRESETS["reinforce"].algorithm, tmp_path / "space.yaml"
     path.write_text("gamma_weight: [true, false]\n")

@@ -54,17 +54,18 @@ BLOCK, NUMBERS = 256, 1 << 20
 
 @shared
 def _programs(
-    algorithm: Algorithm, rows: int, num_envs: int, block: int, learners: Packing, small: bool, shapes: tuple
+    algorithm: Algorithm, rows: int, num_envs: int, block: int, learners: Packing, below: int, shapes: tuple
 ) -> tuple[Callable, Callable, Callable]:
-    """(draw, round, action) of learners packed so, for observations and actions of these shapes."""
-    acting, pack = learners.shapes().acting, functools.partial(_pack, below=LARGE if small else 0)
+    """(draw, round, action) of learners packed so, for observations and actions of these shapes; `below` as
+    `Packing.of` takes it, 0 where the program is a large one."""
+    acting, pack = learners.shapes().acting, functools.partial(_pack, below=below)
 
     def draw(key, first):
         def at(iteration):
             noise, _ = iteration_keys(key, iteration + 1)
             return algorithm.noise(acting, noise, rows, num_envs), iteration_keys(key, iteration)[1]
 
-        key = written_out(key) if small else key
+        key = written_out(key) if below else key
         return jax.vmap(at)(first + jnp.arange(block, dtype=jnp.int32))
 
     def act(acting, memory, first, obs, mask, xi):
@@ -88,7 +89,7 @@ def _programs(
         (first, obs, mask, place, t), (noise, _) = packing.unpack(seen), drawn
         return act(learners.unpack(learner).acting, memory, first, obs, mask, row(row(noise, place), t))
 
-    options = one_thread() if small else fewer_copies()
+    options = one_thread() if below else fewer_copies()
     return (
         jax.jit(draw, compiler_options=options),
         jax.jit(round_, donate_argnums=(0, 1, 2), static_argnums=6, compiler_options=options),
@@ -101,6 +102,7 @@ class SteppingRunner(HostRunner):
 
     def __init__(self, algorithm: Algorithm, env: HostEnv, seed: int, reference: Any = None):
         self._packing: Packing
+        self._below: int
         self._packed: tuple = ()
         self._packings: dict[tuple, Packing] = {}
         self._round: Any = None
@@ -121,8 +123,8 @@ class SteppingRunner(HostRunner):
     def learner(self, learner: Learner) -> None:
         if learner is not None:
             weights = sum(x.size for x in jax.tree.leaves(learner.acting.net))
-            self._small = weights * (self.algorithm.data.batch_size or self.rows) < SMALL
-            self._below = LARGE if self._small else 0
+            small = weights * (self.algorithm.data.batch_size or self.rows) < SMALL
+            self._below = LARGE if small else 0
         packing = Packing.of(learner, below=self._below, matrices=False)
         if self._round is not None and packing != self._packing:
             self._round = None  # it is made for arrays packed otherwise
@@ -176,7 +178,7 @@ class SteppingRunner(HostRunner):
 
     def _compile(self) -> None:
         self._draw, self._round, self._action = _programs(
-            self.algorithm, self.rows, self.num_envs, self._block, self._packing, self._small, self._shapes
+            self.algorithm, self.rows, self.num_envs, self._block, self._packing, self._below, self._shapes
         )
 
     def _begin(self) -> None:

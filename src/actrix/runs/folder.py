@@ -15,7 +15,7 @@ import numpy as np
 from actrix.files import checkpoint, manifest
 from actrix.files.container import nearby
 from actrix.runs.config import RunConfig, RunError
-from actrix.show.log import METRICS, STEP, read_metrics
+from actrix.show.metrics import METRICS, STEP, read_metrics
 
 EVALUATION, CURVE, OUTPUT = "evaluation.json", "curve.png", "output.log"
 PLAN = "roles.json"

@@ -22,7 +22,7 @@ from actrix.runs.config import RunConfig, RunError, resolve
 from actrix.runs.folder import EVALUATION, evaluation, load_config, seed_folders
 from actrix.runs.roles import load_plan
 from actrix.show import page
-from actrix.show.log import read_metrics
+from actrix.show.metrics import read_metrics
 from actrix.show.plot import plot_compare, plot_profiles, plot_run
 from actrix.show.stats import Summary, amount, summarize
 

@@ -32,7 +32,7 @@ from actrix.runs.folder import (
 from actrix.runs.others import MODEL
 from actrix.runs.session import Session, train_here
 from actrix.runs.start import Results, check, final_evaluation
-from actrix.show.log import read_metrics
+from actrix.show.metrics import read_metrics
 
 TURNS = 20
 """How many turns each role has unless `turn` is given."""

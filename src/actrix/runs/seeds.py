@@ -21,7 +21,7 @@ from actrix.runs.config import RunConfig
 from actrix.runs.folder import OUTPUT, evaluated_steps
 from actrix.runs.session import EXIT_INTERRUPTED, Session
 from actrix.show.display import Display
-from actrix.show.log import STEP, read_metrics
+from actrix.show.metrics import STEP, read_metrics
 
 ORPHAN_SECONDS = 60.0
 """How long a seed's process waits for that of a killed parent to end."""
@@ -105,6 +105,9 @@ def nodes_at(address: str | None) -> Iterator[Any]:
         nodes.close()
 
 
+TAIL = 1 << 14
+"""Bytes at the end of a seed's metrics that are read at each look, three times a second."""
+
 Running = dict[int, tuple[Any, Path, Any]]
 """Seed → its process (`subprocess.Popen`, or `RemoteProcess`), folder and log."""
 
@@ -187,7 +190,7 @@ def _close_input(child: subprocess.Popen) -> None:
 def _latest(path: Path) -> dict[str, float]:
     """The last line of a seed's metrics, {} where there is none yet."""
     try:
-        metrics = read_metrics(path)
+        metrics = read_metrics(path, last=TAIL)
     except (OSError, ValueError):
         return {}
     if not len(metrics.get(STEP, ())):

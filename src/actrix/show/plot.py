@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike
 
 from actrix.files import atomic
 from actrix.files.container import nearby
-from actrix.show.log import METRICS, STEP, human, read_metrics
+from actrix.show.log import human
+from actrix.show.metrics import METRICS, STEP, read_metrics
 from actrix.show.stats import MIN_SEEDS, Curve, align, amount, bootstrap_interval, clean, iqm
 
 RETURN = "rollout/ep_rew_mean"

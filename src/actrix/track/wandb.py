@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from actrix.show.log import STEP
+from actrix.show.metrics import STEP
 from actrix.track.base import TrackerCallback
 
 

@@ -185,7 +185,7 @@ def read_space(
     found: dict[str, Range | Choice] = {one.name: one for one in space}
     for name, spec in given.items():
         with _naming(path, name):
-            _refuse(name, base)
+            _refuse(name, spec, base)
             changed = _changed(name, spec, found.get(name), base)
         found.pop(name, None)
         if changed is not None:
@@ -264,7 +264,7 @@ def _refuse_idle(
     raise ValueError(f"it has no effect without {need}: leave it out")
 
 
-def _refuse(name: str, base: Algorithm) -> None:
+def _refuse(name: str, spec: Any, base: Algorithm) -> None:
     """Raise ValueError for a name that cannot be searched."""
     if name == "n_timesteps":
         raise ValueError("the budget is every trial's alike; give --steps")
@@ -276,11 +276,19 @@ def _refuse(name: str, base: Algorithm) -> None:
         if inner not in POLICY_KEYS:
             own = f"it is a setting: write {inner}" if inner in known else words.nearest(inner, POLICY_KEYS)
             raise ValueError(f"policy_kwargs has no {inner!r}; {own}")
-    elif name not in known:
+    elif name not in known and not _other_name(name, spec, base):
         inner = f"it is the network's: write policy_kwargs.{name}" if name in POLICY_KEYS else ""
         # Not its switches, which say what others of them are.
         valued = [x for x in known if x in ("n_envs", "normalize") or values_of(x, base)]
         raise ValueError(f"unknown setting; {inner or words.nearest(name, valued)}")
+
+
+def _other_name(name: str, spec: Any, base: Algorithm) -> bool:
+    """Whether it is how `train` spells settings that have another name: `distributional` is a representation."""
+    values = spec.get("choices") if isinstance(spec, dict) else spec
+    return isinstance(values, list) and any(
+        _fields(base, name, _plain(x)) & set(setting_names(base)) for x in values
+    )
 
 
 def _changed(name: str, spec: Any, old: Range | Choice | None, base: Algorithm) -> Range | Choice | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -178,6 +179,7 @@ def main() -> None:
     step, update = step_seconds(env, 3000), update_seconds(algo, env, updates)
     versions = {"jax": jax.__version__, "gymnasium": gym.__version__}
     what = {"peer": "bare loop", "algo": algo, "env_id": env_id, "versions": versions,
+            "xla_flags": os.environ.get("XLA_FLAGS", ""),
             "step_ms": round(1e3 * step, 4), "update_ms": round(1e3 * update, 4)}  # fmt: skip
     print(json.dumps({"steps": updates, "seconds": updates * (step + update), "what": what}))
 

@@ -8,7 +8,7 @@ random actions, 10,000 transitions each.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,4 +63,6 @@ def build(name: str) -> Path:
 
 
 if __name__ == "__main__":
-    print(build(sys.argv[1] if len(sys.argv) > 1 else "pendulum-mixed"))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("name", nargs="?", default="pendulum-mixed", choices=["pendulum-mixed"])
+    print(build(parser.parse_args().name))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import functools
 import json
 import os
 import platform
@@ -34,6 +35,8 @@ RESULTS = HERE / "speed.jsonl"
 PEER_PYTHON = os.environ.get("ACTRIX_BENCH_PYTHON", sys.executable)
 LONGEST = 1800
 """Seconds of one run."""
+RUN = datetime.datetime.now().isoformat(timespec="seconds")
+"""When this run of the script began: rows of one run share a machine, a commit and an hour."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,6 +224,19 @@ def memory(pairs: int) -> dict[str, Any]:
     return _row("ppo-lander-memory-gib", peak, 1.0, None, True)
 
 
+@functools.cache
+def commit() -> str | None:
+    """The checkout's commit, with a + where files differ from it; None where git does not know."""
+    said = lambda *words: subprocess.run(
+        ["git", "-C", HERE, *words], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    try:
+        changed = said("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        return said("rev-parse", "--short", "HEAD") + "+" * bool(changed)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 SPECIAL = {"ppo-first-update-warm/cold": cold_and_warm, "ppo-first-update-cold-seconds": cold,
            "ppo-lander-memory-gib": memory}  # fmt: skip
 
@@ -233,7 +249,7 @@ def _row(
         "name": name, "ratio": round(ratio, 3), "ratios": [round(r, 3) for r in ratios], "bar": bar, "stretch": stretch,
         "met": ratio <= bar if lower else ratio >= bar, "lower_is_better": lower, **more,
         "command": f"python benchmarks/speed.py --only {name}", "date": datetime.date.today().isoformat(),
-        "machine": machine(), "python": platform.python_version(),
+        "machine": machine(), "python": platform.python_version(), "run": RUN, "commit": commit(),
     }  # fmt: skip
 
 

@@ -134,10 +134,13 @@ class Fit(Part, abc.ABC):
             new = jax.tree.map(
                 lambda n, t: n - jnp.asarray(size * self.weight_decay, t.dtype) * t, new, theta
             )
-        # A select that XLA fuses into the update's own loop: keeping the old values costs no extra pass.
-        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
-        theta, opt = keep((new, opt), (theta, state.opt[moments]))
-        moved = {other: keep(x, state.params[other]) for other, x in moved.items()}
+        # A select that XLA fuses into the update's own loop: keeping the old values costs no extra pass. The moments
+        # wait for θ, which reads the old ones: where they may be written first, XLA copies all three before each step.
+        keep = lambda good, new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+        theta = keep(good, new, theta)
+        written = good & ~jnp.isnan(sum(jnp.sum(x.reshape(-1)[:1]) for x in jax.tree.leaves(theta)))
+        opt = keep(written, opt, state.opt[moments])
+        moved = {other: keep(good, x, state.params[other]) for other, x in moved.items()}
         params, opts = state.params | moved | {name: theta}, state.opt | {moments: opt}
         return dataclasses.replace(state, params=params, opt=opts, bad=~good), value, aux
 

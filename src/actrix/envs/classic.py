@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from actrix.core.threefry import written_out
 from actrix.core.types import Spec
 
 
@@ -147,7 +148,7 @@ class ClassicEnv:
         """Return (state, obs) of a new episode."""
         task = CLASSIC[self.env_id]
         low, high = (np.asarray(bound, np.float32) for bound in (task.low, task.high))
-        x = jax.random.uniform(key, low.shape, minval=low, maxval=high)
+        x = jax.random.uniform(written_out(key), low.shape, minval=low, maxval=high)
         return TimedState(x, jnp.zeros((), jnp.int32)), task.observe(x)
 
     def step(self, key: jax.Array, state: TimedState, action: jax.Array):

@@ -1,11 +1,16 @@
 """Optimisers against optax.adam, torch's RMSprop formula and the global norm."""
 
+import re
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from actrix.core.optim import OPTIMIZERS, descend, flatten, make_optimizer, polyak
+from actrix.core.answers import State
+from actrix.core.fit import Joint
+from actrix.core.optim import OPTIMIZERS, at_rest, descend, flatten, make_optimizer, polyak
 
 rng = np.random.default_rng(0)
 THETA = jnp.asarray(rng.normal(size=7), jnp.float32)
@@ -84,3 +89,39 @@ def test_flatten_takes_only_floats():
     assert again["none"] is None
     np.testing.assert_array_equal(again["w"], 2)
     assert OPTIMIZERS == ("adam", "rmsprop", "sgd", "radam")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_in_a_loop_copies_neither_parameters_nor_moments(name):
+    """Moments written before the parameters that are computed from the old ones were copied at each step: on two cores
+    PPO's compiled loop took 1.16 times as long."""
+    fit, size = Joint(optimizer=name), 1000
+
+    def step(state, x):
+        return fit.step(state, "net", lambda t: (jnp.sum(jnp.tanh(t * x) ** 2), ({}, ())), 0.0)[0], None
+
+    theta = jnp.ones(size)
+    state = State({"net": theta}, {"net": at_rest(fit.descent, theta)}, None, jnp.int32(0), jnp.array(False))
+    run = jax.jit(lambda state, xs: jax.lax.scan(step, state, xs)[0])
+    text = run.lower(state, jnp.ones((32, size))).compile().as_text()
+    loop = re.search(r"body=%?([\w.\-]+)", text).group(1)
+    body = text[text.index(f"%{loop} (") :].partition("\n}")[0]
+    assert f"f32[{size}]" in body
+    assert not re.findall(rf"f32\[{size}\]\S* copy\(", body)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_gradient_that_is_not_finite_changes_nothing(name):
+    fit, theta = Joint(optimizer=name), jnp.ones(5)
+    start = State({"net": theta}, {"net": at_rest(fit.descent, theta)}, None, jnp.int32(0), jnp.array(False))
+    loss = lambda scale: lambda t: (jnp.sum(t * scale), ({}, ()))
+    before = fit.step(start, "net", loss(1.0), 0.0)[0]
+    for scale in (jnp.nan, jnp.inf):
+        after = fit.step(before, "net", loss(scale), 0.0)[0]
+        assert after.bad
+        again = fit.step(after, "net", loss(1.0), 0.0)[0]
+        assert again.bad
+        for state in (after, again):
+            jax.tree.map(
+                np.testing.assert_array_equal, (state.params, state.opt), (before.params, before.opt)
+            )

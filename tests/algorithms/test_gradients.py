@@ -327,7 +327,8 @@ def test_critic_only_passes_leave_the_policy_alone():
     plain, _ = learn(alg, learner, chunk)
     extra, _ = learn(seven, learner, chunk)
     one, other = weights(plain.acting.net), weights(extra.acting.net)
-    jax.tree.map(np.testing.assert_array_equal, one["pi"], other["pi"])
+    # Two programs, which XLA may fuse in other ways: a last digit may differ, where one step of Adam moves by 1e-2.
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7), one["pi"], other["pi"])
     assert np.abs(one["vf"][0][0] - other["vf"][0][0]).max() > 1e-3
 
 

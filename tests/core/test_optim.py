@@ -98,11 +98,12 @@ def test_a_step_in_a_loop_copies_neither_parameters_nor_moments(name):
     fit, size = Joint(optimizer=name), 1000
 
     def step(state, x):
-        return fit.step(state, "net", lambda t: (jnp.sum(jnp.tanh(t * x) ** 2), ({}, ())), 0.0)[0], None
+        state, value, _ = fit.step(state, "net", lambda t: (jnp.sum(jnp.tanh(t * x) ** 2), ({}, ())), 0.0)
+        return state, value
 
     theta = jnp.ones(size)
     state = State({"net": theta}, {"net": at_rest(fit.descent, theta)}, None, jnp.int32(0), jnp.array(False))
-    run = jax.jit(lambda state, xs: jax.lax.scan(step, state, xs)[0])
+    run = jax.jit(lambda state, xs: jax.lax.scan(step, state, xs))
     text = run.lower(state, jnp.ones((32, size))).compile().as_text()
     loop = re.search(r"body=%?([\w.\-]+)", text).group(1)
     body = text[text.index(f"%{loop} (") :].partition("\n}")[0]
@@ -116,6 +117,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing(name):
     start = State({"net": theta}, {"net": at_rest(fit.descent, theta)}, None, jnp.int32(0), jnp.array(False))
     loss = lambda scale: lambda t: (jnp.sum(t * scale), ({}, ()))
     before = fit.step(start, "net", loss(1.0), 0.0)[0]
+    overflow = lambda t: (jnp.sum(t) + jnp.float32(3e38) * 2, ({}, ()))  # its gradient is 1
+    assert fit.step(before, "net", overflow, 0.0)[0].bad
     for scale in (jnp.nan, jnp.inf):
         after = fit.step(before, "net", loss(scale), 0.0)[0]
         assert after.bad

@@ -123,12 +123,14 @@ class Fit(Part, abc.ABC):
         """One step of one parameter vector on loss(θ) → (value, (moved, aux)), by the optimiser `moments`.
 
         Returns (state, value, aux). `moved` are other parameters that the loss itself gives anew (a view's `moved`). A
-        gradient that is not finite changes nothing, nor does any after it.
+        loss or gradient that is not finite changes nothing, nor does any after it.
         """
         theta, moments = state.params[name], moments or name
         (value, (moved, aux)), gradient = jax.value_and_grad(loss, has_aux=True)(theta)
         size = evaluate(self.learning_rate if learning_rate is None else learning_rate, progress)
-        good = jnp.isfinite(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradient))) & ~state.bad
+        square = sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradient))
+        # The loss, too, so that all that is told of it is computed before θ is written anew, which else XLA copies.
+        good = jnp.isfinite(square) & jnp.isfinite(value) & ~state.bad
         new, opt = descend(self.descent, gradient, state.opt[moments], theta, size)
         if self.weight_decay and decays:
             new = jax.tree.map(

@@ -170,7 +170,7 @@ def _count(item: Item) -> int:
 def _take(item: Item, index: jax.Array, *, short: bool = False) -> Item:
     """These rows, or sequences from their memories; in a `short` minibatch some places hold nothing, and weigh 0."""
     axis, count = item[0].reward.ndim - 1, _count(item)
-    rows, *others = jax.tree.map(lambda x: jnp.take(x, index, axis, mode="clip" if short else None), item)
+    rows, *others = jax.tree.map(lambda x: jnp.take(x, index, axis, mode="clip"), item)
     weight = rows.weight
     if short:
         weight = jnp.where(index < count, jnp.ones_like(rows.reward) if weight is None else weight, 0)

@@ -77,6 +77,11 @@ def sb3_off_policy(algo: str, env_id: str, total_steps: int, **settings: Any) ->
     return _learn_off_policy("sb3", algo, env_id, total_steps, settings)
 
 
+def sb3_contrib_off_policy(algo: str, env_id: str, total_steps: int, **settings: Any) -> Run:
+    """sb3-contrib's TQC or CrossQ."""
+    return _learn_off_policy("sb3-contrib", algo, env_id, total_steps, settings)
+
+
 def sbx_off_policy(algo: str, env_id: str, total_steps: int, **settings: Any) -> Run:
     """The same from SBX."""
     return _learn_off_policy("sbx", algo, env_id, total_steps, settings)
@@ -312,7 +317,10 @@ def _model(peer_name: str, algo: str, env_id: str, n_envs: int, **settings: Any)
     _threads(settings.pop("torch_threads", 1))
     seed = settings.pop("seed", 0)
     env = make_vec_env(env_id, n_envs, seed=seed)
-    return getattr(library, algo.upper())("MlpPolicy", env, seed=seed, device="cpu", **settings)
+    names = {"crossq": "CrossQ"}
+    return getattr(library, names.get(algo, algo.upper()))(
+        "MlpPolicy", env, seed=seed, device="cpu", **settings
+    )
 
 
 def _timed_learn(model, total_steps: int, peer_name: str, algo: str, env_id: str, settings: dict) -> Run:

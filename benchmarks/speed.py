@@ -99,6 +99,11 @@ PLAIN_IMAGES = dict(cnn=True, layer_norm=False, net_arch=[])
 PQN_OURS = dict(algo="pqn", backend="jax", recompute_advantages=False)
 # Default settings of both libraries, which are the same: networks, batch, one update per step.
 SAC_CHEETAH = dict(algo="sac", env_id="HalfCheetah-v5", buffer_size=100_000, learning_starts=1000)
+TQC_CHEETAH = SAC_CHEETAH | dict(algo="tqc")
+# The widths of CrossQ's paper in all three: 256 for the actor, 1024 for its critics.
+CROSSQ_CHEETAH = SAC_CHEETAH | dict(
+    algo="crossq", policy_kwargs=dict(net_arch=dict(pi=[256, 256], qf=[1024, 1024]))
+)
 TD3_PENDULUM = dict(algo="td3", env_id="Pendulum-v1", buffer_size=100_000, learning_starts=1000)
 DQN_CARTPOLE = dict(algo="dqn", env_id="CartPole-v1", buffer_size=100_000, learning_starts=1000, train_freq=1)
 
@@ -163,6 +168,14 @@ COMPARISONS = [
                peer("sb3_off_policy", **SAC_CHEETAH, **LARGE, total_steps=500), 2.8, 3.5),
     Comparison("off-policy-sac-cheetah/sbx", ours("off_policy", **SAC_CHEETAH, total_steps=1500),
                peer("sbx_off_policy", **SAC_CHEETAH, total_steps=1500), 1.5, 2.3),
+    Comparison("off-policy-tqc-cheetah/sb3-contrib", ours("off_policy", **TQC_CHEETAH, total_steps=1500),
+               peer("sb3_contrib_off_policy", **TQC_CHEETAH, **LARGE, total_steps=500), 1),
+    Comparison("off-policy-tqc-cheetah/sbx", ours("off_policy", **TQC_CHEETAH, total_steps=1500),
+               peer("sbx_off_policy", **TQC_CHEETAH, total_steps=1500), 1),
+    Comparison("off-policy-crossq-cheetah/sb3-contrib", ours("off_policy", **CROSSQ_CHEETAH, total_steps=1500),
+               peer("sb3_contrib_off_policy", **CROSSQ_CHEETAH, **LARGE, total_steps=500), 1),
+    Comparison("off-policy-crossq-cheetah/sbx", ours("off_policy", **CROSSQ_CHEETAH, total_steps=1500),
+               peer("sbx_off_policy", **CROSSQ_CHEETAH, total_steps=1500), 1),
     Comparison("off-policy-td3-pendulum/sb3", ours("off_policy", **TD3_PENDULUM, total_steps=1500),
                peer("sb3_off_policy", **TD3_PENDULUM, **LARGE, total_steps=500), 2.8, 5),
     Comparison("off-policy-dqn-cartpole/sb3", ours("off_policy", **DQN_CARTPOLE, total_steps=10_000),

@@ -58,6 +58,13 @@ SPEED_TITLES = {
     "off-policy-sac-cheetah/sb3": ("SAC HalfCheetah, one update per step, host loop", "Stable-Baselines3"),
     "off-policy-sac-cheetah/sbx": ("the same", "SBX"),
     "off-policy-sac-cheetah/bare": ("the same", "its arithmetic and its environment alone (`bare.py`)"),
+    "off-policy-tqc-cheetah/sb3-contrib": ("TQC HalfCheetah, one update per step, host loop", "sb3-contrib"),
+    "off-policy-tqc-cheetah/sbx": ("the same", "SBX"),
+    "off-policy-crossq-cheetah/sb3-contrib": (
+        "CrossQ HalfCheetah, critics of 1024, one update per step, host loop",
+        "sb3-contrib",
+    ),
+    "off-policy-crossq-cheetah/sbx": ("the same", "SBX"),
     "off-policy-td3-pendulum/sb3": ("TD3 Pendulum, one update per step, host loop", "Stable-Baselines3"),
     "off-policy-td3-pendulum/bare": ("the same", "its arithmetic and its environment alone"),
     "off-policy-dqn-cartpole/sb3": ("DQN CartPole, one update per step, host loop", "Stable-Baselines3"),
@@ -489,9 +496,18 @@ def main() -> None:
         curves(results)
 
 
+LIBRARIES = ("Stable-Baselines3", "sb3-contrib", "SBX", "rejax", "PureJaxRL", "PureJaxQL")
+
+
 def readme_table(speed: Rows) -> str:
-    """The speeds as the README has them."""
-    return f"{speed_table(speed)}\n\n{provenance(speed)}"
+    """The speeds beside other libraries, as the README has them."""
+    lines = ["| job | against | times as fast | pairs |", "|---|---|--:|---|"]
+    told = {name: r for name, r in speed.items() if SPEED_TITLES.get(name, ("", ""))[1] in LIBRARIES}
+    for name, (job, against) in SPEED_TITLES.items():
+        if (r := told.get(name)) is not None:
+            pairs = ", ".join(f"{x:.2f}" for x in r["ratios"])
+            lines.append(f"| {job} | {against} | **{r['ratio']:.2f}** | {pairs} |")
+    return "\n".join(lines) + f"\n\n{provenance(told)}"
 
 
 def made(speed: Rows, past: Rows, results: Rows, long: dict[str, Any]) -> dict[str, str]:

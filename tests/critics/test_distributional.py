@@ -291,3 +291,14 @@ def test_dtype_shapes_and_jit(dtype):
 
     assert {x.dtype for x in run()} == {jnp.dtype(dtype)}
     assert {x.shape for x in run()} == {(2, 3)}
+
+
+@pytest.mark.parametrize("kept", [1, 3, 46, 49, 50])
+def test_smallest_are_those_of_a_sort_in_their_own_order(kept):
+    x = np.random.default_rng(0).integers(-20, 20, size=(7, 2, 50)).astype(np.float32)  # many are equal
+    found = np.asarray(dist.smallest(jnp.asarray(x), kept))
+    np.testing.assert_array_equal(np.sort(found), np.sort(x)[..., :kept])
+    y = np.random.default_rng(1).normal(size=(9, 50)).astype(np.float32)
+    found = np.asarray(jax.vmap(lambda row: dist.smallest(row, kept))(jnp.asarray(y)))
+    for row, kept_row in zip(y, found, strict=True):
+        np.testing.assert_array_equal(kept_row, row[np.isin(row, np.sort(row)[:kept])])

@@ -66,6 +66,20 @@ def midpoints(n: int) -> Float[Array, " n"]:
     return (2 * jnp.arange(n, dtype=float) + 1) / (2 * n)
 
 
+def smallest(x: Float[Array, "*B M"], kept: int) -> Float[Array, "*B K"]:
+    """The K = `kept` smallest of the last axis, in the order in which they stand.
+
+    XLA:CPU sorts by calling a comparison for each pair: where few are dropped, finding those takes a tenth of the time.
+    """
+    if (dropped := x.shape[-1] - kept) == 0:
+        return x
+    numbered = lambda count: jax.lax.broadcasted_iota(jnp.int32, (*x.shape[:-1], count), x.ndim - 1)
+    at = jnp.sort(jax.lax.top_k(x, dropped)[1], axis=-1)
+    # The j-th that is kept stands behind those dropped at d_0 < d_1 < … of which d_m − m ≤ j.
+    behind = (at - numbered(dropped))[..., None, :] <= numbered(kept)[..., None]
+    return jnp.take_along_axis(x, numbered(kept) + jnp.sum(behind, axis=-1), axis=-1)
+
+
 def quantile_huber_loss(
     quantiles: Float[Array, "*B N"],
     taus: Float[Array, "*B N"],

@@ -257,7 +257,7 @@ class TruncatedQuantiles(Joined):
 
     def target(self, q, penalty, rows):
         kept = q.shape[1] * (self.n_quantiles - self.top_quantiles_to_drop_per_net)
-        pooled = jnp.sort(q.reshape(q.shape[0], -1), axis=-1)[:, None, :kept]
+        pooled = dist.smallest(q.reshape(q.shape[0], -1), kept)[:, None]
         return _column(rows.reward) + _column(rows.discount) * (pooled - _column(penalty))
 
     def loss(self, q, target):

@@ -180,15 +180,15 @@ class Joint(Whole):
 
     def update(self, critic, actor, look, state, item, progress, key):
         rows, est, memo = item
-        share = self.vf_coef * actor.critic_share(rows)
+        fitted = critic.facts.gives != "none" and actor.critic_share(rows)
 
         def loss(theta: PyTree) -> tuple[jax.Array, tuple]:
             view = look(state.params | {"net": theta}, rows).learning(key)
             actor_rows, metrics = actor.loss(critic, view, state.kept.actor, rows, memo, progress, key)
             value = actor.weighs(rows).mean(actor_rows)
             critic_rows, priority, more = critic.loss(view, rows, est, key)
-            if actor.critic_share(rows):
-                value += share * rows.mean(critic_rows)
+            if fitted:
+                value += self.vf_coef * fitted * rows.mean(critic_rows)
             return value, (view.moved, (priority, metrics | more))
 
         state, value, (priority, metrics) = self.step(state, "net", loss, progress)

@@ -100,7 +100,7 @@ PQN_OURS = dict(algo="pqn", backend="jax", recompute_advantages=False)
 # Default settings of both libraries, which are the same: networks, batch, one update per step.
 SAC_CHEETAH = dict(algo="sac", env_id="HalfCheetah-v5", buffer_size=100_000, learning_starts=1000)
 TQC_CHEETAH = SAC_CHEETAH | dict(algo="tqc")
-# The widths of CrossQ's paper in all three: 256 for the actor, 1024 for its critics.
+# The same widths in all three: 256 for the actor, 1024 for its critics.
 CROSSQ_CHEETAH = SAC_CHEETAH | dict(
     algo="crossq", policy_kwargs=dict(net_arch=dict(pi=[256, 256], qf=[1024, 1024]))
 )

@@ -129,7 +129,6 @@ def speed_table(rows: dict[str, dict[str, Any]], named: bool = False) -> str:
         if name in rows:
             r = rows[name]
             unit = "" if against == "—" else "×"
-            pairs = ", ".join(f"{x:.2f}" for x in r["ratios"])
             parts = next(
                 (rows[p] for p in _parts(name) if p in rows and rows[p]["machine"] == r["machine"]), None
             )
@@ -140,7 +139,15 @@ def speed_table(rows: dict[str, dict[str, Any]], named: bool = False) -> str:
             ):  # old rows have none
                 ceiling += f" (of {parts['date']})"
             least = most if name.startswith(LESS) else None
-            cells = (job, against, f"**{r['ratio']:.2f}{unit}**", ceiling, _bar(r, least), pairs, r["date"])
+            cells = (
+                job,
+                against,
+                f"**{r['ratio']:.2f}{unit}**",
+                ceiling,
+                _bar(r, least),
+                _pairs(r),
+                r["date"],
+            )
             lines.append(f"| {' | '.join(cells)} |" + f" `{name}` |" * named)
     return "\n".join(lines)
 
@@ -162,6 +169,10 @@ def _bar(r: dict[str, Any], ceiling: float | None) -> str:
     )
 
 
+def _pairs(r: dict[str, Any]) -> str:
+    return ", ".join(f"{x:.2f}" for x in r["ratios"])
+
+
 def _parts(name: str) -> list[str]:
     """The rows of the same job beside its parts measured alone; of a row that is one, none."""
     job, _, against = name.partition("/")
@@ -173,10 +184,9 @@ def against_table(rows: dict[str, dict[str, Any]]) -> str:
     lines = ["| row | against | speed | memory | compiling | pairs |", "|---|---|---|---|---|---|"]
     for name, r in rows.items():
         interval = "" if r["interval"] is None else " [{:.2f}, {:.2f}]".format(*r["interval"])  # of one pair
-        pairs = ", ".join(f"{x:.2f}" for x in r["ratios"])
         lines.append(
             f"| `{name}` | {r['that']} | **{r['ratio']:.2f}×**{interval} | {r['memory_ratio']:.2f}× "
-            f"| {r['compile_ratio']:.2f}× | {pairs} |"
+            f"| {r['compile_ratio']:.2f}× | {_pairs(r)} |"
         )
     return "\n".join(lines)
 
@@ -501,12 +511,12 @@ LIBRARIES = ("Stable-Baselines3", "sb3-contrib", "SBX", "rejax", "PureJaxRL", "P
 
 def readme_table(speed: Rows) -> str:
     """The speeds beside other libraries, as the README has them."""
+    told = {
+        name: speed[name] for name, (_, other) in SPEED_TITLES.items() if other in LIBRARIES and name in speed
+    }
     lines = ["| job | against | times as fast | pairs |", "|---|---|--:|---|"]
-    told = {name: r for name, r in speed.items() if SPEED_TITLES.get(name, ("", ""))[1] in LIBRARIES}
-    for name, (job, against) in SPEED_TITLES.items():
-        if (r := told.get(name)) is not None:
-            pairs = ", ".join(f"{x:.2f}" for x in r["ratios"])
-            lines.append(f"| {job} | {against} | **{r['ratio']:.2f}** | {pairs} |")
+    for name, r in told.items():
+        lines.append(f"| {' | '.join(SPEED_TITLES[name])} | **{r['ratio']:.2f}** | {_pairs(r)} |")
     return "\n".join(lines) + f"\n\n{provenance(told)}"
 
 

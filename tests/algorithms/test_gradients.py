@@ -324,11 +324,11 @@ def test_critic_only_passes_leave_the_policy_alone():
     seven = configure(alg, {"n_critic_updates": 7})
     learner = start(seven)
     chunk = random_chunk(alg, learner, whole=False)
-    plain, _ = learn(alg, learner, chunk)
-    extra, _ = learn(seven, learner, chunk)
+    with jax.disable_jit():  # else two programs, which XLA fuses in other ways, to other last digits
+        plain, _ = learn(alg, learner, chunk)
+        extra, _ = learn(seven, learner, chunk)
     one, other = weights(plain.acting.net), weights(extra.acting.net)
-    # Two programs, which XLA may fuse in other ways: a last digit may differ, where one step of Adam moves by 1e-2.
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7), one["pi"], other["pi"])
+    jax.tree.map(np.testing.assert_array_equal, one["pi"], other["pi"])
     assert np.abs(one["vf"][0][0] - other["vf"][0][0]).max() > 1e-3
 
 

@@ -160,7 +160,7 @@ class Whole(Fit):
 
 @dataclasses.dataclass(frozen=True)
 class Joint(Whole):
-    """Actor's loss + vf_coef · critic's loss."""
+    """Actor's loss + vf_coef · critic's loss, where there is a critic."""
 
     max_grad_norm: float | None = 0.5
     optimizer_eps: float = 1e-5
@@ -180,15 +180,15 @@ class Joint(Whole):
 
     def update(self, critic, actor, look, state, item, progress, key):
         rows, est, memo = item
-        fitted = critic.facts.gives != "none" and actor.critic_share(rows)
+        share = 0.0 if critic.facts.gives == "none" else actor.critic_share(rows)
 
         def loss(theta: PyTree) -> tuple[jax.Array, tuple]:
             view = look(state.params | {"net": theta}, rows).learning(key)
             actor_rows, metrics = actor.loss(critic, view, state.kept.actor, rows, memo, progress, key)
             value = actor.weighs(rows).mean(actor_rows)
             critic_rows, priority, more = critic.loss(view, rows, est, key)
-            if fitted:
-                value += self.vf_coef * fitted * rows.mean(critic_rows)
+            if share:
+                value += self.vf_coef * share * rows.mean(critic_rows)
             return value, (view.moved, (priority, metrics | more))
 
         state, value, (priority, metrics) = self.step(state, "net", loss, progress)

@@ -31,7 +31,9 @@ def backend_for(
                 f"{env_id} is a JAX environment, which the learner's own compiled program steps: it takes no actors, "
                 "groups, behind, learner_processes or workers; learners share its copies."
             )
-    return choose_backend(backend, env_id, env_kwargs, n_envs, on_host)
+    # Groups can be restored when their actor dies, so far as Gymnasium's environments can.
+    apart = bool(workers or grouping)
+    return choose_backend(backend, env_id, env_kwargs, n_envs, apart, compiled=not on_host)
 
 
 def crew_for(model: Any, env: Any) -> Crew:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import importlib.util
 import json
 import re
 import shlex
@@ -22,6 +23,7 @@ from actrix import model as model_file
 from actrix.algorithms.settings import SettingError
 from actrix.cli import main, parser
 from actrix.cli.train import config_of
+from actrix.crews import backend_for
 from actrix.envs.guard import EnvError
 from actrix.envs.make import make_vec_env
 from actrix.files import checkpoint
@@ -318,7 +320,26 @@ def test_learners_processes_learn_from_the_host_loop_whatever_asks_for_them(monk
     monkeypatch.setattr(model_file, "learners_of", lambda who: Learners())
     many = {"n_envs": 4, "learners": 2, "learner_processes": 2}
     assert type(PPO("MlpPolicy", "CartPole-v1", **many).runner) is type(model().runner)
-    assert resolve("ppo", "CartPole-v1", **many).backend == "gymnasium"
+    assert resolve("ppo", "CartPole-v1", **many).backend != "jax"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("envpool") is None, reason="EnvPool is not installed")
+def test_behind_rules_out_the_compiled_loop_only():
+    """It had taken Gymnasium's environments where EnvPool's, which `auto` takes without it, are twice as fast."""
+    assert backend_of(behind=1) == backend_of(behind=0) == "envpool"
+    assert backend_of("CartPole-v1", behind=1) == "envpool"
+    assert backend_of("CartPole-v1", behind=0) == "jax"
+    assert backend_of(n_envs=1, behind=1) == "gymnasium"
+    for more in ({"actors": 2}, {"envs_per_group": 2}, {"actors": 2, "behind": 0}):
+        assert backend_of(**more) == "gymnasium"
+
+
+def backend_of(env="LunarLander-v3", n_envs=4, **more):
+    """What is chosen for a run and for a model, which agree."""
+    grouping = Grouping(**more)
+    chosen = resolve("ppo", env, n_envs=n_envs, steps=10_000, seeds=[0], **more).backend
+    assert backend_for(grouping, "auto", env, None, n_envs) == chosen
+    return chosen
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def _of_data(
 ) -> dict[str, str]:
     c, a = critic.facts, actor.facts
     found = dict.fromkeys(data.collects_by, COLLECTS) if offline else {}
-    if c.gives == "none":
+    if not c.learns:
         found["n_critic_updates"] = "a critic"
         if a.fisher:  # its step takes the whole chunk
             found["batch_size"] = "a critic"
@@ -78,7 +78,7 @@ def _of_fit(critic: Critic, actor: Actor, data: Data, fit: Fit) -> dict[str, str
         found["delay_targets"] = "policy_delay above 1"
     if not (critic.has_targets or actor.has_targets):
         found["delay_targets"] = "targets"
-    if critic.facts.gives == "none":
+    if not critic.facts.learns:
         found |= dict.fromkeys(("vf_coef", "critic_learning_rate"), "a critic")
         if actor.facts.fisher:
             found |= {f.name: "a critic" for f in dataclasses.fields(Fit)}

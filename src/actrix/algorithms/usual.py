@@ -21,7 +21,7 @@ def usual(critic: Critic, actor: Actor, data: Data) -> dict[str, Any]:
         learn = learn if c.distributional else learn | dict(huber=False)
         return dict(n_steps=32, batch_size=128, target_network=False) | learn
     if a.fisher:
-        passes = dict(n_epochs=1, n_critic_updates=0 if c.gives == "none" else 10)
+        passes = dict(n_epochs=1, n_critic_updates=10 if c.learns else 0)
         return dict(n_steps=None if whole else 256, batch_size=None if whole else 128) | passes
     if a.ratio:
         chunk = dict(n_steps=None if whole else 256, batch_size=None if whole else 64)

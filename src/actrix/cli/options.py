@@ -54,8 +54,8 @@ def from_file(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     from actrix.algorithms.settings import SettingError
+    from actrix.algorithms.written import read_yaml
     from actrix.core.words import read_value
-    from actrix.tune.derive import read_yaml
 
     found = read_yaml(path, f"--settings {path}")
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):

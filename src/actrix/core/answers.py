@@ -92,6 +92,11 @@ class CriticFacts:
     asks_behaviour: bool = False
     """Its target reads the behaviour policy as it is now."""
 
+    @property
+    def learns(self) -> bool:
+        """Whether there is a critic at all: one with a loss and steps of its own."""
+        return self.gives != "none"
+
 
 @dataclasses.dataclass(frozen=True)
 class ActorFacts:

@@ -180,7 +180,7 @@ class Joint(Whole):
 
     def update(self, critic, actor, look, state, item, progress, key):
         rows, est, memo = item
-        share = 0.0 if critic.facts.gives == "none" else actor.critic_share(rows)
+        share = actor.critic_share(rows) if critic.facts.learns else 0.0
 
         def loss(theta: PyTree) -> tuple[jax.Array, tuple]:
             view = look(state.params | {"net": theta}, rows).learning(key)

@@ -203,13 +203,15 @@ def choose_backend(
     env_kwargs: dict[str, Any] | None = None,
     n_envs: int = 2,
     workers: bool | int = False,
+    compiled: bool = True,
 ) -> str:
     """'jax', 'envpool', 'gymnasium' or, for games of several agents, 'pettingzoo' for an id.
 
     'auto' takes JAX where it matches Gymnasium's dynamics or Gymnasium has no such environment, else EnvPool
     where it has the id and there are several environments (one alone is faster without its threads), else
     Gymnasium; keyword arguments rule out what would not know them, `workers` all but Gymnasium (whose environment
-    is not built here then). Raises UnknownEnvError with the nearest names, EnvError where the constructor raises.
+    is not built here then), not `compiled` JAX. Raises UnknownEnvError with the nearest names, EnvError where the
+    constructor raises.
     """
     if workers and backend == "auto":
         return "gymnasium"
@@ -221,7 +223,7 @@ def choose_backend(
         return "jax"
     if maker(env_id) is not None:
         return "pettingzoo"
-    if has_jax_env(env_id) and (env_id not in JAX_TWINS or not env_kwargs):
+    if compiled and has_jax_env(env_id) and (env_id not in JAX_TWINS or not env_kwargs):
         return "jax"
     if n_envs > 1 and not env_kwargs and has_envpool(env_id):
         return "envpool"

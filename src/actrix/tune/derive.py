@@ -23,6 +23,7 @@ from actrix.algorithms.settings import (
     setting_names,
     value_of,
 )
+from actrix.algorithms.written import read_yaml
 from actrix.core import words
 from actrix.core.contract import Algorithm
 from actrix.core.schedules import Linear
@@ -213,26 +214,6 @@ def _naming(path: Path, name: str) -> Iterator[None]:
     except (ValueError, TypeError) as error:
         said = str(error).rstrip(".")
         raise SettingError(f"{path}: {name}: {said}{'' if said.endswith('?') else '.'}") from None
-
-
-class _Once(yaml.SafeLoader):
-    """YAML whose mappings name everything once: the last would win in silence."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise SettingError(f"{twice[0]} is given twice.")
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path, label: str) -> Any:
-    """What the file holds. SettingError, beginning with `label`, where it is no YAML or names something twice."""
-    try:
-        return _Once(path.read_text(encoding="utf-8")).get_single_data()
-    except SettingError as error:
-        raise SettingError(f"{label}: {error}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: 2020-13-45
-        raise SettingError(f"{label} is no YAML: {' '.join(str(error).split())}") from None
 
 
 def _sets(base: Algorithm, one: Range | Choice) -> set[str]:

@@ -23,7 +23,7 @@ from actrix.algorithms.settings import (
 )
 from actrix.core import words
 from actrix.core.contract import Algorithm
-from actrix.envs.make import choose_backend
+from actrix.crews import backend_for
 from actrix.files import atomic, checkpoint
 from actrix.runs import warm
 from actrix.runs.config import RunConfig, RunError, resolve
@@ -139,8 +139,9 @@ class Plan:
         if base.env_kwargs:
             line += ["--env-kwargs", *(f"{k}={_word(x)}" for k, x in base.env_kwargs.items())]
         if not base.dataset:
-            on_host = bool(base.workers or base.grouping)
-            usual = choose_backend("auto", base.env_id, base.env_kwargs or None, n_envs, on_host)
+            usual = backend_for(
+                base.grouping, "auto", base.env_id, base.env_kwargs or None, n_envs, base.workers
+            )
             line += ["--backend", base.backend] if base.backend != usual else []
         usual_of = {f.name: f.default for f in dataclasses.fields(base)}
         for option in OPTIONS:

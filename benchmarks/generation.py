@@ -224,7 +224,7 @@ def main() -> None:
     from actrix.files import manifest
 
     record.read(args.results, "generate_ratio", "step_ratio")  # a broken record is found before the work
-    if args.peer and (why := record.lacks(args.peer, "trl", "transformers", "datasets")):
+    if args.peer is not None and (why := record.lacks(args.peer, "trl", "transformers", "datasets")):
         record.refuse(f"--peer {args.peer}: generate and GRPO of TRL are not there ({why}).")
     works, peer, said = ours(args.prompt, args.new, args.batch, args.steps), None, {}
     for work in works.values():

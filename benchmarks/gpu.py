@@ -313,7 +313,7 @@ def start(args: argparse.Namespace) -> bool:
 def main() -> int:
     """0, 1 where a check differs from the CPU or was not run, 2 where nothing can be measured."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", nargs="+", metavar="ROW", help="names, or how they begin")
+    parser.add_argument("--only", nargs="+", type=record.word, metavar="ROW", help="names, or how they begin")
     parser.add_argument("--list", action="store_true", help="the rows and what each runs")
     parser.add_argument("--smoke", action="store_true", help="tiny, also on a CPU")
     parser.add_argument("--minutes", type=record.amount, default=8.0, help="for everything (8)")

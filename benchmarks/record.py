@@ -87,6 +87,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def word(text: str) -> str:
+    """A word, as argparse takes it: an empty one would begin every name, or count as not given."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty.")
+    return text
+
+
 def amount(text: str) -> float:
     """A positive number, as argparse takes it."""
     try:

@@ -29,6 +29,7 @@ import record
 from jobs import JOBS, PEERS, Job
 from machine import LOOKS, family, machine, paused, tell
 
+from actrix.cli.train import end_with_parent
 from actrix.envs.classic import ClassicEnv
 from actrix.envs.make import make_vec_env
 from actrix.envs.probes import MaskVelocity, PositionOnly
@@ -199,7 +200,8 @@ def apart(name: str, sb3: str | None) -> None:
     if not any(path.exists() for path in kept):
         spent.unlink(missing_ok=True)  # of folders that are gone
     before = float(spent.read_text()) if spent.exists() else 0.0
-    child, still, looks = subprocess.Popen(command, start_new_session=True), False, 0
+    child = subprocess.Popen(command, start_new_session=True, stdin=subprocess.PIPE)  # whose end it watches
+    still, looks = False, 0
     while True:
         try:
             pid, status, used = os.wait4(child.pid, os.WNOHANG)
@@ -214,6 +216,7 @@ def apart(name: str, sb3: str | None) -> None:
         except KeyboardInterrupt:
             tell(child.pid, signal.SIGCONT)
             os.kill(child.pid, signal.SIGINT)
+    child.stdin.close()
     seconds = before + used.ru_utime + used.ru_stime
     atomic.write_text(spent, f"{seconds:.1f}")
     child.returncode = os.waitstatus_to_exitcode(status)  # as `wait4` has reaped it
@@ -233,10 +236,17 @@ BY_NAME = {job.name: job for job in JOBS}
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
-        "--only", nargs="+", default=[], help="jobs, by name or by how it begins, done or not"
+        "--only",
+        nargs="+",
+        type=record.word,
+        default=[],
+        help="jobs, by name or by how it begins, done or not",
     )
     parser.add_argument(
-        "--sb3", metavar="PYTHON", help="train Stable-Baselines3 instead, which this Python has"
+        "--sb3",
+        metavar="PYTHON",
+        type=record.word,
+        help="train Stable-Baselines3 instead, which this Python has",
     )
     parser.add_argument(
         "--row", type=Path, help=argparse.SUPPRESS
@@ -253,6 +263,9 @@ def main() -> None:
     if args.sb3 and not args.row and (why := record.lacks(args.sb3, "stable_baselines3")):
         record.refuse(f"--sb3 {args.sb3}: Stable-Baselines3 cannot be trained by it ({why}).")
     if args.row:
+        end_with_parent()
+        if args.sb3:  # what trains is another process, which ends with this one then
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         job = BY_NAME[wanted[0]]
         args.row.write_text(json.dumps(by_sb3(job, args.sb3) if args.sb3 else run(job)))
         return

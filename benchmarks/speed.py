@@ -268,10 +268,15 @@ def _row(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", nargs="+", default=[""], help="names, or how they or a part begin")
+    parser.add_argument(
+        "--only", nargs="+", type=record.word, default=[""], help="names, or how they or a part begin"
+    )
     parser.add_argument("--pairs", type=record.count, help=f"default 3, with --against {PAIRS}")
     parser.add_argument(
-        "--against", metavar="COMMIT", help="compare with our own past instead of with others"
+        "--against",
+        metavar="COMMIT",
+        type=record.word,
+        help="compare with our own past instead of with others",
     )
     parser.add_argument("--list", action="store_true")
     args = parser.parse_args()

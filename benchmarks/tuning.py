@@ -109,7 +109,7 @@ def cpu_minutes() -> float:
 def main() -> None:
     """Run the jobs that have no row yet, or those named."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
+    parser.add_argument("--only", nargs="+", type=record.word, default=[], metavar="NAME")
     parser.add_argument("--list", action="store_true")
     args = parser.parse_args()
     done = {row["name"] for row in record.read(ROWS, "name")}

@@ -274,10 +274,10 @@ def test_a_job_stands_still_while_something_is_timed(returns, tmp_path, monkeypa
     )
     clock = tmp_path / "clock.py"
     clock.write_text(
-        "import json, pathlib, subprocess, sys\n"
+        "import json, os, pathlib, stat, subprocess, sys\n"
         "ticks = sys.argv[sys.argv.index('--row') + 1] + 's'\n"
         f"subprocess.run([sys.executable, {str(ticking)!r}, ticks], start_new_session=True)\n"
-        "row = {'job': 'clock', 'iqm': 1.0, 'per_seed': [1.0]}\n"
+        "row = {'job': 'clock', 'iqm': 1.0, 'per_seed': [1.0], 'piped': stat.S_ISFIFO(os.fstat(0).st_mode)}\n"
         "pathlib.Path(sys.argv[sys.argv.index('--row') + 1]).write_text(json.dumps(row))\n"
     )
     machine = sys.modules["machine"]
@@ -302,7 +302,19 @@ def test_a_job_stands_still_while_something_is_timed(returns, tmp_path, monkeypa
     assert not machine.paused()
     row = json.loads(returns.RESULTS.read_text())
     assert row["job"] == "clock"
+    assert row["piped"]  # whose end it sees when who started it is killed
     assert 0 <= row["processor_hours"] < 0.01
+
+
+def test_a_job_whose_starter_is_killed_ends(returns, tmp_path, monkeypatch):
+    """It trained on for hours, and nobody took its row."""
+    watched = []
+    monkeypatch.setattr(returns, "end_with_parent", lambda: watched.append(True))
+    monkeypatch.setattr(returns, "run", lambda job: {"watched": list(watched)})
+    row = tmp_path / "row"
+    monkeypatch.setattr(sys, "argv", ["returns.py", "--only", "ppo-CartPole-v1", "--row", str(row)])
+    returns.main()
+    assert json.loads(row.read_text()) == {"watched": [True]}
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")

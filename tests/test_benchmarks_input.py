@@ -111,6 +111,18 @@ def test_an_unknown_row_is_said(name, arguments, script, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("speed", "--only"), ("speed", "--against"), ("returns", "--only"), ("returns", "--sb3"), ("tuning", "--only"),
+     ("gpu", "--only")],
+)  # fmt: skip
+def test_an_empty_word_is_no_row_and_no_python(name, option, script, capsys):
+    """It chose every row, or trained this library for hours in another's place."""
+    with pytest.raises(SystemExit):
+        script(name, option, "").main()
+    assert f"argument {option}: it is empty." in capsys.readouterr().err
+
+
 @pytest.fixture
 def bare(tmp_path):
     """A Python that can import nothing."""
@@ -128,6 +140,8 @@ def bare(tmp_path):
 def test_a_peer_that_is_not_installed_is_said(name, option, bare, script, capsys):
     assert "(ModuleNotFoundError: No module named 'peer')" in refused(script(name, option, bare), capsys)
     assert "No such file or directory" in refused(script(name, option, "nowhere/python"), capsys)
+    if name != "returns":
+        assert "--peer : " in refused(script(name, option, ""), capsys)
 
 
 def test_a_side_of_a_peer_that_is_not_installed_ends_in_a_sentence(script, monkeypatch, capsys):

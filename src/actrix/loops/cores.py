@@ -15,15 +15,18 @@ from collections.abc import Iterator, Sequence
 SHORTEST, MOST = 64, 4
 """Steps of a chunk from which on it is worth asking, and the most threads: the one chunk that is tried on one core may
 take as many times as long as there are threads."""
+COMPILING = 2
+"""Chunks beside which something compiles: the acting in the first; in the second the learning, where it is collected
+meanwhile (`behind`)."""
 
 
 class OneCore:
-    """Collects chunks on one core or on all, whichever took less time when both were tried: the first chunk is for
-    compiling, the second on one core, the third on all."""
+    """Collects chunks on one core or on all, whichever took less time when both were tried: after `COMPILING` chunks
+    one on one core, and one on all."""
 
     def __init__(self) -> None:
         self._took: list[float] = []
-        """Seconds of a step in each of the three."""
+        """Seconds of a step in each chunk so far."""
 
     @contextlib.contextmanager
     def during(self, threads: Sequence[int], rows: int) -> Iterator[None]:
@@ -39,12 +42,12 @@ class OneCore:
         finally:
             if one:
                 _put([0, *threads], allowed)
-        if len(self._took) < 3:
+        if len(self._took) < COMPILING + 2:
             self._took.append((time.perf_counter() - began) / rows)
 
     def _one(self) -> bool:
         tried = len(self._took)
-        return tried == 1 or (tried == 3 and self._took[1] < self._took[2])
+        return tried == COMPILING or (tried == COMPILING + 2 and self._took[-2] < self._took[-1])
 
 
 def _allowed() -> set[int]:

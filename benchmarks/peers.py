@@ -53,7 +53,8 @@ def peer(module: str):
 
 def what_ran(peer_name: str, *packages: str, **settings: Any) -> dict[str, Any]:
     """Settings and versions, ready for JSON."""
-    versions = {name: metadata.version(name) for name in (*packages, "gymnasium")}
+    more = ["envpool"] if settings.get("backend") == "envpool" else []
+    versions = {name: metadata.version(name) for name in (*packages, "gymnasium", "numpy", *more)}
     return {"peer": peer_name, **{k: _plain(v) for k, v in settings.items()}, "versions": versions}
 
 

@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ SPEED_TITLES = {
         "10,000 rows",
     ),
     "trpo-cartpole-compiled/sb3-contrib": ("TRPO CartPole, equal settings, compiled", "sb3-contrib"),
-    "trpo-cartpole-host/sb3-contrib": ("the same, host loop", "sb3-contrib"),
+    "trpo-cartpole-host/sb3-contrib": ("the same, host loop (EnvPool)", "sb3-contrib"),
     "trpo-cartpole-host/apart": ("the same", APART),
     "tabular-q-taxi-1-env/python-loop": (
         "tabular Q-learning on Taxi, compiled, one environment, learning every 64 steps",
@@ -329,7 +330,8 @@ def minatar_table(rows: dict[str, dict[str, Any]]) -> str:
         x = r["train_per_seed"]
         figure = f"**{statistics.mean(x):.1f}** ± {statistics.stdev(x):.1f}"
         lines.append(f"| {name} | {figure} | {each(x)} | {each(r['per_seed'])} |")
-    return "\n".join(lines)
+    shown = {name: rows[f"{name}-Breakout-MinAtar"] for name in ("dqn", "rainbow")}
+    return "\n".join(lines) + f"\n\n{provenance(shown)}"
 
 
 def offline_table(rows: dict[str, dict[str, Any]]) -> str:
@@ -352,7 +354,7 @@ def lag_table(path: Path) -> str:
     lines = ["| lag (updates) | V-trace | uncorrected |", "|---|---|---|"]
     for lag in sorted({lag for lag, _ in last}):
         lines.append(f"| {lag} | {cell(last.get((lag, True)))} | {cell(last.get((lag, False)))} |")
-    return "\n".join(lines)
+    return "\n".join(lines) + f"\n\n{provenance(last)}"
 
 
 def tuned_table(rows: Rows) -> str:
@@ -407,7 +409,7 @@ def tuned_picture(rows: Rows, path: Path) -> None:
     plt.close(figure)
 
 
-def provenance(rows: dict[str, dict[str, Any]]) -> str:
+def provenance(rows: Mapping[Any, dict[str, Any]]) -> str:
     """When, where and with what these rows were measured: a sentence for each machine, which other days' rows share."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows.values():
@@ -453,8 +455,8 @@ def curves(rows: dict[str, dict[str, Any]]) -> None:
 HOME = {
     "ppo-cartpole-compiled/sb3": "PPO CartPole, compiled",
     "off-policy-dqn-cartpole-compiled/sb3": "DQN CartPole, compiled",
-    "ppo-cartpole-host/sb3": "PPO CartPole",
-    "ppo-lander-best/sb3": "PPO LunarLander",
+    "ppo-cartpole-host/sb3": "PPO CartPole, EnvPool",
+    "ppo-lander-best/sb3": "PPO LunarLander, EnvPool",
     "off-policy-dqn-cartpole/sb3": "DQN CartPole",
     "ppo-cheetah/sb3": "PPO HalfCheetah",
     "off-policy-sac-cheetah/sb3": "SAC HalfCheetah",

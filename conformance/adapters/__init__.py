@@ -29,7 +29,7 @@ LACKS = {
     "sb3": words(
         "maskable_ppo masked_dqn recurrent_ppo prioritized quantile_huber gae_truncated", OWN_VECTORS
     ),
-    "sb3-contrib": words("ppo dqn sac td3 masked_dqn prioritized", OWN_VECTORS),
+    "sb3-contrib": words("masked_dqn prioritized", OWN_VECTORS),
     "sbx": words("maskable_ppo masked_dqn recurrent_ppo prioritized", OWN_VECTORS),
     "rejax": words("maskable_ppo masked_dqn recurrent_ppo prioritized n_step ent_coef save", OWN_VECTORS),
     "cleanrl-style": words(

@@ -82,6 +82,26 @@ def off_policy(
     )
 
 
+def learn(
+    env_id: str, total_steps: int, algo: str = "ppo", backend: str = "auto", n_envs: int = 1, behind: int = 0,
+    **settings: Any,
+) -> Run:  # fmt: skip
+    """What `ppo` and `off_policy` time, as a user calls it: `learn` with its logs, after a first one that compiled."""
+    from actrix import named
+    from actrix.algorithms.presets import PRESETS
+
+    kind = getattr(named, PRESETS[algo].class_name)
+    model = kind("MlpPolicy", env_id, n_envs=n_envs, backend=backend, behind=behind, **settings)
+    model.learn(4 * n_envs * settings.get("n_steps", 1) + settings.get("learning_starts", 0) + 100)
+    before, start = model.num_timesteps, time.perf_counter()
+    model.learn(total_steps, reset_num_timesteps=False)
+    seconds = time.perf_counter() - start
+    what = dict(algo=algo, env_id=env_id, n_envs=n_envs, backend=model.runner.backend, behind=behind)
+    return Run(
+        model.num_timesteps - before, seconds, what_ran("actrix", "actrix", "jax", **(what | settings))
+    )
+
+
 def tabular_q(
     env_id: str = "Taxi-v4", n_envs: int = 1, total_steps: int = 1_000_000, train_freq: int = 16,
     learning_rate: float = 0.1, epsilon: float = 0.1,

@@ -120,6 +120,22 @@ def replay(rows: int) -> Side:
     return ours("off_policy", **{**DQN_CARTPOLE, "buffer_size": rows}, total_steps=10_000)
 
 
+def learned(name: str, function: str, arguments: dict[str, Any]) -> Comparison:
+    """`learn` as a user calls it, over the loop that the other rows time."""
+    return Comparison(f"learn-{name}/loop", ours("learn", **arguments), ours(function, **arguments), 0.9)
+
+
+LOOPS = {
+    "ppo-cartpole-compiled": ("ppo", CARTPOLE | dict(backend="jax", total_steps=819_200)),
+    "ppo-cartpole-host": ("ppo", CARTPOLE | dict(backend="envpool", total_steps=204_800)),
+    "ppo-lander": ("ppo", LANDER | dict(backend="auto", total_steps=327_680)),
+    "ppo-lander-behind": ("ppo", LANDER | dict(backend="auto", behind=1, total_steps=327_680)),
+    "ppo-cheetah": ("ppo", CHEETAH | dict(backend="auto", total_steps=61_440)),
+    "sac-cheetah": ("off_policy", SAC_CHEETAH | dict(backend="gymnasium", total_steps=4500)),
+    "td3-pendulum": ("off_policy", TD3_PENDULUM | dict(backend="gymnasium", total_steps=4500)),
+    "dqn-cartpole": ("off_policy", DQN_CARTPOLE | dict(backend="gymnasium", total_steps=20_000)),
+}
+
 COMPARISONS = [
     Comparison("ppo-cartpole-compiled/sb3", ours(**CARTPOLE, backend="jax", total_steps=819_200),
                peer("sb3_ppo", **CARTPOLE, total_steps=20_480), 20, 30),
@@ -193,6 +209,7 @@ COMPARISONS = [
                peer("python_tabular_q", **TAXI, total_steps=100_000), 5, None),
     Comparison("tabular-q-taxi-256-envs/python-loop", ours("tabular_q", **TAXI, n_envs=256, total_steps=20_480_000),
                peer("python_tabular_q", **TAXI, total_steps=100_000), 50, None),
+    *(learned(name, *job) for name, job in LOOPS.items()),
     Comparison("off-policy-replay-growth", replay(1_000_000), replay(10_000), 1.3, 1.1, time_ratio=True),
 ]  # fmt: skip
 

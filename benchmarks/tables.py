@@ -89,6 +89,17 @@ SPEED_TITLES = {
         "the same with 256 environments",
         "the same loop, one environment",
     ),
+    "learn-ppo-cartpole-compiled/loop": (
+        "PPO CartPole, compiled, by `learn`",
+        "its loop, which the rows above time",
+    ),
+    "learn-ppo-cartpole-host/loop": ("PPO CartPole, host loop (EnvPool), by `learn`", "the same"),
+    "learn-ppo-lander/loop": ("PPO LunarLander, host loop (EnvPool), by `learn`", "the same"),
+    "learn-ppo-lander-behind/loop": ("the same with `behind=1`", "the same"),
+    "learn-ppo-cheetah/loop": ("PPO HalfCheetah, by `learn`", "the same"),
+    "learn-sac-cheetah/loop": ("SAC HalfCheetah, by `learn`", "the same"),
+    "learn-td3-pendulum/loop": ("TD3 Pendulum, by `learn`", "the same"),
+    "learn-dqn-cartpole/loop": ("DQN CartPole, host loop, by `learn`", "the same"),
     "ppo-two-seeds/one-seed": ("two seeds at once, compiled: time", "one seed"),
     "ppo-first-update-warm/cold": (
         "process start to first update, warm compilation cache: time",

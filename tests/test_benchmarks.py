@@ -30,6 +30,9 @@ CALLS = [
     pytest.param(
         "ours.py", "off_policy", {"algo": "sac", "env_id": "Pendulum-v1", "total_steps": 5, "learning_starts": 10},
         marks=pytest.mark.slow),
+    pytest.param(
+        "ours.py", "learn", {"algo": "dqn", "env_id": "CartPole-v1", "total_steps": 50, "learning_starts": 10,
+                             "backend": "gymnasium"}, marks=pytest.mark.slow),
     pytest.param("ours.py", "tabular_q", {"total_steps": 200}, marks=pytest.mark.slow),
     pytest.param(
         "ours.py", "host_apart", {"env_id": "Pendulum-v1", "algo": "trpo", "n_envs": 2, "n_steps": 32, "repeats": 1},
@@ -257,7 +260,8 @@ def test_jobs_are_chosen_by_how_they_begin(returns, scripts):
     assert {name.split("-")[1] for name in record.chosen(["Hopper"], names, "")} == {"Hopper"}
     compared = [c.name for c in next(scripts("speed")).COMPARISONS]
     assert record.chosen(["sac"], compared, "") == [
-        f"off-policy-sac-cheetah/{x}" for x in ("sb3", "sbx", "bare")
+        *(f"off-policy-sac-cheetah/{x}" for x in ("sb3", "sbx", "bare")),
+        "learn-sac-cheetah/loop",
     ]
     assert len({job.folder for job in returns.JOBS}) == len(names) == len(returns.JOBS)
     assert set(returns.PEERS) < set(names)

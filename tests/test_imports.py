@@ -42,7 +42,7 @@ MAY_IMPORT = {
         "track",
         "zoo",
     },
-    "tune": {"algorithms", "core", "envs", "files", "lab", "loops", "runs", "show", "zoo"},
+    "tune": {"algorithms", "core", "crews", "envs", "files", "lab", "loops", "runs", "show", "zoo"},
     "cli": {
         "algorithms",
         "core",
